@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Makes .venv with everything that development, tests and the demo need, and installs Debian packages that are missing.
+# Needs Debian (or a relative), the package registries, and root or sudo where packages are missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+UV_VERSION=0.13.9
+CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/kubeballoon"
+
+say() { printf 'bootstrap: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        sudo -n "$@"
+    else
+        die "root is needed to install Debian packages (${missing[*]}): run as root, or install them yourself"
+    fi
+}
+
+install_packages() {
+    command -v dpkg-query >/dev/null || die "this is not Debian: install what hack/lab/packages.txt lists yourself"
+    local wanted package
+    mapfile -t wanted < <(sed 's/#.*//; s/[[:space:]]*$//; /^$/d' hack/lab/packages.txt)
+    find_python >/dev/null || wanted+=(python3 python3-venv python3-dev)
+    missing=()
+    for package in "${wanted[@]}"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    say "installing ${missing[*]}"
+    local log
+    log="$(mktemp)"
+    if ! { as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+        tail -n 5 "$log" >&2
+        die "apt-get failed; all of its output is in $log"
+    fi
+    rm -f "$log"
+}
+
+# The first Python that is new enough and can make virtual environments.
+find_python() {
+    local python
+    for python in python3 python3.13 python3.12 python3.11; do
+        if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$python"
+            return
+        fi
+    done
+    return 1
+}
+
+find_uv() {
+    if command -v uv >/dev/null && uv --version >/dev/null 2>&1; then
+        command -v uv
+        return
+    fi
+    local home="$CACHE/uv-$UV_VERSION"
+    if [ ! -x "$home/bin/uv" ]; then
+        say "installing uv"
+        "$1" -m venv "$home"
+        "$home/bin/pip" --quiet --disable-pip-version-check install "uv==$UV_VERSION" || die "uv could not be installed"
+    fi
+    printf '%s\n' "$home/bin/uv"
+}
+
+install_packages
+python="$(find_python)" || die "Python 3.11 or newer with venv is needed"
+uv="$(find_uv "$python")"
+say "preparing .venv"
+"$uv" sync --quiet --frozen --all-extras --python "$("$python" -c 'import sys; print(sys.executable)')"
