@@ -1,0 +1,95 @@
+"""What every kind of ours has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PlainSerializer
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from kubeballoon.api.rules import Rule
+
+LONGEST_MESSAGE = 1024  # a condition is read by people; metav1 allows 32768
+
+
+class ApiModel(BaseModel):
+    """Camel-case on the wire; fields of a newer version are ignored."""
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """What the API server checks of an object of this type, beyond its schema."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+    def to_wire(self) -> dict[str, Any]:
+        """JSON-ready, without the fields that are unset."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema, with the rules where the API server looks for them."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        if cls.rules:
+            schema["x-kubernetes-validations"] = [rule.to_wire() for rule in cls.rules]
+        return schema
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Time = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str)]
+"""An instant, RFC 3339 in UTC to the second on the wire, as metav1.Time."""
+
+
+class Status(StrEnum):
+    """A condition's status."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(ApiModel):
+    """metav1.Condition."""
+
+    type: str = Field(pattern=r"^[A-Za-z]([A-Za-z0-9]*[A-Za-z0-9])?$", max_length=316)
+    status: Status
+    reason: str = Field(pattern=r"^[A-Za-z]([A-Za-z0-9]*[A-Za-z0-9])?$", max_length=1024)
+    message: str = Field(max_length=32768)
+    observed_generation: int = Field(default=0, ge=0)
+    last_transition_time: Time
+
+
+def set_conditions(present: Iterable[Condition], wanted: Iterable[Condition]) -> list[Condition]:
+    """The wanted conditions, each with the transition time of its present namesake where the status is the same."""
+    known = {condition.type: condition for condition in present}
+    merged = []
+    for condition in wanted:
+        before = known.get(condition.type)
+        same = before is not None and before.status == condition.status
+        merged.append(
+            condition.model_copy(
+                update={
+                    "message": condition.message[:LONGEST_MESSAGE],
+                    **({"last_transition_time": before.last_transition_time} if before is not None and same else {}),
+                }
+            )
+        )
+    return merged
+
+
+class ObjectMeta(ApiModel):
+    """The part of metav1.ObjectMeta that is read here."""
+
+    name: str
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    deletion_timestamp: datetime | None = None

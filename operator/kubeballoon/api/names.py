@@ -1,0 +1,23 @@
+"""Names that other programs rely on: group, annotations, finders."""
+
+from __future__ import annotations
+
+GROUP = "kubeballoon.io"
+VERSION = "v1alpha1"
+
+MEMORY_TARGET = f"{GROUP}/memory-target"
+"""The request: how much memory the VM may use now. A canonical quantity, exact to the byte."""
+MEMORY_MIN = f"{GROUP}/memory-min"
+"""The guarantee the agent holds whatever the target says. A canonical quantity."""
+POLICY = f"{GROUP}/policy"
+"""The policy that governs the VM."""
+REASON = f"{GROUP}/reason"
+"""Why the target is what it is, for people."""
+EXCLUDE = f"{GROUP}/exclude"
+"""Set to "true" by a VM's owner to keep the VM out, where its policy allows."""
+
+CONTROLLER_ANNOTATIONS = (MEMORY_TARGET, MEMORY_MIN, POLICY, REASON)
+"""What the controller writes on a VMI, and nobody else may."""
+
+NODE_NAME_LABEL = "kubevirt.io/nodeName"
+"""KubeVirt's label on a VMI that says where it runs."""

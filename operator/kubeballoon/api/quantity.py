@@ -1,0 +1,83 @@
+"""Kubernetes quantities of bytes, and percentages, as users write them."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_SUFFIXES = {
+    "": 1,
+    **{suffix: 1024**power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
+    **{suffix: 1000**power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
+}
+_QUANTITY = re.compile(r"^(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?P<suffix>[KMGTPE]i|[kMGTPE]|[eE][+-]?[0-9]+)?$")
+_PERCENT = re.compile(r"^(100|[1-9]?[0-9])%$")
+
+
+def parse_quantity(value: str | int) -> int:
+    """Bytes of a quantity such as "2Gi", "1500M", "1.5Gi", "1e9" or 1073741824.
+
+    Raises:
+        ValueError: it is not a quantity, is negative, or is not a whole number of bytes.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _QUANTITY.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a quantity of bytes such as 2Gi or 1500M")
+    suffix = match["suffix"] or ""
+    if suffix[:1] in ("e", "E") and suffix[1:]:
+        exact = Decimal(match["number"] + suffix)
+    else:
+        exact = Decimal(match["number"]) * _SUFFIXES[suffix]
+    if exact != int(exact):
+        raise ValueError(f"{value!r} is not a whole number of bytes")
+    return int(exact)
+
+
+def format_quantity(size: int) -> str:
+    """The canonical quantity of ``size`` bytes: the largest binary suffix that leaves a whole number."""
+    for suffix in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki"):
+        if size and size % _SUFFIXES[suffix] == 0:
+            return f"{size // _SUFFIXES[suffix]}{suffix}"
+    return str(size)
+
+
+def parse_amount(value: str | int) -> tuple[int | None, int | None]:
+    """A quantity or a percentage as (bytes, None) or (None, percent).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str) and value.endswith("%"):
+        match = _PERCENT.match(value)
+        if match is None:
+            raise ValueError(f"{value!r} is not a percentage from 0% to 100%")
+        return None, int(match[1])
+    return parse_quantity(value), None
+
+
+def _check_amount(value: Any) -> str:
+    parse_amount(value)
+    return str(value)
+
+
+QUANTITY_SCHEMA = {
+    "x-kubernetes-int-or-string": True,
+    "anyOf": [{"type": "integer"}, {"type": "string"}],
+    "maxLength": 32,
+}
+
+Quantity = Annotated[
+    int,
+    BeforeValidator(parse_quantity),
+    PlainSerializer(format_quantity, return_type=str),
+    WithJsonSchema(QUANTITY_SCHEMA),
+]
+"""Bytes in Python, a canonical quantity string on the wire."""
+
+Amount = Annotated[str, BeforeValidator(_check_amount), WithJsonSchema(QUANTITY_SCHEMA)]
+"""A quantity or a percentage, kept as the user wrote it; ``parse_amount`` reads it."""

@@ -1,0 +1,116 @@
+"""How much memory a guest works with, estimated from its own statistics.
+
+Demand rises at once and falls slowly: the need is the largest of a fast average, a slow average and now, as ESX
+estimates active memory (Waldspurger, OSDI 2002, section 5.3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MAJOR_FAULTS_IN_TROUBLE = 200.0  # a second; a guest starting programs stays below, a thrashing one is far above
+SWAP_IN_TROUBLE = 1 << 20  # bytes a second read back from swap: a refault, not idle pages leaving
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStatistics:
+    """What the balloon driver reports, in bytes and counts; None where the guest's driver does not say.
+
+    Attributes:
+        actual: what the balloon leaves the guest: size minus the balloon.
+        usable: what the guest could use without swapping (MemAvailable).
+        unused: wholly unused (MemFree).
+        disk_caches: what could be had back quickly.
+        updated: when the guest last reported, seconds.
+    """
+
+    actual: int
+    updated: float
+    usable: int | None = None
+    unused: int | None = None
+    available: int | None = None
+    disk_caches: int | None = None
+    swap_in: int | None = None
+    swap_out: int | None = None
+    major_faults: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The estimate so far; all averages in bytes.
+
+    Attributes:
+        at: when the statistics behind it were taken, seconds.
+        troubled: the guest swaps in, or refaults, for want of memory.
+    """
+
+    now: int
+    fast: float
+    slow: float
+    at: float
+    troubled: bool = False
+
+    @property
+    def value(self) -> int:
+        """The need in bytes: the largest of the three."""
+        return max(self.now, int(self.fast), int(self.slow))
+
+
+def present_need(stats: GuestStatistics) -> int | None:
+    """Memory the guest could not do without at this moment, bytes; None when its statistics do not tell.
+
+    What it holds less what it could spare. That is right with autodeflate and without: a balloon shrinks ``usable``
+    either way, while ``available`` shrinks with the balloon only where autodeflate is off.
+    """
+    spare = stats.usable
+    if spare is None:
+        # Linux before 4.6 has no MemAvailable; half of the caches is what it would count as usable.
+        if stats.unused is None:
+            return None
+        spare = stats.unused + (stats.disk_caches or 0) // 2
+    return max(0, stats.actual - spare)
+
+
+def update(previous: Need | None, before: GuestStatistics | None, stats: GuestStatistics, window: float) -> Need | None:
+    """Take a new sample into the estimate.
+
+    Args:
+        previous: the estimate so far, None at first.
+        before: the sample that ``previous`` was made from.
+        stats: the new sample; one no newer than the last changes nothing.
+        window: time constant of the slow average in seconds; the fast one's is a fifth of it.
+    """
+    if previous is not None and stats.updated <= previous.at:
+        return previous
+    now = present_need(stats)
+    if now is None:
+        return None
+    if previous is None or before is None:
+        return Need(now=now, fast=now, slow=now, at=stats.updated)
+    elapsed = stats.updated - previous.at
+    return Need(
+        now=now,
+        fast=_average(previous.fast, now, elapsed, window / 5),
+        slow=_average(previous.slow, now, elapsed, window),
+        at=stats.updated,
+        troubled=_troubled(before, stats, elapsed),
+    )
+
+
+def _average(average: float, sample: float, elapsed: float, constant: float) -> float:
+    """Exponentially weighted, for samples at uneven times; ``constant`` in seconds."""
+    return sample + (average - sample) * math.exp(-elapsed / constant)
+
+
+def _troubled(before: GuestStatistics, stats: GuestStatistics, elapsed: float) -> bool:
+    return (
+        _rate(before.major_faults, stats.major_faults, elapsed) > MAJOR_FAULTS_IN_TROUBLE
+        or _rate(before.swap_in, stats.swap_in, elapsed) > SWAP_IN_TROUBLE
+    )
+
+
+def _rate(before: int | None, now: int | None, elapsed: float) -> float:
+    if before is None or now is None or now < before:  # a counter that fell is another boot of the guest
+        return 0.0
+    return (now - before) / elapsed

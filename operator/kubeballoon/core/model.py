@@ -1,0 +1,227 @@
+"""What the core decides about, and what it decided."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+class State(enum.StrEnum):
+    """How short of memory a node is: ESX's four reclamation states, from ample to desperate."""
+
+    HIGH = "High"
+    SOFT = "Soft"
+    HARD = "Hard"
+    LOW = "Low"
+
+    @property
+    def severity(self) -> int:
+        """0 for High to 3 for Low."""
+        return _SEVERITY[self]
+
+
+_SEVERITY = {State.HIGH: 0, State.SOFT: 1, State.HARD: 2, State.LOW: 3}
+
+
+class Mode(enum.StrEnum):
+    """Whether a policy's decisions are carried out or only reported."""
+
+    ENFORCE = "Enforce"
+    OBSERVE = "Observe"
+
+
+class When(enum.StrEnum):
+    """When a policy takes memory back.
+
+    Overcommitted keeps the sum of the targets within the node's capacity at all times; UnderPressure leaves its
+    VMs at their maximum until the node leaves High.
+    """
+
+    OVERCOMMITTED = "Overcommitted"
+    UNDER_PRESSURE = "UnderPressure"
+
+
+class Reason(enum.StrEnum):
+    """Why a VM has the target it has: the machine-readable half of every decision."""
+
+    SATISFIED = "Satisfied"
+    RECLAIMED = "Reclaimed"
+    AT_MINIMUM = "AtMinimum"
+    WAITING = "WaitingForMemory"
+    STEADY = "Steady"
+    NOT_UNDER_PRESSURE = "NotUnderPressure"
+    DEMAND_UNKNOWN = "DemandUnknown"
+    UNRESPONSIVE = "Unresponsive"
+    EXCLUDED = "Excluded"
+    NO_POLICY = "NoPolicy"
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A size as users write it: bytes, or a percentage of the VM's memory."""
+
+    bytes: int | None = None
+    percent: int | None = None
+
+    def of(self, size: int) -> int:
+        """Resolve against a VM of ``size`` bytes, rounded down to a byte."""
+        if self.bytes is not None:
+            return self.bytes
+        return size * (self.percent or 0) // 100
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the governing MemoryPolicy says.
+
+    Attributes:
+        idle_tax: percent of an idle byte's worth that is taxed away, 0 to 99 (Waldspurger, OSDI 2002, section 5).
+        shares_per_gib: the relative claim of each GiB of a VM's memory.
+        max_rate: the fastest reclaim from one VM, bytes per second; None leaves it to the guest's own pace.
+    """
+
+    name: str
+    minimum: Amount = Amount(percent=50)
+    maximum: Amount = Amount(percent=100)
+    headroom: Amount = Amount(percent=10)
+    shares_per_gib: int = 1000
+    idle_tax: int = 75
+    mode: Mode = Mode.ENFORCE
+    when: When = When.OVERCOMMITTED
+    max_rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The last time a VM's target moved: up (True) or down, ``age`` seconds ago."""
+
+    up: bool
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualMachine:
+    """One VM as its node's agent last reported it, with the policy that governs it.
+
+    Attributes:
+        uid: the VMI's uid: unique for ever, so a VM recreated under its name is another VM.
+        size: the memory the guest was booted with (plus hotplugged).
+        actual: what the balloon leaves the guest; the most it can use now.
+        overhead: memory of QEMU and its pod beyond the guest's own.
+        need: what the guest's statistics say it works with; None when they are missing or stale.
+        target: the request in force, None when there is none.
+        troubled: the guest swaps, refaults or stalls for want of memory.
+        excluded: why the VM must not be ballooned, or None.
+        responsive: False while its driver does not follow requests.
+        last_change: the target's last move, None when it has not moved yet.
+    """
+
+    uid: str
+    name: str
+    size: int
+    actual: int
+    overhead: int = 0
+    need: int | None = None
+    target: int | None = None
+    troubled: bool = False
+    excluded: str | None = None
+    responsive: bool = True
+    policy: Policy | None = None
+    last_change: Change | None = None
+
+    @property
+    def minimum(self) -> int:
+        """The guarantee: the policy's minimum, within the VM's size; the whole size without a policy."""
+        return self.size if self.policy is None else min(self.size, self.policy.minimum.of(self.size))
+
+    @property
+    def maximum(self) -> int:
+        """The limit: never below the minimum, for the guarantee comes first, and never above the size."""
+        if self.policy is None:
+            return self.size
+        return max(self.minimum, min(self.size, self.policy.maximum.of(self.size)))
+
+    @property
+    def demand(self) -> int | None:
+        """Need plus headroom within the bounds, or None while the need is unknown.
+
+        A guest in trouble holds too little, so it demands at least its headroom above what it holds.
+        """
+        if self.need is None or self.policy is None:
+            return None
+        headroom = self.policy.headroom.of(self.size)
+        base = max(self.need, self.actual) if self.troubled else self.need
+        return max(self.minimum, min(self.maximum, base + headroom))
+
+    @property
+    def held(self) -> int:
+        """What the node must be able to back: a grant under way counts as already held."""
+        return self.actual if self.target is None else max(self.actual, min(self.size, self.target))
+
+    @property
+    def dead_band(self) -> int:
+        """A change of target not worth making, bytes: 1/64 of the size."""
+        return self.size // 64
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node and its VMs at one moment.
+
+    Attributes:
+        total: memory of the node that its workloads may use.
+        available: of that, what could be had now without swapping.
+        other: memory in use by whatever is not a VM.
+        reserve: memory to keep free: the threshold of High.
+    """
+
+    name: str
+    total: int
+    available: int
+    other: int
+    reserve: int
+    state: State = State.HIGH
+    vms: tuple[VirtualMachine, ...] = ()
+
+    @property
+    def capacity(self) -> int:
+        """What the guests may hold together: total - other - reserve - the VMs' overhead."""
+        return max(0, self.total - self.other - self.reserve - sum(vm.overhead for vm in self.vms))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one VM may use, and why.
+
+    Attributes:
+        target: the request to make, or None where none is to be made.
+        entitlement: what the VM would have once every other VM has followed its own request.
+        message: the reason in words an administrator understands.
+    """
+
+    vm: VirtualMachine
+    target: int | None
+    entitlement: int
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decisions for one node.
+
+    Attributes:
+        capacity: what the governed VMs share, after what cannot be moved is set aside.
+        shortfall: by how much the minimums exceed that capacity; 0 when they fit.
+        risk: how much more than the capacity the VMs could use at once, as ``UnderPressure`` and VMs that cannot be
+            ballooned allow.
+    """
+
+    node: str
+    capacity: int
+    shortfall: int = 0
+    risk: int = 0
+    decisions: tuple[Decision, ...] = field(default=())

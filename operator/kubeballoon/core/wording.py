@@ -1,0 +1,16 @@
+"""Numbers as an administrator reads them."""
+
+from __future__ import annotations
+
+_UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+
+
+def human(size: float) -> str:
+    """``size`` bytes with a binary unit and at most three significant digits: "1.5 GiB"."""
+    for unit, factor in _UNITS:
+        if abs(size) >= factor:
+            value = size / factor
+            digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2  # noqa: PLR2004 - three digits
+            text = f"{value:.{digits}f}"
+            return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
+    return f"{size:.0f} bytes"
