@@ -1,0 +1,39 @@
+"""The ``kubeballoon`` command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+
+from kubeballoon import __version__
+from kubeballoon.cluster.client import ClusterError
+
+_COMMANDS = ("controller", "agent")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; what a user can mend is said in one line, with exit status 1, or 2 for a wrong option."""
+    parser = argparse.ArgumentParser(prog="kubeballoon", description="Drives the memory balloons of KubeVirt's VMs.")
+    parser.add_argument("--version", action="version", version=f"kubeballoon {__version__}")
+    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in _COMMANDS:
+        importlib.import_module(f"kubeballoon.{name}.main").add_parser(commands)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if options.log_level != "DEBUG":
+        logging.getLogger("kopf").setLevel(logging.WARNING)
+    try:
+        status: int = options.run(options)
+    except ClusterError as error:
+        print(f"kubeballoon: {error}", file=sys.stderr)  # noqa: T201 - a command's own last words
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""One client for all requests: JSON in, JSON out, a deadline on each, and errors that fit on one line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio import client, config
+from kubernetes.aio.config import ConfigException
+
+Object = dict[str, Any]
+
+DEADLINE = 10.0
+"""Seconds a request may take before it counts as failed."""
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+
+class ClusterError(Exception):
+    """A request failed; the text is one line for a person."""
+
+
+class UnreachableError(ClusterError):
+    """The API server did not answer, or not in time: try again later."""
+
+
+class NotFoundError(ClusterError):
+    """There is no such object, or no such kind."""
+
+
+class ConflictError(ClusterError):
+    """The object is not the one that was meant, or has changed since it was read."""
+
+
+class ForbiddenError(ClusterError):
+    """A privilege is missing; the text names it."""
+
+
+class ExpiredError(ClusterError):
+    """A watch cannot go on from where it was: list again."""
+
+
+_ERRORS: Mapping[int, type[ClusterError]] = {
+    401: ForbiddenError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: ExpiredError,
+    429: UnreachableError,
+    500: UnreachableError,
+    502: UnreachableError,
+    503: UnreachableError,
+    504: UnreachableError,
+}
+
+
+class Cluster:
+    """A connection to one cluster. Close it, or use it as an async context manager."""
+
+    def __init__(self, configuration: client.Configuration, field_manager: str) -> None:
+        """Wrap a loaded configuration; ``field_manager`` is the name behind every write."""
+        self._api = client.ApiClient(configuration)
+        self._api.user_agent = field_manager
+        self._field_manager = field_manager
+
+    @classmethod
+    async def connect(cls, field_manager: str, kubeconfig: Path | None = None, context: str | None = None) -> Self:
+        """Load a kubeconfig, the one named or the user's; without either, the pod's own service account.
+
+        Raises:
+            ClusterError: there is no usable configuration.
+        """
+        configuration = client.Configuration()
+        try:
+            if kubeconfig is not None or context is not None or _has_kubeconfig():
+                path = str(kubeconfig) if kubeconfig is not None else None
+                await config.load_kube_config(path, context=context, client_configuration=configuration)
+            else:
+                config.load_incluster_config(client_configuration=configuration)
+        except (ConfigException, OSError) as error:
+            raise ClusterError(f"no access to a cluster: {_one_line(error)}") from error
+        return cls(configuration, field_manager)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._api.close()
+
+    async def get(self, path: str, **query: str) -> Object:
+        """Read an object or a list."""
+        return await self._request("GET", path, query=query)
+
+    async def create(self, path: str, body: Object) -> Object:
+        """Create an object in the collection at ``path``."""
+        return await self._request("POST", path, body=body, query={"fieldManager": self._field_manager})
+
+    async def replace(self, path: str, body: Object) -> Object:
+        """Replace an object; its resourceVersion must still be current."""
+        return await self._request("PUT", path, body=body, query={"fieldManager": self._field_manager})
+
+    async def merge(self, path: str, body: Object) -> Object:
+        """Merge-patch an object; a ``metadata.uid`` in the body is a precondition."""
+        query = {"fieldManager": self._field_manager}
+        return await self._request("PATCH", path, body=body, query=query, content_type=MERGE_PATCH)
+
+    async def apply(self, path: str, body: Object) -> Object:
+        """Server-side apply: create the object or take over the fields in ``body``."""
+        query = {"fieldManager": self._field_manager, "force": "true"}
+        return await self._request("PATCH", path, body=body, query=query, content_type=APPLY_PATCH)
+
+    @asynccontextmanager
+    async def watch(self, path: str, idle: float, **query: str) -> AsyncIterator[AsyncIterator[Object]]:
+        """Watch a collection: yields the iterator of its events until the server ends it.
+
+        Args:
+            path: the collection.
+            idle: seconds after which the server is asked to end the watch.
+            query: selectors and the resourceVersion to start from.
+
+        Raises:
+            ExpiredError: the resourceVersion is too old.
+            ClusterError: anything else that ends a watch early.
+        """
+        options = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(int(idle))}
+        response = await self._open("GET", path, query=options, seconds=idle + DEADLINE)
+        try:
+            yield _events(response, path)
+        finally:
+            response.close()
+
+    async def _request(
+        self, method: str, path: str, *, query: Mapping[str, str], body: Object | None = None, content_type: str = JSON
+    ) -> Object:
+        try:
+            async with asyncio.timeout(DEADLINE):
+                response = await self._open(method, path, query=query, body=body, content_type=content_type)
+                answer: Object = json.loads(await response.read())
+        except TimeoutError as error:
+            raise UnreachableError(f"the API server did not answer {method} {path} within {DEADLINE:.0f}s") from error
+        except aiohttp.ClientError as error:
+            raise UnreachableError(f"the API server broke off {method} {path}: {_one_line(error)}") from error
+        except ValueError as error:
+            raise UnreachableError(f"{method} {path} was not answered with JSON") from error
+        return answer
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str],
+        body: Object | None = None,
+        content_type: str = JSON,
+        seconds: float = DEADLINE,
+    ) -> aiohttp.ClientResponse:
+        headers = {"Accept": JSON, "Content-Type": content_type}
+        request = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        timeout = aiohttp.ClientTimeout(total=seconds, connect=DEADLINE)
+        try:
+            answer = await self._api.call_api(*request, _request_timeout=timeout)
+        except TimeoutError as error:
+            raise UnreachableError(f"the API server did not answer {method} {path}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UnreachableError(f"the API server cannot be reached: {_one_line(error)}") from error
+        response: aiohttp.ClientResponse = answer.response
+        if response.status >= 400:  # noqa: PLR2004 - HTTP
+            raise await _error(response, method, path)
+        return response
+
+
+async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ClusterError:
+    text = await response.text()
+    try:
+        message = json.loads(text)["message"]
+    except (ValueError, KeyError, TypeError):
+        message = text[:200] or response.reason
+    kind = _ERRORS.get(response.status, ClusterError)
+    return kind(f"{method} {path}: {_one_line(message)}")
+
+
+async def _events(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[Object]:
+    try:
+        async for line in response.content:
+            event: Object = json.loads(line)
+            if event["type"] == "ERROR":
+                kind = _ERRORS.get(event["object"].get("code", 0), ClusterError)
+                raise kind(f"watch {path}: {_one_line(event['object'].get('message', 'failed'))}")
+            yield event
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise UnreachableError(f"the watch of {path} broke off: {_one_line(error)}") from error
+
+
+def _has_kubeconfig() -> bool:
+    return any(Path(path).expanduser().exists() for path in config.KUBE_CONFIG_DEFAULT_LOCATION.split(":"))
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

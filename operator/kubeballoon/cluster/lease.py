@@ -1,0 +1,133 @@
+"""Leadership by a Lease: of several replicas one decides.
+
+kubernetes.aio's own election ends on the first connection that fails and never hands the lease back, so a restart
+would cost a lease's length; hence this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import Cluster, ClusterError, ConflictError, NotFoundError, Object
+
+_log = logging.getLogger(__name__)
+
+DURATION = 15.0  # seconds a lease is good for after its last renewal; client-go's default
+RENEW = 5.0  # seconds between renewals
+
+
+class Lease:
+    """One candidate for one Lease."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        name: str,
+        identity: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Stand for the lease ``namespace/name`` as ``identity``; ``clock`` gives monotonic seconds.
+
+        ``fault`` says what keeps it from being read, None when it can be.
+        """
+        self._cluster = cluster
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._clock = clock
+        self.fault: str | None = "the lease has not been looked at yet"
+        self._seen: tuple[str, float] = ("", 0.0)  # another holder's renewal, and when it was first seen here
+
+    @property
+    def _path(self) -> str:
+        return f"{paths.leases(self._namespace)}/{self._name}"
+
+    async def acquire(self) -> None:
+        """Wait until this candidate holds the lease."""
+        waiting = False
+        while True:
+            try:
+                taken = await self._take()
+                self.fault = None
+                if taken:
+                    return
+                if not waiting:
+                    _log.info("another replica leads; standing by")
+                    waiting = True
+            except ClusterError as error:
+                if self.fault != str(error):
+                    _log.warning("%s", error)
+                self.fault = str(error)
+            await asyncio.sleep(RENEW / 2)
+
+    async def keep(self) -> None:
+        """Renew until the lease is lost: taken by another, or not renewed in time."""
+        renewed = self._clock()
+        while self._clock() - renewed < DURATION - RENEW:
+            await asyncio.sleep(RENEW)
+            try:
+                if not await self._take():
+                    return
+                renewed = self._clock()
+            except ClusterError as error:
+                _log.warning("%s", error)
+
+    async def release(self) -> None:
+        """Hand the lease back, so that another replica need not wait."""
+        try:
+            lease = await self._cluster.get(self._path)
+            if lease["spec"].get("holderIdentity") == self._identity:
+                lease["spec"].update(holderIdentity="", leaseDurationSeconds=1)
+                await self._cluster.replace(self._path, lease)
+        except ClusterError as error:
+            _log.warning("%s", error)
+
+    async def _take(self) -> bool:
+        """Take or renew the lease if that is possible now."""
+        try:
+            lease = await self._cluster.get(self._path)
+        except NotFoundError:
+            body = self._lease({"spec": {}}, transitions=0)
+            await self._cluster.create(paths.leases(self._namespace), body)
+            return True
+        spec = lease["spec"]
+        holder = spec.get("holderIdentity") or ""
+        if holder not in ("", self._identity) and not self._expired(spec):
+            return False
+        transitions = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
+        try:
+            await self._cluster.replace(self._path, self._lease(lease, transitions))
+        except ConflictError:
+            return False
+        return True
+
+    def _expired(self, spec: Object) -> bool:
+        """Whether another's lease ran out, by our own clock: clocks of nodes differ."""
+        renewal = f"{spec.get('holderIdentity')} {spec.get('renewTime')}"
+        if renewal != self._seen[0]:
+            self._seen = (renewal, self._clock())
+        return self._clock() - self._seen[1] > float(spec.get("leaseDurationSeconds") or DURATION)
+
+    def _lease(self, lease: Object, transitions: int) -> Object:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        before = lease["spec"]
+        mine = before.get("holderIdentity") == self._identity
+        return {
+            **lease,
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {**lease.get("metadata", {}), "name": self._name, "namespace": self._namespace},
+            "spec": {
+                "holderIdentity": self._identity,
+                "leaseDurationSeconds": int(DURATION),
+                "acquireTime": before.get("acquireTime", now) if mine else now,
+                "renewTime": now,
+                "leaseTransitions": transitions,
+            },
+        }

@@ -1,0 +1,84 @@
+"""A collection kept in memory: listed once, then watched; listed again when the watch cannot go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+
+from kubeballoon.cluster.client import Cluster, ClusterError, ExpiredError, Object
+
+_log = logging.getLogger(__name__)
+
+_WATCH = 300.0  # seconds a watch lasts before it is opened anew
+_RETRY = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between attempts, growing
+
+
+class Reflector:
+    """The objects of one collection by uid.
+
+    While the API server is away the objects stay as they were last seen.
+    """
+
+    def __init__(
+        self, cluster: Cluster, path: str, *, label_selector: str = "", changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Reflect the collection at ``path``; ``changed`` is called, in the event loop, after every change."""
+        self._cluster = cluster
+        self._path = path
+        self._query = {"labelSelector": label_selector} if label_selector else {}
+        self._changed = changed
+        self._objects: dict[str, Object] = {}
+        self._version = ""
+        self.synced = asyncio.Event()
+        self.reachable = False
+
+    def objects(self) -> Iterable[Object]:
+        """The objects as last seen."""
+        return self._objects.values()
+
+    async def run(self) -> None:
+        """Follow the collection until cancelled."""
+        failures = 0
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                failures = 0
+                await self._follow()
+            except ExpiredError:
+                self._version = ""
+            except ClusterError as error:
+                if failures == 0:
+                    _log.warning("%s", error)
+                self.reachable = False
+                delay = _RETRY[min(failures, len(_RETRY) - 1)]
+                failures += 1
+                await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads reconnects
+
+    async def _list(self) -> None:
+        answer = await self._cluster.get(self._path, **self._query)
+        self._objects = {item["metadata"]["uid"]: item for item in answer["items"]}
+        self._version = answer["metadata"]["resourceVersion"]
+        self.reachable = True
+        self.synced.set()
+        self._changed()
+
+    async def _follow(self) -> None:
+        query = {**self._query, "resourceVersion": self._version}
+        async with self._cluster.watch(self._path, _WATCH, **query) as events:
+            self.reachable = True
+            async for event in events:
+                self._take(event["type"], event["object"])
+
+    def _take(self, kind: str, item: Object) -> None:
+        metadata = item["metadata"]
+        self._version = metadata["resourceVersion"]
+        if kind == "BOOKMARK":
+            return
+        if kind == "DELETED":
+            self._objects.pop(metadata["uid"], None)
+        else:
+            self._objects[metadata["uid"]] = item
+        self._changed()

@@ -1,0 +1,149 @@
+"""When rounds are run: soon after something changed, and at the latest every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from kubeballoon.api.v1alpha1 import API_VERSION, MemoryPolicy, MemoryPolicyStatus
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.announce import Announcer, Reference
+from kubeballoon.cluster.client import Cluster, ClusterError, NotFoundError
+from kubeballoon.controller.round import Rounds
+from kubeballoon.controller.status import Tally, policy_status, tally
+from kubeballoon.controller.world import World
+
+_log = logging.getLogger(__name__)
+
+RESYNC = 15.0  # seconds between rounds when nothing happens, as ESX balances
+SETTLE = 0.2  # seconds in which changes that come together become one round
+STATUS = 2.0  # seconds between two looks at the policies' status
+
+
+class Scheduler:
+    """The controller's one loop. Handlers mark nodes; it runs their rounds, then brings statuses up to date."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        world: World,
+        announcer: Announcer,
+        rounds: Rounds,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Schedule ``rounds`` over ``world``."""
+        self._cluster = cluster
+        self._world = world
+        self._announcer = announcer
+        self._rounds = rounds
+        self._clock = clock
+        self._marked: set[str] = set()
+        self._wake = asyncio.Event()
+        self._beat = clock()
+        self._reported = clock() - STATUS
+        self.synced = False
+
+    def mark(self, name: str) -> None:
+        """The node ``name`` needs a round."""
+        self._marked.add(name)
+        self._wake.set()
+
+    def mark_all(self) -> None:
+        """Every node needs a round."""
+        self._marked.update(self._world.nodes)
+        self._wake.set()
+
+    def stalled(self) -> str | None:
+        """What is wrong when the loop has stopped turning, for the liveness probe."""
+        silence = self._clock() - self._beat
+        return f"no round for {silence:.0f}s" if silence > 4 * RESYNC else None
+
+    async def run(self) -> None:
+        """Decide nothing before everything is known; then turn for ever."""
+        await self._sync()
+        while True:
+            self._beat = self._clock()
+            await self._turn()
+            try:
+                async with asyncio.timeout(RESYNC):
+                    await self._wake.wait()
+                await asyncio.sleep(SETTLE)
+            except TimeoutError:
+                self._world.prune()
+                self.mark_all()
+            self._wake.clear()
+
+    async def _sync(self) -> None:
+        """Read all that decisions are made from, however long the API server takes to offer it."""
+        said = ""
+        while True:
+            try:
+                await self._load()
+            except ClusterError as error:
+                missing = isinstance(error, NotFoundError)
+                text = f"{error}; are the CRDs of crds/ installed?" if missing else str(error)
+                if text != said:
+                    _log.error("%s", text)
+                    said = text
+                self._beat = self._clock()
+                await asyncio.sleep(RESYNC / 5)
+            else:
+                self.synced = True
+                self.mark_all()
+                return
+
+    async def _load(self) -> None:
+        for body in (await self._cluster.get(paths.NAMESPACES))["items"]:
+            self._world.put_namespace(body["metadata"]["name"], body["metadata"].get("labels", {}))
+        for body in (await self._cluster.get(paths.MEMORY_POLICIES))["items"]:
+            self._world.put_policy(body)
+        for body in (await self._cluster.get(paths.NODE_PRESSURES))["items"]:
+            self._world.put_node(body, self._clock())
+
+    async def _turn(self) -> None:
+        marked, self._marked = self._marked, set()
+        for name in sorted(marked):
+            await self._rounds.run(name)
+        wait = self._reported + STATUS - self._clock()
+        if wait <= 0:
+            await self._report()
+            self._reported = self._clock()
+        elif marked:
+            asyncio.get_running_loop().call_later(wait, self._wake.set)
+
+    async def _report(self) -> None:
+        """Write the statuses that changed."""
+        tallies = tally(self._world)
+        for policy in list(self._world.policies.values()):
+            counts = tallies.get(policy.metadata.name, Tally())
+            status = policy_status(policy, counts, self._rounds.outcomes, datetime.now(UTC))
+            if policy.status is None or status != policy.status:
+                await self._write(policy, status)
+
+    async def _write(self, policy: MemoryPolicy, status: MemoryPolicyStatus) -> None:
+        name = policy.metadata.name
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": "MemoryPolicy",
+            "metadata": {"name": name},
+            "status": status.to_wire(),
+        }
+        try:
+            await self._cluster.apply(paths.memory_policy_status(name), body)
+        except NotFoundError:
+            return  # deleted a moment ago
+        except ClusterError as error:
+            _log.warning("%s", error)
+            return
+        known = self._world.policies.get(name)
+        if known is not None:
+            self._world.policies[name] = known.model_copy(update={"status": status})
+        before = {condition.type: condition.status for condition in policy.status.conditions} if policy.status else {}
+        about = Reference(API_VERSION, "MemoryPolicy", name, policy.metadata.uid)
+        for condition in status.conditions:
+            if before.get(condition.type) not in (None, condition.status):
+                bad = (condition.type == "Ready") != (condition.status == "True")
+                await self._announcer.post(about, condition.reason, condition.message, action="Report", warning=bad)

@@ -1,0 +1,144 @@
+"""What a policy's status says: pure functions of what the controller knows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from kubeballoon.api.meta import Condition, Status, set_conditions
+from kubeballoon.api.v1alpha1 import Exclusion, MemoryPolicy, MemoryPolicyStatus, Mode, VirtualMachineReport
+from kubeballoon.cluster.snapshot import exclusion
+from kubeballoon.controller.round import Outcome
+from kubeballoon.controller.world import World
+from kubeballoon.core.wording import human
+
+_MANY = 5  # names listed in a message before "and N more"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was counted for one policy."""
+
+    matched: int = 0
+    governed: int = 0
+    reserved: int = 0
+    excluded: Counter[str] = field(default_factory=Counter)
+    nodes: set[str] = field(default_factory=set)
+    unresponsive: list[str] = field(default_factory=list)
+    governed_by: set[str] = field(default_factory=set)
+    tied_with: set[str] = field(default_factory=set)
+
+
+def tally(world: World) -> dict[str, Tally]:
+    """Count every VM of every node once, for each policy by name."""
+    tallies = {name: Tally() for name in world.policies}
+    for name, pressure in world.nodes.items():
+        for report in pressure.status.virtual_machines if pressure.status is not None else ():
+            governance = world.governance(report)
+            for policy in governance.policies:
+                tallies[policy.metadata.name].matched += 1
+            if governance.governing is None:
+                continue
+            _count(tallies[governance.governing.metadata.name], name, report, governance.governing)
+            for other in governance.policies[1:]:
+                tallies[other.metadata.name].governed_by.add(governance.governing.metadata.name)
+            if governance.tied:
+                first, second = (policy.metadata.name for policy in governance.policies[:2])
+                tallies[first].tied_with.add(second)
+                tallies[second].tied_with.add(first)
+    return tallies
+
+
+def _count(counts: Tally, node: str, report: VirtualMachineReport, policy: MemoryPolicy) -> None:
+    counts.governed += 1
+    counts.nodes.add(node)
+    excluded = exclusion(report, policy)
+    if excluded is not None:
+        counts.excluded[excluded[0]] += 1
+    elif not report.responsive:
+        counts.unresponsive.append(f"{report.namespace}/{report.name}")
+    if report.actual is not None:
+        counts.reserved += max(0, report.size - report.actual)
+
+
+def policy_status(
+    policy: MemoryPolicy, counts: Tally, outcomes: Mapping[str, Outcome], now: datetime
+) -> MemoryPolicyStatus:
+    """The status of one policy, keeping the transition times of conditions that did not change."""
+    wanted = [
+        Condition(
+            type=kind,
+            status=Status.TRUE if holds else Status.FALSE,
+            reason=reason,
+            message=message,
+            observed_generation=policy.metadata.generation,
+            last_transition_time=now,
+        )
+        for kind, (holds, reason, message) in {
+            "Ready": _ready(policy, counts),
+            "Degraded": _degraded(counts, outcomes),
+            "Overcommitted": _overcommitted(counts, outcomes),
+            "Conflicted": _conflicted(policy, counts),
+        }.items()
+    ]
+    present = policy.status.conditions if policy.status is not None else []
+    return MemoryPolicyStatus(
+        observed_generation=policy.metadata.generation,
+        matched=counts.matched,
+        governed=counts.governed,
+        excluded=[Exclusion(reason=reason, count=count) for reason, count in sorted(counts.excluded.items())],
+        reserved=counts.reserved,
+        conditions=set_conditions(present, wanted),
+    )
+
+
+def _ready(policy: MemoryPolicy, counts: Tally) -> tuple[bool, str, str]:
+    if not counts.matched:
+        return False, "NoVirtualMachines", "its selector selects no running VM on a node with an agent"
+    if not counts.governed:
+        return False, "NotGoverning", f"every VM it selects is governed by {_names(counts.governed_by)}"
+    where = f"{counts.governed} VMs on {len(counts.nodes)} nodes"
+    if policy.spec.mode is Mode.OBSERVE:
+        return True, "Observing", f"computes and reports for {where}, and changes nothing"
+    return True, "Enforcing", f"governs {where}"
+
+
+def _degraded(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
+    mine = [(name, outcomes[name]) for name in sorted(counts.nodes) if name in outcomes]
+    failures = [failure for _, outcome in mine for failure in outcome.failures]
+    if failures:
+        return True, "PatchFailed", failures[0]
+    silent = [name for name, outcome in mine if outcome.silent]
+    if silent:
+        return True, "AgentSilent", f"no recent report from the agents of {_names(silent)}: requests there stand still"
+    if counts.unresponsive:
+        return True, "Unresponsive", f"the drivers of {_names(counts.unresponsive)} do not follow requests"
+    return False, "AsExpected", "all agents report, all drivers follow"
+
+
+def _overcommitted(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
+    short = {
+        name: outcome.plan.shortfall
+        for name, outcome in outcomes.items()
+        if name in counts.nodes and outcome.plan is not None and outcome.plan.shortfall
+    }
+    if not short:
+        return False, "MinimumsFit", "the guaranteed minimums fit on every node"
+    said = [f"{name} by {human(shortfall)} ({shortfall} bytes)" for name, shortfall in sorted(short.items())]
+    return True, "MinimumsExceedCapacity", f"the guaranteed minimums exceed the capacity of {_names(said)}"
+
+
+def _conflicted(policy: MemoryPolicy, counts: Tally) -> tuple[bool, str, str]:
+    if not counts.tied_with:
+        return False, "NoConflict", "no policy of the same priority selects the same VMs"
+    first = min([policy.metadata.name, *counts.tied_with])
+    with_whom = _names(counts.tied_with)
+    return True, "SamePriority", f"{with_whom} selects some of the same VMs at the same priority; {first} governs them"
+
+
+def _names(items: Iterable[str]) -> str:
+    ordered = sorted(items)
+    listed = ", ".join(ordered[:_MANY])
+    return listed if len(ordered) <= _MANY else f"{listed} and {len(ordered) - _MANY} more"

@@ -1,0 +1,147 @@
+"""What the controller knows: policies, namespaces, nodes' reports, and what it asked of whom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, NodePressureStatus, VirtualMachineReport
+from kubeballoon.cluster.snapshot import Governance, Requested, core_node, govern
+from kubeballoon.core.model import Change, Node
+
+_log = logging.getLogger(__name__)
+
+CONFIRMATION = 30.0  # seconds until a request that its agent still does not report counts as lost
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a VM's annotations ask of it: bytes, and the policy behind them; all None when they ask nothing."""
+
+    target: int | None = None
+    minimum: int | None = None
+    policy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What this controller wrote on a VM.
+
+    Attributes:
+        written: when, seconds.
+        moved: when the target last moved, seconds, and whether up; None before its first move.
+        confirmed: its agent has reported it since.
+    """
+
+    asked: Asked
+    written: float
+    moved: tuple[float, bool] | None = None
+    confirmed: bool = False
+
+
+@dataclass(slots=True)
+class World:
+    """All of it, kept up to date by the handlers and the rounds; one event loop owns it."""
+
+    policies: dict[str, MemoryPolicy] = field(default_factory=dict)
+    namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    nodes: dict[str, NodePressure] = field(default_factory=dict)
+    requests: dict[str, Request] = field(default_factory=dict)
+
+    def put_policy(self, body: Mapping[str, Any]) -> bool:
+        """Take a policy in; False when it does not change anything that is decided by."""
+        try:
+            policy = MemoryPolicy.model_validate(body)
+        except ValidationError as error:  # the CRD's schema lets none through; an older CRD might
+            name = body.get("metadata", {}).get("name")
+            _log.error("MemoryPolicy %s cannot be read: %s", name, error.errors()[0]["msg"])
+            return False
+        known = self.policies.get(policy.metadata.name)
+        self.policies[policy.metadata.name] = policy
+        return known is None or known.spec != policy.spec or known.metadata.uid != policy.metadata.uid
+
+    def put_namespace(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Take a namespace's labels in; False when they are known."""
+        labels = dict(labels)
+        changed = self.namespaces.get(name) != labels
+        self.namespaces[name] = labels
+        return changed
+
+    def put_node(self, body: Mapping[str, Any], now: float) -> bool:
+        """Take a node's report in; False when it is not one, or no news."""
+        try:
+            pressure = NodePressure.model_validate(body)
+        except ValidationError as error:
+            _log.error("NodePressure %s cannot be read: %s", body.get("metadata", {}).get("name"), error.errors()[0])
+            return False
+        known = self.nodes.get(pressure.metadata.name)
+        self.nodes[pressure.metadata.name] = pressure
+        if pressure.status is not None:
+            for report in pressure.status.virtual_machines:
+                self._compare(report, now)
+        return known is None or known.status != pressure.status
+
+    def forget_node(self, name: str) -> None:
+        """A node is gone."""
+        self.nodes.pop(name, None)
+
+    def governance(self, report: VirtualMachineReport) -> Governance:
+        """Which policies select a VM."""
+        return govern(list(self.policies.values()), report.labels, self.namespaces.get(report.namespace, {}))
+
+    def snapshot(self, name: str, status: NodePressureStatus, now: float) -> Node:
+        """One node, immutable, as of ``now`` seconds."""
+        return core_node(
+            name,
+            status,
+            lambda report: self.governance(report).governing,
+            {report.uid: self._requested(report, now) for report in status.virtual_machines},
+        )
+
+    def asked(self, report: VirtualMachineReport) -> Asked:
+        """What is asked of a VM by now, as far as is known."""
+        request = self.requests.get(report.uid)
+        return _reported(report) if request is None else request.asked
+
+    def record(self, uid: str, before: Asked, asked: Asked, now: float) -> None:
+        """Remember what was written on a VM, and whether its target moved by that."""
+        known = self.requests.get(uid)
+        moved = None if known is None else known.moved
+        if before.target is not None and asked.target is not None and before.target != asked.target:
+            moved = now, asked.target > before.target
+        self.requests[uid] = Request(asked, now, moved)
+
+    def prune(self) -> None:
+        """Forget the requests of VMs that no node reports any more."""
+        reported = {
+            report.uid
+            for pressure in self.nodes.values()
+            if pressure.status is not None
+            for report in pressure.status.virtual_machines
+        }
+        self.requests = {uid: request for uid, request in self.requests.items() if uid in reported}
+
+    def _requested(self, report: VirtualMachineReport, now: float) -> Requested:
+        request = self.requests.get(report.uid)
+        if request is None:
+            return Requested(report.target)
+        moved = request.moved
+        change = None if moved is None else Change(up=moved[1], age=now - moved[0])
+        return Requested(request.asked.target, change)
+
+    def _compare(self, report: VirtualMachineReport, now: float) -> None:
+        """Believe the report over our own memory once our request has been seen, or should have been."""
+        request = self.requests.get(report.uid)
+        if request is None:
+            return
+        reported = _reported(report)
+        if reported == request.asked or request.confirmed or now - request.written >= CONFIRMATION:
+            self.requests[report.uid] = replace(request, asked=reported, confirmed=True)
+
+
+def _reported(report: VirtualMachineReport) -> Asked:
+    return Asked(report.target, report.min, report.policy)

@@ -1,0 +1,48 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def checked(parse: Callable[[str], T], name: str) -> Callable[[str], T]:
+    """An argparse type whose error is the parser's own message."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    convert.__name__ = name
+    return convert
+
+
+def add_client_options(parser: argparse.ArgumentParser) -> None:
+    """How to reach the cluster."""
+    parser.add_argument(
+        "--kubeconfig", type=Path, help="how to reach the API server (default: $KUBECONFIG, else the pod's own account)"
+    )
+
+
+def add_serving_options(parser: argparse.ArgumentParser) -> None:
+    """Where /healthz and /readyz are served."""
+    parser.add_argument(
+        "--listen",
+        type=checked(_address, "address"),
+        default=("127.0.0.1", 0),
+        metavar="HOST:PORT",
+        help="serve /healthz and /readyz here (default: nowhere)",
+    )
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    return host or "0.0.0.0", int(port)  # noqa: S104 - ":8080" means every address, as everywhere

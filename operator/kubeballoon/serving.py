@@ -1,0 +1,41 @@
+"""What a kubelet asks over HTTP: is it alive, is it ready."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+Probe = Callable[[], str | None]
+"""What is wrong, or None."""
+
+
+def _handler(probe: Probe) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        wrong = probe()
+        return web.Response(text="ok\n") if wrong is None else web.Response(text=f"{wrong}\n", status=503)
+
+    return handle
+
+
+@asynccontextmanager
+async def serve(host: str, port: int, *, live: Probe, ready: Probe) -> AsyncIterator[None]:
+    """Serve /healthz and /readyz while the context lasts; port 0 serves nothing.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    if not port:
+        yield
+        return
+    application = web.Application()
+    application.router.add_get("/healthz", _handler(live))
+    application.router.add_get("/readyz", _handler(ready))
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield
+    finally:
+        await runner.cleanup()
