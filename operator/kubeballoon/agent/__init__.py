@@ -1,0 +1,1 @@
+"""Runs on every node: reports what is, carries requests out, and keeps guests safe while doing so."""

@@ -1,0 +1,152 @@
+"""What the agent reads of a VirtualMachineInstance: pure functions of the object as KubeVirt writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubeballoon.api import names
+from kubeballoon.api.quantity import parse_quantity
+
+Object = Mapping[str, Any]
+
+OVERHEAD = 180 << 20
+"""Bytes KubeVirt's own estimate starts from, for instances whose status does not say (KubeVirt before 1.9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A VM on this node.
+
+    Attributes:
+        pods: uids of its launcher pods on this node.
+        size: the memory of its spec, bytes; 0 when the spec does not tell.
+        target, minimum: what its annotations ask, bytes; None when they do not.
+        fault: an annotation that cannot be read, as one line.
+        bar: why it must not be ballooned, as (reason, message).
+        frozen: why it must not be moved for now, as (reason, message).
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+    pods: tuple[str, ...]
+    size: int
+    overhead: int
+    target: int | None = None
+    minimum: int | None = None
+    policy: str | None = None
+    why: str | None = None
+    fault: str | None = None
+    bar: tuple[str, str] | None = None
+    frozen: tuple[str, str] | None = None
+    owner_excluded: bool = False
+
+    @property
+    def domain(self) -> str:
+        """The name KubeVirt gives its libvirt domain."""
+        return f"{self.namespace}_{self.name}"
+
+
+@dataclass(slots=True)
+class _Annotations:
+    """Annotations, and the first that could not be read."""
+
+    values: Mapping[str, str]
+    fault: str | None = field(default=None)
+
+    def size(self, name: str) -> int | None:
+        """A quantity annotation in bytes."""
+        if name not in self.values:
+            return None
+        try:
+            return parse_quantity(self.values[name])
+        except ValueError as error:
+            self.fault = self.fault or f"annotation {name}: {error}"
+            return None
+
+
+def read(vmi: Object, node: str) -> Instance | None:
+    """The VM, or None when it does not run on ``node``."""
+    status = vmi.get("status", {})
+    if status.get("nodeName") != node or status.get("phase") != "Running":
+        return None
+    metadata = vmi["metadata"]
+    annotations = _Annotations(metadata.get("annotations", {}))
+    target, minimum = annotations.size(names.MEMORY_TARGET), annotations.size(names.MEMORY_MIN)
+    return Instance(
+        uid=metadata["uid"],
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        labels=metadata.get("labels", {}),
+        pods=tuple(sorted(pod for pod, where in status.get("activePods", {}).items() if where == node)),
+        size=_size(vmi),
+        overhead=_quantity(status.get("memory", {}).get("memoryOverhead")) or OVERHEAD,
+        target=target,
+        minimum=minimum,
+        policy=annotations.values.get(names.POLICY),
+        why=annotations.values.get(names.REASON),
+        fault=annotations.fault,
+        bar=bar(vmi),
+        frozen=_frozen(status),
+        owner_excluded=annotations.values.get(names.EXCLUDE) == "true",
+    )
+
+
+def bar(vmi: Object) -> tuple[str, str] | None:
+    """Why a VM must not be ballooned, as (reason, message); the first of KubeVirt's conditions that holds."""
+    domain = vmi.get("spec", {}).get("domain", {})
+    return next(((reason, message) for reason, message, holds in _bars(vmi, domain) if holds), None)
+
+
+def _bars(vmi: Object, domain: Object) -> Iterable[tuple[str, str, bool]]:
+    devices, memory, cpu = domain.get("devices", {}), domain.get("memory", {}), domain.get("cpu", {})
+    yield "NoBalloon", "it has no balloon (autoattachMemBalloon: false)", (devices.get("autoattachMemBalloon") is False)
+    yield "Hugepages", "its memory is hugepages, which a balloon does not give back", bool(memory.get("hugepages"))
+    yield "DedicatedCPU", "it has dedicated CPUs", bool(cpu.get("dedicatedCpuPlacement"))
+    yield "Realtime", "it is a realtime VM", "realtime" in cpu
+    yield "NUMAPassthrough", "its NUMA topology is passed through", "guestMappingPassthrough" in cpu.get("numa", {})
+    yield "VFIO", "a device passed through pins its memory, so a balloon frees nothing", _passes_through(devices)
+    yield "MemoryLocked", "its memory is locked", (memory.get("reservedOverhead", {}).get("memLock") == "Required")
+    yield "LaunchSecurity", "its memory is encrypted", bool(domain.get("launchSecurity"))
+    yield (
+        "Guaranteed",
+        "its pod is of QoS class Guaranteed: all its memory is promised to it",
+        (vmi.get("status", {}).get("qosClass") == "Guaranteed"),
+    )
+
+
+def _passes_through(devices: Object) -> bool:
+    interfaces = devices.get("interfaces", [])
+    return bool(devices.get("hostDevices") or devices.get("gpus")) or any("sriov" in item for item in interfaces)
+
+
+def _frozen(status: Object) -> tuple[str, str] | None:
+    migration = status.get("migrationState") or {}
+    under_way = migration.get("migrationUid") and not (migration.get("completed") or migration.get("failed"))
+    if under_way:
+        return "Migrating", "it is migrating: its balloon stays as it is until that ends"
+    paused = any(
+        condition.get("type") == "Paused" and condition.get("status") == "True"
+        for condition in status.get("conditions", [])
+    )
+    return ("Paused", "it is paused") if paused else None
+
+
+def _size(vmi: Object) -> int:
+    """KubeVirt's own order: memory.guest, else the request, else the limit."""
+    domain = vmi.get("spec", {}).get("domain", {})
+    resources = domain.get("resources", {})
+    candidates = (
+        domain.get("memory", {}).get("guest"),
+        resources.get("requests", {}).get("memory"),
+        resources.get("limits", {}).get("memory"),
+    )
+    return next((size for size in map(_quantity, candidates) if size), 0)
+
+
+def _quantity(value: str | int | None) -> int | None:
+    """A quantity KubeVirt wrote, in bytes; None when it is absent."""
+    return None if value is None else parse_quantity(value)

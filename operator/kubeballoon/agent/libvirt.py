@@ -1,0 +1,235 @@
+"""The hypervisor that is libvirt. The only module that talks to it.
+
+libvirt's calls block, some of them for ever when a QEMU or a daemon hangs, and cannot be cancelled. So every VM has a
+thread of its own for them: a call that does not return costs that one thread, and nobody else waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from kubeballoon.agent.hypervisor import GoneError, HungError, HypervisorError, Sample
+from kubeballoon.agent.launchers import Launcher, uris
+from kubeballoon.core.demand import GuestStatistics
+
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEADLINE = 5.0  # seconds; a call takes milliseconds
+CONNECT_DEADLINE = 10.0
+_KIB = 1024
+_GONE = frozenset(
+    {
+        libvirt.VIR_ERR_NO_DOMAIN,
+        libvirt.VIR_ERR_OPERATION_INVALID,
+        libvirt.VIR_ERR_SYSTEM_ERROR,
+        libvirt.VIR_ERR_INTERNAL_ERROR,
+        libvirt.VIR_ERR_RPC,
+        libvirt.VIR_ERR_INVALID_CONN,
+    }
+)
+
+libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are raised as well; once is enough
+
+
+class CallThread:
+    """A thread that makes one VM's calls, one after the other; a daemon, so that a hung call delays no exit."""
+
+    def __init__(self, name: str) -> None:
+        """Start it."""
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._hung: asyncio.Future[Any] | None = None
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    async def call(self, deadline: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function in the thread.
+
+        Raises:
+            HungError: it did not return within ``deadline`` seconds, or an earlier call still has not.
+        """
+        if self._hung is not None and not self._hung.done():
+            raise HungError("an earlier call to libvirt has not returned yet")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = function(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - carried over to whoever awaits
+                _settle(loop, partial(_fail, future, error))
+            else:
+                _settle(loop, partial(_succeed, future, result))
+
+        self._calls.put(run)
+        try:
+            async with asyncio.timeout(deadline):
+                return await asyncio.shield(future)
+        except TimeoutError as error:
+            self._hung = future
+            future.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # late errors: nobody's any more
+            raise HungError(f"libvirt did not answer within {deadline:.0f}s") from error
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Have a function called in its turn, and do not wait for it."""
+        self._calls.put(partial(_quietly, function))
+
+    def end(self) -> None:
+        """End the thread when its calls are through."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+
+def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:
+        _log.debug("a call returned after the end of the event loop")
+
+
+def _succeed(future: asyncio.Future[R], result: R) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[R], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _quietly(function: Callable[[], object]) -> None:
+    try:
+        function()
+    except libvirt.libvirtError as error:
+        _log.debug("%s", error)
+
+
+class LibvirtHypervisor:
+    """Connects to the daemons of launcher pods, with one thread a pod however often it has to."""
+
+    def __init__(self) -> None:
+        """Know no pod yet."""
+        self._threads: dict[str, CallThread] = {}
+
+    async def connect(self, launcher: Launcher, domain: str) -> LibvirtDomain:
+        """See ``Hypervisor.connect``."""
+        thread = self._threads.get(launcher.pod)
+        if thread is None:
+            thread = self._threads[launcher.pod] = CallThread(f"libvirt {domain}")
+        try:
+            connection, found = await thread.call(CONNECT_DEADLINE, _connect, launcher, domain)
+            balloon = await thread.call(DEADLINE, _has_balloon, found)
+        except libvirt.libvirtError as error:
+            raise _translate(error) from error
+        except OSError as error:
+            raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror}") from error
+        return LibvirtDomain(thread, connection, found, balloon=balloon)
+
+    def forget(self, pod: str) -> None:
+        """See ``Hypervisor.forget``."""
+        thread = self._threads.pop(pod, None)
+        if thread is not None:
+            thread.end()
+
+
+class LibvirtDomain:
+    """One VM, connected; see ``Domain``."""
+
+    def __init__(self, thread: CallThread, connection: Any, domain: Any, *, balloon: bool) -> None:
+        """Take over a connection that was made in ``thread``."""
+        self._thread = thread
+        self._connection = connection
+        self._domain = domain
+        self._balloon = balloon
+
+    async def sample(self) -> Sample:
+        """See ``Domain.sample``."""
+        state, size, current, *_ = await self._call(self._domain.info)
+        stats: dict[str, int] = await self._call(self._domain.memoryStats)
+        return Sample(
+            size=size * _KIB,
+            resident=stats.get("rss", 0) * _KIB,
+            running=state == libvirt.VIR_DOMAIN_RUNNING,
+            balloon=self._balloon,
+            statistics=_statistics(stats, current),
+        )
+
+    async def set_memory(self, size: int) -> None:
+        """See ``Domain.set_memory``; libvirt counts in KiB, so up to 1023 bytes are left with the guest."""
+        await self._call(self._domain.setMemoryFlags, -(-size // _KIB), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    async def set_statistics_period(self, seconds: int) -> None:
+        """See ``Domain.set_statistics_period``."""
+        await self._call(self._domain.setMemoryStatsPeriod, seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def close(self) -> None:
+        """See ``Domain.close``."""
+        self._thread.post(self._connection.close)
+
+    async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await self._thread.call(DEADLINE, function, *args, **kwargs)
+        except libvirt.libvirtError as error:
+            raise _translate(error) from error
+
+
+def _connect(launcher: Launcher, name: str) -> tuple[Any, Any]:
+    """Connect as to a daemon without root, then as to one with: each refuses the other's form."""
+    directory = os.open(launcher.socket.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        session, system = uris(launcher, directory)
+        try:
+            connection = libvirt.open(session)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR:
+                raise
+            connection = libvirt.open(system)
+    finally:
+        os.close(directory)
+    return connection, connection.lookupByName(name)
+
+
+def _has_balloon(domain: Any) -> bool:
+    balloon = ET.fromstring(domain.XMLDesc()).find("./devices/memballoon")  # noqa: S314 - libvirt's own XML
+    return balloon is not None and balloon.get("model") != "none"
+
+
+def _statistics(stats: dict[str, int], current: int) -> GuestStatistics:
+    """The memory statistics libvirt gives, in KiB, as the core takes them."""
+
+    def size(key: str) -> int | None:
+        return stats[key] * _KIB if key in stats else None
+
+    return GuestStatistics(
+        actual=stats.get("actual", current) * _KIB,
+        updated=float(stats.get("last_update", 0)),
+        usable=size("usable"),
+        unused=size("unused"),
+        available=size("available"),
+        disk_caches=size("disk_caches"),
+        swap_in=size("swap_in"),
+        swap_out=size("swap_out"),
+        major_faults=stats.get("major_fault"),
+    )
+
+
+def _translate(error: libvirt.libvirtError) -> HypervisorError:
+    message = " ".join(str(error).split())
+    kind = GoneError if error.get_error_code() in _GONE else HypervisorError
+    return kind(f"libvirt: {message}")

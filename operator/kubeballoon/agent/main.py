@@ -1,0 +1,100 @@
+"""``kubeballoon agent``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from kubeballoon.agent.host import Host
+from kubeballoon.agent.hypervisor import Hypervisor
+from kubeballoon.agent.keeper import Settings
+from kubeballoon.agent.loop import Agent, Limits
+from kubeballoon.api.duration import parse_duration
+from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.cluster.client import Cluster
+from kubeballoon.options import add_client_options, add_serving_options, checked
+from kubeballoon.serving import serve
+
+_log = logging.getLogger(__name__)
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("agent", help="report a node's VMs and carry requests out", description=__doc__)
+    add_client_options(parser)
+    add_serving_options(parser)
+    node = os.environ.get("NODE_NAME")
+    parser.add_argument("--node-name", default=node, required=node is None, help="this node (default: $NODE_NAME)")
+    parser.add_argument("--pods-dir", type=Path, default=Path("/pods"), help="where the kubelet's pods are mounted")
+    parser.add_argument("--node-memory-cgroup", type=Path, help="a cgroup, v1 or v2, that stands for the node's memory")
+    parser.add_argument(
+        "--eviction-threshold",
+        type=checked(parse_quantity, "quantity"),
+        default="100Mi",
+        help="the kubelet's hard eviction threshold of memory.available (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--eviction-margin",
+        type=checked(parse_quantity, "quantity"),
+        default="64Mi",
+        help="how far above it the lowest state begins (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--demand-window",
+        type=checked(parse_duration, "duration"),
+        default="5m",
+        help="how slowly a guest's demand falls (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stats-period",
+        type=checked(parse_duration, "duration"),
+        default="5s",
+        help="how often guests report, in whole seconds (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run until told to stop."""
+    if not options.pods_dir.is_dir():
+        print(f"kubeballoon: --pods-dir {options.pods_dir} is no directory", file=sys.stderr)  # noqa: T201
+        return 1
+    status = asyncio.run(_run(options))
+    logging.shutdown()
+    sys.stdout.flush()
+    # A libvirt call that hangs in its thread must not hold up the exit.
+    os._exit(status)
+
+
+async def _run(options: argparse.Namespace) -> int:
+    from kubeballoon.agent.libvirt import LibvirtHypervisor  # noqa: PLC0415 - an extra that only the agent needs
+
+    settings = Settings(options.pods_dir, options.demand_window, max(1, round(options.stats_period)))
+    limits = Limits(options.eviction_threshold, options.eviction_margin)
+    hypervisor: Hypervisor = LibvirtHypervisor()
+    async with await Cluster.connect("kubeballoon-agent", options.kubeconfig) as cluster:
+        host = Host(cgroup=options.node_memory_cgroup)
+        agent = Agent(options.node_name, cluster, hypervisor, host, settings, limits)
+        async with serve(*options.listen, live=agent.stalled, ready=agent.unready):
+            return await _until_stopped(agent)
+
+
+async def _until_stopped(agent: Agent) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    working = asyncio.create_task(agent.run(), name="agent")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        stopping.cancel()
+        _log.error("the agent ended: %r", working.exception())
+        return 1
+    working.cancel()
+    await asyncio.wait({working})
+    return 0

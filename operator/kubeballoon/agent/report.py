@@ -1,0 +1,138 @@
+"""The agent's report: what NodePressure says, and whether it says anything new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from kubeballoon import __version__
+from kubeballoon.agent.host import HostMemory
+from kubeballoon.agent.instance import Instance
+from kubeballoon.agent.keeper import View, describe
+from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, Status, set_conditions
+from kubeballoon.api.v1alpha1 import (
+    GuestReport,
+    NodeMemory,
+    NodePressureStatus,
+    NodeState,
+    Stall,
+    VirtualMachineReport,
+)
+from kubeballoon.core.demand import GuestStatistics
+from kubeballoon.core.model import State
+from kubeballoon.core.state import Thresholds
+
+_NEWS = 100  # a figure is news when it moved by this part of its whole
+
+
+def compose(
+    memory: HostMemory,
+    state: State,
+    limits: Thresholds,
+    vms: Iterable[tuple[Instance, View]],
+    before: NodePressureStatus | None,
+    now: datetime,
+) -> NodePressureStatus:
+    """The report as of ``now``; ``before`` is the last one written."""
+    reports = sorted((_vm(instance, view) for instance, view in vms), key=lambda report: report.uid)
+    held = sum((report.resident or 0) for report in reports)
+    lost = [f"{report.namespace}/{report.name}" for report in reports if report.actual is None]
+    ready = Condition(
+        type="Ready",
+        status=Status.FALSE if lost else Status.TRUE,
+        reason="VirtualMachinesUnreachable" if lost else "Reporting",
+        message=f"no connection to {', '.join(lost[:5])}" if lost else f"{len(reports)} VMs on this node",
+        last_transition_time=now,
+    )
+    return NodePressureStatus(
+        observed_at=now,
+        agent_version=__version__,
+        memory=NodeMemory(
+            total=memory.total,
+            available=memory.available,
+            other=max(0, memory.total - memory.available - held),
+            reserve=limits.high,
+        ),
+        stall=Stall(some=round(memory.stall.some), full=round(memory.stall.full)),
+        state=NodeState(state),
+        virtual_machines=reports,
+        conditions=set_conditions(before.conditions if before is not None else (), [ready]),
+    )
+
+
+def is_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
+    """Whether the controller could decide otherwise because of what changed."""
+    if before is None or before.state is not now.state or before.conditions != now.conditions:
+        return True
+    whole = now.memory.total
+    figures = ("available", "other", "reserve", "total")
+    if any(_moved(getattr(before.memory, name), getattr(now.memory, name), whole) for name in figures):
+        return True
+    known = {report.uid: report for report in before.virtual_machines}
+    return len(known) != len(now.virtual_machines) or any(
+        _is_vm_news(known.get(report.uid), report) for report in now.virtual_machines
+    )
+
+
+def _is_vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) -> bool:
+    if before is None:
+        return True
+    figures = {"actual", "resident", "need", "guest", "message"}
+    if before.model_dump(exclude=figures) != now.model_dump(exclude=figures):
+        return True
+    return any(_moved(getattr(before, name), getattr(now, name), now.size) for name in ("actual", "resident", "need"))
+
+
+def _moved(before: int | None, now: int | None, whole: int) -> bool:
+    if before is None or now is None:
+        return before is not now
+    return abs(before - now) * _NEWS > whole
+
+
+def _vm(instance: Instance, view: View) -> VirtualMachineReport:
+    sample = view.sample
+    message = describe(instance, view)
+    barred = instance.bar or instance.frozen
+    lost = view.problem is not None and view.problem[0] in ("Hung", "Unreachable")
+    held = None if sample is None or lost else sample
+    return VirtualMachineReport(
+        uid=instance.uid,
+        namespace=instance.namespace,
+        name=instance.name,
+        labels=dict(instance.labels),
+        size=sample.size if sample is not None else instance.size,
+        actual=None if held is None else held.statistics.actual,
+        resident=None if held is None else held.resident,
+        overhead=instance.overhead,
+        need=None if view.need is None else view.need.value,
+        troubled=view.need is not None and view.need.troubled,
+        min=instance.minimum,
+        target=instance.target,
+        policy=instance.policy,
+        eligible=instance.bar is None,
+        responsive=instance.frozen is None and view.responsive,
+        reason=_reason(view, barred),
+        message=None if message is None else message[:LONGEST_MESSAGE],
+        owner_excluded=instance.owner_excluded,
+        guest=None if held is None or view.need is None else _guest(held.statistics),
+    )
+
+
+def _reason(view: View, barred: tuple[str, str] | None) -> str | None:
+    if barred is not None:
+        return barred[0]
+    if view.problem is not None:
+        return view.problem[0]
+    return None if view.pace.responsive else "Unresponsive"
+
+
+def _guest(statistics: GuestStatistics) -> GuestReport:
+    return GuestReport(
+        available=statistics.available,
+        usable=statistics.usable,
+        unused=statistics.unused,
+        disk_caches=statistics.disk_caches,
+        swap_in=statistics.swap_in,
+        swap_out=statistics.swap_out,
+        major_faults=statistics.major_faults,
+    )
