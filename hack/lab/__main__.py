@@ -1,0 +1,51 @@
+"""Play with the lab by hand: `python -m hack.lab up` boots guests and holds them until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.options import checked
+
+from . import image
+from .errors import LabError
+from .node import LabNode
+from .spec import MIB, GuestSpec
+
+
+def main() -> int:
+    """Build the image, or run a node with guests."""
+    parser = argparse.ArgumentParser(prog="python -m hack.lab", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="only build what guests boot")
+    up = commands.add_parser("up", help="boot guests and hold them until Ctrl-C")
+    size = checked(parse_quantity, "quantity")
+    up.add_argument("--guests", type=int, default=2)
+    up.add_argument("--memory", type=size, default=256 * MIB, help="of each guest (default: 256Mi)")
+    up.add_argument("--node-memory", type=size, default=1024 * MIB, help="(default: 1Gi)")
+    options = parser.parse_args()
+    try:
+        if options.command == "build":
+            print(image.build().directory)
+        else:
+            _up(options.guests, options.memory, options.node_memory)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _up(guests: int, memory: int, node_memory: int) -> None:
+    with LabNode("lab", node_memory) as node:
+        for pod in node.boot(GuestSpec(name=f"vm-{number + 1}", memory_bytes=memory) for number in range(guests)):
+            print(f"{pod.spec.name}: virsh -c 'qemu+unix:///session?socket={pod.socket}'")
+        print(f"pods: {node.pods_dir}, memory cgroup: {node.cgroup}; Ctrl-C ends it")
+        signal.pause()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

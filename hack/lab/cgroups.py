@@ -1,0 +1,160 @@
+"""Cgroups that make part of this machine a node with less memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from .errors import LabError
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_EMPTY_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchies:
+    """Where this machine's cgroups are mounted.
+
+    Attributes:
+        memory: The cgroup v1 memory controller; None where memory is accounted in `unified`.
+        unified: Cgroup v2, which alone tells the pressure of a cgroup.
+    """
+
+    memory: Path | None
+    unified: Path | None
+
+    @classmethod
+    def find(cls, mounts: str | None = None) -> Self:
+        """Those of this machine, or of the text of a mountinfo file."""
+        memory = unified = None
+        for line in (_MOUNTS.read_text() if mounts is None else mounts).splitlines():
+            before, _, after = line.partition(" - ")
+            point, (kind, _, options) = Path(before.split()[4]), after.split()
+            if kind == "cgroup2":
+                unified = unified or point
+            elif kind == "cgroup" and "memory" in options.split(","):
+                memory = memory or point
+        return cls(memory, unified)
+
+    def directories(self, name: str) -> tuple[Path, ...]:
+        """Those of a cgroup by that name in every hierarchy that matters here."""
+        return tuple(root / name for root in (self.memory, self.unified) if root)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCgroup:
+    """A cgroup with a limit on its memory; with cgroup v1, also one of the same name in the unified hierarchy.
+
+    The limit is the node's memory, and nothing of it is swapped: KubeVirt's nodes have no swap.
+
+    Attributes:
+        memory: The directory with the limit and the usage, v1 or v2.
+        unified: The directory with memory.pressure; `memory` itself with v2; None where there is no cgroup v2.
+    """
+
+    memory: Path
+    unified: Path | None
+    version: int
+
+    @classmethod
+    def create(cls, name: str, memory_bytes: int, hierarchies: Hierarchies | None = None) -> Self:
+        """Makes the cgroup.
+
+        Raises:
+            LabError: This machine lets nobody make one.
+        """
+        found = hierarchies or Hierarchies.find()
+        try:
+            if found.memory:
+                cgroup = cls(found.memory / name, found.unified / name if found.unified else None, 1)
+            elif found.unified:
+                _delegate_memory(found.unified)
+                cgroup = cls(found.unified / name, found.unified / name, 2)
+            else:
+                raise LabError("the guest lab needs cgroups, and none are mounted")
+            for directory in cgroup.directories:
+                directory.mkdir()
+            cgroup._limit(memory_bytes)
+        except OSError as error:
+            raise LabError(f"the guest lab cannot make a cgroup with a memory limit: {error}") from error
+        return cgroup
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Every directory a process must be put in."""
+        return tuple(dict.fromkeys(path for path in (self.memory, self.unified) if path))
+
+    @property
+    def psi_path(self) -> Path | None:
+        """The file with the pressure stall information of the cgroup's memory."""
+        path = self.unified / "memory.pressure" if self.unified else None
+        return path if path and path.exists() else None
+
+    def usage_bytes(self) -> int:
+        """The memory its processes use, their share of the page cache included."""
+        return int((self.memory / ("memory.usage_in_bytes" if self.version == 1 else "memory.current")).read_text())
+
+    def used_bytes(self) -> int:
+        """The usage without the files in the page cache, which are dropped before anything is killed."""
+        lines = (self.memory / "memory.stat").read_text().splitlines()
+        counts = {name: int(value) for name, value in map(str.split, lines)}
+        cache, shared = ("total_cache", "total_shmem") if "total_cache" in counts else ("file", "shmem")
+        return self.usage_bytes() - counts[cache] + counts[shared]
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel has killed because the limit was reached."""
+        text = (self.memory / ("memory.oom_control" if self.version == 1 else "memory.events")).read_text()
+        counts = dict(line.split() for line in text.splitlines())
+        return int(counts["oom_kill"])
+
+    def remove(self) -> None:
+        """Kills what is still in it, and removes it.
+
+        Raises:
+            LabError: Its processes do not end.
+        """
+        for directory in self.directories:
+            remove_cgroup(directory)
+
+    def _limit(self, memory_bytes: int) -> None:
+        if self.memory == self.unified:
+            (self.memory / "memory.max").write_text(str(memory_bytes))
+            swap, limit = self.memory / "memory.swap.max", 0
+        else:
+            (self.memory / "memory.limit_in_bytes").write_text(str(memory_bytes))
+            swap, limit = self.memory / "memory.memsw.limit_in_bytes", memory_bytes
+        if swap.exists():
+            swap.write_text(str(limit))
+
+
+def remove_cgroup(directory: Path) -> None:
+    """Kills what is in a cgroup and removes it; does nothing if it is not there.
+
+    Raises:
+        LabError: Its processes do not end within ten seconds.
+    """
+    deadline = time.monotonic() + _EMPTY_SECONDS
+    while directory.exists():
+        with suppress(OSError):  # still busy
+            directory.rmdir()
+            return
+        if time.monotonic() > deadline:
+            raise LabError(f"processes in {directory} do not end")
+        with suppress(FileNotFoundError):
+            for pid in map(int, (directory / "cgroup.procs").read_text().split()):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+
+
+def _delegate_memory(root: Path) -> None:
+    """Gives the root's children a memory controller (v2)."""
+    control = root / "cgroup.subtree_control"
+    if "memory" not in control.read_text().split():
+        control.write_text("+memory")

@@ -1,0 +1,78 @@
+"""The process that is a virt-launcher pod: launcher.sh, with its files and its daemon's socket."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from .image import Image, cache_directory
+from .sockets import listen
+
+USER = 107
+"""KubeVirt's user of launchers that are not root, and its group."""
+
+_SCRIPT = Path(__file__).resolve().parent / "launcher.sh"
+_STOP_SECONDS = 10.0
+_DAEMON = """\
+auth_unix_rw = "none"
+log_outputs = "3:stderr"
+"""
+_QEMU = """\
+stdio_handler = "file"
+security_driver = "none"
+"""
+
+
+@dataclass(slots=True)
+class Launcher:
+    """One launcher's process. It and all its children end with this process, or with `stop`."""
+
+    directory: Path
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, directory: Path, socket: Path, image: Image, cgroups: Sequence[Path]) -> Self:
+        """Starts a launcher with its files in `directory` and its daemon behind `socket`."""
+        _lay_out(directory)
+        cache = cache_directory() / "libvirt"
+        cache.mkdir(parents=True, exist_ok=True)
+        os.chown(cache, USER, USER)
+        listener = listen(socket)
+        os.chown(socket, USER, USER)
+        try:
+            process = subprocess.Popen(
+                [_SCRIPT, directory, image.directory, cache, str(listener.fileno()), *cgroups],
+                stdin=subprocess.PIPE,  # closed with this process, and its end is the launcher's
+                stdout=subprocess.DEVNULL,
+                stderr=(directory / "launcher.log").open("ab"),
+                pass_fds=(listener.fileno(),),
+                start_new_session=True,
+            )
+        finally:
+            listener.close()
+        return cls(directory, process)
+
+    def stop(self) -> None:
+        """Ends the launcher, its daemon and its guest, as at the end of a pod."""
+        if self.process.stdin:
+            self.process.stdin.close()
+        self.process.kill()  # unshare takes its children along
+        self.process.wait(_STOP_SECONDS)
+
+    def log_tail(self) -> str:
+        """The last lines that the launcher or its daemon said."""
+        lines = (self.directory / "launcher.log").read_text(errors="replace").splitlines()
+        return " | ".join(lines[-3:])
+
+
+def _lay_out(directory: Path) -> None:
+    for name in ("image", "cache", "run", "data", "etc/libvirt"):
+        (directory / name).mkdir(parents=True)
+    (directory / "etc/libvirt/libvirtd.conf").write_text(_DAEMON)
+    (directory / "etc/libvirt/qemu.conf").write_text(_QEMU)
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, USER, USER)

@@ -1,0 +1,203 @@
+/* memload PORT [DISK]: the work of a lab guest, commanded from the host over a virtio-serial port.
+ *
+ * A request is a line "ID COMMAND [ARGUMENT ...]", its answer a line "ID STATUS KEY=VALUE ...":
+ *   set MIB [u|s|z]  hold so much anonymous memory; new pages are unique, the same in every guest, or all zero
+ *   touch [MIB]      write to so much of what is held, or all: the working set
+ *   cache MIB        read so much from the start of DISK through the page cache
+ *   spin MS          keep a processor busy
+ *   info             only the numbers
+ * STATUS is "ok", "failed", "bad" (no such command) or "killed": the guest's OOM killer struck during the command.
+ *
+ * The work is a child's: the OOM killer takes it first, and the parent lives to tell, then starts another.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MIB (1L << 20)
+#define PAGE 4096L
+#define MOST_MIB (1L << 16)
+#define LINE 128
+
+struct outcome {
+  char status[16];
+  long held; /* MiB */
+};
+
+static char *held[MOST_MIB];
+static long held_count;
+static const char *disk;
+static uint64_t seed, page_number;
+
+static double now_ms(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
+}
+
+/* The number after `key` in a file of /proc, or -1. */
+static long number(const char *path, const char *key) {
+  char text[4096];
+  int file = open(path, O_RDONLY);
+  ssize_t size = read(file, text, sizeof text - 1);
+  close(file);
+  if (size < 0) return -1;
+  text[size] = 0;
+  char *found = strstr(text, key);
+  return found ? atol(found + strlen(key)) : -1;
+}
+
+static void write_file(const char *path, const char *text) {
+  int file = open(path, O_WRONLY);
+  if (file < 0 || write(file, text, strlen(text)) < 0) perror(path);
+  close(file);
+}
+
+static void fill(char *block, char kind) {
+  for (long page = 0; page < MIB / PAGE; page++) {
+    uint64_t content = kind == 'z' ? 0 : kind == 's' ? 1 + (uint64_t)page : seed ^ ++page_number;
+    *(volatile uint64_t *)(block + page * PAGE) = content;
+  }
+}
+
+static const char *set(long wanted, char kind) {
+  if (wanted < 0 || wanted > MOST_MIB) return "failed";
+  while (held_count < wanted) {
+    char *block = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED) return "failed";
+    fill(block, kind);
+    held[held_count++] = block;
+  }
+  while (held_count > wanted) munmap(held[--held_count], MIB);
+  return "ok";
+}
+
+static const char *touch(long count) {
+  for (long i = 0; i < count && i < held_count; i++) fill(held[i], 'u');
+  return "ok";
+}
+
+static const char *cache(long wanted) {
+  static char block[MIB];
+  static int file = -1;  // stays open: the kernel drops a disk's cache when its last user closes it
+  long done = 0;
+  if (file < 0) file = open(disk, O_RDONLY | O_CLOEXEC);
+  if (file >= 0) lseek(file, 0, SEEK_SET);
+  while (file >= 0 && done < wanted && read(file, block, MIB) == MIB) done++;
+  return done == wanted ? "ok" : "failed";
+}
+
+static const char *spin(long milliseconds) {
+  for (double end = now_ms() + milliseconds; now_ms() < end;) continue;
+  return "ok";
+}
+
+static const char *execute(const char *command) {
+  long amount = 0;
+  char kind = 'u';
+  if (sscanf(command, "set %ld %c", &amount, &kind) >= 1) return set(amount, kind);
+  if (sscanf(command, "touch %ld", &amount) == 1) return touch(amount);
+  if (!strcmp(command, "touch")) return touch(held_count);
+  if (sscanf(command, "cache %ld", &amount) == 1) return cache(amount);
+  if (sscanf(command, "spin %ld", &amount) == 1) return spin(amount);
+  return strcmp(command, "info") ? "bad" : "ok";
+}
+
+static void work(int requests) {
+  char command[LINE];
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  write_file("/proc/self/oom_score_adj", "1000");
+  for (ssize_t size; (size = recv(requests, command, sizeof command - 1, 0)) > 0;) {
+    command[size] = 0;
+    struct outcome outcome = {.held = 0};
+    strncpy(outcome.status, execute(command), sizeof outcome.status - 1);
+    outcome.held = held_count;
+    send(requests, &outcome, sizeof outcome, 0);
+  }
+  _exit(0);
+}
+
+static int start_worker(void) {
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) return -1;
+  pid_t child = fork();
+  if (child == 0) {
+    close(pair[0]);
+    work(pair[1]);
+  }
+  close(pair[1]);
+  if (child > 0) return pair[0];
+  close(pair[0]);
+  return -1;
+}
+
+/* Has the worker execute a command; false when it died instead. */
+static int ask(int worker, const char *command, struct outcome *outcome) {
+  return send(worker, command, strlen(command), MSG_NOSIGNAL) > 0 &&
+         recv(worker, outcome, sizeof *outcome, 0) == sizeof *outcome;
+}
+
+/* Waits for a line from the host. */
+static void read_line(int port, char line[LINE]) {
+  for (size_t length = 0;;) {
+    char c;
+    ssize_t got = read(port, &c, 1);
+    if (got <= 0) usleep(100000); /* no one is connected */
+    else if (c == '\n') { line[length] = 0; return; }
+    else if (length < LINE - 1) line[length++] = c;
+  }
+}
+
+static void answer(int port, long id, const struct outcome *outcome, long kills, double began) {
+  char line[320];
+  int size = snprintf(line, sizeof line,
+                      "%ld %s held_mib=%ld kills=%ld ms=%.0f total_kib=%ld free_kib=%ld available_kib=%ld "
+                      "cached_kib=%ld swap_free_kib=%ld stalled_us=%ld\n",
+                      id, outcome->status, outcome->held, kills, now_ms() - began,
+                      number("/proc/meminfo", "MemTotal:"), number("/proc/meminfo", "MemFree:"),
+                      number("/proc/meminfo", "MemAvailable:"), number("/proc/meminfo", "\nCached:") + number("/proc/meminfo", "Buffers:"),
+                      number("/proc/meminfo", "SwapFree:"), number("/proc/pressure/memory", "total="));
+  if (write(port, line, size) != size) perror("answer");
+}
+
+int main(int count, char **arguments) {
+  if (count < 2) { fprintf(stderr, "usage: memload PORT [DISK]\n"); return 2; }
+  int port = open(arguments[1], O_RDWR | O_CLOEXEC);
+  if (port < 0) { perror(arguments[1]); return 1; }
+  disk = count > 2 ? arguments[2] : "";
+  int random = open("/dev/urandom", O_RDONLY);
+  if (read(random, &seed, sizeof seed) < 0) perror("/dev/urandom");
+  close(random);
+  write_file("/proc/self/oom_score_adj", "-1000");
+
+  int worker = start_worker();
+  for (long kills = 0;;) {
+    char line[LINE], command[LINE] = "";
+    long id = 0;
+    read_line(port, line);
+    if (sscanf(line, "%ld %127[^\n]", &id, command) < 2) continue;
+    double began = now_ms();
+    struct outcome outcome = {.status = "killed"};
+    /* A worker that was killed while it was idle is replaced unseen: only `kills` tells. */
+    while (waitpid(-1, NULL, WNOHANG) > 0) { close(worker); worker = start_worker(); kills++; }
+    if (!ask(worker, command, &outcome)) {
+      close(worker);
+      while (waitpid(-1, NULL, 0) < 0 && errno == EINTR) continue;
+      worker = start_worker();
+      kills++;
+      outcome = (struct outcome){.status = "killed"};
+    }
+    answer(port, id, &outcome, kills, began);
+  }
+}

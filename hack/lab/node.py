@@ -1,0 +1,117 @@
+"""A lab node: limited memory, and the launcher pods that share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from . import image
+from .cgroups import NodeCgroup
+from .errors import LabError
+from .pod import LauncherPod
+from .requirements import TO_RUN, check_programs, check_root
+from .rundir import RunDirectory
+from .spec import GuestSpec
+
+
+class LabNode:
+    """Part of this machine that behaves as a node with so much memory; a context manager.
+
+    An agent is started for it with `--pods-dir` and `--node-memory-cgroup`. With cgroup v1 the stall is told by the
+    cgroup of the same name in the unified hierarchy.
+
+    Attributes:
+        pods_dir: The kubelet's pods directory.
+        cgroup: The cgroup with the node's memory.
+        pods: The node's pods, by the name of their guests.
+    """
+
+    def __init__(self, name: str, memory_bytes: int, say: image.Say = image.say_on_stderr) -> None:
+        """Makes the node.
+
+        Raises:
+            LabError: Something that the lab needs is missing.
+        """
+        check_root()
+        check_programs(TO_RUN)
+        self.name = name
+        self.memory_bytes = memory_bytes
+        self.image = image.build(say=say)
+        self._files = RunDirectory.create()
+        try:
+            self._group = NodeCgroup.create(self._files.name, memory_bytes)
+        except LabError:
+            self._files.remove()
+            raise
+        self.pods_dir = self._files.pods
+        self.cgroup = self._group.memory
+        self.pods: dict[str, LauncherPod] = {}
+        self._started = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def psi_path(self) -> Path | None:
+        """The file with the stall of the node's memory, where this machine tells it."""
+        return self._group.psi_path
+
+    def usage_bytes(self) -> int:
+        """The memory in use on the node, page cache included."""
+        return self._group.usage_bytes()
+
+    def used_bytes(self) -> int:
+        """The memory in use that the kernel could not take back at once."""
+        return self._group.used_bytes()
+
+    def oom_kills(self) -> int:
+        """How many processes the node has lost for want of memory."""
+        return self._group.oom_kills()
+
+    def boot(self, specs: Iterable[GuestSpec]) -> list[LauncherPod]:
+        """Starts a pod for each guest, all at once, and waits until all guests are up.
+
+        Raises:
+            LabError: One could not be started, or was not up in time.
+        """
+        pods = [self.start(spec) for spec in specs]
+        for pod in pods:
+            pod.wait_ready()
+        return pods
+
+    def start(self, spec: GuestSpec, pods_dir: Path | None = None) -> LauncherPod:
+        """Starts one guest and does not wait for it.
+
+        Args:
+            spec: The guest; one of the same name is stopped first.
+            pods_dir: Another directory for its socket, such as one with a path too long for a UNIX socket.
+        """
+        if spec.name in self.pods:
+            self.stop(spec.name)
+        self._started += 1
+        files = self._files.path / f"{self._started}"
+        pod = LauncherPod(spec, self.image, files, pods_dir or self.pods_dir, self._group.directories)
+        pod.start()
+        self.pods[spec.name] = pod
+        return pod
+
+    def stop(self, name: str) -> None:
+        """Ends a guest and its pod."""
+        self.pods.pop(name).stop()
+
+    def close(self) -> None:
+        """Ends the node and all that is on it."""
+        for pod in self.pods.values():
+            with suppress(LabError):
+                pod.stop()
+        self.pods.clear()
+        self._group.remove()
+        self._files.remove()

@@ -1,0 +1,150 @@
+"""A lab guest as its owner would order it, and the libvirt domain KubeVirt would make of the order."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_FIRMWARE_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "lab.kubeballoon.io")
+
+# Domain paths are those inside the launcher; see launcher.sh. Unlike KubeVirt's, the domain boots a kernel of the lab's
+# and has a port for the load generator; everything else that matters to memory and processors is KubeVirt's.
+_DOMAIN = """\
+<domain type='{virtualization}'>
+  <name>{domain_name}</name>
+  <uuid>{firmware_uuid}</uuid>
+  <memory unit='b'>{memory_bytes}</memory>
+  <vcpu current='{vcpus}'>{max_vcpus}</vcpu>
+  <vcpus>{vcpu_list}</vcpus>
+  <os>
+    <type arch='x86_64' machine='{machine}'>hvm</type>
+    <kernel>/mnt/image/vmlinuz</kernel>
+    <initrd>/mnt/image/initramfs</initrd>
+    <cmdline>console=ttyS0 quiet panic=-1 psi=1 {kernel_options}</cmdline>
+  </os>
+  <features><acpi/>{emulator_features}</features>
+  <cpu{cpu_mode}><topology sockets='{max_vcpus}' cores='1' threads='1'/></cpu>
+  <clock offset='utc'/>
+  <on_reboot>destroy</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/>
+    <controller type='virtio-serial'/>
+{disks}\
+    <serial type='file'><source path='/mnt/console.log' append='on'/></serial>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <channel type='unix'><source mode='bind' path='/mnt/load.sock'/><target type='virtio' name='lab.load.0'/></channel>
+    {balloon}
+  </devices>
+</domain>
+"""
+_DISK = """\
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none' discard='unmap'/>
+      <source file='/mnt/{name}.disk'/><target dev='{device}' bus='virtio'/><serial>{name}</serial>
+    </disk>
+"""
+_BALLOON = """\
+<memballoon model='virtio' autodeflate='{autodeflate}' freePageReporting='{free_page_reporting}'>{stats}</memballoon>"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestSpec:
+    """One guest. The defaults are KubeVirt's, on a small VM.
+
+    Attributes:
+        memory_bytes: The VM's size; whole KiB.
+        vcpus: How many are online at the start.
+        max_vcpus: How many there can be; those beyond the first are hot-pluggable. None: as many as `vcpus`.
+        machine: QEMU's machine type.
+        balloon: The domain has a balloon device (KubeVirt's autoattachMemBalloon).
+        balloon_driver: The guest loads the driver for it.
+        autodeflate: QEMU takes the balloon back when the guest runs out of memory. KubeVirt has no way to ask for it.
+        free_page_reporting: The guest tells QEMU which of its pages are free.
+        stats_period: Seconds between the guest's memory statistics; 0 for none.
+        guest_agent: The guest runs QEMU's guest agent; the channel for it is there in any case.
+        swap_bytes: The size of the guest's swap disk; 0 for none.
+        disk_bytes: The size of a disk of zeros that the load generator can read into the page cache; 0 for none.
+    """
+
+    name: str
+    namespace: str = "default"
+    memory_bytes: int = 256 * MIB
+    vcpus: int = 1
+    max_vcpus: int | None = None
+    machine: str = "q35"
+    balloon: bool = True
+    balloon_driver: bool = True
+    autodeflate: bool = False
+    free_page_reporting: bool = True
+    stats_period: int = 10
+    guest_agent: bool = True
+    swap_bytes: int = 0
+    disk_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (self.namespace, self.name):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not a name such as vm-1")
+        if self.memory_bytes % 1024 or self.memory_bytes < 64 * MIB:
+            raise ValueError(f"a guest's memory is whole KiB, at least 64 MiB, not {self.memory_bytes} bytes")
+        if not 1 <= self.vcpus <= self.most_vcpus:
+            raise ValueError(f"{self.vcpus} of {self.most_vcpus} vCPUs cannot be online")
+
+    @property
+    def domain_name(self) -> str:
+        """KubeVirt's name for the domain."""
+        return f"{self.namespace}_{self.name}"
+
+    @property
+    def firmware_uuid(self) -> uuid.UUID:
+        """The domain's UUID, which is the VMI's spec.domain.firmware.uuid; the same for the same name."""
+        return uuid.uuid5(_FIRMWARE_NAMESPACE, self.domain_name)
+
+    @property
+    def most_vcpus(self) -> int:
+        """How many vCPUs there can be."""
+        return self.max_vcpus or self.vcpus
+
+    @property
+    def disks(self) -> dict[str, int]:
+        """The guest's disks by name, with their sizes in bytes."""
+        return {name: size for name, size in (("swap", self.swap_bytes), ("data", self.disk_bytes)) if size}
+
+    def domain_xml(self, *, kvm: bool) -> str:
+        """The libvirt domain, to be defined inside a launcher."""
+        options = {"balloon": self.balloon_driver, "qga": self.guest_agent, "swap": bool(self.swap_bytes)}
+        return _DOMAIN.format(
+            virtualization="kvm" if kvm else "qemu",
+            domain_name=self.domain_name,
+            firmware_uuid=self.firmware_uuid,
+            memory_bytes=self.memory_bytes,
+            vcpus=self.vcpus,
+            max_vcpus=self.most_vcpus,
+            vcpu_list="".join(self._vcpu_xml(index) for index in range(self.most_vcpus)),
+            machine=self.machine,
+            kernel_options=" ".join(f"lab.{name}={value:d}" for name, value in options.items()),
+            # Bounded: what QEMU translates counts as the VM's memory, and would grow to hundreds of MiB.
+            emulator_features="" if kvm else "<tcg><tb-cache unit='MiB'>32</tb-cache></tcg>",
+            cpu_mode=" mode='host-model'" if kvm else "",
+            disks="".join(_DISK.format(name=name, device=f"vd{'ab'[i]}") for i, name in enumerate(self.disks)),
+            balloon=self._balloon_xml(),
+        )
+
+    def _vcpu_xml(self, index: int) -> str:
+        enabled = "yes" if index < self.vcpus else "no"
+        return f"<vcpu id='{index}' enabled='{enabled}' hotpluggable='{'yes' if index else 'no'}'/>"
+
+    def _balloon_xml(self) -> str:
+        if not self.balloon:
+            return "<memballoon model='none'/>"
+        return _BALLOON.format(
+            autodeflate="on" if self.autodeflate else "off",
+            free_page_reporting="on" if self.free_page_reporting else "off",
+            stats=f"<stats period='{self.stats_period}'/>" if self.stats_period else "",
+        )
