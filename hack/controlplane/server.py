@@ -1,0 +1,222 @@
+"""A control plane of local processes: the real etcd, kube-apiserver and kube-controller-manager on loopback."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import sys
+import tempfile
+import time
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from . import kubeconfig as kubeconfigs
+from . import pki
+from .assets import WITHOUT_CONTROLLERS
+from .daemon import Daemon
+from .errors import ControlPlaneError
+from .plane import ControlPlane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from .assets import Assets
+
+READY_SECONDS = 120.0
+STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+_REQUEST_SECONDS = 5.0
+
+_LOOPBACK = "127.0.0.1"
+_SERVICE_RANGE = "10.96.0.0/16"
+_ETCD_SOCKET = "unix://etcd.sock"  # relative: a path in a deep directory is longer than a socket's may be
+
+
+class LocalControlPlane(ControlPlane):
+    """A control plane that lives as long as the context it is entered as, on ports and certificates of its own.
+
+    There is no kubelet and no scheduler: pods are objects that nothing runs, and nodes are what one creates.
+    """
+
+    def __init__(self, assets: Assets, directory: Path | None = None) -> None:
+        """Does nothing yet.
+
+        Args:
+            assets: The programs.
+            directory: Where data, logs and kubeconfigs go: new or empty, and kept in the end. Without it, a temporary
+                directory, kept only if an error refers to a log there.
+        """
+        self._assets = assets
+        self._wanted_directory = directory
+        self._daemons: list[Daemon] = []
+        self.kubectl_path = assets.kubectl
+
+    def __enter__(self) -> Self:
+        self.directory = self._make_directory()
+        self._authority = pki.Authority.create("kubeballoon-development")
+        self._admin = self._authority.client("kubeballoon-admin", ("system:masters",))
+        try:
+            self._start()
+        except BaseException as error:
+            self._close(error)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close(error)
+
+    @property
+    def has_controllers(self) -> bool:
+        """Whether there is a kube-controller-manager among the programs."""
+        return self._assets.kube_controller_manager is not None
+
+    def check(self) -> None:
+        """Raises ControlPlaneError if one of the processes has ended."""
+        for daemon in self._daemons:
+            daemon.check()
+
+    def client_certificate(self, user: str, groups: Sequence[str] = ()) -> pki.KeyPair:
+        """A certificate signed by the control plane's own authority."""
+        return self._authority.client(user, groups)
+
+    def _make_directory(self) -> Path:
+        if self._wanted_directory is None:
+            return Path(tempfile.mkdtemp(prefix="kubeballoon-"))
+        directory = self._wanted_directory.absolute()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            occupied = any(directory.iterdir())
+        except OSError as error:
+            raise ControlPlaneError(f"not usable as a directory: {error}") from error
+        if occupied:
+            raise ControlPlaneError(f"{directory} is not empty")
+        return directory
+
+    def _start(self) -> None:
+        self._write_keys()
+        self._tls = ssl.create_default_context(cafile=self.directory / "ca.crt")
+        self._tls.load_cert_chain(self.directory / "admin.crt", self.directory / "admin.key")
+        self._daemons.append(Daemon.start(self._assets.etcd, _ETCD_FLAGS, self.directory))
+        # Bound but never listening, this keeps others off the port until the API server, which shares it, has it.
+        with socket.socket() as holder:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            holder.bind((_LOOPBACK, 0))
+            self._port = holder.getsockname()[1]
+            self._start_api_server()
+        if self._assets.kube_controller_manager is None:
+            print(f"note: {WITHOUT_CONTROLLERS}", file=sys.stderr)
+        else:
+            self._start_controllers(self._assets.kube_controller_manager)
+
+    def _write_keys(self) -> None:
+        """Writes what the API server and the controllers read; relative names, for they run in this directory."""
+        pairs = {
+            "ca": self._authority.pair,
+            "server": self._authority.server("kube-apiserver", (_LOOPBACK, "localhost", "kubernetes.default.svc")),
+            "admin": self._admin,
+        }
+        for name, pair in pairs.items():
+            (self.directory / f"{name}.crt").write_bytes(pair.certificate)
+            _write_secret(self.directory / f"{name}.key", pair.key)
+        _write_secret(self.directory / "tokens.key", pki.signing_key())
+
+    def _start_api_server(self) -> None:
+        self.kubeconfig = self._write_admin_kubeconfig()
+        # Without the controllers no namespace has the default ServiceAccount that this admission plugin insists on.
+        without = () if self.has_controllers else ("--disable-admission-plugins=ServiceAccount",)
+        flags = (f"--secure-port={self._port}", *_API_SERVER_FLAGS, *without)
+        self._daemons.append(Daemon.start(self._assets.kube_apiserver, flags, self.directory))
+        self._await("the API server", self._api_server_is_ready)
+
+    def _write_admin_kubeconfig(self) -> Path:
+        authority = kubeconfigs.encoded(self._authority.pair.certificate)
+        cluster = {"server": f"https://{_LOOPBACK}:{self._port}", "certificate-authority-data": authority}
+        user = kubeconfigs.certificate_user(self._admin)
+        return kubeconfigs.write(self.directory / "admin.kubeconfig", cluster, user)
+
+    def _start_controllers(self, program: Path) -> None:
+        self._daemons.append(Daemon.start(program, _CONTROLLER_FLAGS, self.directory))
+        # Until then the API server refuses pods, and this shows that the controllers run at all.
+        self._await("the controllers", self._default_service_account_exists)
+
+    def _await(self, what: str, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise ControlPlaneError(f"{what} not ready within {READY_SECONDS:g} s", self._daemons[-1].log)
+            time.sleep(_POLL_SECONDS)
+
+    def _api_server_is_ready(self) -> bool:
+        return self._answers("/readyz")
+
+    def _default_service_account_exists(self) -> bool:
+        return self._answers("/api/v1/namespaces/default/serviceaccounts/default")
+
+    def _answers(self, path: str) -> bool:
+        """Whether a GET as the administrator succeeds."""
+        connection = HTTPSConnection(_LOOPBACK, self._port, timeout=_REQUEST_SECONDS, context=self._tls)
+        try:
+            with closing(connection):
+                connection.request("GET", path)
+                return connection.getresponse().status == HTTPStatus.OK
+        except (OSError, HTTPException):
+            return False
+
+    def _close(self, error: BaseException | None) -> None:
+        """Stops in the reverse order of starting, so that none misses what it depends on."""
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._daemons:
+            self._daemons.pop().stop(max(0.0, deadline - time.monotonic()))
+        log_matters = isinstance(error, ControlPlaneError) and error.log is not None
+        if self._wanted_directory is None and not log_matters:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+
+
+_ETCD_FLAGS = (
+    "--data-dir=etcd",
+    f"--listen-client-urls={_ETCD_SOCKET}",
+    "--advertise-client-urls=http://localhost:2379",  # must have a host and port; nobody follows it
+    "--listen-peer-urls=unix://peer.sock",
+    "--unsafe-no-fsync",  # the data is thrown away
+    "--log-level=warn",
+)
+_API_SERVER_FLAGS = (
+    f"--bind-address={_LOOPBACK}",
+    "--permit-port-sharing",
+    f"--etcd-servers={_ETCD_SOCKET}",
+    "--tls-cert-file=server.crt",
+    "--tls-private-key-file=server.key",
+    "--client-ca-file=ca.crt",
+    "--authorization-mode=RBAC",
+    "--service-account-issuer=https://kubernetes.default.svc",
+    "--service-account-key-file=tokens.key",
+    "--service-account-signing-key-file=tokens.key",
+    f"--service-cluster-ip-range={_SERVICE_RANGE}",
+    "--endpoint-reconciler-type=none",  # no pod could reach a loopback address
+    "--allow-privileged",
+)
+_CONTROLLER_FLAGS = (
+    "--kubeconfig=admin.kubeconfig",
+    "--leader-elect=false",
+    "--secure-port=0",
+    # No kubelet renews its lease: these would declare every node dead and evict its pods.
+    "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller",
+    "--service-account-private-key-file=tokens.key",
+    "--root-ca-file=ca.crt",
+    "--cluster-signing-cert-file=ca.crt",
+    "--cluster-signing-key-file=ca.key",
+    f"--service-cluster-ip-range={_SERVICE_RANGE}",
+)
