@@ -11,8 +11,9 @@ from kubeballoon.api.quantity import parse_quantity
 
 Object = Mapping[str, Any]
 
-OVERHEAD = 180 << 20
-"""Bytes KubeVirt's own estimate starts from, for instances whose status does not say (KubeVirt before 1.9)."""
+OVERHEAD = 96 << 20
+"""Bytes of QEMU's own memory, for instances whose status does not tell (KubeVirt before 1.9): what it was seen to need
+under TCG, and more than it needs under KVM. What else is in its pod counts as in use by others."""
 
 
 @dataclass(frozen=True, slots=True)

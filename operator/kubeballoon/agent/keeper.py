@@ -86,6 +86,7 @@ class Keeper:
         self._since = clock()
         self._wake = asyncio.Event()
         self._before: demand.GuestStatistics | None = None
+        self._ruler = demand.Ruler()
         self._pod: str | None = None
 
     def update(self, instance: Instance) -> None:
@@ -166,10 +167,13 @@ class Keeper:
 
     def _estimate(self, sample: Sample, now: float) -> demand.Need | None:
         """The need, from statistics that are fresh."""
-        statistics = sample.statistics
-        if not statistics.updated or now - statistics.updated > 3 * self._settings.period + LOOK:
+        self._ruler = self._ruler.look(sample.statistics, sample.size, now)
+        if not sample.statistics.updated or now - sample.statistics.updated > 3 * self._settings.period + LOOK:
             self._before = None
             return None
+        statistics = self._ruler.measure(sample.statistics)
+        if statistics is None:
+            return self.view.need
         need = demand.update(self.view.need, self._before, statistics, self._settings.window)
         if self._before is None or statistics.updated > self._before.updated:
             self._before = statistics

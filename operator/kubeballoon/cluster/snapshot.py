@@ -116,8 +116,9 @@ def core_node(
     status: NodePressureStatus,
     governing: Callable[[VirtualMachineReport], MemoryPolicy | None],
     requested: Mapping[str, Requested],
+    cool_down: float = model.COOL_DOWN,
 ) -> model.Node:
-    """One node as the core sees it; ``requested`` by the VMs' uid."""
+    """One node as the core sees it; ``requested`` by the VMs' uid, ``cool_down`` in seconds."""
     memory = status.memory
     return model.Node(
         name=name,
@@ -126,5 +127,6 @@ def core_node(
         other=memory.other,
         reserve=memory.reserve,
         state=model.State(status.state),
+        cool_down=cool_down,
         vms=tuple(core_vm(report, governing(report), requested.get(report.uid)) for report in status.virtual_machines),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import kopf
 
+from kubeballoon.api.duration import parse_duration
 from kubeballoon.cluster.announce import Announcer
 from kubeballoon.cluster.client import Cluster
 from kubeballoon.cluster.lease import Lease
@@ -19,7 +20,7 @@ from kubeballoon.controller.handlers import Handlers
 from kubeballoon.controller.round import Rounds
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.controller.world import World
-from kubeballoon.options import add_client_options, add_serving_options
+from kubeballoon.options import add_client_options, add_serving_options, checked
 from kubeballoon.serving import serve
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_client_options(parser)
     add_serving_options(parser)
     parser.add_argument("--namespace", help="where the Lease is kept (default: the pod's own)")
+    parser.add_argument(
+        "--cool-down",
+        type=checked(parse_duration, "duration"),
+        default="1m",
+        help="how long a VM's target keeps its direction while nobody is in need (default: %(default)s)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -51,7 +58,7 @@ async def _run(options: argparse.Namespace) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     identity = f"{socket.gethostname()}_{os.getpid()}"
     async with await Cluster.connect("kubeballoon-controller", options.kubeconfig) as cluster:
-        world = World()
+        world = World(options.cool_down)
         announcer = Announcer(cluster, identity)
         scheduler = Scheduler(cluster, world, announcer, Rounds(cluster, world, announcer))
         lease = Lease(cluster, options.namespace or _own_namespace(), LEASE, identity)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster.snapshot import Governance, Requested, core_node, govern
-from kubeballoon.core.model import Change, Node
+from kubeballoon.core.model import COOL_DOWN, Change, Node
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +45,13 @@ class Request:
 
 @dataclass(slots=True)
 class World:
-    """All of it, kept up to date by the handlers and the rounds; one event loop owns it."""
+    """All of it, kept up to date by the handlers and the rounds; one event loop owns it.
 
+    Attributes:
+        cool_down: seconds in which a target does not change direction without need.
+    """
+
+    cool_down: float = COOL_DOWN
     policies: dict[str, MemoryPolicy] = field(default_factory=dict)
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     nodes: dict[str, NodePressure] = field(default_factory=dict)
@@ -100,6 +105,7 @@ class World:
             status,
             lambda report: self.governance(report).governing,
             {report.uid: self._requested(report, now) for report in status.virtual_machines},
+            self.cool_down,
         )
 
     def asked(self, report: VirtualMachineReport) -> Asked:

@@ -9,9 +9,6 @@ from kubeballoon.core.entitlement import Claim, divide, scale
 from kubeballoon.core.model import Decision, Mode, Node, Plan, Policy, Reason, State, VirtualMachine, When
 from kubeballoon.core.wording import human
 
-COOL_DOWN = 60.0
-"""Seconds in which a target does not change direction, unless its guest or its node needs it to."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Fixed:
@@ -137,13 +134,15 @@ def _claims(node: Node, sharers: Sequence[_Sharer], capacity: int) -> list[Claim
 def _calm(node: Node, sharers: Sequence[_Sharer], shares: Sequence[int], capacity: int) -> list[int]:
     """The shares, but for changes that are too small or too early to be worth making."""
     needed = node.state is not State.HIGH or any(sharer.hungry for sharer in sharers)
-    settled = [_settle(sharer, share, needed=needed) for sharer, share in zip(sharers, shares, strict=True)]
+    settled = [
+        _settle(sharer, share, node.cool_down, needed=needed) for sharer, share in zip(sharers, shares, strict=True)
+    ]
     if sum(settled) > capacity:
         return [min(calm, share) for calm, share in zip(settled, shares, strict=True)]
     return settled
 
 
-def _settle(sharer: _Sharer, share: int, *, needed: bool) -> int:
+def _settle(sharer: _Sharer, share: int, cool_down: float, *, needed: bool) -> int:
     """The share, or the present target where that is to stay; ``needed``: others need what this VM would give."""
     vm = sharer.vm
     if vm.target is None:
@@ -151,7 +150,7 @@ def _settle(sharer: _Sharer, share: int, *, needed: bool) -> int:
     change = share - vm.target
     if abs(change) <= vm.dead_band and share not in (vm.minimum, vm.maximum):
         return vm.target
-    turns = vm.last_change is not None and vm.last_change.age < COOL_DOWN and vm.last_change.up != (change > 0)
+    turns = vm.last_change is not None and vm.last_change.age < cool_down and vm.last_change.up != (change > 0)
     urgent = needed if change < 0 else vm.troubled or sharer.demand > vm.held
     return vm.target if turns and not urgent else share
 

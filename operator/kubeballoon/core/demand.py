@@ -7,7 +7,7 @@ estimates active memory (Waldspurger, OSDI 2002, section 5.3).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAJOR_FAULTS_IN_TROUBLE = 200.0  # a second; a guest starting programs stays below, a thrashing one is far above
 SWAP_IN_TROUBLE = 1 << 20  # bytes a second read back from swap: a refault, not idle pages leaving
@@ -18,11 +18,12 @@ class GuestStatistics:
     """What the balloon driver reports, in bytes and counts; None where the guest's driver does not say.
 
     Attributes:
-        actual: what the balloon leaves the guest: size minus the balloon.
+        actual: what the balloon leaves the guest now: size minus the balloon.
         usable: what the guest could use without swapping (MemAvailable).
         unused: wholly unused (MemFree).
         disk_caches: what could be had back quickly.
         updated: when the guest last reported, seconds.
+        held: what the balloon left it when it reported, where that is known better than by ``actual``.
     """
 
     actual: int
@@ -34,6 +35,7 @@ class GuestStatistics:
     swap_in: int | None = None
     swap_out: int | None = None
     major_faults: int | None = None
+    held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,46 @@ def present_need(stats: GuestStatistics) -> int | None:
         if stats.unused is None:
             return None
         spare = stats.unused + (stats.disk_caches or 0) // 2
-    return max(0, stats.actual - spare)
+    return max(0, (stats.actual if stats.held is None else stats.held) - spare)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruler:
+    """Tells what a guest held when it reported: its figures are older than ``actual``, which is live.
+
+    A guest's ``available`` falls and rises with its balloon (but with autodeflate), so once it has been seen beside a
+    balloon that stood still, it measures the balloon of every later report.
+
+    Attributes:
+        size: the guest's, bytes.
+        actual: as last seen, bytes.
+        stood: since when it has stood still, seconds.
+        whole: what ``available`` is without a balloon, bytes; None until that was seen.
+    """
+
+    size: int = 0
+    actual: int = 0
+    stood: float = 0.0
+    whole: int | None = None
+
+    def look(self, stats: GuestStatistics, size: int, now: float) -> Ruler:
+        """The ruler after one more look at the guest, at ``now`` seconds."""
+        if size != self.size:
+            return Ruler(size, stats.actual, now)
+        if stats.actual != self.actual:
+            return replace(self, actual=stats.actual, stood=now)
+        # Reports are dated in whole seconds, rounded down.
+        if stats.available is not None and stats.updated > self.stood:
+            return replace(self, whole=stats.available + size - stats.actual)
+        return self
+
+    def measure(self, stats: GuestStatistics) -> GuestStatistics | None:
+        """The statistics with ``held``; None while that cannot be told."""
+        if stats.available is None:
+            return stats if stats.updated > self.stood else None
+        if self.whole is None:
+            return None
+        return replace(stats, held=self.size - (self.whole - stats.available))
 
 
 def update(previous: Need | None, before: GuestStatistics | None, stats: GuestStatistics, window: float) -> Need | None:

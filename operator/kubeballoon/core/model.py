@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 GIB = 1 << 30
 MIB = 1 << 20
+COOL_DOWN = 60.0  # seconds
 
 
 class State(enum.StrEnum):
@@ -176,6 +177,7 @@ class Node:
         available: of that, what could be had now without swapping.
         other: memory in use by whatever is not a VM.
         reserve: memory to keep free: the threshold of High.
+        cool_down: seconds in which a target does not change direction, unless its guest or its node needs it to.
     """
 
     name: str
@@ -184,6 +186,7 @@ class Node:
     other: int
     reserve: int
     state: State = State.HIGH
+    cool_down: float = COOL_DOWN
     vms: tuple[VirtualMachine, ...] = ()
 
     @property
