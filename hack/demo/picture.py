@@ -11,7 +11,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from hack.demo.record import Recorder
-from hack.demo.stage import NODE_BYTES
+from hack.demo.stage import GUEST_BYTES, NODE_BYTES
 from hack.lab import MIB
 
 _COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e")
@@ -27,7 +27,7 @@ def draw(recorder: Recorder, path: Path) -> None:
     loaded = [moment.load.get("vm-1", 0) / MIB for moment in moments]
     above.fill_between(times, loaded, color=_COLOURS[0], alpha=0.2, linewidth=0, label="vm-1's load")
     above.set_ylabel("MiB")
-    above.set_ylim(bottom=0)
+    above.set_ylim(bottom=0, top=GUEST_BYTES / MIB * 1.2)
     above.legend(loc="upper right", ncols=5, fontsize=8, frameon=False)
     below.fill_between(times, [moment.used / MIB for moment in moments], color="#888888", alpha=0.4, label="node uses")
     below.axhline(NODE_BYTES / MIB, color="#444444", linestyle="--", linewidth=1, label="the node's memory")

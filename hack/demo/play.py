@@ -18,7 +18,7 @@ from kubeballoon.core.wording import human
 POLICY = ROOT / "hack/demo/policy.yaml"
 MINIMUM = GUEST_BYTES // 4  # as the policy says
 _SHORT = 70 * MIB  # free memory below which the node's agent calls the node Soft
-_CACHE_STEP = 10
+_CACHE_STEP = 20
 _LOAD = 260  # MiB
 _LOAD_STEP = 10
 _STEP_SECONDS = 0.4

@@ -52,12 +52,14 @@ class Stage:
             self.logs.mkdir(parents=True, exist_ok=True)
             # What is built first is built one after the other, so that its progress can be read.
             self.node = self._exits.enter_context(LabNode(NODE, NODE_BYTES, say=self.say))
+            plane = open_control_plane()
+            self.say("starting an API server, booting four guests")
             with ThreadPoolExecutor(1) as background:
-                self.plane = self._exits.enter_context(open_control_plane())
-                self.say("installing KubeVirt's CRDs and ours; booting four guests")
-                installing = background.submit(self._install)
-                self.node.boot(GUESTS)
-                installing.result()
+                booting = background.submit(self.node.boot, GUESTS)
+                # In this thread: its daemons die with the thread that starts them.
+                self.plane = self._exits.enter_context(plane)
+                self._install()
+                booting.result()
             self._create_objects()
         except BaseException:
             self._exits.close()

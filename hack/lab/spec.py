@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 
+LAUNCHER_USER = 107
+"""KubeVirt's user for launchers that are not root."""
+
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _FIRMWARE_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "lab.kubeballoon.io")
 
