@@ -68,16 +68,22 @@ def advance(before: Pace, sample: Sample, goal: int, max_rate: int | None = None
         The pace now and the request to make, in bytes, or None when there is nothing to ask.
     """
     pace = _judge(before, sample)
-    if before.responsive and not pace.responsive:
-        # Withdrawn, or the driver would take it all at once on waking up, when it may have become too much.
-        return replace(pace, asked=None), max(goal, sample.actual)
-    if not pace.responsive and sample.at - pace.progress < pace.retry:
-        return replace(pace, asked=None), None
+    if pace.retry > before.retry:
+        return _withdraw(pace, sample, goal)
+    if not pace.responsive and pace.asked is None and sample.at - pace.progress < pace.retry:
+        return pace, None
     request = _request(pace, sample, goal, max_rate)
+    if request is None and pace.asked is not None and pace.asked < sample.actual - TOLERANCE:
+        return _withdraw(pace, sample, goal)
     if request is None or request == pace.asked:
         return pace, None
     started = pace.asked is None or (request > sample.actual) != (pace.asked > sample.actual)
     return replace(pace, asked=request, progress=sample.at if started else pace.progress), request
+
+
+def _withdraw(pace: Pace, sample: Sample, goal: int) -> tuple[Pace, int]:
+    """Ask for no more: a driver would take what is still asked later, when it may have become too much."""
+    return replace(pace, asked=None), max(goal, sample.actual)
 
 
 def _judge(before: Pace, sample: Sample) -> Pace:

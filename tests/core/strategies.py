@@ -1,0 +1,87 @@
+"""What hypothesis draws for the core: claims and nodes as they could be."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from kubeballoon.core.entitlement import Claim
+from kubeballoon.core.model import Amount, Change, Mode, Node, Policy, State, VirtualMachine, When
+
+MIB = 1 << 20
+
+
+@st.composite
+def claim(draw: st.DrawFn, key: str, most: int = 1 << 38) -> Claim:
+    """One claim with bounds in order."""
+    minimum, maximum = sorted((draw(st.integers(0, most)), draw(st.integers(0, most))))
+    return Claim(
+        key=key,
+        minimum=minimum,
+        maximum=maximum,
+        weight=draw(st.integers(1, most)),
+        active=draw(st.integers(0, most)),
+        idle_tax=draw(st.integers(0, 99)),
+    )
+
+
+@st.composite
+def claims(draw: st.DrawFn, most: int = 1 << 38, at_most: int = 12) -> list[Claim]:
+    """Several, with keys of their own."""
+    count = draw(st.integers(0, at_most))
+    return [draw(claim(f"vm-{index}", most)) for index in range(count)]
+
+
+def policies() -> st.SearchStrategy[Policy]:
+    """Policies, with percentages and quantities."""
+    amounts = st.one_of(
+        st.builds(Amount, percent=st.integers(0, 100)),
+        st.builds(Amount, bytes=st.integers(0, 1 << 36)),
+    )
+    return st.builds(
+        Policy,
+        name=st.just("p"),
+        minimum=amounts,
+        maximum=amounts,
+        headroom=amounts,
+        shares_per_gib=st.integers(1, 10_000),
+        idle_tax=st.integers(0, 99),
+        mode=st.sampled_from(Mode),
+        when=st.sampled_from(When),
+    )
+
+
+@st.composite
+def vm(draw: st.DrawFn, uid: str, policy: Policy | None) -> VirtualMachine:
+    """One VM in any condition."""
+    size = draw(st.integers(64 * MIB, 1 << 36))
+    return VirtualMachine(
+        uid=uid,
+        name=f"default/{uid}",
+        size=size,
+        actual=draw(st.integers(1, size)),
+        overhead=draw(st.integers(0, 256 * MIB)),
+        need=draw(st.none() | st.integers(0, size)),
+        target=draw(st.none() | st.integers(0, size)),
+        troubled=draw(st.booleans()),
+        excluded=draw(st.none() | st.just("it has no balloon")),
+        responsive=draw(st.booleans()),
+        policy=policy,
+        last_change=draw(st.none() | st.builds(Change, up=st.booleans(), age=st.floats(0, 600))),
+    )
+
+
+@st.composite
+def nodes(draw: st.DrawFn) -> Node:
+    """One node with VMs in any condition."""
+    governing = st.none() | policies()
+    vms = tuple(draw(vm(f"vm-{index}", draw(governing))) for index in range(draw(st.integers(0, 6))))
+    total = draw(st.integers(0, 1 << 39))
+    return Node(
+        name="node",
+        total=total,
+        available=draw(st.integers(0, total)),
+        other=draw(st.integers(0, total)),
+        reserve=draw(st.integers(0, total)),
+        state=draw(st.sampled_from(State)),
+        vms=vms,
+    )

@@ -1,0 +1,220 @@
+"""Decisions for a whole node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+
+from kubeballoon.core.allocate import allocate
+from kubeballoon.core.model import (
+    Amount,
+    Change,
+    Decision,
+    Mode,
+    Node,
+    Plan,
+    Policy,
+    Reason,
+    State,
+    VirtualMachine,
+    When,
+)
+from tests.core.strategies import nodes
+
+GIB = 1 << 30
+MIB = 1 << 20
+POLICY = Policy("p", minimum=Amount(percent=25), headroom=Amount(percent=10))
+
+
+def vm(uid: str, *, need: int | None = GIB, size: int = 4 * GIB, policy: Policy | None = POLICY) -> VirtualMachine:
+    return VirtualMachine(uid=uid, name=f"default/{uid}", size=size, actual=size, need=need, policy=policy)
+
+
+def node(*vms: VirtualMachine, capacity: int = 8 * GIB, state: State = State.HIGH) -> Node:
+    return Node("node", total=capacity + GIB, available=4 * GIB, other=0, reserve=GIB, state=state, vms=vms)
+
+
+def decision(plan: Plan, uid: str) -> Decision:
+    return next(decision for decision in plan.decisions if decision.vm.uid == uid)
+
+
+def follow(before: Node, plan: Plan) -> Node:
+    """The node once every guest has followed its request."""
+    vms = tuple(
+        each.vm
+        if each.target is None or not each.vm.responsive
+        else replace(
+            each.vm,
+            actual=each.target,
+            target=each.target,
+            last_change=each.vm.last_change
+            if each.vm.target in (None, each.target)
+            else Change(up=each.target > (each.vm.target or 0), age=0),
+        )
+        for each in plan.decisions
+    )
+    return replace(before, vms=vms)
+
+
+def settle(before: Node, rounds: int = 20) -> Node:
+    for _ in range(rounds):
+        before = follow(before, allocate(before))
+    return before
+
+
+@given(nodes())
+def test_each_vm_gets_one_decision_in_order_with_words(drawn: Node) -> None:
+    plan = allocate(drawn)
+    assert [each.vm for each in plan.decisions] == list(drawn.vms)
+    assert all(each.message for each in plan.decisions)
+
+
+@given(nodes())
+def test_no_target_is_below_the_minimum_or_above_the_maximum(drawn: Node) -> None:
+    for each in allocate(drawn).decisions:
+        if each.target is not None and each.target != each.vm.target:
+            assert each.vm.minimum <= each.target <= each.vm.maximum
+
+
+@given(nodes())
+def test_a_grant_never_exceeds_what_is_free(drawn: Node) -> None:
+    plan = allocate(drawn)
+    moved = [each for each in plan.decisions if each.reason in _DIVIDED and each.target is not None]
+    before = sum(max(each.vm.held, each.vm.minimum) for each in moved)
+    after = sum(max(each.vm.actual, each.target or 0) for each in moved)
+    assert after <= max(before, plan.capacity)
+
+
+_DIVIDED = (Reason.SATISFIED, Reason.RECLAIMED, Reason.AT_MINIMUM, Reason.WAITING)
+
+
+@given(nodes())
+def test_vms_that_are_left_alone_carry_no_new_target(drawn: Node) -> None:
+    for each in allocate(drawn).decisions:
+        if each.vm.policy is None or each.vm.excluded is not None or each.vm.policy.mode is Mode.OBSERVE:
+            assert each.target is None
+        elif not each.vm.responsive or each.vm.need is None:
+            assert each.target == each.vm.target
+
+
+def test_vms_that_fit_have_all_of_their_memory() -> None:
+    plan = allocate(node(vm("a"), vm("b")))
+    assert [each.target for each in plan.decisions] == [4 * GIB, 4 * GIB]
+    assert {each.reason for each in plan.decisions} == {Reason.SATISFIED}
+
+
+def test_an_overcommitted_node_takes_idle_memory_until_its_vms_fit() -> None:
+    plan = allocate(node(vm("a"), vm("b"), vm("c"), vm("d", need=3 * GIB)))
+    assert sum(each.target or 0 for each in plan.decisions) <= 8 * GIB
+    assert "taxed at 75 %" in decision(plan, "a").message
+
+
+@pytest.mark.parametrize("state", [State.HIGH, State.SOFT])
+def test_nobody_is_taken_below_its_demand_while_another_has_idle_memory(state: State) -> None:
+    busy = vm("busy", need=3 * GIB)
+    settled = settle(node(busy, vm("idle"), vm("idle-too"), state=state))
+    assert settled.vms[0].actual >= (busy.demand or 0)
+
+
+def test_in_hard_only_minimums_hold() -> None:
+    light = replace(POLICY, shares_per_gib=1)
+    settled = settle(
+        node(vm("light", need=3 * GIB, policy=light), vm("a"), vm("b"), capacity=6 * GIB, state=State.HARD)
+    )
+    assert GIB <= settled.vms[0].actual < 3 * GIB
+
+
+def test_when_demands_do_not_fit_nobody_gets_more_than_its_demand() -> None:
+    settled = settle(node(vm("a", need=3 * GIB), vm("b", need=3 * GIB), vm("c", need=GIB), capacity=6 * GIB))
+    assert all(each.actual <= (each.demand or 0) for each in settled.vms)
+    assert sum(each.actual for each in settled.vms) == 6 * GIB
+
+
+def test_first_take_then_give() -> None:
+    start = settle(node(vm("a"), vm("b"), vm("c")))
+    hungry = replace(start, vms=(replace(start.vms[0], need=3 * GIB), *start.vms[1:]))
+    first = allocate(hungry)
+    assert decision(first, "a").reason is Reason.WAITING
+    assert decision(first, "b").target is not None
+    assert (decision(first, "b").target or 0) < start.vms[1].actual
+    second = allocate(follow(hungry, first))
+    assert (decision(second, "a").target or 0) > (decision(first, "a").target or 0)
+
+
+def test_a_fixed_load_settles_and_stays() -> None:
+    settled = settle(node(vm("a", need=3 * GIB), vm("b"), vm("c", need=2 * GIB), vm("d", size=2 * GIB)))
+    again = allocate(settled)
+    assert [each.target for each in again.decisions] == [each.target for each in settled.vms]
+
+
+def test_a_change_within_the_dead_band_is_not_made() -> None:
+    settled = settle(node(vm("a"), vm("b"), vm("c")))
+    nudged = replace(settled, vms=(replace(settled.vms[0], need=GIB + 8 * MIB), *settled.vms[1:]))
+    assert [each.target for each in allocate(nudged).decisions] == [each.target for each in settled.vms]
+
+
+def test_a_target_does_not_turn_within_the_cool_down() -> None:
+    settled = settle(node(vm("a"), vm("b"), vm("c"), vm("d")))
+    lowered = tuple(replace(each, last_change=Change(up=False, age=10)) for each in settled.vms[:3])
+    gone = replace(settled, vms=lowered)
+    assert [each.target for each in allocate(gone).decisions] == [each.target for each in lowered]
+    later = tuple(replace(each, last_change=Change(up=False, age=61)) for each in lowered)
+    assert all((each.target or 0) > (each.vm.target or 0) for each in allocate(replace(gone, vms=later)).decisions)
+
+
+def test_a_guest_in_need_does_not_wait_for_the_cool_down() -> None:
+    settled = settle(node(vm("a"), vm("b"), vm("c")))
+    hungry = replace(settled.vms[0], need=3 * GIB, last_change=Change(up=False, age=1))
+    others = tuple(replace(each, last_change=Change(up=True, age=1)) for each in settled.vms[1:])
+    plan = allocate(replace(settled, vms=(hungry, *others)))
+    assert all((each.target or 0) < (each.vm.target or 0) for each in plan.decisions[1:])
+
+
+def test_a_stuck_vm_does_not_make_the_others_swing() -> None:
+    stuck = replace(vm("stuck"), responsive=False, actual=3 * GIB, target=GIB)
+    settled = settle(node(stuck, vm("a"), vm("b"), vm("c", need=2 * GIB)))
+    targets = [each.target for each in settled.vms]
+    for _ in range(5):
+        settled = follow(settled, allocate(settled))
+        assert [each.target for each in settled.vms] == targets
+
+
+def test_minimums_that_do_not_fit_are_kept_and_reported() -> None:
+    plan = allocate(node(vm("a"), vm("b"), vm("c"), capacity=2 * GIB))
+    assert plan.shortfall == GIB
+    assert all(each.target == GIB for each in plan.decisions)
+    assert sum(each.entitlement for each in plan.decisions) == 2 * GIB
+
+
+def test_observed_vms_are_told_what_would_be_and_nobody_pays_for_it() -> None:
+    watched = vm("watched", policy=replace(POLICY, mode=Mode.OBSERVE))
+    plan = allocate(node(watched, vm("a"), vm("b")))
+    assert decision(plan, "watched").target is None
+    assert "reclaimed" in decision(plan, "watched").message
+    assert sum(each.target or 0 for each in plan.decisions) <= 4 * GIB
+
+
+def test_under_pressure_vms_keep_their_maximum_until_the_node_leaves_high() -> None:
+    patient = replace(POLICY, when=When.UNDER_PRESSURE)
+    vms = tuple(vm(name, policy=patient) for name in "abc")
+    plan = allocate(node(*vms))
+    assert [each.target for each in plan.decisions] == [4 * GIB] * 3
+    assert plan.risk == 4 * GIB
+    soft = allocate(node(*vms, state=State.SOFT))
+    assert sum(each.target or 0 for each in soft.decisions) <= 8 * GIB
+    assert soft.risk == 0
+
+
+def test_unknown_need_is_no_guess() -> None:
+    plan = allocate(node(vm("unknown", need=None), vm("a"), vm("b")))
+    unknown = decision(plan, "unknown")
+    assert unknown.reason is Reason.DEMAND_UNKNOWN
+    assert unknown.target is None
+    assert "no fresh guest statistics" in unknown.message
+
+
+def test_a_guest_in_trouble_demands_more_than_it_holds() -> None:
+    troubled = replace(vm("a", need=GIB), actual=2 * GIB, troubled=True)
+    assert (troubled.demand or 0) > 2 * GIB

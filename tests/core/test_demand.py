@@ -1,0 +1,94 @@
+"""What a guest is thought to need."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeballoon.core.demand import GuestStatistics, Need, Ruler, present_need, update
+
+MIB = 1 << 20
+WINDOW = 300.0
+
+
+def stats(need: int, at: float, *, actual: int = 1024 * MIB) -> GuestStatistics:
+    return GuestStatistics(actual=actual, updated=at, usable=actual - need, major_faults=0, swap_in=0)
+
+
+def after(needs: list[int], seconds: float = 5) -> Need:
+    """The estimate after samples of these needs."""
+    need, before = None, None
+    for index, value in enumerate(needs, start=1):
+        now = stats(value, index * seconds)
+        need, before = update(need, before, now, WINDOW), now
+    assert need is not None
+    return need
+
+
+@given(st.lists(st.integers(0, 1024 * MIB), min_size=1, max_size=20))
+def test_it_rises_at_once_and_never_beyond_what_was_seen(needs: list[int]) -> None:
+    assert needs[-1] <= after(needs).value <= max(needs)
+
+
+def test_it_falls_slowly() -> None:
+    fallen = after([800 * MIB, 100 * MIB]).value
+    assert 700 * MIB < fallen < 800 * MIB
+    assert after([800 * MIB] + [100 * MIB] * 600).value < 110 * MIB
+
+
+def test_an_old_sample_changes_nothing() -> None:
+    first = stats(100 * MIB, 10)
+    need = update(None, None, first, WINDOW)
+    assert update(need, first, first, WINDOW) is need
+    assert update(need, first, stats(900 * MIB, 9), WINDOW) is need
+
+
+def test_swapping_in_and_refaulting_are_trouble() -> None:
+    first, second = stats(100 * MIB, 10), stats(100 * MIB, 11)
+    need = update(None, None, first, WINDOW)
+    for changes in ({"swap_in": 50 * MIB}, {"major_faults": 5000}):
+        troubled = update(need, first, replace(second, **changes), WINDOW)
+        assert troubled is not None
+        assert troubled.troubled
+    calm = update(need, first, replace(second, swap_in=1000, major_faults=20), WINDOW)
+    assert calm is not None
+    assert not calm.troubled
+
+
+def test_a_counter_that_fell_is_another_boot_and_no_trouble() -> None:
+    first = replace(stats(100 * MIB, 10), major_faults=10**6)
+    need = update(None, None, first, WINDOW)
+    again = update(need, first, stats(100 * MIB, 11), WINDOW)
+    assert again is not None
+    assert not again.troubled
+
+
+def test_a_driver_that_says_nothing_gives_no_need() -> None:
+    assert update(None, None, GuestStatistics(actual=MIB, updated=1), WINDOW) is None
+
+
+def test_a_guest_without_memavailable_is_measured_by_free_memory_and_caches() -> None:
+    old = GuestStatistics(actual=1000 * MIB, updated=1, unused=300 * MIB, disk_caches=200 * MIB)
+    assert present_need(old) == 600 * MIB
+
+
+def test_the_ruler_measures_what_a_guest_held_when_it_reported() -> None:
+    size, kernel = 512 * MIB, 42 * MIB
+    report = GuestStatistics(actual=size, updated=10, available=size - kernel, usable=400 * MIB)
+    ruler = Ruler().look(report, size, 8.0).look(report, size, 10.5)
+    # The balloon is set to 200 MiB; the guest's report is still the one from before.
+    moved = replace(report, actual=200 * MIB)
+    ruler = ruler.look(moved, size, 11.0)
+    stale = ruler.measure(moved)
+    assert stale is not None
+    assert present_need(stale) == 112 * MIB
+    fresh = ruler.measure(replace(moved, updated=12, available=200 * MIB - kernel, usable=88 * MIB))
+    assert fresh is not None
+    assert present_need(fresh) == 112 * MIB
+
+
+def test_the_ruler_says_nothing_before_a_report_beside_a_still_balloon() -> None:
+    report = GuestStatistics(actual=200 * MIB, updated=10, available=150 * MIB, usable=50 * MIB)
+    assert Ruler().look(report, 512 * MIB, 12.0).measure(report) is None

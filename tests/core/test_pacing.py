@@ -1,0 +1,129 @@
+"""How fast a guest is asked."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeballoon.core.guard import FLOOR, clamp
+from kubeballoon.core.pacing import (
+    AHEAD,
+    FIRST_RATE,
+    PATIENCE,
+    RETRY,
+    TOLERANCE,
+    Pace,
+    Sample,
+    advance,
+)
+from kubeballoon.core.wording import human
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def drive(speed: float, start: int, goal: int, *, tick: float = 0.2, limit: int = 2000) -> list[tuple[int, int | None]]:
+    """A guest that gives ``speed`` bytes a second, until it is at its goal: (held, request) at each look."""
+    pace, held, asked, at = Pace(), start, start, 0.0
+    looks = []
+    for _ in range(limit):
+        pace, request = advance(pace, Sample(held, at), goal)
+        asked = asked if request is None else request
+        looks.append((held, request))
+        if abs(held - goal) <= TOLERANCE:
+            return looks
+        at += tick
+        held = max(asked, held - int(speed * tick)) if asked < held else asked
+    raise AssertionError(f"still at {held} after {at:.0f} s")
+
+
+def test_the_first_step_is_small() -> None:
+    _, request = advance(Pace(), Sample(4 * GIB, 0.0), GIB)
+    assert request == 4 * GIB - int(FIRST_RATE * AHEAD)
+
+
+@given(st.floats(8 * MIB, 2 * GIB))
+def test_a_guest_is_never_asked_for_more_than_it_was_seen_to_give(speed: float) -> None:
+    looks = drive(speed, 4 * GIB, GIB)
+    most = max(FIRST_RATE, speed * 1.01 + TOLERANCE)
+    assert all(held - request <= most * AHEAD for held, request in looks if request is not None)
+
+
+def test_a_quick_guest_is_quickly_done() -> None:
+    assert len(drive(GIB, 4 * GIB, GIB)) * 0.2 < 8
+
+
+def test_memory_is_given_at_once() -> None:
+    pace, request = advance(Pace(), Sample(GIB, 0.0), 4 * GIB)
+    assert request == 4 * GIB
+    assert advance(pace, Sample(4 * GIB, 0.2), 4 * GIB)[1] is None
+
+
+def test_a_balloon_at_its_goal_is_left_alone_by_a_new_agent() -> None:
+    assert advance(Pace(), Sample(2 * GIB, 0.0), 2 * GIB)[1] is None
+    assert advance(Pace(), Sample(2 * GIB + TOLERANCE // 2, 0.0), 2 * GIB)[1] is None
+
+
+def test_the_policy_can_only_slow_it() -> None:
+    _, request = advance(Pace(), Sample(4 * GIB, 0.0), GIB, max_rate=8 * MIB)
+    assert request == 4 * GIB - 8 * MIB
+
+
+def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
+    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=0), GIB)
+    assert request is None
+    assert pace.responsive
+
+
+def test_a_request_is_withdrawn_when_the_guest_has_no_more_to_give() -> None:
+    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=GIB), GIB)
+    assert request is not None
+    held = request + 20 * MIB
+    for look in range(1, 200):
+        pace, request = advance(pace, Sample(held, look * 0.2, spare=0), GIB)
+        assert pace.responsive
+        if request is not None:
+            assert request >= held
+    assert pace.asked is None
+
+
+def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() -> None:
+    pace, held = Pace(), 2 * GIB
+    events: list[tuple[float, int]] = []
+    for look in range(600):
+        pace, request = advance(pace, Sample(held, look * 0.2), GIB)
+        if request is not None:
+            events.append((look * 0.2, request))
+    withdrawn = [at for at, request in events if request == held]
+    tried = [next(at for at, request in events if at > end and request < held) for end in withdrawn[:-1]]
+    pauses = [again - end for end, again in zip(withdrawn, tried, strict=False)]
+    assert withdrawn[0] >= PATIENCE
+    assert pauses[0] >= RETRY
+    assert pauses[1] >= 2 * RETRY
+    assert not pace.responsive
+
+
+def test_a_driver_that_follows_again_is_welcomed_back() -> None:
+    stuck = Pace(retry=RETRY, progress=0.0, held=2 * GIB)
+    pace, request = advance(stuck, Sample(2 * GIB, RETRY + 1), GIB)
+    assert request is not None
+    pace, _ = advance(pace, Sample(request, RETRY + 1.2), GIB)
+    assert pace.responsive
+
+
+@given(st.integers(0, 1 << 40), st.none() | st.integers(0, 1 << 40), st.integers(FLOOR, 1 << 40))
+def test_the_guard_keeps_minimum_floor_and_size(request: int, minimum: int | None, size: int) -> None:
+    kept = clamp(request, minimum, size)
+    assert kept <= size
+    assert kept >= min(size, max(FLOOR, minimum or 0))
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [human(size) for size in (0, 1023, 3 * MIB // 2, GIB, 5 * GIB + 100 * MIB, 123 * GIB)] == [
+        "0 bytes",
+        "1023 bytes",
+        "1.5 MiB",
+        "1 GiB",
+        "5.1 GiB",
+        "123 GiB",
+    ]
