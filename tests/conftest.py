@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hack.controlplane import ControlPlane, open_control_plane
+from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +40,29 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
         control_plane.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}")
     yield name
     control_plane.kubectl("delete", "--wait=false", created)
+
+
+@pytest.fixture(scope="session")
+def installed(control_plane: ControlPlane) -> ControlPlane:
+    """The control plane with kubeballoon's CRDs and RBAC."""
+    control_plane.apply_crds(ROOT / "crds")
+    control_plane.apply(ROOT / "hack/manifests/rbac.yaml")
+    return control_plane
+
+
+@pytest.fixture(scope="session")
+def lab_node(pytestconfig: pytest.Config) -> Iterator[LabNode]:
+    """A node of 1 GiB, for the guests of all tests."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with ExitStack() as stack:
+        # Its image may have to be built, which should be seen.
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            node = stack.enter_context(LabNode("lab-node", 1024 * MIB))
+        yield node
+
+
+@pytest.fixture(scope="session")
+def lab_guest(lab_node: LabNode) -> LauncherPod:
+    """A guest that all tests share; each leaves it without load."""
+    (pod,) = lab_node.boot([GuestSpec(name="shared", stats_period=1)])
+    return pod

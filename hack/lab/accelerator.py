@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 from .image import Image, cache_directory, say_on_stderr
-from .spec import LAUNCHER_USER
+from .launcher import USER
+from .spec import KERNEL_OPTIONS
 
 VARIABLE = "KUBEBALLOON_LAB_KVM"
 """Set to 0 or 1, answers instead of the probe."""
@@ -44,9 +45,9 @@ def _boots(image: Image) -> bool:
     # setpriv keeps the files' owners out of it: the image may be in a directory only root can enter.
     with image.kernel.open("rb") as kernel, image.initramfs.open("rb") as initramfs:
         command = [
-            *("setpriv", f"--reuid={LAUNCHER_USER}", f"--regid={LAUNCHER_USER}", f"--groups={_DEVICE.stat().st_gid}"),
+            *("setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={_DEVICE.stat().st_gid}"),
             *("qemu-system-x86_64", "-machine", "q35,accel=kvm", "-m", "256", "-nodefaults", "-display", "none"),
-            *("-no-reboot", "-serial", "stdio", "-append", "console=ttyS0 quiet panic=-1 lab.probe=1"),
+            *("-no-reboot", "-serial", "stdio", "-append", f"{KERNEL_OPTIONS} lab.probe=1"),
             *("-kernel", f"/proc/self/fd/{kernel.fileno()}", "-initrd", f"/proc/self/fd/{initramfs.fileno()}"),
         ]
         try:

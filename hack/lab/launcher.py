@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from .errors import LabError
 from .image import Image, cache_directory
 from .sockets import listen
 
@@ -41,27 +42,31 @@ class Launcher:
         cache = cache_directory() / "libvirt"
         cache.mkdir(parents=True, exist_ok=True)
         os.chown(cache, USER, USER)
-        listener = listen(socket)
-        os.chown(socket, USER, USER)
-        try:
+        with listen(socket) as listener, (directory / "launcher.log").open("ab") as log:
+            os.chown(socket, USER, USER)
             process = subprocess.Popen(
                 [_SCRIPT, directory, image.directory, cache, str(listener.fileno()), *cgroups],
                 stdin=subprocess.PIPE,  # closed with this process, and its end is the launcher's
                 stdout=subprocess.DEVNULL,
-                stderr=(directory / "launcher.log").open("ab"),
+                stderr=log,
                 pass_fds=(listener.fileno(),),
                 start_new_session=True,
             )
-        finally:
-            listener.close()
         return cls(directory, process)
 
     def stop(self) -> None:
-        """Ends the launcher, its daemon and its guest, as at the end of a pod."""
+        """Ends the launcher, its daemon and its guest, as at the end of a pod; then their memory is free.
+
+        Raises:
+            LabError: They do not end.
+        """
         if self.process.stdin:
             self.process.stdin.close()
-        self.process.kill()  # unshare takes its children along
-        self.process.wait(_STOP_SECONDS)
+        try:
+            self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            self.process.kill()  # unshare takes its children along, but does not wait for them
+            raise LabError(f"the launcher in {self.directory} did not end within {_STOP_SECONDS:g} s") from error
 
     def log_tail(self) -> str:
         """The last lines that the launcher or its daemon said."""

@@ -104,14 +104,17 @@ class GuestLoad:
     def command(self, command: str, seconds: float) -> LoadReport:
         """Has a command carried out."""
         deadline = time.monotonic() + seconds
-        with self._lock:
-            try:
-                status, _, numbers = self._ask(command, deadline).partition(" ")
-            except TimeoutError as error:
-                raise DeadlineError(f"the guest did not answer {command!r} within {seconds:g} s") from error
-            except OSError as error:
-                self.close()
-                raise LabError(f"the guest is gone: {error}") from error
+        if not self._lock.acquire(timeout=seconds):
+            raise DeadlineError(f"the guest was busy for {seconds:g} s, before {command!r}")
+        try:
+            status, _, numbers = self._ask(command, deadline).partition(" ")
+        except TimeoutError as error:
+            raise DeadlineError(f"the guest did not answer {command!r} within {seconds:g} s") from error
+        except OSError as error:
+            self.close()
+            raise LabError(f"the guest is gone: {error}") from error
+        finally:
+            self._lock.release()
         if status == "killed":
             raise GuestKilledError(f"the guest ran out of memory and killed its load during {command!r}")
         if status != "ok":

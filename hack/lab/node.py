@@ -1,58 +1,55 @@
-"""A node of limited memory, and the launcher pods on it.
-
-The agent is to be started with `--pods-dir NODE.pods_dir --node-memory-cgroup NODE.cgroup`. It then reads the node's
-memory in that cgroup: memory.limit_in_bytes, memory.usage_in_bytes and memory.stat with cgroup v1; memory.max,
-memory.current and memory.stat with v2. Pressure is found from the same path alone: in its memory.pressure if there is one
-(v2), else in memory.pressure of the cgroup that has the same path, relative to where its hierarchy is mounted, in the
-unified hierarchy (v1: /sys/fs/cgroup/memory/X and /sys/fs/cgroup/unified/X); else there is none.
-"""
+"""A lab node: limited memory, and the launcher pods that share it."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from . import image
 from .cgroups import NodeCgroup
-from .pod import READY_SECONDS, LauncherPod
+from .errors import LabError
+from .pod import LauncherPod
 from .requirements import TO_RUN, check_programs, check_root
 from .rundir import RunDirectory
 from .spec import GuestSpec
 
 
 class LabNode:
-    """A part of this machine that stands for a node with so much memory.
+    """Part of this machine that behaves as a node with so much memory; a context manager.
 
-    Raises:
-        LabError: This machine cannot: no root, no cgroups, a program missing.
+    An agent is started for it with `--pods-dir` and `--node-memory-cgroup`. With cgroup v1 the stall is told by the
+    cgroup of the same name in the unified hierarchy.
 
     Attributes:
-        name: The node's name.
-        memory_bytes: Its memory: the limit of all its pods together.
-        pods_dir: The kubelet's pods directory; short, so that sockets below it have usable paths.
-        long_pods_dir: The same directory, by a path with which sockets' paths are longer than the 107 bytes that
-            connect(2) takes, as below /var/lib/kubelet/pods.
-        directory: The node's files; removed when it is closed.
+        pods_dir: The kubelet's pods directory.
+        cgroup: The cgroup with the node's memory.
+        pods: The node's pods, by the name of their guests.
     """
 
-    def __init__(self, name: str, memory_bytes: int) -> None:
+    def __init__(self, name: str, memory_bytes: int, say: image.Say = image.say_on_stderr) -> None:
+        """Makes the node.
+
+        Raises:
+            LabError: Something that the lab needs is missing.
+        """
         check_root()
         check_programs(TO_RUN)
         self.name = name
         self.memory_bytes = memory_bytes
-        self._closing = ExitStack()
-        with ExitStack() as undo:
-            self._run = RunDirectory.create()
-            undo.callback(self._run.remove)
-            self._cgroup = NodeCgroup.create(self._run.name, memory_bytes)
-            undo.callback(self._cgroup.remove)
-            self._closing = undo.pop_all()
-        self.directory = self._run.path
-        self.pods_dir = self._run.pods
-        self.long_pods_dir = self._run.path / "pods"
+        self.image = image.build(say=say)
+        self._files = RunDirectory.create()
+        try:
+            self._group = NodeCgroup.create(self._files.name, memory_bytes)
+        except LabError:
+            self._files.remove()
+            raise
+        self.pods_dir = self._files.pods
+        self.cgroup = self._group.memory
+        self.pods: dict[str, LauncherPod] = {}
+        self._started = 0
 
     def __enter__(self) -> Self:
         return self
@@ -63,59 +60,58 @@ class LabNode:
         self.close()
 
     @property
-    def cgroup(self) -> Path:
-        """The directory of its memory cgroup: the agent's --node-memory-cgroup."""
-        return self._cgroup.memory
-
-    @property
     def psi_path(self) -> Path | None:
-        """Its memory.pressure; None on a machine without cgroup v2."""
-        return self._cgroup.psi_path
+        """The file with the stall of the node's memory, where this machine tells it."""
+        return self._group.psi_path
 
     def usage_bytes(self) -> int:
-        """The memory its pods use, their page cache included."""
-        return self._cgroup.usage_bytes()
+        """The memory in use on the node, page cache included."""
+        return self._group.usage_bytes()
+
+    def used_bytes(self) -> int:
+        """The memory in use that the kernel could not take back at once."""
+        return self._group.used_bytes()
 
     def oom_kills(self) -> int:
-        """How many processes the kernel killed because the node's memory was exhausted."""
-        return self._cgroup.oom_kills()
+        """How many processes the node has lost for want of memory."""
+        return self._group.oom_kills()
 
-    def pod(self, uid: str | None = None) -> LauncherPod:
-        """A launcher pod on this node, not yet started; it is stopped with the node at the latest."""
-        uid = uid or str(uuid.uuid4())
-        pod = LauncherPod(uid, self.pods_dir, self.directory / "launchers" / uid, self._cgroup.directories)
-        self._closing.callback(pod.stop)
-        return pod
-
-    def boot(self, *specs: GuestSpec, timeout: float = READY_SECONDS) -> list[LauncherPod]:
-        """One pod for each guest, booted together, all ready.
-
-        Args:
-            specs: The guests.
-            timeout: Seconds for the slowest guest, once all are started.
+    def boot(self, specs: Iterable[GuestSpec]) -> list[LauncherPod]:
+        """Starts a pod for each guest, all at once, and waits until all guests are up.
 
         Raises:
-            LabError: One cannot be started.
-            DeadlineError: One is not ready in time.
+            LabError: One could not be started, or was not up in time.
         """
-        return self.wait_ready(self.start(*specs), timeout)
-
-    def start(self, *specs: GuestSpec) -> list[LauncherPod]:
-        """As `boot`, but waits for no guest."""
-        pods = [self.pod() for _ in specs]
+        pods = [self.start(spec) for spec in specs]
         for pod in pods:
-            pod.start()
-        for pod, spec in zip(pods, specs, strict=True):
-            pod.boot(spec)
+            pod.wait_ready()
         return pods
 
-    @staticmethod
-    def wait_ready(pods: Sequence[LauncherPod], timeout: float = READY_SECONDS) -> list[LauncherPod]:
-        """The pods, once all their guests are ready; `timeout` seconds is for the slowest."""
-        for pod in pods:
-            pod.wait_ready(timeout)
-        return list(pods)
+    def start(self, spec: GuestSpec, pods_dir: Path | None = None) -> LauncherPod:
+        """Starts one guest and does not wait for it.
+
+        Args:
+            spec: The guest; one of the same name is stopped first.
+            pods_dir: Another directory for its socket, such as one with a path too long for a UNIX socket.
+        """
+        if spec.name in self.pods:
+            self.stop(spec.name)
+        self._started += 1
+        files = self._files.path / f"{self._started}"
+        pod = LauncherPod(spec, self.image, files, pods_dir or self.pods_dir, self._group.directories)
+        pod.start()
+        self.pods[spec.name] = pod
+        return pod
+
+    def stop(self, name: str) -> None:
+        """Ends a guest and its pod."""
+        self.pods.pop(name).stop()
 
     def close(self) -> None:
-        """Stops every pod and removes everything of the node's; does nothing the second time."""
-        self._closing.close()
+        """Ends the node and all that is on it."""
+        for pod in self.pods.values():
+            with suppress(LabError):
+                pod.stop()
+        self.pods.clear()
+        self._group.remove()
+        self._files.remove()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 
-LAUNCHER_USER = 107
-"""KubeVirt's user for launchers that are not root."""
-
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _FIRMWARE_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "lab.kubeballoon.io")
+
+KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 psi=1 no_timer_check"
+"""For any guest. Without the last, an emulated guest on a busy machine may panic: "IO-APIC + timer doesn't work"."""
 
 # Domain paths are those inside the launcher; see launcher.sh. Unlike KubeVirt's, the domain boots a kernel of the lab's
 # and has a port for the load generator; everything else that matters to memory and processors is KubeVirt's.
@@ -27,7 +27,7 @@ _DOMAIN = """\
     <type arch='x86_64' machine='{machine}'>hvm</type>
     <kernel>/mnt/image/vmlinuz</kernel>
     <initrd>/mnt/image/initramfs</initrd>
-    <cmdline>console=ttyS0 quiet panic=-1 psi=1 {kernel_options}</cmdline>
+    <cmdline>{KERNEL_OPTIONS} {kernel_options}</cmdline>
   </os>
   <features><acpi/>{emulator_features}</features>
   <cpu{cpu_mode}><topology sockets='{max_vcpus}' cores='1' threads='1'/></cpu>
@@ -123,6 +123,7 @@ class GuestSpec:
         """The libvirt domain, to be defined inside a launcher."""
         options = {"balloon": self.balloon_driver, "qga": self.guest_agent, "swap": bool(self.swap_bytes)}
         return _DOMAIN.format(
+            KERNEL_OPTIONS=KERNEL_OPTIONS,
             virtualization="kvm" if kvm else "qemu",
             domain_name=self.domain_name,
             firmware_uuid=self.firmware_uuid,

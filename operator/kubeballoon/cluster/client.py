@@ -19,6 +19,7 @@ DEADLINE = 10.0
 """Seconds a request may take before it counts as failed."""
 
 JSON = "application/json"
+NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
@@ -77,6 +78,8 @@ class Cluster:
         Raises:
             ClusterError: there is no usable configuration.
         """
+        if kubeconfig is not None and not kubeconfig.is_file():  # noqa: ASYNC240 - once, before anything runs
+            raise ClusterError(f"no access to a cluster: there is no kubeconfig {kubeconfig}")
         configuration = client.Configuration()
         try:
             if kubeconfig is not None or context is not None or _has_kubeconfig():
@@ -101,6 +104,11 @@ class Cluster:
     async def get(self, path: str, **query: str) -> Object:
         """Read an object or a list."""
         return await self._request("GET", path, query=query)
+
+    async def names(self, path: str) -> set[str]:
+        """The names of a collection's objects, without their contents."""
+        answer = await self._request("GET", path, query={}, accept=NAMES_ONLY)
+        return {item["metadata"]["name"] for item in answer["items"]}
 
     async def create(self, path: str, body: Object) -> Object:
         """Create an object in the collection at ``path``."""
@@ -141,11 +149,20 @@ class Cluster:
             response.close()
 
     async def _request(
-        self, method: str, path: str, *, query: Mapping[str, str], body: Object | None = None, content_type: str = JSON
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str],
+        body: Object | None = None,
+        content_type: str = JSON,
+        accept: str = JSON,
     ) -> Object:
         try:
             async with asyncio.timeout(DEADLINE):
-                response = await self._open(method, path, query=query, body=body, content_type=content_type)
+                response = await self._open(
+                    method, path, query=query, body=body, content_type=content_type, accept=accept
+                )
                 answer: Object = json.loads(await response.read())
         except TimeoutError as error:
             raise UnreachableError(f"the API server did not answer {method} {path} within {DEADLINE:.0f}s") from error
@@ -163,9 +180,10 @@ class Cluster:
         query: Mapping[str, str],
         body: Object | None = None,
         content_type: str = JSON,
+        accept: str = JSON,
         seconds: float = DEADLINE,
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": JSON, "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         request = await self._api.param_serialize(
             method,
             path,
@@ -197,9 +215,18 @@ async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> Cl
     return kind(f"{method} {path}: {_one_line(message)}")
 
 
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Lines of any length: aiohttp refuses those over 128 KiB, and an object with its annotations may be longer."""
+    rest = b""
+    async for chunk in response.content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+
+
 async def _events(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[Object]:
     try:
-        async for line in response.content:
+        async for line in _lines(response):
             event: Object = json.loads(line)
             if event["type"] == "ERROR":
                 kind = _ERRORS.get(event["object"].get("code", 0), ClusterError)

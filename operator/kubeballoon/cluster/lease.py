@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from kubeballoon.cluster import paths
@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 DURATION = 15.0  # seconds a lease is good for after its last renewal; client-go's default
 RENEW = 5.0  # seconds between renewals
+RETRY = 2.0  # seconds between attempts to take the lease, or to renew it after a failure
+GIVE_UP = 10.0  # seconds without a renewal after which a holder no longer leads, well before another may take over
 
 
 class Lease:
@@ -31,6 +33,7 @@ class Lease:
         name: str,
         identity: str,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Stand for the lease ``namespace/name`` as ``identity``; ``clock`` gives monotonic seconds.
 
@@ -41,6 +44,7 @@ class Lease:
         self._name = name
         self._identity = identity
         self._clock = clock
+        self._sleep = sleep
         self.fault: str | None = "the lease has not been looked at yet"
         self._seen: tuple[str, float] = ("", 0.0)  # another holder's renewal, and when it was first seen here
 
@@ -51,32 +55,23 @@ class Lease:
     async def acquire(self) -> None:
         """Wait until this candidate holds the lease."""
         waiting = False
-        while True:
-            try:
-                taken = await self._take()
-                self.fault = None
-                if taken:
-                    return
-                if not waiting:
-                    _log.info("another replica leads; standing by")
-                    waiting = True
-            except ClusterError as error:
-                if self.fault != str(error):
-                    _log.warning("%s", error)
-                self.fault = str(error)
-            await asyncio.sleep(RENEW / 2)
+        while not (taken := await self._attempt()):
+            if taken is False and not waiting:
+                _log.info("another replica leads; standing by")
+                waiting = True
+            await self._sleep(RETRY)
 
     async def keep(self) -> None:
         """Renew until the lease is lost: taken by another, or not renewed in time."""
         renewed = self._clock()
-        while self._clock() - renewed < DURATION - RENEW:
-            await asyncio.sleep(RENEW)
-            try:
-                if not await self._take():
-                    return
-                renewed = self._clock()
-            except ClusterError as error:
-                _log.warning("%s", error)
+        while (left := renewed + GIVE_UP - self._clock()) > 0:
+            await self._sleep(min(left, RENEW if self.fault is None else RETRY))
+            now = self._clock()
+            kept = await self._attempt(renewed + GIVE_UP - now)
+            if kept is False:
+                return
+            if kept:
+                renewed = now
 
     async def release(self) -> None:
         """Hand the lease back, so that another replica need not wait."""
@@ -87,6 +82,22 @@ class Lease:
                 await self._cluster.replace(self._path, lease)
         except ClusterError as error:
             _log.warning("%s", error)
+
+    async def _attempt(self, seconds: float = GIVE_UP) -> bool | None:
+        """Whether the lease is held after trying to take or renew it; None when that cannot be told."""
+        try:
+            async with asyncio.timeout(seconds):
+                taken = await self._take()
+        except ConflictError:
+            return None  # written by another a moment ago: looked at again soon
+        except (ClusterError, TimeoutError) as error:
+            fault = str(error) or f"the API server did not answer for the lease {self._namespace}/{self._name}"
+            if fault != self.fault:
+                _log.warning("%s", fault)
+            self.fault = fault
+            return None
+        self.fault = None
+        return taken
 
     async def _take(self) -> bool:
         """Take or renew the lease if that is possible now."""
@@ -101,10 +112,7 @@ class Lease:
         if holder not in ("", self._identity) and not self._expired(spec):
             return False
         transitions = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
-        try:
-            await self._cluster.replace(self._path, self._lease(lease, transitions))
-        except ConflictError:
-            return False
+        await self._cluster.replace(self._path, self._lease(lease, transitions))
         return True
 
     def _expired(self, spec: Object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from kubeballoon.cluster.client import Cluster, ClusterError, ExpiredError, Object
 
@@ -22,13 +22,21 @@ class Reflector:
     """
 
     def __init__(
-        self, cluster: Cluster, path: str, *, label_selector: str = "", changed: Callable[[], None] = lambda: None
+        self,
+        cluster: Cluster,
+        path: str,
+        *,
+        label_selector: str = "",
+        changed: Callable[[], None] = lambda: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Reflect the collection at ``path``; ``changed`` is called, in the event loop, after every change."""
         self._cluster = cluster
         self._path = path
         self._query = {"labelSelector": label_selector} if label_selector else {}
         self._changed = changed
+        self._sleep = sleep
+        self._failures = 0  # since something was last heard
         self._objects: dict[str, Object] = {}
         self._version = ""
         self.synced = asyncio.Event()
@@ -40,27 +48,28 @@ class Reflector:
 
     async def run(self) -> None:
         """Follow the collection until cancelled."""
-        failures = 0
         while True:
+            delay = _RETRY[0]
             try:
                 if not self._version:
                     await self._list()
-                failures = 0
                 await self._follow()
             except ExpiredError:
                 self._version = ""
             except ClusterError as error:
-                if failures == 0:
+                if self._failures == 0:
                     _log.warning("%s", error)
                 self.reachable = False
-                delay = _RETRY[min(failures, len(_RETRY) - 1)]
-                failures += 1
-                await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads reconnects
+                delay = _RETRY[min(self._failures, len(_RETRY) - 1)]
+                self._failures += 1
+            # After an orderly end too: a proxy that ends every watch at once must not keep us busy.
+            await self._sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads reconnects
 
     async def _list(self) -> None:
         answer = await self._cluster.get(self._path, **self._query)
         self._objects = {item["metadata"]["uid"]: item for item in answer["items"]}
         self._version = answer["metadata"]["resourceVersion"]
+        self._failures = 0
         self.reachable = True
         self.synced.set()
         self._changed()
@@ -75,6 +84,7 @@ class Reflector:
     def _take(self, kind: str, item: Object) -> None:
         metadata = item["metadata"]
         self._version = metadata["resourceVersion"]
+        self._failures = 0
         if kind == "BOOKMARK":
             return
         if kind == "DELETED":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import kopf
 
@@ -26,7 +28,7 @@ from kubeballoon.serving import serve
 _log = logging.getLogger(__name__)
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_GOODBYE = 10.0  # seconds the parts have to end
+_GOODBYE = 1.0  # seconds each step of the end may take
 LEASE = "kubeballoon-controller"
 
 
@@ -54,8 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace) -> int:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _heed_signals(stop)
     identity = f"{socket.gethostname()}_{os.getpid()}"
     async with await Cluster.connect("kubeballoon-controller", options.kubeconfig) as cluster:
         world = World(options.cool_down)
@@ -68,9 +69,7 @@ async def _run(options: argparse.Namespace) -> int:
             return scheduler.stalled() if leading.done() else None
 
         def ready() -> str | None:
-            if not leading.done():
-                return lease.fault
-            return None if scheduler.synced else "not all policies and nodes are read yet"
+            return scheduler.fault if leading.done() else lease.fault
 
         async with serve(*options.listen, live=live, ready=ready):
             if not await _before(leading, stop):
@@ -79,34 +78,57 @@ async def _run(options: argparse.Namespace) -> int:
             try:
                 return await _lead(world, scheduler, lease, stop)
             finally:
-                await lease.release()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_GOODBYE):
+                        await lease.release()
 
 
 async def _lead(world: World, scheduler: Scheduler, lease: Lease, stop: asyncio.Event) -> int:
-    """Run all parts until the first one ends; 1 when that was not asked for."""
+    """Run all parts until the stop is asked for; 1 when one of them ends before."""
     parts = {
         asyncio.create_task(scheduler.run(), name="scheduler"),
         asyncio.create_task(lease.keep(), name="lease"),
+        asyncio.create_task(stop.wait(), name="stop"),
     }
-    # Started last: kopf ends what was started after it.
-    operator = asyncio.create_task(
-        kopf.operator(
-            registry=Handlers(world, scheduler).registry(), standalone=True, clusterwide=True, stop_flag=stop
-        ),
-        name="kopf",
-    )
-    done, _ = await asyncio.wait({*parts, operator}, return_when=asyncio.FIRST_COMPLETED)
-    asked = stop.is_set() or done == {operator}
+    kopf_ = asyncio.create_task(_watch(Handlers(world, scheduler).registry(), stop), name="kopf")
+    done, _ = await asyncio.wait({*parts, kopf_}, return_when=asyncio.FIRST_COMPLETED)
+    asked = stop.is_set()
     stop.set()
     for part in parts:
         part.cancel()
-    await asyncio.wait({*parts, operator}, timeout=_GOODBYE)
-    for task in done:
-        if task.exception() is not None:
-            _log.error("%s ended: %s", task.get_name(), task.exception(), exc_info=task.exception())
-        elif task.get_name() == "lease" and not asked:
-            _log.error("leadership was lost")
-    return 0 if asked and not any(task.exception() for task in done) else 1
+    await asyncio.wait({*parts, kopf_}, timeout=_GOODBYE)
+    if not kopf_.done():
+        # It waits for every task that is younger than itself, such as a connection that a probe keeps open.
+        kopf_.cancel()
+        await asyncio.wait({kopf_}, timeout=_GOODBYE)
+    for part in {*parts, kopf_}:
+        if part.done() and not part.cancelled() and (part.exception() is not None or (part in done and not asked)):
+            _mourn(part)
+    return 0 if asked else 1
+
+
+async def _watch(registry: kopf.OperatorRegistry, stop: asyncio.Event) -> None:
+    """Run kopf until the stop is asked for."""
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(registry=registry, standalone=True, clusterwide=True, stop_flag=stop)
+    _heed_signals(stop)  # kopf took them, and told by them it would wait seconds for the flag's own task
+    await kopf.run_tasks(tasks, ignored=others)
+
+
+def _heed_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+def _mourn(part: asyncio.Task[Any]) -> None:
+    """Say why the controller ends though nobody asked for it."""
+    error = part.exception()
+    if part.get_name() == "lease" and error is None:
+        _log.error("leadership was lost")
+    elif part.get_name() == "kopf":
+        _log.error("watching ended: %s", error or "for no reason known", exc_info=_log.isEnabledFor(logging.DEBUG))
+    else:
+        _log.error("%s ended: %s", part.get_name(), error, exc_info=error)
 
 
 async def _before(task: asyncio.Task[None], stop: asyncio.Event) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
+from typing import Any
 
 from kubeballoon.api.v1alpha1 import API_VERSION, MemoryPolicy, MemoryPolicyStatus
 from kubeballoon.cluster import paths
@@ -21,6 +23,7 @@ _log = logging.getLogger(__name__)
 RESYNC = 15.0  # seconds between rounds when nothing happens, as ESX balances
 SETTLE = 0.2  # seconds in which changes that come together become one round
 STATUS = 2.0  # seconds between two looks at the policies' status
+AUDIT = 60.0  # seconds between two comparisons with what the API server has
 
 
 class Scheduler:
@@ -34,7 +37,10 @@ class Scheduler:
         rounds: Rounds,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Schedule ``rounds`` over ``world``."""
+        """Schedule ``rounds`` over ``world``.
+
+        ``fault`` says what keeps decisions from being made on what the API server has; None when nothing does.
+        """
         self._cluster = cluster
         self._world = world
         self._announcer = announcer
@@ -44,7 +50,9 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._beat = clock()
         self._reported = clock() - STATUS
-        self.synced = False
+        self._resync_due = self._audit_due = clock()
+        self._unwritten: dict[str, str] = {}  # why a policy's status could not be written
+        self.fault: str | None = "not all policies and nodes are read yet"
 
     def mark(self, name: str) -> None:
         """The node ``name`` needs a round."""
@@ -63,37 +71,46 @@ class Scheduler:
 
     async def run(self) -> None:
         """Decide nothing before everything is known; then turn for ever."""
-        await self._sync()
+        while True:
+            self._beat = self._clock()
+            if await self._reads(self._load()):
+                break
+            await asyncio.sleep(RESYNC / 5)
+        self.mark_all()
+        self._resync_due, self._audit_due = self._clock() + RESYNC, self._clock() + AUDIT
         while True:
             self._beat = self._clock()
             await self._turn()
-            try:
-                async with asyncio.timeout(RESYNC):
-                    await self._wake.wait()
-                await asyncio.sleep(SETTLE)
-            except TimeoutError:
-                self._world.prune()
-                self.mark_all()
-            self._wake.clear()
+            await self._rest()
 
-    async def _sync(self) -> None:
-        """Read all that decisions are made from, however long the API server takes to offer it."""
-        said = ""
-        while True:
-            try:
-                await self._load()
-            except ClusterError as error:
-                missing = isinstance(error, NotFoundError)
-                text = f"{error}; are the CRDs of crds/ installed?" if missing else str(error)
-                if text != said:
-                    _log.error("%s", text)
-                    said = text
-                self._beat = self._clock()
-                await asyncio.sleep(RESYNC / 5)
-            else:
-                self.synced = True
-                self.mark_all()
-                return
+    async def _rest(self) -> None:
+        """Until something changes; now and then, however much does, look at everything again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._resync_due - self._clock())):
+                await self._wake.wait()
+                await asyncio.sleep(SETTLE)
+        self._wake.clear()
+        if self._clock() < self._resync_due:
+            return
+        self._resync_due = self._clock() + RESYNC
+        if self._clock() >= self._audit_due and await self._reads(self._audit()):
+            self._audit_due = self._clock() + AUDIT
+        self._world.prune()
+        self.mark_all()
+
+    async def _reads(self, reading: Awaitable[None]) -> bool:
+        """Whether the API server lets itself be read; what is wrong is said once."""
+        try:
+            await reading
+        except ClusterError as error:
+            missing = isinstance(error, NotFoundError)
+            fault = f"{error}; are the CRDs of crds/ installed?" if missing else str(error)
+            if fault != self.fault:
+                _log.error("%s", fault)
+            self.fault = fault
+            return False
+        self.fault = None
+        return True
 
     async def _load(self) -> None:
         for body in (await self._cluster.get(paths.NAMESPACES))["items"]:
@@ -103,10 +120,26 @@ class Scheduler:
         for body in (await self._cluster.get(paths.NODE_PRESSURES))["items"]:
             self._world.put_node(body, self._clock())
 
+    async def _audit(self) -> None:
+        """Forget what is gone: kopf, where it has to list anew, says nothing of what was deleted meanwhile."""
+        kinds: tuple[tuple[str, MutableMapping[str, Any]], ...] = (
+            (paths.NAMESPACES, self._world.namespaces),
+            (paths.MEMORY_POLICIES, self._world.policies),
+            (paths.NODE_PRESSURES, self._world.nodes),
+        )
+        for path, objects in kinds:
+            before = dict(objects)
+            names = await self._cluster.names(path)
+            for name, item in before.items():
+                if name not in names and objects.get(name) is item:
+                    del objects[name]
+                    self._marked.add(name)  # lets a node's outcome go
+
     async def _turn(self) -> None:
         marked, self._marked = self._marked, set()
         for name in sorted(marked):
             await self._rounds.run(name)
+            self._beat = self._clock()
         wait = self._reported + STATUS - self._clock()
         if wait <= 0:
             await self._report()
@@ -136,8 +169,11 @@ class Scheduler:
         except NotFoundError:
             return  # deleted a moment ago
         except ClusterError as error:
-            _log.warning("%s", error)
+            if self._unwritten.get(name) != str(error):
+                _log.warning("%s", error)
+            self._unwritten[name] = str(error)
             return
+        self._unwritten.pop(name, None)
         known = self._world.policies.get(name)
         if known is not None:
             self._world.policies[name] = known.model_copy(update={"status": status})

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kubeballoon.api.meta import ObjectMeta
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster.snapshot import Governance, Requested, core_node, govern
 from kubeballoon.core.model import COOL_DOWN, Change, Node
@@ -66,8 +67,10 @@ class World:
             _log.error("MemoryPolicy %s cannot be read: %s", name, error.errors()[0]["msg"])
             return False
         known = self.policies.get(policy.metadata.name)
+        if known is not None and _is_older(policy.metadata, known.metadata):
+            return False
         self.policies[policy.metadata.name] = policy
-        return known is None or known.spec != policy.spec or known.metadata.uid != policy.metadata.uid
+        return known is None or _decides(known) != _decides(policy)
 
     def put_namespace(self, name: str, labels: Mapping[str, str]) -> bool:
         """Take a namespace's labels in; False when they are known."""
@@ -84,6 +87,8 @@ class World:
             _log.error("NodePressure %s cannot be read: %s", body.get("metadata", {}).get("name"), error.errors()[0])
             return False
         known = self.nodes.get(pressure.metadata.name)
+        if known is not None and _is_older(pressure.metadata, known.metadata):
+            return False
         self.nodes[pressure.metadata.name] = pressure
         if pressure.status is not None:
             for report in pressure.status.virtual_machines:
@@ -147,6 +152,17 @@ class World:
         reported = _reported(report)
         if reported == request.asked or request.confirmed or now - request.written >= CONFIRMATION:
             self.requests[report.uid] = replace(request, asked=reported, confirmed=True)
+
+
+def _decides(policy: MemoryPolicy) -> tuple[object, ...]:
+    """What of a policy decisions depend on."""
+    return policy.metadata.uid, policy.spec, policy.metadata.deletion_timestamp is None
+
+
+def _is_older(metadata: ObjectMeta, known: ObjectMeta) -> bool:
+    """Whether an object is an older version of a known one: lists and watches overtake each other."""
+    versions = metadata.resource_version, known.resource_version
+    return metadata.uid == known.uid and all(map(str.isdigit, versions)) and int(versions[0]) < int(versions[1])
 
 
 def _reported(report: VirtualMachineReport) -> Asked:

@@ -1,0 +1,165 @@
+"""What the agent makes of a VMI, a node's files, and a pod's directory."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hack.lab import GuestSpec, vmi_object
+from kubeballoon.agent.host import Host, HostError
+from kubeballoon.agent.instance import bar, read
+from kubeballoon.agent.launchers import LONGEST_SOCKET_PATH, Launcher, find, uris
+
+MIB = 1 << 20
+
+
+def vmi(**annotations: str) -> dict[str, Any]:
+    keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
+    made = vmi_object(GuestSpec(name="vm"), "pod-1", "here", annotations=keys)
+    made["metadata"]["uid"] = "uid-1"
+    return made
+
+
+def test_a_vm_is_read_with_what_is_asked_of_it() -> None:
+    instance = read(vmi(memory_target="128Mi", memory_min="100Mi", policy="default"), "here")
+    assert instance is not None
+    assert (instance.target, instance.minimum, instance.policy) == (128 * MIB, 100 * MIB, "default")
+    assert (instance.size, instance.pods, instance.domain) == (256 * MIB, ("pod-1",), "default_vm")
+    assert instance.bar is None
+    assert instance.frozen is None
+
+
+def test_a_vm_elsewhere_or_not_running_is_not_ours() -> None:
+    assert read(vmi(), "there") is None
+    stopped = vmi()
+    stopped["status"]["phase"] = "Succeeded"
+    assert read(stopped, "here") is None
+
+
+def test_an_annotation_that_cannot_be_read_is_a_fault_and_not_a_request() -> None:
+    instance = read(vmi(memory_target="lots"), "here")
+    assert instance is not None
+    assert instance.target is None
+    assert "memory-target" in (instance.fault or "")
+
+
+@pytest.mark.parametrize(
+    ("domain", "reason"),
+    [
+        ({"devices": {"autoattachMemBalloon": False}}, "NoBalloon"),
+        ({"memory": {"hugepages": {"pageSize": "2Mi"}}}, "Hugepages"),
+        ({"cpu": {"dedicatedCpuPlacement": True}}, "DedicatedCPU"),
+        ({"cpu": {"realtime": {}}}, "Realtime"),
+        ({"cpu": {"numa": {"guestMappingPassthrough": {}}}}, "NUMAPassthrough"),
+        ({"devices": {"hostDevices": [{"name": "x"}]}}, "VFIO"),
+        ({"devices": {"gpus": [{"name": "x"}]}}, "VFIO"),
+        ({"devices": {"interfaces": [{"name": "x", "sriov": {}}]}}, "VFIO"),
+        ({"memory": {"reservedOverhead": {"memLock": "Required"}}}, "MemoryLocked"),
+        ({"launchSecurity": {"sev": {}}}, "LaunchSecurity"),
+        ({"devices": {"interfaces": [{"name": "x", "masquerade": {}}]}}, None),
+    ],
+)
+def test_vms_that_must_not_be_ballooned_are_known(domain: dict[str, object], reason: str | None) -> None:
+    found = bar({"spec": {"domain": domain}})
+    assert (found and found[0]) == reason
+
+
+def test_guaranteed_pods_keep_their_promise() -> None:
+    found = bar({"status": {"qosClass": "Guaranteed"}})
+    assert found is not None
+    assert found[0] == "Guaranteed"
+
+
+def test_a_vm_is_frozen_from_the_start_of_a_migration_to_its_end() -> None:
+    migrating = vmi()
+    migrating["status"]["migrationState"] = {"migrationUid": "m", "startTimestamp": "2026-01-01T00:00:00Z"}
+    instance = read(migrating, "here")
+    assert instance is not None
+    assert instance.frozen is not None
+    migrating["status"]["migrationState"]["completed"] = True
+    instance = read(migrating, "here")
+    assert instance is not None
+    assert instance.frozen is None
+
+
+@contextmanager
+def listening(directory: Path, name: str) -> Iterator[None]:
+    """A listener behind a path of any length."""
+    descriptor = os.open(directory, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"/proc/self/fd/{descriptor}/{name}")
+        os.close(descriptor)
+        yield
+
+
+def test_a_launcher_is_found_by_its_socket(tmp_path: Path) -> None:
+    path = tmp_path / "uid/volumes/kubernetes.io~empty-dir/libvirt-runtime"
+    assert find(tmp_path, ["uid"]) is None
+    path.mkdir(parents=True)
+    (path / "virtqemud-sock").touch()
+    assert find(tmp_path, ["uid"]) is None, "a file is no socket"
+    (path / "virtqemud-sock").unlink()
+    with listening(path, "virtqemud-sock"):
+        assert find(tmp_path, ["other", "uid"]) == Launcher("uid", path / "virtqemud-sock")
+        assert find(tmp_path, ["../uid"]) is None
+
+
+def test_a_path_too_long_for_a_socket_is_shortened() -> None:
+    short = Launcher("uid", Path("/pods/virtqemud-sock"))
+    assert uris(short, 7) == (
+        "qemu+unix:///session?socket=/pods/virtqemud-sock",
+        "qemu+unix:///system?socket=/pods/virtqemud-sock",
+    )
+    long = Launcher("uid", Path("/" + "x" * LONGEST_SOCKET_PATH) / "virtqemud-sock")
+    assert uris(long, 7)[0] == "qemu+unix:///session?socket=/proc/self/fd/7/virtqemud-sock"
+
+
+MEMINFO = "MemTotal:        1000 kB\nMemFree:          100 kB\nMemAvailable:     400 kB\n"
+STALL = "some avg10=12.50 avg60=0.00 avg300=0.00 total=1\nfull avg10=3.00 avg60=0.00 avg300=0.00 total=1\n"
+
+
+def test_the_node_s_memory_is_the_machine_s(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    (tmp_path / "pressure").mkdir()
+    (tmp_path / "pressure/memory").write_text(STALL)
+    memory = Host(proc=tmp_path).memory()
+    assert (memory.total, memory.available) == (1000 * 1024, 400 * 1024)
+    assert (memory.stall.some, memory.stall.full) == (12.5, 3.0)
+
+
+def test_a_cgroup_of_version_2_can_stand_for_the_node(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    for name, text in {
+        "memory.max": "500000\n",
+        "memory.current": "300000\n",
+        "memory.stat": "anon 100000\nfile 150000\nshmem 50000\n",
+        "memory.pressure": STALL,
+    }.items():
+        (tmp_path / name).write_text(text)
+    memory = Host(proc=tmp_path, cgroup=tmp_path).memory()
+    assert (memory.total, memory.available) == (500000, 300000)
+    assert memory.stall.some == 12.5
+
+
+def test_a_cgroup_of_version_1_has_its_stall_in_the_unified_hierarchy(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    group, unified = tmp_path / "memory/node", tmp_path / "unified/node"
+    group.mkdir(parents=True)
+    unified.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text("500000")
+    (group / "memory.usage_in_bytes").write_text("300000")
+    (group / "memory.stat").write_text("cache 0\ntotal_cache 150000\ntotal_shmem 50000\n")
+    (unified / "memory.pressure").write_text(STALL)
+    memory = Host(proc=tmp_path, cgroup=group).memory()
+    assert (memory.total, memory.available, memory.stall.full) == (500000, 300000, 3.0)
+
+
+def test_a_node_that_does_not_tell_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="cannot be read"):
+        Host(proc=tmp_path).memory()

@@ -1,0 +1,182 @@
+"""A keeper and its VM; the VM is a fake."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hack.lab import GuestSpec, vmi_object
+from kubeballoon.agent import keeper as module
+from kubeballoon.agent.hypervisor import GoneError
+from kubeballoon.agent.instance import Instance, read
+from kubeballoon.agent.keeper import Keeper, Settings
+from kubeballoon.agent.launchers import Launcher
+from kubeballoon.core.guard import FLOOR
+from tests.support.hypervisor import FakeDomain, FakeHypervisor
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks follow each other quickly, and every pod has a socket."""
+    monkeypatch.setattr(module, "LOOK", 0.02)
+    monkeypatch.setattr(module, "STEP", 0.01)
+    monkeypatch.setattr(module, "RETRY", (0.02,))
+    monkeypatch.setattr(module, "find", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
+
+
+def instance(name: str = "vm", **changes: Any) -> Instance:
+    made = vmi_object(GuestSpec(name=name, memory_bytes=1024 * MIB), f"pod-{name}", "here")
+    made["metadata"]["uid"] = name
+    found = read(made, "here")
+    assert found is not None
+    return replace(found, **changes)
+
+
+@asynccontextmanager
+async def kept(of: Instance, domain: FakeDomain) -> AsyncIterator[Keeper]:
+    keeper = Keeper(of, FakeHypervisor({of.domain: domain}), Settings(Path("/pods"), 60.0, 1), lambda: None)
+    task = asyncio.create_task(keeper.run())
+    try:
+        yield keeper
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: object, seconds: float = 5.0) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - any condition, most without an event
+            await asyncio.sleep(0.005)
+
+
+async def looks(keeper: Keeper, count: int = 5) -> None:
+    """Wait for some more looks at the VM."""
+    for _ in range(count):
+        before = keeper.view
+        await until(lambda before=before: keeper.view is not before)
+
+
+async def test_a_request_is_reached_in_bounded_steps() -> None:
+    domain = FakeDomain()
+    async with kept(instance(target=400 * MIB, minimum=300 * MIB), domain) as keeper:
+        await until(lambda: domain.actual == 400 * MIB)
+        await looks(keeper)
+    assert domain.requests[0] == (1024 - 32) * MIB, "the first step is small"
+    assert domain.requests == sorted(domain.requests, reverse=True)
+    assert domain.requests[-1] == 400 * MIB
+
+
+async def test_memory_is_given_back_at_once() -> None:
+    domain = FakeDomain(actual=400 * MIB)
+    async with kept(instance(target=400 * MIB), domain) as keeper:
+        await looks(keeper)
+        keeper.update(instance(target=900 * MIB))
+        await until(lambda: domain.actual == 900 * MIB)
+    assert domain.requests == [900 * MIB]
+
+
+async def test_a_vm_of_which_nothing_is_asked_has_all_of_its_memory() -> None:
+    domain = FakeDomain(actual=400 * MIB)
+    async with kept(instance(), domain):
+        await until(lambda: domain.actual == 1024 * MIB)
+    assert domain.requests == [1024 * MIB]
+
+
+async def test_a_new_agent_moves_nothing() -> None:
+    domain = FakeDomain(actual=400 * MIB)
+    async with kept(instance(target=400 * MIB), domain) as keeper:
+        await looks(keeper, 10)
+    assert domain.requests == []
+
+
+@pytest.mark.parametrize(
+    ("target", "minimum", "kept_at"),
+    [(100 * MIB, 500 * MIB, 500 * MIB), (0, None, FLOOR), (1 << 50, None, 1024 * MIB)],
+)
+async def test_a_forged_request_is_clamped(target: int, minimum: int | None, kept_at: int) -> None:
+    domain = FakeDomain(actual=600 * MIB, used=10 * MIB)
+    async with kept(instance(target=target, minimum=minimum), domain) as keeper:
+        await until(lambda: abs(domain.actual - kept_at) <= 32 * MIB)
+        await looks(keeper)
+    assert all(kept_at <= request <= 1024 * MIB for request in domain.requests)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bar": ("VFIO", "a device is passed through")},
+        {"frozen": ("Migrating", "it is migrating")},
+        {"fault": "annotation x: no"},
+    ],
+)
+async def test_a_vm_that_must_be_left_alone_is_left_alone(changes: dict[str, Any]) -> None:
+    domain = FakeDomain()
+    async with kept(instance(target=400 * MIB, **changes), domain) as keeper:
+        await looks(keeper, 10)
+    assert domain.requests == []
+
+
+async def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
+    domain = FakeDomain(used=900 * MIB)
+    async with kept(instance(target=300 * MIB), domain) as keeper:
+        await until(lambda: domain.actual < 1000 * MIB)
+        await looks(keeper, 30)
+        assert keeper.view.responsive
+    assert domain.actual >= 900 * MIB
+
+
+async def test_need_is_known_once_the_guest_reported_beside_a_still_balloon() -> None:
+    async with kept(instance(), FakeDomain()) as keeper:
+        await until(lambda: keeper.view.need is not None)
+        assert keeper.view.need is not None
+        assert keeper.view.need.now == 200 * MIB
+
+
+async def test_a_guest_without_driver_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRACE", 0.0)
+    domain = FakeDomain(reports=False)
+    async with kept(instance(target=400 * MIB), domain) as keeper:
+        await until(lambda: keeper.view.problem is not None)
+        assert keeper.view.problem is not None
+        assert keeper.view.problem[0] == "NoDriver"
+        assert keeper.view.need is None
+
+
+async def test_a_paused_guest_is_left_alone() -> None:
+    domain = FakeDomain(running=False)
+    async with kept(instance(target=400 * MIB), domain) as keeper:
+        await looks(keeper)
+        assert keeper.view.problem is not None
+        assert keeper.view.problem[0] == "Paused"
+    assert domain.requests == []
+
+
+async def test_a_connection_that_breaks_is_made_again() -> None:
+    domain = FakeDomain()
+    async with kept(instance(target=600 * MIB), domain) as keeper:
+        await looks(keeper)
+        domain.gone = GoneError("the socket vanished")
+        await until(lambda: keeper.view.problem is not None)
+        assert keeper.view.problem == ("Unreachable", "the socket vanished")
+        assert keeper.view.need is None
+        domain.gone = None
+        await until(lambda: domain.actual == 600 * MIB)
+        assert keeper.view.problem is None
+
+
+async def test_one_that_hangs_delays_no_other() -> None:
+    hung, well = FakeDomain(hangs=True), FakeDomain()
+    async with kept(instance("hung", target=400 * MIB), hung) as stuck, kept(instance("well", target=400 * MIB), well):
+        await until(lambda: well.actual == 400 * MIB, 3.0)
+        await until(lambda: stuck.view.problem is not None)
+        assert stuck.view.problem is not None
+        assert stuck.view.problem[0] == "Hung"

@@ -1,0 +1,301 @@
+"""The controller as a real process on the real API server; the test plays the agent."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hack.controlplane import ControlPlane
+from kubeballoon.api.quantity import parse_quantity
+from tests.support.cluster import MIB, FakeNode, asked, condition, get, memory_policy
+from tests.support.processes import Command
+from tests.support.waiting import throughout, until
+
+pytestmark = pytest.mark.cluster
+
+SYSTEM = "kubeballoon-system"
+
+
+def controller(plane: ControlPlane, log: Path, *options: str) -> Command:
+    kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
+    return Command(log, "controller", f"--kubeconfig={kubeconfig}", f"--namespace={SYSTEM}", *options)
+
+
+@pytest.fixture(scope="module")
+def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """A controller that leads, for all tests of this file."""
+    with controller(installed, tmp_path_factory.mktemp("controller") / "log", "--cool-down=1s") as command:
+        until(lambda: "leading" in command.said())
+        yield command
+        assert "Traceback" not in command.said()
+
+
+@pytest.fixture
+def node(installed: ControlPlane, leader: Command, namespace: str) -> Iterator[FakeNode]:
+    """A node for 1200 MiB of guests."""
+    made = FakeNode(installed, f"node-{namespace}", namespace)
+    yield made
+    assert leader.process.poll() is None
+    installed.kubectl("delete", "mempol", "--all")
+    made.remove()
+
+
+def test_an_overcommitted_node_is_brought_within_its_capacity(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c", "d"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 4)
+    assert sum(node.targets().values()) <= node.total
+    for name in node.vms:
+        wanted = asked(installed, node.namespace, name)
+        assert re.fullmatch(r"[0-9]+([KMGT]i)?", wanted["memory-target"])
+        assert wanted["memory-min"] == "256Mi"
+        assert wanted["policy"] == "default"
+        assert "taxed at 75 %" in wanted["reason"]
+
+
+def test_a_grant_waits_until_the_memory_for_it_is_free(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 3)
+    node.report(follow=True)
+    first = node.targets()
+    node.vms["a"]["need"] = str(500 * MIB)
+    node.report(follow=True)
+    until(lambda: node.targets()["b"] < first["b"])
+    lowered = node.targets()
+    assert lowered["a"] + first["b"] + first["c"] <= node.total
+    node.report(follow=True)
+    until(lambda: node.targets()["a"] > lowered["a"])
+    assert sum(node.targets().values()) <= node.total + node.total // 64
+
+
+def test_nothing_is_written_when_nothing_changes(installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a")
+    node.add("b", size=1024 * MIB)
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 2)
+    node.report(follow=True)
+    until(lambda: condition(installed, "default", "Ready").get("status") == "True")
+
+    def versions() -> list[str]:
+        items = get(installed, "vmi", f"--namespace={node.namespace}")["items"]
+        return [item["metadata"]["resourceVersion"] for item in items]
+
+    before = versions()
+    for _ in range(3):
+        node.report(follow=True)
+    throughout(lambda: versions() == before, 2)
+
+
+def test_a_vm_recreated_under_its_name_is_not_hit(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.vms["a"]["uid"] = "00000000-0000-0000-0000-000000000000"
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: {"b", "c"} <= node.targets().keys())
+    assert "a" not in node.targets()
+
+
+def test_deleting_the_policy_gives_everything_back(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 3)
+    node.report(follow=True)
+    installed.kubectl("delete", "mempol", "default")
+    until(lambda: all(asked(installed, node.namespace, name) == {} for name in node.vms))
+
+
+def test_observing_changes_nothing_and_says_so(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("watch", mode="Observe"))
+    until(lambda: condition(installed, "watch", "Ready").get("reason") == "Observing")
+    assert node.targets() == {}
+
+
+def test_priority_and_names_decide_who_governs(installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a", labels={"tier": "gold"})
+    node.add("b")
+    node.report()
+    gold = {"virtualMachineSelector": {"matchLabels": {"tier": "gold"}}}
+    installed.apply(memory_policy("gold", selector=gold, priority=10, memory={"min": "100%"}))
+    installed.apply(memory_policy("base"))
+    installed.apply(memory_policy("alike"))
+    until(
+        lambda: (
+            {name: asked(installed, node.namespace, name).get("policy") for name in "ab"} == {"a": "gold", "b": "alike"}
+        )
+    )
+    until(lambda: condition(installed, "base", "Conflicted").get("status") == "True")
+    assert "alike governs" in condition(installed, "base", "Conflicted")["message"]
+    assert condition(installed, "gold", "Conflicted")["status"] == "False"
+    assert condition(installed, "base", "Ready")["reason"] == "NotGoverning"
+
+
+def test_a_policy_that_selects_nothing_says_so(installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a")
+    node.report()
+    nowhere = {"namespaceSelector": {"matchLabels": {"no": "where"}}}
+    installed.apply(memory_policy("lost", selector=nowhere))
+    until(lambda: condition(installed, "lost", "Ready").get("reason") == "NoVirtualMachines")
+    ready = condition(installed, "lost", "Ready")
+    assert ready["status"] == "False"
+    assert ready["observedGeneration"] == 1
+
+
+def test_namespaces_are_selected_by_their_labels(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("team", selector={"namespaceSelector": {"matchLabels": {"team": node.namespace}}}))
+    until(lambda: condition(installed, "team", "Ready").get("reason") == "NoVirtualMachines")
+    installed.kubectl("label", "namespace", node.namespace, f"team={node.namespace}")
+    until(lambda: len(node.targets()) == 3)
+
+
+def test_vms_that_must_be_left_alone_are_counted_by_reason(installed: ControlPlane, node: FakeNode) -> None:
+    node.add("barred", eligible=False, reason="VFIO", message="a device passed through pins its memory")
+    node.add("mine", ownerExcluded=True)
+    node.add("stuck", responsive=False)
+    node.add("a")
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(get(installed, "mempol", "default").get("status", {}).get("excluded", [])) == 2)
+    status = get(installed, "mempol", "default")["status"]
+    assert status["excluded"] == [{"reason": "OwnerExcluded", "count": 1}, {"reason": "VFIO", "count": 1}]
+    assert (status["matched"], status["governed"]) == (4, 4)
+    assert condition(installed, "default", "Degraded")["reason"] == "Unresponsive"
+    assert node.targets().keys() == {"a"}
+    installed.apply(memory_policy("default", ownerExclusion="Deny"))
+    until(lambda: node.targets().keys() == {"a", "mine"})
+
+
+def test_minimums_that_do_not_fit_are_reported_in_bytes(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("greedy", memory={"min": "100%"}))
+    until(lambda: condition(installed, "greedy", "Overcommitted").get("status") == "True")
+    message = condition(installed, "greedy", "Overcommitted")["message"]
+    assert node.name in message
+    assert f"({(3 * 512 - 1200) * MIB} bytes)" in message
+    assert set(node.targets().values()) == {512 * MIB}
+
+
+def test_nothing_is_decided_for_a_node_whose_agent_is_silent(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report(age=600)
+    installed.apply(memory_policy("default"))
+    until(lambda: condition(installed, "default", "Degraded").get("reason") == "AgentSilent")
+    assert node.targets() == {}
+
+
+def test_transitions_are_told_as_events_once(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 2)
+    node.add("c")
+    node.report(follow=True)
+
+    def told(reason: str) -> list[str]:
+        events = get(installed, "events", f"--namespace={node.namespace}")["items"]
+        return [event["involvedObject"]["name"] for event in events if event["reason"] == reason]
+
+    until(lambda: sorted(told("MemoryReclaimed")) == ["a", "b"])
+    for _ in range(2):
+        node.report(follow=True)
+    del node.vms["c"]
+    node.report(follow=True)
+    until(lambda: sorted(told("MemoryReturned")) == ["a", "b"])
+    assert sorted(told("MemoryReclaimed")) == ["a", "b"]
+
+
+def test_users_objects_are_left_clean(installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a")
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(node.targets)
+    for kind, name in (("mempol", "default"), ("nodepressure", node.name), ("namespace", node.namespace)):
+        metadata = get(installed, kind, name)["metadata"]
+        assert not metadata.get("finalizers")
+        assert not [key for key in metadata.get("annotations", {}) if "kopf" in key]
+
+
+def test_a_second_replica_stands_by_and_takes_over(installed: ControlPlane, leader: Command, tmp_path: Path) -> None:
+    with controller(installed, tmp_path / "log") as second:
+        until(lambda: "standing by" in second.said())
+        lease = get(installed, "lease", "kubeballoon-controller", f"--namespace={SYSTEM}")["spec"]
+        assert lease["holderIdentity"].endswith(f"_{leader.process.pid}")
+        assert second.stop() == 0
+
+
+def test_the_lease_is_handed_back_and_the_probes_tell(installed: ControlPlane, tmp_path: Path) -> None:
+    port = 18181
+    own = ("--kubeconfig", str(installed.kubeconfig), "--namespace=default", f"--listen=127.0.0.1:{port}")
+    with Command(tmp_path / "log", "controller", *own) as command:
+        until(lambda: "leading" in command.said())
+        for path in ("healthz", "readyz"):
+            address = f"http://127.0.0.1:{port}/{path}"
+            assert until(lambda address=address: _body(address)) == "ok\n"  # type: ignore[misc]  # bound on purpose
+        assert command.stop() == 0
+        assert "Traceback" not in command.said()
+    lease = get(installed, "lease", "kubeballoon-controller", "--namespace=default")["spec"]
+    assert not lease.get("holderIdentity")
+
+
+def _body(address: str) -> str:
+    try:
+        with urllib.request.urlopen(address, timeout=2) as answer:  # noqa: S310 - an address of our own
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+def test_an_unreachable_api_server_is_one_line_and_no_exit(installed: ControlPlane, tmp_path: Path) -> None:
+    view = json.loads(installed.kubectl("config", "view", "--raw", "--output=json"))
+    view["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    (tmp_path / "kubeconfig").write_text(json.dumps(view))
+    with Command(tmp_path / "log", "controller", f"--kubeconfig={tmp_path / 'kubeconfig'}", "--namespace=x") as command:
+        until(lambda: "cannot be reached" in command.said())
+        throughout(lambda: command.process.poll() is None, 4)
+        assert len(command.said().splitlines()) == 1
+        assert command.stop() == 0
+
+
+def test_a_missing_privilege_is_named(installed: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    installed.kubectl("create", "serviceaccount", "nobody", f"--namespace={namespace}")
+    kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
+    with Command(tmp_path / "log", "controller", f"--kubeconfig={kubeconfig}", f"--namespace={namespace}") as command:
+        until(lambda: "cannot get resource" in command.said())
+        assert "leases" in command.said()
+        assert "Traceback" not in command.said()
+        assert command.stop() == 0
+
+
+def test_targets_are_exact_to_the_byte(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.total = 1200 * MIB + 1
+    node.report()
+    installed.apply(memory_policy("default", memory={"headroom": "1"}))
+    until(lambda: len(node.targets()) == 3)
+    assert sum(node.targets().values()) == node.total
+    shown = [asked(installed, node.namespace, name)["memory-target"] for name in node.vms]
+    assert [parse_quantity(text) for text in shown] == list(node.targets().values())

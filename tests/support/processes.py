@@ -1,0 +1,46 @@
+"""kubeballoon's commands as real processes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+STOP_SECONDS = 15.0
+
+
+class Command:
+    """One running command; a context manager that ends it."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        """Start ``kubeballoon ARGUMENTS`` with all that it says in ``log``."""
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kubeballoon", *arguments],
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop()
+
+    def said(self) -> str:
+        """Everything so far."""
+        return self.log.read_text()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it with a signal; its exit status."""
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise

@@ -1,0 +1,28 @@
+"""Waiting for conditions, never for time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.1
+
+
+def until(condition: Callable[[], T], seconds: float = 20.0) -> T:
+    """The condition's first true value; fails the test when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not so within {seconds:g} s; last seen: {value!r}"
+        time.sleep(_POLL_SECONDS)
+    return value
+
+
+def throughout(condition: Callable[[], bool], seconds: float) -> None:
+    """Fails the test when the condition does not hold all the while."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert condition()
+        time.sleep(_POLL_SECONDS)
