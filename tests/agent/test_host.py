@@ -17,6 +17,9 @@ _THRASH = """
 import mmap, sys
 for group in sys.argv[3:]:
     open(f"{group}/cgroup.procs", "w").write("0")
+with open(sys.argv[1], "wb") as file:  # written in here, or its pages would count elsewhere
+    for _ in range(int(sys.argv[2]) >> 20):
+        file.write(bytes(1 << 20))
 with open(sys.argv[1], "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
     while True:
         for page in range(0, int(sys.argv[2]), 4096):
@@ -60,7 +63,6 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.guest
 def test_tasks_that_stall_raise_the_alarm_at_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    file.write_bytes(b"x" * (96 * MIB))
     group = NodeCgroup.create(tmp_path.name[:20], 32 * MIB)
     raised = threading.Event()
     host = Host(cgroup=group.memory)
