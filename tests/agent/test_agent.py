@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hack.chart import NAMESPACE, RELEASE, agent_kubeconfig
 from hack.controlplane import ControlPlane
 from hack.lab import MIB, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.api.quantity import parse_quantity
@@ -18,8 +19,6 @@ from tests.support.processes import Command
 from tests.support.waiting import throughout, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.guest]
-
-SYSTEM = "kubeballoon-system"
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def guest(installed: ControlPlane, lab_node: LabNode, lab_guest: LauncherPod) ->
 
 
 def agent(plane: ControlPlane, node: LabNode, log: Path) -> Command:
-    kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-agent")
+    kubeconfig = agent_kubeconfig(plane, node.name)
     return Command(
         log,
         "agent",
@@ -52,7 +51,8 @@ def ask(plane: ControlPlane, guest: LauncherPod, **asked: str | None) -> None:
     """Annotate as the controller would."""
     keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
     patch = json.dumps({"metadata": {"annotations": keys}})
-    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}")
+    controller = plane.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-controller")  # nobody else may
+    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}", kubeconfig=controller)
 
 
 def reported(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> dict[str, Any]:
