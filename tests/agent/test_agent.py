@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from hack.chart import NAMESPACE, RELEASE, agent_kubeconfig
+from hack.chart import agent_kubeconfig
 from hack.controlplane import ControlPlane
 from hack.lab import MIB, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.api.quantity import parse_quantity
-from tests.support.cluster import get
+from tests.support.cluster import AS_CONTROLLER, get
 from tests.support.processes import Command
 from tests.support.waiting import throughout, until
 
@@ -51,8 +51,7 @@ def ask(plane: ControlPlane, guest: LauncherPod, **asked: str | None) -> None:
     """Annotate as the controller would."""
     keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
     patch = json.dumps({"metadata": {"annotations": keys}})
-    controller = plane.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-controller")  # nobody else may
-    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}", kubeconfig=controller)
+    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}", *AS_CONTROLLER)
 
 
 def reported(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> dict[str, Any]:
