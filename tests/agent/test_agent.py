@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 
+from hack.chart import agent_kubeconfig
 from hack.controlplane import ControlPlane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.core.guard import STOOD
-from tests.support.cluster import get
+from tests.support.cluster import AS_CONTROLLER, get
 from tests.support.processes import Command
 from tests.support.waiting import throughout, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.guest]
-
-SYSTEM = "kubeballoon-system"
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def present(plane: ControlPlane, node: LabNode, pod: LauncherPod) -> Iterator[No
 
 
 def agent(plane: ControlPlane, node: LabNode, log: Path) -> Command:
-    kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-agent")
+    kubeconfig = agent_kubeconfig(plane, node.name)
     return Command(
         log,
         "agent",
@@ -63,7 +62,7 @@ def ask(plane: ControlPlane, guest: LauncherPod, **asked: str | None) -> None:
     """Annotate as the controller would."""
     keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
     patch = json.dumps({"metadata": {"annotations": keys}})
-    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}")
+    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}", *AS_CONTROLLER)
 
 
 def patch(plane: ControlPlane, guest: LauncherPod, body: dict[str, Any]) -> None:
