@@ -15,6 +15,7 @@ from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMa
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.announce import Announcer, Reference
 from kubeballoon.cluster.client import Cluster, ClusterError, ConflictError, NotFoundError, Object
+from kubeballoon.cluster.snapshot import SILENT
 from kubeballoon.controller.world import Asked, World
 from kubeballoon.core.allocate import allocate
 from kubeballoon.core.model import Decision, Plan, Reason
@@ -22,7 +23,6 @@ from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
 
-SILENT = 180.0  # seconds without a report, three heartbeats, after which nothing is decided for a node
 _AT_ONCE = 8  # patches under way at one time
 
 
