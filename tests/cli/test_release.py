@@ -168,7 +168,7 @@ def test_an_account_with_the_least_privileges_releases_all(
     until(lambda: squeezed.targets() == {})
     squeezed.report(follow=True)
     assert released.result().returncode == 0, released.result().stderr
-    refused = balloon(kubeconfig, "release", squeezed.name)
+    refused = balloon(kubeconfig, "release", f"node/{squeezed.name}")
     assert refused.returncode == 1
     assert "cannot patch resource" in refused.stderr
     installed.kubectl("delete", "clusterrolebinding,clusterrole", f"{namespace}-{name}")
