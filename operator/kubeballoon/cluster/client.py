@@ -117,8 +117,7 @@ class Cluster:
     async def names(self, path: str) -> set[str]:
         """The names of a collection's objects, without their contents."""
         answer = await self._request("GET", path, query={}, accept=NAMES_ONLY)
-        # Of an empty collection the API server says "items": null in this form.
-        return {item["metadata"]["name"] for item in answer["items"] or ()}
+        return {item["metadata"]["name"] for item in answer["items"] or ()}  # null where there are none
 
     async def create(self, path: str, body: Object) -> Object:
         """Create an object in the collection at ``path``."""
