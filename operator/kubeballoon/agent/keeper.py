@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class Keeper:
         settings: Settings,
         changed: Callable[[], None],
         clock: Callable[[], float] = time.time,
+        timed: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         """Keep ``instance``; ``changed`` is called after every look; ``clock`` is the wall's: guests report by it."""
         self.instance = instance
@@ -83,6 +85,7 @@ class Keeper:
         self._settings = settings
         self._changed = changed
         self._clock = clock
+        self._timed = timed  # measures each look
         self._since = clock()
         self._wake = asyncio.Event()
         self._before: demand.GuestStatistics | None = None
@@ -128,7 +131,8 @@ class Keeper:
 
     async def _keep(self, domain: Domain) -> None:
         while True:
-            sample = await domain.sample()
+            with self._timed():
+                sample = await domain.sample()
             moving = await self._look(domain, sample)
             self._changed()
             await self._pause(STEP if moving else LOOK)

@@ -15,6 +15,7 @@ from kubeballoon.agent.host import Host, HostError, HostMemory
 from kubeballoon.agent.hypervisor import Hypervisor
 from kubeballoon.agent.instance import Instance, read
 from kubeballoon.agent.keeper import Keeper, Settings
+from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.api.v1alpha1 import API_VERSION, NodePressureStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ClusterError, Object
@@ -61,6 +62,7 @@ class Agent:
         self._host = host
         self._settings = settings
         self._limits = limits
+        self.metrics = AgentMetrics(node)
         self._clock: Callable[[], float] = time.monotonic
         self._state = State.HIGH
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
@@ -123,7 +125,7 @@ class Agent:
                 continue
             if known is not None:
                 _log.error("%s: its keeper ended: %r", instance.domain, known[1].exception())
-            keeper = Keeper(instance, self._hypervisor, self._settings, self._wake.set)
+            keeper = Keeper(instance, self._hypervisor, self._settings, self._wake.set, timed=self.metrics.looks.time)
             self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
 
     async def _report(self) -> None:
@@ -136,6 +138,7 @@ class Agent:
         self._settle_state(memory, limits)
         views = [(keeper.instance, keeper.view) for keeper, _ in self._keepers.values()]
         status = report.compose(memory, self._state, limits, views, self._written, datetime.now(UTC))
+        self.metrics.status = status
         due = self._clock() - self._written_at >= HEARTBEAT
         if due or report.is_news(self._written, status):
             await self._write(status)
@@ -153,12 +156,14 @@ class Agent:
                 await self._create(body)
             await self._cluster.apply(paths.node_pressure_status(self._node), {**body, "status": status.to_wire()})
         except ClusterError as error:
+            self.metrics.wrote(None)
             self._written = None  # it may be gone; made anew when the API server answers again
             self._refuse(str(error))
             return
         if self._refused:
             _log.info("reporting again")
         self._refused = ""
+        self.metrics.wrote(status.observed_at)
         self._written, self._written_at = status, self._clock()
 
     async def _create(self, body: Object) -> None:
