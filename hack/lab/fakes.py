@@ -1,4 +1,4 @@
-"""A hypervisor that is none: guests of numbers, that do as the test says."""
+"""A hypervisor that is none: guests of numbers, that do as they are told. For tests and benchmarks without guests."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 from kubeballoon.agent.hypervisor import Domain, HungError, HypervisorError, Sample
 from kubeballoon.agent.launchers import Launcher
+from kubeballoon.agent.libvirt import CallThread
 from kubeballoon.core.demand import GuestStatistics
 
-MIB = 1 << 20
+from .spec import MIB
+
 KERNEL = 40 * MIB
 
 
@@ -24,6 +26,7 @@ class FakeDomain:
         reports: whether its driver reports.
         hangs: calls never return, and so miss their deadline.
         requests: everything that was asked, in order.
+        thread: makes each call there, as libvirt's are made; without one they are made at once.
     """
 
     size: int = 1024 * MIB
@@ -37,6 +40,7 @@ class FakeDomain:
     gone: HypervisorError | None = None
     requests: list[int] = field(default_factory=list)
     period: int = 0
+    thread: CallThread | None = None
 
     async def sample(self) -> Sample:
         """Look at the numbers."""
@@ -65,6 +69,8 @@ class FakeDomain:
         """Nothing is open."""
 
     async def _answer(self) -> None:
+        if self.thread is not None:
+            await self.thread.call(5.0, time.time)
         if self.gone is not None:
             raise self.gone
         if self.hangs:

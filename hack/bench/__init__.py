@@ -1,0 +1,1 @@
+"""`make bench`: what kubeballoon costs, and what it reaches."""
