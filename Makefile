@@ -23,6 +23,7 @@ lint: $(READY) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m hack.generate_crds --check
+	$(BIN)/hadolint images/Containerfile
 
 format: $(READY) ## Put the code into the one style
 	$(BIN)/ruff check --fix .
