@@ -24,13 +24,15 @@ lint: $(READY) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/lint-imports
 	$(BIN)/python -m hack.generate_crds --check
 	$(BIN)/hadolint images/Containerfile
+	$(BIN)/python -m hack.generate_docs --check
 
 format: $(READY) ## Put the code into the one style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: $(READY) ## Write crds/ and the chart's copy from the API's models
+generate: $(READY) ## Write crds/, the chart's copy and the docs' fields from the API's models
 	$(BIN)/python -m hack.generate_crds
+	$(BIN)/python -m hack.generate_docs
 
 bench: $(READY) ## Measure; results in build/bench.json
 	@$(BIN)/python -m hack.bench

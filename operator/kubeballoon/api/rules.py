@@ -6,16 +6,25 @@ where either is malformed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from kubeballoon.api.quantity import parse_amount, parse_quantity
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of x-kubernetes-validations, relative to the object it stands on."""
+    """One entry of x-kubernetes-validations, relative to the object it stands on.
+
+    Attributes:
+        holds: the same rule for where no API server is asked: whether an object, as written, keeps it.
+    """
 
     rule: str
     message: str
     field: str | None = None
+    holds: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
     def to_wire(self) -> dict[str, str]:
         """JSON-ready."""
@@ -29,6 +38,7 @@ def amount(field: str) -> Rule:
         f"!has(self.{field}) || {_is_percentage(field)} || {_is_quantity(field)}",
         f"{field} must be a whole quantity of bytes such as 2Gi, or a percentage from 0% to 100%",
         field,
+        lambda written: field not in written or _amount(written[field]) is not None,
     )
 
 
@@ -38,6 +48,7 @@ def positive_quantity(field: str) -> Rule:
         f"!has(self.{field}) || ({_is_quantity(field)} && quantity({_text(field)}).asInteger() > 0)",
         f"{field} must be a positive quantity of bytes such as 256Mi",
         field,
+        lambda written: field not in written or _is_positive(written[field]),
     )
 
 
@@ -51,6 +62,7 @@ def not_above(lower: str, upper: str) -> Rule:
         f"quantity({_text(lower)}).compareTo(quantity({_text(upper)})) <= 0 : true)",
         f"{lower} must not exceed {upper}",
         lower,
+        lambda written: _in_order(_amount(written.get(lower)), _amount(written.get(upper))),
     )
 
 
@@ -69,3 +81,24 @@ def _is_percentage(field: str) -> str:
 def _is_quantity(field: str) -> str:
     text = _text(field)
     return f"(isQuantity({text}) && quantity({text}).isInteger() && quantity({text}).asInteger() >= 0)"
+
+
+def _amount(value: Any) -> tuple[int | None, int | None] | None:
+    """Bytes and percent as ``parse_amount`` reads them; None where the value is neither, or absent."""
+    try:
+        return parse_amount(value)
+    except ValueError:
+        return None
+
+
+def _is_positive(value: Any) -> bool:
+    try:
+        return parse_quantity(value) > 0
+    except ValueError:
+        return False
+
+
+def _in_order(lower: tuple[int | None, int | None] | None, upper: tuple[int | None, int | None] | None) -> bool:
+    if lower is None or upper is None:
+        return True
+    return all(least is None or most is None or least <= most for least, most in zip(lower, upper, strict=True))
