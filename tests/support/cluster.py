@@ -25,6 +25,11 @@ def memory_policy(name: str, **spec: Any) -> Object:
     }
 
 
+def processor_policy(name: str, **spec: Any) -> Object:
+    """A ProcessorPolicy for every VM, but for what ``spec`` says."""
+    return {**memory_policy(name, **spec), "kind": "ProcessorPolicy"}
+
+
 def get(plane: ControlPlane, *what: str) -> Object:
     """An object, or a list of them."""
     answer: Object = json.loads(plane.kubectl("get", *what, "--output=json"))

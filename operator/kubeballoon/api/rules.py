@@ -41,6 +41,29 @@ def positive_quantity(field: str) -> Rule:
     )
 
 
+def count(field: str) -> Rule:
+    """A number of processors from 1, or a percentage from 0% to 100%."""
+    return Rule(
+        f"!has(self.{field}) || {_is_percentage(field)} || {_is_count(field)}",
+        f"{field} must be a whole number of processors such as 2, or a percentage from 0% to 100%",
+        field,
+    )
+
+
+def ordered(lower: str, upper: str) -> Rule:
+    """Two plain numbers in order."""
+    return Rule(f"self.{lower} <= self.{upper}", f"{lower} must not exceed {upper}", lower)
+
+
+def duration(field: str) -> Rule:
+    """A duration as Go writes it."""
+    return Rule(
+        f"!has(self.{field}) || self.{field}.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$')",
+        f"{field} must be a duration such as 5m, 90s or 1h30m",
+        field,
+    )
+
+
 def not_above(lower: str, upper: str) -> Rule:
     """Two amounts in order, where they can be compared: a percentage and a quantity meet only on a VM."""
     percentages = f"{_is_percentage(lower)} && {_is_percentage(upper)}"
@@ -69,3 +92,7 @@ def _is_percentage(field: str) -> str:
 def _is_quantity(field: str) -> str:
     text = _text(field)
     return f"(isQuantity({text}) && quantity({text}).isInteger() && quantity({text}).asInteger() >= 0)"
+
+
+def _is_count(field: str) -> str:
+    return f"{_text(field)}.matches('^[1-9][0-9]{{0,3}}$')"
