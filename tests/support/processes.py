@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import Self
 
+from hack.controlplane import ControlPlane
+
 STOP_SECONDS = 15.0
+SYSTEM = "kubeballoon-system"
 
 
 class Command:
@@ -44,3 +47,9 @@ class Command:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+
+def controller(plane: ControlPlane, log: Path, *options: str) -> Command:
+    """A controller, as its ServiceAccount."""
+    kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
+    return Command(log, "controller", f"--kubeconfig={kubeconfig}", f"--namespace={SYSTEM}", *options)
