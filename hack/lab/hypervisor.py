@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,13 @@ class Hypervisor:
         """Asks the guest, through its balloon, to use only so many bytes; returns at once."""
         live = self.libvirt.VIR_DOMAIN_AFFECT_LIVE
         self.ask(name, "setting the balloon", lambda domain: domain.setMemoryFlags(size // 1024, live))
+
+    def guest_command(self, name: str, command: str, arguments: dict[str, Any]) -> Any:
+        """What the guest's QEMU agent returns for a command."""
+        text = json.dumps({"execute": command, "arguments": arguments})
+        agent_command = importlib.import_module("libvirt_qemu").qemuAgentCommand
+        answer = self.ask(name, command, lambda domain: agent_command(domain, text, int(CALL_SECONDS), 0))
+        return json.loads(answer)["return"]
 
     def ask(self, name: str, what: str, call: Callable[[Any], T], seconds: float = CALL_SECONDS) -> T:
         """The result of any call on a domain.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from .accelerator import kvm_boots
@@ -19,7 +20,7 @@ from .hypervisor import Hypervisor
 from .image import Image
 from .launcher import USER, Launcher
 from .load import GuestLoad
-from .processes import command_line, descendants, resident_bytes
+from .processes import command_line, descendants, resident_bytes, vcpu_threads
 from .spec import GuestSpec
 
 READY_SECONDS = 120.0
@@ -156,6 +157,24 @@ class LauncherPod:
     def set_memory(self, size: int) -> None:
         """Asks the guest for all but `size` bytes, past any agent."""
         self.hypervisor.set_memory(self.spec.domain_name, size)
+
+    def online(self) -> int:
+        """How many processors the guest uses, by its own account."""
+        vcpus = self.guest_command("guest-get-vcpus")
+        return sum(vcpu["online"] for vcpu in vcpus)
+
+    def vcpu_threads(self) -> dict[str, float]:
+        """QEMU's threads for processors by name, with the seconds each has run."""
+        return vcpu_threads(self.qemu_pid)
+
+    def guest_command(self, command: str, **arguments: Any) -> Any:
+        """What the guest's QEMU agent returns for a command; `_` in a name stands for `-`."""
+        named = {key.replace("_", "-"): value for key, value in arguments.items()}
+        return self.hypervisor.guest_command(self.spec.domain_name, command, named)
+
+    def run(self, script: str) -> int:
+        """Starts a shell script in the guest, by its agent; its process id there."""
+        return int(self.guest_command("guest-exec", path="/bin/sh", arg=["-c", script])["pid"])
 
     @contextmanager
     def hung(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from hack.controlplane import ControlPlane
+from hack.lab import LabNode
 
 STOP_SECONDS = 15.0
 SYSTEM = "kubeballoon-system"
@@ -47,6 +48,22 @@ class Command:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+
+def agent(plane: ControlPlane, node: LabNode, log: Path, *options: str) -> Command:
+    """The agent of a lab node, as its ServiceAccount."""
+    kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-agent")
+    return Command(
+        log,
+        "agent",
+        f"--kubeconfig={kubeconfig}",
+        f"--node-name={node.name}",
+        f"--pods-dir={node.pods_dir}",
+        f"--node-memory-cgroup={node.cgroup}",
+        "--stats-period=1s",
+        "--eviction-threshold=16Mi",
+        *options,
+    )
 
 
 def controller(plane: ControlPlane, log: Path, *options: str) -> Command:

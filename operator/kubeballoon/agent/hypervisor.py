@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from kubeballoon.agent.launchers import Launcher
 from kubeballoon.core.demand import GuestStatistics
@@ -19,6 +20,76 @@ class HungError(HypervisorError):
 
 class GoneError(HypervisorError):
     """The VM, or the connection to it, is gone: connect anew."""
+
+
+class AgentError(HypervisorError):
+    """The guest's agent did not do as told; ``reason`` says in one word why."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Name the reason, and say it in a line."""
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Plugged:
+    """A VM's processors as its hypervisor sees them.
+
+    Attributes:
+        counted: how many there are, by libvirt's account.
+        removable: the names of those that can be unplugged, the last one first.
+        seconds: processor time the VM has used.
+        reports_free_pages: whether QEMU was told to take back what the guest frees.
+    """
+
+    counted: int
+    removable: tuple[str, ...]
+    seconds: float
+    reports_free_pages: bool = False
+
+
+class Channel(Protocol):
+    """The ways into a VM that may take long: its guest's agent, and its processors.
+
+    They have a connection and a thread of their own: what hangs here holds up nothing of the VM's memory.
+    """
+
+    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Have the guest's agent carry out a command; what it returns.
+
+        Raises:
+            AgentError: it is not there, does not answer, or refuses.
+            HypervisorError: see there.
+        """
+        ...
+
+    async def plugged(self) -> Plugged:
+        """Look at the VM's processors.
+
+        Raises:
+            HypervisorError: see there.
+        """
+        ...
+
+    async def unplug(self, name: str) -> None:
+        """Ask the guest's kernel, through ACPI, to give a processor up; it does so in its own time, or not at all.
+
+        Raises:
+            HypervisorError: see there.
+        """
+        ...
+
+    async def plug(self, count: int) -> None:
+        """Plug processors in until there are ``count``.
+
+        Raises:
+            HypervisorError: see there.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; does not wait."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +148,14 @@ class Hypervisor(Protocol):
 
     async def connect(self, launcher: Launcher, domain: str) -> Domain:
         """Connect to the daemon of ``launcher`` and find the VM ``domain`` there.
+
+        Raises:
+            HypervisorError: see there.
+        """
+        ...
+
+    async def open(self, launcher: Launcher, domain: str) -> Channel:
+        """Open the other ways into the VM ``domain``.
 
         Raises:
             HypervisorError: see there.

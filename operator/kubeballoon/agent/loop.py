@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kubeballoon.agent import report
+from kubeballoon.agent.attendant import Attendants
 from kubeballoon.agent.host import Host, HostError, HostMemory
 from kubeballoon.agent.hypervisor import Hypervisor
 from kubeballoon.agent.instance import Instance, read
@@ -65,6 +66,7 @@ class Agent:
         self._state = State.HIGH
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
+        self._attendants = Attendants(hypervisor, settings.pods, self._wake.set)
         self._written: NodePressureStatus | None = None
         self._written_at = 0.0
         self._beat = self._clock()
@@ -105,7 +107,7 @@ class Agent:
             tasks = [following, *(task for _, task in self._keepers.values())]
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, self._attendants.close(), return_exceptions=True)
 
     def _match_keepers(self) -> None:
         """One keeper for each VM that runs here."""
@@ -114,6 +116,7 @@ class Agent:
             instance = read(vmi, self._node)
             if instance is not None:
                 running[instance.uid] = instance
+        self._attendants.match(running)
         for uid in self._keepers.keys() - running.keys():
             self._keepers.pop(uid)[1].cancel()
         for uid, instance in running.items():
@@ -136,6 +139,7 @@ class Agent:
         self._settle_state(memory, limits)
         views = [(keeper.instance, keeper.view) for keeper, _ in self._keepers.values()]
         status = report.compose(memory, self._state, limits, views, self._written, datetime.now(UTC))
+        status = await self._attendants.complete(status)
         due = self._clock() - self._written_at >= HEARTBEAT
         if due or report.is_news(self._written, status):
             await self._write(status)

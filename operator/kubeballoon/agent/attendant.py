@@ -1,0 +1,174 @@
+"""One VM's attendant: does what goes through the guest's agent or touches processors.
+
+It has a task, a connection and a thread of its own beside the VM's keeper: an agent that hangs holds up no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kubeballoon.agent.guestagent import GuestAgent
+from kubeballoon.agent.host import HostError
+from kubeballoon.agent.hypervisor import Channel, Hypervisor, HypervisorError
+from kubeballoon.agent.instance import Instance
+from kubeballoon.agent.launchers import find
+from kubeballoon.agent.meter import Meter
+from kubeballoon.agent.processors import Processors, report
+from kubeballoon.agent.qemu import Qemu
+from kubeballoon.api.v1alpha1 import NodePressureStatus, NodeProcessors, ProcessorReport, VirtualMachineReport
+
+_log = logging.getLogger(__name__)
+
+LOOK = 3.0  # seconds between looks at a VM of which something is asked
+IDLE = 15.0  # seconds between looks at one of which nothing is
+STEP = 0.5  # seconds between looks while something is under way
+_NEWS = 10  # percent by which the node's usage or stall is worth a report
+RETRY = (2.0, 5.0, 10.0, 30.0)  # seconds between attempts to reach it, growing
+
+
+class Attendant:
+    """Attends to one VM."""
+
+    def __init__(self, instance: Instance, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None]) -> None:
+        """Attend to ``instance``, whose pod is below ``pods``; ``changed`` is called when there is news."""
+        self.instance = instance
+        self._hypervisor = hypervisor
+        self._pods = pods
+        self._changed = changed
+        self._wake = asyncio.Event()
+        self._agent = GuestAgent()
+        self.processors = Processors(self._agent, Qemu(instance.domain))
+
+    def update(self, instance: Instance) -> None:
+        """The VM's object changed: look at once if it asks for something else."""
+        asks = self.instance.processors, self.instance.frozen
+        self.instance = instance
+        if asks != (instance.processors, instance.frozen):
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Attend until cancelled."""
+        failures = 0
+        while True:
+            try:
+                with contextlib.closing(await self._open()) as channel:
+                    self._agent.channel = channel
+                    failures = 0
+                    await self._attend(channel)
+            except HypervisorError as error:
+                self._fail(error)
+            self._agent.channel = None
+            await self._pause(RETRY[min(failures, len(RETRY) - 1)])
+            failures += 1
+
+    async def _open(self) -> Channel:
+        launcher = await asyncio.to_thread(find, self._pods, list(self.instance.pods))
+        if launcher is None:
+            raise HypervisorError(f"no libvirt socket of its launcher pod under {self._pods}")
+        return await self._hypervisor.open(launcher, self.instance.domain)
+
+    async def _attend(self, channel: Channel) -> None:
+        while True:
+            if self.instance.frozen is None:
+                await self._look(channel)
+            asked = self.instance.processors.target is not None
+            await self._pause(STEP if self.processors.moving else LOOK if asked else IDLE)
+
+    async def _look(self, channel: Channel) -> None:
+        before = self.processors.view
+        await self.processors.look(channel, self.instance.processors)
+        now = self.processors.view
+        if (now.online, now.problem) != (before.online, before.problem):
+            said = "" if now.problem is None else f": {now.problem[1]}"
+            _log.info("%s: %s processors online%s", self.instance.domain, now.online, said)
+            self._changed()
+
+    def _fail(self, error: HypervisorError) -> None:
+        if self.processors.view.problem is None:
+            _log.warning("%s: %s", self.instance.domain, error)
+        self.processors.fail(error)
+        self._changed()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until the object changes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
+
+
+class Attendants:
+    """One attendant for each VM of the node."""
+
+    def __init__(self, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None]) -> None:
+        """Make attendants for VMs whose pods are below ``pods``; ``changed`` is called when one has news."""
+        self._hypervisor = hypervisor
+        self._pods = pods
+        self._changed = changed
+        self._meter = Meter()
+        self._mute = False
+        self._known: dict[str, tuple[Attendant, asyncio.Task[None]]] = {}
+
+    def match(self, running: Mapping[str, Instance]) -> None:
+        """Attend to these VMs, by uid, and to no others."""
+        for uid in self._known.keys() - running.keys():
+            self._known.pop(uid)[1].cancel()
+        for uid, instance in running.items():
+            known = self._known.get(uid)
+            if known is not None and not known[1].done():
+                known[0].update(instance)
+                continue
+            if known is not None:
+                _log.error("%s: its attendant ended: %r", instance.domain, known[1].exception())
+            attendant = Attendant(instance, self._hypervisor, self._pods, self._changed)
+            self._known[uid] = attendant, asyncio.create_task(attendant.run(), name=f"attend {instance.domain}")
+
+    async def close(self) -> None:
+        """Attend to none any more."""
+        tasks = [task for _, task in self._known.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def complete(self, status: NodePressureStatus) -> NodePressureStatus:
+        """The report with what is known here; without the node's processors where the kernel does not tell."""
+        processors = None
+        try:
+            node = await asyncio.to_thread(self._meter.look)
+        except HostError as error:
+            _log.log(logging.DEBUG if self._mute else logging.WARNING, "%s", error)
+            self._mute = True
+        else:
+            processors = NodeProcessors(
+                count=node.count, usage=round(node.pressure.usage), stall=round(node.pressure.stall)
+            )
+        vms = [self._complete(vm) for vm in status.virtual_machines]
+        return status.model_copy(update={"processors": processors, "virtual_machines": vms})
+
+    def _complete(self, vm: VirtualMachineReport) -> VirtualMachineReport:
+        known = self._known.get(vm.uid)
+        if known is None:
+            return vm
+        attendant = known[0]
+        return vm.model_copy(update={"processors": report(attendant.instance, attendant.processors.view)})
+
+
+def is_news(before: NodePressureStatus, now: NodePressureStatus) -> bool:
+    """Whether the controller could decide otherwise about processors because of what changed."""
+    if before.processors is None or now.processors is None:
+        return before.processors is not now.processors
+    if any(
+        abs(getattr(before.processors, name) - getattr(now.processors, name)) >= _NEWS for name in ("usage", "stall")
+    ):
+        return True
+    known = {vm.uid: vm.processors for vm in before.virtual_machines}
+    return any(_still(known.get(vm.uid)) != _still(vm.processors) for vm in now.virtual_machines)
+
+
+def _still(seen: ProcessorReport | None) -> ProcessorReport | None:
+    """What is reported of processors, without what never stands still."""
+    return None if seen is None else seen.model_copy(update={"usage": None, "message": None})
