@@ -21,7 +21,7 @@ from .image import Image
 from .launcher import USER, Launcher
 from .load import GuestLoad
 from .processes import command_line, descendants, resident_bytes, vcpu_threads
-from .spec import GuestSpec
+from .spec import PLUGGABLE, GuestSpec
 
 READY_SECONDS = 120.0
 _CONNECT_SECONDS = 30.0
@@ -158,23 +158,45 @@ class LauncherPod:
         """Asks the guest for all but `size` bytes, past any agent."""
         self.hypervisor.set_memory(self.spec.domain_name, size)
 
+    def plug(self, size: int) -> None:
+        """Has the guest grow to its memory and so many bytes more, as KubeVirt does for a memory hotplug."""
+        xml = self.spec.pluggable_xml(size)
+        self.hypervisor.plug(self.spec.domain_name, xml, PLUGGABLE)
+
     def online(self) -> int:
         """How many processors the guest uses, by its own account."""
-        vcpus = self.guest_command("guest-get-vcpus")
-        return sum(vcpu["online"] for vcpu in vcpus)
+        return sum(vcpu["online"] for vcpu in self.agent_command("guest-get-vcpus"))
 
     def vcpu_threads(self) -> dict[str, float]:
         """QEMU's threads for processors by name, with the seconds each has run."""
         return vcpu_threads(self.qemu_pid)
 
-    def guest_command(self, command: str, **arguments: Any) -> Any:
-        """What the guest's QEMU agent returns for a command; `_` in a name stands for `-`."""
-        named = {key.replace("_", "-"): value for key, value in arguments.items()}
-        return self.hypervisor.guest_command(self.spec.domain_name, command, named)
+    def agent_command(self, command: str, **arguments: object) -> Any:
+        """What the guest's agent returns for one of its commands."""
+        return self.hypervisor.agent_command(self.spec.domain_name, command, arguments)
 
     def run(self, script: str) -> int:
-        """Starts a shell script in the guest, by its agent; its process id there."""
-        return int(self.guest_command("guest-exec", path="/bin/sh", arg=["-c", script])["pid"])
+        """Has the guest's agent run a line of shell, and does not wait for its end; its process id in the guest."""
+        return int(self.agent_command("guest-exec", path="/bin/sh", arg=["-c", script])["pid"])
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The guest is paused meanwhile."""
+        self.hypervisor.ask(self.spec.domain_name, "pausing", lambda domain: domain.suspend())
+        try:
+            yield
+        finally:
+            self.hypervisor.ask(self.spec.domain_name, "resuming", lambda domain: domain.resume())
+
+    @contextmanager
+    def without_driver(self) -> Iterator[None]:
+        """The guest's kernel lets go of the balloon meanwhile."""
+        driver = "/sys/bus/virtio/drivers/virtio_balloon"
+        self.run(f"basename $(readlink -f {driver}/virtio*) >/run/balloon; cat /run/balloon >{driver}/unbind")
+        try:
+            yield
+        finally:
+            self.run(f"cat /run/balloon >{driver}/bind")
 
     @contextmanager
     def hung(self) -> Iterator[None]:

@@ -127,6 +127,11 @@ class Attendants:
             attendant = Attendant(instance, self._hypervisor, self._pods, self._changed)
             self._known[uid] = attendant, asyncio.create_task(attendant.run(), name=f"attend {instance.domain}")
 
+    @property
+    def ended(self) -> bool:
+        """Whether one has ended that should not have."""
+        return any(task.done() for _, task in self._known.values())
+
     async def close(self) -> None:
         """Attend to none any more."""
         tasks = [task for _, task in self._known.values()]

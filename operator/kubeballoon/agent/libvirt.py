@@ -13,6 +13,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 from xml.etree import ElementTree as ET
@@ -138,7 +139,7 @@ class LibvirtHypervisor:
         """See ``Hypervisor.connect``."""
         thread = self._thread(launcher.pod, f"libvirt {domain}")
         connection, found, xml = await _reach(thread, launcher, domain)
-        return LibvirtDomain(thread, connection, found, balloon=_has_balloon(xml))
+        return LibvirtDomain(thread, connection, found, _layout(xml))
 
     async def open(self, launcher: Launcher, domain: str) -> LibvirtChannel:
         """See ``Hypervisor.open``."""
@@ -183,26 +184,30 @@ class _Connected:
 class LibvirtDomain(_Connected):
     """See ``Domain``."""
 
-    def __init__(self, thread: CallThread, connection: Any, domain: Any, *, balloon: bool) -> None:
+    def __init__(self, thread: CallThread, connection: Any, domain: Any, layout: _Layout) -> None:
         """Take over a connection that was made in ``thread``."""
         super().__init__(thread, connection, domain)
-        self._balloon = balloon
+        self._layout = layout
 
     async def sample(self) -> Sample:
         """See ``Domain.sample``."""
-        state, size, current, *_ = await self._call(self._domain.info)
-        stats: dict[str, int] = await self._call(self._domain.memoryStats)
+        state, stats, layout = await self._call(_look, self._domain, self._layout)
+        self._layout = layout
         return Sample(
-            size=size * _KIB,
+            size=(layout.boot + layout.plugged) * _KIB,
             resident=stats.get("rss", 0) * _KIB,
             running=state == libvirt.VIR_DOMAIN_RUNNING,
-            balloon=self._balloon,
-            statistics=_statistics(stats, current),
+            balloon=layout.balloon,
+            statistics=_statistics(stats, layout),
         )
 
     async def set_memory(self, size: int) -> None:
-        """See ``Domain.set_memory``; libvirt counts in KiB, so up to 1023 bytes are left with the guest."""
-        await self._call(self._domain.setMemoryFlags, -(-size // _KIB), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        """See ``Domain.set_memory``; libvirt counts in KiB, so up to 1023 bytes are left with the guest.
+
+        The balloon takes only from what the guest was booted with, so what is plugged in beyond is not asked for.
+        """
+        of_boot = min(self._layout.boot, -(-size // _KIB) - self._layout.plugged)
+        await self._call(self._domain.setMemoryFlags, max(0, of_boot), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     async def set_statistics_period(self, seconds: int) -> None:
         """See ``Domain.set_statistics_period``."""
@@ -268,7 +273,7 @@ async def _reach(thread: CallThread, launcher: Launcher, name: str) -> tuple[Any
         raise _translate(error) from error
     except OSError as error:
         raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror}") from error
-    return connection, domain, ET.fromstring(xml)  # noqa: S314 - libvirt's own XML
+    return connection, domain, _parse(xml)
 
 
 def _connect(launcher: Launcher, name: str) -> tuple[Any, Any]:
@@ -287,24 +292,62 @@ def _connect(launcher: Launcher, name: str) -> tuple[Any, Any]:
     return connection, connection.lookupByName(name)
 
 
-def _has_balloon(xml: ET.Element) -> bool:
-    balloon = xml.find("./devices/memballoon")
-    return balloon is not None and balloon.get("model") != "none"
-
-
 def _reports_free_pages(xml: ET.Element) -> bool:
     balloon = xml.find("./devices/memballoon")
     return balloon is not None and balloon.get("freePageReporting") == "on"
 
 
-def _statistics(stats: dict[str, int], current: int) -> GuestStatistics:
-    """The memory statistics libvirt gives, in KiB, as the core takes them."""
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What a domain's memory is made of, KiB.
+
+    Attributes:
+        most: what libvirt calls its memory: boot memory and virtio-mem devices, however little of those is plugged in.
+        boot: what the guest was booted with.
+        plugged: what the guest has of its virtio-mem devices now.
+        resizable: whether it has any.
+    """
+
+    balloon: bool
+    most: int
+    boot: int
+    plugged: int
+    resizable: bool
+
+
+def _parse(xml: str) -> ET.Element:
+    return ET.fromstring(xml)  # noqa: S314 - libvirt's own XML
+
+
+def _layout(tree: ET.Element) -> _Layout:
+    balloon = tree.find("./devices/memballoon")
+    devices = tree.findall("./devices/memory[@model='virtio-mem']")
+    most = int(tree.findtext("./memory", "0"))
+    return _Layout(
+        balloon=balloon is not None and balloon.get("model") != "none",
+        most=most,
+        boot=most - sum(int(device.findtext("./target/size", "0")) for device in devices),
+        plugged=sum(int(device.findtext("./target/current", "0")) for device in devices),
+        resizable=bool(devices),
+    )
+
+
+def _look(domain: Any, layout: _Layout) -> tuple[int, dict[str, int], _Layout]:
+    """The domain's state and statistics, and its layout, read anew where it can have changed."""
+    state, most, *_ = domain.info()
+    if layout.resizable or most != layout.most:
+        layout = _layout(_parse(domain.XMLDesc()))
+    return state, domain.memoryStats(), layout
+
+
+def _statistics(stats: dict[str, int], layout: _Layout) -> GuestStatistics:
+    """The memory statistics libvirt gives, in KiB, as the core takes them; a guest without balloon holds all it has."""
 
     def size(key: str) -> int | None:
         return stats[key] * _KIB if key in stats else None
 
     return GuestStatistics(
-        actual=stats.get("actual", current) * _KIB,
+        actual=(stats.get("actual", layout.boot) + layout.plugged) * _KIB,
         updated=float(stats.get("last_update", 0)),
         usable=size("usable"),
         unused=size("unused"),

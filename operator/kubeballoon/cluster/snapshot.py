@@ -134,7 +134,7 @@ def core_vm(
         uid=report.uid,
         name=f"{report.namespace}/{report.name}",
         size=report.size,
-        actual=report.size if report.actual is None else report.actual,
+        actual=_backed(report),
         overhead=report.overhead,
         need=report.need,
         target=report.target if requested is None else requested.target,
@@ -144,6 +144,15 @@ def core_vm(
         policy=None if policy is None else core_policy(policy),
         last_change=None if requested is None else requested.change,
     )
+
+
+def _backed(report: VirtualMachineReport) -> int:
+    """What the node has to back of a VM's memory, bytes: a balloon that frees nothing frees nothing here either."""
+    if report.actual is None:
+        return report.size
+    if report.responsive or report.resident is None:
+        return report.actual
+    return min(report.size, max(report.actual, report.resident - report.overhead))
 
 
 def core_node(

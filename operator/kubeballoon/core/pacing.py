@@ -66,6 +66,24 @@ class Pace:
         return self.retry > 0 and self.asked is None and now - self.progress < self.retry
 
 
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Ever longer pauses between attempts that come to nothing.
+
+    Attributes:
+        pause: the present one, seconds; 0 before the first failure.
+        until: its end, seconds.
+    """
+
+    pause: float = 0.0
+    until: float = 0.0
+
+    def failed(self, now: float) -> Backoff:
+        """After one more failure at ``now`` seconds."""
+        pause = min(RETRY_AT_MOST, max(RETRY, 2 * self.pause))
+        return Backoff(pause, now + pause)
+
+
 def advance(before: Pace, sample: Sample, goal: int, max_rate: int | None = None) -> tuple[Pace, int | None]:
     """Take one look at the guest on its way to ``goal`` bytes.
 
@@ -86,12 +104,6 @@ def advance(before: Pace, sample: Sample, goal: int, max_rate: int | None = None
     return replace(pace, asked=request, progress=sample.at if started else pace.progress), request
 
 
-def give_up(pace: Pace, now: float) -> Pace:
-    """Leave the guest alone for a while, at ``now`` seconds; longer each time it has to be given up again."""
-    retry = min(RETRY_AT_MOST, max(RETRY, 2 * pace.retry))
-    return replace(pace, asked=None, rate=float(FIRST_RATE), progress=now, retry=retry)
-
-
 def _withdraw(pace: Pace, sample: Sample, goal: int) -> tuple[Pace, int]:
     """Ask for no more: a driver would take what is still asked later, when it may have become too much."""
     return replace(pace, asked=None), max(goal, sample.actual)
@@ -108,8 +120,8 @@ def _judge(before: Pace, sample: Sample) -> Pace:
         return replace(looked, rate=_shown(before, sample, arrived=arrived), progress=sample.at, retry=0.0)
     if sample.at - before.progress < PATIENCE:
         return replace(looked, rate=_halved(before.rate))
-    given_up = give_up(before, sample.at)
-    return replace(given_up, asked=before.asked, held=sample.actual, at=sample.at, rate=_halved(before.rate))
+    retry = Backoff(before.retry).failed(sample.at).pause
+    return replace(looked, rate=_halved(before.rate), progress=sample.at, retry=retry)
 
 
 def _shown(before: Pace, sample: Sample, *, arrived: bool) -> float:
