@@ -32,8 +32,21 @@ def resident_bytes(pid: int) -> int:
     Raises:
         OSError: It has ended.
     """
+    return _rollup(pid, "Rss")
+
+
+def proportional_bytes(pid: int) -> int:
+    """The same, but of a page that it shares only its share: so pages that KSM has merged count once.
+
+    Raises:
+        OSError: It has ended.
+    """
+    return _rollup(pid, "Pss")
+
+
+def _rollup(pid: int, name: str) -> int:
     for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return 0
 

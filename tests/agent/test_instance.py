@@ -52,7 +52,6 @@ def test_an_annotation_that_cannot_be_read_is_a_fault_and_not_a_request() -> Non
 @pytest.mark.parametrize(
     ("domain", "reason"),
     [
-        ({"devices": {"autoattachMemBalloon": False}}, "NoBalloon"),
         ({"memory": {"hugepages": {"pageSize": "2Mi"}}}, "Hugepages"),
         ({"cpu": {"dedicatedCpuPlacement": True}}, "DedicatedCPU"),
         ({"cpu": {"realtime": {}}}, "Realtime"),

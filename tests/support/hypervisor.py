@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +85,11 @@ class FakeChannel:
         absent: why its agent does not do as told; None while it does.
         ejects: whether the guest's kernel gives an unplugged processor up.
         tells: whether libvirt hears of that.
+        files: the guest's files by path.
+        refused: the agent's commands that it refuses, and what it says then.
+        ran: every program that was run in the guest, with its arguments.
+        program: what such a program comes to.
+        system: what the guest's system calls itself.
         commands: every command of the agent, in order.
     """
 
@@ -95,8 +101,13 @@ class FakeChannel:
     counted: int = 4
     files: dict[str, bytes] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    ran: list[tuple[str, ...]] = field(default_factory=list)
+    program: Callable[[tuple[str, ...]], tuple[int, bytes]] = lambda _: (0, b"")
+    system: str = "debian"
     unplugged: list[str] = field(default_factory=list)
     pid: int | None = 1
+    reports_free_pages: bool = False
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Carry it out, if the agent is there."""
@@ -108,9 +119,32 @@ class FakeChannel:
                 {"logical-id": index, "online": online, "can-offline": index not in self.fixed}
                 for index, online in self.online.items()
             ]
-        for each in arguments["vcpus"]:
-            self.online[each["logical-id"]] = each["online"]
-        return len(arguments["vcpus"])
+        if name == "guest-set-vcpus":
+            self.online |= {each["logical-id"]: each["online"] for each in arguments["vcpus"]}
+            return len(arguments["vcpus"])
+        return self._files(name, arguments)
+
+    def _files(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        if name in self.refused:
+            raise AgentError("GuestAgentRefused", f"its guest agent refused: {self.refused[name]}")
+        match name:
+            case "guest-file-open":
+                if arguments["mode"] == "r" and arguments["path"] not in self.files:
+                    raise AgentError("GuestAgentRefused", "its guest agent refused: No such file or directory")
+                return arguments["path"]
+            case "guest-file-read":
+                return {"buf-b64": base64.b64encode(self.files[arguments["handle"]]).decode()}
+            case "guest-file-write":
+                self.files[arguments["handle"]] = base64.b64decode(arguments["buf-b64"])
+            case "guest-exec":
+                self.ran.append((arguments["path"], *arguments["arg"]))
+                return {"pid": len(self.ran)}
+            case "guest-exec-status":
+                status, output = self.program(self.ran[arguments["pid"] - 1][1:])
+                return {"exited": True, "exitcode": status, "out-data": base64.b64encode(output).decode()}
+            case "guest-get-osinfo":
+                return {"id": self.system}
+        return None
 
     async def plugged(self) -> Plugged:
         """Look at the numbers."""

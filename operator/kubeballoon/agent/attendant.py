@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from kubeballoon.agent import reservation
 from kubeballoon.agent.guestagent import GuestAgent
 from kubeballoon.agent.host import HostError
 from kubeballoon.agent.hypervisor import Channel, Hypervisor, HypervisorError
@@ -19,13 +21,21 @@ from kubeballoon.agent.launchers import find
 from kubeballoon.agent.meter import Meter
 from kubeballoon.agent.processors import Processors, report
 from kubeballoon.agent.qemu import Qemu
-from kubeballoon.api.v1alpha1 import NodePressureStatus, NodeProcessors, ProcessorReport, VirtualMachineReport
+from kubeballoon.agent.reservation import Reservation, ReservingHypervisor
+from kubeballoon.api.v1alpha1 import (
+    NodePressureStatus,
+    NodeProcessors,
+    ProcessorReport,
+    ReclaimMethod,
+    VirtualMachineReport,
+)
 
 _log = logging.getLogger(__name__)
 
 LOOK = 3.0  # seconds between looks at a VM of which something is asked
 IDLE = 15.0  # seconds between looks at one of which nothing is
 STEP = 0.5  # seconds between looks while something is under way
+_WITHOUT = ("NoBalloon", "GuestUnsupported")  # reasons for which a VM has nothing that could reserve memory
 _NEWS = 10  # percent by which the node's usage or stall is worth a report
 RETRY = (2.0, 5.0, 10.0, 30.0)  # seconds between attempts to reach it, growing
 
@@ -41,13 +51,19 @@ class Attendant:
         self._changed = changed
         self._wake = asyncio.Event()
         self._agent = GuestAgent()
-        self.processors = Processors(self._agent, Qemu(instance.domain))
+        qemu = Qemu(instance.domain)
+        self.processors = Processors(self._agent, qemu)
+        self.reservation = Reservation(self._agent, qemu, self._wake.set)
+        self.reservation.method = instance.method
+        self._processors_due = 0.0
 
     def update(self, instance: Instance) -> None:
         """The VM's object changed: look at once if it asks for something else."""
         asks = self.instance.processors, self.instance.frozen
         self.instance = instance
+        self.reservation.method = instance.method
         if asks != (instance.processors, instance.frozen):
+            self._processors_due = 0.0
             self._wake.set()
 
     async def run(self) -> None:
@@ -72,11 +88,25 @@ class Attendant:
         return await self._hypervisor.open(launcher, self.instance.domain)
 
     async def _attend(self, channel: Channel) -> None:
+        self.reservation.reports_free_pages = channel.reports_free_pages
         while True:
             if self.instance.frozen is None:
-                await self._look(channel)
-            asked = self.instance.processors.target is not None
-            await self._pause(STEP if self.processors.moving else LOOK if asked else IDLE)
+                await self._reserve()
+                if time.monotonic() >= self._processors_due:
+                    await self._look(channel)
+                    asked = self.instance.processors.target is not None
+                    wait = STEP if self.processors.moving else LOOK if asked else IDLE
+                    self._processors_due = time.monotonic() + wait
+            look = reservation.STEP if self.reservation.moving else reservation.LOOK
+            await self._pause(min(look, max(0.0, self._processors_due - time.monotonic())))
+
+    async def _reserve(self) -> None:
+        if self.instance.bar is not None or not self.reservation.due:
+            return
+        before = self.reservation.problem
+        await self.reservation.look()
+        if self.reservation.problem != before:
+            self._changed()
 
     async def _look(self, channel: Channel) -> None:
         before = self.processors.view
@@ -127,6 +157,10 @@ class Attendants:
             attendant = Attendant(instance, self._hypervisor, self._pods, self._changed)
             self._known[uid] = attendant, asyncio.create_task(attendant.run(), name=f"attend {instance.domain}")
 
+    def hypervisor(self, uid: str) -> Hypervisor:
+        """What the keeper of a VM is to reach it by."""
+        return ReservingHypervisor(self._hypervisor, self._known[uid][0].reservation)
+
     @property
     def ended(self) -> bool:
         """Whether one has ended that should not have."""
@@ -159,7 +193,25 @@ class Attendants:
         if known is None:
             return vm
         attendant = known[0]
-        return vm.model_copy(update={"processors": report(attendant.instance, attendant.processors.view)})
+        return vm.model_copy(
+            update={"processors": report(attendant.instance, attendant.processors.view), **_method(vm, attendant)}
+        )
+
+
+def _method(vm: VirtualMachineReport, attendant: Attendant) -> dict[str, object]:
+    """What reserves a VM's memory, and how the node gets it back."""
+    said: dict[str, object] = {"requested_method": attendant.instance.method}
+    if attendant.reservation.engaged:
+        held = attendant.reservation.held
+        return {
+            **said,
+            "method": ReclaimMethod.GUEST_AGENT,
+            "claimed": None if held is None else held.held,
+            "regained_by": attendant.reservation.regained_by,
+        }
+    if vm.reason in _WITHOUT:
+        return {**said, "eligible": False}
+    return {**said, "method": None if vm.need is None else ReclaimMethod.BALLOON}
 
 
 def is_news(before: NodePressureStatus, now: NodePressureStatus) -> bool:

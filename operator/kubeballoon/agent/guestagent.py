@@ -5,6 +5,7 @@ It is KubeVirt's too, and carries out one command at a time; one that does not a
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from kubeballoon.agent.hypervisor import AgentError, Channel
 RETRY = 5.0  # seconds until an agent that failed is asked again; doubles
 RETRY_AT_MOST = 60.0
 LONGEST_FILE = 4096  # bytes that are read of a file; what this project writes is far shorter
+_POLL = 0.2  # seconds between looks at a program that runs in the guest
+_POLLS = 25
 _REFUSED = "GuestAgentRefused"
 _MISSING = "No such file"
 
@@ -94,25 +97,19 @@ class GuestAgent:
         finally:
             await self._command("guest-file-close", {"handle": handle})
 
-    async def execute(self, program: str, *arguments: str) -> int:
-        """Start a program and do not wait for it; its process id in the guest.
+    async def run(self, program: str, *arguments: str) -> tuple[int, bytes]:
+        """Run a short program; its exit status and what it printed.
 
         Raises:
             HypervisorError: see there.
         """
-        answer = await self._command("guest-exec", {"path": program, "arg": list(arguments), "capture-output": True})
-        return int(answer["pid"])
-
-    async def result(self, pid: int) -> tuple[int, bytes] | None:
-        """What a program that was started came to: exit status and output; None while it runs.
-
-        Raises:
-            HypervisorError: see there.
-        """
-        answer = await self._command("guest-exec-status", {"pid": pid})
-        if not answer["exited"]:
-            return None
-        return answer.get("exitcode", -1), base64.b64decode(answer.get("out-data", ""))
+        started = await self._command("guest-exec", {"path": program, "arg": list(arguments), "capture-output": True})
+        for _ in range(_POLLS):
+            await asyncio.sleep(_POLL)
+            answer = await self._command("guest-exec-status", {"pid": started["pid"]})
+            if answer["exited"]:
+                return answer.get("exitcode", -1), base64.b64decode(answer.get("out-data", ""))
+        raise AgentError("GuestAgentBusy", f"{program} did not end in its guest within {_POLLS * _POLL:.0f}s")
 
     async def system(self) -> str:
         """The guest's operating system as it calls itself, such as "debian" or "mswindows"; nothing if it does not.

@@ -39,20 +39,40 @@ class Plugged:
         counted: how many there are, by libvirt's account.
         removable: the names of those that can be unplugged, the last one first.
         seconds: processor time the VM has used.
-        reports_free_pages: whether QEMU was told to take back what the guest frees.
     """
 
     counted: int
     removable: tuple[str, ...]
     seconds: float
-    reports_free_pages: bool = False
+
+
+class Process(Protocol):
+    """The VM's process on this node; where it cannot be seen all is None."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its number."""
+        ...
+
+    def vcpus(self) -> frozenset[int] | None:
+        """The indices of the processors that have a thread."""
+        ...
+
+    def merged(self) -> int | None:
+        """Bytes of its memory that the kernel has merged with other pages: resident, and yet the node's again."""
+        ...
 
 
 class Channel(Protocol):
     """The ways into a VM that may take long: its guest's agent, and its processors.
 
     They have a connection and a thread of their own: what hangs here holds up nothing of the VM's memory.
+
+    Attributes:
+        reports_free_pages: whether QEMU takes back what the guest's balloon driver tells it to be free.
     """
+
+    reports_free_pages: bool
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Have the guest's agent carry out a command; what it returns.
@@ -102,6 +122,8 @@ class Sample:
         running: False while the guest is paused.
         balloon: whether the VM has a balloon at all.
         statistics: the guest's own; ``updated`` is 0 as long as its driver has not reported.
+        lag: how long the node may take to get back what the guest gave, seconds.
+        problem: why the guest gives nothing, as (reason, message), where that is known here.
     """
 
     size: int
@@ -109,6 +131,8 @@ class Sample:
     running: bool
     balloon: bool
     statistics: GuestStatistics
+    lag: float = 0.0
+    problem: tuple[str, str] | None = None
 
 
 class Domain(Protocol):

@@ -165,7 +165,6 @@ def bar(vmi: Object) -> tuple[str, str] | None:
 
 def _bars(vmi: Object, spec: Object, domain: Object) -> Iterable[tuple[str, str, bool]]:
     devices, memory, cpu = domain.get("devices", {}), domain.get("memory", {}), domain.get("cpu", {})
-    yield "NoBalloon", "it has no balloon (autoattachMemBalloon: false)", (devices.get("autoattachMemBalloon") is False)
     yield "Hugepages", "its memory is hugepages, which a balloon does not give back", bool(memory.get("hugepages"))
     yield from _processor_bars(cpu)
     yield "VFIO", "a device passed through pins its memory, so a balloon frees nothing", _passes_through(spec, devices)

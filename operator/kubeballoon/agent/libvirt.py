@@ -210,7 +210,9 @@ class LibvirtDomain(_Connected):
         await self._call(self._domain.setMemoryFlags, max(0, of_boot), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     async def set_statistics_period(self, seconds: int) -> None:
-        """See ``Domain.set_statistics_period``."""
+        """See ``Domain.set_statistics_period``; without a balloon nothing reports."""
+        if not self._layout.balloon:
+            return
         await self._call(self._domain.setMemoryStatsPeriod, seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
@@ -220,7 +222,7 @@ class LibvirtChannel(_Connected):
     def __init__(self, thread: CallThread, connection: Any, domain: Any, *, reports_free_pages: bool) -> None:
         """Take over a connection that was made in ``thread``."""
         super().__init__(thread, connection, domain)
-        self._reports_free_pages = reports_free_pages
+        self.reports_free_pages = reports_free_pages
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """See ``Channel.command``."""
@@ -242,7 +244,7 @@ class LibvirtChannel(_Connected):
         # QEMU lists the last one first; one that is part of the machine has no name of its own.
         paths = [slot["qom-path"] for slot in slots if slot.get("qom-path", "").startswith(_REMOVABLE)]
         names = tuple(path.removeprefix(_REMOVABLE) for path in paths)
-        return Plugged(counted, names, nanoseconds / 1e9, self._reports_free_pages)
+        return Plugged(counted, names, nanoseconds / 1e9)
 
     async def unplug(self, name: str) -> None:
         """See ``Channel.unplug``.

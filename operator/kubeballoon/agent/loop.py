@@ -163,7 +163,7 @@ class Agent:
             self._keepers.pop(uid)[1].cancel()
         for uid, instance in running.items():
             if uid not in self._keepers:
-                keeper = Keeper(instance, self._hypervisor, self._settings, self._news.set)
+                keeper = Keeper(instance, self._attendants.hypervisor(uid), self._settings, self._news.set)
                 self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
             self._keepers[uid][0].update(instance, self._policies.get(instance.policy or ""))
         self._news.set()

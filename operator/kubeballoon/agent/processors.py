@@ -10,10 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from kubeballoon.agent.guestagent import GuestAgent, GuestProcessor
-from kubeballoon.agent.hypervisor import AgentError, Channel, HypervisorError, Plugged
+from kubeballoon.agent.hypervisor import AgentError, Channel, HypervisorError, Plugged, Process
 from kubeballoon.agent.instance import Instance, ProcessorRequest
 from kubeballoon.api.meta import LONGEST_MESSAGE
 from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
@@ -26,19 +25,6 @@ _FOLLOWS = ("UnplugLost", "UnplugRefused", "NotRemovable", "NotOfflinable")
 
 Problem = tuple[str, str]
 """A reason in one word, and in a sentence."""
-
-
-class Process(Protocol):
-    """The VM's process on this node, as far as it can be seen."""
-
-    @property
-    def pid(self) -> int | None:
-        """Its number."""
-        ...
-
-    def vcpus(self) -> frozenset[int] | None:
-        """The indices of the processors that have a thread."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
