@@ -26,7 +26,7 @@ PYTHON = "/usr/bin/python3"
 LOOK = 1.0  # seconds between looks at the program; it looks at its guest twice as often
 STEP = 0.25  # seconds between looks while it reserves
 FORGOTTEN = 10.0  # seconds without a sign of life after which the program counts as gone
-PROBE = 30.0  # seconds between looks for a program in a guest that had none
+PROBE = 15.0  # seconds between looks for a program in a guest that had none
 MERGING = 300.0  # seconds KSM may take, at its default pace some hundred MiB each
 
 _REFUSED = "GuestAgentRefused"
