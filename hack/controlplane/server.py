@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import ssl
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
@@ -22,7 +23,7 @@ from .errors import ControlPlaneError
 from .plane import ControlPlane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from .assets import Assets
@@ -81,6 +82,16 @@ class LocalControlPlane(ControlPlane):
         """Raises ControlPlaneError if one of the processes has ended."""
         for daemon in self._daemons:
             daemon.check()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """The API server does not run meanwhile, as if it hung."""
+        (server,) = (daemon.process for daemon in self._daemons if daemon.name == self._assets.kube_apiserver.name)
+        server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            server.send_signal(signal.SIGCONT)
 
     def client_certificate(self, user: str, groups: Sequence[str] = ()) -> pki.KeyPair:
         """A certificate signed by the control plane's own authority."""

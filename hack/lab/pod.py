@@ -219,6 +219,12 @@ class LauncherPod:
         finally:
             self.run(f"cat /run/balloon >{driver}/bind")
 
+    def kill_daemon(self) -> None:
+        """Kills the libvirt daemon; the launcher starts it again, and the guest does not notice."""
+        self.hypervisor.close()
+        os.kill(self.daemon_pid, signal.SIGKILL)
+        self._hypervisor = Hypervisor.connect(self.socket, _CONNECT_SECONDS)
+
     @contextmanager
     def hung(self) -> Iterator[None]:
         """QEMU does not run meanwhile, as if it hung."""

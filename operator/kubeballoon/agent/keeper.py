@@ -30,6 +30,7 @@ _KEPT = 32  # a guest keeps this part of its size free, whatever it is asked for
 _NEWS = 100  # a figure is worth a look at the whole node when it moved by this part of the VM's size
 GRACE = 30.0  # seconds a driver has to report for the first time, as a guest boots
 INEFFECTIVE = "BalloonIneffective"
+STALE = "StatisticsStale"
 _STANDS_STILL = ("BadRequest", "Paused", "NoBalloon")  # problems in which a VM is left exactly as it is
 
 
@@ -103,7 +104,7 @@ class Keeper:
         self._settings = settings
         self._changed = changed
         self._clock = clock
-        self._since = clock()
+        self._since = self._rearmed = clock()
         self._wake = asyncio.Event()
         self._before: demand.GuestStatistics | None = None
         self._ruler = demand.Ruler()
@@ -176,6 +177,9 @@ class Keeper:
         problem = self._problem(sample, now)
         goal = self._goal(sample, problem)
         self.view = replace(self.view, sample=sample, need=need, problem=problem, goal=goal)
+        if problem is not None and problem[0] == STALE and now - self._rearmed > self._patience:
+            self._rearmed = now
+            await domain.set_statistics_period(self._settings.period)  # another client may have ended them
         if goal is None:
             self.view = replace(self.view, pace=replace(self.view.pace, asked=None))
             return False
@@ -258,7 +262,7 @@ class Keeper:
         if now < self._barren.until:
             return INEFFECTIVE, "its balloon frees nothing on the node, for its pages are pinned: it has them back"
         if sample.statistics.updated and not self._is_fresh(sample, now) and now - self._since > self._patience:
-            return "StatisticsStale", "its driver has stopped reporting: nothing is asked of it until it does again"
+            return STALE, "its driver has stopped reporting: nothing is asked of it until it does again"
         return None
 
     def _fail(self, error: HypervisorError) -> None:
