@@ -219,3 +219,32 @@ def test_a_guest_agent_that_hangs_holds_up_no_memory(
         until(lambda: guest.online() == 4, 60)
         until(lambda: guest.actual_bytes() == guest.spec.memory_bytes, 30)
         throughout(lambda: guest.online() == 4, 1)
+
+
+_BLOCKING = """\
+mv /usr/sbin/qemu-ga /usr/sbin/qemu-ga.real
+printf '#!/bin/sh\\nexec /usr/sbin/qemu-ga.real -b guest-set-vcpus "$@"\\n' >/usr/sbin/qemu-ga
+chmod +x /usr/sbin/qemu-ga
+kill $(pidof qemu-ga)
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.guest
+@pytest.mark.parametrize("reason", ["GuestAgentAbsent", "GuestAgentRefused"])
+def test_a_guest_whose_agent_does_not_do_it_has_a_reason_and_its_memory_follows(
+    installed: ControlPlane, lab_node: LabNode, tmp_path: Path, reason: str
+) -> None:
+    spec = GuestSpec(name=f"unwilling-{reason.lower()}", vcpus=2, guest_agent=reason != "GuestAgentAbsent")
+    (pod,) = lab_node.boot([spec])
+    try:
+        if spec.guest_agent:
+            pod.run(_BLOCKING)
+        with presented(installed, lab_node, pod), agent(installed, lab_node, tmp_path / "agent"):
+            annotate(installed, pod, processor_target="1", processor_method="GuestAgent", memory_target="200Mi")
+            until(lambda: reported(installed, lab_node, pod).get("processors", {}).get("reason") == reason, 60)
+            until(lambda: pod.actual_bytes() == 200 << 20, 60)
+            assert not reported(installed, lab_node, pod)["processors"]["responsive"]
+            assert len(pod.vcpu_threads()) == 2
+    finally:
+        lab_node.stop(spec.name)
