@@ -9,10 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hack.chart import agent_kubeconfig
 from hack.controlplane import ControlPlane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.api.quantity import parse_quantity
-from tests.support.cluster import memory_policy
+from tests.support.cluster import AS_CONTROLLER, memory_policy
 from tests.support.processes import Command
 from tests.support.waiting import until
 
@@ -42,7 +43,7 @@ class Field:
             self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={"field": self.lab.name}))
         options = (f"--node-name={self.lab.name}", f"--pods-dir={self.lab.pods_dir}")
         cgroup = f"--node-memory-cgroup={self.lab.cgroup}"
-        self.agent = self._command("agent", *options, cgroup, *_AGENT)
+        self.agent = self._command("agent", agent_kubeconfig(self.plane, self.lab.name), *options, cgroup, *_AGENT)
         self._start_controller()
         selector = {"virtualMachineSelector": {"matchLabels": {"field": self.lab.name}}}
         self.plane.apply(memory_policy(self.lab.name, selector=selector, priority=10))
@@ -82,11 +83,8 @@ class Field:
     def annotate(self, name: str, **asked: str | None) -> None:
         """Annotate a VMI as the controller would, or somebody who forges."""
         keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
-        self.patch(name, {"metadata": {"annotations": keys}})
-
-    def patch(self, name: str, body: dict[str, Any]) -> None:
-        """Merge-patch a VMI; its status is not a subresource."""
-        self.plane.kubectl("patch", "vmi", name, "--type=merge", f"--patch={json.dumps(body)}")
+        patch = json.dumps({"metadata": {"annotations": keys}})
+        self.plane.kubectl("patch", "vmi", name, "--type=merge", f"--patch={patch}", *AS_CONTROLLER)
 
     def settled(self) -> bool:
         """Whether the node is High, and every guest is well and has what was asked of it."""
@@ -114,11 +112,11 @@ class Field:
 
     def _start_controller(self) -> None:
         led = 0 if self.controller is None else self.controller.said().count("leading")
-        self.controller = self._command("controller", f"--namespace={SYSTEM}", "--cool-down=1s")
+        account = self.plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
+        self.controller = self._command("controller", account, f"--namespace={SYSTEM}", "--cool-down=1s")
         until(lambda: self.running.said().count("leading") > led)
 
-    def _command(self, command: str, *options: str) -> Command:
-        kubeconfig = self.plane.service_account_kubeconfig(SYSTEM, f"kubeballoon-{command}")
+    def _command(self, command: str, kubeconfig: Path, *options: str) -> Command:
         log = self._logs / f"{command}.log"
         return self._exits.enter_context(Command(log, command, f"--kubeconfig={kubeconfig}", *options))
 

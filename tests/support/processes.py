@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Self
 
+from hack.chart import agent_kubeconfig
 from hack.controlplane import ControlPlane
 from hack.lab import LabNode
 
@@ -52,7 +53,7 @@ class Command:
 
 def agent(plane: ControlPlane, node: LabNode, log: Path, *options: str) -> Command:
     """The agent of a lab node, as its ServiceAccount."""
-    kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-agent")
+    kubeconfig = agent_kubeconfig(plane, node.name)
     return Command(
         log,
         "agent",

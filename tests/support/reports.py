@@ -9,17 +9,22 @@ from typing import Any
 
 from hack.controlplane import ControlPlane
 from hack.lab import LabNode, LauncherPod, node_object, vmi_object
+from tests.support.cluster import AS_CONTROLLER
 
 
 @contextmanager
 def presented(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> Iterator[LauncherPod]:
-    """The guest with its objects, which go with the context."""
+    """The guest with its objects, which go with the context, and all of its memory."""
     plane.apply(node_object(node.name, node.memory_bytes))
     plane.apply(vmi_object(guest.spec, guest.uid, node.name))
-    yield guest
-    plane.kubectl("delete", "vmi", guest.spec.name)
-    plane.kubectl("delete", "nodepressure", node.name, "--ignore-not-found")
-    plane.kubectl("delete", "node", node.name)
+    if guest.spec.balloon:
+        guest.set_memory(guest.spec.memory_bytes)
+    try:
+        yield guest
+    finally:
+        plane.kubectl("delete", "vmi", guest.spec.name)
+        plane.kubectl("delete", "nodepressure", node.name, "--ignore-not-found")
+        plane.kubectl("delete", "node", node.name)
 
 
 def reported(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> dict[str, Any]:
@@ -34,4 +39,4 @@ def annotate(plane: ControlPlane, guest: LauncherPod, **asked: str | None) -> No
     """Ask of the guest what the controller would; None takes an annotation away."""
     keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
     patch = json.dumps({"metadata": {"annotations": keys}})
-    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}")
+    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}", *AS_CONTROLLER)

@@ -19,7 +19,7 @@ DEADLINE = 10.0
 """Seconds a request may take before it counts as failed."""
 
 JSON = "application/json"
-NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
@@ -107,8 +107,12 @@ class Cluster:
 
     async def names(self, path: str) -> set[str]:
         """The names of a collection's objects, without their contents."""
-        answer = await self._request("GET", path, query={}, accept=NAMES_ONLY)
-        return {item["metadata"]["name"] for item in answer["items"] or ()}  # null where there are none
+        return {metadata["name"] for metadata in await self.metadata(path)}
+
+    async def metadata(self, path: str) -> list[Object]:
+        """The metadata of a collection's objects, without their contents."""
+        answer = await self._request("GET", path, query={}, accept=METADATA_ONLY)
+        return [item["metadata"] for item in answer["items"] or ()]  # null where there are none
 
     async def create(self, path: str, body: Object) -> Object:
         """Create an object in the collection at ``path``."""

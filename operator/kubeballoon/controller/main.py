@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-from pathlib import Path
 from typing import Any
 
 import kopf
@@ -17,7 +16,7 @@ import kopf
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.cluster.announce import Announcer
 from kubeballoon.cluster.client import Cluster
-from kubeballoon.cluster.lease import Lease
+from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
 from kubeballoon.controller.handlers import Handlers
 from kubeballoon.controller.round import Rounds
 from kubeballoon.controller.scheduler import Scheduler
@@ -27,9 +26,7 @@ from kubeballoon.serving import serve
 
 _log = logging.getLogger(__name__)
 
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _GOODBYE = 1.0  # seconds each step of the end may take
-LEASE = "kubeballoon-controller"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,7 +59,7 @@ async def _run(options: argparse.Namespace) -> int:
         world = World(options.cool_down)
         announcer = Announcer(cluster, identity)
         scheduler = Scheduler(cluster, world, announcer, Rounds(cluster, world, announcer))
-        lease = Lease(cluster, options.namespace or _own_namespace(), LEASE, identity)
+        lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
         leading = asyncio.create_task(lease.acquire(), name="acquire")
 
         def live() -> str | None:
@@ -141,7 +138,3 @@ async def _before(task: asyncio.Task[None], stop: asyncio.Event) -> bool:
         return False
     await task
     return True
-
-
-def _own_namespace() -> str:
-    return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else "kubeballoon-system"
