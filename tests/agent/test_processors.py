@@ -15,7 +15,7 @@ from kubeballoon.agent import guestagent
 from kubeballoon.agent.guestagent import GuestAgent
 from kubeballoon.agent.hypervisor import AgentError
 from kubeballoon.agent.instance import ProcessorRequest
-from kubeballoon.agent.processors import PATIENCE, Processors
+from kubeballoon.agent.processors import PATIENCE, SILENT, TRIES, Processors
 from kubeballoon.api.v1alpha1 import ProcessorMethod
 from tests.support.cluster import condition, get, processor_policy
 from tests.support.hypervisor import FakeChannel
@@ -114,7 +114,29 @@ async def test_auto_takes_the_driver_only_where_no_agent_answers(kept: Kept) -> 
     await kept.look(target=None)
     kept.channel.absent = ABSENT
     await kept.look(target=3)
+    assert kept.channel.unplugged == [], "the guest may be booting"
+    kept.clock.now += SILENT
+    await kept.look()
     assert kept.channel.unplugged == ["vcpu3"]
+
+
+async def test_auto_unplugs_nothing_of_an_emulated_guest(kept: Kept) -> None:
+    kept.channel.emulated, kept.channel.absent = True, ABSENT
+    kept.clock.now += SILENT
+    await kept.look(times=int(SILENT) + 5, target=3)
+    assert kept.channel.unplugged == []
+    assert kept.reason == "GuestAgentAbsent"
+
+
+async def test_a_guest_that_is_asked_and_does_nothing_has_a_reason(kept: Kept) -> None:
+    kept.channel.deaf = True
+    await kept.look(times=TRIES + 2, target=2)
+    assert kept.reason == "NotFollowing"
+    assert not kept.processors.moving
+    kept.channel.deaf = False
+    await kept.look()
+    assert kept.used == 2
+    assert kept.reason is None
 
 
 async def test_an_unplugging_that_libvirt_does_not_hear_of_is_said_and_not_repeated(kept: Kept) -> None:

@@ -85,6 +85,7 @@ class FakeChannel:
         absent: why its agent does not do as told; None while it does.
         ejects: whether the guest's kernel gives an unplugged processor up.
         tells: whether libvirt hears of that.
+        deaf: whether its agent does nothing about processors, and says nothing of that.
         files: the guest's files by path.
         refused: the agent's commands that it refuses, and what it says then.
         ran: every program that was run in the guest, with its arguments.
@@ -108,6 +109,8 @@ class FakeChannel:
     unplugged: list[str] = field(default_factory=list)
     pid: int | None = 1
     reports_free_pages: bool = False
+    emulated: bool = False
+    deaf: bool = False
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Carry it out, if the agent is there."""
@@ -119,6 +122,8 @@ class FakeChannel:
                 {"logical-id": index, "online": online, "can-offline": index not in self.fixed}
                 for index, online in self.online.items()
             ]
+        if name == "guest-set-vcpus" and self.deaf:
+            return 0
         if name == "guest-set-vcpus":
             self.online |= {each["logical-id"]: each["online"] for each in arguments["vcpus"]}
             return len(arguments["vcpus"])

@@ -70,9 +70,11 @@ class Channel(Protocol):
 
     Attributes:
         reports_free_pages: whether QEMU takes back what the guest's balloon driver tells it to be free.
+        emulated: whether QEMU runs the guest without KVM; it does not tell libvirt of processors that left then.
     """
 
     reports_free_pages: bool
+    emulated: bool
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Have the guest's agent carry out a command; what it returns.

@@ -145,7 +145,7 @@ class LibvirtHypervisor:
         """See ``Hypervisor.open``."""
         thread = self._thread(f"{launcher.pod}{_CHANNEL}", f"guest {domain}")
         connection, found, xml = await _reach(thread, launcher, domain)
-        return LibvirtChannel(thread, connection, found, reports_free_pages=_reports_free_pages(xml))
+        return LibvirtChannel(thread, connection, found, xml)
 
     def forget(self, pod: str) -> None:
         """See ``Hypervisor.forget``."""
@@ -219,10 +219,12 @@ class LibvirtDomain(_Connected):
 class LibvirtChannel(_Connected):
     """See ``Channel``."""
 
-    def __init__(self, thread: CallThread, connection: Any, domain: Any, *, reports_free_pages: bool) -> None:
+    def __init__(self, thread: CallThread, connection: Any, domain: Any, xml: ET.Element) -> None:
         """Take over a connection that was made in ``thread``."""
         super().__init__(thread, connection, domain)
-        self.reports_free_pages = reports_free_pages
+        balloon = xml.find("./devices/memballoon")
+        self.reports_free_pages = balloon is not None and balloon.get("freePageReporting") == "on"
+        self.emulated = xml.get("type") == "qemu"
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """See ``Channel.command``."""
@@ -292,11 +294,6 @@ def _connect(launcher: Launcher, name: str) -> tuple[Any, Any]:
     finally:
         os.close(directory)
     return connection, connection.lookupByName(name)
-
-
-def _reports_free_pages(xml: ET.Element) -> bool:
-    balloon = xml.find("./devices/memballoon")
-    return balloon is not None and balloon.get("freePageReporting") == "on"
 
 
 @dataclass(frozen=True, slots=True)

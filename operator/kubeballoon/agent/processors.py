@@ -19,6 +19,10 @@ from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
 
 PATIENCE = 8.0  # seconds a guest's kernel has to give a processor up; it takes a fraction of one
 RETRY = 300.0  # seconds until a guest that did not is asked again
+SILENT = (
+    60.0  # seconds without a guest agent after which Auto turns to the driver: a guest that boots has none for a while
+)
+TRIES = 5  # looks without progress after which a guest counts as one that does not follow
 
 _FOLLOWS = ("UnplugLost", "UnplugRefused", "NotRemovable", "NotOfflinable")
 """Problems in which a VM does follow requests, in another way or as far as it can."""
@@ -50,11 +54,13 @@ class _Seen:
     """One look.
 
     Attributes:
-        guest: the processors as the guest sees them; None while its agent does not answer.
+        guest: the processors as the guest sees them; None while its agent does not say.
+        failure: why it does not.
         threads: how many have a thread on the node; libvirt's account where threads cannot be seen.
     """
 
     guest: tuple[GuestProcessor, ...] | None
+    failure: AgentError | None
     plugged: Plugged
     threads: int
 
@@ -96,6 +102,8 @@ class Processors:
     _unplugging: _Unplugging | None = None
     _lost_of: int | None = None  # the QEMU whose unplugged processors libvirt did not hear of
     _refused_until: float = 0.0
+    _heard: float | None = None  # when the guest's agent last answered, or was first asked
+    _tries: int = 0  # looks without progress
     _used: tuple[float, float] | None = None  # processor seconds, and when
 
     @property
@@ -119,13 +127,14 @@ class Processors:
             except AgentError as error:
                 problem = error.reason, str(error)
             if seen.online != wanted:
-                seen = await self._see(channel)
+                before, seen = seen, await self._see(channel)
+                problem = problem or self._doubt(before, seen, wanted)
                 self._settled = problem is not None or seen.online == wanted
         self.view = View(
             online=seen.online,
             offlinable=len(seen.spare) if seen.guest is not None else len(seen.plugged.removable),
             usage=self._usage(seen.plugged.seconds),
-            method=self._method(request, seen),
+            method=self._method(channel, request, seen),
             problem=problem,
         )
 
@@ -136,24 +145,36 @@ class Processors:
 
     async def _see(self, channel: Channel) -> _Seen:
         plugged = await channel.plugged()
+        guest = failure = None
         try:
             guest = await self.agent.processors()
-        except AgentError:
-            guest = None
+        except AgentError as error:
+            failure = error
+        if guest is not None or self._heard is None:
+            self._heard = self.clock()
         threads = self.qemu.vcpus()
-        return _Seen(guest, plugged, plugged.counted if threads is None else len(threads))
+        return _Seen(guest, failure, plugged, plugged.counted if threads is None else len(threads))
 
-    def _method(self, request: ProcessorRequest, seen: _Seen) -> ProcessorMethod:
+    def _doubt(self, before: _Seen, now: _Seen, wanted: int) -> Problem | None:
+        """Whether the guest was asked often enough, and nothing came of it."""
+        idle = now.online == before.online != wanted and now.threads == before.threads and self._unplugging is None
+        self._tries = self._tries + 1 if idle else 0
+        if self._tries < TRIES:
+            return None
+        return "NotFollowing", f"its guest uses {now.online} processors, whatever it is asked"
+
+    def _method(self, channel: Channel, request: ProcessorRequest, seen: _Seen) -> ProcessorMethod:
         """What carries requests out."""
         able = bool(seen.plugged.removable) or seen.threads < request.size
-        by_driver = self._by_driver(request, seen) and able and self._driver_fault(seen) is None
+        by_driver = self._by_driver(channel, request, seen) and able and self._driver_fault(seen) is None
         return ProcessorMethod.DRIVER if by_driver else ProcessorMethod.GUEST_AGENT
 
-    def _by_driver(self, request: ProcessorRequest, seen: _Seen) -> bool:
-        """Auto takes the agent where it answers: that is undone at once, and asks nothing of the hypervisor."""
-        if request.method is ProcessorMethod.AUTO:
-            return seen.guest is None
-        return request.method is ProcessorMethod.DRIVER
+    def _by_driver(self, channel: Channel, request: ProcessorRequest, seen: _Seen) -> bool:
+        """Auto takes the agent, whose doing is undone at once; the driver where there is none, and no loss to fear."""
+        if request.method is not ProcessorMethod.AUTO:
+            return request.method is ProcessorMethod.DRIVER
+        silent = self._heard is not None and self.clock() - self._heard >= SILENT
+        return seen.guest is None and silent and not channel.emulated
 
     def _driver_fault(self, seen: _Seen) -> Problem | None:
         """Why processors are not unplugged any more."""
@@ -194,7 +215,7 @@ class Processors:
 
     async def _take(self, channel: Channel, request: ProcessorRequest, seen: _Seen, wanted: int) -> Problem | None:
         fault = None
-        if self._by_driver(request, seen):
+        if self._by_driver(channel, request, seen):
             fault = self._driver_fault(seen)
             if fault is None and seen.plugged.removable:
                 await channel.unplug(seen.plugged.removable[0])
@@ -202,7 +223,7 @@ class Processors:
                 return None
             fault = fault or ("NotRemovable", "its processors cannot be unplugged: they are taken by the guest agent")
         if seen.guest is None:
-            raise self.agent.failure or AgentError("GuestAgentAbsent", "its guest agent does not answer")
+            raise seen.failure or AgentError("GuestAgentAbsent", "its guest agent does not answer")
         given_up = seen.spare[: seen.online - wanted]
         if given_up:
             await self.agent.set_processors(given_up, online=False)
@@ -224,8 +245,7 @@ class Processors:
         if seen.threads < request.size:
             await channel.plug(min(request.size, seen.threads + wanted - seen.online - len(back)))
             return None
-        reason = "GuestAgentAbsent" if seen.guest is None else "NotOnline"
-        return reason, f"its guest uses {seen.online} of {seen.threads} processors and brings no more online"
+        return None
 
     def _usage(self, seconds: float) -> int | None:
         """Percent of one processor since the last look."""
