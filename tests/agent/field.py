@@ -38,7 +38,11 @@ class Field:
         self._exits.callback(self._remove)
         self._exits.enter_context(self.lab)
         self.plane.apply(node_object(self.lab.name, self.lab.memory_bytes))
-        specs = [GuestSpec(name=name, memory_bytes=SIZE, swap_bytes=SIZE) for name in ("steady", "busy", "faulty")]
+        # Without free page reporting, which would return what a test has just had a guest use.
+        specs = [
+            GuestSpec(name=name, memory_bytes=SIZE, swap_bytes=SIZE, free_page_reporting=False)
+            for name in ("steady", "busy", "faulty")
+        ]
         for pod in self.lab.boot(specs):
             self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={"field": self.lab.name}))
         options = (f"--node-name={self.lab.name}", f"--pods-dir={self.lab.pods_dir}")

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -90,6 +91,7 @@ class Keeper:
         settings: Settings,
         changed: Callable[[], None],
         clock: Callable[[], float] = time.time,
+        timed: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         """Keep ``instance``; ``changed`` is called after news; ``clock`` is the wall's: guests report by it.
 
@@ -104,6 +106,7 @@ class Keeper:
         self._settings = settings
         self._changed = changed
         self._clock = clock
+        self._timed = timed  # measures each look
         self._since = self._rearmed = clock()
         self._wake = asyncio.Event()
         self._before: demand.GuestStatistics | None = None
@@ -164,7 +167,8 @@ class Keeper:
 
     async def _keep(self, domain: Domain) -> None:
         while True:
-            sample = await domain.sample()
+            with self._timed():
+                sample = await domain.sample()
             moving = await self._look(domain, sample)
             self._tell()
             await self._pause(STEP if moving else LOOK)

@@ -21,6 +21,7 @@ from kubeballoon.agent.host import Host, HostError, HostMemory
 from kubeballoon.agent.hypervisor import Hypervisor
 from kubeballoon.agent.instance import read
 from kubeballoon.agent.keeper import Keeper, Settings
+from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.agent.reliever import Reliever
 from kubeballoon.api.v1alpha1 import API_VERSION, MemoryPolicy, NodePressureStatus
 from kubeballoon.cluster import paths
@@ -70,6 +71,7 @@ class Agent:
         self._host = host
         self._settings = settings
         self._limits = limits
+        self.metrics = AgentMetrics(node)
         self._clock: Callable[[], float] = time.monotonic
         self._memory: HostMemory | None = None
         self._state = State.HIGH
@@ -163,7 +165,8 @@ class Agent:
             self._keepers.pop(uid)[1].cancel()
         for uid, instance in running.items():
             if uid not in self._keepers:
-                keeper = Keeper(instance, self._attendants.hypervisor(uid), self._settings, self._news.set)
+                reached_by, looks = self._attendants.hypervisor(uid), self.metrics.looks.time
+                keeper = Keeper(instance, reached_by, self._settings, self._news.set, timed=looks)
                 self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
             self._keepers[uid][0].update(instance, self._policies.get(instance.policy or ""))
         self._news.set()
@@ -187,7 +190,7 @@ class Agent:
             await asyncio.sleep(SETTLE)
 
     async def _report(self, memory: HostMemory) -> None:
-        status = await self._attendants.complete(self._compose(memory))
+        status = self.metrics.status = await self._attendants.complete(self._compose(memory))
         due = self._clock() - self._written_at >= HEARTBEAT
         if due or report.is_news(self._written, status):
             await self._write(status)
@@ -204,12 +207,14 @@ class Agent:
                 await self._create(body)
             await self._cluster.apply(paths.node_pressure_status(self._node), {**body, "status": status.to_wire()})
         except ClusterError as error:
+            self.metrics.wrote(None)
             self._written = None  # it may be gone; made anew when the API server answers again
             self._refuse(str(error))
             return
         if self._refused:
             _log.info("reporting again")
         self._refused = ""
+        self.metrics.wrote(status.observed_at)
         self._written, self._written_at = status, self._clock()
 
     async def _create(self, body: Object) -> None:

@@ -25,6 +25,8 @@ PROCESSOR_REASON = f"{GROUP}/processor-reason"
 """Why the number of processors is what it is, for people."""
 EXCLUDE = f"{GROUP}/exclude"
 """Set to "true" by a VM's owner to keep the VM out, where its policy allows."""
+RELEASE = f"{GROUP}/release"
+"""Set to "true" by an administrator on a policy or a NodePressure: nothing is requested of its VMs until it is gone."""
 
 CONTROLLER_ANNOTATIONS = (
     MEMORY_TARGET,

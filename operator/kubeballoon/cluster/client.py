@@ -65,11 +65,18 @@ _ERRORS: Mapping[int, type[ClusterError]] = {
 class Cluster:
     """A connection to one cluster. Close it, or use it as an async context manager."""
 
-    def __init__(self, configuration: client.Configuration, field_manager: str) -> None:
-        """Wrap a loaded configuration; ``field_manager`` is the name behind every write."""
+    def __init__(self, configuration: client.Configuration, field_manager: str, namespace: str = "default") -> None:
+        """Wrap a loaded configuration.
+
+        Args:
+            configuration: where the API server is, and as whom to speak to it.
+            field_manager: the name behind every write.
+            namespace: what the configuration says is meant where none is named.
+        """
         self._api = client.ApiClient(configuration)
         self._api.user_agent = field_manager
         self._field_manager = field_manager
+        self.namespace = namespace
 
     @classmethod
     async def connect(cls, field_manager: str, kubeconfig: Path | None = None, context: str | None = None) -> Self:
@@ -81,15 +88,17 @@ class Cluster:
         if kubeconfig is not None and not kubeconfig.is_file():  # noqa: ASYNC240 - once, before anything runs
             raise ClusterError(f"no access to a cluster: there is no kubeconfig {kubeconfig}")
         configuration = client.Configuration()
+        namespace = "default"
         try:
             if kubeconfig is not None or context is not None or _has_kubeconfig():
                 path = str(kubeconfig) if kubeconfig is not None else None
-                await config.load_kube_config(path, context=context, client_configuration=configuration)
+                loader = await config.load_kube_config(path, context=context, client_configuration=configuration)
+                namespace = loader.current_context["context"].get("namespace") or namespace
             else:
                 config.load_incluster_config(client_configuration=configuration)
         except (ConfigException, OSError) as error:
             raise ClusterError(f"no access to a cluster: {_one_line(error)}") from error
-        return cls(configuration, field_manager)
+        return cls(configuration, field_manager, namespace)
 
     async def __aenter__(self) -> Self:
         return self

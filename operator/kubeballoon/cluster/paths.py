@@ -14,6 +14,11 @@ NODES = "/api/v1/nodes"
 INSTANCES = "/apis/kubevirt.io/v1/virtualmachineinstances"
 
 
+def ours(plural: str) -> str:
+    """A collection of ours."""
+    return f"{_OURS}/{plural}"
+
+
 def policy_status(policies: str, name: str) -> str:
     """The status of one of the collection ``policies``."""
     return f"{policies}/{name}/status"

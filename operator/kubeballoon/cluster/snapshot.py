@@ -25,6 +25,8 @@ P = TypeVar("P", bound=Policy)
 
 OWNER_EXCLUDED = "OwnerExcluded"
 NO_BALLOON = "NoBalloon"
+RELEASED = "Released"
+SILENT = 180.0  # seconds without a report, three heartbeats, after which nothing is decided for a node
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +89,39 @@ def core_policy(policy: MemoryPolicy) -> model.Policy:
     )
 
 
-def exclusion(report: VirtualMachineReport, policy: MemoryPolicy | None) -> tuple[str, str] | None:
-    """Why a VM must not be ballooned, as (reason, message); None when it may be."""
+def exclusion(
+    report: VirtualMachineReport, policy: MemoryPolicy | None, *, released: bool = False
+) -> tuple[str, str] | None:
+    """Why a VM must not be ballooned, as (reason, message); None when it may be.
+
+    Args:
+        report: what its agent says.
+        policy: the policy that governs it.
+        released: whether its node is.
+    """
     if not report.eligible:
         return report.reason or "Ineligible", report.message or "its node's agent cannot balloon it"
     only_balloon = policy is not None and policy.spec.reclaim.method is ReclaimMethod.BALLOON
     if only_balloon and report.method is ReclaimMethod.GUEST_AGENT:
         return NO_BALLOON, "it has no balloon that follows, and its policy asks for one"
-    return _owner_exclusion(report, policy)
+    return _set_aside(report, policy, released=released)
 
 
-def processor_exclusion(report: VirtualMachineReport, policy: ProcessorPolicy | None) -> tuple[str, str] | None:
-    """Why no processor must be taken from a VM, as (reason, message); None when it may be."""
+def processor_exclusion(
+    report: VirtualMachineReport, policy: ProcessorPolicy | None, *, released: bool = False
+) -> tuple[str, str] | None:
+    """Why no processor must be taken from a VM, as (reason, message); see ``exclusion``."""
     seen = _processors(report)
     if not seen.eligible:
         return seen.reason or "Ineligible", seen.message or "its node's agent cannot take its processors"
-    return _owner_exclusion(report, policy)
+    return _set_aside(report, policy, released=released)
 
 
-def _owner_exclusion(report: VirtualMachineReport, policy: Policy | None) -> tuple[str, str] | None:
+def _set_aside(report: VirtualMachineReport, policy: Policy | None, *, released: bool) -> tuple[str, str] | None:
+    if released:
+        return RELEASED, "its node is released by an administrator"
+    if policy is not None and policy.metadata.released:
+        return RELEASED, f"its policy {policy.metadata.name} is released by an administrator"
     allowed = policy is None or policy.spec.owner_exclusion is OwnerExclusion.ALLOW
     if report.owner_excluded and allowed:
         return OWNER_EXCLUDED, "its owner excluded it"
@@ -120,7 +136,11 @@ def _processors(report: VirtualMachineReport) -> ProcessorReport:
 
 
 def core_vm(
-    report: VirtualMachineReport, policy: MemoryPolicy | None, requested: Requested | None = None
+    report: VirtualMachineReport,
+    policy: MemoryPolicy | None,
+    requested: Requested | None = None,
+    *,
+    released: bool = False,
 ) -> model.VirtualMachine:
     """One VM as the core sees it.
 
@@ -128,8 +148,9 @@ def core_vm(
         report: what its agent says.
         policy: the policy that governs it.
         requested: what is known to be requested by now, where that is newer than the report.
+        released: whether its node is.
     """
-    excluded = exclusion(report, policy)
+    excluded = exclusion(report, policy, released=released)
     return model.VirtualMachine(
         uid=report.uid,
         name=f"{report.namespace}/{report.name}",
@@ -161,6 +182,8 @@ def core_node(
     governing: Callable[[VirtualMachineReport], MemoryPolicy | None],
     requested: Mapping[str, Requested],
     cool_down: float = model.COOL_DOWN,
+    *,
+    released: bool = False,
 ) -> model.Node:
     """One node as the core sees it; ``requested`` by the VMs' uid, ``cool_down`` in seconds."""
     memory = status.memory
@@ -172,7 +195,10 @@ def core_node(
         reserve=memory.reserve,
         state=model.State(status.state),
         cool_down=cool_down,
-        vms=tuple(core_vm(report, governing(report), requested.get(report.uid)) for report in status.virtual_machines),
+        vms=tuple(
+            core_vm(report, governing(report), requested.get(report.uid), released=released)
+            for report in status.virtual_machines
+        ),
     )
 
 
@@ -199,6 +225,8 @@ def core_processor_node(
     status: NodePressureStatus,
     governing: Callable[[VirtualMachineReport], ProcessorPolicy | None],
     requested: Mapping[str, Requested],
+    *,
+    released: bool = False,
 ) -> processors.Node | None:
     """One node's processors as the core sees them; None where its agent does not report them."""
     if status.processors is None:
@@ -209,15 +237,16 @@ def core_processor_node(
         count=status.processors.count,
         pressure=pressure,
         vms=tuple(
-            _core_processor_vm(report, governing(report), requested[report.uid]) for report in status.virtual_machines
+            _core_processor_vm(report, governing(report), requested[report.uid], released=released)
+            for report in status.virtual_machines
         ),
     )
 
 
 def _core_processor_vm(
-    report: VirtualMachineReport, policy: ProcessorPolicy | None, requested: Requested
+    report: VirtualMachineReport, policy: ProcessorPolicy | None, requested: Requested, *, released: bool
 ) -> processors.VirtualMachine:
-    seen, excluded = _processors(report), processor_exclusion(report, policy)
+    seen, excluded = _processors(report), processor_exclusion(report, policy, released=released)
     return processors.VirtualMachine(
         uid=report.uid,
         name=f"{report.namespace}/{report.name}",

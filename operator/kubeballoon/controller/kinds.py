@@ -47,7 +47,7 @@ class Kind(Generic[P]):
         reported: what a VM's agent reports to be asked of it.
         annotations: what asks it of a VM, with the reason; values of None take annotations away.
         said: an amount as an administrator reads it.
-        exclusion: why a VM is left alone, as (reason, message).
+        exclusion: why a VM is left alone, as (reason, message), given whether its node is released.
         responsive: whether a VM follows requests.
         taken: how much has been taken from a VM.
         status: a policy's status, from what all kinds have and how much has been taken.
@@ -60,7 +60,7 @@ class Kind(Generic[P]):
     reported: Callable[[VirtualMachineReport], Asked]
     annotations: Callable[[Asked, str], dict[str, str | None]]
     said: Callable[[int], str]
-    exclusion: Callable[[VirtualMachineReport, P], tuple[str, str] | None]
+    exclusion: Callable[[VirtualMachineReport, P, bool], tuple[str, str] | None]
     responsive: Callable[[VirtualMachineReport], bool]
     taken: Callable[[VirtualMachineReport], int]
     status: Callable[[PolicyStatus, int], PolicyStatus]
@@ -113,7 +113,7 @@ MEMORY: Kind[MemoryPolicy] = Kind(
     reported=_memory_reported,
     annotations=_memory_annotations,
     said=lambda size: f"{human(size)} ({size} bytes)",
-    exclusion=exclusion,
+    exclusion=lambda report, policy, released: exclusion(report, policy, released=released),
     responsive=lambda report: report.responsive,
     taken=lambda report: 0 if report.actual is None else max(0, report.size - report.actual),
     status=lambda common, taken: MemoryPolicyStatus(**dict(common), reserved=taken),
@@ -127,7 +127,7 @@ PROCESSORS: Kind[ProcessorPolicy] = Kind(
     reported=_processors_reported,
     annotations=_processor_annotations,
     said=lambda count: f"{count} processors",
-    exclusion=processor_exclusion,
+    exclusion=lambda report, policy, released: processor_exclusion(report, policy, released=released),
     responsive=lambda report: report.processors is None or report.processors.responsive,
     taken=_processors_taken,
     status=lambda common, taken: ProcessorPolicyStatus(**dict(common), taken=taken),

@@ -17,10 +17,13 @@ from kubeballoon.api.duration import parse_duration
 from kubeballoon.cluster.announce import Announcer
 from kubeballoon.cluster.client import Cluster
 from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
+from kubeballoon.controller.counters import Counters
 from kubeballoon.controller.handlers import Handlers
+from kubeballoon.controller.metrics import ControllerMetrics
 from kubeballoon.controller.round import Rounds
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.controller.world import World
+from kubeballoon.metrics import new_registry
 from kubeballoon.options import add_client_options, add_serving_options, checked
 from kubeballoon.serving import serve
 
@@ -58,9 +61,13 @@ async def _run(options: argparse.Namespace) -> int:
     async with await Cluster.connect("kubeballoon-controller", options.kubeconfig) as cluster:
         world = World(options.cool_down)
         announcer = Announcer(cluster, identity)
-        scheduler = Scheduler(cluster, world, announcer, Rounds(cluster, world, announcer))
+        registry = new_registry()
+        rounds = Rounds(cluster, world, announcer, Counters(registry))
+        scheduler = Scheduler(cluster, world, announcer, rounds)
         lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
         leading = asyncio.create_task(lease.acquire(), name="acquire")
+
+        registry.register(ControllerMetrics(world, rounds, leading.done))
 
         def live() -> str | None:
             return scheduler.stalled() if leading.done() else None
@@ -68,7 +75,7 @@ async def _run(options: argparse.Namespace) -> int:
         def ready() -> str | None:
             return scheduler.fault if leading.done() else lease.fault
 
-        async with serve(*options.listen, live=live, ready=ready):
+        async with serve(*options.listen, live=live, ready=ready, metrics=registry):
             if not await _before(leading, stop):
                 return 0
             _log.info("leading as %s", identity)

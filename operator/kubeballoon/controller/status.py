@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from kubeballoon.api.meta import Condition, Status, set_conditions
+from kubeballoon.api.names import RELEASE
 from kubeballoon.api.v1alpha1 import Exclusion, Mode, Policy, PolicyStatus, VirtualMachineReport
-from kubeballoon.cluster.snapshot import P
+from kubeballoon.cluster.snapshot import RELEASED, P
 from kubeballoon.controller.kinds import Kind
 from kubeballoon.controller.round import Outcome
 from kubeballoon.controller.world import Book, World
@@ -42,7 +43,8 @@ def tally(world: World, book: Book[P]) -> dict[str, Tally]:
                 tallies[policy.metadata.name].matched += 1
             if governance.governing is None:
                 continue
-            _count(book.kind, tallies[governance.governing.metadata.name], name, report, governance.governing)
+            excluded = book.kind.exclusion(report, governance.governing, pressure.metadata.released)
+            _count(book.kind, tallies[governance.governing.metadata.name], name, report, excluded)
             for other in governance.policies[1:]:
                 tallies[other.metadata.name].governed_by.add(governance.governing.metadata.name)
             if governance.tied:
@@ -52,10 +54,11 @@ def tally(world: World, book: Book[P]) -> dict[str, Tally]:
     return tallies
 
 
-def _count(kind: Kind[P], counts: Tally, node: str, report: VirtualMachineReport, policy: P) -> None:
+def _count(
+    kind: Kind[P], counts: Tally, node: str, report: VirtualMachineReport, excluded: tuple[str, str] | None
+) -> None:
     counts.governed += 1
     counts.nodes.add(node)
-    excluded = kind.exclusion(report, policy)
     if excluded is not None:
         counts.excluded[excluded[0]] += 1
     elif not kind.responsive(report):
@@ -95,6 +98,8 @@ def policy_status(
 
 
 def _ready(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
+    if policy.metadata.released:
+        return False, RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
     if not counts.matched:
         return False, "NoVirtualMachines", "its selector selects no running VM on a node with an agent"
     if not counts.governed:

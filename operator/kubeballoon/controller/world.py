@@ -146,7 +146,7 @@ class World:
             for report in pressure.status.virtual_machines:
                 for book in self.books:
                     book.compare(report, now)
-        return known is None or known.status != pressure.status
+        return known is None or known.status != pressure.status or known.metadata.released != pressure.metadata.released
 
     def forget_node(self, name: str) -> None:
         """A node is gone."""
@@ -164,6 +164,7 @@ class World:
             lambda report: self.governance(self.memory, report).governing,
             self.memory.requested(status.virtual_machines, now),
             self.cool_down,
+            released=self.is_released(name),
         )
 
     def processor_snapshot(self, name: str, status: NodePressureStatus, now: float) -> ProcessorNode | None:
@@ -173,7 +174,12 @@ class World:
             status,
             lambda report: self.governance(self.processors, report).governing,
             self.processors.requested(status.virtual_machines, now),
+            released=self.is_released(name),
         )
+
+    def is_released(self, name: str) -> bool:
+        """Whether an administrator released the node ``name``."""
+        return name in self.nodes and self.nodes[name].metadata.released
 
     def prune(self) -> None:
         """Forget the requests of VMs that no node reports any more."""
@@ -189,7 +195,8 @@ class World:
 
 def _decides(policy: Policy) -> tuple[object, ...]:
     """What of a policy decisions depend on."""
-    return policy.metadata.uid, policy.spec, policy.metadata.deletion_timestamp is None
+    metadata = policy.metadata
+    return metadata.uid, policy.spec, metadata.deletion_timestamp is None, metadata.released
 
 
 def _is_older(metadata: ObjectMeta, known: ObjectMeta) -> bool:
