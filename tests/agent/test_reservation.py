@@ -130,6 +130,7 @@ async def test_what_the_node_regained_counts_and_not_what_is_claimed(guest: Gues
     await guest.reservation.look()
     assert guest.reservation.sample(BARE).resident == SIZE
     guest.channel.bytes_merged = 300 * MIB
+    await guest.reservation.look()
     assert guest.reservation.sample(BARE).resident == SIZE - 300 * MIB
 
 

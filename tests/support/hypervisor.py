@@ -111,6 +111,9 @@ class FakeChannel:
     reports_free_pages: bool = False
     emulated: bool = False
     deaf: bool = False
+    gone: HypervisorError | None = None
+    hangs: bool = False
+    looks: int = 0
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Carry it out, if the agent is there."""
@@ -153,6 +156,11 @@ class FakeChannel:
 
     async def plugged(self) -> Plugged:
         """Look at the numbers."""
+        self.looks += 1
+        if self.gone is not None:
+            raise self.gone
+        if self.hangs:
+            await asyncio.sleep(3600)
         removable = tuple(f"vcpu{index}" for index in sorted(self.online, reverse=True) if index)
         return Plugged(self.counted, removable, 0.0)
 

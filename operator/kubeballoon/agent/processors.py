@@ -7,6 +7,7 @@ threads, never by a call's answer.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -152,7 +153,7 @@ class Processors:
             failure = error
         if guest is not None or self._heard is None:
             self._heard = self.clock()
-        threads = self.qemu.vcpus()
+        threads = await asyncio.to_thread(self.qemu.vcpus)
         return _Seen(guest, failure, plugged, plugged.counted if threads is None else len(threads))
 
     def _doubt(self, before: _Seen, now: _Seen, wanted: int) -> Problem | None:

@@ -7,6 +7,7 @@ before, and what is asked of it is written later, both by the VM's attendant.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -93,6 +94,7 @@ class Reservation:
         self._merges = merges
         self._balloon: bool | None = None  # whether the balloon works; None before that is known
         self._seen = 0.0
+        self._merged = 0  # bytes of the VM's process
         self._probe_at = 0.0
         self._by_program = False  # whether files are refused, and the program itself is to be run
 
@@ -131,6 +133,8 @@ class Reservation:
     async def look(self) -> None:
         """Read what the program says, and write what is asked of it."""
         self._probe_at = self._clock() + PROBE
+        merged = await asyncio.to_thread(self._qemu.merged)
+        self._merged = merged or 0
         try:
             text = await self._read()
             self._take(text)
@@ -153,10 +157,9 @@ class Reservation:
         if not self.engaged:
             unsupported = self.problem is not None and self.problem[0] == "GuestUnsupported" and not real.balloon
             return replace(real, problem=self.problem) if unsupported else real
-        merged = self._qemu.merged() or 0
         sample = replace(
             real,
-            resident=max(0, real.resident - merged),
+            resident=max(0, real.resident - self._merged),
             balloon=True,
             lag=MERGING if self.regained_by is Regain.KSM else 0.0,
             problem=self.problem,
