@@ -12,9 +12,9 @@ from tests.support.processes import Command, controller
 from tests.support.waiting import until
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """A controller that leads, for all tests of this folder."""
+    """A controller that leads, for all tests of a file."""
     with controller(installed, tmp_path_factory.mktemp("controller") / "log", "--cool-down=1s") as command:
         until(lambda: "leading" in command.said())
         yield command
