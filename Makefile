@@ -11,8 +11,9 @@ $(READY): pyproject.toml uv.lock hack/bootstrap.sh hack/lab/packages.txt
 	@hack/bootstrap.sh
 	@touch $@
 
-demo: $(READY) ## Watch real guests give memory back to a real node
-	@$(BIN)/python -m hack.demo
+SCENE ?= memory
+demo: $(READY) ## Watch real guests give memory back; SCENE=processors, unplug or guest-agent show the rest
+	@$(BIN)/python -m hack.demo $(SCENE)
 
 test: $(READY) ## Run all tests, on a real control plane and real guests
 	@$(BIN)/pytest

@@ -6,11 +6,15 @@ where either is malformed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kubeballoon.api.quantity import parse_amount, parse_quantity
+
+_COUNT = "^[1-9][0-9]{0,3}$"
+_DURATION = "^([0-9]+([.][0-9]+)?(ms|s|m|h))+$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,36 @@ def positive_quantity(field: str) -> Rule:
     )
 
 
+def count(field: str) -> Rule:
+    """A number of processors from 1, or a percentage from 0% to 100%."""
+    return Rule(
+        f"!has(self.{field}) || {_is_percentage(field)} || {_is_count(field)}",
+        f"{field} must be a whole number of processors such as 2, or a percentage from 0% to 100%",
+        field,
+        lambda written: field not in written or _is_counted(written[field]),
+    )
+
+
+def ordered(lower: str, upper: str) -> Rule:
+    """Two plain numbers in order."""
+    return Rule(
+        f"self.{lower} <= self.{upper}",
+        f"{lower} must not exceed {upper}",
+        lower,
+        lambda written: lower not in written or upper not in written or written[lower] <= written[upper],
+    )
+
+
+def duration(field: str) -> Rule:
+    """A duration as Go writes it."""
+    return Rule(
+        f"!has(self.{field}) || self.{field}.matches('{_DURATION}')",
+        f"{field} must be a duration such as 5m, 90s or 1h30m",
+        field,
+        lambda written: field not in written or re.fullmatch(_DURATION, str(written[field])) is not None,
+    )
+
+
 def not_above(lower: str, upper: str) -> Rule:
     """Two amounts in order, where they can be compared: a percentage and a quantity meet only on a VM."""
     percentages = f"{_is_percentage(lower)} && {_is_percentage(upper)}"
@@ -83,12 +117,21 @@ def _is_quantity(field: str) -> str:
     return f"(isQuantity({text}) && quantity({text}).isInteger() && quantity({text}).asInteger() >= 0)"
 
 
+def _is_count(field: str) -> str:
+    return f"{_text(field)}.matches('{_COUNT}')"
+
+
 def _amount(value: Any) -> tuple[int | None, int | None] | None:
     """Bytes and percent as ``parse_amount`` reads them; None where the value is neither, or absent."""
     try:
         return parse_amount(value)
     except ValueError:
         return None
+
+
+def _is_counted(value: Any) -> bool:
+    amount = _amount(value)
+    return re.fullmatch(_COUNT, str(value)) is not None or (amount is not None and amount[1] is not None)
 
 
 def _is_positive(value: Any) -> bool:
