@@ -28,7 +28,7 @@ format: $(READY) ## Put the code into the one style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: $(READY) ## Write crds/ from the API's models
+generate: $(READY) ## Write crds/ and the chart's copy from the API's models
 	$(BIN)/python -m hack.generate_crds
 
 bench: $(READY) ## Measure; results in build/bench.json

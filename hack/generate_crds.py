@@ -1,4 +1,4 @@
-"""Write crds/ from the API's pydantic models, or with --check say which files are stale.
+"""Write crds/, and the chart's copy of it, from the API's pydantic models; or with --check say which files are stale.
 
 pydantic's JSON Schema is not structural (it has $ref, and anyOf with null), so it is rewritten here.
 """
@@ -16,7 +16,9 @@ import yaml
 from kubeballoon.api.names import GROUP, VERSION
 from kubeballoon.api.v1alpha1 import KINDS, Resource
 
-CRDS = Path(__file__).parent.parent / "crds"
+_ROOT = Path(__file__).parent.parent
+CRDS = _ROOT / "crds"
+CHART_CRDS = _ROOT / "charts/kubeballoon/files/crds"
 _DROPPED = ("title", "$defs", "additionalProperties", "format", "const", "discriminator")
 _CATEGORY = "kubeballoon"
 
@@ -111,16 +113,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is stale")
     check = parser.parse_args().check
-    wanted = {CRDS / f"{kind.plural}.yaml": render(kind) for kind in KINDS}
-    stale = [path for path in CRDS.glob("*.yaml") if path not in wanted]
+    places = (CRDS, CHART_CRDS)
+    wanted = {place / f"{kind.plural}.yaml": render(kind) for kind in KINDS for place in places}
+    superfluous = [path for place in places for path in place.glob("*.yaml") if path not in wanted]
+    stale = list(superfluous)
     stale += [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if check:
         for path in stale:
             print(f"{path} is stale: run `make generate`", file=sys.stderr)
         return 1 if stale else 0
-    for path in CRDS.glob("*.yaml"):
-        if path not in wanted:
-            path.unlink()
+    for path in superfluous:
+        path.unlink()
     for path, text in wanted.items():
         path.write_text(text)
     return 0

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from hack import chart
 from hack.controlplane import ControlPlane, open_control_plane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +40,12 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def installed(control_plane: ControlPlane) -> ControlPlane:
-    """The control plane with kubeballoon's CRDs and RBAC."""
-    control_plane.apply_crds(ROOT / "crds")
-    control_plane.apply(ROOT / "hack/manifests/rbac.yaml")
+def installed(control_plane: ControlPlane, pytestconfig: pytest.Config) -> ControlPlane:
+    """The control plane with kubeballoon's CRDs, accounts and admission, as the chart has them."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    # The first build of helm takes a minute: its progress must be seen.
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        chart.install(control_plane)
     return control_plane
 
 

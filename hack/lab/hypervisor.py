@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -72,6 +73,30 @@ class Hypervisor:
         """Asks the guest, through its balloon, to use only so many bytes; returns at once."""
         live = self.libvirt.VIR_DOMAIN_AFFECT_LIVE
         self.ask(name, "setting the balloon", lambda domain: domain.setMemoryFlags(size // 1024, live))
+
+    def plug(self, name: str, xml: str, alias: str) -> None:
+        """Attaches a device, or changes the one of the same alias."""
+        live = self.libvirt.VIR_DOMAIN_AFFECT_LIVE
+
+        def plug(domain: Any) -> None:
+            if f"name='{alias}'" in domain.XMLDesc():
+                domain.updateDeviceFlags(xml, live)
+            else:
+                domain.attachDeviceFlags(xml, live)
+
+        self.ask(name, "plugging memory", plug)
+
+    def agent_command(self, name: str, command: str, arguments: Mapping[str, object]) -> Any:
+        """What the guest's agent returns for a command.
+
+        Raises:
+            LabError: It refuses, or does not answer.
+        """
+        libvirt_qemu = importlib.import_module("libvirt_qemu")
+        text = json.dumps({"execute": command, "arguments": arguments})
+        seconds = round(CALL_SECONDS / 2)
+        answer = self.ask(name, command, lambda domain: libvirt_qemu.qemuAgentCommand(domain, text, seconds, 0))
+        return json.loads(answer)["return"]
 
     def ask(self, name: str, what: str, call: Callable[[Any], T], seconds: float = CALL_SECONDS) -> T:
         """The result of any call on a domain.

@@ -33,6 +33,7 @@ MODULES = (
     "virtio_console",
     "virtio_blk",
     "virtio_balloon",
+    "virtio_mem",
 )
 """The guest's drivers, in the order they must be loaded."""
 

@@ -25,6 +25,7 @@ log_outputs = "3:stderr"
 _QEMU = """\
 stdio_handler = "file"
 security_driver = "none"
+memory_backing_dir = "/mnt/memory"
 """
 
 
@@ -75,7 +76,7 @@ class Launcher:
 
 
 def _lay_out(directory: Path) -> None:
-    for name in ("image", "cache", "run", "data", "etc/libvirt"):
+    for name in ("image", "cache", "memory", "run", "data", "etc/libvirt"):
         (directory / name).mkdir(parents=True)
     (directory / "etc/libvirt/libvirtd.conf").write_text(_DAEMON)
     (directory / "etc/libvirt/qemu.conf").write_text(_QEMU)

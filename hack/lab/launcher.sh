@@ -25,6 +25,10 @@ mount --bind "$image" "$directory/image"
 mount --bind "$cache" "$directory/cache"
 mount --rbind "$directory" /mnt
 
+# For guests whose memory cannot be discarded: files in here cannot have holes.
+mount -t ramfs -o mode=0700 ramfs /mnt/memory
+chown "$user:$user" /mnt/memory
+
 # libvirt refuses a user without a name.
 for names in passwd group; do
   cp "/etc/$names" "/mnt/$names"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +17,17 @@ from .pod import LauncherPod
 from .requirements import TO_RUN, check_programs, check_root
 from .rundir import RunDirectory
 from .spec import GuestSpec
+
+_HOLD = """
+import sys
+for group in sys.argv[2:]:
+    open(f"{group}/cgroup.procs", "w").write("0")
+held = bytearray(int(sys.argv[1]))
+for page in range(0, len(held), 4096):
+    held[page] = 1
+print(flush=True)
+sys.stdin.read()
+"""
 
 
 class LabNode:
@@ -106,6 +119,22 @@ class LabNode:
     def stop(self, name: str) -> None:
         """Ends a guest and its pod."""
         self.pods.pop(name).stop()
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Something that is no VM holds so many bytes of the node meanwhile.
+
+        Raises:
+            LabError: The node's memory did not suffice for it.
+        """
+        command = [sys.executable, "-c", _HOLD, str(size), *map(str, self._group.directories)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            try:
+                if process.stdout is None or not process.stdout.readline():
+                    raise LabError(f"{self.name} has no {size} bytes left")
+                yield
+            finally:
+                process.kill()
 
     def close(self) -> None:
         """Ends the node and all that is on it."""

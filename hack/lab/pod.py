@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from .accelerator import kvm_boots
@@ -20,7 +21,7 @@ from .image import Image
 from .launcher import USER, Launcher
 from .load import GuestLoad
 from .processes import command_line, descendants, resident_bytes
-from .spec import GuestSpec
+from .spec import PLUGGABLE, GuestSpec
 
 READY_SECONDS = 120.0
 _CONNECT_SECONDS = 30.0
@@ -156,6 +157,44 @@ class LauncherPod:
     def set_memory(self, size: int) -> None:
         """Asks the guest for all but `size` bytes, past any agent."""
         self.hypervisor.set_memory(self.spec.domain_name, size)
+
+    def plug(self, size: int) -> None:
+        """Has the guest grow to its memory and so many bytes more, as KubeVirt does for a memory hotplug."""
+        xml = self.spec.pluggable_xml(size)
+        self.hypervisor.plug(self.spec.domain_name, xml, PLUGGABLE)
+
+    def agent_command(self, command: str, **arguments: object) -> Any:
+        """What the guest's agent returns for one of its commands."""
+        return self.hypervisor.agent_command(self.spec.domain_name, command, arguments)
+
+    def run(self, script: str) -> None:
+        """Has the guest's agent run a line of shell, and does not wait for its end."""
+        self.agent_command("guest-exec", path="/bin/sh", arg=["-c", script])
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The guest is paused meanwhile."""
+        self.hypervisor.ask(self.spec.domain_name, "pausing", lambda domain: domain.suspend())
+        try:
+            yield
+        finally:
+            self.hypervisor.ask(self.spec.domain_name, "resuming", lambda domain: domain.resume())
+
+    @contextmanager
+    def without_driver(self) -> Iterator[None]:
+        """The guest's kernel lets go of the balloon meanwhile."""
+        driver = "/sys/bus/virtio/drivers/virtio_balloon"
+        self.run(f"basename $(readlink -f {driver}/virtio*) >/run/balloon; cat /run/balloon >{driver}/unbind")
+        try:
+            yield
+        finally:
+            self.run(f"cat /run/balloon >{driver}/bind")
+
+    def kill_daemon(self) -> None:
+        """Kills the libvirt daemon; the launcher starts it again, and the guest does not notice."""
+        self.hypervisor.close()
+        os.kill(self.daemon_pid, signal.SIGKILL)
+        self._hypervisor = Hypervisor.connect(self.socket, _CONNECT_SECONDS)
 
     @contextmanager
     def hung(self) -> Iterator[None]:

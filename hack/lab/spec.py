@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 
+PLUGGABLE = "ua-memory"
+"""The alias of the device that a guest's memory grows by."""
+
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _FIRMWARE_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "lab.kubeballoon.io")
 
-KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 psi=1 no_timer_check"
+KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 psi=1 memhp_default_state=online no_timer_check"
 """For any guest. Without the last, an emulated guest on a busy machine may panic: "IO-APIC + timer doesn't work"."""
 
 # Domain paths are those inside the launcher; see launcher.sh. Unlike KubeVirt's, the domain boots a kernel of the lab's
@@ -20,7 +23,7 @@ _DOMAIN = """\
 <domain type='{virtualization}'>
   <name>{domain_name}</name>
   <uuid>{firmware_uuid}</uuid>
-  <memory unit='b'>{memory_bytes}</memory>
+{max_memory}{backing}  <memory unit='b'>{memory_bytes}</memory>
   <vcpu current='{vcpus}'>{max_vcpus}</vcpu>
   <vcpus>{vcpu_list}</vcpus>
   <os>
@@ -30,7 +33,7 @@ _DOMAIN = """\
     <cmdline>{KERNEL_OPTIONS} {kernel_options}</cmdline>
   </os>
   <features><acpi/>{emulator_features}</features>
-  <cpu{cpu_mode}><topology sockets='{max_vcpus}' cores='1' threads='1'/></cpu>
+  <cpu{cpu_mode}><topology sockets='{max_vcpus}' cores='1' threads='1'/>{numa}</cpu>
   <clock offset='utc'/>
   <on_reboot>destroy</on_reboot>
   <on_crash>destroy</on_crash>
@@ -45,6 +48,18 @@ _DOMAIN = """\
     {balloon}
   </devices>
 </domain>
+"""
+_MAX_MEMORY = """  <maxMemory slots='1' unit='b'>{bytes}</maxMemory>
+"""
+_NUMA = "<numa><cell id='0' cpus='0-{last_vcpu}' memory='{kib}' unit='KiB'/></numa>"
+_UNDISCARDABLE = """  <memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>
+"""
+_PLUGGABLE = """<memory model='virtio-mem'>
+  <target>
+    <size unit='b'>{most}</size><node>0</node><block unit='MiB'>2</block><requested unit='b'>{requested}</requested>
+  </target>
+  <alias name='{alias}'/>
+</memory>
 """
 _DISK = """\
     <disk type='file' device='disk'>
@@ -73,6 +88,9 @@ class GuestSpec:
         guest_agent: The guest runs QEMU's guest agent; the channel for it is there in any case.
         swap_bytes: The size of the guest's swap disk; 0 for none.
         disk_bytes: The size of a disk of zeros that the load generator can read into the page cache; 0 for none.
+        discardable: QEMU can give back what the balloon takes. Otherwise it stays with the host's process, as where a
+            device that is passed through pins it.
+        max_memory_bytes: How large it can be made while it runs (KubeVirt's maxGuest); None: no larger.
     """
 
     name: str
@@ -89,6 +107,8 @@ class GuestSpec:
     guest_agent: bool = True
     swap_bytes: int = 0
     disk_bytes: int = 0
+    discardable: bool = True
+    max_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in (self.namespace, self.name):
@@ -138,7 +158,24 @@ class GuestSpec:
             cpu_mode=" mode='host-model'" if kvm else "",
             disks="".join(_DISK.format(name=name, device=f"vd{'ab'[i]}") for i, name in enumerate(self.disks)),
             balloon=self._balloon_xml(),
+            max_memory="" if self.max_memory_bytes is None else _MAX_MEMORY.format(bytes=self.max_memory_bytes),
+            numa="" if self.max_memory_bytes is None else self._numa_xml(),
+            backing="" if self.discardable else _UNDISCARDABLE,
         )
+
+    def pluggable_xml(self, requested: int) -> str:
+        """The virtio-mem device that brings a guest from its memory to its largest, with so many bytes of it asked for.
+
+        Raises:
+            ValueError: The guest cannot grow.
+        """
+        if self.max_memory_bytes is None:
+            raise ValueError(f"{self.name} cannot grow: it has no max_memory_bytes")
+        most = self.max_memory_bytes - self.memory_bytes
+        return _PLUGGABLE.format(most=most, requested=requested, alias=PLUGGABLE)
+
+    def _numa_xml(self) -> str:
+        return _NUMA.format(last_vcpu=self.most_vcpus - 1, kib=self.memory_bytes // 1024)
 
     def _vcpu_xml(self, index: int) -> str:
         enabled = "yes" if index < self.vcpus else "no"

@@ -10,7 +10,7 @@ import sys
 from kubeballoon import __version__
 from kubeballoon.cluster.client import ClusterError
 
-_COMMANDS = ("controller", "agent")
+_COMMANDS = ("controller", "agent", "release")
 
 
 def main(arguments: list[str] | None = None) -> int:

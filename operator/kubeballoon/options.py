@@ -31,13 +31,13 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_serving_options(parser: argparse.ArgumentParser) -> None:
-    """Where /healthz and /readyz are served."""
+    """Where /healthz, /readyz and /metrics are served."""
     parser.add_argument(
         "--listen",
         type=checked(_address, "address"),
         default=("127.0.0.1", 0),
         metavar="HOST:PORT",
-        help="serve /healthz and /readyz here (default: nowhere)",
+        help="serve /healthz, /readyz and /metrics here (default: nowhere)",
     )
 
 

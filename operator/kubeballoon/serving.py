@@ -1,4 +1,4 @@
-"""What a kubelet asks over HTTP: is it alive, is it ready."""
+"""What a kubelet and Prometheus ask over HTTP: is it alive, is it ready, how is it doing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from kubeballoon.metrics import expose
 
 Probe = Callable[[], str | None]
 """What is wrong, or None."""
@@ -19,9 +22,17 @@ def _handler(probe: Probe) -> Callable[[web.Request], Awaitable[web.StreamRespon
     return handle
 
 
+def _exporter(registry: CollectorRegistry) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        text, content_type = await expose(registry, request.headers.get("Accept", ""))
+        return web.Response(body=text, headers={"Content-Type": content_type})
+
+    return handle
+
+
 @asynccontextmanager
-async def serve(host: str, port: int, *, live: Probe, ready: Probe) -> AsyncIterator[None]:
-    """Serve /healthz and /readyz while the context lasts; port 0 serves nothing.
+async def serve(host: str, port: int, *, live: Probe, ready: Probe, metrics: CollectorRegistry) -> AsyncIterator[None]:
+    """Serve /healthz, /readyz and /metrics while the context lasts; port 0 serves nothing.
 
     Raises:
         OSError: the address cannot be had.
@@ -32,6 +43,7 @@ async def serve(host: str, port: int, *, live: Probe, ready: Probe) -> AsyncIter
     application = web.Application()
     application.router.add_get("/healthz", _handler(live))
     application.router.add_get("/readyz", _handler(ready))
+    application.router.add_get("/metrics", _exporter(metrics))
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:

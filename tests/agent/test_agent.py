@@ -5,37 +5,47 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hack.chart import agent_kubeconfig
 from hack.controlplane import ControlPlane
-from hack.lab import MIB, LabNode, LauncherPod, node_object, vmi_object
+from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.api.quantity import parse_quantity
-from tests.support.cluster import get
+from kubeballoon.core.guard import STOOD
+from tests.support.cluster import AS_CONTROLLER, get
 from tests.support.processes import Command
 from tests.support.waiting import throughout, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.guest]
 
-SYSTEM = "kubeballoon-system"
-
 
 @pytest.fixture
 def guest(installed: ControlPlane, lab_node: LabNode, lab_guest: LauncherPod) -> Iterator[LauncherPod]:
-    """A guest with the objects that KubeVirt would have made of it, and all of its memory."""
-    installed.apply(node_object(lab_node.name, lab_node.memory_bytes))
-    installed.apply(vmi_object(lab_guest.spec, lab_guest.uid, lab_node.name))
-    lab_guest.set_memory(lab_guest.spec.memory_bytes)
-    yield lab_guest
-    installed.kubectl("delete", "vmi", lab_guest.spec.name)
-    installed.kubectl("delete", "nodepressure", lab_node.name, "--ignore-not-found")
-    installed.kubectl("delete", "node", lab_node.name)
+    """The shared guest, with its objects."""
+    with present(installed, lab_node, lab_guest):
+        yield lab_guest
+
+
+@contextmanager
+def present(plane: ControlPlane, node: LabNode, pod: LauncherPod) -> Iterator[None]:
+    """A guest has the objects that KubeVirt would have made of it, and all of its memory."""
+    plane.apply(node_object(node.name, node.memory_bytes))
+    plane.apply(vmi_object(pod.spec, pod.uid, node.name))
+    pod.set_memory(pod.spec.memory_bytes)
+    try:
+        yield
+    finally:
+        plane.kubectl("delete", "vmi", pod.spec.name)
+        plane.kubectl("delete", "nodepressure", node.name, "--ignore-not-found")
+        plane.kubectl("delete", "node", node.name)
 
 
 def agent(plane: ControlPlane, node: LabNode, log: Path) -> Command:
-    kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-agent")
+    kubeconfig = agent_kubeconfig(plane, node.name)
     return Command(
         log,
         "agent",
@@ -52,7 +62,12 @@ def ask(plane: ControlPlane, guest: LauncherPod, **asked: str | None) -> None:
     """Annotate as the controller would."""
     keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
     patch = json.dumps({"metadata": {"annotations": keys}})
-    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}")
+    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}", *AS_CONTROLLER)
+
+
+def patch(plane: ControlPlane, guest: LauncherPod, body: dict[str, Any]) -> None:
+    """Change what KubeVirt says of a VM; its status is not a subresource."""
+    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={json.dumps(body)}")
 
 
 def reported(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> dict[str, Any]:
@@ -129,6 +144,71 @@ def test_a_hung_qemu_is_reported_and_welcomed_back(
         until(lambda: "reason" not in reported(installed, lab_node, guest), 30)
 
 
+def test_a_migrating_vm_is_frozen_until_the_migration_ends(
+    installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
+) -> None:
+    with agent(installed, lab_node, tmp_path / "log"):
+        until(lambda: reported(installed, lab_node, guest).get("need"), 30)
+        patch(installed, guest, {"status": {"migrationState": {"migrationUid": "m-1", "sourceNode": lab_node.name}}})
+        until(lambda: reported(installed, lab_node, guest).get("reason") == "Migrating")
+        ask(installed, guest, memory_target="200Mi", memory_min="128Mi")
+        until(lambda: reported(installed, lab_node, guest).get("target") == "200Mi")
+        throughout(lambda: guest.actual_bytes() == guest.spec.memory_bytes, 2)
+        patch(installed, guest, {"status": {"migrationState": {"completed": True}}})
+        until(lambda: guest.actual_bytes() == 200 * MIB)
+        elsewhere = {"metadata": {"labels": {"kubevirt.io/nodeName": "elsewhere"}}, "status": {"nodeName": "elsewhere"}}
+        patch(installed, guest, elsewhere)
+        until(lambda: not reported(installed, lab_node, guest))
+    assert guest.actual_bytes() == 200 * MIB, "the balloon went with the VM, and is its new node's"
+
+
+def test_memory_that_is_plugged_in_counts_and_is_not_asked_of_the_balloon(
+    installed: ControlPlane, lab_node: LabNode, tmp_path: Path
+) -> None:
+    (growing,) = lab_node.boot([GuestSpec(name="growing", memory_bytes=192 * MIB, max_memory_bytes=320 * MIB)])
+    with present(installed, lab_node, growing), agent(installed, lab_node, tmp_path / "log"):
+        until(lambda: reported(installed, lab_node, growing).get("need"), 30)
+        ask(installed, growing, memory_target="160Mi", memory_min="96Mi")
+        until(lambda: growing.actual_bytes() == 160 * MIB)
+        patch(installed, growing, {"spec": {"domain": {"memory": {"guest": "256Mi"}}}})
+        until(lambda: reported(installed, lab_node, growing).get("reason") == "MemoryHotplug")
+        until(lambda: growing.actual_bytes() == 192 * MIB)
+        growing.plug(64 * MIB)
+        patch(installed, growing, {"status": {"memory": {"guestRequested": "256Mi", "guestCurrent": "256Mi"}}})
+        until(lambda: growing.actual_bytes() == (160 - 64) * MIB)
+        assert reported(installed, lab_node, growing)["size"] == "256Mi"
+        until(lambda: reported(installed, lab_node, growing)["actual"] == "160Mi")
+    lab_node.stop("growing")
+
+
+def test_a_balloon_that_frees_nothing_is_found_out_and_given_back(
+    installed: ControlPlane, lab_node: LabNode, tmp_path: Path
+) -> None:
+    (pinned,) = lab_node.boot([GuestSpec(name="pinned", memory_bytes=192 * MIB, discardable=False)])
+    pinned.load.set(100)
+    pinned.load.set(0)
+    with present(installed, lab_node, pinned), agent(installed, lab_node, tmp_path / "log"):
+        until(lambda: reported(installed, lab_node, pinned).get("need"), 30)
+        ask(installed, pinned, memory_target="110Mi", memory_min="96Mi")
+        until(lambda: reported(installed, lab_node, pinned).get("reason") == "BalloonIneffective", 40)
+        until(lambda: pinned.actual_bytes() == 192 * MIB)
+    lab_node.stop("pinned")
+
+
+def test_memory_that_the_guest_had_returned_before_is_no_fault_of_the_balloon(
+    installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
+) -> None:
+    guest.load.set(100)
+    guest.load.set(0)
+    reporting = guest.resident_bytes()
+    until(lambda: guest.resident_bytes() < reporting - 60 * MIB, 40)
+    with agent(installed, lab_node, tmp_path / "log"):
+        until(lambda: reported(installed, lab_node, guest).get("need"), 30)
+        ask(installed, guest, memory_target="160Mi", memory_min="128Mi")
+        until(lambda: guest.actual_bytes() == 160 * MIB)
+        throughout(lambda: "reason" not in reported(installed, lab_node, guest), STOOD + 2)
+
+
 def test_a_report_that_is_deleted_is_made_anew(
     installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
 ) -> None:
@@ -147,7 +227,7 @@ def test_what_it_may_not_do_is_named_and_ends_nothing(
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     options = (f"--kubeconfig={kubeconfig}", f"--node-name={lab_node.name}", f"--pods-dir={lab_node.pods_dir}")
     with Command(tmp_path / "log", "agent", *options) as command:
-        until(lambda: "cannot list resource" in command.said())
-        assert len(command.said().splitlines()) == 1
+        until(lambda: command.said().count("cannot list resource") == 2)
+        assert len(command.said().splitlines()) == 2, "one line each, for VMs and for policies"
         assert command.process.poll() is None
         assert command.stop() == 0

@@ -44,6 +44,7 @@ def broken(tmp_path: Path) -> Assets:
         kube_apiserver=script(tmp_path / "kube-apiserver", "echo no such flag; exit 3"),
         kubectl=script(tmp_path / "kubectl", ""),
         kube_controller_manager=None,
+        kube_scheduler=None,
     )
 
 

@@ -27,7 +27,7 @@ def drive(speed: float, start: int, goal: int, *, tick: float = 0.2, limit: int 
     pace, held, asked, at = Pace(), start, start, 0.0
     looks = []
     for _ in range(limit):
-        pace, request = advance(pace, Sample(held, at), goal)
+        pace, request = advance(pace, Sample(held, at, spare=held), goal)
         asked = asked if request is None else request
         looks.append((held, request))
         if abs(held - goal) <= TOLERANCE:
@@ -38,7 +38,7 @@ def drive(speed: float, start: int, goal: int, *, tick: float = 0.2, limit: int 
 
 
 def test_the_first_step_is_small() -> None:
-    _, request = advance(Pace(), Sample(4 * GIB, 0.0), GIB)
+    _, request = advance(Pace(), Sample(4 * GIB, 0.0, spare=GIB), GIB)
     assert request == 4 * GIB - int(FIRST_RATE * AHEAD)
 
 
@@ -65,7 +65,7 @@ def test_a_balloon_at_its_goal_is_left_alone_by_a_new_agent() -> None:
 
 
 def test_the_policy_can_only_slow_it() -> None:
-    _, request = advance(Pace(), Sample(4 * GIB, 0.0), GIB, max_rate=8 * MIB)
+    _, request = advance(Pace(), Sample(4 * GIB, 0.0, spare=GIB), GIB, max_rate=8 * MIB)
     assert request == 4 * GIB - 8 * MIB
 
 
@@ -73,6 +73,22 @@ def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
     pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=0), GIB)
     assert request is None
     assert pace.responsive
+
+
+def test_nothing_is_asked_of_a_guest_whose_statistics_are_missing() -> None:
+    pace, request = advance(Pace(), Sample(2 * GIB, 0.0), GIB)
+    assert request is None
+    assert advance(pace, Sample(2 * GIB, 1.0), 3 * GIB)[1] == 3 * GIB, "but it is given what it is to have"
+
+
+def test_a_guest_in_trouble_is_asked_no_further() -> None:
+    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=GIB), GIB)
+    assert request is not None
+    held = request + 16 * MIB
+    pace, request = advance(pace, Sample(held, 0.2, spare=GIB, troubled=True), GIB)
+    assert request == held, "what was asked before is withdrawn"
+    assert pace.rate < FIRST_RATE * 5
+    assert advance(pace, Sample(held, 0.4, spare=GIB, troubled=True), GIB)[1] is None
 
 
 def test_a_request_is_withdrawn_when_the_guest_has_no_more_to_give() -> None:
@@ -91,7 +107,7 @@ def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() 
     pace, held = Pace(), 2 * GIB
     events: list[tuple[float, int]] = []
     for look in range(600):
-        pace, request = advance(pace, Sample(held, look * 0.2), GIB)
+        pace, request = advance(pace, Sample(held, look * 0.2, spare=GIB), GIB)
         if request is not None:
             events.append((look * 0.2, request))
     withdrawn = [at for at, request in events if request == held]
@@ -105,7 +121,7 @@ def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() 
 
 def test_a_driver_that_follows_again_is_welcomed_back() -> None:
     stuck = Pace(retry=RETRY, progress=0.0, held=2 * GIB)
-    pace, request = advance(stuck, Sample(2 * GIB, RETRY + 1), GIB)
+    pace, request = advance(stuck, Sample(2 * GIB, RETRY + 1, spare=GIB), GIB)
     assert request is not None
     pace, _ = advance(pace, Sample(request, RETRY + 1.2), GIB)
     assert pace.responsive

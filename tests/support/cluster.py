@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from hack.chart import NAMESPACE, RELEASE
 from hack.controlplane import ControlPlane
 from hack.lab import GuestSpec, vmi_object
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
@@ -13,6 +14,9 @@ from kubeballoon.api.quantity import parse_quantity
 
 MIB = 1 << 20
 Object = dict[str, Any]
+
+AS_CONTROLLER = (f"--as=system:serviceaccount:{NAMESPACE}:{RELEASE}-controller", "--as-group=system:masters")
+"""kubectl as the one that admission lets write requests; it reads before it patches, which the controller may not."""
 
 
 def memory_policy(name: str, **spec: Any) -> Object:

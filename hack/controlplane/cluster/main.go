@@ -1,5 +1,5 @@
 // Command controlplane is a whole Kubernetes control plane in one file: etcd, kube-apiserver,
-// kube-controller-manager and kubectl share most of their code, so one link costs a third of four.
+// kube-controller-manager, kube-scheduler and kubectl share most of their code, so one link costs a third of five.
 //
 // Like busybox, it acts as the program it is called by the name of (through a symbolic link), else as the one its
 // first argument names.
@@ -18,6 +18,7 @@ import (
 	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 
 	_ "time/tzdata" // CronJobs name time zones
 
@@ -31,6 +32,7 @@ var programs = map[string]func(){
 	"etcd":                    func() { etcdmain.Main(os.Args) },
 	"kube-apiserver":          func() { runServer(apiserver.NewAPIServerCommand()) },
 	"kube-controller-manager": func() { runServer(controllermanager.NewControllerManagerCommand()) },
+	"kube-scheduler":          func() { runServer(scheduler.NewSchedulerCommand()) },
 	"kubectl":                 runKubectl,
 }
 
@@ -41,7 +43,7 @@ func main() {
 		run, known = programs[os.Args[0]]
 	}
 	if !known {
-		fmt.Fprintln(os.Stderr, "usage: controlplane etcd|kube-apiserver|kube-controller-manager|kubectl [argument...]")
+		fmt.Fprintln(os.Stderr, "usage: controlplane etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubectl [argument...]")
 		os.Exit(2)
 	}
 	run()

@@ -26,7 +26,7 @@ class Sample:
     """What one look at a VM shows; bytes.
 
     Attributes:
-        size: what the guest may have at most.
+        size: what the guest may have at most: its boot memory, and what is plugged in of a virtio-mem device.
         resident: what the VM's process holds of the node's memory.
         running: False while the guest is paused.
         balloon: whether the VM has a balloon at all.

@@ -27,6 +27,7 @@ class Instance:
         fault: an annotation that cannot be read, as one line.
         bar: why it must not be ballooned, as (reason, message).
         frozen: why it must not be moved for now, as (reason, message).
+        whole: why it must have all of its memory for now, as (reason, message).
     """
 
     uid: str
@@ -43,6 +44,7 @@ class Instance:
     fault: str | None = None
     bar: tuple[str, str] | None = None
     frozen: tuple[str, str] | None = None
+    whole: tuple[str, str] | None = None
     owner_excluded: bool = False
 
     @property
@@ -92,24 +94,26 @@ def read(vmi: Object, node: str) -> Instance | None:
         fault=annotations.fault,
         bar=bar(vmi),
         frozen=_frozen(status),
+        whole=_whole(vmi),
         owner_excluded=annotations.values.get(names.EXCLUDE) == "true",
     )
 
 
 def bar(vmi: Object) -> tuple[str, str] | None:
     """Why a VM must not be ballooned, as (reason, message); the first of KubeVirt's conditions that holds."""
-    domain = vmi.get("spec", {}).get("domain", {})
-    return next(((reason, message) for reason, message, holds in _bars(vmi, domain) if holds), None)
+    spec = vmi.get("spec", {})
+    reasons = _bars(vmi, spec, spec.get("domain", {}))
+    return next(((reason, message) for reason, message, holds in reasons if holds), None)
 
 
-def _bars(vmi: Object, domain: Object) -> Iterable[tuple[str, str, bool]]:
+def _bars(vmi: Object, spec: Object, domain: Object) -> Iterable[tuple[str, str, bool]]:
     devices, memory, cpu = domain.get("devices", {}), domain.get("memory", {}), domain.get("cpu", {})
     yield "NoBalloon", "it has no balloon (autoattachMemBalloon: false)", (devices.get("autoattachMemBalloon") is False)
     yield "Hugepages", "its memory is hugepages, which a balloon does not give back", bool(memory.get("hugepages"))
     yield "DedicatedCPU", "it has dedicated CPUs", bool(cpu.get("dedicatedCpuPlacement"))
     yield "Realtime", "it is a realtime VM", "realtime" in cpu
     yield "NUMAPassthrough", "its NUMA topology is passed through", "guestMappingPassthrough" in cpu.get("numa", {})
-    yield "VFIO", "a device passed through pins its memory, so a balloon frees nothing", _passes_through(devices)
+    yield "VFIO", "a device passed through pins its memory, so a balloon frees nothing", _passes_through(spec, devices)
     yield "MemoryLocked", "its memory is locked", (memory.get("reservedOverhead", {}).get("memLock") == "Required")
     yield "LaunchSecurity", "its memory is encrypted", bool(domain.get("launchSecurity"))
     yield (
@@ -119,9 +123,13 @@ def _bars(vmi: Object, domain: Object) -> Iterable[tuple[str, str, bool]]:
     )
 
 
-def _passes_through(devices: Object) -> bool:
-    interfaces = devices.get("interfaces", [])
-    return bool(devices.get("hostDevices") or devices.get("gpus")) or any("sriov" in item for item in interfaces)
+def _passes_through(spec: Object, devices: Object) -> bool:
+    interfaces, networks = devices.get("interfaces", []), spec.get("networks", [])
+    return (
+        bool(devices.get("hostDevices") or devices.get("gpus"))
+        or any("sriov" in interface for interface in interfaces)
+        or any("resourceClaim" in network for network in networks)
+    )
 
 
 def _frozen(status: Object) -> tuple[str, str] | None:
@@ -129,11 +137,21 @@ def _frozen(status: Object) -> tuple[str, str] | None:
     under_way = migration.get("migrationUid") and not (migration.get("completed") or migration.get("failed"))
     if under_way:
         return "Migrating", "it is migrating: its balloon stays as it is until that ends"
-    paused = any(
-        condition.get("type") == "Paused" and condition.get("status") == "True"
-        for condition in status.get("conditions", [])
-    )
-    return ("Paused", "it is paused") if paused else None
+    return ("Paused", "it is paused") if _has(status, "Paused") else None
+
+
+def _whole(vmi: Object) -> tuple[str, str] | None:
+    """KubeVirt sizes the pod by what the guest lacks of its new memory, so nothing may be lacking to a balloon."""
+    status = vmi.get("status", {})
+    asked = _quantity(vmi.get("spec", {}).get("domain", {}).get("memory", {}).get("guest"))
+    requested = _quantity(status.get("memory", {}).get("guestRequested"))
+    if _has(status, "HotMemoryChange") or (asked and requested and asked != requested):
+        return "MemoryHotplug", "its memory is being resized: it has all of it until that is done"
+    return None
+
+
+def _has(status: Object, condition: str) -> bool:
+    return any(each.get("type") == condition and each.get("status") == "True" for each in status.get("conditions", []))
 
 
 def _size(vmi: Object) -> int:

@@ -10,14 +10,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kubeballoon.agent.hypervisor import Domain, HungError, Hypervisor, HypervisorError, Sample
 from kubeballoon.agent.instance import Instance
 from kubeballoon.agent.launchers import find
-from kubeballoon.core import demand, pacing
-from kubeballoon.core.guard import clamp
+from kubeballoon.api.v1alpha1 import MemoryPolicy
+from kubeballoon.cluster.snapshot import core_policy
+from kubeballoon.core import demand, guard, pacing
 from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
@@ -26,7 +28,11 @@ LOOK = 2.0  # seconds between looks at a VM that stands still
 STEP = 0.2  # seconds between looks at one that is on its way
 RETRY = (1.0, 2.0, 5.0, 10.0)  # seconds between attempts to reach it, growing
 _KEPT = 32  # a guest keeps this part of its size free, whatever it is asked for
+_NEWS = 100  # a figure is worth a look at the whole node when it moved by this part of the VM's size
 GRACE = 30.0  # seconds a driver has to report for the first time, as a guest boots
+INEFFECTIVE = "BalloonIneffective"
+STALE = "StatisticsStale"
+_STANDS_STILL = ("BadRequest", "Paused", "NoBalloon")  # problems in which a VM is left exactly as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +57,13 @@ class View:
     Attributes:
         sample: the last look, None before the first.
         need: the estimate, None while the guest's statistics are missing or stale.
+        goal: where it is to be, bytes; None while it is left as it is.
         problem: why it does not do what it should, as (reason, message).
     """
 
     sample: Sample | None = None
     need: demand.Need | None = None
+    goal: int | None = None
     problem: tuple[str, str] | None = None
     pace: pacing.Pace = field(default_factory=pacing.Pace)
 
@@ -63,6 +71,14 @@ class View:
     def responsive(self) -> bool:
         """Whether it answers, and its driver follows."""
         return self.problem is None and self.pace.responsive
+
+    @property
+    def withheld(self) -> int:
+        """What the guest was asked for and does not have to give, bytes."""
+        if self.sample is None or self.goal is None or self.pace.asked is not None or not self.responsive:
+            return 0
+        excess = self.sample.statistics.actual - self.goal
+        return excess if excess > pacing.TOLERANCE else 0
 
 
 class Keeper:
@@ -75,25 +91,41 @@ class Keeper:
         settings: Settings,
         changed: Callable[[], None],
         clock: Callable[[], float] = time.time,
+        timed: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
-        """Keep ``instance``; ``changed`` is called after every look; ``clock`` is the wall's: guests report by it."""
+        """Keep ``instance``; ``changed`` is called after news; ``clock`` is the wall's: guests report by it.
+
+        ``policy`` is the one that governs the VM, where the agent knows it; ``relief`` is a goal that takes the
+        place of the request while node or guest is in trouble, in bytes.
+        """
         self.instance = instance
+        self.policy: MemoryPolicy | None = None
+        self.relief: int | None = None
         self.view = View()
         self._hypervisor = hypervisor
         self._settings = settings
         self._changed = changed
         self._clock = clock
-        self._since = clock()
+        self._timed = timed  # measures each look
+        self._since = self._rearmed = clock()
         self._wake = asyncio.Event()
         self._before: demand.GuestStatistics | None = None
         self._ruler = demand.Ruler()
+        self._barren = pacing.Backoff()
+        self._told = View()
         self._pod: str | None = None
 
-    def update(self, instance: Instance) -> None:
-        """The VM's object changed: look at once if it asks for something else."""
-        asks = (self.instance.target, self.instance.minimum, self.instance.bar, self.instance.frozen)
-        self.instance = instance
-        if asks != (instance.target, instance.minimum, instance.bar, instance.frozen):
+    def update(self, instance: Instance, policy: MemoryPolicy | None = None) -> None:
+        """The VM's object or its policy changed: look at once if something else is asked of it."""
+        asks = self._asks()
+        self.instance, self.policy = instance, policy
+        if asks != self._asks():
+            self._wake.set()
+
+    def relieve(self, goal: int | None) -> None:
+        """Let a goal, in bytes, take the place of the request; None: the request holds again."""
+        if goal != self.relief:
+            self.relief = goal
             self._wake.set()
 
     async def run(self) -> None:
@@ -114,6 +146,13 @@ class Keeper:
             if self._pod is not None:
                 self._hypervisor.forget(self._pod)
 
+    def _asks(self) -> tuple[object, ...]:
+        instance = self.instance
+        return (
+            *(instance.target, instance.minimum, instance.bar, instance.frozen, instance.whole, instance.fault),
+            None if self.policy is None else self.policy.spec,
+        )
+
     async def _connect(self) -> Domain:
         launcher = await asyncio.to_thread(find, self._settings.pods, list(self.instance.pods))
         if launcher is None:
@@ -128,25 +167,31 @@ class Keeper:
 
     async def _keep(self, domain: Domain) -> None:
         while True:
-            sample = await domain.sample()
+            with self._timed():
+                sample = await domain.sample()
             moving = await self._look(domain, sample)
-            self._changed()
+            self._tell()
             await self._pause(STEP if moving else LOOK)
 
     async def _look(self, domain: Domain, sample: Sample) -> bool:
         """Take one look in, and act on it; whether the VM is on its way somewhere."""
         now = self._clock()
         need = self._estimate(sample, now)
+        self._judge_effect(sample, now)
         problem = self._problem(sample, now)
-        self.view = replace(self.view, sample=sample, need=need, problem=problem)
-        goal = self._goal(sample)
-        if goal is None or problem is not None:
+        goal = self._goal(sample, problem)
+        self.view = replace(self.view, sample=sample, need=need, problem=problem, goal=goal)
+        if problem is not None and problem[0] == STALE and now - self._rearmed > self._patience:
+            self._rearmed = now
+            await domain.set_statistics_period(self._settings.period)  # another client may have ended them
+        if goal is None:
             self.view = replace(self.view, pace=replace(self.view.pace, asked=None))
             return False
         statistics = sample.statistics
         spare = None if need is None else max(0, statistics.actual - need.now - sample.size // _KEPT)
         seen = pacing.Sample(statistics.actual, now, spare, need is not None and need.troubled)
-        pace, request = pacing.advance(self.view.pace, seen, goal)
+        max_rate = None if self.policy is None else self.policy.spec.reclaim.max_rate
+        pace, request = pacing.advance(self.view.pace, seen, goal, max_rate)
         if pace.responsive != self.view.pace.responsive:
             _log.warning(
                 "%s: driver %s", self.instance.domain, "follows again" if pace.responsive else "stopped following"
@@ -156,19 +201,25 @@ class Keeper:
             await domain.set_memory(request)
         return pace.asked is not None and abs(statistics.actual - goal) > pacing.TOLERANCE
 
-    def _goal(self, sample: Sample) -> int | None:
+    def _goal(self, sample: Sample, problem: tuple[str, str] | None) -> int | None:
         """Where the VM is to be, bytes; None when it must be left as it is."""
         instance = self.instance
-        if instance.bar is not None or instance.frozen is not None or instance.fault is not None:
+        if instance.bar is not None or instance.frozen is not None:
             return None
-        if instance.target is None:
-            return sample.size  # nobody asks for any of its memory: it has all of it
-        return clamp(instance.target, instance.minimum, sample.size)
+        reason = None if problem is None else problem[0]
+        if reason in _STANDS_STILL:
+            return None
+        if instance.target is None or instance.whole is not None or reason == INEFFECTIVE:
+            return sample.size
+        wanted = instance.target if self.relief is None else self.relief
+        # The policy itself is to be believed before an annotation that somebody else may have written.
+        minimum = instance.minimum if self.policy is None else core_policy(self.policy).minimum.of(sample.size)
+        return guard.clamp(wanted, minimum, sample.size)
 
     def _estimate(self, sample: Sample, now: float) -> demand.Need | None:
         """The need, from statistics that are fresh."""
         self._ruler = self._ruler.look(sample.statistics, sample.size, now)
-        if not sample.statistics.updated or now - sample.statistics.updated > 3 * self._settings.period + LOOK:
+        if not self._is_fresh(sample, now):
             self._before = None
             return None
         statistics = self._ruler.measure(sample.statistics)
@@ -179,6 +230,24 @@ class Keeper:
             self._before = statistics
         return need
 
+    def _is_fresh(self, sample: Sample, now: float) -> bool:
+        return now - sample.statistics.updated <= self._patience
+
+    @property
+    def _patience(self) -> float:
+        """How long a guest may take to report, seconds."""
+        return 3 * self._settings.period + LOOK
+
+    def _judge_effect(self, sample: Sample, now: float) -> None:
+        """Whether a balloon that stands still gives the node anything."""
+        if now < self._barren.until or now - self._ruler.stood < guard.STOOD or self.instance.bar is not None:
+            return
+        actual = sample.statistics.actual
+        if guard.frees_nothing(sample.size, actual, sample.resident, self.instance.overhead):
+            self._barren = self._barren.failed(now)
+        elif actual < sample.size:
+            self._barren = pacing.Backoff()
+
     def _problem(self, sample: Sample, now: float) -> tuple[str, str] | None:
         if self.instance.fault is not None:
             return "BadRequest", self.instance.fault
@@ -188,6 +257,10 @@ class Keeper:
             return "NoBalloon", "its libvirt domain has no balloon"
         if not sample.statistics.updated and now - self._since > GRACE:
             return "NoDriver", "its guest has no balloon driver, or one that has never reported"
+        if now < self._barren.until:
+            return INEFFECTIVE, "its balloon frees nothing on the node, for its pages are pinned: it has them back"
+        if sample.statistics.updated and not self._is_fresh(sample, now) and now - self._since > self._patience:
+            return STALE, "its driver has stopped reporting: nothing is asked of it until it does again"
         return None
 
     def _fail(self, error: HypervisorError) -> None:
@@ -195,12 +268,18 @@ class Keeper:
         if self.view.problem is None or self.view.problem[0] != reason:
             _log.warning("%s: %s", self.instance.domain, error)
         # An estimate that cannot be renewed is no estimate: the controller must not act on it.
-        self.view = replace(self.view, need=None, problem=(reason, str(error)), pace=pacing.Pace())
+        self.view = replace(self.view, need=None, goal=None, problem=(reason, str(error)), pace=pacing.Pace())
         self._before = None
-        self._changed()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say that there is news, if there is."""
+        if _is_news(self._told, self.view):
+            self._told = self.view
+            self._changed()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than until the object changes."""
+        """Wait, but no longer than until something else is asked."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
@@ -209,13 +288,31 @@ class Keeper:
 
 def describe(instance: Instance, view: View) -> str | None:
     """Why the VM has what it has, for its report; None when there is nothing to say."""
-    if instance.bar is not None:
-        return instance.bar[1]
-    if instance.frozen is not None:
-        return instance.frozen[1]
-    if view.problem is not None:
-        return view.problem[1]
+    held_back = instance.bar or instance.frozen or instance.whole or view.problem
+    if held_back is not None:
+        return held_back[1]
+    held = view.sample.statistics.actual if view.sample is not None else 0
     if not view.pace.responsive:
-        held = view.sample.statistics.actual if view.sample is not None else 0
         return f"its driver does not follow requests: it holds {human(held)}"
+    if view.withheld:
+        return f"its guest has nothing more to give: it holds {human(held)}, {human(view.withheld)} above its request"
     return instance.why
+
+
+def _is_news(before: View, now: View) -> bool:
+    """Whether the node should be looked at because of what changed."""
+    old, new = before.sample, now.sample
+    if old is None or new is None or before.problem != now.problem or before.responsive != now.responsive:
+        return True
+    if (before.need is None) != (now.need is None) or bool(before.withheld) != bool(now.withheld):
+        return True
+    figures = [
+        (old.statistics.actual, new.statistics.actual),
+        (old.resident, new.resident),
+        (old.size, new.size),
+    ]
+    if before.need is not None and now.need is not None:
+        if before.need.troubled != now.need.troubled:
+            return True
+        figures.append((before.need.value, now.need.value))
+    return any(abs(was - value) * _NEWS > new.size for was, value in figures)

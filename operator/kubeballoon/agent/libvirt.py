@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 from xml.etree import ElementTree as ET
@@ -134,12 +135,12 @@ class LibvirtHypervisor:
             thread = self._threads[launcher.pod] = CallThread(f"libvirt {domain}")
         try:
             connection, found = await thread.call(CONNECT_DEADLINE, _connect, launcher, domain)
-            balloon = await thread.call(DEADLINE, _has_balloon, found)
+            layout = await thread.call(DEADLINE, _layout, found)
         except libvirt.libvirtError as error:
             raise _translate(error) from error
         except OSError as error:
             raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror}") from error
-        return LibvirtDomain(thread, connection, found, balloon=balloon)
+        return LibvirtDomain(thread, connection, found, layout)
 
     def forget(self, pod: str) -> None:
         """See ``Hypervisor.forget``."""
@@ -151,28 +152,32 @@ class LibvirtHypervisor:
 class LibvirtDomain:
     """One VM, connected; see ``Domain``."""
 
-    def __init__(self, thread: CallThread, connection: Any, domain: Any, *, balloon: bool) -> None:
+    def __init__(self, thread: CallThread, connection: Any, domain: Any, layout: _Layout) -> None:
         """Take over a connection that was made in ``thread``."""
         self._thread = thread
         self._connection = connection
         self._domain = domain
-        self._balloon = balloon
+        self._layout = layout
 
     async def sample(self) -> Sample:
         """See ``Domain.sample``."""
-        state, size, current, *_ = await self._call(self._domain.info)
-        stats: dict[str, int] = await self._call(self._domain.memoryStats)
+        state, stats, layout = await self._call(_look, self._domain, self._layout)
+        self._layout = layout
         return Sample(
-            size=size * _KIB,
+            size=(layout.boot + layout.plugged) * _KIB,
             resident=stats.get("rss", 0) * _KIB,
             running=state == libvirt.VIR_DOMAIN_RUNNING,
-            balloon=self._balloon,
-            statistics=_statistics(stats, current),
+            balloon=layout.balloon,
+            statistics=_statistics(stats, layout),
         )
 
     async def set_memory(self, size: int) -> None:
-        """See ``Domain.set_memory``; libvirt counts in KiB, so up to 1023 bytes are left with the guest."""
-        await self._call(self._domain.setMemoryFlags, -(-size // _KIB), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        """See ``Domain.set_memory``; libvirt counts in KiB, so up to 1023 bytes are left with the guest.
+
+        The balloon takes only from what the guest was booted with, so what is plugged in beyond is not asked for.
+        """
+        of_boot = min(self._layout.boot, -(-size // _KIB) - self._layout.plugged)
+        await self._call(self._domain.setMemoryFlags, max(0, of_boot), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     async def set_statistics_period(self, seconds: int) -> None:
         """See ``Domain.set_statistics_period``."""
@@ -205,19 +210,54 @@ def _connect(launcher: Launcher, name: str) -> tuple[Any, Any]:
     return connection, connection.lookupByName(name)
 
 
-def _has_balloon(domain: Any) -> bool:
-    balloon = ET.fromstring(domain.XMLDesc()).find("./devices/memballoon")  # noqa: S314 - libvirt's own XML
-    return balloon is not None and balloon.get("model") != "none"
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What a domain's memory is made of, KiB.
+
+    Attributes:
+        most: what libvirt calls its memory: boot memory and virtio-mem devices, however little of those is plugged in.
+        boot: what the guest was booted with.
+        plugged: what the guest has of its virtio-mem devices now.
+        resizable: whether it has any.
+    """
+
+    balloon: bool
+    most: int
+    boot: int
+    plugged: int
+    resizable: bool
 
 
-def _statistics(stats: dict[str, int], current: int) -> GuestStatistics:
-    """The memory statistics libvirt gives, in KiB, as the core takes them."""
+def _layout(domain: Any) -> _Layout:
+    tree = ET.fromstring(domain.XMLDesc())  # noqa: S314 - libvirt's own XML
+    balloon = tree.find("./devices/memballoon")
+    devices = tree.findall("./devices/memory[@model='virtio-mem']")
+    most = int(tree.findtext("./memory", "0"))
+    return _Layout(
+        balloon=balloon is not None and balloon.get("model") != "none",
+        most=most,
+        boot=most - sum(int(device.findtext("./target/size", "0")) for device in devices),
+        plugged=sum(int(device.findtext("./target/current", "0")) for device in devices),
+        resizable=bool(devices),
+    )
+
+
+def _look(domain: Any, layout: _Layout) -> tuple[int, dict[str, int], _Layout]:
+    """The domain's state and statistics, and its layout, read anew where it can have changed."""
+    state, most, *_ = domain.info()
+    if layout.resizable or most != layout.most:
+        layout = _layout(domain)
+    return state, domain.memoryStats(), layout
+
+
+def _statistics(stats: dict[str, int], layout: _Layout) -> GuestStatistics:
+    """The memory statistics libvirt gives, in KiB, as the core takes them; a guest without balloon holds all it has."""
 
     def size(key: str) -> int | None:
         return stats[key] * _KIB if key in stats else None
 
     return GuestStatistics(
-        actual=stats.get("actual", current) * _KIB,
+        actual=(stats.get("actual", layout.boot) + layout.plugged) * _KIB,
         updated=float(stats.get("last_update", 0)),
         usable=size("usable"),
         unused=size("unused"),

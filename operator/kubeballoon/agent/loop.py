@@ -1,4 +1,7 @@
-"""The agent's loop: one keeper per VM, and a report whenever there is news."""
+"""The agent's two loops: one looks at the node and guards it, the other reports whenever there is news.
+
+They are apart so that an API server which does not answer never delays help for the node or a guest.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from pydantic import ValidationError
 
 from kubeballoon.agent import report
 from kubeballoon.agent.host import Host, HostError, HostMemory
 from kubeballoon.agent.hypervisor import Hypervisor
-from kubeballoon.agent.instance import Instance, read
+from kubeballoon.agent.instance import read
 from kubeballoon.agent.keeper import Keeper, Settings
-from kubeballoon.api.v1alpha1 import API_VERSION, NodePressureStatus
+from kubeballoon.agent.metrics import AgentMetrics
+from kubeballoon.agent.reliever import Reliever
+from kubeballoon.api.v1alpha1 import API_VERSION, MemoryPolicy, NodePressureStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ClusterError, Object
 from kubeballoon.cluster.reflector import Reflector
@@ -24,9 +31,11 @@ from kubeballoon.core.state import StallLimits, Thresholds, next_state, threshol
 
 _log = logging.getLogger(__name__)
 
-INTERVAL = 2.0  # seconds between looks at the node
-SETTLE = 0.3  # seconds in which what VMs show becomes one report
+INTERVAL = 0.5  # seconds between looks at the node
+COMPOSE = 2.0  # seconds between looks whether the report has news, when nothing says so before
+SETTLE = 0.2  # seconds in which what VMs show becomes one report
 HEARTBEAT = 60.0  # seconds after which a report is written though nothing changed
+SLOW = 40.0  # seconds without a turn after which a loop counts as stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,90 +70,132 @@ class Agent:
         self._host = host
         self._settings = settings
         self._limits = limits
+        self.metrics = AgentMetrics(node)
         self._clock: Callable[[], float] = time.monotonic
+        self._memory: HostMemory | None = None
         self._state = State.HIGH
+        self._reliever = Reliever(node)
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
-        self._wake = asyncio.Event()
+        self._policies: dict[str, MemoryPolicy] = {}
+        self._stale = True  # whether VMs or policies changed since they were last read
+        self._look = asyncio.Event()
+        self._news = asyncio.Event()
         self._written: NodePressureStatus | None = None
         self._written_at = 0.0
-        self._beat = self._clock()
+        self._beats = {"guard": self._clock(), "report": self._clock()}
         self._refused = ""
-        self.vms = Reflector(
-            cluster,
-            paths.INSTANCES,
-            label_selector=f"kubevirt.io/nodeName={node}",
-            changed=self._wake.set,
-        )
+        selector = f"kubevirt.io/nodeName={node}"
+        self._vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=self._changed)
+        self._known = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._changed)
 
     def stalled(self) -> str | None:
-        """What is wrong when the loop has stopped turning, for the liveness probe."""
-        silence = self._clock() - self._beat
-        return f"the loop has not turned for {silence:.0f}s" if silence > 20 * INTERVAL else None
+        """What is wrong when a loop has stopped turning, for the liveness probe."""
+        name, beat = min(self._beats.items(), key=lambda item: item[1])
+        silence = self._clock() - beat
+        return f"the {name} loop has not turned for {silence:.0f}s" if silence > SLOW else None
 
     def unready(self) -> str | None:
         """What is missing until the agent works, for the readiness probe."""
-        if not self.vms.synced.is_set():
+        if not self._vms.synced.is_set():
             return "the VMs of this node are not read yet"
         return None if self._written is not None else self._refused or "nothing reported yet"
 
     async def run(self) -> None:
         """Work until cancelled; requests made stay as they are then."""
-        following = asyncio.create_task(self.vms.run(), name="watch VMs")
+        loop = asyncio.get_running_loop()
+        self._host.alarm(lambda: loop.call_soon_threadsafe(self._look.set))
         try:
-            # Before the VMs are known nothing is moved: no annotation seen is not no annotation.
-            while not self.vms.synced.is_set():
-                self._beat = self._clock()
-                await self._pause(INTERVAL)
-            while True:
-                self._beat = self._clock()
-                self._match_keepers()
-                await self._report()
-                await self._pause(INTERVAL)
-                await asyncio.sleep(SETTLE)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._vms.run(), name="watch VMs")
+                tasks.create_task(self._known.run(), name="watch policies")
+                tasks.create_task(self._guard(), name="guard")
+                tasks.create_task(self._tell(), name="report")
         finally:
-            tasks = [following, *(task for _, task in self._keepers.values())]
-            for task in tasks:
+            keeping = [task for _, task in self._keepers.values()]
+            for task in keeping:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*keeping, return_exceptions=True)
 
-    def _match_keepers(self) -> None:
-        """One keeper for each VM that runs here."""
-        running: dict[str, Instance] = {}
-        for vmi in self.vms.objects():
-            instance = read(vmi, self._node)
-            if instance is not None:
-                running[instance.uid] = instance
-        for uid in self._keepers.keys() - running.keys():
-            self._keepers.pop(uid)[1].cancel()
-        for uid, instance in running.items():
-            known = self._keepers.get(uid)
-            if known is not None and not known[1].done():
-                known[0].update(instance)
-                continue
-            if known is not None:
-                _log.error("%s: its keeper ended: %r", instance.domain, known[1].exception())
-            keeper = Keeper(instance, self._hypervisor, self._settings, self._wake.set)
-            self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
+    def _changed(self) -> None:
+        self._stale = True
+        self._look.set()
 
-    async def _report(self) -> None:
+    async def _guard(self) -> None:
+        """Look at the node, have each VM kept, and help where help cannot wait for the controller."""
+        while True:
+            self._beats["guard"] = self._clock()
+            await self._observe()
+            # Before the VMs are known nothing is moved: no annotation seen is not no annotation.
+            if self._vms.synced.is_set():
+                self._match_keepers()
+                self._help()
+            await _pause(self._look, INTERVAL)
+
+    async def _observe(self) -> None:
         try:
             memory = await asyncio.to_thread(self._host.memory)
         except HostError as error:
             self._refuse(str(error))
+            self._memory = None
             return
+        before, self._memory = self._state, memory
         limits = self._limits.thresholds(memory.total)
-        self._settle_state(memory, limits)
-        views = [(keeper.instance, keeper.view) for keeper, _ in self._keepers.values()]
-        status = report.compose(memory, self._state, limits, views, self._written, datetime.now(UTC))
+        self._state = next_state(before, memory.available, limits, memory.stall, StallLimits())
+        if self._state is not before:
+            _log.info("node state %s, was %s", self._state, before)
+            self._news.set()
+
+    def _match_keepers(self) -> None:
+        """One keeper for each VM that runs here, with what is asked of it now."""
+        ended = [uid for uid, (_, task) in self._keepers.items() if task.done()]
+        if not self._stale and not ended:
+            return
+        self._stale = False
+        self._policies = _read_policies(self._known.objects())
+        running = {
+            instance.uid: instance for vmi in self._vms.objects() if (instance := read(vmi, self._node)) is not None
+        }
+        for uid in ended:
+            keeper, task = self._keepers.pop(uid)
+            _log.error("%s: its keeper ended: %r", keeper.instance.domain, task.exception())
+        for uid in self._keepers.keys() - running.keys():
+            self._keepers.pop(uid)[1].cancel()
+        for uid, instance in running.items():
+            if uid not in self._keepers:
+                looks = self.metrics.looks.time
+                keeper = Keeper(instance, self._hypervisor, self._settings, self._news.set, timed=looks)
+                self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
+            self._keepers[uid][0].update(instance, self._policies.get(instance.policy or ""))
+        self._news.set()
+
+    def _help(self) -> None:
+        """Let node and guests in trouble have what the controller would give them, before it does."""
+        keepers = [keeper for keeper, _ in self._keepers.values()]
+        if self._memory is None or not self._reliever.needed(self._state, keepers):
+            return
+        status = self._compose(self._memory)
+        if self._reliever.relieve(status, self._policies, keepers):
+            self._news.set()
+
+    async def _tell(self) -> None:
+        """Report what is news, and now and then that nothing is."""
+        while True:
+            self._beats["report"] = self._clock()
+            if self._vms.synced.is_set() and self._memory is not None:
+                await self._report(self._memory)
+            await _pause(self._news, COMPOSE)
+            await asyncio.sleep(SETTLE)
+
+    async def _report(self, memory: HostMemory) -> None:
+        status = self.metrics.status = self._compose(memory)
         due = self._clock() - self._written_at >= HEARTBEAT
         if due or report.is_news(self._written, status):
             await self._write(status)
 
-    def _settle_state(self, memory: HostMemory, limits: Thresholds) -> None:
-        before = self._state
-        self._state = next_state(before, memory.available, limits, memory.stall, StallLimits())
-        if self._state is not before:
-            _log.info("node state %s, was %s", self._state, before)
+    def _compose(self, memory: HostMemory) -> NodePressureStatus:
+        keepers = [keeper for keeper, _ in self._keepers.values()]
+        limits = self._limits.thresholds(memory.total)
+        return report.compose(memory, self._state, limits, keepers, self._written, datetime.now(UTC))
 
     async def _write(self, status: NodePressureStatus) -> None:
         body: Object = {"apiVersion": API_VERSION, "kind": "NodePressure", "metadata": {"name": self._node}}
@@ -153,12 +204,14 @@ class Agent:
                 await self._create(body)
             await self._cluster.apply(paths.node_pressure_status(self._node), {**body, "status": status.to_wire()})
         except ClusterError as error:
+            self.metrics.wrote(None)
             self._written = None  # it may be gone; made anew when the API server answers again
             self._refuse(str(error))
             return
         if self._refused:
             _log.info("reporting again")
         self._refused = ""
+        self.metrics.wrote(status.observed_at)
         self._written, self._written_at = status, self._clock()
 
     async def _create(self, body: Object) -> None:
@@ -174,8 +227,20 @@ class Agent:
             _log.warning("%s", text)
         self._refused = text
 
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        self._wake.clear()
+
+async def _pause(event: asyncio.Event, seconds: float) -> None:
+    """Wait, but no longer than until the event; it is over then."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    event.clear()
+
+
+def _read_policies(bodies: Iterable[Object]) -> dict[str, MemoryPolicy]:
+    """The policies by name, but for any that a newer version wrote and this one cannot read."""
+    policies = {}
+    for body in bodies:
+        with contextlib.suppress(ValidationError):
+            policy = MemoryPolicy.model_validate(body)
+            policies[policy.metadata.name] = policy
+    return policies

@@ -80,7 +80,7 @@ async def _run(options: argparse.Namespace) -> int:
     async with await Cluster.connect("kubeballoon-agent", options.kubeconfig) as cluster:
         host = Host(cgroup=options.node_memory_cgroup)
         agent = Agent(options.node_name, cluster, hypervisor, host, settings, limits)
-        async with serve(*options.listen, live=agent.stalled, ready=agent.unready):
+        async with serve(*options.listen, live=agent.stalled, ready=agent.unready, metrics=agent.metrics.registry):
             return await _until_stopped(agent)
 
 

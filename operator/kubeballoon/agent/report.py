@@ -7,8 +7,7 @@ from datetime import datetime
 
 from kubeballoon import __version__
 from kubeballoon.agent.host import HostMemory
-from kubeballoon.agent.instance import Instance
-from kubeballoon.agent.keeper import View, describe
+from kubeballoon.agent.keeper import Keeper, View, describe
 from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, Status, set_conditions
 from kubeballoon.api.v1alpha1 import (
     GuestReport,
@@ -23,20 +22,21 @@ from kubeballoon.core.model import State
 from kubeballoon.core.state import Thresholds
 
 _NEWS = 100  # a figure is news when it moved by this part of its whole
+_LOST = ("Hung", "Unreachable")
 
 
 def compose(
     memory: HostMemory,
     state: State,
     limits: Thresholds,
-    vms: Iterable[tuple[Instance, View]],
+    vms: Iterable[Keeper],
     before: NodePressureStatus | None,
     now: datetime,
 ) -> NodePressureStatus:
     """The report as of ``now``; ``before`` is the last one written."""
-    reports = sorted((_vm(instance, view) for instance, view in vms), key=lambda report: report.uid)
+    reports = sorted(map(_vm, vms), key=lambda report: report.uid)
     held = sum((report.resident or 0) for report in reports)
-    lost = [f"{report.namespace}/{report.name}" for report in reports if report.actual is None]
+    lost = [f"{report.namespace}/{report.name}" for report in reports if report.reason in _LOST]
     ready = Condition(
         type="Ready",
         status=Status.FALSE if lost else Status.TRUE,
@@ -89,32 +89,33 @@ def _moved(before: int | None, now: int | None, whole: int) -> bool:
     return abs(before - now) * _NEWS > whole
 
 
-def _vm(instance: Instance, view: View) -> VirtualMachineReport:
+def _vm(keeper: Keeper) -> VirtualMachineReport:
+    """One VM. Of one that cannot be reached the last that was seen holds: nobody moves its balloon meanwhile."""
+    instance, view = keeper.instance, keeper.view
     sample = view.sample
     message = describe(instance, view)
-    barred = instance.bar or instance.frozen
-    lost = view.problem is not None and view.problem[0] in ("Hung", "Unreachable")
-    held = None if sample is None or lost else sample
+    kept = instance.frozen or instance.whole
     return VirtualMachineReport(
         uid=instance.uid,
         namespace=instance.namespace,
         name=instance.name,
         labels=dict(instance.labels),
         size=sample.size if sample is not None else instance.size,
-        actual=None if held is None else held.statistics.actual,
-        resident=None if held is None else held.resident,
+        actual=None if sample is None else sample.statistics.actual,
+        resident=None if sample is None else sample.resident,
         overhead=instance.overhead,
         need=None if view.need is None else view.need.value,
         troubled=view.need is not None and view.need.troubled,
         min=instance.minimum,
         target=instance.target,
+        relief=keeper.relief,
         policy=instance.policy,
         eligible=instance.bar is None,
-        responsive=instance.frozen is None and view.responsive,
-        reason=_reason(view, barred),
+        responsive=kept is None and view.responsive,
+        reason=_reason(view, instance.bar or kept),
         message=None if message is None else message[:LONGEST_MESSAGE],
         owner_excluded=instance.owner_excluded,
-        guest=None if held is None or view.need is None else _guest(held.statistics),
+        guest=None if sample is None or view.need is None else _guest(sample.statistics),
     )
 
 

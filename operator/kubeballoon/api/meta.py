@@ -12,6 +12,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from kubeballoon.api.names import RELEASE
 from kubeballoon.api.rules import Rule
 
 LONGEST_MESSAGE = 1024  # a condition is read by people; metav1 allows 32768
@@ -93,3 +94,8 @@ class ObjectMeta(ApiModel):
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     deletion_timestamp: datetime | None = None
+
+    @property
+    def released(self) -> bool:
+        """Whether an administrator gave the memory of its VMs back for good."""
+        return self.annotations.get(RELEASE) == "true"

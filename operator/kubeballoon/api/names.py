@@ -15,6 +15,8 @@ REASON = f"{GROUP}/reason"
 """Why the target is what it is, for people."""
 EXCLUDE = f"{GROUP}/exclude"
 """Set to "true" by a VM's owner to keep the VM out, where its policy allows."""
+RELEASE = f"{GROUP}/release"
+"""Set to "true" by an administrator on a policy or a NodePressure: nothing is requested of its VMs until it is gone."""
 
 CONTROLLER_ANNOTATIONS = (MEMORY_TARGET, MEMORY_MIN, POLICY, REASON)
 """What the controller writes on a VMI, and nobody else may."""

@@ -29,10 +29,8 @@ def parse_quantity(value: str | int) -> int:
     if match is None:
         raise ValueError(f"{value!r} is not a quantity of bytes such as 2Gi or 1500M")
     suffix = match["suffix"] or ""
-    if suffix[:1] in ("e", "E") and suffix[1:]:
-        exact = Decimal(match["number"] + suffix)
-    else:
-        exact = Decimal(match["number"]) * _SUFFIXES[suffix]
+    factor = _SUFFIXES.get(suffix)
+    exact = Decimal(match["number"] + suffix) if factor is None else Decimal(match["number"]) * factor
     if exact != int(exact):
         raise ValueError(f"{value!r} is not a whole number of bytes")
     return int(exact)

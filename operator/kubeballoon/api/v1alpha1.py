@@ -232,6 +232,9 @@ class VirtualMachineReport(ApiModel):
     troubled: bool = Field(default=False, description="The guest swaps or refaults for want of memory.")
     min: Quantity | None = Field(default=None, description="The guarantee as requested.")
     target: Quantity | None = Field(default=None, description="The request in force.")
+    relief: Quantity | None = Field(
+        default=None, description="What takes the place of the request while node or guest is in trouble."
+    )
     policy: str | None = Field(default=None, description="The policy the request came from.")
     eligible: bool = Field(default=True, description="Whether the VM may be ballooned.")
     responsive: bool = Field(default=True, description="Whether its driver follows requests.")

@@ -19,7 +19,7 @@ DEADLINE = 10.0
 """Seconds a request may take before it counts as failed."""
 
 JSON = "application/json"
-NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
@@ -65,11 +65,18 @@ _ERRORS: Mapping[int, type[ClusterError]] = {
 class Cluster:
     """A connection to one cluster. Close it, or use it as an async context manager."""
 
-    def __init__(self, configuration: client.Configuration, field_manager: str) -> None:
-        """Wrap a loaded configuration; ``field_manager`` is the name behind every write."""
+    def __init__(self, configuration: client.Configuration, field_manager: str, namespace: str = "default") -> None:
+        """Wrap a loaded configuration.
+
+        Args:
+            configuration: where the API server is, and as whom to speak to it.
+            field_manager: the name behind every write.
+            namespace: what the configuration says is meant where none is named.
+        """
         self._api = client.ApiClient(configuration)
         self._api.user_agent = field_manager
         self._field_manager = field_manager
+        self.namespace = namespace
 
     @classmethod
     async def connect(cls, field_manager: str, kubeconfig: Path | None = None, context: str | None = None) -> Self:
@@ -81,15 +88,17 @@ class Cluster:
         if kubeconfig is not None and not kubeconfig.is_file():  # noqa: ASYNC240 - once, before anything runs
             raise ClusterError(f"no access to a cluster: there is no kubeconfig {kubeconfig}")
         configuration = client.Configuration()
+        namespace = "default"
         try:
             if kubeconfig is not None or context is not None or _has_kubeconfig():
                 path = str(kubeconfig) if kubeconfig is not None else None
-                await config.load_kube_config(path, context=context, client_configuration=configuration)
+                loader = await config.load_kube_config(path, context=context, client_configuration=configuration)
+                namespace = loader.current_context["context"].get("namespace") or namespace
             else:
                 config.load_incluster_config(client_configuration=configuration)
         except (ConfigException, OSError) as error:
             raise ClusterError(f"no access to a cluster: {_one_line(error)}") from error
-        return cls(configuration, field_manager)
+        return cls(configuration, field_manager, namespace)
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,8 +116,12 @@ class Cluster:
 
     async def names(self, path: str) -> set[str]:
         """The names of a collection's objects, without their contents."""
-        answer = await self._request("GET", path, query={}, accept=NAMES_ONLY)
-        return {item["metadata"]["name"] for item in answer["items"]}
+        return {metadata["name"] for metadata in await self.metadata(path)}
+
+    async def metadata(self, path: str) -> list[Object]:
+        """The metadata of a collection's objects, without their contents."""
+        answer = await self._request("GET", path, query={}, accept=METADATA_ONLY)
+        return [item["metadata"] for item in answer["items"] or ()]  # null where there are none
 
     async def create(self, path: str, body: Object) -> Object:
         """Create an object in the collection at ``path``."""

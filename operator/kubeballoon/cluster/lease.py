@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ClusterError, ConflictError, NotFoundError, Object
@@ -20,6 +21,8 @@ _log = logging.getLogger(__name__)
 DURATION = 15.0  # seconds a lease is good for after its last renewal; client-go's default
 RENEW = 5.0  # seconds between renewals
 RETRY = 2.0  # seconds between attempts to take the lease, or to renew it after a failure
+CONTROLLER = "kubeballoon-controller"
+"""The controllers' lease: whoever holds it decides."""
 GIVE_UP = 10.0  # seconds without a renewal after which a holder no longer leads, well before another may take over
 
 
@@ -73,6 +76,22 @@ class Lease:
             if kept:
                 renewed = now
 
+    async def seize(self, seconds: float = DURATION) -> None:
+        """Take the lease, or renew it, whoever holds it: a holder finds out when it renews, and stops.
+
+        Args:
+            seconds: how long nobody else may take it, unless it is seized again before.
+
+        Raises:
+            ClusterError: it cannot be written.
+        """
+        while True:
+            try:
+                await self._write(await self._read(), seconds)
+            except ConflictError:
+                continue  # its holder renewed it a moment ago
+            return
+
     async def release(self) -> None:
         """Hand the lease back, so that another replica need not wait."""
         try:
@@ -101,19 +120,28 @@ class Lease:
 
     async def _take(self) -> bool:
         """Take or renew the lease if that is possible now."""
-        try:
-            lease = await self._cluster.get(self._path)
-        except NotFoundError:
-            body = self._lease({"spec": {}}, transitions=0)
-            await self._cluster.create(paths.leases(self._namespace), body)
-            return True
-        spec = lease["spec"]
-        holder = spec.get("holderIdentity") or ""
-        if holder not in ("", self._identity) and not self._expired(spec):
-            return False
-        transitions = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
-        await self._cluster.replace(self._path, self._lease(lease, transitions))
+        lease = await self._read()
+        if lease is not None:
+            holder = lease["spec"].get("holderIdentity") or ""
+            if holder not in ("", self._identity) and not self._expired(lease["spec"]):
+                return False
+        await self._write(lease)
         return True
+
+    async def _read(self) -> Object | None:
+        try:
+            return await self._cluster.get(self._path)
+        except NotFoundError:
+            return None
+
+    async def _write(self, lease: Object | None, seconds: float = DURATION) -> None:
+        """Hold it, if it is still what was read."""
+        if lease is None:
+            await self._cluster.create(paths.leases(self._namespace), self._lease({"spec": {}}, 0, seconds))
+            return
+        spec = lease["spec"]
+        transitions = int(spec.get("leaseTransitions") or 0) + (spec.get("holderIdentity") != self._identity)
+        await self._cluster.replace(self._path, self._lease(lease, transitions, seconds))
 
     def _expired(self, spec: Object) -> bool:
         """Whether another's lease ran out, by our own clock: clocks of nodes differ."""
@@ -122,7 +150,7 @@ class Lease:
             self._seen = (renewal, self._clock())
         return self._clock() - self._seen[1] > float(spec.get("leaseDurationSeconds") or DURATION)
 
-    def _lease(self, lease: Object, transitions: int) -> Object:
+    def _lease(self, lease: Object, transitions: int, seconds: float) -> Object:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         before = lease["spec"]
         mine = before.get("holderIdentity") == self._identity
@@ -133,9 +161,17 @@ class Lease:
             "metadata": {**lease.get("metadata", {}), "name": self._name, "namespace": self._namespace},
             "spec": {
                 "holderIdentity": self._identity,
-                "leaseDurationSeconds": int(DURATION),
+                "leaseDurationSeconds": int(seconds),
                 "acquireTime": before.get("acquireTime", now) if mine else now,
                 "renewTime": now,
                 "leaseTransitions": transitions,
             },
         }
+
+
+def own_namespace() -> str:
+    """The pod's own namespace; outside of one, where the chart is installed by default."""
+    return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else "kubeballoon-system"
+
+
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

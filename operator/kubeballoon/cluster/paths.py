@@ -13,6 +13,11 @@ NODES = "/api/v1/nodes"
 INSTANCES = "/apis/kubevirt.io/v1/virtualmachineinstances"
 
 
+def ours(plural: str) -> str:
+    """A collection of ours."""
+    return f"{_OURS}/{plural}"
+
+
 def memory_policy_status(name: str) -> str:
     """A policy's status."""
     return f"{MEMORY_POLICIES}/{name}/status"

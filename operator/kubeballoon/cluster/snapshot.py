@@ -10,6 +10,8 @@ from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, OwnerExcl
 from kubeballoon.core import model
 
 OWNER_EXCLUDED = "OwnerExcluded"
+RELEASED = "Released"
+SILENT = 180.0  # seconds without a report, three heartbeats, after which nothing is decided for a node
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,22 @@ def core_policy(policy: MemoryPolicy) -> model.Policy:
     )
 
 
-def exclusion(report: VirtualMachineReport, policy: MemoryPolicy | None) -> tuple[str, str] | None:
-    """Why a VM must not be ballooned, as (reason, message); None when it may be."""
+def exclusion(
+    report: VirtualMachineReport, policy: MemoryPolicy | None, *, released: bool = False
+) -> tuple[str, str] | None:
+    """Why a VM must not be ballooned, as (reason, message); None when it may be.
+
+    Args:
+        report: what its agent says.
+        policy: the policy that governs it.
+        released: whether its node is.
+    """
     if not report.eligible:
         return report.reason or "Ineligible", report.message or "its node's agent cannot balloon it"
+    if released:
+        return RELEASED, "its node is released by an administrator"
+    if policy is not None and policy.metadata.released:
+        return RELEASED, f"its policy {policy.metadata.name} is released by an administrator"
     allowed = policy is None or policy.spec.owner_exclusion is OwnerExclusion.ALLOW
     if report.owner_excluded and allowed:
         return OWNER_EXCLUDED, "its owner excluded it"
@@ -85,7 +99,11 @@ def exclusion(report: VirtualMachineReport, policy: MemoryPolicy | None) -> tupl
 
 
 def core_vm(
-    report: VirtualMachineReport, policy: MemoryPolicy | None, requested: Requested | None = None
+    report: VirtualMachineReport,
+    policy: MemoryPolicy | None,
+    requested: Requested | None = None,
+    *,
+    released: bool = False,
 ) -> model.VirtualMachine:
     """One VM as the core sees it.
 
@@ -93,13 +111,14 @@ def core_vm(
         report: what its agent says.
         policy: the policy that governs it.
         requested: what is known to be requested by now, where that is newer than the report.
+        released: whether its node is.
     """
-    excluded = exclusion(report, policy)
+    excluded = exclusion(report, policy, released=released)
     return model.VirtualMachine(
         uid=report.uid,
         name=f"{report.namespace}/{report.name}",
         size=report.size,
-        actual=report.size if report.actual is None else report.actual,
+        actual=_backed(report),
         overhead=report.overhead,
         need=report.need,
         target=report.target if requested is None else requested.target,
@@ -111,12 +130,23 @@ def core_vm(
     )
 
 
+def _backed(report: VirtualMachineReport) -> int:
+    """What the node has to back of a VM's memory, bytes: a balloon that frees nothing frees nothing here either."""
+    if report.actual is None:
+        return report.size
+    if report.responsive or report.resident is None:
+        return report.actual
+    return min(report.size, max(report.actual, report.resident - report.overhead))
+
+
 def core_node(
     name: str,
     status: NodePressureStatus,
     governing: Callable[[VirtualMachineReport], MemoryPolicy | None],
     requested: Mapping[str, Requested],
     cool_down: float = model.COOL_DOWN,
+    *,
+    released: bool = False,
 ) -> model.Node:
     """One node as the core sees it; ``requested`` by the VMs' uid, ``cool_down`` in seconds."""
     memory = status.memory
@@ -128,5 +158,8 @@ def core_node(
         reserve=memory.reserve,
         state=model.State(status.state),
         cool_down=cool_down,
-        vms=tuple(core_vm(report, governing(report), requested.get(report.uid)) for report in status.virtual_machines),
+        vms=tuple(
+            core_vm(report, governing(report), requested.get(report.uid), released=released)
+            for report in status.virtual_machines
+        ),
     )

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-from pathlib import Path
 from typing import Any
 
 import kopf
@@ -17,19 +16,20 @@ import kopf
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.cluster.announce import Announcer
 from kubeballoon.cluster.client import Cluster
-from kubeballoon.cluster.lease import Lease
+from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
+from kubeballoon.controller.counters import Counters
 from kubeballoon.controller.handlers import Handlers
+from kubeballoon.controller.metrics import ControllerMetrics
 from kubeballoon.controller.round import Rounds
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.controller.world import World
+from kubeballoon.metrics import new_registry
 from kubeballoon.options import add_client_options, add_serving_options, checked
 from kubeballoon.serving import serve
 
 _log = logging.getLogger(__name__)
 
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _GOODBYE = 1.0  # seconds each step of the end may take
-LEASE = "kubeballoon-controller"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -61,9 +61,13 @@ async def _run(options: argparse.Namespace) -> int:
     async with await Cluster.connect("kubeballoon-controller", options.kubeconfig) as cluster:
         world = World(options.cool_down)
         announcer = Announcer(cluster, identity)
-        scheduler = Scheduler(cluster, world, announcer, Rounds(cluster, world, announcer))
-        lease = Lease(cluster, options.namespace or _own_namespace(), LEASE, identity)
+        registry = new_registry()
+        rounds = Rounds(cluster, world, announcer, Counters(registry))
+        scheduler = Scheduler(cluster, world, announcer, rounds)
+        lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
         leading = asyncio.create_task(lease.acquire(), name="acquire")
+
+        registry.register(ControllerMetrics(world, rounds, leading.done))
 
         def live() -> str | None:
             return scheduler.stalled() if leading.done() else None
@@ -71,7 +75,7 @@ async def _run(options: argparse.Namespace) -> int:
         def ready() -> str | None:
             return scheduler.fault if leading.done() else lease.fault
 
-        async with serve(*options.listen, live=live, ready=ready):
+        async with serve(*options.listen, live=live, ready=ready, metrics=registry):
             if not await _before(leading, stop):
                 return 0
             _log.info("leading as %s", identity)
@@ -141,7 +145,3 @@ async def _before(task: asyncio.Task[None], stop: asyncio.Event) -> bool:
         return False
     await task
     return True
-
-
-def _own_namespace() -> str:
-    return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else "kubeballoon-system"

@@ -15,6 +15,8 @@ from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMa
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.announce import Announcer, Reference
 from kubeballoon.cluster.client import Cluster, ClusterError, ConflictError, NotFoundError, Object
+from kubeballoon.cluster.snapshot import SILENT
+from kubeballoon.controller.counters import Counters
 from kubeballoon.controller.world import Asked, World
 from kubeballoon.core.allocate import allocate
 from kubeballoon.core.model import Decision, Plan, Reason
@@ -22,7 +24,6 @@ from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
 
-SILENT = 180.0  # seconds without a report, three heartbeats, after which nothing is decided for a node
 _AT_ONCE = 8  # patches under way at one time
 
 
@@ -48,20 +49,30 @@ class Rounds:
         cluster: Cluster,
         world: World,
         announcer: Announcer,
+        counters: Counters,
         clock: Callable[[], float] = time.monotonic,
         today: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Decide from ``world``, write through ``cluster``."""
+        """Decide from ``world``, write through ``cluster``; ``ended`` is when the last round did."""
         self._cluster = cluster
         self._world = world
         self._announcer = announcer
+        self._counters = counters
         self._clock = clock
         self._today = today
+        self.ended: datetime | None = None
         self._limit = asyncio.Semaphore(_AT_ONCE)
         self.outcomes: dict[str, Outcome] = {}
 
     async def run(self, name: str) -> None:
-        """One round for the node ``name``: a node that is gone is forgotten.
+        """One round for the node ``name``, counted."""
+        with self._counters.durations.time():
+            await self._run(name)
+        self._counters.rounds.inc()
+        self.ended = self._today()
+
+    async def _run(self, name: str) -> None:
+        """One round: a node that is gone is forgotten.
 
         1. Gather: a snapshot from the agent's report, or nothing where the agent is silent.
         2. Allocate: the core decides.
@@ -99,10 +110,13 @@ class Rounds:
                     paths.instance(report.namespace, report.name), _patch(report.uid, wanted, decision.message)
                 )
         except (NotFoundError, ConflictError):
+            self._counters.patched("gone")
             return None  # deleted, or another VM by that name: the agent's next report says so
         except ClusterError as error:
+            self._counters.patched("failed")
             _log.warning("%s", error)
             return str(error)
+        self._counters.patched("written")
         self._world.record(report.uid, before, wanted, self._clock())
         asked = "withdrawn" if wanted.target is None else human(wanted.target)
         _log.info("%s/%s: target %s (%s)", report.namespace, report.name, asked, decision.message)

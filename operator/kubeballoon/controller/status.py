@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from kubeballoon.api.meta import Condition, Status, set_conditions
+from kubeballoon.api.names import RELEASE
 from kubeballoon.api.v1alpha1 import Exclusion, MemoryPolicy, MemoryPolicyStatus, Mode, VirtualMachineReport
-from kubeballoon.cluster.snapshot import exclusion
+from kubeballoon.cluster.snapshot import RELEASED, exclusion
 from kubeballoon.controller.round import Outcome
 from kubeballoon.controller.world import World
 from kubeballoon.core.wording import human
@@ -41,7 +42,8 @@ def tally(world: World) -> dict[str, Tally]:
                 tallies[policy.metadata.name].matched += 1
             if governance.governing is None:
                 continue
-            _count(tallies[governance.governing.metadata.name], name, report, governance.governing)
+            excluded = exclusion(report, governance.governing, released=pressure.metadata.released)
+            _count(tallies[governance.governing.metadata.name], name, report, excluded)
             for other in governance.policies[1:]:
                 tallies[other.metadata.name].governed_by.add(governance.governing.metadata.name)
             if governance.tied:
@@ -51,10 +53,9 @@ def tally(world: World) -> dict[str, Tally]:
     return tallies
 
 
-def _count(counts: Tally, node: str, report: VirtualMachineReport, policy: MemoryPolicy) -> None:
+def _count(counts: Tally, node: str, report: VirtualMachineReport, excluded: tuple[str, str] | None) -> None:
     counts.governed += 1
     counts.nodes.add(node)
-    excluded = exclusion(report, policy)
     if excluded is not None:
         counts.excluded[excluded[0]] += 1
     elif not report.responsive:
@@ -95,6 +96,8 @@ def policy_status(
 
 
 def _ready(policy: MemoryPolicy, counts: Tally) -> tuple[bool, str, str]:
+    if policy.metadata.released:
+        return False, RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
     if not counts.matched:
         return False, "NoVirtualMachines", "its selector selects no running VM on a node with an agent"
     if not counts.governed:

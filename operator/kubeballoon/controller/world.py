@@ -93,7 +93,7 @@ class World:
         if pressure.status is not None:
             for report in pressure.status.virtual_machines:
                 self._compare(report, now)
-        return known is None or known.status != pressure.status
+        return known is None or known.status != pressure.status or known.metadata.released != pressure.metadata.released
 
     def forget_node(self, name: str) -> None:
         """A node is gone."""
@@ -111,7 +111,12 @@ class World:
             lambda report: self.governance(report).governing,
             {report.uid: self._requested(report, now) for report in status.virtual_machines},
             self.cool_down,
+            released=self.is_released(name),
         )
+
+    def is_released(self, name: str) -> bool:
+        """Whether an administrator released the node ``name``."""
+        return name in self.nodes and self.nodes[name].metadata.released
 
     def asked(self, report: VirtualMachineReport) -> Asked:
         """What is asked of a VM by now, as far as is known."""
@@ -156,7 +161,8 @@ class World:
 
 def _decides(policy: MemoryPolicy) -> tuple[object, ...]:
     """What of a policy decisions depend on."""
-    return policy.metadata.uid, policy.spec, policy.metadata.deletion_timestamp is None
+    metadata = policy.metadata
+    return metadata.uid, policy.spec, metadata.deletion_timestamp is None, metadata.released
 
 
 def _is_older(metadata: ObjectMeta, known: ObjectMeta) -> bool:

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kubeballoon.core.entitlement import Claims, Ints, scale, share_out
-from kubeballoon.core.model import Decision, Mode, Node, Plan, Policy, Reason, State, VirtualMachine, When
-
+from kubeballoon.core.model import Decision, Mode, Node, Plan, Reason, State, VirtualMachine, When
 
 _PARTS_OF_SLACK = 64  # of the capacity one, by which targets may exceed it before they are moved for that alone
 

@@ -184,7 +184,7 @@ class VirtualMachine:
 
     @property
     def minimum(self) -> int:
-        """The guarantee: the policy's minimum, from the guard's floor to the VM's size; all of that without a policy."""
+        """The guarantee: the policy's minimum, from the guard's floor to the size; all of it without a policy."""
         return self.figures.minimum
 
     @property

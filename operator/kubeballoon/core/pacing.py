@@ -2,7 +2,8 @@
 
 A request is at most one second's worth ahead of the guest, at the rate the guest has shown; looked at several times a
 second, a guest that follows at once shows a higher rate, one that lags a lower one (the patent's claims 8 and 20).
-Upward there is no pacing: memory a guest needs comes at once.
+Nothing is asked of a guest of which it is not known what it could spare. Upward there is no pacing: memory a guest
+needs comes at once.
 """
 
 from __future__ import annotations
@@ -60,6 +61,28 @@ class Pace:
         """Whether the driver follows requests, as far as is known."""
         return self.retry == 0
 
+    def rests(self, now: float) -> bool:
+        """Whether the driver, given up, is still to be left alone at ``now`` seconds."""
+        return self.retry > 0 and self.asked is None and now - self.progress < self.retry
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Ever longer pauses between attempts that come to nothing.
+
+    Attributes:
+        pause: the present one, seconds; 0 before the first failure.
+        until: its end, seconds.
+    """
+
+    pause: float = 0.0
+    until: float = 0.0
+
+    def failed(self, now: float) -> Backoff:
+        """After one more failure at ``now`` seconds."""
+        pause = min(RETRY_AT_MOST, max(RETRY, 2 * self.pause))
+        return Backoff(pause, now + pause)
+
 
 def advance(before: Pace, sample: Sample, goal: int, max_rate: int | None = None) -> tuple[Pace, int | None]:
     """Take one look at the guest on its way to ``goal`` bytes.
@@ -70,7 +93,7 @@ def advance(before: Pace, sample: Sample, goal: int, max_rate: int | None = None
     pace = _judge(before, sample)
     if pace.retry > before.retry:
         return _withdraw(pace, sample, goal)
-    if not pace.responsive and pace.asked is None and sample.at - pace.progress < pace.retry:
+    if pace.rests(sample.at):
         return pace, None
     request = _request(pace, sample, goal, max_rate)
     if request is None and pace.asked is not None and pace.asked < sample.actual - TOLERANCE:
@@ -91,21 +114,28 @@ def _judge(before: Pace, sample: Sample) -> Pace:
     looked = replace(before, held=sample.actual, at=sample.at)
     if before.asked is None:
         return looked
-    elapsed = sample.at - before.at
     moved = abs(sample.actual - before.held)
     arrived = abs(sample.actual - before.asked) <= TOLERANCE
-    gave = sample.actual < before.held
     if arrived or moved >= TOLERANCE:
-        rate = before.rate
-        if gave and elapsed > 0:
-            shown = max(float(SLOWEST), moved / elapsed)
-            rate = max(rate, shown) if arrived else shown
-        return replace(looked, rate=rate / 2 if sample.troubled else rate, progress=sample.at, retry=0.0)
-    slower = max(float(SLOWEST), before.rate / 2)
+        return replace(looked, rate=_shown(before, sample, arrived=arrived), progress=sample.at, retry=0.0)
     if sample.at - before.progress < PATIENCE:
-        return replace(looked, rate=slower)
-    retry = min(RETRY_AT_MOST, max(RETRY, 2 * before.retry))
-    return replace(looked, rate=slower, progress=sample.at, retry=retry)
+        return replace(looked, rate=_halved(before.rate))
+    retry = Backoff(before.retry).failed(sample.at).pause
+    return replace(looked, rate=_halved(before.rate), progress=sample.at, retry=retry)
+
+
+def _shown(before: Pace, sample: Sample, *, arrived: bool) -> float:
+    """The rate a guest that follows has shown; one in trouble, or with nothing left, is trusted with half of it."""
+    rate = before.rate
+    elapsed = sample.at - before.at
+    if sample.actual < before.held and elapsed > 0:
+        shown = max(float(SLOWEST), (before.held - sample.actual) / elapsed)
+        rate = max(rate, shown) if arrived else shown
+    return _halved(rate) if sample.troubled or sample.spare == 0 else rate
+
+
+def _halved(rate: float) -> float:
+    return max(float(SLOWEST), rate / 2)
 
 
 def _request(pace: Pace, sample: Sample, goal: int, max_rate: int | None) -> int | None:
@@ -113,10 +143,9 @@ def _request(pace: Pace, sample: Sample, goal: int, max_rate: int | None) -> int
         return None
     if goal >= sample.actual:
         return goal
+    if sample.spare is None or sample.troubled:
+        return None
     rate = min(pace.rate, max_rate) if max_rate else pace.rate
-    step = int(rate * AHEAD)
-    if sample.spare is not None:
-        step = min(step, sample.spare)
-    request = max(goal, sample.actual - step)
+    request = max(goal, sample.actual - min(int(rate * AHEAD), sample.spare))
     # Less than the tolerance is not worth a request; the guest has nothing to give for now.
     return request if request <= sample.actual - TOLERANCE or request == goal else None

@@ -1,0 +1,92 @@
+{{- define "kubeballoon.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* The first part of all names: the release's, with the chart's unless it is part of it. */}}
+{{- define "kubeballoon.fullname" -}}
+{{- $name := include "kubeballoon.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "kubeballoon.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: {{ include "kubeballoon.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: kubeballoon
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of one part: (list . "agent"). */}}
+{{- define "kubeballoon.partLabels" -}}
+{{- $root := index . 0 -}}
+{{ include "kubeballoon.labels" $root }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- define "kubeballoon.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "kubeballoon.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* An image: (list . .Values.agent.image). */}}
+{{- define "kubeballoon.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $where := printf "%s/%s" $root.Values.image.registry $image.repository -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $where $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $where (default $root.Chart.AppVersion $root.Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The user name of a part's ServiceAccount: (list . "agent"). */}}
+{{- define "kubeballoon.user" -}}
+{{- $root := index . 0 -}}
+{{- printf "system:serviceaccount:%s:%s-%s" $root.Release.Namespace (include "kubeballoon.fullname" $root) (index . 1) -}}
+{{- end -}}
+
+{{/* A container that needs no privilege at all. */}}
+{{- define "kubeballoon.unprivileged" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* A pod whose containers need no privilege at all. */}}
+{{- define "kubeballoon.unprivilegedPod" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* Both parts answer the kubelet, and Prometheus, at the same port. */}}
+{{- define "kubeballoon.probes" -}}
+ports:
+  - {name: http, containerPort: 8080}
+startupProbe:
+  httpGet: {path: /healthz, port: http}
+  periodSeconds: 2
+  failureThreshold: 60
+livenessProbe:
+  httpGet: {path: /healthz, port: http}
+  periodSeconds: 20
+  timeoutSeconds: 5
+readinessProbe:
+  httpGet: {path: /readyz, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 5
+{{- end -}}

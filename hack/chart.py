@@ -1,0 +1,66 @@
+"""The chart as tests and the demo install it: rendered by helm, applied without it.
+
+So what is shown is what is installed. Deployments and the like are left out where nothing would run their pods.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hack.controlplane import ControlPlane
+from hack.controlplane.commands import run
+from hack.tools import HELM
+
+CHART = Path(__file__).resolve().parents[1] / "charts/kubeballoon"
+NAMESPACE = "kubeballoon-system"
+RELEASE = "kubeballoon"
+KUBEVIRT_API = "kubevirt.io/v1/VirtualMachineInstance"
+_SECONDS = 60.0
+_WORKLOADS = ("DaemonSet", "Deployment", "Job", "PodDisruptionBudget")
+
+Object = dict[str, Any]
+
+
+def helm(*arguments: str | Path, kubeconfig: Path | None = None, seconds: float = _SECONDS) -> str:
+    """What helm prints; it reads no configuration of the user's.
+
+    Raises:
+        ControlPlaneError: It failed; this is what it wrote to stderr.
+    """
+    cluster = ("--kubeconfig", kubeconfig) if kubeconfig is not None else ()
+    return run([HELM.path(), *arguments, *cluster], seconds=seconds)
+
+
+def render(*options: str, release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
+    """The chart's objects, hooks included, as for a cluster with KubeVirt; ``options`` as for `helm template`."""
+    where = ("template", release, CHART, "--namespace", namespace, "--api-versions", KUBEVIRT_API)
+    return [item for item in yaml.safe_load_all(helm(*where, *options)) if item]
+
+
+def install(plane: ControlPlane) -> None:
+    """Install CRDs, accounts with their rights, and admission; the API server takes a second to heed the last."""
+    rendered = render()
+    definitions = [item for item in rendered if item["kind"] == "CustomResourceDefinition"]
+    plane.apply_crds(definitions)
+    plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    plane.apply([item for item in rendered if item not in definitions and item["kind"] not in _WORKLOADS])
+
+
+def agent_kubeconfig(plane: ControlPlane, node: str) -> Path:
+    """The kubeconfig that the agent on a node has: its token is bound to a pod there, which is made for it."""
+    name = f"{RELEASE}-agent-{node}"
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "nodeName": node,
+            "serviceAccountName": f"{RELEASE}-agent",
+            "containers": [{"name": "agent", "image": "none"}],
+        },
+    }
+    plane.apply(pod)
+    return plane.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-agent", pod=name)

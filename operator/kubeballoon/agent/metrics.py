@@ -1,0 +1,86 @@
+"""What the agent exports: its last look at the node and its VMs, and how its own work goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from prometheus_client import Counter, Histogram, Metric
+from prometheus_client.registry import Collector
+
+from kubeballoon.api.v1alpha1 import NodePressureStatus, NodeState
+from kubeballoon.metrics import BUCKETS, Gauge, Sample, new_registry
+
+_STATE = Gauge("kubeballoon_node_state", "1 for the state the node is in, 0 for the others.", ("node", "state"))
+_MEMORY = Gauge(
+    "kubeballoon_node_memory_bytes",
+    "Memory of the node: total, available without swapping, in use by others than VMs, and kept free (reserve).",
+    ("node", "kind"),
+)
+_STALL = Gauge(
+    "kubeballoon_node_stall_percent",
+    "Percent of the last ten seconds in which some, or all (full), tasks waited for memory.",
+    ("node", "kind"),
+)
+_VM = ("namespace", "name")
+_VM_MEMORY = Gauge(
+    "kubeballoon_vm_memory_bytes",
+    "Memory of a VM: its size, what its balloon leaves it (actual), what its process holds (resident), what is "
+    "requested (target), what it is guaranteed (min), and what its guest works with (need).",
+    (*_VM, "kind"),
+)
+_RESPONSIVE = Gauge("kubeballoon_vm_responsive", "1 while the VM answers and its driver follows requests.", _VM)
+_ELIGIBLE = Gauge("kubeballoon_vm_eligible", "1 if the VM may be ballooned.", _VM)
+_REPORTED = Gauge(
+    "kubeballoon_agent_report_timestamp_seconds", "When the agent's last report was written, Unix time.", ("node",)
+)
+_KINDS = ("size", "actual", "resident", "target", "min", "need")
+
+
+class AgentMetrics(Collector):
+    """The agent's metrics; ``status`` is its last look, ``written`` when a report of it was last written."""
+
+    def __init__(self, node: str) -> None:
+        """Export for ``node``."""
+        self._node = node
+        self.status: NodePressureStatus | None = None
+        self._written: datetime | None = None
+        self.registry = new_registry()
+        self.registry.register(self)
+        self._reports = Counter(
+            "kubeballoon_agent_reports",
+            "Reports to the API server, by result: written or failed.",
+            ("result",),
+            registry=self.registry,
+        )
+        for result in ("written", "failed"):
+            self._reports.labels(result)
+        self.looks = Histogram(
+            "kubeballoon_agent_look_duration_seconds",
+            "How long a look at a VM takes its libvirt daemon.",
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+
+    def wrote(self, moment: datetime | None) -> None:
+        """A report was written, as of ``moment``, or could not be (None)."""
+        self._reports.labels("failed" if moment is None else "written").inc()
+        self._written = moment or self._written
+
+    def collect(self) -> Iterator[Metric]:
+        """The present values."""
+        status, node = self.status, self._node
+        memory = None if status is None else status.memory
+        vms = () if status is None else status.virtual_machines
+        yield _STATE.family(
+            ((node, state), None if status is None else float(status.state is state)) for state in NodeState
+        )
+        kinds = ("total", "available", "other", "reserve")
+        yield _MEMORY.family(((node, kind), getattr(memory, kind, None)) for kind in kinds)
+        stall = None if status is None else status.stall
+        yield _STALL.family(((node, kind), getattr(stall, kind, None)) for kind in ("some", "full"))
+        yield _VM_MEMORY.family(((vm.namespace, vm.name, kind), getattr(vm, kind)) for vm in vms for kind in _KINDS)
+        yield _RESPONSIVE.family(((vm.namespace, vm.name), float(vm.responsive)) for vm in vms)
+        yield _ELIGIBLE.family(((vm.namespace, vm.name), float(vm.eligible)) for vm in vms)
+        written: Sample = (node,), None if self._written is None else self._written.timestamp()
+        yield _REPORTED.family([written])

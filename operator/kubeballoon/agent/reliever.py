@@ -1,0 +1,74 @@
+"""Helps node and guests in trouble before the controller does, by what it would decide.
+
+What is decided here takes the place of a VM's request until the controller asks something else of that VM, or until
+the two are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from kubeballoon.agent.keeper import Keeper
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, VirtualMachineReport
+from kubeballoon.cluster.snapshot import Requested, core_node
+from kubeballoon.core.model import State
+from kubeballoon.core.relief import relieve
+from kubeballoon.core.wording import human
+
+_log = logging.getLogger(__name__)
+
+
+class Reliever:
+    """Remembers what it decided for which request."""
+
+    def __init__(self, node: str) -> None:
+        """Help on ``node``."""
+        self._node = node
+        self._decided: dict[str, tuple[int, int]] = {}  # uid -> the request at that time, and the goal instead
+
+    def needed(self, state: State, keepers: Sequence[Keeper]) -> bool:
+        """Whether there may be anything to decide or to end: a cheap look before the careful one."""
+        return bool(self._decided) or state in (State.HARD, State.LOW) or any(map(_short, keepers))
+
+    def relieve(
+        self, status: NodePressureStatus, policies: Mapping[str, MemoryPolicy], keepers: Sequence[Keeper]
+    ) -> bool:
+        """Decide for each VM, and tell its keeper; whether anything changed by that."""
+        requests = {
+            keeper.instance.uid: keeper.instance.target
+            for keeper in keepers
+            if keeper.instance.target is not None and keeper.instance.policy in policies
+        }
+        present = {uid: goal for uid, (asked, goal) in self._decided.items() if requests.get(uid) == asked}
+
+        def governing(report: VirtualMachineReport) -> MemoryPolicy | None:
+            return policies.get(report.policy or "") if report.uid in requests else None
+
+        in_force = {uid: Requested(present.get(uid, asked)) for uid, asked in requests.items()}
+        goals = relieve(core_node(self._node, status, governing, in_force), requests)
+        self._decided = {uid: (requests[uid], goal) for uid, goal in goals.items()}
+        changed = False
+        for keeper in keepers:
+            goal = goals.get(keeper.instance.uid)
+            if goal != keeper.relief:
+                changed = True
+                _say(keeper, goal)
+                keeper.relieve(goal)
+        return changed
+
+
+def _short(keeper: Keeper) -> bool:
+    """Whether a guest may be in trouble: it swaps or refaults, or has used up nearly all that it holds."""
+    view = keeper.view
+    if view.need is None or view.sample is None or not view.responsive:
+        return False
+    held = view.sample.statistics.actual
+    return view.need.troubled or view.need.value >= held - view.sample.size // 64
+
+
+def _say(keeper: Keeper, goal: int | None) -> None:
+    if goal is None:
+        _log.info("%s: back to its request", keeper.instance.domain)
+    else:
+        _log.info("%s: %s in place of its request, without waiting", keeper.instance.domain, human(goal))

@@ -1,0 +1,1 @@
+"""kubectl-balloon: what an administrator looks with."""

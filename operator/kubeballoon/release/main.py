@@ -1,0 +1,55 @@
+"""``kubeballoon release``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+
+from kubeballoon.api.duration import parse_duration
+from kubeballoon.cluster.client import Cluster, ClusterError
+from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
+from kubeballoon.options import add_client_options, checked
+from kubeballoon.release.work import Release
+
+_log = logging.getLogger(__name__)
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "release",
+        help="give every VM all of its memory back, before an uninstallation",
+        description="Stops the controllers from deciding, takes every request back, and waits until the memory is.",
+    )
+    add_client_options(parser)
+    parser.add_argument("--all", action="store_true", required=True, help="every VM: there is no other choice")
+    parser.add_argument("--namespace", help="where the controllers' Lease is (default: the pod's own)")
+    parser.add_argument(
+        "--wait",
+        type=checked(parse_duration, "duration"),
+        nargs="?",
+        const="4m",
+        default="4m",
+        metavar="DURATION",
+        help="how long the VMs may take (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Release; 0 when every VM has its memory."""
+    return asyncio.run(_run(options))
+
+
+async def _run(options: argparse.Namespace) -> int:
+    identity = f"release_{socket.gethostname()}_{os.getpid()}"
+    async with await Cluster.connect("kubeballoon-release", options.kubeconfig) as cluster:
+        lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
+        left = await Release(cluster, lease).run(options.wait)
+    if left:
+        raise ClusterError(f"not all memory is back after {options.wait:.0f}s: {'; '.join(left)}")
+    _log.info("every VM has its memory")
+    return 0

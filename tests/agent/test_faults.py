@@ -1,0 +1,147 @@
+"""A fault on one guest, or on what is around it, while the load of the others changes: real guests, real daemons."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import pytest
+
+from hack.controlplane import ControlPlane, LocalControlPlane
+from hack.lab import MIB, LauncherPod, vmi_object
+from tests.agent.field import MINIMUM, SIZE, Field
+from tests.support.waiting import throughout, until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.guest]
+
+LOAD = 110  # MiB; with its kernel more than the guest's share of the node
+IN_USE = (LOAD + 60) * MIB  # what the guest then works with, at the least
+
+
+@pytest.fixture(scope="module")
+def whole(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
+    with Field(installed, "fault-node", 850 * MIB, tmp_path_factory.mktemp("field")) as made:
+        yield made
+        for command in (made.agent, made.running):
+            assert command.process.poll() is None
+            assert "Traceback" not in command.said()
+
+
+@pytest.fixture
+def field(whole: Field) -> Iterator[Field]:
+    """The field at rest, before a test and after it."""
+    until(whole.settled, 60)
+    yield whole
+    whole.guest("busy").load.set(0)
+    until(whole.settled, 60)
+    assert whole.unharmed()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to the guest, and the reason it is then reported with."""
+
+    inflict: Callable[[LauncherPod], AbstractContextManager[None]]
+    reason: str
+
+
+FAULTS = {
+    "its QEMU hangs": Fault(lambda guest: guest.hung(), "Hung"),
+    "its libvirt daemon hangs": Fault(lambda guest: guest.hung_daemon(), "Hung"),
+    "it is paused": Fault(lambda guest: guest.paused(), "Paused"),
+    "its driver is gone": Fault(lambda guest: guest.without_driver(), "StatisticsStale"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_told_by_its_reason_and_harms_nobody(field: Field, fault: Fault) -> None:
+    busy = field.guest("busy")
+    with fault.inflict(field.guest("faulty")):
+        busy.load.set(LOAD)
+        until(lambda: field.reason("faulty") == fault.reason, 40)
+        until(lambda: busy.actual_bytes() > IN_USE, 40)
+        others = {name: report.get("reason") for name, report in field.reports().items() if name != "faulty"}
+        assert others == {"steady": None, "busy": None}
+    until(lambda: field.reason("faulty") is None, 60)
+
+
+def test_a_daemon_that_is_killed_is_found_again(field: Field) -> None:
+    field.guest("busy").kill_daemon()
+    field.guest("busy").load.set(LOAD)
+    until(lambda: field.reports()["busy"].get("reason") is None, 40)
+    until(lambda: busy_has_what_it_needs(field), 40)
+
+
+def test_statistics_that_another_client_ended_are_begun_again(field: Field) -> None:
+    faulty = field.guest("faulty")
+    faulty.hypervisor.ask(faulty.spec.domain_name, "ending them", lambda domain: domain.setMemoryStatsPeriod(0))
+    until(lambda: field.reason("faulty") == "StatisticsStale", 40)
+    until(lambda: field.reason("faulty") is None, 40)
+
+
+def test_a_guest_in_trouble_is_helped_without_the_controller(field: Field) -> None:
+    with field.without_controller():
+        busy = field.guest("busy")
+        busy.load.set(LOAD)
+        until(lambda: busy.load.touch(LOAD) and busy_has_what_it_needs(field), 30)
+        assert field.reports()["busy"].get("relief")
+    until(lambda: not field.reports()["busy"].get("relief"), 40)
+
+
+def test_a_node_in_trouble_is_helped_without_the_controller(field: Field) -> None:
+    steady = field.guest("steady")
+    steady.load.set(60)
+    steady.load.set(0)
+    before = steady.actual_bytes()
+    with field.without_controller():
+        free = field.lab.memory_bytes - field.lab.used_bytes()
+        with field.lab.holding(free - 24 * MIB):
+            until(lambda: steady.actual_bytes() < before - 8 * MIB, 30)
+            throughout(lambda: steady.actual_bytes() >= MINIMUM - MIB, 2)
+            assert not field.lab.oom_kills()
+
+
+def test_forged_requests_do_not_take_a_guest_below_its_policy_s_minimum(field: Field) -> None:
+    steady = field.guest("steady")
+    with field.without_controller():
+        field.annotate("steady", memory_target="1Mi", memory_min="1Mi")
+        until(lambda: steady.actual_bytes() < MINIMUM + 2 * MIB, 30)
+        throughout(lambda: steady.actual_bytes() >= MINIMUM - MIB, 3)
+
+
+def test_without_an_api_server_guests_are_still_helped(field: Field) -> None:
+    plane = field.plane
+    if not isinstance(plane, LocalControlPlane):
+        pytest.fail("this test stops the API server, which only a control plane of its own allows")
+    with field.without_controller(), plane.silent():
+        busy = field.guest("busy")
+        busy.load.set(LOAD)
+        until(lambda: busy.load.touch(LOAD) and busy_has_what_it_needs(field), 30)
+
+
+def test_a_vm_that_is_restarted_is_taken_up_anew(field: Field) -> None:
+    os.kill(field.guest("faulty").qemu_pid, signal.SIGKILL)
+    until(lambda: field.reason("faulty") == "Unreachable", 30)
+    spec = field.guest("faulty").spec
+    pod = field.lab.start(spec)
+    field.plane.kubectl("delete", "vmi", spec.name)
+    field.plane.apply(vmi_object(spec, pod.uid, field.lab.name, labels={"field": field.lab.name}))
+    pod.wait_ready()
+    until(lambda: field.reports()["faulty"].get("need"), 40)
+    assert field.reports()["faulty"].get("reason") is None
+
+
+def test_deleting_the_policy_gives_all_memory_back(field: Field) -> None:
+    policy = field.plane.kubectl("get", "mempol", field.lab.name, "--output=yaml")
+    field.plane.kubectl("delete", "mempol", field.lab.name)
+    try:
+        until(lambda: all(pod.actual_bytes() == SIZE for pod in field.lab.pods.values()), 40)
+    finally:
+        field.plane.kubectl("create", "--filename=-", stdin=policy)
+
+
+def busy_has_what_it_needs(field: Field) -> bool:
+    return field.guest("busy").actual_bytes() > IN_USE

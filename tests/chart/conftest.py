@@ -1,0 +1,70 @@
+"""A cluster to install the chart on with helm itself: kwok stands in for its kubelets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hack.chart import NAMESPACE
+from hack.controlplane import ControlPlane, LocalControlPlane
+from hack.controlplane.assets import Assets
+from hack.controlplane.daemon import Daemon
+from hack.tools import KWOK, TOOLS, monitoring_crds
+from tests.support.cluster import get
+from tests.support.waiting import until
+
+VM_NODES = ("vms-1", "vms-2")
+OTHER_NODE = "other"
+_KWOK_STAGES = Path(__file__).with_name("kwok.yaml")
+
+
+@pytest.fixture(scope="session")
+def tools(pytestconfig: pytest.Config) -> None:
+    """Helm, kwok and promtool are there."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    # The first build takes minutes: its progress must be seen.
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        for tool in TOOLS:
+            tool.path()
+
+
+@pytest.fixture(scope="session")
+def cluster(tools: None) -> Iterator[ControlPlane]:  # noqa: ARG001 - they are built where it can be seen
+    """A control plane of its own, with KubeVirt's and the Prometheus operator's kinds, a scheduler and three nodes."""
+    with ExitStack() as stack:
+        plane = stack.enter_context(LocalControlPlane(Assets.find(), scheduling=True))
+        plane.install_kubevirt_crds()
+        plane.apply_crds([yaml.safe_load(path.read_text()) for path in monitoring_crds()])
+        plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        flags = (f"--kubeconfig={plane.kubeconfig}", "--manage-all-nodes", f"--config={_KWOK_STAGES}")
+        kwok = Daemon.start(KWOK.path(), flags, plane.directory)
+        stack.callback(kwok.stop, 5.0)
+        for name in (*VM_NODES, OTHER_NODE):
+            plane.apply(_node(name, vms=name in VM_NODES))
+        until(lambda: all(_is_ready(plane, name) for name in (*VM_NODES, OTHER_NODE)))
+        yield plane
+        kwok.check()
+
+
+def _node(name: str, *, vms: bool) -> dict[str, Any]:
+    labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
+    if vms:
+        labels["kubevirt.io/schedulable"] = "true"
+    # A node that runs VMs may be tainted: its agent must run there.
+    taints = [{"key": "vms", "effect": "NoExecute"}] if name == VM_NODES[-1] else []
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"taints": taints},
+    }
+
+
+def _is_ready(plane: ControlPlane, name: str) -> bool:
+    conditions = get(plane, "node", name).get("status", {}).get("conditions", [])
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

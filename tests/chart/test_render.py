@@ -1,0 +1,223 @@
+"""What the chart renders: complete, toggled by its values, no more privileged than it must be; and what it refuses."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+import kubeballoon
+from hack.chart import CHART, NAMESPACE, Object, helm, render
+from hack.controlplane import ControlPlane, ControlPlaneError
+from kubeballoon.api.names import CONTROLLER_ANNOTATIONS, EXCLUDE
+from kubeballoon.api.v1alpha1 import KINDS
+
+pytestmark = pytest.mark.usefixtures("tools")
+
+EVERYTHING = (
+    "--set=networkPolicy.enabled=true,monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true",
+    "--set=monitoring.dashboard.enabled=true",
+)
+TOGGLES = {
+    "crds.install": "CustomResourceDefinition/memorypolicies.kubeballoon.io",
+    "admission.enabled": "ValidatingAdmissionPolicy/kubeballoon-virtualmachineinstances",
+    "rbac.aggregate": "ClusterRole/kubeballoon-view",
+    "controller.podDisruptionBudget.enabled": "PodDisruptionBudget/kubeballoon-controller",
+    "release.enabled": "Job/kubeballoon-release",
+    "networkPolicy.enabled": "NetworkPolicy/kubeballoon",
+    "monitoring.podMonitor.enabled": "PodMonitor/kubeballoon",
+    "monitoring.rules.enabled": "PrometheusRule/kubeballoon",
+    "monitoring.dashboard.enabled": "ConfigMap/kubeballoon-dashboard",
+}
+
+
+def names(objects: list[Object]) -> set[str]:
+    return {f"{item['kind']}/{item['metadata']['name']}" for item in objects}
+
+
+def one(objects: list[Object], name: str) -> Object:
+    (found,) = (item for item in objects if f"{item['kind']}/{item['metadata']['name']}" == name)
+    return found
+
+
+def containers(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:
+    """Each container, with its pod's spec and what renders it."""
+    for item in objects:
+        if item["kind"] in ("Deployment", "DaemonSet", "Job"):
+            pod = item["spec"]["template"]["spec"]
+            for container in pod["containers"]:
+                yield item["metadata"]["name"], pod, container
+
+
+def refusal(*options: str) -> str:
+    with pytest.raises(ControlPlaneError) as refused:
+        render(*options)
+    return str(refused.value).partition("Error: ")[2]
+
+
+def test_lints() -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", CHART)
+
+
+def test_its_version_is_the_programs() -> None:
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == kubeballoon.__version__
+
+
+@pytest.mark.parametrize(("toggle", "name"), TOGGLES.items())
+def test_what_is_toggled_comes_and_goes(toggle: str, name: str) -> None:
+    assert name in names(render(f"--set={toggle}=true"))
+    assert name not in names(render(f"--set={toggle}=false"))
+
+
+def test_every_kind_has_its_crd_and_keeps_it_unless_told() -> None:
+    for keep, policy in (("true", "keep"), ("false", None)):
+        rendered = render(f"--set=crds.keep={keep}")
+        for kind in KINDS:
+            crd = one(rendered, f"CustomResourceDefinition/{kind.plural}.kubeballoon.io")
+            assert crd["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == policy
+
+
+def test_no_role_has_a_wildcard() -> None:
+    roles = [item for item in render(*EVERYTHING) if item["kind"] in ("Role", "ClusterRole")]
+    assert len(roles) == 8
+    for role in roles:
+        assert "*" not in json.dumps(role["rules"])
+        for rule in role["rules"]:
+            assert "secrets" not in rule["resources"]
+
+
+def test_each_part_has_an_account_of_its_own() -> None:
+    used = {name: pod["serviceAccountName"] for name, pod, _ in containers(render())}
+    assert used == {name: name for name in ("kubeballoon-controller", "kubeballoon-agent", "kubeballoon-release")}
+
+
+@pytest.mark.parametrize("part", ["kubeballoon-controller", "kubeballoon-release"])
+def test_what_decides_has_no_privilege_on_its_node(part: str) -> None:
+    ((pod, container),) = ((pod, container) for name, pod, container in containers(render()) if name == part)
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not pod.keys() & {"hostPID", "hostNetwork", "hostIPC", "volumes"}
+
+
+def test_the_agents_privileges_are_these_and_no_others() -> None:
+    ((pod, container),) = ((p, c) for name, p, c in containers(render()) if name == "kubeballoon-agent")
+    context = container["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["DAC_OVERRIDE", "SYS_PTRACE"]}
+    assert "privileged" not in context
+    assert context["readOnlyRootFilesystem"]
+    assert pod["hostPID"]
+    assert not pod.keys() & {"hostNetwork", "hostIPC"}
+    assert pod["volumes"] == [
+        {"name": "pods", "hostPath": {"path": "/var/lib/kubelet/pods", "type": "Directory"}},
+    ]
+    assert all(mount["readOnly"] for mount in container["volumeMounts"])
+
+
+@pytest.mark.parametrize("command", ["controller", "agent", "release"])
+def test_the_commands_understand_their_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_NAME", "node")
+    (arguments,) = (
+        c["args"] for _, _, c in containers(render("--set=agent.evictionThreshold=1Gi")) if command in c["args"]
+    )
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--log-level")
+    importlib.import_module(f"kubeballoon.{command}.main").add_parser(parser.add_subparsers())
+    parser.parse_args(arguments)
+
+
+def test_names_follow_the_release_and_admission_follows_the_names() -> None:
+    rendered = render("--set=fullnameOverride=kb", release="other", namespace="elsewhere")
+    condition = one(rendered, "ValidatingAdmissionPolicy/kb-virtualmachines")["spec"]["matchConditions"][0]
+    assert "'system:serviceaccount:elsewhere:kb-controller'" in condition["expression"]
+    condition = one(rendered, "ValidatingAdmissionPolicy/kb-nodepressures")["spec"]["matchConditions"][0]
+    assert "'system:serviceaccount:elsewhere:kb-agent'" in condition["expression"]
+    assert all(item["metadata"].get("namespace", "elsewhere") == "elsewhere" for item in rendered)
+
+
+def test_all_of_the_controllers_annotations_are_under_the_reserved_prefix() -> None:
+    policy = json.dumps(one(render(), "ValidatingAdmissionPolicy/kubeballoon-virtualmachineinstances"))
+    (prefix,) = set(re.findall(r"startsWith\('(.*?)'\)", policy))
+    assert all(name.startswith(prefix) and name != EXCLUDE for name in CONTROLLER_ANNOTATIONS)
+
+
+def test_a_digest_goes_before_a_tag() -> None:
+    digest = f"sha256:{'0' * 64}"
+    options = ("--set=image.registry=mirror/x,image.tag=v9", f"--set=agent.image.digest={digest}")
+    images = {name: container["image"] for name, _, container in containers(render(*options))}
+    assert images["kubeballoon-agent"] == f"mirror/x/agent@{digest}"
+    assert images["kubeballoon-controller"] == images["kubeballoon-release"] == "mirror/x/controller:v9"
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ("controller.replicas=none", "/controller/replicas"),
+        ("controller.replicas=0", "/controller/replicas"),
+        ("controller.coolDown=soon", "/controller/coolDown"),
+        ("controller.resources.requests.memory=lots", "/controller/resources/requests/memory"),
+        ("controller.image.digest=latest", "/controller/image/digest"),
+        ("agent.evictionThreshold=5%", "/agent/evictionThreshold"),
+        ("agent.statsPeriod=1.5s", "/agent/statsPeriod"),
+        ("agent.kubeletRootDir=here", "/agent/kubeletRootDir"),
+        ("release.timeout=0", "/release/timeout"),
+        ("networkPolicy.apiServerPorts={https}", "/networkPolicy/apiServerPorts/0"),
+        ("logLevel=LOUD", "/logLevel"),
+        ("monitoring.rules.runbookUrl=here", "/monitoring/rules/runbookUrl"),
+        ("agents.image=x", "additional properties 'agents' not allowed"),
+        ("agent.tolerate=x", "/agent"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_name(value: str, field: str) -> None:
+    assert field in refusal(f"--set={value}")
+
+
+def test_every_value_is_described_by_the_schema() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def compare(values: Any, described: Any, path: str) -> None:
+        if not described.get("properties"):
+            return
+        assert described["additionalProperties"] is False, path
+        assert values.keys() == described["properties"].keys() - {"global", "claims", "limits"} | values.keys() & {
+            "limits"
+        }, path
+        for key, value in values.items():
+            compare(value, described["properties"][key], f"{path}/{key}")
+
+    compare(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
+
+
+def test_a_cluster_without_kubevirt_is_one_line() -> None:
+    with pytest.raises(ControlPlaneError) as refused:
+        helm("template", "kubeballoon", CHART)
+    (line,) = [line for line in str(refused.value).splitlines() if line.startswith("helm template")]
+    assert "this cluster has no KubeVirt" in line
+
+
+def test_an_old_kubernetes_is_one_line() -> None:
+    said, *_ = refusal("--kube-version=1.29.5").splitlines()
+    assert said == "chart requires kubeVersion: >=1.30.0-0 which is incompatible with Kubernetes v1.29.5"
+    render("--kube-version=v1.31.2-gke.100")
+
+
+@pytest.mark.cluster
+def test_the_api_server_takes_every_object(cluster: ControlPlane) -> None:
+    rendered = render(*EVERYTHING)
+    cluster.apply_crds([item for item in rendered if item["kind"] == "CustomResourceDefinition"])
+    text = yaml.safe_dump_all(rendered)
+    command = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--filename=-")
+    taken = cluster.kubectl(*command, stdin=text).splitlines()
+    assert len(taken) == len(rendered)
+    cluster.kubectl("delete", "crd", *(f"{kind.plural}.kubeballoon.io" for kind in KINDS))
+    assert NAMESPACE in text

@@ -1,0 +1,65 @@
+"""The alerting rules: what promtool says of them, and that each has its runbook."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hack.chart import CHART, render
+from hack.controlplane.commands import run
+from hack.tools import PROMTOOL
+
+pytestmark = pytest.mark.usefixtures("tools")
+
+RULES = CHART / "files/rules.yaml"
+CASES = Path(__file__).with_name("rules_test.yaml")
+
+
+def alerts() -> list[dict[str, str]]:
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    found: list[dict[str, str]] = group["rules"]
+    return found
+
+
+def test_promtool_finds_nothing_wrong() -> None:
+    run([PROMTOOL.path(), "check", "rules", "--lint=all", "--lint-fatal", RULES], seconds=30)
+
+
+def test_each_alert_fires_when_it_should_and_not_otherwise() -> None:
+    run([PROMTOOL.path(), "test", "rules", CASES], seconds=60)
+
+
+def test_each_alert_is_tested_both_ways() -> None:
+    cases = [case for test in yaml.safe_load(CASES.read_text())["tests"] for case in test["alert_rule_test"]]
+    for alert in alerts():
+        expected = [bool(case.get("exp_alerts")) for case in cases if case["alertname"] == alert["alert"]]
+        assert {True, False} <= set(expected), alert["alert"]
+
+
+def test_each_alert_has_its_runbook() -> None:
+    headings = re.findall(r"^## (\w+)$", (CHART / "RUNBOOKS.md").read_text(), re.MULTILINE)
+    assert headings == [alert["alert"] for alert in alerts()]
+    (rendered,) = (item for item in render("--set=monitoring.rules.enabled=true") if item["kind"] == "PrometheusRule")
+    for rule in rendered["spec"]["groups"][0]["rules"]:
+        url = rule["annotations"]["runbook_url"]
+        assert (
+            url
+            == f"https://github.com/kubeballoon/kubeballoon/blob/main/charts/kubeballoon/RUNBOOKS.md#{rule['alert'].lower()}"
+        )
+
+
+def test_the_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
+    dashboard = json.loads((CHART / "files/dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    assert len(queries) > 10
+    variables = {"$__rate_interval": "5m", "$node": ".*", "$namespace": ".*", "$vm": ".*"}
+    for name, value in variables.items():
+        queries = [query.replace(name, value) for query in queries]
+    rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(queries)]
+    path = tmp_path / "queries.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    run([PROMTOOL.path(), "check", "rules", path], seconds=30)

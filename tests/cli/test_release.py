@@ -1,0 +1,174 @@
+"""Releasing: with the controller as a real process on the real API server; the test plays the agent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from subprocess import CompletedProcess
+
+import pytest
+
+from hack.controlplane import ControlPlane
+from tests.support.cli import balloon
+from tests.support.cluster import MIB, FakeNode, asked, condition, get, memory_policy
+from tests.support.waiting import throughout, until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
+
+Cli = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def squeezed(installed: ControlPlane, node: FakeNode) -> FakeNode:
+    """A node whose three VMs hold less than their memory."""
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 3)
+    node.report(follow=True)
+    return node
+
+
+@pytest.fixture
+def background() -> Iterator[ThreadPoolExecutor]:
+    """Where a command runs while the test plays the agent."""
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+def test_everything_is_released_and_stays_so_until_undone(
+    cli: Cli, installed: ControlPlane, squeezed: FakeNode, background: ThreadPoolExecutor
+) -> None:
+    released = background.submit(cli, "release", "--all", "--wait", "--timeout=60s")
+    until(lambda: squeezed.targets() == {})
+    assert not released.done(), "the guests do not have their memory back yet"
+    squeezed.report(follow=True)
+    ended = released.result()
+    assert (ended.returncode, ended.stdout.splitlines()[0].split(":")[0]) == (0, "all VMs"), ended.stderr
+    assert "is overcommitted by" in ended.stderr
+    until(lambda: condition(installed, "default", "Ready").get("reason") == "Released")
+    status = get(installed, "mempol", "default")["status"]
+    assert status["excluded"] == [{"reason": "Released", "count": 3}]
+    squeezed.vms["a"]["need"] = str(500 * MIB)
+    squeezed.report(follow=True)
+    throughout(lambda: squeezed.targets() == {}, 1)
+    undone = cli("release", "--all", "--undo")
+    assert undone.stdout == "all VMs: driven again (MemoryPolicy default)\n"
+    until(lambda: len(squeezed.targets()) == 3)
+    assert cli("release", "--all", "--undo").stdout == "all VMs: not released\n"
+
+
+def test_a_node_is_released(cli: Cli, squeezed: FakeNode, background: ThreadPoolExecutor) -> None:
+    released = background.submit(cli, "release", f"node/{squeezed.name}", "-o", "json")
+    until(lambda: squeezed.targets() == {})
+    squeezed.report(follow=True)
+    ended = released.result()
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout)
+    assert result["changed"] == [f"NodePressure {squeezed.name}"]
+    assert result["held"] == []
+    assert cli("release", squeezed.name, "--undo").returncode == 0
+    until(lambda: len(squeezed.targets()) == 3)
+
+
+def test_a_vm_is_released(
+    cli: Cli, installed: ControlPlane, squeezed: FakeNode, background: ThreadPoolExecutor
+) -> None:
+    released = background.submit(cli, "release", "vm/a", f"--namespace={squeezed.namespace}")
+    vmi = ("vmi", "a", f"--namespace={squeezed.namespace}")
+    until(lambda: get(installed, *vmi)["metadata"].get("annotations", {}).get("kubeballoon.io/exclude") == "true")
+    squeezed.vms["a"]["ownerExcluded"] = True
+    squeezed.report()
+    until(lambda: asked(installed, squeezed.namespace, "a") == {})
+    squeezed.report(follow=True)
+    ended = released.result()
+    assert ended.returncode == 0, ended.stderr
+    assert {"b", "c"} == squeezed.targets().keys()
+    assert cli("release", f"{squeezed.namespace}/a", "--undo").returncode == 0
+    assert "kubeballoon.io/exclude" not in get(installed, *vmi)["metadata"].get("annotations", {})
+
+
+def test_what_is_not_back_in_time_is_named(cli: Cli, installed: ControlPlane, squeezed: FakeNode) -> None:
+    ended = cli("release", squeezed.name, "--timeout=2s")
+    assert ended.returncode == 4
+    namespace = squeezed.namespace
+    assert [line.split(":")[0] for line in ended.stderr.splitlines()[-3:]] == [
+        f"{namespace}/{name} on {squeezed.name}" for name in "abc"
+    ]
+    assert "the release holds" in ended.stderr
+    pressure = get(installed, "nodepressure", squeezed.name)
+    assert pressure["metadata"]["annotations"]["kubeballoon.io/release"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("what", "complaint"),
+    [
+        ("node/none", "no agent reports a node none"),
+        ("vm/none", "no VM {namespace}/none runs on a node with an agent"),
+        ("vm/aa", "no VM {namespace}/aa runs on a node with an agent; did you mean {namespace}/a?"),
+    ],
+)
+def test_nothing_by_that_name_is_one_line(cli: Cli, node: FakeNode, what: str, complaint: str) -> None:
+    node.add("a")
+    node.report()
+    ended = cli("release", what, f"--namespace={node.namespace}")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"kubectl balloon: {complaint.format(namespace=node.namespace)}\n"
+
+
+def test_a_vm_whose_policy_denies_exclusion_is_not_released(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a")
+    node.report()
+    installed.apply(memory_policy("strict", ownerExclusion="Deny"))
+    ended = cli("release", f"{node.namespace}/a")
+    assert ended.returncode == 1
+    assert "the policy strict governs" in ended.stderr
+    assert f"release the VM's node {node.name}" in ended.stderr
+
+
+def test_releasing_needs_no_controller(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
+    # Nothing is decided for a node whose agent is silent, as if no controller were there.
+    node.add("a")
+    installed.kubectl("annotate", "vmi", "a", f"--namespace={node.namespace}", "kubeballoon.io/memory-target=256Mi")
+    node.report(age=600)
+    ended = cli("release", node.name, "--without-controller", "--no-wait")
+    assert ended.returncode == 0, ended.stderr
+    assert node.targets() == {}
+
+
+@pytest.mark.parametrize("arguments", [("release",), ("release", "a", "--all"), ("release", "a", "--timeout=soon")])
+def test_wrong_usage_ends_with_2(cli: Cli, arguments: tuple[str, ...]) -> None:
+    assert cli(*arguments).returncode == 2
+
+
+def test_an_account_with_the_least_privileges_releases_all(
+    installed: ControlPlane, squeezed: FakeNode, background: ThreadPoolExecutor
+) -> None:
+    """What an uninstall hook runs with."""
+    name, namespace = "releaser", squeezed.namespace
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": f"{namespace}-{name}"},
+        "rules": [
+            {"apiGroups": ["kubeballoon.io"], "resources": ["memorypolicies"], "verbs": ["list", "patch"]},
+            {"apiGroups": ["kubeballoon.io"], "resources": ["nodepressures"], "verbs": ["list"]},
+        ],
+    }
+    installed.apply(role)
+    installed.kubectl("create", "serviceaccount", name, f"--namespace={namespace}")
+    subject = f"--serviceaccount={namespace}:{name}"
+    installed.kubectl(
+        "create", "clusterrolebinding", f"{namespace}-{name}", f"--clusterrole={namespace}-{name}", subject
+    )
+    kubeconfig = installed.service_account_kubeconfig(namespace, name)
+    released = background.submit(balloon, kubeconfig, "release", "--all")
+    until(lambda: squeezed.targets() == {})
+    squeezed.report(follow=True)
+    assert released.result().returncode == 0, released.result().stderr
+    refused = balloon(kubeconfig, "release", f"node/{squeezed.name}")
+    assert refused.returncode == 1
+    assert "cannot patch resource" in refused.stderr
+    installed.kubectl("delete", "clusterrolebinding,clusterrole", f"{namespace}-{name}")

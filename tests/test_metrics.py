@@ -1,0 +1,165 @@
+"""What is exported to Prometheus."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+
+from kubeballoon.agent.metrics import AgentMetrics
+from kubeballoon.api.v1alpha1 import NodePressureStatus
+from kubeballoon.controller.counters import Counters
+from kubeballoon.controller.metrics import ControllerMetrics
+from kubeballoon.controller.round import Outcome, Rounds
+from kubeballoon.controller.world import World
+from kubeballoon.core.allocate import allocate
+from kubeballoon.metrics import new_registry
+from kubeballoon.serving import serve
+from tests.support.cluster import MIB, memory_policy
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DOCS = Path(__file__).parents[1] / "docs/reference.md"
+
+
+def vm(name: str, **report: Any) -> dict[str, Any]:
+    return {"uid": name, "namespace": "shop", "name": name, "size": "512Mi", "actual": "256Mi", **report}
+
+
+def status(*vms: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "observedAt": "2026-01-01T00:00:00Z",
+        "memory": {"total": "1Gi", "available": "512Mi", "other": "64Mi", "reserve": "32Mi"},
+        "stall": {"some": 7, "full": 1},
+        "state": "Soft",
+        "virtualMachines": list(vms),
+        "conditions": [],
+    }
+
+
+class Controller:
+    """A controller's registry, and what it exports of."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.registry = new_registry()
+        unused: Any = None  # no round is run here: only their outcomes are read
+        self.rounds = Rounds(unused, self.world, unused, Counters(self.registry))
+        self.registry.register(ControllerMetrics(self.world, self.rounds, lambda: True))
+
+    def knows(self, *vms: dict[str, Any]) -> None:
+        """A node's report, and the round after it."""
+        self.world.nodes.clear()
+        self.world.put_policy(memory_policy("default"))
+        self.world.put_node({"metadata": {"name": "n"}, "status": status(*vms)}, 0.0)
+        report = self.world.nodes["n"].status
+        assert report is not None
+        self.rounds.outcomes["n"] = Outcome(allocate(self.world.snapshot("n", report, 0.0)))
+        self.rounds.ended = NOW
+
+
+@pytest.fixture
+def agent() -> AgentMetrics:
+    metrics = AgentMetrics("n")
+    metrics.status = NodePressureStatus.model_validate(status(vm("a", need="100Mi", target="256Mi"), vm("b")))
+    metrics.wrote(NOW)
+    return metrics
+
+
+@pytest.fixture
+def controller() -> Controller:
+    made = Controller()
+    made.knows(vm("a", need="100Mi"), vm("b", need="400Mi"))
+    return made
+
+
+def value(registry: CollectorRegistry, name: str, /, **labels: str) -> float | None:
+    return registry.get_sample_value(name, labels)
+
+
+def test_the_agent_exports_its_node_and_vms(agent: AgentMetrics) -> None:
+    def shown(name: str, /, **labels: str) -> float | None:
+        return value(agent.registry, f"kubeballoon_{name}", **labels)
+
+    assert [shown("node_state", node="n", state=state) for state in ("High", "Soft", "Hard", "Low")] == [0, 1, 0, 0]
+    assert shown("node_memory_bytes", node="n", kind="other") == 64 * MIB
+    assert shown("node_stall_percent", node="n", kind="some") == 7
+    assert shown("vm_memory_bytes", namespace="shop", name="a", kind="target") == 256 * MIB
+    assert shown("vm_memory_bytes", namespace="shop", name="b", kind="target") is None
+    assert shown("vm_responsive", namespace="shop", name="a") == 1
+    assert shown("agent_report_timestamp_seconds", node="n") == NOW.timestamp()
+    assert shown("agent_reports_total", result="written") == 1
+    assert shown("agent_reports_total", result="failed") == 0
+
+
+def test_a_report_that_fails_is_counted_and_leaves_the_last_ones_time(agent: AgentMetrics) -> None:
+    agent.wrote(None)
+    assert value(agent.registry, "kubeballoon_agent_reports_total", result="failed") == 1
+    assert value(agent.registry, "kubeballoon_agent_report_timestamp_seconds", node="n") == NOW.timestamp()
+
+
+def test_the_controller_exports_its_decisions(controller: Controller) -> None:
+    def shown(name: str, /, **labels: str) -> float | None:
+        return value(controller.registry, f"kubeballoon_{name}", **labels)
+
+    assert shown("leader") == 1
+    assert shown("node_capacity_bytes", node="n") == (1024 - 64 - 32) * MIB
+    assert shown("node_entitlement_shortfall_bytes", node="n") == 0
+    assert shown("node_reserved_bytes", node="n") == 512 * MIB
+    assert shown("node_agent_silent", node="n") == 0
+    demand = shown("vm_demand_bytes", namespace="shop", name="b")
+    assert demand is not None
+    assert 400 * MIB < demand <= 512 * MIB
+    assert shown("last_round_timestamp_seconds") == NOW.timestamp()
+
+
+def test_a_vm_that_is_gone_is_exported_no_more(agent: AgentMetrics, controller: Controller) -> None:
+    gone = {"namespace": "shop", "name": "b"}
+    agent.status = NodePressureStatus.model_validate(status(vm("a")))
+    assert value(agent.registry, "kubeballoon_vm_eligible", **gone) is None
+    controller.knows(vm("a", need="100Mi"))
+    assert value(controller.registry, "kubeballoon_vm_demand_bytes", **gone) is None
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"), [("", "text/plain"), ("application/openmetrics-text; version=1.0.0", "application/openmetrics")]
+)
+async def test_metrics_are_served_as_the_scraper_likes_them(
+    agent: AgentMetrics, accept: str, kind: str, unused_tcp_port: int
+) -> None:
+    address = ("127.0.0.1", unused_tcp_port)
+    async with (
+        serve(*address, live=lambda: None, ready=lambda: None, metrics=agent.registry),
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{unused_tcp_port}/metrics", headers={"Accept": accept}) as answer,
+    ):
+        assert answer.headers["Content-Type"].startswith(kind)
+        assert 'kubeballoon_node_state{node="n",state="Soft"} 1.0' in await answer.text()
+
+
+Line = tuple[str, str, tuple[str, ...], str]
+"""A metric's name, type, labels and meaning."""
+
+
+def documented() -> Iterator[Line]:
+    for line in DOCS.read_text().splitlines():
+        row = re.match(r"\| `(kubeballoon_\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \|", line)
+        if row is not None:
+            yield row[1], row[2], tuple(sorted(re.findall(r"`(\w+)`", row[3]))), row[4]
+
+
+def exported(registry: CollectorRegistry) -> Iterator[Line]:
+    for family in registry.collect():
+        if family.name.startswith("kubeballoon_"):
+            name = family.samples[0].name if family.type == "counter" else family.name
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            yield name, family.type, tuple(sorted(labels)), family.documentation
+
+
+def test_the_docs_list_exactly_what_is_exported(agent: AgentMetrics, controller: Controller) -> None:
+    assert sorted(documented()) == sorted([*exported(agent.registry), *exported(controller.registry)])
