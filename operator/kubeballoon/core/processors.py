@@ -203,8 +203,8 @@ def divide_whole(claims: Sequence[Claim], capacity: int) -> list[int]:
     Every allocation is within its bounds, and the sum is the capacity, or the sum of the bounds where that is nearer.
     """
     fine = [
-        replace(
-            claim, minimum=claim.minimum * _UNIT, maximum=claim.maximum * _UNIT, active=max(claim.active, 0) * _UNIT
+        claim._replace(
+            minimum=claim.minimum * _UNIT, maximum=claim.maximum * _UNIT, active=max(claim.active, 0) * _UNIT
         )
         for claim in claims
     ]
