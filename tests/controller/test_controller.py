@@ -96,7 +96,8 @@ def test_observing_changes_nothing_and_says_so(installed: ControlPlane, node: Fa
         node.add(name)
     node.report()
     installed.apply(memory_policy("watch", mode="Observe"))
-    until(lambda: condition(installed, "watch", "Ready").get("reason") == "Observing")
+    until(lambda: "it would take back 336 MiB" in condition(installed, "watch", "Ready").get("message", ""))
+    assert condition(installed, "watch", "Ready")["reason"] == "Observing"
     assert node.targets() == {}
 
 
@@ -167,6 +168,15 @@ def test_minimums_that_do_not_fit_are_reported_in_bytes(installed: ControlPlane,
     assert node.name in message
     assert f"({(3 * 512 - 1200) * MIB} bytes)" in message
     assert set(node.targets().values()) == {512 * MIB}
+
+
+def test_what_may_be_used_beyond_the_node_is_said(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("late", reclaim={"when": "UnderPressure"}))
+    until(lambda: condition(installed, "late", "AtRisk").get("status") == "True")
+    assert f"336 MiB on {node.name}" in condition(installed, "late", "AtRisk")["message"]
 
 
 def test_nothing_is_decided_for_a_node_whose_agent_is_silent(installed: ControlPlane, node: FakeNode) -> None:

@@ -12,9 +12,11 @@ from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
 from kubeballoon.api.v1alpha1 import Exclusion, Mode, Policy, PolicyStatus, VirtualMachineReport
 from kubeballoon.cluster.snapshot import RELEASED, P
-from kubeballoon.controller.kinds import Kind
-from kubeballoon.controller.round import Outcome
+from kubeballoon.controller.kinds import MEMORY, Kind
+from kubeballoon.controller.round import AnyPlan, Outcome
 from kubeballoon.controller.world import Book, World
+from kubeballoon.core.model import Plan
+from kubeballoon.core.wording import human
 
 _MANY = 5  # names listed in a message before "and N more"
 
@@ -80,9 +82,10 @@ def policy_status(
             last_transition_time=now,
         )
         for each, (holds, reason, message) in {
-            "Ready": _ready(policy, counts),
+            "Ready": _ready(policy, counts, _would_take(policy, counts, outcomes) if kind is MEMORY else None),
             "Degraded": _degraded(counts, outcomes),
             "Overcommitted": _overcommitted(kind, counts, outcomes),
+            "AtRisk": _at_risk(counts, outcomes),
             "Conflicted": _conflicted(policy, counts),
         }.items()
     ]
@@ -97,7 +100,28 @@ def policy_status(
     return kind.status(common, counts.taken)
 
 
-def _ready(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
+def _plans(kind: Kind[Any], counts: Tally, outcomes: Mapping[str, Outcome]) -> dict[str, AnyPlan]:
+    """What was last decided on the nodes with VMs of the policy, by node."""
+    return {
+        name: outcomes[name].plans[kind.path]
+        for name in sorted(counts.nodes)
+        if name in outcomes and kind.path in outcomes[name].plans
+    }
+
+
+def _would_take(policy: Policy, counts: Tally, outcomes: Mapping[str, Outcome]) -> int:
+    """The memory that a policy would take from its VMs if it did not only observe, bytes."""
+    plans = _plans(MEMORY, counts, outcomes).values()
+    return sum(
+        max(0, decision.vm.size - decision.entitlement)
+        for plan in plans
+        if isinstance(plan, Plan)
+        for decision in plan.decisions
+        if decision.vm.policy is not None and decision.vm.policy.name == policy.metadata.name
+    )
+
+
+def _ready(policy: Policy, counts: Tally, would_take: int | None) -> tuple[bool, str, str]:
     if policy.metadata.released:
         return False, RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
     if not counts.matched:
@@ -106,7 +130,8 @@ def _ready(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
         return False, "NotGoverning", f"every VM it selects is governed by {_names(counts.governed_by)}"
     where = f"{counts.governed} VMs on {len(counts.nodes)} nodes"
     if policy.spec.mode is Mode.OBSERVE:
-        return True, "Observing", f"computes and reports for {where}, and changes nothing"
+        supposed = "" if would_take is None else f"; it would take back {human(would_take)}"
+        return True, "Observing", f"computes and reports for {where}, and changes nothing{supposed}"
     return True, "Enforcing", f"governs {where}"
 
 
@@ -124,15 +149,21 @@ def _degraded(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str
 
 
 def _overcommitted(kind: Kind[Any], counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
-    short = {
-        name: plan.shortfall
-        for name, outcome in outcomes.items()
-        if name in counts.nodes and (plan := outcome.plans.get(kind.path)) is not None and plan.shortfall
-    }
+    short = {name: plan.shortfall for name, plan in _plans(kind, counts, outcomes).items() if plan.shortfall}
     if not short:
         return False, "MinimumsFit", "the guaranteed minimums fit on every node"
-    said = [f"{name} by {kind.said(shortfall)}" for name, shortfall in sorted(short.items())]
+    said = [f"{name} by {kind.said(shortfall)}" for name, shortfall in short.items()]
     return True, "MinimumsExceedCapacity", f"the guaranteed minimums exceed the capacity of {_names(said)}"
+
+
+def _at_risk(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
+    """Whether VMs could use more at once than their node has: what is not held back before the node runs short."""
+    plans = _plans(MEMORY, counts, outcomes)
+    risks = {name: plan.risk for name, plan in plans.items() if isinstance(plan, Plan) and plan.risk}
+    if not risks:
+        return False, "CapacitySuffices", "the VMs of no node could use more than it has"
+    said = [f"{human(risk)} on {name}" for name, risk in risks.items()]
+    return True, "CapacityExceeded", f"all VMs at once could use more than there is: {_names(said)}"
 
 
 def _conflicted(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
