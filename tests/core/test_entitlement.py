@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,9 +79,9 @@ def test_idle_memory_costs_what_the_tax_says() -> None:
 def test_minimums_that_do_not_fit_are_kept_and_scaled_for_the_report() -> None:
     wanted = [Claim("a", 300, 400, 1, 0), Claim("b", 100, 400, 1, 0)]
     assert divide(wanted, 200) == [300, 100]
-    assert scale(wanted, 200) == [150, 50]
+    assert scale(np.array([claim.minimum for claim in wanted]), 200).tolist() == [150, 50]
 
 
 @given(claims(at_most=8).filter(lambda wanted: any(claim.minimum for claim in wanted)), st.integers(0, 1 << 40))
 def test_scaled_minimums_add_up_exactly(wanted: list[Claim], capacity: int) -> None:
-    assert sum(scale(wanted, capacity)) == capacity
+    assert sum(scale(np.array([claim.minimum for claim in wanted]), capacity).tolist()) == capacity

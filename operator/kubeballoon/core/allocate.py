@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import chain, pairwise, repeat
+from typing import NamedTuple
 
-from kubeballoon.core.entitlement import Claim, divide, scale
-from kubeballoon.core.model import Decision, Mode, Node, Plan, Policy, Reason, State, VirtualMachine, When
-from kubeballoon.core.wording import human
+import numpy as np
+import numpy.typing as npt
+
+from kubeballoon.core.entitlement import Claims, Ints, scale, share_out
+from kubeballoon.core.model import Decision, Mode, Node, Plan, Reason, State, VirtualMachine, When
+
+_PARTS_OF_SLACK = 64  # of the capacity one, by which targets may exceed it before they are moved for that alone
 
 
-@dataclass(frozen=True, slots=True)
-class _Fixed:
+class _Fixed(NamedTuple):
     """A VM left out of the division: what is set aside for it, and what is decided nevertheless."""
 
     backed: int
     decision: Decision
 
 
-@dataclass(frozen=True, slots=True)
-class _Sharer:
-    """A VM that shares in the division, with what is only known of such VMs."""
-
-    vm: VirtualMachine
-    policy: Policy
-    demand: int
-
-    @property
-    def hungry(self) -> bool:
-        return self.demand - self.vm.held > self.vm.dead_band
-
-
 def allocate(node: Node) -> Plan:
     """Decide what every VM of the node may use.
 
     1. VMs that must not or cannot be moved keep what they have; the rest share what is left of the capacity.
-    2. While demands fit, no VM is taken below its demand; when they do not, none gets more than its demand. In Hard
-       and Low only minimums hold.
+    2. While demands fit, no VM is taken below its demand; when they do not, none gets more than its demand, and
+       headroom is the first to go. In Hard and Low only minimums hold.
     3. Inside those bounds one price divides the capacity by shares and idle tax.
     4. A target moves only when that is worth it, and does not swing.
     5. First take, then give: a grant waits until the memory for it has been freed.
@@ -48,142 +40,174 @@ def allocate(node: Node) -> Plan:
     plan = _plan(node, observed)
     if not observed:
         return plan
-    supposed = {decision.vm.uid: decision for decision in _plan(node, frozenset()).decisions}
+    supposed = _plan(node, frozenset()).decisions
     return replace(
         plan,
         decisions=tuple(
-            replace(supposed[decision.vm.uid], target=None) if decision.vm.uid in observed else decision
-            for decision in plan.decisions
+            _suppose(what_would_be) if decision.vm.uid in observed else decision
+            for decision, what_would_be in zip(plan.decisions, supposed, strict=True)
         ),
     )
 
 
+def _suppose(decision: Decision) -> Decision:
+    """A decision that is not carried out."""
+    reason, vm = decision.reason, decision.vm
+    if reason in _DIVIDED:
+        reason = Reason.SATISFIED if decision.entitlement >= vm.maximum else Reason.RECLAIMED
+        reason = Reason.AT_MINIMUM if decision.entitlement <= vm.minimum < vm.maximum else reason
+    return decision._replace(target=None, reason=reason)
+
+
 def _plan(node: Node, bystanders: frozenset[str]) -> Plan:
-    sorted_out = [_sort(node, vm, bystanders) for vm in node.vms]
-    fixed = [entry for entry in sorted_out if isinstance(entry, _Fixed)]
-    sharers = [entry for entry in sorted_out if isinstance(entry, _Sharer)]
-    capacity = max(0, node.capacity - sum(entry.backed for entry in fixed))
-    decisions = {entry.decision.vm.uid: entry.decision for entry in fixed}
-    decisions |= {decision.vm.uid: decision for decision in _share(node, sharers, capacity)}
-    ordered = tuple(decisions[vm.uid] for vm in node.vms)
-    usable = sum(decision.vm.held if decision.target is None else decision.target for decision in ordered)
-    return Plan(
-        node=node.name,
-        capacity=capacity,
-        shortfall=max(0, sum(sharer.vm.minimum for sharer in sharers) - capacity),
-        risk=max(0, usable - node.capacity),
-        decisions=ordered,
-    )
+    patient = node.state is State.HIGH
+    sorted_out = [
+        None
+        if vm.policy is not None
+        and vm.excluded is None
+        and vm.need is not None
+        and vm.responsive
+        and not (patient and vm.policy.when is When.UNDER_PRESSURE)
+        and vm.uid not in bystanders
+        else _leave(node, vm, bystanders)
+        for vm in node.vms
+    ]
+    fixed = [entry for entry in sorted_out if entry is not None]
+    sharers = [vm for vm, entry in zip(node.vms, sorted_out, strict=True) if entry is None] if fixed else node.vms
+    whole = node.capacity
+    capacity = max(0, whole - sum([entry.backed for entry in fixed]))
+    decisions, shortfall = _share(node, sharers, capacity)
+    if fixed:
+        divided = iter(decisions)
+        decisions = [next(divided) if entry is None else entry.decision for entry in sorted_out]
+    usable = sum([decision[0].held if decision[1] is None else decision[1] for decision in decisions])
+    return Plan(node.name, capacity, shortfall, max(0, usable - whole), tuple(decisions))
 
 
-def _sort(node: Node, vm: VirtualMachine, bystanders: frozenset[str]) -> _Fixed | _Sharer:
-    """Whether a VM shares in the division and, if not, the first reason why."""
-
-    def keep(backed: int, target: int | None, reason: Reason, message: str) -> _Fixed:
-        return _Fixed(backed, Decision(vm, target, backed, reason, message))
-
+def _leave(node: Node, vm: VirtualMachine, bystanders: frozenset[str]) -> _Fixed:
+    """Why a VM does not share in the division: the first reason that applies."""
     if vm.policy is None:
-        return keep(vm.actual, None, Reason.NO_POLICY, "no policy selects this VM")
+        return _Fixed(vm.actual, Decision(vm, None, vm.actual, Reason.NO_POLICY, note="no policy selects this VM"))
     if vm.excluded is not None:
-        return keep(vm.actual, None, Reason.EXCLUDED, vm.excluded)
+        return _Fixed(vm.actual, Decision(vm, None, vm.actual, Reason.EXCLUDED, note=vm.excluded))
     if vm.uid in bystanders:
-        return keep(vm.actual, None, Reason.STEADY, "its policy only observes")
+        return _Fixed(vm.actual, Decision(vm, None, vm.actual, Reason.STEADY, note="its policy only observes"))
     if not vm.responsive:
-        message = f"its driver does not follow requests: {human(vm.held)} counted as used"
-        return keep(vm.held, vm.target, Reason.UNRESPONSIVE, message)
-    demand = vm.demand
-    if demand is None:
-        message = f"no fresh guest statistics: keeps its {human(vm.held)}"
-        return keep(vm.held, vm.target, Reason.DEMAND_UNKNOWN, message)
-    if vm.policy.when is When.UNDER_PRESSURE and node.state is State.HIGH:
-        # What it held back before is given back only out of memory that is really free, so that High lasts.
-        target = max(vm.minimum, min(vm.maximum, vm.held + max(0, node.available - node.reserve)))
-        message = f"node {node.state}, its policy reclaims under pressure only: may use {human(target)}"
-        return _Fixed(demand, Decision(vm, target, vm.maximum, Reason.NOT_UNDER_PRESSURE, message))
-    return _Sharer(vm, vm.policy, demand)
+        return _Fixed(vm.held, Decision(vm, vm.target, vm.held, Reason.UNRESPONSIVE))
+    if vm.need is None:
+        return _Fixed(vm.held, Decision(vm, vm.target, vm.held, Reason.DEMAND_UNKNOWN))
+    # What it held back before is given back only out of memory that is really free, so that High lasts.
+    target = max(vm.minimum, min(vm.maximum, vm.held + max(0, node.available - node.reserve)))
+    return _Fixed(vm.demand, Decision(vm, target, vm.maximum, Reason.NOT_UNDER_PRESSURE, node.state))
 
 
-def _share(node: Node, sharers: Sequence[_Sharer], capacity: int) -> list[Decision]:
-    claims = _claims(node, sharers, capacity)
-    shares = divide(claims, capacity)
-    minimums_fit = sum(sharer.vm.minimum for sharer in sharers) <= capacity
-    entitlements = shares if minimums_fit else scale(claims, capacity)
-    targets = _grant(sharers, claims, _calm(node, sharers, shares, capacity), capacity)
-    return [
-        Decision(sharer.vm, target, entitlement, *_explain(node, sharer, share, target))
-        for sharer, share, entitlement, target in zip(sharers, shares, entitlements, targets, strict=True)
-    ]
+def _share(node: Node, vms: Sequence[VirtualMachine], capacity: int) -> tuple[list[Decision], int]:
+    """Divide the capacity among VMs with policies and known needs; also by how much their minimums exceed it."""
+    if not vms:
+        return [], 0
+    columns = _columns(vms)
+    shortfall = max(0, int(columns.minimum.sum()) - capacity)
+    capacity = max(0, capacity - _off(columns))
+    claims = _claims(node, vms, columns, capacity)
+    shares = share_out(claims, capacity)
+    wanted = _calm(node, vms, columns, shares, capacity)
+    targets = _grant(columns, claims, wanted, capacity)
+    entitlements = scale(columns.minimum, capacity) if shortfall else shares
+    reasons = map(_DIVIDED.__getitem__, _reasons(columns, wanted, targets).tolist())
+    rows = zip(vms, targets.tolist(), entitlements.tolist(), reasons, repeat(node.state), repeat(""), strict=False)
+    return list(map(Decision._make, rows)), shortfall
 
 
-def _claims(node: Node, sharers: Sequence[_Sharer], capacity: int) -> list[Claim]:
-    desperate = node.state in (State.HARD, State.LOW)
-    met = sum(sharer.demand for sharer in sharers) <= capacity
-    return [
-        Claim(
-            key=sharer.vm.uid,
-            minimum=sharer.demand if met and not desperate else sharer.vm.minimum,
-            maximum=sharer.vm.maximum if met or desperate else sharer.demand,
-            weight=max(1, sharer.policy.shares_per_gib * sharer.vm.size),
-            active=sharer.demand,
-            idle_tax=sharer.policy.idle_tax,
-        )
-        for sharer in sharers
-    ]
+class _Columns(NamedTuple):
+    """``Figures`` of many VMs."""
+
+    minimum: Ints
+    maximum: Ints
+    working_set: Ints
+    demand: Ints
+    actual: Ints
+    held: Ints
+    target: Ints
+    dead_band: Ints
+    weight: Ints
+    idle_tax: Ints
 
 
-def _calm(node: Node, sharers: Sequence[_Sharer], shares: Sequence[int], capacity: int) -> list[int]:
+def _columns(vms: Sequence[VirtualMachine]) -> _Columns:
+    width = len(_Columns._fields)
+    figures = chain.from_iterable([vm.figures for vm in vms])
+    return _Columns._make(np.fromiter(figures, np.int64, len(vms) * width).reshape(len(vms), width).T.copy())
+
+
+def _off(columns: _Columns) -> int:
+    """What balloons at rest leave their guests beyond the targets, being off by a little: nobody else can have it."""
+    beyond = columns.actual - np.where(columns.target >= 0, columns.target, columns.actual)
+    return int(beyond[(beyond > 0) & (beyond <= columns.dead_band)].sum())
+
+
+def _claims(node: Node, vms: Sequence[VirtualMachine], columns: _Columns, capacity: int) -> Claims:
+    levels = [columns.minimum, columns.maximum]
+    if node.state.severity < State.HARD.severity:
+        levels[1:1] = [columns.working_set, columns.demand]
+    minimum, maximum = _between(levels, capacity)
+    return Claims([vm.uid for vm in vms], minimum, maximum, columns.weight, columns.demand, columns.idle_tax)
+
+
+def _between(levels: Sequence[Ints], capacity: int) -> tuple[Ints, Ints]:
+    """Of levels that rise VM by VM the two next to each other whose sums the capacity lies between; else the lowest."""
+    for lower, upper in reversed(list(pairwise(levels))):
+        if lower.sum() <= capacity:
+            return lower, upper
+    return levels[0], levels[1]
+
+
+def _calm(node: Node, vms: Sequence[VirtualMachine], columns: _Columns, shares: Ints, capacity: int) -> Ints:
     """The shares, but for changes that are too small or too early to be worth making."""
-    needed = node.state is not State.HIGH or any(sharer.hungry for sharer in sharers)
-    settled = [
-        _settle(sharer, share, node.cool_down, needed=needed) for sharer, share in zip(sharers, shares, strict=True)
-    ]
+    change = shares - columns.target
+    at_bounds = (shares == columns.minimum) | (shares == columns.maximum)
+    keeps = (np.abs(change) <= columns.dead_band) & ~at_bounds
+    lacking = columns.working_set - columns.held
+    needed = node.state is not State.HIGH or bool((lacking > columns.dead_band).any())
+    if not needed:
+        keeps |= (change < 0) & _moved(vms, node.cool_down, up=True)
+    keeps |= (change > 0) & (lacking <= 0) & _moved(vms, node.cool_down, up=False)
+    settled = np.where(keeps & (columns.target >= 0), columns.target, shares)
     # The reserve beyond the capacity is several times this, and a node's other memory is never quite still.
-    if sum(settled) > capacity + capacity // 64:
-        return [min(calm, share) for calm, share in zip(settled, shares, strict=True)]
-    return settled
+    slack = 0 if needed else capacity // _PARTS_OF_SLACK
+    return settled if settled.sum() <= capacity + slack else np.minimum(settled, shares)
 
 
-def _settle(sharer: _Sharer, share: int, cool_down: float, *, needed: bool) -> int:
-    """The share, or the present target where that is to stay; ``needed``: others need what this VM would give."""
-    vm = sharer.vm
-    if vm.target is None:
-        return share
-    change = share - vm.target
-    if abs(change) <= vm.dead_band and share not in (vm.minimum, vm.maximum):
-        return vm.target
-    turns = vm.last_change is not None and vm.last_change.age < cool_down and vm.last_change.up != (change > 0)
-    urgent = needed if change < 0 else vm.troubled or sharer.demand > vm.held
-    return vm.target if turns and not urgent else share
+def _moved(vms: Sequence[VirtualMachine], cool_down: float, *, up: bool) -> npt.NDArray[np.bool_]:
+    """Which VMs' targets last moved up (or down), and less than the cool-down ago."""
+    changes = [vm.last_change for vm in vms]
+    return np.array([change is not None and change.up is up and change.age < cool_down for change in changes])
 
 
-def _grant(sharers: Sequence[_Sharer], claims: Sequence[Claim], wanted: Sequence[int], capacity: int) -> list[int]:
-    """Lower at once; raise only into memory that is free by now, minimums first."""
-    holds = [
-        max(sharer.vm.minimum, sharer.vm.actual, min(want, sharer.vm.held))
-        for sharer, want in zip(sharers, wanted, strict=True)
-    ]
-    rises = [
-        replace(claim, minimum=hold, maximum=max(hold, want))
-        for claim, hold, want in zip(claims, holds, wanted, strict=True)
-    ]
-    return [min(want, grant) for want, grant in zip(wanted, divide(rises, capacity), strict=True)]
+def _grant(columns: _Columns, claims: Claims, wanted: Ints, capacity: int) -> Ints:
+    """Lower at once; raise only into memory that is free by now: minimums first, then working sets.
+
+    Of what is free beyond working sets, too little to be worth a change of target is left.
+    """
+    holds = np.maximum(np.maximum(columns.minimum, columns.actual), np.minimum(wanted, columns.held))
+    rises = np.maximum(holds, wanted)
+    if rises.sum() <= capacity:
+        return wanted
+    urgent = np.maximum(holds, np.minimum(wanted, columns.working_set))
+    minimum, maximum = _between([holds, urgent, rises], capacity)
+    granted = np.minimum(wanted, share_out(claims._replace(minimum=minimum, maximum=maximum), capacity))
+    change = granted - columns.target
+    small = (change > 0) & (change <= columns.dead_band) & (granted < wanted)
+    idle = (columns.target >= columns.minimum) & (columns.target >= columns.working_set)
+    return np.where(small & idle, columns.target, granted)
 
 
-def _explain(node: Node, sharer: _Sharer, share: int, target: int) -> tuple[Reason, str]:
-    """Why the target is what it is."""
-    vm = sharer.vm
-    if share - target > vm.dead_band:
-        waits = human(share - target)
-        return (
-            Reason.WAITING,
-            f"entitled to {human(share)}; {waits} of it waits until other VMs have given theirs",
-        )
-    if target >= vm.maximum:
-        limit = "all of its" if vm.maximum == vm.size else "its policy's maximum of"
-        return Reason.SATISFIED, f"may use {limit} {human(vm.maximum)}"
-    idle = vm.maximum - sharer.demand
-    why = f"idle {human(idle)} taxed at {sharer.policy.idle_tax} %" if idle > 0 else "all VMs' demands do not fit"
-    message = f"{why}, node {node.state}: {human(vm.size - target)} reclaimed, demand {human(sharer.demand)}"
-    if target <= vm.minimum:
-        return Reason.AT_MINIMUM, f"{message}; at its guaranteed minimum {human(vm.minimum)}"
-    return Reason.RECLAIMED, message
+_DIVIDED = (Reason.RECLAIMED, Reason.AT_MINIMUM, Reason.SATISFIED, Reason.WAITING)
+
+
+def _reasons(columns: _Columns, wanted: Ints, targets: Ints) -> Ints:
+    """Why VMs that share in the division have these targets: indices of ``_DIVIDED``."""
+    reasons = np.where(targets <= columns.minimum, 1, 0)
+    reasons[targets >= columns.maximum] = 2
+    if (columns.actual - wanted > columns.dead_band).any():  # memory is on its way
+        reasons[wanted - targets > columns.dead_band] = 3
+    return reasons

@@ -45,6 +45,7 @@ class Need:
     Attributes:
         at: when the statistics behind it were taken, seconds.
         troubled: the guest swaps in, or refaults, for want of memory.
+        swapped: what it has swapped out in this trouble and not read back: it works with that as well, bytes.
     """
 
     now: int
@@ -52,6 +53,7 @@ class Need:
     slow: float
     at: float
     troubled: bool = False
+    swapped: int = 0
 
     @property
     def value(self) -> int:
@@ -130,12 +132,16 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
     if previous is None or before is None:
         return Need(now=now, fast=now, slow=now, at=stats.updated)
     elapsed = stats.updated - previous.at
+    troubled = _troubled(before, stats, elapsed)
+    swapped = max(0, previous.swapped + _swapped(before, stats)) if troubled else 0
+    now += swapped
     return Need(
         now=now,
         fast=_average(previous.fast, now, elapsed, window / 5),
         slow=_average(previous.slow, now, elapsed, window),
         at=stats.updated,
-        troubled=_troubled(before, stats, elapsed),
+        troubled=troubled,
+        swapped=swapped,
     )
 
 
@@ -151,7 +157,16 @@ def _troubled(before: GuestStatistics, stats: GuestStatistics, elapsed: float) -
     )
 
 
+def _swapped(before: GuestStatistics, stats: GuestStatistics) -> int:
+    """By how much more was written to swap than read back since ``before``, bytes."""
+    written, read = _growth(before.swap_out, stats.swap_out), _growth(before.swap_in, stats.swap_in)
+    return written - read
+
+
 def _rate(before: int | None, now: int | None, elapsed: float) -> float:
-    if before is None or now is None or now < before:  # a counter that fell is another boot of the guest
-        return 0.0
-    return (now - before) / elapsed
+    return _growth(before, now) / elapsed
+
+
+def _growth(before: int | None, now: int | None) -> int:
+    """By how much a counter grew; one that fell is another boot of the guest."""
+    return 0 if before is None or now is None or now < before else now - before

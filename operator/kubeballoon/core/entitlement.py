@@ -10,22 +10,28 @@ division, for C is increasing; the price is a water level, and piecewise linear,
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 # The level is lowered by this factor before rounding down, which costs less than a byte in 8 TiB and outweighs the
 # rounding of the few float operations that found it. What that leaves unsold is then sold byte by byte.
 _BELOW = 1 - 2.0**-42
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One VM's claim: ``minimum`` <= allocation <= ``maximum``, all in bytes.
 
     Attributes:
         key: unique among the claims; settles ties, so the order of the claims does not matter.
-        weight: the VM's shares, positive.
+        weight: the VM's shares, positive; of all claims together less than 2**56.
         active: the allocation up to which the VM is not taxed.
         idle_tax: percent, 0 to 99.
     """
@@ -43,12 +49,26 @@ class Claim:
         cost = allocation if idle <= 0 else self.active + idle * 100 / (100 - self.idle_tax)
         return cost / self.weight
 
-    def affordable(self, price: float) -> int:
-        """The largest allocation in bounds whose price does not exceed ``price``, but for float rounding."""
-        worth = price * self.weight
-        if worth > self.active:
-            worth = self.active + (worth - self.active) * (100 - self.idle_tax) / 100
-        return max(self.minimum, min(self.maximum, int(worth)))
+
+class Claims(NamedTuple):
+    """Many claims: the same by columns."""
+
+    key: Sequence[str]
+    minimum: Ints
+    maximum: Ints
+    weight: Ints
+    active: Ints
+    idle_tax: Ints
+
+    def price(self, allocations: Ints) -> Floats:
+        """``Claim.price`` of each."""
+        idle = allocations - self.active
+        cost = np.where(idle <= 0, allocations, self.active + idle * 100 / (100 - self.idle_tax))
+        return cost / self.weight
+
+    def price_at(self, index: int, allocation: int) -> float:
+        """``Claim.price`` of one."""
+        return Claim(self.key[index], *[column.item(index) for column in self[1:]]).price(allocation)
 
 
 def divide(claims: Sequence[Claim], capacity: int) -> list[int]:
@@ -59,72 +79,113 @@ def divide(claims: Sequence[Claim], capacity: int) -> list[int]:
     shortfall. Growing the capacity never shrinks an allocation, because bytes are sold in one fixed order: by price,
     then by key.
     """
-    if sum(claim.maximum for claim in claims) <= capacity:
-        return [claim.maximum for claim in claims]
-    allocations = [claim.minimum for claim in claims]
-    if sum(allocations) >= capacity:
-        return allocations
-    level = _level(claims, capacity)
+    if not claims:
+        return []
+    key, *columns = zip(*claims, strict=True)
+    allocations: list[int] = share_out(Claims(key, *(np.array(each, np.int64) for each in columns)), capacity).tolist()
+    return allocations
+
+
+def share_out(claims: Claims, capacity: int) -> Ints:
+    """``divide``, by columns."""
+    if claims.maximum.sum() <= capacity:
+        return claims.maximum
+    if claims.minimum.sum() >= capacity:
+        return claims.minimum
+    level = _level(claims, capacity, rounding=0.5)
+    if _affordable(claims, level).sum() > capacity:
+        level = _level(claims, capacity)
     while True:
         level *= _BELOW
-        allocations = [claim.affordable(level) for claim in claims]
-        unsold = capacity - sum(allocations)
+        allocations = _affordable(claims, level)
+        unsold = capacity - int(allocations.sum())
         if unsold >= 0:
             break
     _sell(claims, allocations, unsold)
     return allocations
 
 
-def scale(claims: Sequence[Claim], capacity: int) -> list[int]:
-    """What each minimum is worth when they do not all fit: proportional, and exact in sum.
-
-    Raises:
-        ZeroDivisionError: all minimums are zero, so they always fit.
-    """
-    wanted = sum(claim.minimum for claim in claims)
-    scaled = [claim.minimum * capacity // wanted for claim in claims]
-    spare = capacity - sum(scaled)
-    for index in sorted(range(len(claims)), key=lambda i: claims[i].key)[:spare]:
-        scaled[index] += 1
+def scale(minimums: Ints, capacity: int) -> Ints:
+    """What each minimum is worth when they do not all fit: proportional, and exact in sum."""
+    wanted = int(minimums.sum())
+    scaled = np.array([minimum * capacity // wanted for minimum in minimums.tolist()], np.int64)
+    scaled[: capacity - int(scaled.sum())] += 1
     return scaled
 
 
-def _level(claims: Sequence[Claim], capacity: int) -> float:
-    """The price at which the claims together afford the capacity (within float precision)."""
-    slopes: defaultdict[float, float] = defaultdict(float)  # price -> change in bytes sold per unit of price
-    for claim in claims:
-        weight = float(claim.weight)
-        taxed = weight * (100 - claim.idle_tax) / 100
-        bend = min(claim.maximum, max(claim.minimum, claim.active))
-        at_bend = claim.price(bend)
-        slopes[claim.price(claim.minimum)] += weight if claim.minimum < bend else taxed
-        if claim.minimum < bend:
-            slopes[at_bend] += taxed - weight
-        slopes[claim.price(claim.maximum)] -= taxed
-    unsold: float = capacity - sum(claim.minimum for claim in claims)
-    level = slope = 0.0
-    for price in sorted(slopes):
-        sold = slope * (price - level)
-        if sold >= unsold and slope > 0:
-            return level + unsold / slope
-        unsold -= sold
-        level = price
-        slope += slopes[price]
-    return level
+def _affordable(claims: Claims, price: float) -> Ints:
+    """The largest allocations in bounds whose prices do not exceed ``price``, but for float rounding."""
+    _, minimum, maximum, weight, active, idle_tax = claims
+    worth = price * weight
+    taxed = active + (worth - active) * (100 - idle_tax) / 100
+    worth = np.minimum(np.where(worth > active, taxed, worth), maximum)
+    return np.maximum(worth.astype(np.int64), minimum)
 
 
-def _sell(claims: Sequence[Claim], allocations: list[int], unsold: int) -> None:
-    """Sell the last bytes one at a time, each to whoever pays least for its next one."""
+def _level(claims: Claims, capacity: int, rounding: float = 0.0) -> float:
+    """The price at which the claims together afford the capacity (within float precision).
+
+    Args:
+        claims: with minimums that fit, and maximums that do not.
+        capacity: bytes.
+        rounding: bytes that each allocation between its bounds will lose on average when it is rounded. The price is
+            that much higher, but for a margin within which the losses add up to less.
+    """
+    _, minimum, maximum, weight, active, idle_tax = claims
+    bend = np.clip(active, minimum, maximum)
+    # Bytes sold per hundred units of price, above the bend and below it; integers, or they would not add up to nothing.
+    taxed, untaxed = weight * (100 - idle_tax), weight * 100
+    prices = np.concatenate([claims.price(minimum), claims.price(bend), claims.price(maximum)])
+    changes = np.concatenate([untaxed, taxed - untaxed, -taxed])
+    order = prices.argsort()
+    prices = prices[order]
+    slopes = changes[order].cumsum() / 100
+    sold = (slopes[:-1] * np.diff(prices)).cumsum()
+    unsold = capacity - int(minimum.sum())
+    place = int(sold.searchsorted(unsold))
+    if rounding:
+        passed = order[: place + 1]
+        between = np.count_nonzero(passed < len(weight)) - np.count_nonzero(passed >= 2 * len(weight))
+        unsold += max(0, int(rounding * between - math.sqrt(between)))
+        place = int(sold.searchsorted(unsold))
+    place = min(place, len(sold) - 1)
+    return float(prices[place + 1] - max(0.0, sold[place] - unsold) / slopes[place])
+
+
+def _sell(claims: Claims, allocations: Ints, unsold: int) -> None:
+    """Sell the last bytes, each to whoever pays least for its next one: fewer than there are claims, but for rounding.
+
+    First at one go those that are cheaper than anybody's second byte, then one by one.
+    """
+    if unsold == 0:
+        return
+    prices = np.where(allocations < claims.maximum, claims.price(allocations + 1), math.inf)
+    # As many next bytes as are to be sold cost at most this, so none of the bytes sold costs more.
+    most = float(np.partition(prices, unsold - 1)[unsold - 1]) if unsold < len(prices) else math.inf
+    buyers = np.flatnonzero(prices <= min(most, sys.float_info.max))  # nobody who has its maximum buys
+    sure = buyers[prices[buyers] < claims.price(allocations + 2)[buyers].min()]
+    if len(sure) > unsold:
+        tied = sure[prices[sure] == most].tolist()
+        tied.sort(key=claims.key.__getitem__)
+        sure = np.append(sure[prices[sure] < most], tied[: unsold - len(sure)])
+    allocations[sure] += 1
+    unsold -= len(sure)
+    if unsold:
+        _sell_one_by_one(claims, allocations, unsold, buyers.tolist())
+
+
+def _sell_one_by_one(claims: Claims, allocations: Ints, unsold: int, buyers: Sequence[int]) -> None:
     offers = [
-        (claim.price(held + 1), claim.key, index)
-        for index, (claim, held) in enumerate(zip(claims, allocations, strict=True))
-        if held < claim.maximum
+        (claims.price_at(index, held + 1), claims.key[index], index)
+        for index, held in ((index, allocations.item(index)) for index in buyers)
+        if held < claims.maximum[index]
     ]
     heapq.heapify(offers)
     for _ in range(unsold):
         _, key, index = offers[0]
         allocations[index] += 1
-        if allocations[index] < claims[index].maximum:
-            heapq.heapreplace(offers, (claims[index].price(allocations[index] + 1), key, index))
+        held = allocations.item(index)
+        if held < claims.maximum[index]:
+            heapq.heapreplace(offers, (claims.price_at(index, held + 1), key, index))
         else:
             heapq.heappop(offers)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kubeballoon.core.guard import FLOOR
+from kubeballoon.core.wording import human
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -103,6 +107,28 @@ class Change:
     age: float
 
 
+class Figures(NamedTuple):
+    """What an allocation reads of a VM, worked out once; bytes.
+
+    Attributes:
+        working_set: its demand without headroom; all of the demand where the guest is in trouble.
+        target: -1 when there is none.
+        weight: its shares.
+        idle_tax: percent.
+    """
+
+    minimum: int
+    maximum: int
+    working_set: int
+    demand: int
+    actual: int
+    held: int
+    target: int
+    dead_band: int
+    weight: int
+    idle_tax: int
+
+
 @dataclass(frozen=True, slots=True)
 class VirtualMachine:
     """One VM as its node's agent last reported it, with the policy that governs it.
@@ -133,39 +159,56 @@ class VirtualMachine:
     policy: Policy | None = None
     last_change: Change | None = None
 
+    figures: Figures = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Resolve what the policy says against the VM."""
+        size, policy = self.size, self.policy
+        minimum = maximum = size
+        weight, idle_tax = 1, 0
+        held = self.actual if self.target is None else max(self.actual, min(size, self.target))
+        working_set = demand = held
+        if policy is not None:
+            weight, idle_tax = max(1, policy.shares_per_gib * size // MIB), policy.idle_tax
+            minimum = min(size, max(FLOOR, policy.minimum.of(size)))
+            maximum = max(minimum, min(size, policy.maximum.of(size)))
+            if self.need is not None:
+                base = max(self.need, self.actual) if self.troubled else self.need
+                demand = max(minimum, min(maximum, base + policy.headroom.of(size)))
+                working_set = demand if self.troubled else max(minimum, min(maximum, base))
+        target = -1 if self.target is None else self.target
+        figures = Figures(
+            minimum, maximum, working_set, demand, self.actual, held, target, size // 64, weight, idle_tax
+        )
+        object.__setattr__(self, "figures", figures)  # the dataclass is frozen for everyone else
+
     @property
     def minimum(self) -> int:
-        """The guarantee: the policy's minimum, within the VM's size; the whole size without a policy."""
-        return self.size if self.policy is None else min(self.size, self.policy.minimum.of(self.size))
+        """The guarantee: the policy's minimum, from the guard's floor to the VM's size; without a policy the size."""
+        return self.figures.minimum
 
     @property
     def maximum(self) -> int:
         """The limit: never below the minimum, for the guarantee comes first, and never above the size."""
-        if self.policy is None:
-            return self.size
-        return max(self.minimum, min(self.size, self.policy.maximum.of(self.size)))
+        return self.figures.maximum
 
     @property
-    def demand(self) -> int | None:
-        """Need plus headroom within the bounds, or None while the need is unknown.
+    def demand(self) -> int:
+        """Need plus headroom within the bounds; what the VM holds while its need is unknown.
 
         A guest in trouble holds too little, so it demands at least its headroom above what it holds.
         """
-        if self.need is None or self.policy is None:
-            return None
-        headroom = self.policy.headroom.of(self.size)
-        base = max(self.need, self.actual) if self.troubled else self.need
-        return max(self.minimum, min(self.maximum, base + headroom))
+        return self.figures.demand
 
     @property
     def held(self) -> int:
         """What the node must be able to back: a grant under way counts as already held."""
-        return self.actual if self.target is None else max(self.actual, min(self.size, self.target))
+        return self.figures.held
 
     @property
     def dead_band(self) -> int:
         """A change of target not worth making, bytes: 1/64 of the size."""
-        return self.size // 64
+        return self.figures.dead_band
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,21 +238,54 @@ class Node:
         return max(0, self.total - self.other - self.reserve - sum(vm.overhead for vm in self.vms))
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What one VM may use, and why.
+class Decision(NamedTuple):
+    """What one VM may use, and why; a tuple, for thousands are made a second.
 
     Attributes:
         target: the request to make, or None where none is to be made.
         entitlement: what the VM would have once every other VM has followed its own request.
-        message: the reason in words an administrator understands.
+        state: the node's, when this was decided.
+        note: what the reason alone does not say.
     """
 
     vm: VirtualMachine
     target: int | None
     entitlement: int
     reason: Reason
-    message: str
+    state: State = State.HIGH
+    note: str = ""
+
+    @property
+    def message(self) -> str:
+        """The reason in words an administrator understands."""
+        if self.note:
+            return self.note
+        vm = self.vm
+        if self.reason is Reason.UNRESPONSIVE:
+            return f"its driver does not follow requests: {human(vm.held)} counted as used"
+        if self.reason is Reason.DEMAND_UNKNOWN:
+            return f"no fresh guest statistics: keeps its {human(vm.held)}"
+        target = self.entitlement if self.target is None else self.target
+        if self.reason is Reason.NOT_UNDER_PRESSURE:
+            return f"node {self.state}, its policy reclaims under pressure only: may use {human(target)}"
+        if self.reason is Reason.WAITING:
+            waits = human(self.entitlement - target)
+            return f"entitled to {human(self.entitlement)}; {waits} of it waits until other VMs have given theirs"
+        if self.reason is Reason.SATISFIED:
+            limit = "all of its" if vm.maximum == vm.size else "its policy's maximum of"
+            return f"may use {limit} {human(vm.maximum)}"
+        return self._reclaimed(target)
+
+    def _reclaimed(self, target: int) -> str:
+        vm, demand = self.vm, self.vm.demand
+        tax = 0 if vm.policy is None else vm.policy.idle_tax
+        why = "all VMs' demands do not fit"
+        if target >= demand and vm.maximum > demand:
+            why = f"idle {human(vm.maximum - demand)} taxed at {tax} %"
+        taken = "would be reclaimed" if self.target is None else "reclaimed"
+        message = f"{why}, node {self.state}: {human(vm.size - target)} {taken}, demand {human(demand)}"
+        at_minimum = f"; at its guaranteed minimum {human(vm.minimum)}"
+        return message + at_minimum if self.reason is Reason.AT_MINIMUM else message
 
 
 @dataclass(frozen=True, slots=True)
