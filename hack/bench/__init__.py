@@ -1,1 +1,1 @@
-"""`make bench`: what kubeballoon costs, and what it reaches."""
+"""Benchmarks: one module each, with a function that returns rows."""

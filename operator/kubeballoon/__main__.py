@@ -10,7 +10,7 @@ import sys
 from kubeballoon import __version__
 from kubeballoon.cluster.client import ClusterError
 
-_COMMANDS = ("controller", "agent", "release")
+_COMMANDS = ("controller", "agent", "release", "simulate")
 
 
 def main(arguments: list[str] | None = None) -> int:

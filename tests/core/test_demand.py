@@ -57,6 +57,18 @@ def test_swapping_in_and_refaulting_are_trouble() -> None:
     assert not calm.troubled
 
 
+def test_a_troubled_guest_works_with_what_it_has_swapped_out_as_well() -> None:
+    counted = replace(stats(100 * MIB, 10), swap_out=0)
+    need = update(None, None, counted, WINDOW)
+    thrashing = replace(stats(100 * MIB, 11), swap_out=250 * MIB, swap_in=50 * MIB)
+    troubled = update(need, counted, thrashing, WINDOW)
+    assert troubled is not None
+    assert troubled.value == 300 * MIB
+    at_rest = update(troubled, thrashing, replace(thrashing, updated=12), WINDOW)
+    assert at_rest is not None
+    assert at_rest.now == 100 * MIB
+
+
 def test_a_counter_that_fell_is_another_boot_and_no_trouble() -> None:
     first = replace(stats(100 * MIB, 10), major_faults=10**6)
     need = update(None, None, first, WINDOW)

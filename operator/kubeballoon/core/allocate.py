@@ -186,7 +186,7 @@ def _moved(vms: Sequence[VirtualMachine], cool_down: float, *, up: bool) -> npt.
 def _grant(columns: _Columns, claims: Claims, wanted: Ints, capacity: int) -> Ints:
     """Lower at once; raise only into memory that is free by now: minimums first, then working sets.
 
-    Less than is worth a change of target is left until there is more.
+    Of what is free beyond working sets, too little to be worth a change of target is left.
     """
     holds = np.maximum(np.maximum(columns.minimum, columns.actual), np.minimum(wanted, columns.held))
     rises = np.maximum(holds, wanted)
@@ -196,8 +196,9 @@ def _grant(columns: _Columns, claims: Claims, wanted: Ints, capacity: int) -> In
     minimum, maximum = _between([holds, urgent, rises], capacity)
     granted = np.minimum(wanted, share_out(claims._replace(minimum=minimum, maximum=maximum), capacity))
     change = granted - columns.target
-    small = (change > 0) & (change <= columns.dead_band) & (granted < wanted) & (columns.target >= columns.minimum)
-    return np.where(small, columns.target, granted)
+    small = (change > 0) & (change <= columns.dead_band) & (granted < wanted)
+    idle = (columns.target >= columns.minimum) & (columns.target >= columns.working_set)
+    return np.where(small & idle, columns.target, granted)
 
 
 _DIVIDED = (Reason.RECLAIMED, Reason.AT_MINIMUM, Reason.SATISFIED, Reason.WAITING)

@@ -142,14 +142,14 @@ def _level(claims: Claims, capacity: int, rounding: float = 0.0) -> float:
     slopes = changes[order].cumsum() / 100
     sold = (slopes[:-1] * np.diff(prices)).cumsum()
     unsold = capacity - int(minimum.sum())
-    place = sold.searchsorted(unsold)
+    place = int(sold.searchsorted(unsold))
     if rounding:
         passed = order[: place + 1]
         between = np.count_nonzero(passed < len(weight)) - np.count_nonzero(passed >= 2 * len(weight))
         unsold += max(0, int(rounding * between - math.sqrt(between)))
-        place = sold.searchsorted(unsold)
-    last = min(int(place), len(sold) - 1)
-    return float(prices[last + 1] - max(0.0, sold[last] - unsold) / slopes[last])
+        place = int(sold.searchsorted(unsold))
+    place = min(place, len(sold) - 1)
+    return float(prices[place + 1] - max(0.0, sold[place] - unsold) / slopes[place])
 
 
 def _sell(claims: Claims, allocations: Ints, unsold: int) -> None:

@@ -1,0 +1,50 @@
+"""Runs the benchmarks, prints a table of each and writes build/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hack.bench import allocation, simulation
+
+Rows = list[dict[str, Any]]
+
+BENCHMARKS: dict[str, Callable[[], Rows]] = {"allocation": allocation.rows, "simulation": simulation.rows}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run those named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m hack.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
+    options = parser.parse_args(arguments)
+    unknown = set(options.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    results: dict[str, Rows] = {}
+    for name in options.names or BENCHMARKS:
+        results[name] = BENCHMARKS[name]()
+        print(f"{name}\n{table(results[name])}\n", flush=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Aligned text; the first row says which columns there are."""
+    head = list(rows[0])
+    cells = [head, *([_cell(row[name]) for name in head] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""How long the controller's decision for one node, or for a cluster of nodes, takes."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from typing import Any
+
+from kubeballoon.core.allocate import allocate
+from kubeballoon.core.model import GIB, Change, Node, Policy, VirtualMachine
+
+_ROUNDS = 200
+_OVERCOMMIT = 1.6
+_NODES, _VMS = 500, 20
+
+
+def rows() -> list[dict[str, Any]]:
+    """Medians on one core, milliseconds."""
+    found = [{"nodes": 1, "vms": vms, "median_ms": _median([_node(vms, seed=1)], _ROUNDS)} for vms in (10, 100, 1000)]
+    cluster = [_node(_VMS, seed) for seed in range(_NODES)]
+    return [*found, {"nodes": _NODES, "vms": _VMS, "median_ms": _median(cluster, rounds=5)}]
+
+
+def _median(nodes: list[Node], rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for node in nodes:
+            allocate(node)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
+
+
+def _node(vms: int, seed: int) -> Node:
+    """VMs of several sizes, a third of them busy, amid moves."""
+    draw = random.Random(seed)  # noqa: S311 - not for secrets
+    policy = Policy("default")
+    seats = tuple(_vm(index, draw, policy) for index in range(vms))
+    total = int(sum(vm.size for vm in seats) / _OVERCOMMIT) + 4 * GIB
+    return Node("node", total, available=10 * GIB, other=2 * GIB, reserve=2 * GIB, vms=seats)
+
+
+def _vm(index: int, draw: random.Random, policy: Policy) -> VirtualMachine:
+    size = draw.choice([2, 4, 8, 16]) * GIB
+    busy = draw.random() < 1 / 3
+    return VirtualMachine(
+        uid=f"uid-{index}",
+        name=f"default/vm-{index}",
+        size=size,
+        actual=int(size * draw.uniform(0.5, 1)),
+        need=int(size * (draw.uniform(0.5, 0.85) if busy else draw.uniform(0.1, 0.5))),
+        target=int(size * draw.uniform(0.5, 1)),
+        policy=policy,
+        last_change=Change(up=draw.random() < 1 / 2, age=draw.uniform(0, 100)),
+    )

@@ -1,0 +1,153 @@
+"""``kubeballoon simulate``: the options, and what is wrong with them. Needs nothing of the extra until it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from kubeballoon.api.duration import parse_duration
+from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.v1alpha1 import MemoryPolicy
+from kubeballoon.cluster.snapshot import core_policy
+from kubeballoon.core.model import Mode, Policy
+from kubeballoon.options import checked
+
+_LEAST_NODE = 1 << 30
+
+
+class UsageError(Exception):
+    """What the user gave cannot be used; the message is one line."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "simulate",
+        help="replay recorded VM memory, to size a cluster by",
+        description="Replays traces of VMs' memory under a policy, a static split, no balloon and the optimum.",
+    )
+    parser.add_argument("traces", type=Path, metavar="TRACES", help="a directory of one CSV a VM")
+    parser.add_argument("--node-memory", type=checked(_node_memory, "quantity"), required=True, metavar="QUANTITY")
+    parser.add_argument(
+        "--overcommit",
+        type=checked(_ratios, "ratios"),
+        default=(2.0,),
+        metavar="RATIO[,RATIO]",
+        help="VMs' sizes to nodes' memory (default: 2)",
+    )
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="a MemoryPolicy (default: its defaults)")
+    parser.add_argument(
+        "--interval", type=checked(_interval, "duration"), default=10.0, help="between two rounds (default: 10s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of what is drawn at random (default: 1)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write report.html and plots there")
+    parser.add_argument("--format", choices=("json", "table"), default="table", help="of stdout (default: table)")
+    parser.add_argument(
+        "--jobs", type=checked(_jobs, "number"), default=os.cpu_count() or 1, help="processes (default: one a core)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Simulate; 1 with one line on stderr when the input cannot be used."""
+    try:
+        return _simulate(options)
+    except (UsageError, OSError) as error:
+        print(f"kubeballoon simulate: {error}", file=sys.stderr)  # noqa: T201 - a command's own last words
+        return 1
+
+
+def read_policy(path: Path | None) -> Policy:
+    """The policy of a manifest; one that only observes is simulated as if it were enforced.
+
+    Raises:
+        UsageError: it is not one MemoryPolicy.
+    """
+    manifest = {"metadata": {"name": "default"}, "spec": {"selector": {}}} if path is None else _read_manifest(path)
+    try:
+        policy = MemoryPolicy.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return replace(core_policy(policy), mode=Mode.ENFORCE)
+
+
+def _read_manifest(path: Path) -> dict[str, object]:
+    try:
+        manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(manifest, dict) or manifest.get("kind") != "MemoryPolicy":
+        raise UsageError(f"{path}: not a MemoryPolicy")
+    return manifest
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("needs matplotlib: pip install 'kubeballoon[simulate]'")
+    # Only now: the other commands, and --help, run without the extra.
+    from kubeballoon.simulate import report, work  # noqa: PLC0415
+    from kubeballoon.simulate.traces import TraceError, read  # noqa: PLC0415
+
+    policy = read_policy(options.policy)
+    try:
+        workload = read(options.traces)
+    except TraceError as error:
+        raise UsageError(str(error)) from None
+    if workload.skipped:
+        _say(f"{len(workload.skipped)} of the VMs recorded nothing and are left out")
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+    setting = work.Setting(options.node_memory, policy, options.interval, options.seed)
+    outcome = work.simulate(workload, setting, options.overcommit, options.jobs, _progress)
+    if options.output is not None:
+        report.write(outcome, options.output)
+    runs = [run.to_json() for run in outcome.runs]
+    print(json.dumps({"runs": runs}, indent=2) if options.format == "json" else report.table(runs))  # noqa: T201
+    return 0
+
+
+def _progress(done: int, of: int) -> None:
+    _say(f"{done} of {of} parts done")
+
+
+def _say(text: str) -> None:
+    print(f"simulate: {text}", file=sys.stderr, flush=True)  # noqa: T201 - stdout is for the result
+
+
+def _node_memory(text: str) -> int:
+    memory = parse_quantity(text)
+    if memory < _LEAST_NODE:
+        raise ValueError(f"{text!r} is less than the 1Gi a node needs")
+    return memory
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    try:
+        ratios = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of ratios such as 1.5,2") from None
+    if not all(0.1 <= ratio <= 100 for ratio in ratios):  # noqa: PLR2004 - said in the message
+        raise ValueError(f"{text!r}: ratios are from 0.1 to 100")
+    return ratios
+
+
+def _interval(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds < 1:
+        raise ValueError(f"{text!r} is less than a second")
+    return seconds
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a positive number")
+    return int(text)

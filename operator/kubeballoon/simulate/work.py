@@ -1,0 +1,168 @@
+"""Every strategy on every node at every overcommit ratio, in parallel processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from kubeballoon.core.model import Decision, Policy
+from kubeballoon.simulate.placement import place
+from kubeballoon.simulate.replay import Moment, Record, Replay
+from kubeballoon.simulate.strategies import Load, Strategy, clairvoyant, none, static, stretches
+from kubeballoon.simulate.tally import Run, Tally
+from kubeballoon.simulate.traces import Trace, Workload
+
+KUBEBALLOON = "kubeballoon"
+STRATEGIES: dict[str, Strategy | None] = {
+    KUBEBALLOON: None,
+    "static": static,
+    "none": none,
+    "clairvoyant": clairvoyant,
+}
+
+_MOMENTS = 600  # in a plot of one node over time
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is the same for all nodes; ``node_memory`` in bytes, ``interval`` in seconds."""
+
+    node_memory: int
+    policy: Policy
+    interval: float = 10.0
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """The first node under kubeballoon at the highest ratio.
+
+    Attributes:
+        peak: when its VMs demand most, seconds.
+        decisions: what was decided then.
+    """
+
+    load: Load
+    peak: float
+    moments: tuple[Moment, ...]
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All runs, by ratio and then in the order of ``STRATEGIES``."""
+
+    runs: tuple[Run, ...]
+    story: Story
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One strategy on one node."""
+
+    overcommit: float
+    strategy: str
+    load: Load
+    told: bool
+
+    def run(self) -> _Result:
+        """Also how long it took."""
+        start = time.perf_counter()
+        strategy = STRATEGIES[self.strategy]
+        if strategy is not None:
+            return _Result(self, strategy(self.load), time.perf_counter() - start)
+        peak = _peak(self.load)
+        # The peak is seen, and answered, in the round after it.
+        record = Record(self.load.seconds / _MOMENTS, peak + 2 * self.load.interval) if self.told else None
+        tally = Replay(self.load, record=record).run()
+        story = None if record is None else Story(self.load, peak, tuple(record.moments), record.decisions)
+        return _Result(self, tally, time.perf_counter() - start, story)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    part: _Part
+    tally: Tally
+    wall_seconds: float
+    story: Story | None = None
+
+
+def simulate(
+    workload: Workload, setting: Setting, ratios: Sequence[float], jobs: int, progress: Progress = lambda *_: None
+) -> Outcome:
+    """Run all strategies; the result does not depend on ``jobs``, the number of processes."""
+    placed = {ratio: place(workload.traces, setting.node_memory, ratio) for ratio in ratios}
+    parts = [part for ratio, nodes in placed.items() for part in _parts(workload, setting, ratio, nodes, max(ratios))]
+    results = []
+    for result in _results(parts, min(jobs, len(parts))):
+        results.append(result)
+        progress(len(results), len(parts))
+    runs = (
+        _add_up([each for each in results if (each.part.overcommit, each.part.strategy) == (ratio, strategy)])
+        for ratio in placed
+        for strategy in STRATEGIES
+    )
+    return Outcome(tuple(runs), next(result.story for result in results if result.story is not None))
+
+
+def _parts(
+    workload: Workload, setting: Setting, ratio: float, nodes: Sequence[Sequence[Trace]], told: float
+) -> Iterator[_Part]:
+    for number, traces in enumerate(nodes):
+        load = Load(
+            f"node{number}",
+            setting.node_memory,
+            traces,
+            setting.policy,
+            workload.seconds,
+            setting.interval,
+            setting.seed,
+        )
+        for strategy in STRATEGIES:
+            yield _Part(ratio, strategy, load, told=number == 0 and ratio == told)
+
+
+def _results(parts: Sequence[_Part], jobs: int) -> Iterator[_Result]:
+    if jobs == 1:
+        yield from map(_Part.run, parts)
+        return
+    # Spawned, for a fork would take locks along that threads of libraries hold.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        slowest_first = sorted(parts, key=lambda part: part.strategy != KUBEBALLOON)
+        for future in as_completed([pool.submit(part.run) for part in slowest_first]):
+            yield future.result()
+
+
+def _add_up(results: Sequence[_Result]) -> Run:
+    # In the order of the nodes: sums of floats depend on it.
+    results = sorted(results, key=lambda result: int(result.part.load.name.removeprefix("node")))
+    part = results[0].part
+    traces = [trace for result in results for trace in result.part.load.traces]
+    return Run(
+        strategy=part.strategy,
+        overcommit=part.overcommit,
+        nodes=len(results),
+        vms=len(traces),
+        size=sum(trace.size for trace in traces),
+        node_memory=part.load.memory * len(results),
+        tally=Tally.total(result.tally for result in results),
+        seconds=part.load.seconds,
+        wall_seconds=sum(result.wall_seconds for result in results),
+    )
+
+
+def _peak(load: Load) -> float:
+    """When the node's VMs demand most together, seconds."""
+    best, peak, now = -1.0, 0.0, 0.0
+    for stretch in stretches(load):
+        demand = stretch.demand.sum(axis=1)
+        row = int(demand.argmax())
+        if demand[row] > best:
+            best, peak = float(demand[row]), now + float(stretch.lengths[:row].sum())
+        now += float(stretch.lengths.sum())
+    return peak

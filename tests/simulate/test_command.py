@@ -1,0 +1,132 @@
+"""The command: its contract, and one line for what cannot be used."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubeballoon.__main__ import main
+
+GIB = 1 << 30
+KEYS = {
+    "strategy",
+    "overcommit",
+    "nodes",
+    "vms",
+    "demand_gib_hours",
+    "unmet_gib_hours",
+    "exhaustions",
+    "moved_gib",
+    "direction_changes",
+    "below_min_seconds",
+    "seconds",
+}
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """Eight VMs of 4 GiB; every other one works with all of it for ten minutes, half an hour on."""
+    directory = tmp_path / "traces"
+    directory.mkdir()
+    for index in range(8):
+        rows = [(0, 1), (600, 4 if index % 2 else 1), (1200, 1), (1800, 1)]
+        lines = [f"{seconds},{4 * GIB},{used * GIB}" for seconds, used in rows]
+        (directory / f"{index}.csv").write_text("\n".join(["seconds,size_bytes,used_bytes", *lines]) + "\n")
+    return directory
+
+
+def command(traces: Path, *options: str) -> list[str]:
+    return ["simulate", str(traces), "--node-memory", "16Gi", *options]
+
+
+def runs(text: str) -> dict[tuple[str, float], dict[str, float]]:
+    return {(run["strategy"], run["overcommit"]): run for run in json.loads(text)["runs"]}
+
+
+def test_one_run_per_strategy_and_ratio(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(traces, "--overcommit", "1,1.6", "--format", "json", "--jobs", "1")) == 0
+    found = runs(capsys.readouterr().out)
+    strategies = ("kubeballoon", "static", "none", "clairvoyant")
+    assert set(found) == {(strategy, ratio) for strategy in strategies for ratio in (1.0, 1.6)}
+    assert all(set(run) >= KEYS for run in found.values())
+    assert all(run["below_min_seconds"] == 0 for run in found.values())
+    assert found["kubeballoon", 1.6]["unmet_gib_hours"] < found["static", 1.6]["unmet_gib_hours"]
+    assert found["clairvoyant", 1.6]["unmet_gib_hours"] <= found["kubeballoon", 1.6]["unmet_gib_hours"]
+    for strategy in strategies:
+        assert found[strategy, 1.6]["demand_gib_hours"] == pytest.approx((8 * 2400 + 4 * 3 * 600) / 3600)
+
+
+def test_processes_change_nothing(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(traces, "--format", "json", "--jobs", "1", "--seed", "7")) == 0
+    alone = runs(capsys.readouterr().out)
+    several = subprocess.run(
+        [sys.executable, "-m", "kubeballoon", *command(traces, "--format", "json", "--jobs", "2", "--seed", "7")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    together = runs(several.stdout)
+    for run in (*alone.values(), *together.values()):
+        run.pop("wall_seconds")
+    assert together == alone
+    assert "parts done" in several.stderr
+
+
+def test_the_report_needs_nothing_beside_it(traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    assert main(command(traces, "--overcommit", "1.6", "--output", str(output), "--jobs", "1")) == 0
+    assert "kubeballoon" in capsys.readouterr().out
+    page = (output / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page
+    assert "taxed at 75 %" in page or "demands do not fit" in page
+    assert all((output / name).read_bytes().startswith(b"\x89PNG") for name in ("curve.png", "node.png"))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "complaint"),
+    [
+        ("kind: Pod", "not a MemoryPolicy"),
+        ("{", "not YAML"),
+        ("{kind: MemoryPolicy, metadata: {name: p}, spec: {selector: {}, memory: {min: 2X}}}", "spec.memory.min"),
+        ("{kind: MemoryPolicy, metadata: {name: p}, spec: {selector: {}, memory: {idleTax: 100}}}", "idleTax"),
+    ],
+)
+def test_a_bad_policy_is_one_line(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], manifest: str, complaint: str
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(manifest)
+    assert main(command(traces, "--policy", str(policy))) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(policy) in said
+    assert complaint in said
+
+
+def test_bad_traces_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(tmp_path)) == 1
+    assert capsys.readouterr().err == f"kubeballoon simulate: {tmp_path}: holds no .csv file\n"
+
+
+def test_a_missing_extra_is_one_line(
+    traces: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert main(command(traces)) == 1
+    assert capsys.readouterr().err == "kubeballoon simulate: needs matplotlib: pip install 'kubeballoon[simulate]'\n"
+
+
+@pytest.mark.parametrize(
+    "options", [("--overcommit", "none"), ("--overcommit", "0"), ("--interval", "5"), ("--jobs", "0")]
+)
+def test_a_wrong_option_is_refused(traces: Path, options: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(command(traces, *options))
+    assert refused.value.code == 2
+    assert options[0] in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""What a node must survive: guests and drivers that do not do as they are told."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from kubeballoon.core.model import GIB, Amount, Policy
+from kubeballoon.simulate import strategies
+from kubeballoon.simulate.guest import Driver
+from kubeballoon.simulate.replay import Replay
+from kubeballoon.simulate.strategies import Load
+from kubeballoon.simulate.synthetic import diurnal, surge
+from kubeballoon.simulate.tally import Tally
+from kubeballoon.simulate.traces import Workload
+
+MIB = 1 << 20
+SECONDS = 1800.0
+VMS = 20
+JUMPING = 4  # a fifth of them
+
+
+def loaded(workload: Workload, overcommit: float = 1.6, policy: Policy | None = None) -> Load:
+    memory = int(sum(trace.size for trace in workload.traces) / overcommit)
+    return Load("node0", memory, workload.traces, policy or Policy("p"), workload.seconds)
+
+
+def replayed(load: Load, *drivers: Driver, skip: bool = True) -> Tally:
+    """With the given drivers over and over, in the order of the VMs."""
+    return Replay(load, drivers=itertools.cycle(drivers or (Driver(),)), skip=skip).run()
+
+
+@pytest.fixture
+def load() -> Load:
+    """Twenty idle VMs of 4 GiB, of which four jump to 85 % of their memory for ten minutes."""
+    return loaded(surge(VMS, seconds=SECONDS))
+
+
+DRIVERS = {
+    "a hidden lower limit": (Driver(floor=3 * GIB), *[Driver()] * 4),
+    "one that sticks now and then": (Driver(stuck=(590.0, 680.0)), Driver(stuck=(1210.0, 1300.0)), *[Driver()] * 3),
+    "one stuck for ever": (Driver(stuck=(0.0, math.inf)), *[Driver()] * 19),
+    "one stuck beside the starved": (*[Driver()] * 3, Driver(stuck=(300.0, math.inf)), *[Driver()] * 16),
+    "balloons off by a few MiB": (Driver(error=5 * MIB), Driver(error=2 * MIB), Driver()),
+    "slow balloons": (Driver(inflation=GIB / 8, deflation=GIB / 4),),
+}
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_the_node_holds_and_nobody_falls_below_its_minimum(load: Load, name: str) -> None:
+    tally = replayed(load, *DRIVERS[name])
+    assert tally.exhaustions == 0
+    assert tally.below_min_seconds == 0
+    assert tally.unmet < strategies.static(load).unmet
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_nobody_swings(load: Load, name: str) -> None:
+    # Demand changes twice, so a target has reason to turn round about twice, in each VM.
+    assert replayed(load, *DRIVERS[name]).direction_changes <= 2 * VMS
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_at_a_fixed_load_nobody_turns_at_all(name: str) -> None:
+    still = loaded(surge(VMS, part=0.0, seconds=SECONDS))
+    assert replayed(still, *DRIVERS[name]).direction_changes == 0
+
+
+def test_minimums_that_do_not_fit_are_kept() -> None:
+    load = loaded(surge(VMS, seconds=SECONDS), policy=Policy("p", minimum=Amount(percent=90)))
+    tally = replayed(load)
+    assert tally.below_min_seconds == 0
+    assert tally.direction_changes == 0
+
+
+def test_a_guest_that_grows_beyond_its_share_at_once_waits_about_an_interval(load: Load) -> None:
+    optimum = strategies.clairvoyant(load)
+    jump = 0.55 * 4 * GIB
+    tally = replayed(load)
+    assert tally.unmet <= 1.2 * optimum.unmet + JUMPING * jump * load.interval
+    assert tally.unmet < strategies.static(load).unmet / 10
+
+
+def test_skipping_rounds_without_effect_changes_nothing() -> None:
+    load = loaded(diurnal(8, days=0.1), overcommit=1.5)
+    drivers = (Driver(error=MIB // 2), Driver())
+    skipping, every = replayed(load, *drivers), replayed(load, *drivers, skip=False)
+    assert skipping.unmet == pytest.approx(every.unmet, rel=0.02, abs=GIB)
+    assert skipping.moved == pytest.approx(every.moved, rel=0.1)
+    assert skipping.below_min_seconds == every.below_min_seconds == 0
