@@ -9,11 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hack.bench import allocation, simulation
+from hack.bench import agent, allocation, simulation
 
 Rows = list[dict[str, Any]]
 
-BENCHMARKS: dict[str, Callable[[], Rows]] = {"allocation": allocation.rows, "simulation": simulation.rows}
+BENCHMARKS: dict[str, Callable[[], Rows]] = {
+    "allocation": allocation.rows,
+    "simulation": simulation.rows,
+    "agent": agent.cost,
+    "reaction": agent.reaction,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
