@@ -11,8 +11,9 @@ $(READY): pyproject.toml uv.lock hack/bootstrap.sh hack/lab/packages.txt
 	@hack/bootstrap.sh
 	@touch $@
 
-demo: $(READY) ## Watch real guests give memory back to a real node
-	@$(BIN)/python -m hack.demo
+SCENE ?= memory
+demo: $(READY) ## Watch real guests give memory back; SCENE=processors, unplug or guest-agent show the rest
+	@$(BIN)/python -m hack.demo $(SCENE)
 
 test: $(READY) ## Run all tests, on a real control plane and real guests
 	@$(BIN)/pytest
@@ -23,13 +24,16 @@ lint: $(READY) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m hack.generate_crds --check
+	$(BIN)/hadolint images/Containerfile
+	$(BIN)/python -m hack.generate_docs --check
 
 format: $(READY) ## Put the code into the one style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: $(READY) ## Write crds/ and the chart's copy from the API's models
+generate: $(READY) ## Write crds/, the chart's copy and the docs' fields from the API's models
 	$(BIN)/python -m hack.generate_crds
+	$(BIN)/python -m hack.generate_docs
 
 bench: $(READY) ## Measure; results in build/bench.json
 	@$(BIN)/python -m hack.bench

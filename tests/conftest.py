@@ -65,3 +65,10 @@ def lab_guest(lab_node: LabNode) -> LauncherPod:
     """A guest that all tests share; each leaves it without load."""
     (pod,) = lab_node.boot([GuestSpec(name="shared", stats_period=1)])
     return pod
+
+
+@pytest.fixture(scope="session")
+def wide_guest(lab_node: LabNode) -> LauncherPod:
+    """A guest with four processors that all tests share; each leaves it with all of them."""
+    (pod,) = lab_node.boot([GuestSpec(name="wide", vcpus=4)])
+    return pod

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.controller.counters import Counters
+from kubeballoon.controller.kinds import MEMORY
 from kubeballoon.controller.metrics import ControllerMetrics
 from kubeballoon.controller.round import Outcome, Rounds
 from kubeballoon.controller.world import World
@@ -55,11 +56,11 @@ class Controller:
     def knows(self, *vms: dict[str, Any]) -> None:
         """A node's report, and the round after it."""
         self.world.nodes.clear()
-        self.world.put_policy(memory_policy("default"))
+        self.world.memory.put(memory_policy("default"))
         self.world.put_node({"metadata": {"name": "n"}, "status": status(*vms)}, 0.0)
         report = self.world.nodes["n"].status
         assert report is not None
-        self.rounds.outcomes["n"] = Outcome(allocate(self.world.snapshot("n", report, 0.0)))
+        self.rounds.outcomes["n"] = Outcome({MEMORY.path: allocate(self.world.snapshot("n", report, 0.0))})
         self.rounds.ended = NOW
 
 

@@ -41,6 +41,8 @@ class Stage:
 
     say: Say
     logs: Path
+    guests: tuple[GuestSpec, ...] = GUESTS
+    node_bytes: int = NODE_BYTES
     plane: ControlPlane = field(init=False)
     node: LabNode = field(init=False)
     _exits: ExitStack = field(default_factory=ExitStack)
@@ -51,11 +53,11 @@ class Stage:
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
             # What is built first is built one after the other, so that its progress can be read.
-            self.node = self._exits.enter_context(LabNode(NODE, NODE_BYTES, say=self.say))
+            self.node = self._exits.enter_context(LabNode(NODE, self.node_bytes, say=self.say))
             plane = open_control_plane()
-            self.say("starting an API server, booting four guests")
+            self.say(f"starting an API server, booting guests: {len(self.guests)}")
             with ThreadPoolExecutor(1) as background:
-                booting = background.submit(self.node.boot, GUESTS)
+                booting = background.submit(self.node.boot, self.guests)
                 # In this thread: its daemons die with the thread that starts them.
                 self.plane = self._exits.enter_context(plane)
                 self._install()
@@ -81,7 +83,7 @@ class Stage:
     @property
     def pods(self) -> list[LauncherPod]:
         """The guests in their launcher pods, in order."""
-        return [self.node.pods[spec.name] for spec in GUESTS]
+        return [self.node.pods[spec.name] for spec in self.guests]
 
     def start_agent(self) -> None:
         """Start the agent, with the token that it has on its node."""
@@ -117,7 +119,7 @@ class Stage:
         chart.install(self.plane)
 
     def _create_objects(self) -> None:
-        self.plane.apply(node_object(NODE, NODE_BYTES))
+        self.plane.apply(node_object(NODE, self.node_bytes))
         for pod in self.pods:
             self.plane.apply(vmi_object(pod.spec, pod.uid, NODE, labels={"app": "demo"}))
 

@@ -24,6 +24,8 @@ from .requirements import TO_BUILD, check_programs
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"  # only depends on the newest kernel's own package
 GUEST_AGENT_PACKAGE = "qemu-guest-agent"
+PYTHON_PACKAGES = ("python3-minimal", "libpython3-stdlib")
+"""Debian's Python, for guests that need one."""
 MODULES = (
     "virtio_ring",
     "virtio",
@@ -80,8 +82,8 @@ def build(extra_packages: Sequence[str] = (), say: Say = say_on_stderr) -> Image
     """The image, built now unless it was built before from the same inputs.
 
     Args:
-        extra_packages: Debian packages to unpack into the initramfs too, each named (nothing is resolved); the
-            shared libraries of their programs are added.
+        extra_packages: Debian packages to unpack into the initramfs too, and Python's packages that they depend on
+            (nothing else is resolved); the shared libraries of their programs are added.
         say: Is given each line of progress; nothing is said about an image that exists.
 
     Raises:
@@ -130,9 +132,10 @@ def _build(scratch: Path, extra_packages: Sequence[str], say: Say) -> Image:
     root = _empty_root(scratch / "root")
 
     kernel_package = _newest_kernel()
-    say(f"downloading {kernel_package}, {', '.join((GUEST_AGENT_PACKAGE, *extra_packages))}")
+    packages = (GUEST_AGENT_PACKAGE, *_with_python(extra_packages))
+    say(f"downloading {kernel_package}, {', '.join(packages)}")
     kernel = _unpack(kernel_package, scratch)
-    for package in (GUEST_AGENT_PACKAGE, *extra_packages):
+    for package in packages:
         shutil.copytree(_unpack(package, scratch), root, symlinks=True, dirs_exist_ok=True)
 
     say("compiling the load generator")
@@ -168,6 +171,15 @@ def _newest_kernel() -> str:
     if found is None:
         raise LabError(f"Debian's {KERNEL_PACKAGE} names no kernel; this is not Debian, or run apt-get update")
     return found[1]
+
+
+def _with_python(packages: Sequence[str]) -> list[str]:
+    """The packages, and what they depend on of Python's, whose names have its version in them."""
+    if not packages:
+        return []
+    listed = _run("apt-cache", "depends", "--recurse", "--important", *packages, missing="run apt-get update")
+    python = re.findall(r"^(?:lib)?python3\S*", listed, re.MULTILINE)
+    return sorted({*packages, *(name for name in python if ":" not in name)})
 
 
 def _unpack(package: str, scratch: Path) -> Path:

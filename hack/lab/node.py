@@ -53,6 +53,7 @@ class LabNode:
         self.name = name
         self.memory_bytes = memory_bytes
         self.image = image.build(say=say)
+        self._say = say
         self._files = RunDirectory.create()
         try:
             self._group = NodeCgroup.create(self._files.name, memory_bytes)
@@ -111,7 +112,8 @@ class LabNode:
             self.stop(spec.name)
         self._started += 1
         files = self._files.path / f"{self._started}"
-        pod = LauncherPod(spec, self.image, files, pods_dir or self.pods_dir, self._group.directories)
+        booted = image.build(image.PYTHON_PACKAGES, say=self._say) if spec.python else self.image
+        pod = LauncherPod(spec, booted, files, pods_dir or self.pods_dir, self._group.directories)
         pod.start()
         self.pods[spec.name] = pod
         return pod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from .hypervisor import Hypervisor
 from .image import Image
 from .launcher import USER, Launcher
 from .load import GuestLoad
-from .processes import command_line, descendants, resident_bytes
+from .processes import command_line, descendants, proportional_bytes, resident_bytes, vcpu_threads
 from .spec import PLUGGABLE, GuestSpec
 
 READY_SECONDS = 120.0
@@ -150,6 +151,10 @@ class LauncherPod:
         except OSError as error:
             raise LabError(f"{self.spec.name} has no QEMU any more") from error
 
+    def proportional_bytes(self) -> int:
+        """The same, with pages that KSM has merged counted once for all that share them."""
+        return proportional_bytes(self.qemu_pid)
+
     def actual_bytes(self) -> int:
         """What the balloon leaves the guest."""
         return self.hypervisor.memory_stats(self.spec.domain_name)["actual"] * 1024
@@ -163,13 +168,37 @@ class LauncherPod:
         xml = self.spec.pluggable_xml(size)
         self.hypervisor.plug(self.spec.domain_name, xml, PLUGGABLE)
 
+    def online(self) -> int:
+        """How many processors the guest uses, by its own account."""
+        return sum(vcpu["online"] for vcpu in self.agent_command("guest-get-vcpus"))
+
+    def vcpu_threads(self) -> dict[str, float]:
+        """QEMU's threads for processors by name, with the seconds each has run."""
+        return vcpu_threads(self.qemu_pid)
+
     def agent_command(self, command: str, **arguments: object) -> Any:
         """What the guest's agent returns for one of its commands."""
         return self.hypervisor.agent_command(self.spec.domain_name, command, arguments)
 
-    def run(self, script: str) -> None:
-        """Has the guest's agent run a line of shell, and does not wait for its end."""
-        self.agent_command("guest-exec", path="/bin/sh", arg=["-c", script])
+    def write_file(self, path: str, content: bytes) -> None:
+        """Writes a file in the guest, by its agent."""
+        handle = self.agent_command("guest-file-open", path=path, mode="w")
+        self.agent_command("guest-file-write", handle=handle, **{"buf-b64": base64.b64encode(content).decode()})
+        self.agent_command("guest-file-close", handle=handle)
+
+    def read_file(self, path: str) -> bytes:
+        """A short file of the guest, read by its agent; nothing while there is none."""
+        try:
+            handle = self.agent_command("guest-file-open", path=path, mode="r")
+        except LabError:
+            return b""
+        content = self.agent_command("guest-file-read", handle=handle)["buf-b64"]
+        self.agent_command("guest-file-close", handle=handle)
+        return base64.b64decode(content)
+
+    def run(self, script: str) -> int:
+        """Has the guest's agent run a line of shell, and does not wait for its end; its process id in the guest."""
+        return int(self.agent_command("guest-exec", path="/bin/sh", arg=["-c", script])["pid"])
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -86,6 +86,7 @@ class GuestSpec:
         free_page_reporting: The guest tells QEMU which of its pages are free.
         stats_period: Seconds between the guest's memory statistics; 0 for none.
         guest_agent: The guest runs QEMU's guest agent; the channel for it is there in any case.
+        python: The guest has Debian's Python.
         swap_bytes: The size of the guest's swap disk; 0 for none.
         disk_bytes: The size of a disk of zeros that the load generator can read into the page cache; 0 for none.
         discardable: QEMU can give back what the balloon takes. Otherwise it stays with the host's process, as where a
@@ -105,6 +106,7 @@ class GuestSpec:
     free_page_reporting: bool = True
     stats_period: int = 10
     guest_agent: bool = True
+    python: bool = False
     swap_bytes: int = 0
     disk_bytes: int = 0
     discardable: bool = True

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hack.chart import agent_kubeconfig
 from hack.controlplane import ControlPlane
-from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
+from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.core.guard import STOOD
-from tests.support.cluster import AS_CONTROLLER, get
-from tests.support.processes import Command
+from tests.support.cluster import get
+from tests.support.processes import Command, agent
+from tests.support.reports import annotate, presented, reported
 from tests.support.waiting import throughout, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.guest]
@@ -26,56 +25,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.guest]
 @pytest.fixture
 def guest(installed: ControlPlane, lab_node: LabNode, lab_guest: LauncherPod) -> Iterator[LauncherPod]:
     """The shared guest, with its objects."""
-    with present(installed, lab_node, lab_guest):
+    with presented(installed, lab_node, lab_guest):
         yield lab_guest
-
-
-@contextmanager
-def present(plane: ControlPlane, node: LabNode, pod: LauncherPod) -> Iterator[None]:
-    """A guest has the objects that KubeVirt would have made of it, and all of its memory."""
-    plane.apply(node_object(node.name, node.memory_bytes))
-    plane.apply(vmi_object(pod.spec, pod.uid, node.name))
-    pod.set_memory(pod.spec.memory_bytes)
-    try:
-        yield
-    finally:
-        plane.kubectl("delete", "vmi", pod.spec.name)
-        plane.kubectl("delete", "nodepressure", node.name, "--ignore-not-found")
-        plane.kubectl("delete", "node", node.name)
-
-
-def agent(plane: ControlPlane, node: LabNode, log: Path) -> Command:
-    kubeconfig = agent_kubeconfig(plane, node.name)
-    return Command(
-        log,
-        "agent",
-        f"--kubeconfig={kubeconfig}",
-        f"--node-name={node.name}",
-        f"--pods-dir={node.pods_dir}",
-        f"--node-memory-cgroup={node.cgroup}",
-        "--stats-period=1s",
-        "--eviction-threshold=16Mi",
-    )
-
-
-def ask(plane: ControlPlane, guest: LauncherPod, **asked: str | None) -> None:
-    """Annotate as the controller would."""
-    keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
-    patch = json.dumps({"metadata": {"annotations": keys}})
-    plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}", *AS_CONTROLLER)
 
 
 def patch(plane: ControlPlane, guest: LauncherPod, body: dict[str, Any]) -> None:
     """Change what KubeVirt says of a VM; its status is not a subresource."""
     plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={json.dumps(body)}")
-
-
-def reported(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> dict[str, Any]:
-    """What the agent reports of the guest; empty before it does."""
-    found = plane.kubectl("get", "nodepressure", node.name, "--ignore-not-found", "--output=json")
-    status = json.loads(found).get("status", {}) if found.strip() else {}
-    vms = status.get("virtualMachines", [])
-    return next((vm for vm in vms if vm["name"] == guest.spec.name), {})
 
 
 def test_the_node_and_its_vms_are_reported(
@@ -106,14 +62,14 @@ def test_a_request_is_carried_out_and_given_back(
     guest.load.set(0)
     before = guest.resident_bytes()
     with agent(installed, lab_node, tmp_path / "log") as command:
-        ask(installed, guest, memory_target="160Mi", memory_min="128Mi", policy="test")
+        annotate(installed, guest, memory_target="160Mi", memory_min="128Mi", policy="test")
         until(lambda: guest.actual_bytes() == 160 * MIB, 30)
         assert guest.resident_bytes() < before
         until(lambda: reported(installed, lab_node, guest).get("actual") == "160Mi")
         assert reported(installed, lab_node, guest)["policy"] == "test"
-        ask(installed, guest, memory_target="1Mi")
+        annotate(installed, guest, memory_target="1Mi")
         throughout(lambda: guest.actual_bytes() >= 128 * MIB, 3)
-        ask(installed, guest, memory_target=None, memory_min=None, policy=None)
+        annotate(installed, guest, memory_target=None, memory_min=None, policy=None)
         until(lambda: guest.actual_bytes() == size)
         assert "Traceback" not in command.said()
 
@@ -121,7 +77,7 @@ def test_a_request_is_carried_out_and_given_back(
 def test_killed_and_started_again_it_moves_no_balloon(
     installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
 ) -> None:
-    ask(installed, guest, memory_target="180Mi", memory_min="128Mi")
+    annotate(installed, guest, memory_target="180Mi", memory_min="128Mi")
     with agent(installed, lab_node, tmp_path / "log") as command:
         until(lambda: guest.actual_bytes() == 180 * MIB, 30)
         assert command.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -151,7 +107,7 @@ def test_a_migrating_vm_is_frozen_until_the_migration_ends(
         until(lambda: reported(installed, lab_node, guest).get("need"), 30)
         patch(installed, guest, {"status": {"migrationState": {"migrationUid": "m-1", "sourceNode": lab_node.name}}})
         until(lambda: reported(installed, lab_node, guest).get("reason") == "Migrating")
-        ask(installed, guest, memory_target="200Mi", memory_min="128Mi")
+        annotate(installed, guest, memory_target="200Mi", memory_min="128Mi")
         until(lambda: reported(installed, lab_node, guest).get("target") == "200Mi")
         throughout(lambda: guest.actual_bytes() == guest.spec.memory_bytes, 2)
         patch(installed, guest, {"status": {"migrationState": {"completed": True}}})
@@ -166,9 +122,9 @@ def test_memory_that_is_plugged_in_counts_and_is_not_asked_of_the_balloon(
     installed: ControlPlane, lab_node: LabNode, tmp_path: Path
 ) -> None:
     (growing,) = lab_node.boot([GuestSpec(name="growing", memory_bytes=192 * MIB, max_memory_bytes=320 * MIB)])
-    with present(installed, lab_node, growing), agent(installed, lab_node, tmp_path / "log"):
+    with presented(installed, lab_node, growing), agent(installed, lab_node, tmp_path / "log"):
         until(lambda: reported(installed, lab_node, growing).get("need"), 30)
-        ask(installed, growing, memory_target="160Mi", memory_min="96Mi")
+        annotate(installed, growing, memory_target="160Mi", memory_min="96Mi")
         until(lambda: growing.actual_bytes() == 160 * MIB)
         patch(installed, growing, {"spec": {"domain": {"memory": {"guest": "256Mi"}}}})
         until(lambda: reported(installed, lab_node, growing).get("reason") == "MemoryHotplug")
@@ -187,9 +143,9 @@ def test_a_balloon_that_frees_nothing_is_found_out_and_given_back(
     (pinned,) = lab_node.boot([GuestSpec(name="pinned", memory_bytes=192 * MIB, discardable=False)])
     pinned.load.set(100)
     pinned.load.set(0)
-    with present(installed, lab_node, pinned), agent(installed, lab_node, tmp_path / "log"):
+    with presented(installed, lab_node, pinned), agent(installed, lab_node, tmp_path / "log"):
         until(lambda: reported(installed, lab_node, pinned).get("need"), 30)
-        ask(installed, pinned, memory_target="110Mi", memory_min="96Mi")
+        annotate(installed, pinned, memory_target="110Mi", memory_min="96Mi")
         until(lambda: reported(installed, lab_node, pinned).get("reason") == "BalloonIneffective", 40)
         until(lambda: pinned.actual_bytes() == 192 * MIB)
     lab_node.stop("pinned")
@@ -204,7 +160,7 @@ def test_memory_that_the_guest_had_returned_before_is_no_fault_of_the_balloon(
     until(lambda: guest.resident_bytes() < reporting - 60 * MIB, 40)
     with agent(installed, lab_node, tmp_path / "log"):
         until(lambda: reported(installed, lab_node, guest).get("need"), 30)
-        ask(installed, guest, memory_target="160Mi", memory_min="128Mi")
+        annotate(installed, guest, memory_target="160Mi", memory_min="128Mi")
         until(lambda: guest.actual_bytes() == 160 * MIB)
         throughout(lambda: "reason" not in reported(installed, lab_node, guest), STOOD + 2)
 

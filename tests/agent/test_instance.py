@@ -52,7 +52,6 @@ def test_an_annotation_that_cannot_be_read_is_a_fault_and_not_a_request() -> Non
 @pytest.mark.parametrize(
     ("domain", "reason"),
     [
-        ({"devices": {"autoattachMemBalloon": False}}, "NoBalloon"),
         ({"memory": {"hugepages": {"pageSize": "2Mi"}}}, "Hugepages"),
         ({"cpu": {"dedicatedCpuPlacement": True}}, "DedicatedCPU"),
         ({"cpu": {"realtime": {}}}, "Realtime"),
@@ -163,3 +162,40 @@ def test_a_cgroup_of_version_1_has_its_stall_in_the_unified_hierarchy(tmp_path: 
 def test_a_node_that_does_not_tell_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot be read"):
         Host(proc=tmp_path).memory()
+
+
+def test_what_is_asked_of_processors_is_read_apart_from_memory() -> None:
+    instance = read(vmi(processor_target="2", processor_method="Driver", processor_policy="narrow"), "here")
+    assert instance is not None
+    asked = instance.processors
+    assert (asked.target, asked.method, asked.policy, asked.size) == (2, "Driver", "narrow", 1)
+    broken = read(vmi(processor_target="two", memory_target="128Mi"), "here")
+    assert broken is not None
+    assert "processor-target" in (broken.processors.fault or "")
+    assert broken.fault is None, "memory is not held up by that"
+
+
+def test_how_many_processors_a_vm_has_is_what_kubevirt_reports_of_it() -> None:
+    made = vmi()
+    made["spec"]["domain"]["cpu"] = {"sockets": 2, "cores": 2}
+    assert (first := read(made, "here")) is not None
+    made["status"]["currentCPUTopology"] = {"sockets": 3, "cores": 2, "threads": 2}
+    assert (second := read(made, "here")) is not None
+    assert (first.processors.size, second.processors.size) == (4, 12)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "reason"),
+    [
+        ({"dedicatedCpuPlacement": True}, "DedicatedCPU"),
+        ({"realtime": {}}, "Realtime"),
+        ({"numa": {"guestMappingPassthrough": {}}}, "NUMAPassthrough"),
+    ],
+)
+def test_vms_whose_processors_must_stay_have_a_reason(cpu: dict[str, Any], reason: str) -> None:
+    made = vmi()
+    made["spec"]["domain"]["cpu"] = cpu
+    instance = read(made, "here")
+    assert instance is not None
+    assert instance.processors.bar is not None
+    assert instance.processors.bar[0] == reason

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from hack.lab import GuestSpec, vmi_object
+from hack.lab.fakes import FakeDomain, FakeHypervisor
 from kubeballoon.agent import keeper as module
 from kubeballoon.agent.hypervisor import GoneError
 from kubeballoon.agent.instance import Instance, read
 from kubeballoon.agent.keeper import Keeper, Settings
 from kubeballoon.agent.launchers import Launcher
 from kubeballoon.core.guard import FLOOR
-from tests.support.hypervisor import FakeDomain, FakeHypervisor
 
 MIB = 1 << 20
 

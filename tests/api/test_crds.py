@@ -7,7 +7,7 @@ import pytest
 from hack.controlplane import ControlPlane, ControlPlaneError
 from hack.generate_crds import CRDS, render
 from kubeballoon.api.v1alpha1 import KINDS
-from tests.support.cluster import get, memory_policy
+from tests.support.cluster import get, memory_policy, processor_policy
 
 
 def test_the_crds_are_what_the_models_say() -> None:
@@ -29,6 +29,7 @@ def test_the_crds_are_what_the_models_say() -> None:
         ({"memory": {"shares": 0}}, "spec.memory.shares", "greater than or equal to 1"),
         ({"reclaim": {"maxRate": "0"}}, "spec.reclaim.maxRate", "a positive quantity of bytes"),
         ({"reclaim": {"when": "Never"}}, "spec.reclaim.when", '"Overcommitted", "UnderPressure"'),
+        ({"reclaim": {"method": "Magic"}}, "spec.reclaim.method", '"Balloon", "GuestAgent", "Auto"'),
         ({"mode": "Dry"}, "spec.mode", '"Enforce", "Observe"'),
         ({"selector": None}, "spec.selector", "Required value"),
         (
@@ -61,7 +62,51 @@ def test_what_is_left_out_has_a_default(installed: ControlPlane) -> None:
         "mode": "Observe",
         "ownerExclusion": "Allow",
         "memory": {"min": 1024, "max": "1Gi", "shares": 1000, "idleTax": 75, "headroom": "10%"},
-        "reclaim": {"when": "Overcommitted"},
+        "reclaim": {"when": "Overcommitted", "method": "Auto"},
+    }
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("spec", "field", "reason"),
+    [
+        ({"processors": {"min": 4, "max": 2}}, "spec.processors.min", "min must not exceed max"),
+        ({"processors": {"min": "80%", "max": "50%"}}, "spec.processors.min", "min must not exceed max"),
+        ({"processors": {"min": 0}}, "spec.processors.min", "a whole number of processors such as 2"),
+        ({"processors": {"max": "1.5"}}, "spec.processors.max", "a whole number of processors such as 2"),
+        ({"trigger": {"stall": {"start": 20, "end": 30}}}, "spec.trigger.stall.end", "end must not exceed start"),
+        ({"trigger": {"usage": {"start": 90}}}, "spec.trigger.usage.end", "Required value"),
+        ({"method": "Unplug"}, "spec.method", '"Driver", "GuestAgent", "Auto"'),
+        ({"coolDown": "soon"}, "spec.coolDown", "coolDown must be a duration such as 5m"),
+    ],
+)
+def test_a_wrong_processor_policy_is_refused_with_field_and_reason(
+    installed: ControlPlane, spec: dict[str, object], field: str, reason: str
+) -> None:
+    with pytest.raises(ControlPlaneError) as refused:
+        installed.apply(processor_policy("wrong", **spec))
+    assert field in str(refused.value)
+    assert reason in str(refused.value)
+
+
+@pytest.mark.cluster
+def test_a_processor_policy_has_defaults_too(installed: ControlPlane) -> None:
+    installed.apply(processor_policy("defaults"))
+    spec = get(installed, "cpupol", "defaults")["spec"]
+    installed.kubectl("delete", "cpupol", "defaults")
+    assert spec == {
+        "selector": {},
+        "priority": 0,
+        "mode": "Enforce",
+        "ownerExclusion": "Allow",
+        "processors": {"min": "50%", "max": "100%", "shares": 1000},
+        "trigger": {
+            "when": "UnderPressure",
+            "stall": {"start": 25, "end": 10},
+            "usage": {"start": 90, "end": 70},
+        },
+        "method": "Auto",
+        "coolDown": "5m",
     }
 
 

@@ -47,6 +47,9 @@ def cluster(tools: None) -> Iterator[ControlPlane]:  # noqa: ARG001 - they are b
         for name in (*VM_NODES, OTHER_NODE):
             plane.apply(_node(name, vms=name in VM_NODES))
         until(lambda: all(_is_ready(plane, name) for name in (*VM_NODES, OTHER_NODE)))
+        for name in (*VM_NODES, OTHER_NODE):
+            # The API server taints a new node as not ready, and the controller that would untaint it does not run here.
+            plane.apply(_node(name, vms=name in VM_NODES))
         yield plane
         kwok.check()
 

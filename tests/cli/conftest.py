@@ -11,10 +11,8 @@ import pytest
 from hack.controlplane import ControlPlane
 from tests.support.cli import balloon
 from tests.support.cluster import FakeNode
-from tests.support.processes import Command
+from tests.support.processes import Command, controller
 from tests.support.waiting import until
-
-SYSTEM = "kubeballoon-system"
 
 
 @pytest.fixture
@@ -26,10 +24,7 @@ def cli(installed: ControlPlane) -> Callable[..., CompletedProcess[str]]:
 @pytest.fixture(scope="module")
 def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """A controller that leads, for all tests of a file."""
-    kubeconfig = installed.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
-    log = tmp_path_factory.mktemp("controller") / "log"
-    options = (f"--kubeconfig={kubeconfig}", f"--namespace={SYSTEM}", "--cool-down=1s")
-    with Command(log, "controller", *options) as command:
+    with controller(installed, tmp_path_factory.mktemp("controller") / "log", "--cool-down=1s") as command:
         until(lambda: "leading" in command.said())
         yield command
         assert "Traceback" not in command.said()

@@ -11,7 +11,7 @@ import pytest
 
 from hack.controlplane import ControlPlane
 from tests.support.cli import balloon
-from tests.support.cluster import MIB, FakeNode, asked, condition, get, memory_policy
+from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, asked, condition, get, memory_policy
 from tests.support.waiting import throughout, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
@@ -131,7 +131,8 @@ def test_a_vm_whose_policy_denies_exclusion_is_not_released(cli: Cli, installed:
 def test_releasing_needs_no_controller(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
     # Nothing is decided for a node whose agent is silent, as if no controller were there.
     node.add("a")
-    installed.kubectl("annotate", "vmi", "a", f"--namespace={node.namespace}", "kubeballoon.io/memory-target=256Mi")
+    where = f"--namespace={node.namespace}"
+    installed.kubectl("annotate", "vmi", "a", where, "kubeballoon.io/memory-target=256Mi", *AS_CONTROLLER)
     node.report(age=600)
     ended = cli("release", node.name, "--without-controller", "--no-wait")
     assert ended.returncode == 0, ended.stderr

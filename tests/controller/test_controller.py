@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,36 +12,10 @@ import pytest
 from hack.controlplane import ControlPlane
 from kubeballoon.api.quantity import parse_quantity
 from tests.support.cluster import MIB, FakeNode, asked, condition, get, memory_policy
-from tests.support.processes import Command
+from tests.support.processes import SYSTEM, Command, controller
 from tests.support.waiting import throughout, until
 
 pytestmark = pytest.mark.cluster
-
-SYSTEM = "kubeballoon-system"
-
-
-def controller(plane: ControlPlane, log: Path, *options: str) -> Command:
-    kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
-    return Command(log, "controller", f"--kubeconfig={kubeconfig}", f"--namespace={SYSTEM}", *options)
-
-
-@pytest.fixture(scope="module")
-def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """A controller that leads, for all tests of this file."""
-    with controller(installed, tmp_path_factory.mktemp("controller") / "log", "--cool-down=1s") as command:
-        until(lambda: "leading" in command.said())
-        yield command
-        assert "Traceback" not in command.said()
-
-
-@pytest.fixture
-def node(installed: ControlPlane, leader: Command, namespace: str) -> Iterator[FakeNode]:
-    """A node for 1200 MiB of guests."""
-    made = FakeNode(installed, f"node-{namespace}", namespace)
-    yield made
-    assert leader.process.poll() is None
-    installed.kubectl("delete", "mempol", "--all")
-    made.remove()
 
 
 def test_an_overcommitted_node_is_brought_within_its_capacity(installed: ControlPlane, node: FakeNode) -> None:

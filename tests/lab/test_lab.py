@@ -40,6 +40,25 @@ def test_a_guest_gives_memory_to_the_host_and_takes_it_back(lab_guest: LauncherP
 
 
 @pytest.mark.guest
+def test_what_one_guest_gives_another_can_use(
+    lab_node: LabNode, lab_guest: LauncherPod, wide_guest: LauncherPod
+) -> None:
+    size = lab_guest.spec.memory_bytes
+    lab_guest.load.set(100)
+    lab_guest.load.set(0)
+    before = lab_node.used_bytes()
+    lab_guest.set_memory(size - 100 * MIB)
+    until(lambda: lab_guest.actual_bytes() == size - 100 * MIB)
+    until(lambda: lab_node.used_bytes() < before)
+    freed = lab_node.used_bytes()
+    assert wide_guest.load.set(120).held_mib == 120
+    assert lab_node.used_bytes() > freed + 40 * MIB, "both live on the one memory"
+    wide_guest.load.set(0)
+    lab_guest.set_memory(size)
+    until(lambda: lab_guest.actual_bytes() == size)
+
+
+@pytest.mark.guest
 def test_a_hung_qemu_hangs_nobody(lab_guest: LauncherPod, lab_node: LabNode) -> None:
     with lab_guest.hung():
         assert lab_guest.resident_bytes() > 0

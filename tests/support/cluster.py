@@ -14,6 +14,7 @@ from kubeballoon.api.quantity import parse_quantity
 
 MIB = 1 << 20
 Object = dict[str, Any]
+_ECHOED = ("target", "policy", "requestedMethod")
 
 AS_CONTROLLER = (f"--as=system:serviceaccount:{NAMESPACE}:{RELEASE}-controller", "--as-group=system:masters")
 """kubectl as the one that admission lets write requests; it reads before it patches, which the controller may not."""
@@ -29,15 +30,20 @@ def memory_policy(name: str, **spec: Any) -> Object:
     }
 
 
+def processor_policy(name: str, **spec: Any) -> Object:
+    """A ProcessorPolicy for every VM, but for what ``spec`` says."""
+    return {**memory_policy(name, **spec), "kind": "ProcessorPolicy"}
+
+
 def get(plane: ControlPlane, *what: str) -> Object:
     """An object, or a list of them."""
     answer: Object = json.loads(plane.kubectl("get", *what, "--output=json"))
     return answer
 
 
-def condition(plane: ControlPlane, policy: str, kind: str) -> Object:
+def condition(plane: ControlPlane, policy: str, kind: str, of: str = "mempol") -> Object:
     """A condition of a policy; empty while there is none."""
-    status = get(plane, "mempol", policy).get("status", {})
+    status = get(plane, of, policy).get("status", {})
     return next((each for each in status.get("conditions", []) if each["type"] == kind), {})
 
 
@@ -57,6 +63,7 @@ class FakeNode:
         self.namespace = namespace
         self.total = total
         self.vms: dict[str, Object] = {}
+        self.processors: Object = {"count": 4, "usage": 10, "stall": 0}
         plane.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
         plane.apply({**self._head(), "metadata": {"name": name}})
 
@@ -75,6 +82,7 @@ class FakeNode:
             "resident": str(size),
             "overhead": "0",
             "need": str(100 * MIB),
+            "processors": {"size": 4, "online": 4, "offlinable": 3, "method": "GuestAgent"},
             **report,
         }
 
@@ -86,12 +94,19 @@ class FakeNode:
                 vm.pop(field, None)
                 if key in wanted:
                     vm[field] = wanted[key]
+            seen = vm["processors"] = {key: vm["processors"][key] for key in vm["processors"] if key not in _ECHOED}
+            if "processor-target" in wanted:
+                seen["target"], seen["policy"] = int(wanted["processor-target"]), wanted["processor-policy"]
+            seen["requestedMethod"] = wanted.get("processor-method", "Auto")
+            vm["requestedMethod"] = wanted.get("memory-method", "Auto")
             if follow:
                 vm["actual"] = wanted.get("memory-target", vm["size"])
+                seen["online"] = seen.get("target", seen["size"])
         moment = datetime.now(UTC) - timedelta(seconds=age)
         status = {
             "observedAt": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "memory": {"total": str(self.total), "available": str(self.total // 2), "other": "0", "reserve": "0"},
+            "processors": self.processors,
             "state": state,
             "virtualMachines": list(self.vms.values()),
             "conditions": [],
@@ -105,6 +120,11 @@ class FakeNode:
         """What is asked of each VM, in bytes; nothing for those of which nothing is."""
         every = {name: asked(self.plane, self.namespace, name) for name in self.vms}
         return {name: parse_quantity(wanted["memory-target"]) for name, wanted in every.items() if wanted}
+
+    def processor_targets(self) -> dict[str, int]:
+        """How many processors each VM is asked to keep; nothing for those that are asked nothing."""
+        every = {name: asked(self.plane, self.namespace, name).get("processor-target") for name in self.vms}
+        return {name: int(target) for name, target in every.items() if target is not None}
 
     def remove(self) -> None:
         """Take the node, its report and its VMIs away."""

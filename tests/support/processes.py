@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 from typing import Self
 
+from hack.chart import agent_kubeconfig
+from hack.controlplane import ControlPlane
+from hack.lab import LabNode
+
 STOP_SECONDS = 15.0
+SYSTEM = "kubeballoon-system"
 
 
 class Command:
@@ -44,3 +49,25 @@ class Command:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+
+def agent(plane: ControlPlane, node: LabNode, log: Path, *options: str) -> Command:
+    """The agent of a lab node, as its ServiceAccount."""
+    kubeconfig = agent_kubeconfig(plane, node.name)
+    return Command(
+        log,
+        "agent",
+        f"--kubeconfig={kubeconfig}",
+        f"--node-name={node.name}",
+        f"--pods-dir={node.pods_dir}",
+        f"--node-memory-cgroup={node.cgroup}",
+        "--stats-period=1s",
+        "--eviction-threshold=16Mi",
+        *options,
+    )
+
+
+def controller(plane: ControlPlane, log: Path, *options: str) -> Command:
+    """A controller, as its ServiceAccount."""
+    kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
+    return Command(log, "controller", f"--kubeconfig={kubeconfig}", f"--namespace={SYSTEM}", *options)

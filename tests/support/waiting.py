@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass
+class Clock:
+    """Seconds that pass only as the test says."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        """What it shows."""
+        return self.now
+
 
 _POLL_SECONDS = 0.1
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from kubeballoon.agent.launchers import Launcher
 from kubeballoon.core.demand import GuestStatistics
@@ -21,6 +22,98 @@ class GoneError(HypervisorError):
     """The VM, or the connection to it, is gone: connect anew."""
 
 
+class AgentError(HypervisorError):
+    """The guest's agent did not do as told; ``reason`` says in one word why."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Name the reason, and say it in a line."""
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Plugged:
+    """A VM's processors as its hypervisor sees them.
+
+    Attributes:
+        counted: how many there are, by libvirt's account.
+        removable: the names of those that can be unplugged, the last one first.
+        seconds: processor time the VM has used.
+    """
+
+    counted: int
+    removable: tuple[str, ...]
+    seconds: float
+
+
+class Process(Protocol):
+    """The VM's process on this node; where it cannot be seen all is None."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its number."""
+        ...
+
+    def vcpus(self) -> frozenset[int] | None:
+        """The indices of the processors that have a thread."""
+        ...
+
+    def merged(self) -> int | None:
+        """Bytes of its memory that the kernel has merged with other pages: resident, and yet the node's again."""
+        ...
+
+
+class Channel(Protocol):
+    """The ways into a VM that may take long: its guest's agent, and its processors.
+
+    They have a connection and a thread of their own: what hangs here holds up nothing of the VM's memory.
+
+    Attributes:
+        reports_free_pages: whether QEMU takes back what the guest's balloon driver tells it to be free.
+        emulated: whether QEMU runs the guest without KVM; it does not tell libvirt of processors that left then.
+    """
+
+    reports_free_pages: bool
+    emulated: bool
+
+    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Have the guest's agent carry out a command; what it returns.
+
+        Raises:
+            AgentError: it is not there, does not answer, or refuses.
+            HypervisorError: see there.
+        """
+        ...
+
+    async def plugged(self) -> Plugged:
+        """Look at the VM's processors.
+
+        Raises:
+            HypervisorError: see there.
+        """
+        ...
+
+    async def unplug(self, name: str) -> None:
+        """Ask the guest's kernel, through ACPI, to give a processor up; it does so in its own time, or not at all.
+
+        Raises:
+            HypervisorError: see there.
+        """
+        ...
+
+    async def plug(self, count: int) -> None:
+        """Plug processors in until there are ``count``.
+
+        Raises:
+            HypervisorError: see there.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; does not wait."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What one look at a VM shows; bytes.
@@ -31,6 +124,8 @@ class Sample:
         running: False while the guest is paused.
         balloon: whether the VM has a balloon at all.
         statistics: the guest's own; ``updated`` is 0 as long as its driver has not reported.
+        lag: how long the node may take to get back what the guest gave, seconds.
+        problem: why the guest gives nothing, as (reason, message), where that is known here.
     """
 
     size: int
@@ -38,6 +133,8 @@ class Sample:
     running: bool
     balloon: bool
     statistics: GuestStatistics
+    lag: float = 0.0
+    problem: tuple[str, str] | None = None
 
 
 class Domain(Protocol):
@@ -77,6 +174,14 @@ class Hypervisor(Protocol):
 
     async def connect(self, launcher: Launcher, domain: str) -> Domain:
         """Connect to the daemon of ``launcher`` and find the VM ``domain`` there.
+
+        Raises:
+            HypervisorError: see there.
+        """
+        ...
+
+    async def open(self, launcher: Launcher, domain: str) -> Channel:
+        """Open the other ways into the VM ``domain``.
 
         Raises:
             HypervisorError: see there.

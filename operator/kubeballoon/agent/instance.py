@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from kubeballoon.api import names
 from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.v1alpha1 import ProcessorMethod, ReclaimMethod
 
+T = TypeVar("T")
 Object = Mapping[str, Any]
 
 OVERHEAD = 96 << 20
 """Bytes of QEMU's own memory, for instances whose status does not tell (KubeVirt before 1.9): what it was seen to need
 under TCG, and more than it needs under KVM. What else is in its pod counts as in use by others."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorRequest:
+    """What is asked of a VM's processors.
+
+    Attributes:
+        size: how many the VM was given.
+        target: how many it may use, None for all.
+        fault: an annotation that cannot be read, as one line.
+        bar: why none may be taken from it, as (reason, message).
+    """
+
+    size: int = 1
+    target: int | None = None
+    policy: str | None = None
+    why: str | None = None
+    method: ProcessorMethod = ProcessorMethod.AUTO
+    fault: str | None = None
+    bar: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +50,8 @@ class Instance:
         fault: an annotation that cannot be read, as one line.
         bar: why it must not be ballooned, as (reason, message).
         frozen: why it must not be moved for now, as (reason, message).
+        method: how its memory is to be reserved; Auto where its annotations leave that to the agent.
+        processors: what is asked of its processors.
         whole: why it must have all of its memory for now, as (reason, message).
     """
 
@@ -46,6 +71,8 @@ class Instance:
     frozen: tuple[str, str] | None = None
     whole: tuple[str, str] | None = None
     owner_excluded: bool = False
+    method: ReclaimMethod = ReclaimMethod.AUTO
+    processors: ProcessorRequest = field(default_factory=ProcessorRequest)
 
     @property
     def domain(self) -> str:
@@ -60,15 +87,19 @@ class _Annotations:
     values: Mapping[str, str]
     fault: str | None = field(default=None)
 
-    def size(self, name: str) -> int | None:
-        """A quantity annotation in bytes."""
+    def read(self, name: str, parse: Callable[[str], T]) -> T | None:
+        """An annotation, parsed; None where there is none."""
         if name not in self.values:
             return None
         try:
-            return parse_quantity(self.values[name])
+            return parse(self.values[name])
         except ValueError as error:
             self.fault = self.fault or f"annotation {name}: {error}"
             return None
+
+    def size(self, name: str) -> int | None:
+        """A quantity annotation in bytes."""
+        return self.read(name, parse_quantity)
 
 
 def read(vmi: Object, node: str) -> Instance | None:
@@ -79,6 +110,7 @@ def read(vmi: Object, node: str) -> Instance | None:
     metadata = vmi["metadata"]
     annotations = _Annotations(metadata.get("annotations", {}))
     target, minimum = annotations.size(names.MEMORY_TARGET), annotations.size(names.MEMORY_MIN)
+    method = annotations.read(names.MEMORY_METHOD, ReclaimMethod)
     return Instance(
         uid=metadata["uid"],
         namespace=metadata["namespace"],
@@ -96,7 +128,32 @@ def read(vmi: Object, node: str) -> Instance | None:
         frozen=_frozen(status),
         whole=_whole(vmi),
         owner_excluded=annotations.values.get(names.EXCLUDE) == "true",
+        method=method or ReclaimMethod.AUTO,
+        processors=_processor_request(vmi),
     )
+
+
+def _processor_request(vmi: Object) -> ProcessorRequest:
+    annotations = _Annotations(vmi["metadata"].get("annotations", {}))
+    method = annotations.read(names.PROCESSOR_METHOD, ProcessorMethod)
+    domain = vmi.get("spec", {}).get("domain", {})
+    bars = ((reason, message) for reason, message, holds in _processor_bars(domain.get("cpu", {})) if holds)
+    return ProcessorRequest(
+        size=_processors(vmi),
+        target=annotations.read(names.PROCESSOR_TARGET, int),
+        policy=annotations.values.get(names.PROCESSOR_POLICY),
+        why=annotations.values.get(names.PROCESSOR_REASON),
+        method=method or ProcessorMethod.AUTO,
+        fault=annotations.fault,
+        bar=next(bars, None),
+    )
+
+
+def _processors(vmi: Object) -> int:
+    """How many processors the VM has: the topology KubeVirt reports, else the one ordered."""
+    cpu = vmi.get("spec", {}).get("domain", {}).get("cpu", {})
+    topology = {**cpu, **vmi.get("status", {}).get("currentCPUTopology", {})}
+    return math.prod(int(topology.get(part) or 1) for part in ("sockets", "cores", "threads"))
 
 
 def bar(vmi: Object) -> tuple[str, str] | None:
@@ -108,11 +165,8 @@ def bar(vmi: Object) -> tuple[str, str] | None:
 
 def _bars(vmi: Object, spec: Object, domain: Object) -> Iterable[tuple[str, str, bool]]:
     devices, memory, cpu = domain.get("devices", {}), domain.get("memory", {}), domain.get("cpu", {})
-    yield "NoBalloon", "it has no balloon (autoattachMemBalloon: false)", (devices.get("autoattachMemBalloon") is False)
     yield "Hugepages", "its memory is hugepages, which a balloon does not give back", bool(memory.get("hugepages"))
-    yield "DedicatedCPU", "it has dedicated CPUs", bool(cpu.get("dedicatedCpuPlacement"))
-    yield "Realtime", "it is a realtime VM", "realtime" in cpu
-    yield "NUMAPassthrough", "its NUMA topology is passed through", "guestMappingPassthrough" in cpu.get("numa", {})
+    yield from _processor_bars(cpu)
     yield "VFIO", "a device passed through pins its memory, so a balloon frees nothing", _passes_through(spec, devices)
     yield "MemoryLocked", "its memory is locked", (memory.get("reservedOverhead", {}).get("memLock") == "Required")
     yield "LaunchSecurity", "its memory is encrypted", bool(domain.get("launchSecurity"))
@@ -121,6 +175,12 @@ def _bars(vmi: Object, spec: Object, domain: Object) -> Iterable[tuple[str, str,
         "its pod is of QoS class Guaranteed: all its memory is promised to it",
         (vmi.get("status", {}).get("qosClass") == "Guaranteed"),
     )
+
+
+def _processor_bars(cpu: Object) -> Iterable[tuple[str, str, bool]]:
+    yield "DedicatedCPU", "it has dedicated CPUs", bool(cpu.get("dedicatedCpuPlacement"))
+    yield "Realtime", "it is a realtime VM", "realtime" in cpu
+    yield "NUMAPassthrough", "its NUMA topology is passed through", "guestMappingPassthrough" in cpu.get("numa", {})
 
 
 def _passes_through(spec: Object, devices: Object) -> bool:

@@ -240,7 +240,11 @@ class Keeper:
 
     def _judge_effect(self, sample: Sample, now: float) -> None:
         """Whether a balloon that stands still gives the node anything."""
-        if now < self._barren.until or now - self._ruler.stood < guard.STOOD or self.instance.bar is not None:
+        if (
+            now < self._barren.until
+            or now - self._ruler.stood < guard.STOOD + sample.lag
+            or self.instance.bar is not None
+        ):
             return
         actual = sample.statistics.actual
         if guard.frees_nothing(sample.size, actual, sample.resident, self.instance.overhead):
@@ -251,6 +255,8 @@ class Keeper:
     def _problem(self, sample: Sample, now: float) -> tuple[str, str] | None:
         if self.instance.fault is not None:
             return "BadRequest", self.instance.fault
+        if sample.problem is not None:
+            return sample.problem
         if not sample.running:
             return "Paused", "its guest is paused: it follows when it goes on"
         if not sample.balloon:

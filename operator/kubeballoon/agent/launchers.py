@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LONGEST_SOCKET_PATH = 107  # bytes in sockaddr_un, less the terminating NUL
-_RUNTIME = "volumes/kubernetes.io~empty-dir/libvirt-runtime"
+RUNTIME = "volumes/kubernetes.io~empty-dir/libvirt-runtime"
 _SOCKETS = ("virtqemud-sock", "libvirt-sock")
 
 
@@ -25,7 +25,7 @@ def find(pods: Path, pod_uids: list[str]) -> Launcher | None:
         if "/" in uid or uid.startswith("."):  # a uid is not a path, whatever an object claims
             continue
         for name in _SOCKETS:
-            path = pods / uid / _RUNTIME / name
+            path = pods / uid / RUNTIME / name
             if path.is_socket():
                 return Launcher(uid, path)
     return None

@@ -7,19 +7,21 @@ thread of its own for them: a call that does not return costs that one thread, a
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 from xml.etree import ElementTree as ET
 
 import libvirt
+import libvirt_qemu
 
-from kubeballoon.agent.hypervisor import GoneError, HungError, HypervisorError, Sample
+from kubeballoon.agent.hypervisor import AgentError, GoneError, HungError, HypervisorError, Plugged, Sample
 from kubeballoon.agent.launchers import Launcher, uris
 from kubeballoon.core.demand import GuestStatistics
 
@@ -30,7 +32,12 @@ R = TypeVar("R")
 
 DEADLINE = 5.0  # seconds; a call takes milliseconds
 CONNECT_DEADLINE = 10.0
+AGENT_SECONDS = 5  # a guest's agent has to answer; libvirt gives up then
+AGENT_DEADLINE = 12.0  # seconds; another client's command may be waited for first
 _KIB = 1024
+_CHANNEL = "/guest"  # no pod's uid has a slash
+_REMOVABLE = "/machine/peripheral/"
+_ABSENT = (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
 _GONE = frozenset(
     {
         libvirt.VIR_ERR_NO_DOMAIN,
@@ -130,33 +137,56 @@ class LibvirtHypervisor:
 
     async def connect(self, launcher: Launcher, domain: str) -> LibvirtDomain:
         """See ``Hypervisor.connect``."""
-        thread = self._threads.get(launcher.pod)
-        if thread is None:
-            thread = self._threads[launcher.pod] = CallThread(f"libvirt {domain}")
-        try:
-            connection, found = await thread.call(CONNECT_DEADLINE, _connect, launcher, domain)
-            layout = await thread.call(DEADLINE, _layout, found)
-        except libvirt.libvirtError as error:
-            raise _translate(error) from error
-        except OSError as error:
-            raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror}") from error
-        return LibvirtDomain(thread, connection, found, layout)
+        thread = self._thread(launcher.pod, f"libvirt {domain}")
+        connection, found, xml = await _reach(thread, launcher, domain)
+        return LibvirtDomain(thread, connection, found, _layout(xml))
+
+    async def open(self, launcher: Launcher, domain: str) -> LibvirtChannel:
+        """See ``Hypervisor.open``."""
+        thread = self._thread(f"{launcher.pod}{_CHANNEL}", f"guest {domain}")
+        connection, found, xml = await _reach(thread, launcher, domain)
+        return LibvirtChannel(thread, connection, found, xml)
 
     def forget(self, pod: str) -> None:
         """See ``Hypervisor.forget``."""
-        thread = self._threads.pop(pod, None)
-        if thread is not None:
-            thread.end()
+        for key in (pod, f"{pod}{_CHANNEL}"):
+            thread = self._threads.pop(key, None)
+            if thread is not None:
+                thread.end()
+
+    def _thread(self, key: str, name: str) -> CallThread:
+        thread = self._threads.get(key)
+        if thread is None:
+            thread = self._threads[key] = CallThread(name)
+        return thread
 
 
-class LibvirtDomain:
-    """One VM, connected; see ``Domain``."""
+class _Connected:
+    """One VM, connected: calls are made in one thread, each with a deadline."""
 
-    def __init__(self, thread: CallThread, connection: Any, domain: Any, layout: _Layout) -> None:
+    def __init__(self, thread: CallThread, connection: Any, domain: Any) -> None:
         """Take over a connection that was made in ``thread``."""
         self._thread = thread
         self._connection = connection
         self._domain = domain
+
+    def close(self) -> None:
+        """See ``Domain.close``."""
+        self._thread.post(self._connection.close)
+
+    async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await self._thread.call(DEADLINE, function, *args, **kwargs)
+        except libvirt.libvirtError as error:
+            raise _translate(error) from error
+
+
+class LibvirtDomain(_Connected):
+    """See ``Domain``."""
+
+    def __init__(self, thread: CallThread, connection: Any, domain: Any, layout: _Layout) -> None:
+        """Take over a connection that was made in ``thread``."""
+        super().__init__(thread, connection, domain)
         self._layout = layout
 
     async def sample(self) -> Sample:
@@ -180,18 +210,74 @@ class LibvirtDomain:
         await self._call(self._domain.setMemoryFlags, max(0, of_boot), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     async def set_statistics_period(self, seconds: int) -> None:
-        """See ``Domain.set_statistics_period``."""
+        """See ``Domain.set_statistics_period``; without a balloon nothing reports."""
+        if not self._layout.balloon:
+            return
         await self._call(self._domain.setMemoryStatsPeriod, seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
-    def close(self) -> None:
-        """See ``Domain.close``."""
-        self._thread.post(self._connection.close)
 
-    async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+class LibvirtChannel(_Connected):
+    """See ``Channel``."""
+
+    def __init__(self, thread: CallThread, connection: Any, domain: Any, xml: ET.Element) -> None:
+        """Take over a connection that was made in ``thread``."""
+        super().__init__(thread, connection, domain)
+        balloon = xml.find("./devices/memballoon")
+        self.reports_free_pages = balloon is not None and balloon.get("freePageReporting") == "on"
+        self.emulated = xml.get("type") == "qemu"
+
+    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """See ``Channel.command``."""
+        text = json.dumps({"execute": name, "arguments": dict(arguments)} if arguments else {"execute": name})
+        ask = partial(libvirt_qemu.qemuAgentCommand, self._domain, text, AGENT_SECONDS, 0)
         try:
-            return await self._thread.call(DEADLINE, function, *args, **kwargs)
+            answer = await self._thread.call(AGENT_DEADLINE, ask)
+        except HungError as error:
+            raise AgentError("GuestAgentHung", str(error)) from error
         except libvirt.libvirtError as error:
-            raise _translate(error) from error
+            raise _translate_agent(error) from error
+        return json.loads(answer)["return"]
+
+    async def plugged(self) -> Plugged:
+        """See ``Channel.plugged``."""
+        _, _, _, _, nanoseconds = await self._call(self._domain.info)
+        counted = await self._call(self._domain.vcpusFlags, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        slots = await self._monitor("query-hotpluggable-cpus")
+        # QEMU lists the last one first; one that is part of the machine has no name of its own.
+        paths = [slot["qom-path"] for slot in slots if slot.get("qom-path", "").startswith(_REMOVABLE)]
+        names = tuple(path.removeprefix(_REMOVABLE) for path in paths)
+        return Plugged(counted, names, nanoseconds / 1e9)
+
+    async def unplug(self, name: str) -> None:
+        """See ``Channel.unplug``.
+
+        By QEMU's own command: libvirt's call holds all other calls for the VM up until the guest has followed, or for
+        five seconds. libvirt learns from QEMU's event either way.
+        """
+        await self._monitor("device_del", {"id": name})
+
+    async def plug(self, count: int) -> None:
+        """See ``Channel.plug``."""
+        await self._call(self._domain.setVcpusFlags, count, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    async def _monitor(self, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        text = json.dumps({"execute": name, **({"arguments": dict(arguments)} if arguments else {})})
+        answer: dict[str, Any] = json.loads(await self._call(libvirt_qemu.qemuMonitorCommand, self._domain, text, 0))
+        if "error" in answer:
+            raise HypervisorError(f"QEMU: {answer['error'].get('desc', name)}")
+        return answer["return"]
+
+
+async def _reach(thread: CallThread, launcher: Launcher, name: str) -> tuple[Any, Any, ET.Element]:
+    """A connection, the domain, and what it is made of."""
+    try:
+        connection, domain = await thread.call(CONNECT_DEADLINE, _connect, launcher, name)
+        xml = await thread.call(DEADLINE, domain.XMLDesc)
+    except libvirt.libvirtError as error:
+        raise _translate(error) from error
+    except OSError as error:
+        raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror}") from error
+    return connection, domain, _parse(xml)
 
 
 def _connect(launcher: Launcher, name: str) -> tuple[Any, Any]:
@@ -228,8 +314,11 @@ class _Layout:
     resizable: bool
 
 
-def _layout(domain: Any) -> _Layout:
-    tree = ET.fromstring(domain.XMLDesc())  # noqa: S314 - libvirt's own XML
+def _parse(xml: str) -> ET.Element:
+    return ET.fromstring(xml)  # noqa: S314 - libvirt's own XML
+
+
+def _layout(tree: ET.Element) -> _Layout:
     balloon = tree.find("./devices/memballoon")
     devices = tree.findall("./devices/memory[@model='virtio-mem']")
     most = int(tree.findtext("./memory", "0"))
@@ -246,7 +335,7 @@ def _look(domain: Any, layout: _Layout) -> tuple[int, dict[str, int], _Layout]:
     """The domain's state and statistics, and its layout, read anew where it can have changed."""
     state, most, *_ = domain.info()
     if layout.resizable or most != layout.most:
-        layout = _layout(domain)
+        layout = _layout(_parse(domain.XMLDesc()))
     return state, domain.memoryStats(), layout
 
 
@@ -273,3 +362,17 @@ def _translate(error: libvirt.libvirtError) -> HypervisorError:
     message = " ".join(str(error).split())
     kind = GoneError if error.get_error_code() in _GONE else HypervisorError
     return kind(f"libvirt: {message}")
+
+
+def _translate_agent(error: libvirt.libvirtError) -> HypervisorError:
+    """What a failed command of the guest's agent means; libvirt has few codes for it."""
+    code, message = error.get_error_code(), " ".join(str(error).split())
+    if code in _ABSENT or (code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE and "not connected" in message):
+        return AgentError("GuestAgentAbsent", "its guest runs no QEMU guest agent")
+    if code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+        return AgentError("GuestAgentHung", f"its guest agent did not answer within {AGENT_SECONDS}s")
+    if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+        return AgentError("GuestAgentBusy", "its guest agent is busy with another client")
+    if code == libvirt.VIR_ERR_INTERNAL_ERROR and "unable to execute QEMU agent command" in message:
+        return AgentError("GuestAgentRefused", f"its guest agent refused: {message.rpartition(': ')[2]}")
+    return _translate(error)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from kubeballoon.agent import report
+from kubeballoon.agent.attendant import Attendants
 from kubeballoon.agent.host import Host, HostError, HostMemory
 from kubeballoon.agent.hypervisor import Hypervisor
 from kubeballoon.agent.instance import read
@@ -80,6 +81,7 @@ class Agent:
         self._stale = True  # whether VMs or policies changed since they were last read
         self._look = asyncio.Event()
         self._news = asyncio.Event()
+        self._attendants = Attendants(hypervisor, settings.pods, self._news.set)
         self._written: NodePressureStatus | None = None
         self._written_at = 0.0
         self._beats = {"guard": self._clock(), "report": self._clock()}
@@ -114,7 +116,7 @@ class Agent:
             keeping = [task for _, task in self._keepers.values()]
             for task in keeping:
                 task.cancel()
-            await asyncio.gather(*keeping, return_exceptions=True)
+            await asyncio.gather(*keeping, self._attendants.close(), return_exceptions=True)
 
     def _changed(self) -> None:
         self._stale = True
@@ -148,13 +150,14 @@ class Agent:
     def _match_keepers(self) -> None:
         """One keeper for each VM that runs here, with what is asked of it now."""
         ended = [uid for uid, (_, task) in self._keepers.items() if task.done()]
-        if not self._stale and not ended:
+        if not self._stale and not ended and not self._attendants.ended:
             return
         self._stale = False
         self._policies = _read_policies(self._known.objects())
         running = {
             instance.uid: instance for vmi in self._vms.objects() if (instance := read(vmi, self._node)) is not None
         }
+        self._attendants.match(running)
         for uid in ended:
             keeper, task = self._keepers.pop(uid)
             _log.error("%s: its keeper ended: %r", keeper.instance.domain, task.exception())
@@ -162,8 +165,8 @@ class Agent:
             self._keepers.pop(uid)[1].cancel()
         for uid, instance in running.items():
             if uid not in self._keepers:
-                looks = self.metrics.looks.time
-                keeper = Keeper(instance, self._hypervisor, self._settings, self._news.set, timed=looks)
+                reached_by, looks = self._attendants.hypervisor(uid), self.metrics.looks.time
+                keeper = Keeper(instance, reached_by, self._settings, self._news.set, timed=looks)
                 self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
             self._keepers[uid][0].update(instance, self._policies.get(instance.policy or ""))
         self._news.set()
@@ -187,7 +190,7 @@ class Agent:
             await asyncio.sleep(SETTLE)
 
     async def _report(self, memory: HostMemory) -> None:
-        status = self.metrics.status = self._compose(memory)
+        status = self.metrics.status = await self._attendants.complete(self._compose(memory))
         due = self._clock() - self._written_at >= HEARTBEAT
         if due or report.is_news(self._written, status):
             await self._write(status)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from kubeballoon import __version__
+from kubeballoon.agent import attendant
 from kubeballoon.agent.host import HostMemory
 from kubeballoon.agent.keeper import Keeper, View, describe
 from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, Status, set_conditions
@@ -64,6 +65,8 @@ def is_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
     """Whether the controller could decide otherwise because of what changed."""
     if before is None or before.state is not now.state or before.conditions != now.conditions:
         return True
+    if attendant.is_news(before, now):
+        return True
     whole = now.memory.total
     figures = ("available", "other", "reserve", "total")
     if any(_moved(getattr(before.memory, name), getattr(now.memory, name), whole) for name in figures):
@@ -77,7 +80,7 @@ def is_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
 def _is_vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) -> bool:
     if before is None:
         return True
-    figures = {"actual", "resident", "need", "guest", "message"}
+    figures = {"actual", "resident", "need", "guest", "message", "processors"}
     if before.model_dump(exclude=figures) != now.model_dump(exclude=figures):
         return True
     return any(_moved(getattr(before, name), getattr(now, name), now.size) for name in ("actual", "resident", "need"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
@@ -30,3 +33,12 @@ def format_duration(seconds: float) -> str:
     if rest or not text:
         text += f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
     return text
+
+
+def _check(value: Any) -> str:
+    parse_duration(value)
+    return str(value)
+
+
+Duration = Annotated[str, BeforeValidator(_check), WithJsonSchema({"type": "string", "maxLength": 32})]
+"""A duration, kept as the user wrote it; ``parse_duration`` reads it."""

@@ -14,6 +14,7 @@ _SUFFIXES = {
     **{suffix: 1000**power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
 }
 _QUANTITY = re.compile(r"^(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?P<suffix>[KMGTPE]i|[kMGTPE]|[eE][+-]?[0-9]+)?$")
+_COUNT = re.compile(r"^[1-9][0-9]{0,3}$")
 _PERCENT = re.compile(r"^(100|[1-9]?[0-9])%$")
 
 
@@ -58,8 +59,26 @@ def parse_amount(value: str | int) -> tuple[int | None, int | None]:
     return parse_quantity(value), None
 
 
+def parse_count(value: str | int) -> tuple[int | None, int | None]:
+    """A number of processors or a percentage as (count, None) or (None, percent).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str) and value.endswith("%"):
+        return parse_amount(value)
+    if _COUNT.match(str(value)) is None:
+        raise ValueError(f"{value!r} is not a whole number of processors such as 2")
+    return int(value), None
+
+
 def _check_amount(value: Any) -> str:
     parse_amount(value)
+    return str(value)
+
+
+def _check_count(value: Any) -> str:
+    parse_count(value)
     return str(value)
 
 
@@ -79,3 +98,6 @@ Quantity = Annotated[
 
 Amount = Annotated[str, BeforeValidator(_check_amount), WithJsonSchema(QUANTITY_SCHEMA)]
 """A quantity or a percentage, kept as the user wrote it; ``parse_amount`` reads it."""
+
+Count = Annotated[str, BeforeValidator(_check_count), WithJsonSchema(QUANTITY_SCHEMA)]
+"""A number of processors or a percentage, kept as the user wrote it; ``parse_count`` reads it."""

@@ -6,16 +6,29 @@ where either is malformed.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from kubeballoon.api.quantity import parse_amount, parse_quantity
+
+_COUNT = "^[1-9][0-9]{0,3}$"
+_DURATION = "^([0-9]+([.][0-9]+)?(ms|s|m|h))+$"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of x-kubernetes-validations, relative to the object it stands on."""
+    """One entry of x-kubernetes-validations, relative to the object it stands on.
+
+    Attributes:
+        holds: the same rule for where no API server is asked: whether an object, as written, keeps it.
+    """
 
     rule: str
     message: str
     field: str | None = None
+    holds: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
     def to_wire(self) -> dict[str, str]:
         """JSON-ready."""
@@ -29,6 +42,7 @@ def amount(field: str) -> Rule:
         f"!has(self.{field}) || {_is_percentage(field)} || {_is_quantity(field)}",
         f"{field} must be a whole quantity of bytes such as 2Gi, or a percentage from 0% to 100%",
         field,
+        lambda written: field not in written or _amount(written[field]) is not None,
     )
 
 
@@ -38,6 +52,37 @@ def positive_quantity(field: str) -> Rule:
         f"!has(self.{field}) || ({_is_quantity(field)} && quantity({_text(field)}).asInteger() > 0)",
         f"{field} must be a positive quantity of bytes such as 256Mi",
         field,
+        lambda written: field not in written or _is_positive(written[field]),
+    )
+
+
+def count(field: str) -> Rule:
+    """A number of processors from 1, or a percentage from 0% to 100%."""
+    return Rule(
+        f"!has(self.{field}) || {_is_percentage(field)} || {_is_count(field)}",
+        f"{field} must be a whole number of processors such as 2, or a percentage from 0% to 100%",
+        field,
+        lambda written: field not in written or _is_counted(written[field]),
+    )
+
+
+def ordered(lower: str, upper: str) -> Rule:
+    """Two plain numbers in order."""
+    return Rule(
+        f"self.{lower} <= self.{upper}",
+        f"{lower} must not exceed {upper}",
+        lower,
+        lambda written: lower not in written or upper not in written or written[lower] <= written[upper],
+    )
+
+
+def duration(field: str) -> Rule:
+    """A duration as Go writes it."""
+    return Rule(
+        f"!has(self.{field}) || self.{field}.matches('{_DURATION}')",
+        f"{field} must be a duration such as 5m, 90s or 1h30m",
+        field,
+        lambda written: field not in written or re.fullmatch(_DURATION, str(written[field])) is not None,
     )
 
 
@@ -51,6 +96,7 @@ def not_above(lower: str, upper: str) -> Rule:
         f"quantity({_text(lower)}).compareTo(quantity({_text(upper)})) <= 0 : true)",
         f"{lower} must not exceed {upper}",
         lower,
+        lambda written: _in_order(_amount(written.get(lower)), _amount(written.get(upper))),
     )
 
 
@@ -69,3 +115,33 @@ def _is_percentage(field: str) -> str:
 def _is_quantity(field: str) -> str:
     text = _text(field)
     return f"(isQuantity({text}) && quantity({text}).isInteger() && quantity({text}).asInteger() >= 0)"
+
+
+def _is_count(field: str) -> str:
+    return f"{_text(field)}.matches('{_COUNT}')"
+
+
+def _amount(value: Any) -> tuple[int | None, int | None] | None:
+    """Bytes and percent as ``parse_amount`` reads them; None where the value is neither, or absent."""
+    try:
+        return parse_amount(value)
+    except ValueError:
+        return None
+
+
+def _is_counted(value: Any) -> bool:
+    amount = _amount(value)
+    return re.fullmatch(_COUNT, str(value)) is not None or (amount is not None and amount[1] is not None)
+
+
+def _is_positive(value: Any) -> bool:
+    try:
+        return parse_quantity(value) > 0
+    except ValueError:
+        return False
+
+
+def _in_order(lower: tuple[int | None, int | None] | None, upper: tuple[int | None, int | None] | None) -> bool:
+    if lower is None or upper is None:
+        return True
+    return all(least is None or most is None or least <= most for least, most in zip(lower, upper, strict=True))

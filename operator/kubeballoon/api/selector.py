@@ -30,6 +30,7 @@ class Requirement(ApiModel):
             "(!has(self.values) || size(self.values) == 0)",
             "values must be given for operators In and NotIn, and only for those",
             "values",
+            lambda written: bool(written.get("values")) == (written.get("operator") in ("In", "NotIn")),
         ),
     )
 

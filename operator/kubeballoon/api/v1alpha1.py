@@ -1,4 +1,4 @@
-"""MemoryPolicy and NodePressure: the sole source of the CRDs in crds/."""
+"""MemoryPolicy, ProcessorPolicy and NodePressure: the sole source of the CRDs in crds/."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from kubeballoon.api import rules
+from kubeballoon.api.duration import Duration
 from kubeballoon.api.meta import ApiModel, Condition, ObjectMeta, Time
 from kubeballoon.api.names import GROUP, VERSION
-from kubeballoon.api.quantity import Amount, Quantity
+from kubeballoon.api.quantity import Amount, Count, Quantity
 from kubeballoon.api.selector import LabelSelector
 
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -76,6 +77,67 @@ class PolicySelector(ApiModel):
     )
 
 
+class PolicySpec(ApiModel):
+    """What every policy says: which VMs it is for, and how it fares against other policies."""
+
+    selector: PolicySelector
+    priority: int = Field(
+        default=0,
+        ge=-1_000_000,
+        le=1_000_000,
+        description="Of the policies that select a VM the one with the highest priority governs it; ties go to the "
+        "name that sorts first.",
+    )
+    mode: Mode = Mode.ENFORCE
+    owner_exclusion: OwnerExclusion = OwnerExclusion.ALLOW
+
+
+class Exclusion(ApiModel):
+    """How many VMs are left out for one reason."""
+
+    reason: str
+    count: int
+
+
+class PolicyStatus(ApiModel):
+    """What a policy does at present."""
+
+    observed_generation: int = 0
+    matched: int = Field(default=0, description="VMs that the selector selects.")
+    governed: int = Field(default=0, description="Of those, the VMs this policy governs.")
+    excluded: list[Exclusion] = Field(
+        default_factory=list,
+        description="Of the governed VMs, those that are left alone, by reason.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["reason"]},
+    )
+    conditions: Conditions
+
+
+class Policy(Resource):
+    """A policy of either kind."""
+
+    kind: str
+    spec: PolicySpec
+    status: PolicyStatus | None = None
+
+
+def _policy_columns(taken: PrinterColumn) -> tuple[PrinterColumn, ...]:
+    """A policy's columns; ``taken`` says how much it takes."""
+    return (
+        PrinterColumn(name="Mode", type="string", json_path=".spec.mode"),
+        PrinterColumn(name="Priority", type="integer", json_path=".spec.priority"),
+        PrinterColumn(name="Governed", type="integer", json_path=".status.governed"),
+        taken,
+        PrinterColumn(name="Ready", type="string", json_path='.status.conditions[?(@.type=="Ready")].status'),
+        PrinterColumn(name="Reason", type="string", json_path='.status.conditions[?(@.type=="Ready")].reason'),
+        PrinterColumn(name="Matched", type="integer", json_path=".status.matched", priority=1),
+        PrinterColumn(
+            name="Message", type="string", json_path='.status.conditions[?(@.type=="Ready")].message', priority=1
+        ),
+        PrinterColumn(name="Age", type="date", json_path=".metadata.creationTimestamp"),
+    )
+
+
 class MemorySettings(ApiModel):
     """How much memory each selected VM is guaranteed, may use, and how it fares against the others."""
 
@@ -104,80 +166,150 @@ class MemorySettings(ApiModel):
     )
 
 
+class ReclaimMethod(StrEnum):
+    """Balloon reserves memory through the guest's balloon driver, GuestAgent through a program in the guest.
+
+    Auto takes the program where there is no driver. Where nobody installed it Auto does what Balloon does, so it is the
+    default.
+    """
+
+    BALLOON = "Balloon"
+    GUEST_AGENT = "GuestAgent"
+    AUTO = "Auto"
+
+
 class ReclaimSettings(ApiModel):
-    """When and how fast memory is taken back."""
+    """When, how and how fast memory is taken back."""
 
     rules = (rules.positive_quantity("maxRate"),)
 
     when: When = When.OVERCOMMITTED
+    method: ReclaimMethod = ReclaimMethod.AUTO
     max_rate: Quantity | None = Field(
         default=None,
         description="The most that is taken from one VM in a second. Left out, the guest's own pace decides.",
     )
 
 
-class MemoryPolicySpec(ApiModel):
+class MemoryPolicySpec(PolicySpec):
     """What the administrator wants."""
 
-    selector: PolicySelector
-    priority: int = Field(
-        default=0,
-        ge=-1_000_000,
-        le=1_000_000,
-        description="Of the policies that select a VM the one with the highest priority governs it; ties go to the "
-        "name that sorts first.",
-    )
-    mode: Mode = Mode.ENFORCE
-    owner_exclusion: OwnerExclusion = OwnerExclusion.ALLOW
     memory: MemorySettings = Field(default_factory=MemorySettings, json_schema_extra={"default": {}})
     reclaim: ReclaimSettings = Field(default_factory=ReclaimSettings, json_schema_extra={"default": {}})
 
 
-class Exclusion(ApiModel):
-    """How many VMs are left out for one reason."""
-
-    reason: str
-    count: int
-
-
-class MemoryPolicyStatus(ApiModel):
+class MemoryPolicyStatus(PolicyStatus):
     """What the policy does at present."""
 
-    observed_generation: int = 0
-    matched: int = Field(default=0, description="VMs that the selector selects.")
-    governed: int = Field(default=0, description="Of those, the VMs this policy governs.")
-    excluded: list[Exclusion] = Field(
-        default_factory=list,
-        description="Of the governed VMs, those that are not ballooned, by reason.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["reason"]},
-    )
     reserved: Quantity = Field(default=0, description="Memory taken back from the governed VMs.")
-    conditions: Conditions
 
 
-class MemoryPolicy(Resource):
+class MemoryPolicy(Policy):
     """MemoryPolicy says how much memory VMs are guaranteed and may use, and when it is taken back from them."""
 
     plural = "memorypolicies"
     short_names = ("mempol",)
-    columns = (
-        PrinterColumn(name="Mode", type="string", json_path=".spec.mode"),
-        PrinterColumn(name="Priority", type="integer", json_path=".spec.priority"),
-        PrinterColumn(name="Governed", type="integer", json_path=".status.governed"),
-        PrinterColumn(name="Reserved", type="string", json_path=".status.reserved"),
-        PrinterColumn(name="Ready", type="string", json_path='.status.conditions[?(@.type=="Ready")].status'),
-        PrinterColumn(name="Reason", type="string", json_path='.status.conditions[?(@.type=="Ready")].reason'),
-        PrinterColumn(name="Matched", type="integer", json_path=".status.matched", priority=1),
-        PrinterColumn(
-            name="Message", type="string", json_path='.status.conditions[?(@.type=="Ready")].message', priority=1
-        ),
-        PrinterColumn(name="Age", type="date", json_path=".metadata.creationTimestamp"),
-    )
+    columns = _policy_columns(PrinterColumn(name="Reserved", type="string", json_path=".status.reserved"))
 
     api_version: Literal["kubeballoon.io/v1alpha1"] = "kubeballoon.io/v1alpha1"
     kind: Literal["MemoryPolicy"] = "MemoryPolicy"
     spec: MemoryPolicySpec
     status: MemoryPolicyStatus | None = None
+
+
+class ProcessorSettings(ApiModel):
+    """How many processors each selected VM is guaranteed, may use, and how it fares against the others."""
+
+    rules = (rules.count("min"), rules.count("max"), rules.not_above("min", "max"))
+
+    min: Count = Field(
+        default="50%",
+        description="What each VM is guaranteed: a number of processors, or a percentage of the VM's, rounded up. "
+        "No VM is left with less than one.",
+    )
+    max: Count = Field(
+        default="100%",
+        description="What each VM may use at most: a number of processors, or a percentage of the VM's, rounded up.",
+    )
+    shares: int = Field(
+        default=1000, ge=1, le=1_000_000, description="The relative claim of each of a VM's processors."
+    )
+
+
+class Threshold(ApiModel):
+    """Percentages between which what has started goes on, and what has ended stays ended."""
+
+    rules = (rules.ordered("end", "start"),)
+
+    start: int = Field(ge=1, le=100, description="From here on the node is short of processors.")
+    end: int = Field(ge=1, le=100, description="Below this it no longer is.")
+
+
+class TriggerSettings(ApiModel):
+    """When processors are taken.
+
+    Pressure starts when stall and usage have both reached their start, and ends when both are below their end.
+    """
+
+    when: When = Field(
+        default=When.UNDER_PRESSURE,
+        description="UnderPressure waits for the node to run short; Overcommitted keeps the VMs' processors within the "
+        "node's at all times.",
+    )
+    stall: Threshold = Field(
+        default=Threshold(start=25, end=10),
+        description="Percent of the last ten seconds in which some task waited for a processor.",
+        json_schema_extra={"default": {"start": 25, "end": 10}},
+    )
+    usage: Threshold = Field(
+        default=Threshold(start=90, end=70),
+        description="Percent of the node's processors in use.",
+        json_schema_extra={"default": {"start": 90, "end": 70}},
+    )
+
+
+class ProcessorMethod(StrEnum):
+    """Driver unplugs a processor through ACPI: the guest kernel's driver gives it up, and its thread leaves the node.
+
+    GuestAgent has the guest take it offline. Auto takes the guest agent where it answers, for that is undone at once,
+    else the driver.
+    """
+
+    DRIVER = "Driver"
+    GUEST_AGENT = "GuestAgent"
+    AUTO = "Auto"
+
+
+class ProcessorPolicySpec(PolicySpec):
+    """What the administrator wants."""
+
+    rules = (rules.duration("coolDown"),)
+
+    processors: ProcessorSettings = Field(default_factory=ProcessorSettings, json_schema_extra={"default": {}})
+    trigger: TriggerSettings = Field(default_factory=TriggerSettings, json_schema_extra={"default": {}})
+    method: ProcessorMethod = ProcessorMethod.AUTO
+    cool_down: Duration = Field(
+        default="5m", description="How long a VM's processors stay as they are after a change: a duration such as 5m."
+    )
+
+
+class ProcessorPolicyStatus(PolicyStatus):
+    """What the policy does at present."""
+
+    taken: int = Field(default=0, description="Processors taken from the governed VMs.")
+
+
+class ProcessorPolicy(Policy):
+    """ProcessorPolicy says how many processors VMs are guaranteed and may use, and when they are taken from them."""
+
+    plural = "processorpolicies"
+    short_names = ("cpupol",)
+    columns = _policy_columns(PrinterColumn(name="Taken", type="integer", json_path=".status.taken"))
+
+    api_version: Literal["kubeballoon.io/v1alpha1"] = "kubeballoon.io/v1alpha1"
+    kind: Literal["ProcessorPolicy"] = "ProcessorPolicy"
+    spec: ProcessorPolicySpec
+    status: ProcessorPolicyStatus | None = None
 
 
 class NodeState(StrEnum):
@@ -198,11 +330,27 @@ class NodeMemory(ApiModel):
     reserve: Quantity = Field(description="What is kept free: the threshold of state High.")
 
 
+class NodeProcessors(ApiModel):
+    """The node's processors."""
+
+    count: int
+    usage: Percent = Field(default=0, description="Percent of them in use, over about ten seconds.")
+    stall: Percent = Field(default=0, description="Percent of the last ten seconds in which some task waited for one.")
+
+
 class Stall(ApiModel):
     """Pressure stall information: percent of the last ten seconds in which some, or all, tasks waited for memory."""
 
     some: Percent = 0
     full: Percent = 0
+
+
+class Regain(StrEnum):
+    """How a node gets memory back that a program in a guest has reserved; None: not at all."""
+
+    KSM = "KSM"
+    FREE_PAGE_REPORTING = "FreePageReporting"
+    NONE = "None"
 
 
 class GuestReport(ApiModel):
@@ -215,6 +363,27 @@ class GuestReport(ApiModel):
     swap_in: Quantity | None = None
     swap_out: Quantity | None = None
     major_faults: int | None = None
+
+
+class ProcessorReport(ApiModel):
+    """A VM's processors as its node's agent sees them."""
+
+    size: int = Field(description="How many the VM was given.")
+    online: int | None = Field(default=None, description="How many its guest uses now.")
+    offlinable: int | None = Field(default=None, description="How many of those its guest could give up.")
+    usage: int | None = Field(
+        default=None, description="Percent of one of the node's processors: 250 is two and a half."
+    )
+    target: int | None = Field(default=None, description="The request in force.")
+    policy: str | None = Field(default=None, description="The policy the request came from.")
+    requested_method: ProcessorMethod = Field(
+        default=ProcessorMethod.AUTO, description="How the request is to be carried out."
+    )
+    method: ProcessorMethod | None = Field(default=None, description="What carries it out.")
+    eligible: bool = Field(default=True, description="Whether processors may be taken from the VM.")
+    responsive: bool = Field(default=True, description="Whether its guest follows requests.")
+    reason: str | None = Field(default=None, description="Why it is not eligible or not responsive: one word.")
+    message: str | None = Field(default=None, description="Why it has what it has.", max_length=1024)
 
 
 class VirtualMachineReport(ApiModel):
@@ -241,7 +410,19 @@ class VirtualMachineReport(ApiModel):
     reason: str | None = Field(default=None, description="Why it is not eligible or not responsive: one word.")
     message: str | None = Field(default=None, description="Why it has what it has.", max_length=1024)
     owner_excluded: bool = Field(default=False, description="Its owner asks for it to be left alone.")
+    requested_method: ReclaimMethod = Field(
+        default=ReclaimMethod.AUTO, description="How memory is to be reserved in the guest."
+    )
+    method: ReclaimMethod | None = Field(default=None, description="What reserves it.")
+    claimed: Quantity | None = Field(
+        default=None,
+        description="What the program in the guest says it holds. What the node regained of it shows in resident.",
+    )
+    regained_by: Regain | None = Field(
+        default=None, description="How the node gets back what the program in the guest has reserved."
+    )
     guest: GuestReport | None = None
+    processors: ProcessorReport | None = None
 
 
 class NodePressureStatus(ApiModel):
@@ -250,6 +431,7 @@ class NodePressureStatus(ApiModel):
     observed_at: Time = Field(description="When the agent last looked and wrote.")
     agent_version: str = ""
     memory: NodeMemory
+    processors: NodeProcessors | None = None
     stall: Stall = Field(default_factory=Stall)
     state: NodeState = NodeState.HIGH
     virtual_machines: list[VirtualMachineReport] = Field(
@@ -281,4 +463,4 @@ class NodePressure(Resource):
     status: NodePressureStatus | None = None
 
 
-KINDS: tuple[type[Resource], ...] = (MemoryPolicy, NodePressure)
+KINDS: tuple[type[Resource], ...] = (MemoryPolicy, ProcessorPolicy, NodePressure)

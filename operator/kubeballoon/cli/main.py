@@ -19,7 +19,7 @@ from kubeballoon.cli.output import Output, warn
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; what a user can mend is said in one line."""
     commands = parser()
-    argcomplete.autocomplete(commands)
+    argcomplete.autocomplete(commands, always_complete_options=False)
     options = commands.parse_args(arguments)
     if options.command == "release" and options.all == (options.what is not None):
         commands.error("release takes a NODE, a VM or --all")

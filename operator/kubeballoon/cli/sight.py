@@ -38,7 +38,7 @@ class Sight:
     nodes: tuple[NodePressure, ...]
     now: datetime
 
-    def governance(self, report: VirtualMachineReport) -> Governance:
+    def governance(self, report: VirtualMachineReport) -> Governance[MemoryPolicy]:
         """Which policies select a VM."""
         return govern(self.policies, report.labels, self.namespaces.get(report.namespace, {}))
 

@@ -7,6 +7,7 @@ from kubeballoon.api.names import GROUP, VERSION
 _OURS = f"/apis/{GROUP}/{VERSION}"
 
 MEMORY_POLICIES = f"{_OURS}/memorypolicies"
+PROCESSOR_POLICIES = f"{_OURS}/processorpolicies"
 NODE_PRESSURES = f"{_OURS}/nodepressures"
 NAMESPACES = "/api/v1/namespaces"
 NODES = "/api/v1/nodes"
@@ -18,9 +19,9 @@ def ours(plural: str) -> str:
     return f"{_OURS}/{plural}"
 
 
-def memory_policy_status(name: str) -> str:
-    """A policy's status."""
-    return f"{MEMORY_POLICIES}/{name}/status"
+def policy_status(policies: str, name: str) -> str:
+    """The status of one of the collection ``policies``."""
+    return f"{policies}/{name}/status"
 
 
 def node_pressure(name: str) -> str:

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from kubeballoon.api.quantity import parse_amount
-from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, OwnerExclusion, VirtualMachineReport
-from kubeballoon.core import model
+from kubeballoon.api.duration import parse_duration
+from kubeballoon.api.quantity import parse_amount, parse_count
+from kubeballoon.api.v1alpha1 import (
+    MemoryPolicy,
+    NodePressureStatus,
+    OwnerExclusion,
+    Policy,
+    ProcessorPolicy,
+    ProcessorReport,
+    ReclaimMethod,
+    Threshold,
+    VirtualMachineReport,
+)
+from kubeballoon.core import model, processors
+
+P = TypeVar("P", bound=Policy)
 
 OWNER_EXCLUDED = "OwnerExcluded"
+NO_BALLOON = "NoBalloon"
 RELEASED = "Released"
 SILENT = 180.0  # seconds without a report, three heartbeats, after which nothing is decided for a node
 
 
 @dataclass(frozen=True, slots=True)
-class Governance:
+class Governance(Generic[P]):
     """Which policies select a VM, first the one that governs it.
 
     Attributes:
         tied: whether the next one has the same priority, so that only its name kept it from governing.
     """
 
-    policies: tuple[MemoryPolicy, ...] = ()
+    policies: tuple[P, ...] = ()
     tied: bool = False
 
     @property
-    def governing(self) -> MemoryPolicy | None:
+    def governing(self) -> P | None:
         """The policy that governs, if any selects the VM."""
         return self.policies[0] if self.policies else None
 
@@ -36,7 +51,7 @@ class Requested:
     """What was last requested of a VM.
 
     Attributes:
-        target: bytes, None when nothing is requested.
+        target: bytes or processors, None when nothing is requested.
         change: the target's last move.
     """
 
@@ -44,9 +59,7 @@ class Requested:
     change: model.Change | None = None
 
 
-def govern(
-    policies: Sequence[MemoryPolicy], labels: Mapping[str, str], namespace_labels: Mapping[str, str]
-) -> Governance:
+def govern(policies: Sequence[P], labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> Governance[P]:
     """Highest priority first, then by name."""
     matching = [
         policy
@@ -88,6 +101,23 @@ def exclusion(
     """
     if not report.eligible:
         return report.reason or "Ineligible", report.message or "its node's agent cannot balloon it"
+    only_balloon = policy is not None and policy.spec.reclaim.method is ReclaimMethod.BALLOON
+    if only_balloon and report.method is ReclaimMethod.GUEST_AGENT:
+        return NO_BALLOON, "it has no balloon that follows, and its policy asks for one"
+    return _set_aside(report, policy, released=released)
+
+
+def processor_exclusion(
+    report: VirtualMachineReport, policy: ProcessorPolicy | None, *, released: bool = False
+) -> tuple[str, str] | None:
+    """Why no processor must be taken from a VM, as (reason, message); see ``exclusion``."""
+    seen = _processors(report)
+    if not seen.eligible:
+        return seen.reason or "Ineligible", seen.message or "its node's agent cannot take its processors"
+    return _set_aside(report, policy, released=released)
+
+
+def _set_aside(report: VirtualMachineReport, policy: Policy | None, *, released: bool) -> tuple[str, str] | None:
     if released:
         return RELEASED, "its node is released by an administrator"
     if policy is not None and policy.metadata.released:
@@ -96,6 +126,13 @@ def exclusion(
     if report.owner_excluded and allowed:
         return OWNER_EXCLUDED, "its owner excluded it"
     return None
+
+
+def _processors(report: VirtualMachineReport) -> ProcessorReport:
+    """What is reported of a VM's processors; an agent of an older version says nothing."""
+    return report.processors or ProcessorReport(
+        size=1, eligible=False, reason="NotReported", message="its node's agent reports no processors"
+    )
 
 
 def core_vm(
@@ -162,4 +199,62 @@ def core_node(
             core_vm(report, governing(report), requested.get(report.uid), released=released)
             for report in status.virtual_machines
         ),
+    )
+
+
+def core_processor_policy(policy: ProcessorPolicy) -> processors.Policy:
+    """What a ProcessorPolicy means to the core."""
+    settings, trigger = policy.spec.processors, policy.spec.trigger
+    return processors.Policy(
+        name=policy.metadata.name,
+        minimum=processors.Count(*parse_count(settings.min)),
+        maximum=processors.Count(*parse_count(settings.max)),
+        shares=settings.shares,
+        mode=model.Mode(policy.spec.mode),
+        trigger=processors.Trigger(model.When(trigger.when), _threshold(trigger.stall), _threshold(trigger.usage)),
+        cool_down=parse_duration(policy.spec.cool_down),
+    )
+
+
+def _threshold(threshold: Threshold) -> processors.Threshold:
+    return processors.Threshold(threshold.start, threshold.end)
+
+
+def core_processor_node(
+    name: str,
+    status: NodePressureStatus,
+    governing: Callable[[VirtualMachineReport], ProcessorPolicy | None],
+    requested: Mapping[str, Requested],
+    *,
+    released: bool = False,
+) -> processors.Node | None:
+    """One node's processors as the core sees them; None where its agent does not report them."""
+    if status.processors is None:
+        return None
+    pressure = processors.Pressure(status.processors.stall, status.processors.usage)
+    return processors.Node(
+        name=name,
+        count=status.processors.count,
+        pressure=pressure,
+        vms=tuple(
+            _core_processor_vm(report, governing(report), requested[report.uid], released=released)
+            for report in status.virtual_machines
+        ),
+    )
+
+
+def _core_processor_vm(
+    report: VirtualMachineReport, policy: ProcessorPolicy | None, requested: Requested, *, released: bool
+) -> processors.VirtualMachine:
+    seen, excluded = _processors(report), processor_exclusion(report, policy, released=released)
+    return processors.VirtualMachine(
+        uid=report.uid,
+        name=f"{report.namespace}/{report.name}",
+        size=seen.size,
+        online=seen.online,
+        target=requested.target,
+        excluded=None if excluded is None else excluded[1],
+        responsive=seen.responsive,
+        policy=None if policy is None else core_processor_policy(policy),
+        last_change=requested.change,
     )

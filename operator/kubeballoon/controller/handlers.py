@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import kopf
 
 from kubeballoon.api.names import GROUP, VERSION
 from kubeballoon.controller.scheduler import Scheduler
-from kubeballoon.controller.world import World
+from kubeballoon.controller.world import Book, World
 
 
 class Handlers:
@@ -31,17 +32,18 @@ class Handlers:
         handlers = kopf.OperatorRegistry()
         kopf.on.startup(registry=handlers)(configure)
         kopf.on.login(registry=handlers)(login)
-        kopf.on.event(GROUP, VERSION, "memorypolicies", registry=handlers)(self.policy)
+        for book in self._world.books:
+            kopf.on.event(GROUP, VERSION, book.kind.model.plural, registry=handlers)(partial(self.policy, book))
         kopf.on.event(GROUP, VERSION, "nodepressures", registry=handlers)(self.node)
         kopf.on.event("", "v1", "namespaces", registry=handlers)(self.namespace)
         return handlers
 
-    async def policy(self, event: kopf.RawEvent, name: str, **_: Any) -> None:
-        """A MemoryPolicy came, changed or went."""
+    async def policy(self, book: Book[Any], event: kopf.RawEvent, name: str, **_: Any) -> None:
+        """A policy of the book's kind came, changed or went."""
         if event["type"] == "DELETED":
-            self._world.policies.pop(name, None)
+            book.policies.pop(name, None)
             self._scheduler.mark_all()
-        elif self._world.put_policy(event["object"]):
+        elif book.put(event["object"]):
             self._scheduler.mark_all()
 
     async def node(self, event: kopf.RawEvent, name: str, **_: Any) -> None:

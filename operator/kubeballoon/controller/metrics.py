@@ -43,7 +43,7 @@ class ControllerMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The present values."""
         outcomes = self._rounds.outcomes
-        plans = {node: outcome.plan for node, outcome in outcomes.items() if outcome.plan is not None}
+        plans = {node: plan for node, outcome in outcomes.items() if (plan := outcome.memory) is not None}
         yield _LEADER.family([((), float(self._leads()))])
         ended = self._rounds.ended
         yield _LAST.family([((), None if ended is None else ended.timestamp())])

@@ -5,26 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
-from kubeballoon.api import names
-from kubeballoon.api.quantity import format_quantity
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.announce import Announcer, Reference
 from kubeballoon.cluster.client import Cluster, ClusterError, ConflictError, NotFoundError, Object
 from kubeballoon.cluster.snapshot import SILENT
 from kubeballoon.controller.counters import Counters
-from kubeballoon.controller.world import Asked, World
+from kubeballoon.controller.kinds import Asked, Kind
+from kubeballoon.controller.world import Book, World
+from kubeballoon.core import processors
 from kubeballoon.core.allocate import allocate
 from kubeballoon.core.model import Decision, Plan, Reason
-from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # patches under way at one time
+
+AnyPlan = Plan | processors.Plan
+AnyDecision = Decision | processors.Decision
 
 
 @dataclass(slots=True)
@@ -32,13 +35,20 @@ class Outcome:
     """What the last round of a node came to.
 
     Attributes:
+        plans: what was decided, by the collection of the policies behind it.
         silent: its agent has not reported lately, so nothing was decided.
         failures: patches the API server refused, as one line each.
     """
 
-    plan: Plan | None = None
+    plans: Mapping[str, AnyPlan] = field(default_factory=dict)
     silent: bool = False
     failures: list[str] = field(default_factory=list)
+
+    @property
+    def memory(self) -> Plan | None:
+        """What was decided about memory; None where nothing was."""
+        plan = self.plans.get(paths.MEMORY_POLICIES)
+        return plan if isinstance(plan, Plan) else None
 
 
 class Rounds:
@@ -87,28 +97,47 @@ class Rounds:
             self.outcomes[name] = Outcome(silent=True)
             return
         before = self.outcomes.get(name, Outcome())
-        plan = allocate(self._world.snapshot(name, status, self._clock()))
-        outcome = self.outcomes[name] = Outcome(plan)
+        plans = self._decide(name, status)
+        outcome = self.outcomes[name] = Outcome(plans)
         reports = {report.uid: report for report in status.virtual_machines}
-        results = await asyncio.gather(
-            *(self._apply(reports[decision.vm.uid], decision) for decision in plan.decisions)
-        )
+        changes = self._changes(reports, plans)
+        results = await asyncio.gather(*(self._apply(reports[uid], written) for uid, written in changes.items()))
         outcome.failures = [failure for failure in results if failure is not None]
-        await self._announce(pressure, reports, before.plan, plan)
+        for book in self._world.books:
+            path = book.kind.path
+            if path in plans and path in before.plans:  # on the first round nothing is known to have changed
+                await self._announce(pressure, book.kind, reports, before.plans[path], plans[path])
+
+    def _decide(self, name: str, status: NodePressureStatus) -> dict[str, AnyPlan]:
+        now = self._clock()
+        memory = self._world.snapshot(name, status, now)
+        plans: dict[str, AnyPlan] = {self._world.memory.kind.path: allocate(memory)}
+        cpus = self._world.processor_snapshot(name, status, now)
+        if cpus is not None:
+            plans[self._world.processors.kind.path] = processors.allocate(cpus)
+        return plans
+
+    def _changes(
+        self, reports: Mapping[str, VirtualMachineReport], plans: Mapping[str, AnyPlan]
+    ) -> dict[str, list[_Change]]:
+        """What is to be written on which VM."""
+        changes: dict[str, list[_Change]] = {}
+        for book in self._world.books:
+            plan = plans.get(book.kind.path)
+            for decision in () if plan is None else plan.decisions:
+                before, wanted = book.asked(reports[decision.vm.uid]), _wanted(book, decision)
+                if wanted != before:
+                    changes.setdefault(decision.vm.uid, []).append(_Change(book, before, wanted, decision.message))
+        return changes
 
     def _is_silent(self, status: NodePressureStatus) -> bool:
         return (self._today() - status.observed_at).total_seconds() > SILENT
 
-    async def _apply(self, report: VirtualMachineReport, decision: Decision) -> str | None:
+    async def _apply(self, report: VirtualMachineReport, changes: list[_Change]) -> str | None:
         """Write what changes; the reason why that failed, if it did."""
-        before, wanted = self._world.asked(report), _wanted(decision)
-        if wanted == before:
-            return None
         try:
             async with self._limit:
-                await self._cluster.merge(
-                    paths.instance(report.namespace, report.name), _patch(report.uid, wanted, decision.message)
-                )
+                await self._cluster.merge(paths.instance(report.namespace, report.name), _patch(report.uid, changes))
         except (NotFoundError, ConflictError):
             self._counters.patched("gone")
             return None  # deleted, or another VM by that name: the agent's next report says so
@@ -117,25 +146,30 @@ class Rounds:
             _log.warning("%s", error)
             return str(error)
         self._counters.patched("written")
-        self._world.record(report.uid, before, wanted, self._clock())
-        asked = "withdrawn" if wanted.target is None else human(wanted.target)
-        _log.info("%s/%s: target %s (%s)", report.namespace, report.name, asked, decision.message)
+        for change in changes:
+            change.book.record(report.uid, change.before, change.wanted, self._clock())
+            target = change.wanted.target
+            asked = "withdrawn" if target is None else change.book.kind.said(target)
+            _log.info("%s/%s: target %s (%s)", report.namespace, report.name, asked, change.message)
         return None
 
     async def _announce(
-        self, node: NodePressure, reports: dict[str, VirtualMachineReport], before: Plan | None, plan: Plan
+        self,
+        node: NodePressure,
+        kind: Kind[Any],
+        reports: Mapping[str, VirtualMachineReport],
+        before: AnyPlan,
+        plan: AnyPlan,
     ) -> None:
-        """Events on transitions; none on the first round, when nothing is known to have changed."""
-        if before is None:
-            return
+        """Events on transitions."""
         about_node = Reference("v1", "Node", node.metadata.name, node.metadata.name)
         if plan.shortfall and not before.shortfall:
-            note = f"the guaranteed minimums exceed the node's capacity for VMs by {human(plan.shortfall)}"
+            note = f"the guaranteed minimums exceed the node's capacity for VMs by {kind.said(plan.shortfall)}"
             await self._announcer.post(about_node, "Overcommitted", note, action="Allocate", warning=True)
         known = {decision.vm.uid: decision for decision in before.decisions}
         for decision in plan.decisions:
             previous = known.get(decision.vm.uid)
-            said = None if previous is None else _transition(previous, decision)
+            said = None if previous is None else _transition(kind, previous, decision)
             if said is not None:
                 report = reports[decision.vm.uid]
                 about = Reference("kubevirt.io/v1", "VirtualMachineInstance", report.name, report.uid, report.namespace)
@@ -143,39 +177,44 @@ class Rounds:
                 await self._announcer.post(about, reason, decision.message, action="Allocate", warning=warning)
 
 
-def _wanted(decision: Decision) -> Asked:
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What is to be written on a VM because of one kind of policy."""
+
+    book: Book[Any]
+    before: Asked
+    wanted: Asked
+    message: str
+
+
+def _wanted(book: Book[Any], decision: AnyDecision) -> Asked:
     policy = decision.vm.policy
     if decision.target is None or policy is None:
         return Asked()
-    return Asked(decision.target, decision.vm.minimum, policy.name)
+    minimum = decision.vm.minimum if isinstance(decision, Decision) else None
+    return Asked(decision.target, minimum, policy.name, book.kind.method(book.policies[policy.name]))
 
 
-def _patch(uid: str, wanted: Asked, message: str) -> Object:
+def _patch(uid: str, changes: list[_Change]) -> Object:
     """A merge patch of the annotations; the uid makes the API server refuse it for another VM of that name."""
-    return {
-        "metadata": {
-            "uid": uid,
-            "annotations": {
-                names.MEMORY_TARGET: None if wanted.target is None else format_quantity(wanted.target),
-                names.MEMORY_MIN: None if wanted.minimum is None else format_quantity(wanted.minimum),
-                names.POLICY: wanted.policy,
-                names.REASON: None if wanted.target is None else message,
-            },
-        }
-    }
+    annotations: dict[str, str | None] = {}
+    for change in changes:
+        annotations |= change.book.kind.annotations(change.wanted, change.message)
+    return {"metadata": {"uid": uid, "annotations": annotations}}
 
 
 _HELD_BACK = (Reason.RECLAIMED, Reason.AT_MINIMUM)
 
 
-def _transition(before: Decision, now: Decision) -> tuple[str, bool] | None:
+def _transition(kind: Kind[Any], before: AnyDecision, now: AnyDecision) -> tuple[str, bool] | None:
     """The event a change of reason calls for, as (reason, warning)."""
+    taken, returned = kind.events
     if before.reason is now.reason:
         return None
     if now.reason is Reason.UNRESPONSIVE:
         return "Unresponsive", True
     if now.reason in _HELD_BACK and before.reason not in _HELD_BACK and now.target is not None:
-        return "MemoryReclaimed", False
+        return taken, False
     if now.reason in (Reason.SATISFIED, Reason.NOT_UNDER_PRESSURE) and before.target is not None:
-        return "MemoryReturned", False
+        return returned, False
     return None

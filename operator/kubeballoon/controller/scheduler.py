@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
-from kubeballoon.api.v1alpha1 import API_VERSION, MemoryPolicy, MemoryPolicyStatus
+from kubeballoon.api.v1alpha1 import API_VERSION, Policy, PolicyStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.announce import Announcer, Reference
 from kubeballoon.cluster.client import Cluster, ClusterError, NotFoundError
 from kubeballoon.controller.round import Rounds
 from kubeballoon.controller.status import Tally, policy_status, tally
-from kubeballoon.controller.world import World
+from kubeballoon.controller.world import Book, World
 
 _log = logging.getLogger(__name__)
 
@@ -115,8 +115,9 @@ class Scheduler:
     async def _load(self) -> None:
         for body in (await self._cluster.get(paths.NAMESPACES))["items"]:
             self._world.put_namespace(body["metadata"]["name"], body["metadata"].get("labels", {}))
-        for body in (await self._cluster.get(paths.MEMORY_POLICIES))["items"]:
-            self._world.put_policy(body)
+        for book in self._world.books:
+            for body in (await self._cluster.get(book.kind.path))["items"]:
+                book.put(body)
         for body in (await self._cluster.get(paths.NODE_PRESSURES))["items"]:
             self._world.put_node(body, self._clock())
 
@@ -124,7 +125,7 @@ class Scheduler:
         """Forget what is gone: kopf, where it has to list anew, says nothing of what was deleted meanwhile."""
         kinds: tuple[tuple[str, MutableMapping[str, Any]], ...] = (
             (paths.NAMESPACES, self._world.namespaces),
-            (paths.MEMORY_POLICIES, self._world.policies),
+            *((book.kind.path, book.policies) for book in self._world.books),
             (paths.NODE_PRESSURES, self._world.nodes),
         )
         for path, objects in kinds:
@@ -149,36 +150,37 @@ class Scheduler:
 
     async def _report(self) -> None:
         """Write the statuses that changed."""
-        tallies = tally(self._world)
-        for policy in list(self._world.policies.values()):
-            counts = tallies.get(policy.metadata.name, Tally())
-            status = policy_status(policy, counts, self._rounds.outcomes, datetime.now(UTC))
-            if policy.status is None or status != policy.status:
-                await self._write(policy, status)
+        for book in self._world.books:
+            tallies = tally(self._world, book)
+            for policy in list(book.policies.values()):
+                counts = tallies.get(policy.metadata.name, Tally())
+                status = policy_status(book.kind, policy, counts, self._rounds.outcomes, datetime.now(UTC))
+                if policy.status is None or status != policy.status:
+                    await self._write(book, policy, status)
 
-    async def _write(self, policy: MemoryPolicy, status: MemoryPolicyStatus) -> None:
-        name = policy.metadata.name
+    async def _write(self, book: Book[Any], policy: Policy, status: PolicyStatus) -> None:
+        name, subject = policy.metadata.name, f"{policy.kind}/{policy.metadata.name}"
         body = {
             "apiVersion": API_VERSION,
-            "kind": "MemoryPolicy",
+            "kind": policy.kind,
             "metadata": {"name": name},
             "status": status.to_wire(),
         }
         try:
-            await self._cluster.apply(paths.memory_policy_status(name), body)
+            await self._cluster.apply(paths.policy_status(book.kind.path, name), body)
         except NotFoundError:
             return  # deleted a moment ago
         except ClusterError as error:
-            if self._unwritten.get(name) != str(error):
+            if self._unwritten.get(subject) != str(error):
                 _log.warning("%s", error)
-            self._unwritten[name] = str(error)
+            self._unwritten[subject] = str(error)
             return
-        self._unwritten.pop(name, None)
-        known = self._world.policies.get(name)
+        self._unwritten.pop(subject, None)
+        known = book.policies.get(name)
         if known is not None:
-            self._world.policies[name] = known.model_copy(update={"status": status})
+            book.policies[name] = known.model_copy(update={"status": status})
         before = {condition.type: condition.status for condition in policy.status.conditions} if policy.status else {}
-        about = Reference(API_VERSION, "MemoryPolicy", name, policy.metadata.uid)
+        about = Reference(API_VERSION, policy.kind, name, policy.metadata.uid)
         for condition in status.conditions:
             if before.get(condition.type) not in (None, condition.status):
                 bad = (condition.type == "Ready") != (condition.status == "True")

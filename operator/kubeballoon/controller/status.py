@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
-from kubeballoon.api.v1alpha1 import Exclusion, MemoryPolicy, MemoryPolicyStatus, Mode, VirtualMachineReport
-from kubeballoon.cluster.snapshot import RELEASED, exclusion
+from kubeballoon.api.v1alpha1 import Exclusion, Mode, Policy, PolicyStatus, VirtualMachineReport
+from kubeballoon.cluster.snapshot import RELEASED, P
+from kubeballoon.controller.kinds import Kind
 from kubeballoon.controller.round import Outcome
-from kubeballoon.controller.world import World
-from kubeballoon.core.wording import human
+from kubeballoon.controller.world import Book, World
 
 _MANY = 5  # names listed in a message before "and N more"
 
@@ -24,7 +25,7 @@ class Tally:
 
     matched: int = 0
     governed: int = 0
-    reserved: int = 0
+    taken: int = 0
     excluded: Counter[str] = field(default_factory=Counter)
     nodes: set[str] = field(default_factory=set)
     unresponsive: list[str] = field(default_factory=list)
@@ -32,18 +33,18 @@ class Tally:
     tied_with: set[str] = field(default_factory=set)
 
 
-def tally(world: World) -> dict[str, Tally]:
-    """Count every VM of every node once, for each policy by name."""
-    tallies = {name: Tally() for name in world.policies}
+def tally(world: World, book: Book[P]) -> dict[str, Tally]:
+    """Count every VM of every node once, for each of the book's policies by name."""
+    tallies = {name: Tally() for name in book.policies}
     for name, pressure in world.nodes.items():
         for report in pressure.status.virtual_machines if pressure.status is not None else ():
-            governance = world.governance(report)
+            governance = world.governance(book, report)
             for policy in governance.policies:
                 tallies[policy.metadata.name].matched += 1
             if governance.governing is None:
                 continue
-            excluded = exclusion(report, governance.governing, released=pressure.metadata.released)
-            _count(tallies[governance.governing.metadata.name], name, report, excluded)
+            excluded = book.kind.exclusion(report, governance.governing, pressure.metadata.released)
+            _count(book.kind, tallies[governance.governing.metadata.name], name, report, excluded)
             for other in governance.policies[1:]:
                 tallies[other.metadata.name].governed_by.add(governance.governing.metadata.name)
             if governance.tied:
@@ -53,49 +54,50 @@ def tally(world: World) -> dict[str, Tally]:
     return tallies
 
 
-def _count(counts: Tally, node: str, report: VirtualMachineReport, excluded: tuple[str, str] | None) -> None:
+def _count(
+    kind: Kind[P], counts: Tally, node: str, report: VirtualMachineReport, excluded: tuple[str, str] | None
+) -> None:
     counts.governed += 1
     counts.nodes.add(node)
     if excluded is not None:
         counts.excluded[excluded[0]] += 1
-    elif not report.responsive:
+    elif not kind.responsive(report):
         counts.unresponsive.append(f"{report.namespace}/{report.name}")
-    if report.actual is not None:
-        counts.reserved += max(0, report.size - report.actual)
+    counts.taken += kind.taken(report)
 
 
 def policy_status(
-    policy: MemoryPolicy, counts: Tally, outcomes: Mapping[str, Outcome], now: datetime
-) -> MemoryPolicyStatus:
+    kind: Kind[Any], policy: Policy, counts: Tally, outcomes: Mapping[str, Outcome], now: datetime
+) -> PolicyStatus:
     """The status of one policy, keeping the transition times of conditions that did not change."""
     wanted = [
         Condition(
-            type=kind,
+            type=each,
             status=Status.TRUE if holds else Status.FALSE,
             reason=reason,
             message=message,
             observed_generation=policy.metadata.generation,
             last_transition_time=now,
         )
-        for kind, (holds, reason, message) in {
+        for each, (holds, reason, message) in {
             "Ready": _ready(policy, counts),
             "Degraded": _degraded(counts, outcomes),
-            "Overcommitted": _overcommitted(counts, outcomes),
+            "Overcommitted": _overcommitted(kind, counts, outcomes),
             "Conflicted": _conflicted(policy, counts),
         }.items()
     ]
     present = policy.status.conditions if policy.status is not None else []
-    return MemoryPolicyStatus(
+    common = PolicyStatus(
         observed_generation=policy.metadata.generation,
         matched=counts.matched,
         governed=counts.governed,
         excluded=[Exclusion(reason=reason, count=count) for reason, count in sorted(counts.excluded.items())],
-        reserved=counts.reserved,
         conditions=set_conditions(present, wanted),
     )
+    return kind.status(common, counts.taken)
 
 
-def _ready(policy: MemoryPolicy, counts: Tally) -> tuple[bool, str, str]:
+def _ready(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
     if policy.metadata.released:
         return False, RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
     if not counts.matched:
@@ -117,23 +119,23 @@ def _degraded(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str
     if silent:
         return True, "AgentSilent", f"no recent report from the agents of {_names(silent)}: requests there stand still"
     if counts.unresponsive:
-        return True, "Unresponsive", f"the drivers of {_names(counts.unresponsive)} do not follow requests"
-    return False, "AsExpected", "all agents report, all drivers follow"
+        return True, "Unresponsive", f"{_names(counts.unresponsive)} do not follow requests"
+    return False, "AsExpected", "all agents report, all guests follow"
 
 
-def _overcommitted(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
+def _overcommitted(kind: Kind[Any], counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
     short = {
-        name: outcome.plan.shortfall
+        name: plan.shortfall
         for name, outcome in outcomes.items()
-        if name in counts.nodes and outcome.plan is not None and outcome.plan.shortfall
+        if name in counts.nodes and (plan := outcome.plans.get(kind.path)) is not None and plan.shortfall
     }
     if not short:
         return False, "MinimumsFit", "the guaranteed minimums fit on every node"
-    said = [f"{name} by {human(shortfall)} ({shortfall} bytes)" for name, shortfall in sorted(short.items())]
+    said = [f"{name} by {kind.said(shortfall)}" for name, shortfall in sorted(short.items())]
     return True, "MinimumsExceedCapacity", f"the guaranteed minimums exceed the capacity of {_names(said)}"
 
 
-def _conflicted(policy: MemoryPolicy, counts: Tally) -> tuple[bool, str, str]:
+def _conflicted(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
     if not counts.tied_with:
         return False, "NoConflict", "no policy of the same priority selects the same VMs"
     first = min([policy.metadata.name, *counts.tied_with])

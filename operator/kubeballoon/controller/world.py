@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic
 
 from pydantic import ValidationError
 
 from kubeballoon.api.meta import ObjectMeta
-from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, NodePressureStatus, VirtualMachineReport
-from kubeballoon.cluster.snapshot import Governance, Requested, core_node, govern
+from kubeballoon.api.v1alpha1 import (
+    MemoryPolicy,
+    NodePressure,
+    NodePressureStatus,
+    Policy,
+    ProcessorPolicy,
+    VirtualMachineReport,
+)
+from kubeballoon.cluster.snapshot import Governance, P, Requested, core_node, core_processor_node, govern
+from kubeballoon.controller.kinds import MEMORY, PROCESSORS, Asked, Kind
 from kubeballoon.core.model import COOL_DOWN, Change, Node
+from kubeballoon.core.processors import Node as ProcessorNode
 
 _log = logging.getLogger(__name__)
 
 CONFIRMATION = 30.0  # seconds until a request that its agent still does not report counts as lost
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a VM's annotations ask of it: bytes, and the policy behind them; all None when they ask nothing."""
-
-    target: int | None = None
-    minimum: int | None = None
-    policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,67 @@ class Request:
 
 
 @dataclass(slots=True)
+class Book(Generic[P]):
+    """The policies of one kind, and what was written on VMs because of them."""
+
+    kind: Kind[P]
+    policies: dict[str, P] = field(default_factory=dict)
+    requests: dict[str, Request] = field(default_factory=dict)
+
+    def put(self, body: Mapping[str, Any]) -> bool:
+        """Take a policy in; False when it does not change anything that is decided by."""
+        try:
+            policy = self.kind.model.model_validate(body)
+        except ValidationError as error:  # the CRD's schema lets none through; an older CRD might
+            name = body.get("metadata", {}).get("name")
+            _log.error("%s %s cannot be read: %s", self.kind.model.__name__, name, error.errors()[0]["msg"])
+            return False
+        known = self.policies.get(policy.metadata.name)
+        if known is not None and _is_older(policy.metadata, known.metadata):
+            return False
+        self.policies[policy.metadata.name] = policy
+        return known is None or _decides(known) != _decides(policy)
+
+    def asked(self, report: VirtualMachineReport) -> Asked:
+        """What is asked of a VM by now, as far as is known."""
+        request = self.requests.get(report.uid)
+        return self.kind.reported(report) if request is None else request.asked
+
+    def record(self, uid: str, before: Asked, asked: Asked, now: float) -> None:
+        """Remember what was written on a VM, and whether its target moved by that."""
+        known = self.requests.get(uid)
+        moved = None if known is None else known.moved
+        if before.target is not None and asked.target is not None and before.target != asked.target:
+            moved = now, asked.target > before.target
+        self.requests[uid] = Request(asked, now, moved)
+
+    def requested(self, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, Requested]:
+        """What is requested of each of the VMs, by uid."""
+        return {report.uid: self._requested(report, now) for report in reports}
+
+    def compare(self, report: VirtualMachineReport, now: float) -> None:
+        """Believe the report over our own memory once our request has been seen, or should have been."""
+        request = self.requests.get(report.uid)
+        if request is None:
+            return
+        reported = self.kind.reported(report)
+        if reported == request.asked or request.confirmed or now - request.written >= CONFIRMATION:
+            self.requests[report.uid] = replace(request, asked=reported, confirmed=True)
+
+    def prune(self, uids: set[str]) -> None:
+        """Forget the requests of other VMs than these."""
+        self.requests = {uid: request for uid, request in self.requests.items() if uid in uids}
+
+    def _requested(self, report: VirtualMachineReport, now: float) -> Requested:
+        request = self.requests.get(report.uid)
+        if request is None:
+            return Requested(self.kind.reported(report).target)
+        moved = request.moved
+        change = None if moved is None else Change(up=moved[1], age=now - moved[0])
+        return Requested(request.asked.target, change)
+
+
+@dataclass(slots=True)
 class World:
     """All of it, kept up to date by the handlers and the rounds; one event loop owns it.
 
@@ -53,24 +114,15 @@ class World:
     """
 
     cool_down: float = COOL_DOWN
-    policies: dict[str, MemoryPolicy] = field(default_factory=dict)
+    memory: Book[MemoryPolicy] = field(default_factory=lambda: Book(MEMORY))
+    processors: Book[ProcessorPolicy] = field(default_factory=lambda: Book(PROCESSORS))
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     nodes: dict[str, NodePressure] = field(default_factory=dict)
-    requests: dict[str, Request] = field(default_factory=dict)
 
-    def put_policy(self, body: Mapping[str, Any]) -> bool:
-        """Take a policy in; False when it does not change anything that is decided by."""
-        try:
-            policy = MemoryPolicy.model_validate(body)
-        except ValidationError as error:  # the CRD's schema lets none through; an older CRD might
-            name = body.get("metadata", {}).get("name")
-            _log.error("MemoryPolicy %s cannot be read: %s", name, error.errors()[0]["msg"])
-            return False
-        known = self.policies.get(policy.metadata.name)
-        if known is not None and _is_older(policy.metadata, known.metadata):
-            return False
-        self.policies[policy.metadata.name] = policy
-        return known is None or _decides(known) != _decides(policy)
+    @property
+    def books(self) -> tuple[Book[Any], ...]:
+        """One for each kind of policy."""
+        return self.memory, self.processors
 
     def put_namespace(self, name: str, labels: Mapping[str, str]) -> bool:
         """Take a namespace's labels in; False when they are known."""
@@ -92,44 +144,42 @@ class World:
         self.nodes[pressure.metadata.name] = pressure
         if pressure.status is not None:
             for report in pressure.status.virtual_machines:
-                self._compare(report, now)
+                for book in self.books:
+                    book.compare(report, now)
         return known is None or known.status != pressure.status or known.metadata.released != pressure.metadata.released
 
     def forget_node(self, name: str) -> None:
         """A node is gone."""
         self.nodes.pop(name, None)
 
-    def governance(self, report: VirtualMachineReport) -> Governance:
-        """Which policies select a VM."""
-        return govern(list(self.policies.values()), report.labels, self.namespaces.get(report.namespace, {}))
+    def governance(self, book: Book[P], report: VirtualMachineReport) -> Governance[P]:
+        """Which policies of a kind select a VM."""
+        return govern(list(book.policies.values()), report.labels, self.namespaces.get(report.namespace, {}))
 
     def snapshot(self, name: str, status: NodePressureStatus, now: float) -> Node:
         """One node, immutable, as of ``now`` seconds."""
         return core_node(
             name,
             status,
-            lambda report: self.governance(report).governing,
-            {report.uid: self._requested(report, now) for report in status.virtual_machines},
+            lambda report: self.governance(self.memory, report).governing,
+            self.memory.requested(status.virtual_machines, now),
             self.cool_down,
+            released=self.is_released(name),
+        )
+
+    def processor_snapshot(self, name: str, status: NodePressureStatus, now: float) -> ProcessorNode | None:
+        """One node's processors, immutable; None where they are not reported."""
+        return core_processor_node(
+            name,
+            status,
+            lambda report: self.governance(self.processors, report).governing,
+            self.processors.requested(status.virtual_machines, now),
             released=self.is_released(name),
         )
 
     def is_released(self, name: str) -> bool:
         """Whether an administrator released the node ``name``."""
         return name in self.nodes and self.nodes[name].metadata.released
-
-    def asked(self, report: VirtualMachineReport) -> Asked:
-        """What is asked of a VM by now, as far as is known."""
-        request = self.requests.get(report.uid)
-        return _reported(report) if request is None else request.asked
-
-    def record(self, uid: str, before: Asked, asked: Asked, now: float) -> None:
-        """Remember what was written on a VM, and whether its target moved by that."""
-        known = self.requests.get(uid)
-        moved = None if known is None else known.moved
-        if before.target is not None and asked.target is not None and before.target != asked.target:
-            moved = now, asked.target > before.target
-        self.requests[uid] = Request(asked, now, moved)
 
     def prune(self) -> None:
         """Forget the requests of VMs that no node reports any more."""
@@ -139,27 +189,11 @@ class World:
             if pressure.status is not None
             for report in pressure.status.virtual_machines
         }
-        self.requests = {uid: request for uid, request in self.requests.items() if uid in reported}
-
-    def _requested(self, report: VirtualMachineReport, now: float) -> Requested:
-        request = self.requests.get(report.uid)
-        if request is None:
-            return Requested(report.target)
-        moved = request.moved
-        change = None if moved is None else Change(up=moved[1], age=now - moved[0])
-        return Requested(request.asked.target, change)
-
-    def _compare(self, report: VirtualMachineReport, now: float) -> None:
-        """Believe the report over our own memory once our request has been seen, or should have been."""
-        request = self.requests.get(report.uid)
-        if request is None:
-            return
-        reported = _reported(report)
-        if reported == request.asked or request.confirmed or now - request.written >= CONFIRMATION:
-            self.requests[report.uid] = replace(request, asked=reported, confirmed=True)
+        for book in self.books:
+            book.prune(reported)
 
 
-def _decides(policy: MemoryPolicy) -> tuple[object, ...]:
+def _decides(policy: Policy) -> tuple[object, ...]:
     """What of a policy decisions depend on."""
     metadata = policy.metadata
     return metadata.uid, policy.spec, metadata.deletion_timestamp is None, metadata.released
@@ -169,7 +203,3 @@ def _is_older(metadata: ObjectMeta, known: ObjectMeta) -> bool:
     """Whether an object is an older version of a known one: lists and watches overtake each other."""
     versions = metadata.resource_version, known.resource_version
     return metadata.uid == known.uid and all(map(str.isdigit, versions)) and int(versions[0]) < int(versions[1])
-
-
-def _reported(report: VirtualMachineReport) -> Asked:
-    return Asked(report.target, report.min, report.policy)

@@ -108,6 +108,8 @@ class Ruler:
 
     def measure(self, stats: GuestStatistics) -> GuestStatistics | None:
         """The statistics with ``held``; None while that cannot be told."""
+        if stats.held is not None:
+            return stats
         if stats.available is None:
             return stats if stats.updated > self.stood else None
         if self.whole is None:

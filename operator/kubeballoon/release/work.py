@@ -113,6 +113,8 @@ def outstanding(instances: set[str], nodes: Sequence[NodePressure]) -> list[str]
 def _missing(report: VirtualMachineReport) -> str | None:
     if report.target is not None:
         return f"is still asked to keep to {human(report.target)}"
+    if report.processors is not None and report.processors.target is not None:
+        return f"is still asked to keep to {report.processors.target} processors"
     if not report.eligible:
         return None
     if report.actual is None:

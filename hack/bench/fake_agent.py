@@ -1,0 +1,39 @@
+"""The agent with fakes in place of libvirt and the node: for more VMs than a machine under test can hold.
+
+usage: python -m hack.bench.fake_agent KUBECONFIG NODE PODS DOMAIN ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+
+from hack.lab.fakes import FakeDomain, FakeHypervisor
+from kubeballoon.agent.host import Host
+from kubeballoon.agent.keeper import Settings
+from kubeballoon.agent.launchers import RUNTIME
+from kubeballoon.agent.libvirt import CallThread
+from kubeballoon.agent.loop import Agent, Limits
+from kubeballoon.cluster.client import Cluster
+
+_PERIOD = 5
+
+
+async def main(kubeconfig: str, node: str, pods: str, *domains: str) -> None:
+    """Run until ended."""
+    for domain in domains:
+        directory = Path(pods) / f"pod-{domain.partition('_')[2]}" / RUNTIME
+        directory.mkdir(parents=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(directory / "virtqemud-sock"))
+    fakes = {domain: FakeDomain(thread=CallThread(domain)) for domain in domains}
+    async with await Cluster.connect("kubeballoon-agent", Path(kubeconfig)) as cluster:
+        settings = Settings(Path(pods), window=300.0, period=_PERIOD)
+        agent = Agent(node, cluster, FakeHypervisor(fakes), Host(), settings, Limits(100 << 20, 64 << 20))
+        await agent.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

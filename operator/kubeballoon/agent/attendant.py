@@ -1,0 +1,231 @@
+"""One VM's attendant: does what goes through the guest's agent or touches processors.
+
+It has a task, a connection and a thread of its own beside the VM's keeper: an agent that hangs holds up no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kubeballoon.agent import reservation
+from kubeballoon.agent.guestagent import GuestAgent
+from kubeballoon.agent.host import HostError
+from kubeballoon.agent.hypervisor import Channel, Hypervisor, HypervisorError
+from kubeballoon.agent.instance import Instance
+from kubeballoon.agent.launchers import find
+from kubeballoon.agent.meter import Meter
+from kubeballoon.agent.processors import Processors, report
+from kubeballoon.agent.qemu import Qemu
+from kubeballoon.agent.reservation import Reservation, ReservingHypervisor
+from kubeballoon.api.v1alpha1 import (
+    NodePressureStatus,
+    NodeProcessors,
+    ProcessorReport,
+    ReclaimMethod,
+    VirtualMachineReport,
+)
+
+_log = logging.getLogger(__name__)
+
+LOOK = 3.0  # seconds between looks at a VM of which something is asked
+IDLE = 15.0  # seconds between looks at one of which nothing is
+STEP = 0.5  # seconds between looks while something is under way
+_WITHOUT = ("NoBalloon", "GuestUnsupported")  # reasons for which a VM has nothing that could reserve memory
+_NEWS = 10  # percent by which the node's usage or stall is worth a report
+RETRY = (2.0, 5.0, 10.0, 30.0)  # seconds between attempts to reach it, growing
+
+
+class Attendant:
+    """Attends to one VM."""
+
+    def __init__(self, instance: Instance, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None]) -> None:
+        """Attend to ``instance``, whose pod is below ``pods``; ``changed`` is called when there is news."""
+        self.instance = instance
+        self._hypervisor = hypervisor
+        self._pods = pods
+        self._changed = changed
+        self._wake = asyncio.Event()
+        self._agent = GuestAgent()
+        qemu = Qemu(instance.domain)
+        self.processors = Processors(self._agent, qemu)
+        self.reservation = Reservation(self._agent, qemu, self._wake.set)
+        self.reservation.method = instance.method
+        self._processors_due = 0.0
+
+    def update(self, instance: Instance) -> None:
+        """The VM's object changed: look at once if it asks for something else."""
+        asks = self.instance.processors, self.instance.frozen
+        self.instance = instance
+        self.reservation.method = instance.method
+        if asks != (instance.processors, instance.frozen):
+            self._processors_due = 0.0
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Attend until cancelled."""
+        failures = 0
+        while True:
+            try:
+                with contextlib.closing(await self._open()) as channel:
+                    self._agent.channel = channel
+                    failures = 0
+                    await self._attend(channel)
+            except HypervisorError as error:
+                self._fail(error)
+            self._agent.channel = None
+            await self._pause(RETRY[min(failures, len(RETRY) - 1)])
+            failures += 1
+
+    async def _open(self) -> Channel:
+        launcher = await asyncio.to_thread(find, self._pods, list(self.instance.pods))
+        if launcher is None:
+            raise HypervisorError(f"no libvirt socket of its launcher pod under {self._pods}")
+        return await self._hypervisor.open(launcher, self.instance.domain)
+
+    async def _attend(self, channel: Channel) -> None:
+        self.reservation.reports_free_pages = channel.reports_free_pages
+        while True:
+            if self.instance.frozen is None:
+                await self._reserve()
+                if time.monotonic() >= self._processors_due:
+                    await self._look(channel)
+                    asked = self.instance.processors.target is not None
+                    wait = STEP if self.processors.moving else LOOK if asked else IDLE
+                    self._processors_due = time.monotonic() + wait
+            look = reservation.STEP if self.reservation.moving else reservation.LOOK
+            await self._pause(min(look, max(0.0, self._processors_due - time.monotonic())))
+
+    async def _reserve(self) -> None:
+        if self.instance.bar is not None or not self.reservation.due:
+            return
+        before = self.reservation.problem
+        await self.reservation.look()
+        if self.reservation.problem != before:
+            self._changed()
+
+    async def _look(self, channel: Channel) -> None:
+        before = self.processors.view
+        await self.processors.look(channel, self.instance.processors)
+        now = self.processors.view
+        if (now.online, now.problem) != (before.online, before.problem):
+            said = "" if now.problem is None else f": {now.problem[1]}"
+            _log.info("%s: %s processors online%s", self.instance.domain, now.online, said)
+            self._changed()
+
+    def _fail(self, error: HypervisorError) -> None:
+        if self.processors.view.problem is None:
+            _log.warning("%s: %s", self.instance.domain, error)
+        self.processors.fail(error)
+        self._changed()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until the object changes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
+
+
+class Attendants:
+    """One attendant for each VM of the node."""
+
+    def __init__(self, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None]) -> None:
+        """Make attendants for VMs whose pods are below ``pods``; ``changed`` is called when one has news."""
+        self._hypervisor = hypervisor
+        self._pods = pods
+        self._changed = changed
+        self._meter = Meter()
+        self._mute = False
+        self._known: dict[str, tuple[Attendant, asyncio.Task[None]]] = {}
+
+    def match(self, running: Mapping[str, Instance]) -> None:
+        """Attend to these VMs, by uid, and to no others."""
+        for uid in self._known.keys() - running.keys():
+            self._known.pop(uid)[1].cancel()
+        for uid, instance in running.items():
+            known = self._known.get(uid)
+            if known is not None and not known[1].done():
+                known[0].update(instance)
+                continue
+            if known is not None:
+                _log.error("%s: its attendant ended: %r", instance.domain, known[1].exception())
+            attendant = Attendant(instance, self._hypervisor, self._pods, self._changed)
+            self._known[uid] = attendant, asyncio.create_task(attendant.run(), name=f"attend {instance.domain}")
+
+    def hypervisor(self, uid: str) -> Hypervisor:
+        """What the keeper of a VM is to reach it by."""
+        return ReservingHypervisor(self._hypervisor, self._known[uid][0].reservation)
+
+    @property
+    def ended(self) -> bool:
+        """Whether one has ended that should not have."""
+        return any(task.done() for _, task in self._known.values())
+
+    async def close(self) -> None:
+        """Attend to none any more."""
+        tasks = [task for _, task in self._known.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def complete(self, status: NodePressureStatus) -> NodePressureStatus:
+        """The report with what is known here; without the node's processors where the kernel does not tell."""
+        processors = None
+        try:
+            node = await asyncio.to_thread(self._meter.look)
+        except HostError as error:
+            _log.log(logging.DEBUG if self._mute else logging.WARNING, "%s", error)
+            self._mute = True
+        else:
+            processors = NodeProcessors(
+                count=node.count, usage=round(node.pressure.usage), stall=round(node.pressure.stall)
+            )
+        vms = [self._complete(vm) for vm in status.virtual_machines]
+        return status.model_copy(update={"processors": processors, "virtual_machines": vms})
+
+    def _complete(self, vm: VirtualMachineReport) -> VirtualMachineReport:
+        known = self._known.get(vm.uid)
+        if known is None:
+            return vm
+        attendant = known[0]
+        return vm.model_copy(
+            update={"processors": report(attendant.instance, attendant.processors.view), **_method(vm, attendant)}
+        )
+
+
+def _method(vm: VirtualMachineReport, attendant: Attendant) -> dict[str, object]:
+    """What reserves a VM's memory, and how the node gets it back."""
+    said: dict[str, object] = {"requested_method": attendant.instance.method}
+    if attendant.reservation.engaged:
+        held = attendant.reservation.held
+        return {
+            **said,
+            "method": ReclaimMethod.GUEST_AGENT,
+            "claimed": None if held is None else held.held,
+            "regained_by": attendant.reservation.regained_by,
+        }
+    if vm.reason in _WITHOUT:
+        return {**said, "eligible": False}
+    return {**said, "method": None if vm.need is None else ReclaimMethod.BALLOON}
+
+
+def is_news(before: NodePressureStatus, now: NodePressureStatus) -> bool:
+    """Whether the controller could decide otherwise about processors because of what changed."""
+    if before.processors is None or now.processors is None:
+        return before.processors is not now.processors
+    if any(
+        abs(getattr(before.processors, name) - getattr(now.processors, name)) >= _NEWS for name in ("usage", "stall")
+    ):
+        return True
+    known = {vm.uid: vm.processors for vm in before.virtual_machines}
+    return any(_still(known.get(vm.uid)) != _still(vm.processors) for vm in now.virtual_machines)
+
+
+def _still(seen: ProcessorReport | None) -> ProcessorReport | None:
+    """What is reported of processors, without what never stands still."""
+    return None if seen is None else seen.model_copy(update={"usage": None, "message": None})

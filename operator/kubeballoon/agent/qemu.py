@@ -1,0 +1,75 @@
+"""What this node's kernel tells of a VM's QEMU process."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_PROC = Path("/proc")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_VCPU = re.compile(r"CPU (\d+)/(KVM|TCG)")
+_KSM = Path("/sys/kernel/mm/ksm/run")
+
+
+class Qemu:
+    """One VM's QEMU; all is None while the process cannot be seen, as from a pod without the host's pid namespace."""
+
+    def __init__(self, domain: str, proc: Path = _PROC) -> None:
+        """Look for the QEMU of libvirt's ``domain``."""
+        self._mark = f"guest={domain},".encode()
+        self._proc = proc
+        self._pid = 0
+
+    @property
+    def pid(self) -> int | None:
+        """Its number, found again when it has ended."""
+        if not self._is(self._pid):
+            self._pid = next((pid for pid in self._pids() if self._is(pid)), 0)
+        return self._pid or None
+
+    def vcpus(self) -> frozenset[int] | None:
+        """The indices of the processors that have a thread."""
+        pid = self.pid
+        if pid is None:
+            return None
+        try:
+            names = [_text(task / "comm") for task in (self._proc / str(pid) / "task").iterdir()]
+        except OSError:  # it ended meanwhile
+            return None
+        return frozenset(int(match[1]) for match in map(_VCPU.fullmatch, names) if match is not None)
+
+    def merged(self) -> int | None:
+        """Bytes of its memory that KSM has merged with other pages: resident, and yet the node's again."""
+        pid = self.pid
+        if pid is None:
+            return None
+        try:
+            return int((self._proc / str(pid) / "ksm_merging_pages").read_text()) * _PAGE
+        except OSError:  # a kernel before 5.19
+            return None
+
+    def _pids(self) -> list[int]:
+        return [int(entry.name) for entry in self._proc.iterdir() if entry.name.isdigit()]
+
+    def _is(self, pid: int) -> bool:
+        if not pid:
+            return False
+        try:
+            command = (self._proc / str(pid) / "cmdline").read_bytes()
+        except OSError:
+            return False
+        return any(argument.startswith(self._mark) for argument in command.split(b"\0"))
+
+
+def ksm_runs(switch: Path = _KSM) -> bool:
+    """Whether the kernel merges pages that are alike."""
+    return _text(switch) == "1"
+
+
+def _text(path: Path) -> str:
+    """A file's line; nothing where it is gone."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

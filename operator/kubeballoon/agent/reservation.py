@@ -1,0 +1,291 @@
+"""Reserves memory through the program in the guest, for guests whose balloon driver is absent or not to be used.
+
+The memory path stays the keeper's: it looks at a ``Domain`` and asks it for less memory. Here that domain is the real
+one, with the program in the place of the balloon. Nothing of it waits for the guest: what the program says was read
+before, and what is asked of it is written later, both by the VM's attendant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kubeballoon.agent.guestagent import GuestAgent
+from kubeballoon.agent.hypervisor import AgentError, Channel, Domain, Hypervisor, HypervisorError, Process, Sample
+from kubeballoon.agent.launchers import Launcher
+from kubeballoon.agent.qemu import ksm_runs
+from kubeballoon.api.v1alpha1 import ReclaimMethod, Regain
+from kubeballoon.core.demand import GuestStatistics
+
+DIRECTORY = "/run/kubeballoon"
+PROGRAM = "/usr/local/lib/kubeballoon/kubeballoon_guest.py"
+PYTHON = "/usr/bin/python3"
+LOOK = 1.0  # seconds between looks at the program; it looks at its guest twice as often
+STEP = 0.25  # seconds between looks while it reserves
+FORGOTTEN = 10.0  # seconds without a sign of life after which the program counts as gone
+PROBE = 15.0  # seconds between looks for a program in a guest that had none
+MERGING = 300.0  # seconds KSM may take, at its default pace some hundred MiB each
+
+_REFUSED = "GuestAgentRefused"
+
+Problem = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the program says; bytes.
+
+    Attributes:
+        number: grows with every look at its guest.
+        held: what it has reserved.
+        available: what the guest could use beyond that.
+    """
+
+    number: int
+    asked: int
+    held: int
+    available: int
+
+
+def parse(text: bytes) -> Held | None:
+    """What a status file says; None where it is not one."""
+    try:
+        status = json.loads(text)
+        return Held(*(int(status[key]) for key in ("number", "asked", "held", "available")))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+class Reservation:
+    """The program in one guest, as far as is known here.
+
+    Attributes:
+        method: how memory is to be reserved in this guest.
+        wanted: how much is to be reserved, bytes; None while nobody has asked.
+        held: what the program says, None while it says nothing.
+        problem: why it cannot be used.
+    """
+
+    def __init__(
+        self,
+        agent: GuestAgent,
+        qemu: Process,
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.time,
+        merges: Callable[[], bool] = ksm_runs,
+    ) -> None:
+        """Reach the guest through ``agent``; ``changed`` is called when there is something to write.
+
+        ``clock`` is the wall's, in seconds; ``merges`` tells whether KSM runs.
+        """
+        self.method = ReclaimMethod.AUTO
+        self.wanted: int | None = None
+        self.held: Held | None = None
+        self.problem: Problem | None = None
+        self.reports_free_pages = False
+        self._agent = agent
+        self._qemu = qemu
+        self._changed = changed
+        self._clock = clock
+        self._merges = merges
+        self._balloon: bool | None = None  # whether the balloon works; None before that is known
+        self._seen = 0.0
+        self._merged = 0  # bytes of the VM's process
+        self._probe_at = 0.0
+        self._by_program = False  # whether files are refused, and the program itself is to be run
+
+    @property
+    def engaged(self) -> bool:
+        """Whether the program takes the place of the balloon."""
+        if self.method is ReclaimMethod.AUTO:
+            return self._balloon is False and self.held is not None
+        return self.method is ReclaimMethod.GUEST_AGENT
+
+    @property
+    def due(self) -> bool:
+        """Whether the guest should be asked now."""
+        if self.held is not None:
+            return self.engaged or self.held.held > 0
+        return (self._needed or not self._probe_at) and self._clock() >= self._probe_at
+
+    @property
+    def moving(self) -> bool:
+        """Whether the program is on its way to what was asked of it."""
+        return self.engaged and self.held is not None and self.wanted not in (None, self.held.held)
+
+    @property
+    def regained_by(self) -> Regain:
+        """How the node gets back what is reserved."""
+        if self._merges():
+            return Regain.KSM
+        return Regain.FREE_PAGE_REPORTING if self.reports_free_pages and self._balloon else Regain.NONE
+
+    def ask(self, reserve: int) -> None:
+        """Have so many bytes reserved, as soon as the guest's agent can be asked."""
+        if reserve != self.wanted:
+            self.wanted = reserve
+            self._changed()
+
+    async def look(self) -> None:
+        """Read what the program says, and write what is asked of it."""
+        self._probe_at = self._clock() + PROBE
+        merged = await asyncio.to_thread(self._qemu.merged)
+        self._merged = merged or 0
+        try:
+            text = await self._read()
+            self._take(text)
+            if self.held is None:
+                self.problem = await self._diagnose() if self._needed else None
+                return
+            reserve = self._request()
+            if reserve is not None and self.held.asked != reserve:
+                await self._write(reserve)
+        except AgentError as error:
+            self._miss((error.reason, str(error)))
+        except HypervisorError as error:
+            self._miss(("Unreachable", str(error)))
+            raise
+
+    def sample(self, real: Sample) -> Sample:
+        """What the keeper is to see: the real sample, or the program in the balloon's place."""
+        works = real.balloon and real.statistics.updated > 0
+        self._balloon = works
+        if not self.engaged:
+            unsupported = self.problem is not None and self.problem[0] == "GuestUnsupported" and not real.balloon
+            return replace(real, problem=self.problem) if unsupported else real
+        sample = replace(
+            real,
+            resident=max(0, real.resident - self._merged),
+            balloon=True,
+            lag=MERGING if self.regained_by is Regain.KSM else 0.0,
+            problem=self.problem,
+        )
+        if self.held is None:
+            return replace(sample, statistics=GuestStatistics(actual=real.size, updated=0.0))
+        held = real.size - self.held.held
+        statistics = GuestStatistics(actual=held, updated=self._seen, usable=self.held.available, held=held)
+        return replace(sample, statistics=statistics)
+
+    @property
+    def _needed(self) -> bool:
+        return self.method is ReclaimMethod.GUEST_AGENT or (self.method is ReclaimMethod.AUTO and not self._balloon)
+
+    def _request(self) -> int | None:
+        """What is to be reserved, bytes; None while that is not known, and all stays as it is."""
+        if self.engaged:
+            return self.wanted
+        return None if self._balloon is None else 0
+
+    def _take(self, text: bytes | None) -> None:
+        now, held = self._clock(), None if text is None else parse(text)
+        if held is None:
+            self.held = None
+        elif self.held is None or held.number != self.held.number:
+            self.held, self._seen, self.problem = held, now, None
+        elif now - self._seen > FORGOTTEN:
+            self.held = None
+
+    def _miss(self, problem: Problem) -> None:
+        """The guest cannot be asked; what the program holds it holds on."""
+        self.problem = problem
+        if self._clock() - self._seen > FORGOTTEN and not (self.held is not None and self.held.held):
+            self.held = None
+
+    async def _read(self) -> bytes | None:
+        """The status; None where nothing gives one."""
+        try:
+            if not self._by_program:
+                return await self._agent.read_file(f"{DIRECTORY}/status")
+        except AgentError as error:
+            if error.reason != _REFUSED:
+                raise
+            self._by_program = True
+        try:
+            status, output = await self._run("--status")
+        except AgentError as error:
+            if error.reason != _REFUSED:
+                raise
+            return None
+        return output if status == 0 else None
+
+    async def _write(self, reserve: int) -> None:
+        if self._by_program:
+            await self._run("--ask", str(reserve))
+            return
+        request: dict[str, Any] = {"reserve": reserve, "id": str(reserve)}
+        await self._agent.write_file(f"{DIRECTORY}/request", json.dumps(request).encode())
+
+    async def _run(self, *arguments: str) -> tuple[int, bytes]:
+        """Have the program do something; its exit status and what it prints."""
+        return await self._agent.run(PYTHON, PROGRAM, *arguments)
+
+    async def _diagnose(self) -> Problem:
+        """Why no program answers."""
+        system = await self._agent.system()
+        if system == "mswindows":
+            return "GuestUnsupported", "its guest is Windows, for which there is no reservation program"
+        try:
+            status, _ = await self._agent.run(PYTHON, "--version")
+        except AgentError as error:
+            if error.reason != _REFUSED or "No such file" not in str(error):
+                raise
+            status = -1
+        if status != 0:
+            return "GuestUnsupported", "its guest has no Python, which the reservation program needs"
+        return "GuestProgramAbsent", "the reservation program does not run in its guest"
+
+
+class ReservingHypervisor:
+    """A hypervisor whose domains reserve by the program where the balloon does not; see ``Hypervisor``."""
+
+    def __init__(self, hypervisor: Hypervisor, reservation: Reservation) -> None:
+        """Stand before ``hypervisor``, for one VM."""
+        self._hypervisor = hypervisor
+        self._reservation = reservation
+
+    async def connect(self, launcher: Launcher, domain: str) -> Domain:
+        """See ``Hypervisor.connect``."""
+        return ReservingDomain(await self._hypervisor.connect(launcher, domain), self._reservation)
+
+    async def open(self, launcher: Launcher, domain: str) -> Channel:
+        """See ``Hypervisor.open``."""
+        return await self._hypervisor.open(launcher, domain)
+
+    def forget(self, pod: str) -> None:
+        """See ``Hypervisor.forget``."""
+        self._hypervisor.forget(pod)
+
+
+class ReservingDomain:
+    """A domain with the program in the place of its balloon, where that is so; see ``Domain``."""
+
+    def __init__(self, domain: Domain, reservation: Reservation) -> None:
+        """Stand before ``domain``."""
+        self._domain = domain
+        self._reservation = reservation
+        self._size = 0
+
+    async def sample(self) -> Sample:
+        """See ``Domain.sample``."""
+        sample = self._reservation.sample(await self._domain.sample())
+        self._size = sample.size
+        return sample
+
+    async def set_memory(self, size: int) -> None:
+        """See ``Domain.set_memory``."""
+        if self._reservation.engaged:
+            self._reservation.ask(max(0, self._size - size))
+        else:
+            await self._domain.set_memory(size)
+
+    async def set_statistics_period(self, seconds: int) -> None:
+        """See ``Domain.set_statistics_period``."""
+        await self._domain.set_statistics_period(seconds)
+
+    def close(self) -> None:
+        """See ``Domain.close``."""
+        self._domain.close()

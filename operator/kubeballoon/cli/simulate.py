@@ -1,0 +1,279 @@
+"""``simulate``: what policies in files would change, decided by the core on the cluster's present reports."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from kubeballoon.api.meta import ApiModel
+from kubeballoon.api.v1alpha1 import MemoryPolicy
+from kubeballoon.cli.arguments import PROGRAM, Exit
+from kubeballoon.cli.output import Cell, Output, Style, size, warn
+from kubeballoon.cli.policies import RefusedError, read
+from kubeballoon.cli.sight import Sight, look
+from kubeballoon.cluster.client import Cluster
+from kubeballoon.core.allocate import allocate
+from kubeballoon.core.model import Decision, Mode, Node, Plan, VirtualMachine
+
+_ROUNDS = 32  # of decisions and guests that follow; they settle within a few
+
+
+class PolicyChange(ApiModel):
+    """What happens to a policy: created, changed, unchanged or deleted."""
+
+    name: str
+    change: str
+
+
+class VirtualMachineChange(ApiModel):
+    """What a VM has now, and would have once everything has settled, before and after the change; bytes.
+
+    A VM whose policy only observes keeps its memory; ``observed`` is what it would have if that were enforced.
+    """
+
+    namespace: str
+    name: str
+    node: str
+    changed: bool
+    policy_before: str | None = None
+    policy_after: str | None = None
+    now: int
+    before: int
+    after: int
+    min_before: int | None = None
+    min_after: int | None = None
+    observed: int | None = None
+    reason: str
+    message: str
+
+
+class NodeChange(ApiModel):
+    """What a node would have, before and after the change; bytes."""
+
+    name: str
+    state: str
+    changed: bool
+    capacity: int
+    reserved_before: int
+    reserved_after: int
+    shortfall_before: int
+    shortfall_after: int
+    risk_before: int
+    risk_after: int
+
+
+class Comparison(ApiModel):
+    """All of it."""
+
+    policies: list[PolicyChange]
+    nodes: list[NodeChange]
+    virtual_machines: list[VirtualMachineChange]
+
+    @property
+    def changes(self) -> bool:
+        """Whether any VM or node would have anything else."""
+        return any(vm.changed for vm in self.virtual_machines) or any(node.changed for node in self.nodes)
+
+    @property
+    def overcommits(self) -> bool:
+        """Whether a node's minimums would exceed its capacity by more than without the change."""
+        return any(node.shortfall_after > node.shortfall_before for node in self.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A node once every guest has followed."""
+
+    node: Node
+    plan: Plan
+
+    @property
+    def vms(self) -> Iterator[tuple[VirtualMachine, Decision]]:
+        """Its VMs, and what was decided of each."""
+        return zip(self.node.vms, self.plan.decisions, strict=True)
+
+
+def settle(node: Node, movable: Mapping[str, bool]) -> Settled:
+    """Decide, and let the guests follow, until nothing moves; ``movable`` by uid: whether an agent can move it."""
+    for _ in range(_ROUNDS):
+        plan = allocate(node)
+        vms = tuple(
+            _follow(vm, decision.target, movable=movable[vm.uid])
+            for vm, decision in zip(node.vms, plan.decisions, strict=True)
+        )
+        freed = sum(before.actual - after.actual for before, after in zip(node.vms, vms, strict=True))
+        if vms == node.vms:
+            break
+        # What balloons free is available; how full the node's other memory is stays as reported.
+        node = replace(node, vms=vms, available=max(0, min(node.total, node.available + freed)))
+    return Settled(node, allocate(node))
+
+
+def _follow(vm: VirtualMachine, target: int | None, *, movable: bool) -> VirtualMachine:
+    actual = vm.actual
+    if movable:
+        actual = vm.size if target is None else min(vm.size, target)
+    return replace(vm, target=target, actual=actual, last_change=None)
+
+
+def compare(sight: Sight, policies: Iterable[MemoryPolicy], *, prune: bool) -> Comparison:
+    """What the cluster would come to with these policies put to, or (``prune``) in place of, those it has."""
+    known = {policy.metadata.name: policy for policy in sight.policies}
+    wanted = {policy.metadata.name: _applied(policy, known) for policy in policies}
+    after = wanted if prune else {**known, **wanted}
+    other = replace(sight, policies=tuple(after.values()))
+    nodes, vms = [], []
+    for pressure, status in sight.reported():
+        movable = {report.uid: report.eligible and report.responsive for report in status.virtual_machines}
+        old, new = (settle(each.core(pressure, status), movable) for each in (sight, other))
+        lines = [
+            _vm(status_.actual or status_.size, *pair, node=pressure.metadata.name)
+            for status_, *pair in zip(status.virtual_machines, old.vms, new.vms, strict=True)
+        ]
+        vms += lines
+        nodes.append(_node(old, new, lines))
+    return Comparison(
+        policies=list(_policies(known, after)),
+        nodes=nodes,
+        virtual_machines=sorted(vms, key=lambda vm: (vm.namespace, vm.name)),
+    )
+
+
+def _applied(policy: MemoryPolicy, known: Mapping[str, MemoryPolicy]) -> MemoryPolicy:
+    """A policy as it would be once applied: an annotation that others put on it, such as a release, stays."""
+    before = known.get(policy.metadata.name)
+    if before is None:
+        return policy
+    annotations = {**before.metadata.annotations, **policy.metadata.annotations}
+    return policy.model_copy(update={"metadata": before.metadata.model_copy(update={"annotations": annotations})})
+
+
+def _policies(before: Mapping[str, MemoryPolicy], after: Mapping[str, MemoryPolicy]) -> Iterator[PolicyChange]:
+    for name in sorted({*before, *after}):
+        if name not in after:
+            change = "deleted"
+        elif name not in before:
+            change = "created"
+        else:
+            change = "unchanged" if before[name].spec == after[name].spec else "changed"
+        yield PolicyChange(name=name, change=change)
+
+
+def _vm(
+    now: int, old: tuple[VirtualMachine, Decision], new: tuple[VirtualMachine, Decision], *, node: str
+) -> VirtualMachineChange:
+    (before, was), (after, decision) = old, new
+    namespace, name = after.name.split("/", 1)
+    names = [None if vm.policy is None else vm.policy.name for vm in (before, after)]
+    minimums = [None if vm.policy is None or vm.excluded is not None else vm.minimum for vm in (before, after)]
+    observes = after.policy is not None and after.policy.mode is Mode.OBSERVE
+    moved = abs(after.actual - before.actual) > after.dead_band
+    observed = decision.entitlement if observes and decision.vm.excluded is None else None
+    return VirtualMachineChange(
+        namespace=namespace,
+        name=name,
+        node=node,
+        changed=moved or names[0] != names[1] or minimums[0] != minimums[1] or was.reason is not decision.reason,
+        policy_before=names[0],
+        policy_after=names[1],
+        now=now,
+        before=before.actual,
+        after=after.actual,
+        min_before=minimums[0],
+        min_after=minimums[1],
+        observed=observed,
+        reason=decision.reason,
+        message=decision.message,
+    )
+
+
+def _node(old: Settled, new: Settled, vms: Iterable[VirtualMachineChange]) -> NodeChange:
+    return NodeChange(
+        name=new.node.name,
+        state=new.node.state,
+        changed=any(vm.changed for vm in vms)
+        or (old.plan.shortfall, old.plan.risk) != (new.plan.shortfall, new.plan.risk),
+        capacity=new.node.capacity,
+        reserved_before=_reserved(old),
+        reserved_after=_reserved(new),
+        shortfall_before=old.plan.shortfall,
+        shortfall_after=new.plan.shortfall,
+        risk_before=old.plan.risk,
+        risk_after=new.plan.risk,
+    )
+
+
+def _reserved(settled: Settled) -> int:
+    return sum(max(0, vm.size - vm.actual) for vm in settled.node.vms)
+
+
+async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
+    """Print what would change."""
+    try:
+        policies = read(options.filename)
+    except RefusedError as error:
+        for line in error.lines:
+            warn(f"{PROGRAM}: {line}")
+        return Exit.REFUSED
+    if not policies:
+        warn(f"{PROGRAM}: the files hold no MemoryPolicy")
+        if not options.prune:
+            return Exit.REFUSED
+    sight = await look(cluster)
+    for pressure, status in sight.reported():
+        if sight.silent(status):
+            warn(f"node {pressure.metadata.name}: its report is {sight.age(status):.0f}s old")
+    comparison = compare(sight, policies, prune=options.prune)
+    if not output.document(comparison):
+        _print(comparison, output)
+    failed = {"overcommit": comparison.overcommits, "change": comparison.changes, "never": False}[options.fail_on]
+    return Exit.ATTENTION if failed else Exit.DONE
+
+
+def _print(comparison: Comparison, output: Output) -> None:
+    for policy in comparison.policies:
+        if output.wide or policy.change != "unchanged":
+            output.say(f"MemoryPolicy {policy.name} {policy.change}")
+    nodes = [node for node in comparison.nodes if node.changed or output.wide]
+    vms = [vm for vm in comparison.virtual_machines if vm.changed or output.wide]
+    if not nodes and not vms:
+        output.say(f"Nothing would change for {len(comparison.virtual_machines)} VMs.")
+        return
+    output.say()
+    header = ["NODE", "STATE", "CAPACITY", "RESERVED", "SHORTFALL", "RISK"]
+    output.table(header, [_node_row(node) for node in nodes])
+    output.say()
+    header = ["NAMESPACE", "VM", "NODE", "POLICY", "MIN", "NOW", "BEFORE", "AFTER", "WHY"]
+    output.table(header, [_vm_row(vm) for vm in vms])
+    same = len(comparison.virtual_machines) - len(vms)
+    if same:
+        output.say()
+        output.say(f"{same} more VMs would not change (-o wide lists them).")
+
+
+def _node_row(node: NodeChange) -> list[str | Cell]:
+    worse = node.shortfall_after > node.shortfall_before
+    return [
+        *(node.name, node.state, size(node.capacity)),
+        _arrow(size(node.reserved_before), size(node.reserved_after)),
+        Cell(_arrow(size(node.shortfall_before), size(node.shortfall_after)), Style.BAD if worse else Style.PLAIN),
+        _arrow(size(node.risk_before), size(node.risk_after)),
+    ]
+
+
+def _vm_row(vm: VirtualMachineChange) -> list[str | Cell]:
+    less = vm.after < vm.before
+    why = vm.message if vm.observed is None else f"observed only, would have {size(vm.observed)}: {vm.message}"
+    return [
+        *(vm.namespace, vm.name, vm.node),
+        _arrow(vm.policy_before or "-", vm.policy_after or "-"),
+        _arrow(size(vm.min_before), size(vm.min_after)),
+        *map(size, (vm.now, vm.before)),
+        Cell(size(vm.after), Style.PLAIN if vm.after == vm.before else Style.WARN if less else Style.GOOD),
+        why,
+    ]
+
+
+def _arrow(before: str, after: str) -> str:
+    return before if before == after else f"{before} → {after}"

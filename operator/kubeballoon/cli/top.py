@@ -1,0 +1,206 @@
+"""``top``: the memory of nodes and VMs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+
+from kubeballoon.api.duration import format_duration
+from kubeballoon.api.meta import ApiModel
+from kubeballoon.cli.arguments import Exit
+from kubeballoon.cli.output import Cell, Output, Style, size
+from kubeballoon.cli.sight import Sight, look
+from kubeballoon.cli.status import reserved
+from kubeballoon.cluster.client import Cluster, ClusterError
+from kubeballoon.core.allocate import allocate
+from kubeballoon.core.model import Decision, State
+
+_STYLES = {State.SOFT: Style.WARN, State.HARD: Style.BAD, State.LOW: Style.BAD}
+
+
+class NodeLine(ApiModel):
+    """A node's memory, bytes; the age of its report in seconds."""
+
+    name: str
+    state: str
+    total: int
+    available: int
+    other: int
+    reserve: int
+    capacity: int
+    virtual_machines: int
+    size: int
+    reserved: int
+    shortfall: int
+    risk: int
+    stall_some: int
+    stall_full: int
+    age: int
+    silent: bool
+    released: bool
+    agent_version: str
+
+
+class VirtualMachineLine(ApiModel):
+    """A VM's memory, bytes; what is not known is left out."""
+
+    namespace: str
+    name: str
+    node: str
+    policy: str | None = None
+    size: int
+    actual: int | None = None
+    resident: int | None = None
+    target: int | None = None
+    min: int
+    demand: int | None = None
+    reserved: int
+    reason: str
+    message: str
+
+
+class Nodes(ApiModel):
+    """All nodes."""
+
+    nodes: list[NodeLine]
+
+
+class VirtualMachines(ApiModel):
+    """All VMs asked for."""
+
+    virtual_machines: list[VirtualMachineLine]
+
+
+def nodes(sight: Sight) -> Iterator[NodeLine]:
+    """The nodes whose agents have reported."""
+    for pressure, status in sight.reported():
+        node = sight.core(pressure, status)
+        plan = allocate(node)
+        memory, vms = status.memory, status.virtual_machines
+        yield NodeLine(
+            name=pressure.metadata.name,
+            state=status.state,
+            total=memory.total,
+            available=memory.available,
+            other=memory.other,
+            reserve=memory.reserve,
+            capacity=node.capacity,
+            virtual_machines=len(vms),
+            size=sum(vm.size for vm in vms),
+            reserved=sum(map(reserved, vms)),
+            shortfall=plan.shortfall,
+            risk=plan.risk,
+            stall_some=status.stall.some,
+            stall_full=status.stall.full,
+            age=int(sight.age(status)),
+            silent=sight.silent(status),
+            released=pressure.metadata.released,
+            agent_version=status.agent_version,
+        )
+
+
+def vms(sight: Sight, namespace: str | None, node: str | None) -> Iterator[VirtualMachineLine]:
+    """The VMs of a namespace, a node, or all (None)."""
+    for pressure, status in sight.reported():
+        if node not in (None, pressure.metadata.name):
+            continue
+        decisions = {decision.vm.uid: decision for decision in allocate(sight.core(pressure, status)).decisions}
+        for report in status.virtual_machines:
+            if namespace not in (None, report.namespace):
+                continue
+            decision: Decision = decisions[report.uid]
+            yield VirtualMachineLine(
+                namespace=report.namespace,
+                name=report.name,
+                node=pressure.metadata.name,
+                policy=None if decision.vm.policy is None else decision.vm.policy.name,
+                size=report.size,
+                actual=report.actual,
+                resident=report.resident,
+                target=report.target,
+                min=decision.vm.minimum,
+                demand=decision.vm.demand,
+                reserved=reserved(report),
+                reason=decision.reason,
+                message=decision.message,
+            )
+
+
+_NODE_ORDERS: dict[str, Callable[[NodeLine], tuple[object, ...]]] = {
+    "name": lambda node: (node.name,),
+    "state": lambda node: (-State(node.state).severity, node.available / max(1, node.total), node.name),
+    "available": lambda node: (node.available, node.name),
+    "reclaimed": lambda node: (-node.reserved, node.name),
+}
+_VM_ORDERS: dict[str, Callable[[VirtualMachineLine], tuple[object, ...]]] = {
+    "name": lambda vm: (vm.namespace, vm.name),
+    "size": lambda vm: (-vm.size, vm.namespace, vm.name),
+    "demand": lambda vm: (-(vm.demand or 0), vm.namespace, vm.name),
+    "reclaimed": lambda vm: (-vm.reserved, vm.namespace, vm.name),
+}
+
+
+async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
+    """Print nodes or VMs."""
+    sight = await look(cluster)
+    if options.thing == "nodes":
+        _print_nodes(sorted(nodes(sight), key=_NODE_ORDERS[options.sort_by]), output)
+        return Exit.DONE
+    if options.node is not None and options.node not in {node.metadata.name for node in sight.nodes}:
+        raise ClusterError(f"no agent reports a node {options.node}")
+    # A node's VMs are all meant unless a namespace is named.
+    every = options.all_namespaces or (options.node is not None and options.namespace is None)
+    namespace = None if every else options.namespace or cluster.namespace
+    _print_vms(sorted(vms(sight, namespace, options.node), key=_VM_ORDERS[options.sort_by]), output)
+    return Exit.DONE
+
+
+def _print_nodes(lines: list[NodeLine], output: Output) -> None:
+    if output.document(Nodes(nodes=lines)):
+        return
+    header = ["NODE", "STATE", "TOTAL", "AVAILABLE", "CAPACITY", "VMS", "SIZE", "RESERVED", "REPORTED"]
+    if output.wide:
+        header += ["OTHER", "RESERVE", "STALL", "SHORTFALL", "RISK", "RELEASED", "AGENT"]
+    output.table(header, [_node_row(node, wide=output.wide) for node in lines])
+
+
+def _node_row(node: NodeLine, *, wide: bool) -> list[str | Cell]:
+    row: list[str | Cell] = [
+        node.name,
+        Cell(node.state, _STYLES.get(State(node.state), Style.PLAIN)),
+        *map(size, (node.total, node.available, node.capacity)),
+        str(node.virtual_machines),
+        *map(size, (node.size, node.reserved)),
+        Cell(f"{format_duration(node.age)} ago", Style.BAD if node.silent else Style.PLAIN),
+    ]
+    if wide:
+        row += [
+            *map(size, (node.other, node.reserve)),
+            f"{node.stall_some}%/{node.stall_full}%",
+            Cell(size(node.shortfall), Style.BAD if node.shortfall else Style.PLAIN),
+            size(node.risk),
+            "yes" if node.released else "no",
+            node.agent_version or "-",
+        ]
+    return row
+
+
+def _print_vms(lines: list[VirtualMachineLine], output: Output) -> None:
+    if output.document(VirtualMachines(virtual_machines=lines)):
+        return
+    header = ["NAMESPACE", "VM", "NODE", "SIZE", "ACTUAL", "TARGET", "MIN", "DEMAND", "REASON"]
+    if output.wide:
+        header += ["RESIDENT", "POLICY", "MESSAGE"]
+    output.table(header, [_vm_row(vm, wide=output.wide) for vm in lines])
+
+
+def _vm_row(vm: VirtualMachineLine, *, wide: bool) -> list[str | Cell]:
+    bad = vm.reason == "Unresponsive"
+    row: list[str | Cell] = [
+        *(vm.namespace, vm.name, vm.node),
+        *map(size, (vm.size, vm.actual, vm.target)),
+        "-" if vm.policy is None else size(vm.min),
+        size(vm.demand),
+        Cell(vm.reason, Style.WARN if bad else Style.PLAIN),
+    ]
+    return [*row, size(vm.resident), vm.policy or "-", vm.message] if wide else row

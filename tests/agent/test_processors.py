@@ -1,0 +1,272 @@
+"""Processors taken and given back: by a fake that does as the test says, and by real guests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from hack.controlplane import ControlPlane
+from hack.lab import GuestSpec, LabNode, LauncherPod
+from hack.lab.fakes import FakeChannel
+from kubeballoon.agent import guestagent
+from kubeballoon.agent.guestagent import GuestAgent
+from kubeballoon.agent.hypervisor import AgentError
+from kubeballoon.agent.instance import ProcessorRequest
+from kubeballoon.agent.processors import PATIENCE, SILENT, TRIES, Processors
+from kubeballoon.api.v1alpha1 import ProcessorMethod
+from tests.support.cluster import condition, get, processor_policy
+from tests.support.processes import agent, controller
+from tests.support.reports import annotate, presented, reported
+from tests.support.waiting import Clock, throughout, until
+
+ABSENT = AgentError("GuestAgentAbsent", "its guest runs no QEMU guest agent")
+DRIVER = ProcessorMethod.DRIVER
+GUEST_AGENT = ProcessorMethod.GUEST_AGENT
+
+
+@dataclass
+class Kept:
+    """Processors over a fake, looked at as often as the test says."""
+
+    channel: FakeChannel
+    clock: Clock
+    processors: Processors
+    request: ProcessorRequest
+
+    async def look(self, times: int = 3, **asked: object) -> None:
+        """Look so many times, a second apart, with something else asked."""
+        self.request = replace(self.request, **asked)  # type: ignore[arg-type]  # named as the fields are
+        for _ in range(times):
+            self.clock.now += 1
+            await self.processors.look(self.channel, self.request)
+
+    @property
+    def used(self) -> int:
+        """How many processors the guest uses."""
+        return sum(self.channel.online.values())
+
+    @property
+    def reason(self) -> str | None:
+        """Why it does not do what it should, in a word."""
+        return None if self.processors.view.problem is None else self.processors.view.problem[0]
+
+
+@pytest.fixture
+def kept() -> Kept:
+    channel, clock = FakeChannel(), Clock()
+    guest_agent = GuestAgent(clock)
+    guest_agent.channel = channel
+    return Kept(channel, clock, Processors(guest_agent, channel, clock), ProcessorRequest(size=4))
+
+
+async def test_the_guest_takes_the_last_processors_offline_and_brings_them_back(kept: Kept) -> None:
+    await kept.look(target=1)
+    assert kept.channel.online == {0: True, 1: False, 2: False, 3: False}
+    assert kept.processors.view.online == 1
+    await kept.look(target=3)
+    assert kept.used == 3
+    await kept.look(target=None)
+    assert kept.used == 4
+    assert kept.reason is None
+
+
+async def test_a_guest_that_rebooted_is_asked_again(kept: Kept) -> None:
+    await kept.look(target=2)
+    kept.channel.online = dict.fromkeys(range(4), True)
+    await kept.look()
+    assert kept.used == 2
+
+
+async def test_only_what_the_guest_offers_is_taken_and_never_the_first(kept: Kept) -> None:
+    kept.channel.fixed = frozenset({1, 2})
+    await kept.look(target=1)
+    assert kept.channel.online == {0: True, 1: True, 2: True, 3: False}
+    assert kept.reason == "NotOfflinable"
+
+
+@pytest.mark.parametrize("target", [0, -3])
+async def test_a_forged_request_leaves_one(kept: Kept, target: int) -> None:
+    await kept.look(target=target)
+    assert kept.used == 1
+
+
+async def test_one_that_must_be_left_alone_is_left_alone(kept: Kept) -> None:
+    await kept.look(target=1, bar=("DedicatedCPU", "it has dedicated CPUs"))
+    await kept.look(target=1, bar=None, fault="annotation x: no")
+    assert kept.used == 4
+
+
+async def test_the_driver_unplugs_one_by_one_and_plugs_in_again(kept: Kept) -> None:
+    await kept.look(times=8, target=1, method=DRIVER)
+    assert kept.channel.unplugged == ["vcpu3", "vcpu2", "vcpu1"]
+    assert kept.processors.view.method is DRIVER
+    await kept.look(times=6, target=None)
+    assert kept.channel.online == dict.fromkeys(range(4), True), "plugged in, and brought online"
+
+
+async def test_auto_takes_the_driver_only_where_no_agent_answers(kept: Kept) -> None:
+    await kept.look(target=3)
+    assert kept.channel.unplugged == []
+    await kept.look(target=None)
+    kept.channel.absent = ABSENT
+    await kept.look(target=3)
+    assert kept.channel.unplugged == [], "the guest may be booting"
+    kept.clock.now += SILENT
+    await kept.look()
+    assert kept.channel.unplugged == ["vcpu3"]
+
+
+async def test_auto_unplugs_nothing_of_an_emulated_guest(kept: Kept) -> None:
+    kept.channel.emulated, kept.channel.absent = True, ABSENT
+    kept.clock.now += SILENT
+    await kept.look(times=int(SILENT) + 5, target=3)
+    assert kept.channel.unplugged == []
+    assert kept.reason == "GuestAgentAbsent"
+
+
+async def test_a_guest_that_is_asked_and_does_nothing_has_a_reason(kept: Kept) -> None:
+    kept.channel.deaf = True
+    await kept.look(times=TRIES + 2, target=2)
+    assert kept.reason == "NotFollowing"
+    assert not kept.processors.moving
+    kept.channel.deaf = False
+    await kept.look()
+    assert kept.used == 2
+    assert kept.reason is None
+
+
+async def test_an_unplugging_that_libvirt_does_not_hear_of_is_said_and_not_repeated(kept: Kept) -> None:
+    kept.channel.tells = False
+    await kept.look(times=int(PATIENCE) + 4, target=2, method=DRIVER)
+    assert kept.channel.unplugged == ["vcpu3"]
+    assert kept.reason == "UnplugLost"
+    assert kept.used == 2, "the other one is taken by the guest agent"
+    await kept.look(times=3, target=None)
+    assert kept.used == 3
+    assert kept.reason == "UnplugLost"
+
+
+async def test_a_kernel_that_gives_nothing_up_is_not_asked_on_and_on(kept: Kept) -> None:
+    kept.channel.ejects = False
+    await kept.look(times=int(PATIENCE) + 20, target=2, method=DRIVER)
+    assert kept.channel.unplugged == ["vcpu3"]
+    assert kept.reason == "UnplugRefused"
+    assert kept.used == 2
+
+
+async def test_without_agent_and_driver_there_is_a_reason_and_a_pause(kept: Kept) -> None:
+    kept.channel.absent = ABSENT
+    await kept.look(times=20, target=2, method=GUEST_AGENT)
+    assert kept.reason == "GuestAgentAbsent"
+    assert len(kept.channel.commands) <= 20 / guestagent.RETRY + 1, "it is not asked at every look"
+    kept.channel.absent = None
+    await kept.look(times=60)
+    assert kept.used == 2
+    assert kept.reason is None
+
+
+@pytest.fixture
+def guest(installed: ControlPlane, lab_node: LabNode, wide_guest: LauncherPod) -> Iterator[LauncherPod]:
+    with presented(installed, lab_node, wide_guest):
+        yield wide_guest
+
+
+@pytest.mark.cluster
+@pytest.mark.guest
+def test_a_policy_takes_a_guest_s_processors_and_its_end_gives_them_back(
+    installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
+) -> None:
+    with agent(installed, lab_node, tmp_path / "agent"), controller(installed, tmp_path / "controller"):
+        until(lambda: reported(installed, lab_node, guest).get("processors", {}).get("online") == 4, 60)
+        installed.apply(processor_policy("narrow", processors={"min": 1, "max": 1}))
+        until(lambda: guest.online() == 1, 60)
+        until(lambda: reported(installed, lab_node, guest)["processors"]["online"] == 1)
+        until(lambda: condition(installed, "narrow", "Ready", of="cpupol").get("status") == "True")
+        loops = [guest.run("while :; do :; done") for _ in range(4)]
+        assert busy_processors(guest) == 1
+        guest.run(f"kill {' '.join(map(str, loops))}")
+        until(lambda: get(installed, "cpupol", "narrow")["status"].get("taken") == 3)
+        installed.kubectl("delete", "cpupol", "narrow")
+        until(lambda: guest.online() == 4, 60)
+
+
+def busy_processors(guest: LauncherPod) -> int:
+    """How many of QEMU's threads for processors do what the guest's loops do."""
+    before = guest.vcpu_threads()
+    until(lambda: sum(guest.vcpu_threads().values()) - sum(before.values()) > 1.0, 60)
+    ran = {name: seconds - before[name] for name, seconds in guest.vcpu_threads().items()}
+    return sum(seconds > 0.1 * sum(ran.values()) for seconds in ran.values())
+
+
+@pytest.mark.cluster
+@pytest.mark.guest
+def test_an_unplugged_processor_leaves_the_node_and_the_guest_is_fine(
+    installed: ControlPlane, lab_node: LabNode, tmp_path: Path
+) -> None:
+    (pod,) = lab_node.boot([GuestSpec(name="plugged", vcpus=3)])
+    try:
+        with presented(installed, lab_node, pod), agent(installed, lab_node, tmp_path / "agent"):
+            annotate(installed, pod, processor_target="2", processor_method="Driver")
+            until(lambda: len(pod.vcpu_threads()) == 2, 60)
+            until(lambda: reported(installed, lab_node, pod).get("processors", {}).get("online") == 2)
+            assert pod.online() == 2
+            assert pod.load.set(20).held_mib == 20
+            balloon = pod.spec.memory_bytes - (40 << 20)
+            annotate(installed, pod, memory_target=str(balloon))
+            until(lambda: pod.actual_bytes() == balloon, 30)
+    finally:
+        lab_node.stop("plugged")
+
+
+@pytest.mark.cluster
+@pytest.mark.guest
+def test_a_guest_agent_that_hangs_holds_up_no_memory(
+    installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
+) -> None:
+    hang = guest.run("sleep 1; kill -STOP $(pidof qemu-ga); sleep 40; kill -CONT $(pidof qemu-ga)")
+    assert hang
+    with agent(installed, lab_node, tmp_path / "agent"):
+        annotate(installed, guest, processor_target="2", processor_method="GuestAgent")
+        began = time.monotonic()
+        until(lambda: reported(installed, lab_node, guest).get("processors", {}).get("reason") == "GuestAgentHung", 35)
+        annotate(installed, guest, memory_target="200Mi")
+        until(lambda: guest.actual_bytes() == 200 << 20, 30)
+        assert time.monotonic() - began < 40, "the agent was hung all the while"
+        until(lambda: reported(installed, lab_node, guest)["processors"]["online"] == 2, 90)
+        annotate(installed, guest, processor_target=None, processor_method=None, memory_target=None)
+        until(lambda: guest.online() == 4, 60)
+        until(lambda: guest.actual_bytes() == guest.spec.memory_bytes, 30)
+        throughout(lambda: guest.online() == 4, 1)
+
+
+_BLOCKING = """\
+mv /usr/sbin/qemu-ga /usr/sbin/qemu-ga.real
+printf '#!/bin/sh\\nexec /usr/sbin/qemu-ga.real -b guest-set-vcpus "$@"\\n' >/usr/sbin/qemu-ga
+chmod +x /usr/sbin/qemu-ga
+kill $(pidof qemu-ga)
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.guest
+@pytest.mark.parametrize("reason", ["GuestAgentAbsent", "GuestAgentRefused"])
+def test_a_guest_whose_agent_does_not_do_it_has_a_reason_and_its_memory_follows(
+    installed: ControlPlane, lab_node: LabNode, tmp_path: Path, reason: str
+) -> None:
+    spec = GuestSpec(name=f"unwilling-{reason.lower()}", vcpus=2, guest_agent=reason != "GuestAgentAbsent")
+    (pod,) = lab_node.boot([spec])
+    try:
+        if spec.guest_agent:
+            pod.run(_BLOCKING)
+        with presented(installed, lab_node, pod), agent(installed, lab_node, tmp_path / "agent"):
+            annotate(installed, pod, processor_target="1", processor_method="GuestAgent", memory_target="200Mi")
+            until(lambda: reported(installed, lab_node, pod).get("processors", {}).get("reason") == reason, 60)
+            until(lambda: pod.actual_bytes() == 200 << 20, 60)
+            assert not reported(installed, lab_node, pod)["processors"]["responsive"]
+            assert len(pod.vcpu_threads()) == 2
+    finally:
+        lab_node.stop(spec.name)

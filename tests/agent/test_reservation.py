@@ -1,0 +1,247 @@
+"""Memory reserved by the program in the guest: a fake that does as the test says, and real guests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from hack.controlplane import ControlPlane
+from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
+from hack.lab.fakes import FakeChannel, FakeDomain
+from hack.lab.ksm import merging
+from kubeballoon.agent import guestagent
+from kubeballoon.agent.guestagent import GuestAgent
+from kubeballoon.agent.hypervisor import AgentError, Sample
+from kubeballoon.agent.reservation import DIRECTORY, PROGRAM, Reservation, ReservingDomain
+from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.v1alpha1 import ReclaimMethod, Regain
+from kubeballoon.core.demand import GuestStatistics
+from kubeballoon.guest import kubeballoon_guest
+from tests.support.processes import agent
+from tests.support.reports import annotate, presented, reported
+from tests.support.waiting import Clock, until
+
+STATUS, REQUEST = f"{DIRECTORY}/status", f"{DIRECTORY}/request"
+SIZE = 1024 * MIB
+BARE = Sample(SIZE, SIZE, running=True, balloon=False, statistics=GuestStatistics(actual=SIZE, updated=0.0))
+BALLOONED = replace(BARE, balloon=True, statistics=GuestStatistics(actual=SIZE, updated=1.0, usable=SIZE // 2))
+
+
+@dataclass
+class FakeQemu(FakeChannel):
+    """A process of which so much has been merged."""
+
+    bytes_merged: int = 0
+
+    def merged(self) -> int | None:
+        """Bytes."""
+        return self.bytes_merged
+
+
+@dataclass
+class Guest:
+    """A guest with a program of numbers, and the reservation over it."""
+
+    channel: FakeQemu = field(default_factory=FakeQemu)
+    clock: Clock = field(default_factory=Clock)
+    merges: bool = True
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        """Connect the two."""
+        self.agent = GuestAgent(self.clock)
+        self.agent.channel = self.channel
+        self.reservation = Reservation(self.agent, self.channel, lambda: None, self.clock, lambda: self.merges)
+
+    def say(self, held: int, available: int = 500 * MIB) -> None:
+        """Have the program look at its guest once more."""
+        self.number += 1
+        asked = json.loads(self.channel.files.get(REQUEST, b'{"reserve": 0}'))["reserve"]
+        status = {"number": self.number, "asked": asked, "held": held, "available": available}
+        self.channel.files[STATUS] = json.dumps(status).encode()
+
+    @property
+    def asked(self) -> int | None:
+        """What the program was asked to reserve."""
+        return json.loads(self.channel.files[REQUEST])["reserve"] if REQUEST in self.channel.files else None
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs in the guest end at once."""
+    monkeypatch.setattr(guestagent, "_POLL", 0.0)
+
+
+@pytest.fixture
+def guest() -> Guest:
+    return Guest()
+
+
+async def test_the_program_takes_the_place_of_a_balloon_that_is_not_there(guest: Guest) -> None:
+    domain = FakeDomain(size=SIZE, actual=SIZE, balloon=False, reports=False)
+    reserving = ReservingDomain(domain, guest.reservation)
+    guest.say(held=0)
+    await reserving.sample()
+    await guest.reservation.look()
+    assert (await reserving.sample()).balloon
+    await reserving.set_memory(600 * MIB)
+    await guest.reservation.look()
+    assert guest.asked == SIZE - 600 * MIB
+    guest.say(held=SIZE - 600 * MIB, available=50 * MIB)
+    await guest.reservation.look()
+    sample = await reserving.sample()
+    assert sample.statistics.actual == sample.statistics.held == 600 * MIB
+    assert sample.statistics.usable == 50 * MIB
+    assert domain.requests == []
+
+
+async def test_a_balloon_that_works_is_left_to_work(guest: Guest) -> None:
+    guest.say(held=0)
+    guest.reservation.sample(BALLOONED)
+    await guest.reservation.look()
+    assert guest.reservation.sample(BALLOONED) == BALLOONED
+    assert not guest.reservation.due, "and its guest is asked no more"
+
+
+async def test_what_a_program_still_holds_beside_a_balloon_is_given_back(guest: Guest) -> None:
+    guest.channel.files[REQUEST] = b'{"reserve": 4096}'
+    guest.say(held=100 * MIB)
+    guest.reservation.sample(BALLOONED)
+    await guest.reservation.look()
+    assert guest.asked == 0
+
+
+async def test_a_new_agent_changes_nothing_of_what_is_held(guest: Guest) -> None:
+    guest.channel.files[REQUEST] = json.dumps({"reserve": 100 * MIB}).encode()
+    guest.say(held=100 * MIB)
+    guest.reservation.sample(BARE)
+    await guest.reservation.look()
+    assert guest.asked == 100 * MIB
+    assert guest.reservation.sample(BARE).statistics.actual == SIZE - 100 * MIB
+
+
+async def test_what_the_node_regained_counts_and_not_what_is_claimed(guest: Guest) -> None:
+    guest.say(held=400 * MIB)
+    guest.reservation.sample(BARE)
+    await guest.reservation.look()
+    assert guest.reservation.sample(BARE).resident == SIZE
+    guest.channel.bytes_merged = 300 * MIB
+    await guest.reservation.look()
+    assert guest.reservation.sample(BARE).resident == SIZE - 300 * MIB
+
+
+async def test_how_the_node_regains_is_told(guest: Guest) -> None:
+    ways = [guest.reservation.regained_by]
+    guest.merges = False
+    ways.append(guest.reservation.regained_by)
+    guest.reservation.reports_free_pages = True
+    guest.reservation.sample(BALLOONED)
+    ways.append(guest.reservation.regained_by)
+    assert ways == [Regain.KSM, Regain.NONE, Regain.FREE_PAGE_REPORTING]
+
+
+@pytest.mark.parametrize(
+    ("system", "python", "reason"),
+    [
+        ("mswindows", True, "GuestUnsupported"),
+        ("alpine", False, "GuestUnsupported"),
+        ("debian", True, "GuestProgramAbsent"),
+    ],
+)
+async def test_a_guest_without_program_has_a_reason(guest: Guest, system: str, reason: str, *, python: bool) -> None:
+    guest.channel.system = system
+    if not python:
+        guest.channel.refused["guest-exec"] = "Failed to execute child process: No such file or directory"
+    guest.reservation.method = ReclaimMethod.GUEST_AGENT
+    guest.reservation.sample(BARE)
+    await guest.reservation.look()
+    problem = guest.reservation.sample(BARE).problem
+    assert problem is not None
+    assert problem[0] == reason
+
+
+async def test_where_files_are_refused_the_program_is_run(guest: Guest) -> None:
+    guest.channel.refused["guest-file-open"] = "the command guest-file-open has been disabled"
+    status = json.dumps({"number": 1, "asked": 0, "held": 0, "available": 500 * MIB}).encode()
+    guest.channel.program = lambda arguments: (0, status if "--status" in arguments else b"")
+    guest.reservation.sample(BARE)
+    await guest.reservation.look()
+    assert guest.reservation.engaged
+    guest.reservation.ask(64 * MIB)
+    await guest.reservation.look()
+    assert guest.channel.ran[-1][1:] == (PROGRAM, "--ask", str(64 * MIB))
+
+
+async def test_an_agent_that_does_not_answer_leaves_what_is_held_as_it_is(guest: Guest) -> None:
+    guest.say(held=100 * MIB)
+    guest.reservation.sample(BARE)
+    await guest.reservation.look()
+    guest.channel.absent = AgentError("GuestAgentHung", "its guest agent did not answer")
+    guest.clock.now += 60
+    await guest.reservation.look()
+    sample = guest.reservation.sample(BARE)
+    assert sample.problem == ("GuestAgentHung", "its guest agent did not answer")
+    assert sample.statistics.actual == SIZE - 100 * MIB
+
+
+@pytest.fixture
+def bare(installed: ControlPlane, lab_node: LabNode) -> Iterator[LauncherPod]:
+    """A guest without balloon, in which the program runs; its memory has all been used before."""
+    (pod,) = lab_node.boot([GuestSpec(name="bare", balloon=False, python=True, memory_bytes=384 * MIB)])
+    try:
+        install_program(pod)
+        pod.load.set(180)
+        pod.load.set(0)
+        with presented(installed, lab_node, pod):
+            yield pod
+    finally:
+        lab_node.stop("bare")
+
+
+def install_program(pod: LauncherPod) -> None:
+    pod.run(f"mkdir -p {Path(PROGRAM).parent}; echo done >/run/made")
+    until(lambda: pod.read_file("/run/made"))
+    pod.write_file(PROGRAM, Path(kubeballoon_guest.__file__).read_bytes())
+    pod.run(f"/usr/bin/python3 {PROGRAM}")
+
+
+@pytest.mark.cluster
+@pytest.mark.guest
+def test_a_guest_without_a_driver_gives_memory_to_the_node_and_takes_it_back(
+    installed: ControlPlane, lab_node: LabNode, bare: LauncherPod, tmp_path: Path
+) -> None:
+    size, reserved = bare.spec.memory_bytes, 150 * MIB
+    with merging(), agent(installed, lab_node, tmp_path / "agent"):
+        until(lambda: reported(installed, lab_node, bare).get("method") == "GuestAgent", 60)
+        before = bare.proportional_bytes()
+        annotate(installed, bare, memory_target=str(size - reserved))
+        until(lambda: bare.proportional_bytes() < before - 100 * MIB, 90)
+        until(lambda: parse_quantity(reported(installed, lab_node, bare)["actual"]) == size - reserved, 60)
+        until(lambda: parse_quantity(reported(installed, lab_node, bare)["resident"]) < before - 80 * MIB, 60)
+        vm = reported(installed, lab_node, bare)
+        assert vm["regainedBy"] == "KSM"
+        assert parse_quantity(vm["claimed"]) == reserved
+        assert vm["responsive"]
+        annotate(installed, bare, memory_target=None)
+        until(lambda: parse_quantity(reported(installed, lab_node, bare)["actual"]) == size, 60)
+        low = bare.proportional_bytes()
+        assert bare.load.set(180).held_mib == 180
+        assert bare.proportional_bytes() > low + 80 * MIB
+
+
+@pytest.mark.cluster
+@pytest.mark.guest
+def test_a_node_that_merges_nothing_gets_nothing_and_gives_it_back(
+    installed: ControlPlane, lab_node: LabNode, bare: LauncherPod, tmp_path: Path
+) -> None:
+    with agent(installed, lab_node, tmp_path / "agent"):
+        annotate(installed, bare, memory_target=str(bare.spec.memory_bytes - 150 * MIB))
+        until(lambda: reported(installed, lab_node, bare).get("reason") == "BalloonIneffective", 90)
+        vm = reported(installed, lab_node, bare)
+        assert vm["regainedBy"] == "None"
+        assert not vm["responsive"]
+        until(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 0, 60)

@@ -1,0 +1,160 @@
+"""helm install, upgrade and uninstall on the real API server; what its pods would do is done by real processes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hack.chart import CHART, NAMESPACE, RELEASE, helm
+from hack.controlplane import ControlPlane, ControlPlaneError
+from tests.chart.conftest import OTHER_NODE, VM_NODES
+from tests.support import pods
+from tests.support.cluster import FakeNode, Object, asked, get, memory_policy
+from tests.support.processes import Command
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.cluster
+
+GUESTS = "guests"
+CRD = "crd/memorypolicies.kubeballoon.io"
+WHERE = f"--namespace={NAMESPACE}"
+MONITORING = "--set=monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboard.enabled=true"
+
+
+def install(cluster: ControlPlane, *options: str, verb: str = "install", chart: Path = CHART) -> str:
+    wait = ("--wait", "--timeout=60s")
+    return helm(verb, RELEASE, chart, WHERE, *wait, *options, kubeconfig=cluster.kubeconfig, seconds=90)
+
+
+def uninstall(cluster: ControlPlane, *options: str) -> str:
+    return helm("uninstall", RELEASE, WHERE, *options, kubeconfig=cluster.kubeconfig, seconds=90)
+
+
+@pytest.fixture(scope="module")
+def notes(cluster: ControlPlane) -> Iterator[str]:
+    """What helm said when it installed the chart."""
+    yield install(cluster, MONITORING, "--set=networkPolicy.enabled=true")
+    with suppress(ControlPlaneError):  # the last test has done so
+        uninstall(cluster, "--no-hooks")
+
+
+@pytest.fixture(scope="module")
+def controller(notes: str, cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:  # noqa: ARG001
+    """The controller of the installed Deployment, which leads."""
+    pod = pods.running_pod(cluster, NAMESPACE, "controller")
+    with pods.run(cluster, pod, tmp_path_factory.mktemp("controller") / "log") as command:
+        until(lambda: "leading" in command.said())
+        yield command
+        assert "Traceback" not in command.said()
+
+
+@pytest.fixture(scope="module")
+def node(cluster: ControlPlane, notes: str) -> Iterator[FakeNode]:  # noqa: ARG001 - needs the CRDs
+    """A node with three VMs that have to share."""
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": GUESTS}})
+    made = FakeNode(cluster, "reported", GUESTS)
+    for name in ("a", "b", "c"):
+        made.add(name)
+    made.report()
+    yield made
+    with suppress(ControlPlaneError):
+        made.remove()
+
+
+def test_it_says_what_to_do_next(notes: str) -> None:
+    assert "mode: Observe" in notes
+    assert "pod-security.kubernetes.io/enforce=privileged" in notes
+    assert "WARNING" not in notes
+
+
+def test_its_pods_run_where_they_should(notes: str, cluster: ControlPlane) -> None:  # noqa: ARG001
+    found: dict[str, list[str]] = {}
+    for pod in get(cluster, "pods", WHERE)["items"]:
+        component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        found.setdefault(component, []).append(pod["spec"]["nodeName"])
+    assert sorted(found["agent"]) == sorted(VM_NODES)
+    assert sorted(found["controller"]) == sorted({OTHER_NODE, VM_NODES[0]})  # on different nodes, not the tainted one
+    assert found.keys() == {"agent", "controller"}
+
+
+def test_its_agent_reports_with_its_own_token(notes: str, cluster: ControlPlane, tmp_path: Path) -> None:  # noqa: ARG001
+    pod = pods.running_pod(cluster, NAMESPACE, "agent")
+    name = pod["spec"]["nodeName"]
+    (container,) = pod["spec"]["containers"]
+    (tmp_path / "pods").mkdir()
+    container["args"] += [f"--node-name={name}", f"--pods-dir={tmp_path / 'pods'}"]  # not this machine's own
+    with pods.run(cluster, pod, tmp_path / "log") as command:
+        until(lambda: cluster.kubectl("get", "nodepressure", name, "--ignore-not-found"))
+        until(lambda: get(cluster, "nodepressure", name).get("status", {}).get("state"))
+        assert "forbidden" not in command.said()
+
+
+def test_its_controller_divides_memory(node: FakeNode, controller: Command, cluster: ControlPlane) -> None:
+    cluster.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 3)
+    assert "forbidden" not in controller.said()
+
+
+def test_an_upgrade_brings_new_crds_and_keeps_policies(node: FakeNode, cluster: ControlPlane, tmp_path: Path) -> None:
+    newer = shutil.copytree(CHART, tmp_path / "chart")
+    path = newer / "files/crds/memorypolicies.yaml"
+    definition = yaml.safe_load(path.read_text())
+    definition["spec"]["names"]["shortNames"].append("newer")
+    path.write_text(yaml.safe_dump(definition))
+    install(cluster, "--set=controller.replicas=3", verb="upgrade", chart=newer)
+    assert get(cluster, CRD)["spec"]["names"]["shortNames"] == ["mempol", "newer"]
+    assert get(cluster, "deployment", "kubeballoon-controller", WHERE)["status"]["readyReplicas"] == 3
+    assert get(cluster, "mempol", "default")["metadata"]["generation"] == 1
+    assert len(node.targets()) == 3
+
+
+def hook(cluster: ControlPlane, log: Path, node: FakeNode) -> Object:
+    """Run the release that helm's hook asks for, and play the agent beside it; the pod it ran in."""
+    pod = pods.running_pod(cluster, NAMESPACE, "release")
+    with pods.run(cluster, pod, log) as command:
+        until(lambda: "request withdrawn" in command.said())
+        node.report()
+        until(lambda: "is still asked" not in command.said().splitlines()[-1])
+        node.report(follow=True)
+        assert command.process.wait(60) == 0, command.said()
+    pods.end(cluster, pod)
+    return pod
+
+
+def test_an_uninstallation_gives_everything_back_first(
+    node: FakeNode, controller: Command, cluster: ControlPlane, tmp_path: Path
+) -> None:
+    node.report(follow=True)
+    with ThreadPoolExecutor() as pool:
+        ran: Future[Object] = pool.submit(hook, cluster, tmp_path / "log", node)
+        uninstall(cluster)
+        ran.result()
+    assert controller.process.wait(20) == 1
+    assert "leadership was lost" in controller.said()
+    assert all(asked(cluster, GUESTS, name) == {} for name in node.vms)
+    log = (tmp_path / "log").read_text()
+    assert f"{GUESTS}/a on {node.name} has " in log
+    assert "every VM has its memory" in log
+    kinds = "deployment,daemonset,job,role,rolebinding,poddisruptionbudget,podmonitor,prometheusrule,networkpolicy"
+    assert not get(cluster, kinds, WHERE)["items"]
+    ours = "--selector=app.kubernetes.io/instance=kubeballoon"
+    everywhere = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
+    assert not get(cluster, everywhere, ours)["items"]
+    # The CRDs stay, and every policy with them.
+    assert get(cluster, "mempol", "default")["spec"]["selector"] == {}
+
+
+def test_who_asks_for_it_loses_the_crds_too(node: FakeNode, cluster: ControlPlane) -> None:
+    with suppress(ControlPlaneError):
+        uninstall(cluster, "--no-hooks")
+    install(cluster, "--set=crds.keep=false,release.enabled=false")
+    node.remove()
+    said = uninstall(cluster)
+    assert "kept due to the resource policy" not in said
+    until(lambda: not cluster.kubectl("get", CRD, "--ignore-not-found"))

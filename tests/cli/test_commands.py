@@ -1,0 +1,207 @@
+"""kubectl-balloon's views on the real API server; the test plays the agent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import yaml
+
+from hack.controlplane import ControlPlane
+from tests.support.cli import balloon
+from tests.support.cluster import MIB, FakeNode, condition, memory_policy
+from tests.support.processes import Command
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.cluster
+
+Cli = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def busy(installed: ControlPlane, node: FakeNode) -> FakeNode:
+    """An overcommitted node: one VM works with nearly all of its memory, two are idle, one is not to be ballooned."""
+    node.add("busy", need=str(480 * MIB))
+    node.add("idle")
+    node.add("lazy")
+    node.add("barred", size=64 * MIB, eligible=False, reason="VFIO", message="a device passed through pins its memory")
+    node.report()
+    installed.apply(memory_policy("default"))
+    return node
+
+
+def rows(table: str) -> list[list[str]]:
+    """A table's cells."""
+    return [[cell.strip() for cell in line.split("   ") if cell.strip()] for line in table.splitlines()]
+
+
+def test_top_nodes_shows_the_node_and_json_and_yaml_agree(cli: Cli, busy: FakeNode) -> None:
+    shown = cli("top", "nodes", "-o", "wide")
+    assert shown.returncode == 0, shown.stderr
+    header, *nodes = rows(shown.stdout)
+    line = dict(zip(header, next(row for row in nodes if row[0] == busy.name), strict=True))
+    assert (line["STATE"], line["TOTAL"], line["VMS"], line["RELEASED"]) == ("High", "1.17 GiB", "4", "no")
+    documents = [
+        json.loads(cli("top", "nodes", "-o", "json").stdout),
+        yaml.safe_load(cli("top", "nodes", "-o", "yaml").stdout),
+    ]
+    for document in documents:
+        (found,) = (each for each in document["nodes"] if each["name"] == busy.name)
+        assert (found["capacity"], found["size"]) == (1200 * MIB, (3 * 512 + 64) * MIB)
+
+
+def test_top_vms_shows_a_namespace_a_node_or_all(cli: Cli, installed: ControlPlane, busy: FakeNode) -> None:
+    mine = cli("top", "vms", f"--namespace={busy.namespace}", "--sort-by=demand")
+    header, first, *_ = rows(mine.stdout)
+    assert header[:3] == ["NAMESPACE", "VM", "NODE"]
+    assert first[1] == "busy"
+    assert "no policy" not in mine.stdout
+    every = json.loads(cli("top", "vms", f"--node={busy.name}", "-o", "json").stdout)["virtualMachines"]
+    assert [vm["name"] for vm in every] == ["barred", "busy", "idle", "lazy"]
+    assert every[0]["reason"] == "Excluded"
+    view = yaml.safe_load(installed.kubectl("config", "view", "--raw", "--output=json"))
+    view["contexts"][0]["context"]["namespace"] = busy.namespace
+    elsewhere = installed.kubeconfig.with_name(f"{busy.namespace}.kubeconfig")
+    elsewhere.write_text(json.dumps(view))
+    assert rows(balloon(elsewhere, "top", "vms").stdout)[1][0] == busy.namespace
+    assert "no agent reports a node none" in cli("top", "vms", "--node=none").stderr
+
+
+def test_explain_says_why_not_more_and_why_not_less(cli: Cli, busy: FakeNode) -> None:
+    idle = json.loads(cli("explain", f"{busy.namespace}/idle", "-o", "json").stdout)
+    assert idle["policy"]["name"] == "default"
+    assert (idle["policy"]["idleTax"], idle["policy"]["sharesPerGib"]) == (75, 1000)
+    assert any("an idle byte costs as much as 4 in use" in line for line in idle["whyNotMore"])
+    assert any(
+        line.startswith("with idleTax 0, all else the same, it would be entitled to") for line in idle["whyNotMore"]
+    )
+    assert idle["whyNotLess"]
+    busy_one = cli("explain", "busy", f"--namespace={busy.namespace}")
+    assert "Why not more?" in busy_one.stdout
+    assert "it may use all of its 512 MiB" in busy_one.stdout
+    barred = json.loads(cli("explain", f"{busy.namespace}/barred", "-o", "json").stdout)
+    assert barred["whyNotMore"] == barred["whyNotLess"] == ["a device passed through pins its memory"]
+
+
+def test_a_vm_at_its_minimum_is_said_to_be_guaranteed_it(cli: Cli, installed: ControlPlane, busy: FakeNode) -> None:
+    installed.apply(memory_policy("default", memory={"min": "400Mi"}))
+    said = json.loads(cli("explain", f"{busy.namespace}/idle", "-o", "json").stdout)
+    assert "400 MiB are guaranteed to it by the min of its policy default" in said["whyNotLess"]
+
+
+@pytest.mark.usefixtures("leader")
+def test_explain_tells_the_last_changes(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a")
+    node.add("b")
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 2)
+    node.add("c")
+    node.report(follow=True)
+
+    def changes() -> list[str]:
+        said = json.loads(cli("explain", f"{node.namespace}/a", "-o", "json").stdout)
+        return [change["reason"] for change in said.get("changes", [])]
+
+    assert until(changes) == ["MemoryReclaimed"]
+
+
+def test_status_is_well_only_when_all_is(cli: Cli, installed: ControlPlane, leader: Command, node: FakeNode) -> None:
+    node.add("a")
+    node.report()
+    nothing = cli("status")
+    assert nothing.returncode == 3
+    assert "no policy: nothing is requested of any VM" in nothing.stdout
+    installed.apply(memory_policy("default"))
+    until(lambda: condition(installed, "default", "Ready").get("status") == "True")
+    well = cli("status")
+    assert (well.returncode, well.stdout.splitlines()[-1]) == (0, "All is well."), well.stdout
+    assert leader.process.poll() is None
+    node.add("b", responsive=False)
+    node.report(state="Hard")
+    ill = json.loads(cli("status", "-o", "json").stdout)
+    assert ill["states"] == {"High": 0, "Soft": 0, "Hard": 1, "Low": 0}
+    assert ill["unresponsive"] == 1
+    assert any(line.startswith(f"node {node.name}: state Hard") for line in ill["attention"])
+    assert any(f"{node.namespace}/b" in line for line in ill["attention"])
+    node.report(age=600)
+    assert "its agent has not reported for" in cli("status").stdout
+
+
+def policies(directory: Path, *documents: dict[str, object]) -> Path:
+    path = directory / "policies.yaml"
+    path.write_text(yaml.safe_dump_all(documents))
+    return path
+
+
+@pytest.mark.usefixtures("busy")
+def test_simulating_tells_what_would_change_and_writes_nothing(
+    cli: Cli, installed: ControlPlane, tmp_path: Path
+) -> None:
+    stricter = policies(tmp_path, memory_policy("default", memory={"min": "350Mi"}), {"kind": "ConfigMap"})
+    shown = cli("simulate", "-f", str(stricter))
+    assert shown.returncode == 0, shown.stderr
+    assert "MemoryPolicy default changed" in shown.stdout
+    line = next(row for row in rows(shown.stdout) if row[1:2] == ["idle"])
+    assert "256 MiB → 350 MiB" in line
+    assert installed.kubectl("get", "mempol", "default", "--output=jsonpath={.spec.memory.min}") == "50%"
+    assert cli("simulate", "-f", str(stricter), "--fail-on=change").returncode == 3
+
+
+def test_simulating_what_is_there_changes_nothing(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
+    same = policies(tmp_path, memory_policy("default"))
+    shown = cli("simulate", "-f", str(tmp_path), "--fail-on=change")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == f"Nothing would change for {len(busy.vms)} VMs.\n"
+    observed = json.loads(
+        cli(
+            "simulate",
+            "-f",
+            "-",
+            "-o",
+            "json",
+            stdin=same.read_text().replace("selector: {}", "selector: {}\n  mode: Observe"),
+        ).stdout
+    )
+    (idle,) = (vm for vm in observed["virtualMachines"] if vm["name"] == "idle")
+    assert (idle["after"], idle["changed"]) == (512 * MIB, True)
+    assert idle["observed"] == idle["before"] < 512 * MIB
+
+
+def test_simulating_minimums_that_do_not_fit_ends_with_3(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
+    greedy = policies(tmp_path, memory_policy("default", memory={"min": "100%"}))
+    shown = cli("simulate", "-f", str(greedy), "-o", "json")
+    assert shown.returncode == 3
+    (line,) = (each for each in json.loads(shown.stdout)["nodes"] if each["name"] == busy.name)
+    assert (line["shortfallBefore"], line["shortfallAfter"]) == (0, (3 * 512 + 64 - 1200) * MIB)
+
+
+def test_pruning_lets_go_of_what_the_files_leave_out(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
+    other = policies(tmp_path, memory_policy("other", selector={"namespaceSelector": {"matchLabels": {"no": "where"}}}))
+    shown = json.loads(cli("simulate", "-f", str(other), "--prune", "-o", "json").stdout)
+    assert {each["name"]: each["change"] for each in shown["policies"]} == {"default": "deleted", "other": "created"}
+    after = {vm["name"]: vm["after"] for vm in shown["virtualMachines"]}
+    assert after == {"busy": 512 * MIB, "idle": 512 * MIB, "lazy": 512 * MIB, "barred": 64 * MIB}
+    assert busy.vms.keys() == after.keys()
+
+
+def test_an_unreachable_api_server_is_one_line(installed: ControlPlane, tmp_path: Path) -> None:
+    view = json.loads(installed.kubectl("config", "view", "--raw", "--output=json"))
+    view["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    (tmp_path / "kubeconfig").write_text(json.dumps(view))
+    ended = balloon(tmp_path / "kubeconfig", "status")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+    assert "cannot be reached" in ended.stderr
+    ended = balloon(tmp_path / "kubeconfig", "status", "--context=none")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+
+
+def test_a_missing_privilege_is_named(installed: ControlPlane, namespace: str) -> None:
+    installed.kubectl("create", "serviceaccount", "nobody", f"--namespace={namespace}")
+    kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
+    ended = balloon(kubeconfig, "top", "nodes")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+    assert "cannot list resource" in ended.stderr

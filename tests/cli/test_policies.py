@@ -1,0 +1,119 @@
+"""Policies in files are refused where the API server refuses them, in its words."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from hack.controlplane import ControlPlane, ControlPlaneError
+from kubeballoon.api import rules
+from kubeballoon.api.v1alpha1 import MemoryPolicySpec
+from kubeballoon.cli.policies import RefusedError, read
+from tests.support.cluster import Object, memory_policy
+
+EXPRESSIONS = {"virtualMachineSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"memory": {"min": "80%", "max": "50%"}}, "spec.memory.min", "min must not exceed max"),
+    ({"memory": {"min": "2Gi", "max": "1Gi"}}, "spec.memory.min", "min must not exceed max"),
+    ({"memory": {"min": "150%"}}, "spec.memory.min", "a percentage from 0% to 100%"),
+    ({"memory": {"max": "much"}}, "spec.memory.max", "max must be a whole quantity of bytes such as 2Gi"),
+    ({"memory": {"min": -5}}, "spec.memory.min", "min must be a whole quantity of bytes"),
+    ({"memory": {"headroom": "1.5"}}, "spec.memory.headroom", "headroom must be a whole quantity of bytes"),
+    ({"memory": {"idleTax": 100}}, "spec.memory.idleTax", "should be less than or equal to 99"),
+    ({"memory": {"shares": 0}}, "spec.memory.shares", "should be greater than or equal to 1"),
+    ({"memory": {"shares": "many"}}, "spec.memory.shares", "in body must be of type integer"),
+    ({"memory": {"shares": "5"}}, "spec.memory.shares", "in body must be of type integer"),
+    ({"memory": {"shares": 1.5}}, "spec.memory.shares", "in body must be of type integer"),
+    ({"memory": "much"}, "spec.memory", "in body must be of type object"),
+    ({"reclaim": {"maxRate": "0"}}, "spec.reclaim.maxRate", "maxRate must be a positive quantity of bytes"),
+    ({"reclaim": {"when": "Never"}}, "spec.reclaim.when", '"Overcommitted", "UnderPressure"'),
+    ({"mode": "Dry"}, "spec.mode", 'Unsupported value: "Dry": supported values: "Enforce", "Observe"'),
+    ({"selector": None}, "spec.selector", "Required value"),
+    ({"memory": {"floor": "1Gi"}}, "spec.memory.floor", "unknown field"),
+    (
+        {"selector": EXPRESSIONS},
+        "spec.selector.virtualMachineSelector.matchExpressions[0].values",
+        "values must be given for operators In and NotIn",
+    ),
+]
+
+
+def refused(*sources: Path) -> list[str]:
+    with pytest.raises(RefusedError) as error:
+        read(map(str, sources))
+    return list(error.value.lines)
+
+
+def written(directory: Path, *documents: Object, name: str = "policy.yaml") -> Path:
+    path = directory / name
+    path.write_text(yaml.safe_dump_all(documents))
+    return path
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("spec", "field", "reason"), WRONG)
+def test_files_and_api_server_refuse_alike(
+    installed: ControlPlane, tmp_path: Path, spec: dict[str, Any], field: str, reason: str
+) -> None:
+    policy = memory_policy("wrong", **spec)
+    if policy["spec"]["selector"] is None:
+        del policy["spec"]["selector"]
+    with pytest.raises(ControlPlaneError) as refusal:
+        installed.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(policy))
+    assert field in str(refusal.value)
+    assert reason in str(refusal.value)
+    (line,) = refused(written(tmp_path, policy))
+    assert field in line
+    assert reason in line
+
+
+def test_every_rule_of_the_api_server_is_checked_here_too() -> None:
+    def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+        yield model
+        for field in model.model_fields.values():
+            for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+                if inspect.isclass(inner) and issubclass(inner, BaseModel):
+                    yield from models(inner)
+
+    unchecked = rules.Rule("", "").holds
+    every = [rule for model in models(MemoryPolicySpec) for rule in getattr(model, "rules", ())]
+    assert every
+    assert [rule.message for rule in every if rule.holds is unchecked] == []
+
+
+def test_all_files_of_a_directory_are_read_and_other_objects_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "policy"}}
+    written(tmp_path / "deep", config_map, memory_policy("a", memory={"min": "1Gi"}))
+    listed = {"apiVersion": "v1", "kind": "List", "items": [memory_policy("b"), config_map]}
+    written(tmp_path, listed, name="list.yml")
+    (tmp_path / "README.md").write_text(": no YAML")
+    assert {policy.metadata.name for policy in read([str(tmp_path)])} == {"a", "b"}
+
+
+def test_what_cannot_be_read_is_one_line_each(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: b\nc: d: e\n")
+    (tmp_path / "empty").mkdir()
+    lines = refused(broken, tmp_path / "none.yaml", tmp_path / "empty")
+    assert lines[0] == f"{broken}: line 2: mapping values are not allowed here"
+    assert lines[1] == f"{tmp_path / 'none.yaml'}: No such file or directory"
+    assert lines[2].startswith(f"{tmp_path / 'empty'}: this directory has no .yaml")
+
+
+def test_a_name_twice_an_unknown_version_and_no_name_are_refused(tmp_path: Path) -> None:
+    first, second = (written(tmp_path, memory_policy("twice"), name=name) for name in ("1.yaml", "2.yaml"))
+    assert refused(first, second) == [f"{second}: MemoryPolicy twice is in {first} too"]
+    future = {**memory_policy("future"), "apiVersion": "kubeballoon.io/v2"}
+    assert 'no matches for kind "MemoryPolicy" in version "kubeballoon.io/v2"' in refused(written(tmp_path, future))[0]
+    labelled = memory_policy("labelled")
+    labelled["metadata"]["labels"] = {"tier": 1}
+    assert "metadata.labels.tier: Invalid value: 1" in refused(written(tmp_path, labelled))[0]
+    assert "resource name may not be empty" in refused(written(tmp_path, memory_policy("")))[0]

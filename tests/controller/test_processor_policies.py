@@ -1,0 +1,107 @@
+"""ProcessorPolicies: the controller as a real process on the real API server; the test plays the agent."""
+
+from __future__ import annotations
+
+import pytest
+
+from hack.controlplane import ControlPlane
+from tests.support.cluster import FakeNode, asked, condition, get, processor_policy
+from tests.support.waiting import throughout, until
+
+pytestmark = pytest.mark.cluster
+
+CALM = {"coolDown": "1ms"}
+SHORT = {"count": 4, "usage": 100, "stall": 60}
+AMPLE = {"count": 4, "usage": 10, "stall": 0}
+
+
+def test_processors_are_taken_while_the_node_is_short_and_given_back_after(
+    installed: ControlPlane, node: FakeNode
+) -> None:
+    node.add("a")
+    node.add("b")
+    node.report()
+    installed.apply(processor_policy("default", processors={"min": 1}, method="GuestAgent", **CALM))
+    until(lambda: node.processor_targets() == {"a": 4, "b": 4})
+    node.processors = SHORT
+    node.report(follow=True)
+    until(lambda: node.processor_targets() == {"a": 2, "b": 2})
+    wanted = asked(installed, node.namespace, "a")
+    assert wanted["processor-policy"] == "default"
+    assert wanted["processor-method"] == "GuestAgent"
+    assert "divided by shares" in wanted["processor-reason"]
+    assert "memory-target" not in wanted
+    node.processors = {**SHORT, "stall": 0}
+    node.report(follow=True)
+    throughout(lambda: node.processor_targets() == {"a": 2, "b": 2}, 1)
+    node.processors = AMPLE
+    node.report(follow=True)
+    until(lambda: node.processor_targets() == {"a": 4, "b": 4})
+    installed.kubectl("delete", "cpupol", "default")
+    until(lambda: all(asked(installed, node.namespace, name) == {} for name in node.vms))
+
+
+def test_a_change_is_followed_by_calm(installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a")
+    node.add("b")
+    node.report()
+    always = {"when": "Overcommitted"}
+    installed.apply(processor_policy("default", processors={"min": 1}, trigger=always, coolDown="1h"))
+    until(lambda: node.processor_targets() == {"a": 2, "b": 2})
+    node.processors = {**AMPLE, "count": 6}
+    node.report(follow=True)
+    until(lambda: node.processor_targets() == {"a": 3, "b": 3})
+    node.processors = {**AMPLE, "count": 4}
+    node.report(follow=True)
+    throughout(lambda: node.processor_targets() == {"a": 3, "b": 3}, 2)
+
+
+def test_the_status_counts_what_is_governed_taken_and_left_out(installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a")
+    node.add("pinned")
+    node.vms["pinned"]["processors"] |= {
+        "eligible": False,
+        "reason": "DedicatedCPU",
+        "message": "it has dedicated CPUs",
+    }
+    node.report()
+    installed.apply(processor_policy("default", processors={"min": 1, "max": 1}))
+    until(lambda: node.processor_targets() == {"a": 1})
+    node.report(follow=True)
+    until(lambda: get(installed, "cpupol", "default").get("status", {}).get("taken") == 3)
+    status = get(installed, "cpupol", "default")["status"]
+    assert (status["matched"], status["governed"]) == (2, 2)
+    assert status["excluded"] == [{"reason": "DedicatedCPU", "count": 1}]
+    ready = condition(installed, "default", "Ready", of="cpupol")
+    assert (ready["status"], ready["reason"]) == ("True", "Enforcing")
+
+
+def test_observing_takes_nothing(installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a")
+    node.processors = SHORT
+    node.report()
+    installed.apply(processor_policy("watch", mode="Observe", processors={"max": 1}))
+    until(lambda: condition(installed, "watch", "Ready", of="cpupol").get("reason") == "Observing")
+    assert node.processor_targets() == {}
+
+
+def test_taking_and_giving_back_are_told_as_events(installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a")
+    node.report()
+    installed.apply(processor_policy("default", **CALM))
+    until(lambda: node.processor_targets() == {"a": 4})
+    node.report(follow=True)
+    installed.apply(
+        processor_policy("default", processors={"min": 1, "max": 4}, trigger={"when": "Overcommitted"}, **CALM)
+    )
+    node.processors = {**AMPLE, "count": 2}
+    node.report(follow=True)
+
+    def told() -> set[str]:
+        events = get(installed, "events", f"--namespace={node.namespace}")["items"]
+        return {event["reason"] for event in events}
+
+    until(lambda: "ProcessorsTaken" in told())
+    node.processors = AMPLE
+    node.report(follow=True)
+    until(lambda: "ProcessorsReturned" in told())

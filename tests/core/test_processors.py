@@ -1,0 +1,170 @@
+"""Processors: bounded, exact, the same whatever the order, calm, with a trigger that does not flutter."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeballoon.core.entitlement import Claim
+from kubeballoon.core.model import Change, Mode, Reason, When
+from kubeballoon.core.processors import (
+    Count,
+    Node,
+    Policy,
+    Pressure,
+    Threshold,
+    Trigger,
+    VirtualMachine,
+    allocate,
+    divide_whole,
+)
+from tests.core.strategies import claims
+
+ALWAYS = Trigger(When.OVERCOMMITTED)
+PRESSED = Pressure(stall=60, usage=100)
+capacities = st.integers(0, 400)
+
+
+def vm(uid: str, size: int = 4, policy: Policy | None = None, **changes: object) -> VirtualMachine:
+    made = VirtualMachine(uid, f"default/{uid}", size, online=size, policy=policy)
+    return replace(made, **changes)  # type: ignore[arg-type]  # named as the fields are
+
+
+def targets(node: Node) -> list[int | None]:
+    return [decision.target for decision in allocate(node).decisions]
+
+
+@given(claims(most=64), capacities)
+def test_bounds_hold_and_no_processor_is_lost(wanted: list[Claim], capacity: int) -> None:
+    shares = divide_whole(wanted, capacity)
+    assert all(claim.minimum <= share <= claim.maximum for claim, share in zip(wanted, shares, strict=True))
+    least, most = sum(claim.minimum for claim in wanted), sum(claim.maximum for claim in wanted)
+    assert sum(shares) == max(least, min(capacity, most))
+
+
+@given(claims(most=64), capacities, st.randoms(use_true_random=False))
+def test_the_order_of_claims_does_not_matter(wanted: list[Claim], capacity: int, shuffle: random.Random) -> None:
+    shares = dict(zip((claim.key for claim in wanted), divide_whole(wanted, capacity), strict=True))
+    shuffle.shuffle(wanted)
+    assert [shares[claim.key] for claim in wanted] == divide_whole(wanted, capacity)
+
+
+@given(claims(most=64, at_most=6), capacities)
+def test_another_processor_costs_nobody_more_than_a_rounding(wanted: list[Claim], capacity: int) -> None:
+    before, after = divide_whole(wanted, capacity), divide_whole(wanted, capacity + 1)
+    assert all(now >= then - 1 for then, now in zip(before, after, strict=True))
+
+
+@given(st.lists(st.integers(1, 5000), min_size=2, max_size=8), st.integers(1, 64), capacities)
+def test_who_has_more_shares_never_has_fewer_processors(shares: list[int], size: int, capacity: int) -> None:
+    wanted = [Claim(f"vm-{index:02}", 0, size, weight, size) for index, weight in enumerate(sorted(shares))]
+    given_ = divide_whole(wanted, capacity)
+    assert all(
+        less <= more
+        for one, less in zip(wanted, given_, strict=True)
+        for other, more in zip(wanted, given_, strict=True)
+        if one.weight < other.weight
+    )
+
+
+def test_the_largest_remainder_has_what_is_left_over() -> None:
+    # 7 by 5 : 3 : 2 is 3.5, 2.1 and 1.4.
+    wanted = [Claim("a", 0, 9, 5, 9), Claim("b", 0, 9, 3, 9), Claim("c", 0, 9, 2, 9)]
+    assert divide_whole(wanted, 7) == [4, 2, 1]
+
+
+def test_shares_divide_a_node_that_is_always_overcommitted() -> None:
+    half = Policy("p", minimum=Count(1), trigger=ALWAYS)
+    rich = replace(half, name="rich", shares=3000)
+    assert targets(Node("n", 8, vms=(vm("a", 8, half), vm("b", 8, rich)))) == [2, 6]
+
+
+@given(st.integers(1, 16), st.lists(st.integers(1, 16), max_size=6), st.integers(0, 100), st.integers(0, 100))
+def test_no_vm_is_below_its_minimum_or_without_a_processor(count: int, sizes: list[int], low: int, high: int) -> None:
+    policy = Policy("p", minimum=Count(percent=low), maximum=Count(percent=high), trigger=ALWAYS)
+    node = Node("n", count, vms=tuple(vm(f"vm-{index}", size, policy) for index, size in enumerate(sizes)))
+    for decision in allocate(node).decisions:
+        assert decision.target is not None
+        assert 1 <= decision.vm.minimum <= decision.target <= decision.vm.maximum <= decision.vm.size
+
+
+def test_percentages_are_rounded_up() -> None:
+    assert [Count(percent=50).of(size) for size in (1, 2, 3, 5)] == [1, 1, 2, 3]
+    assert Count(percent=0).of(4) == 1
+
+
+def test_nothing_is_taken_before_tasks_wait_and_processors_are_in_use() -> None:
+    policy = Policy("p", minimum=Count(1))
+    vms = (vm("a", 4, policy), vm("b", 4, policy))
+    for pressure in (Pressure(), Pressure(stall=90), Pressure(usage=100)):
+        decisions = allocate(Node("n", 2, pressure, vms)).decisions
+        assert {decision.target for decision in decisions} == {4}
+        assert {decision.reason for decision in decisions} == {Reason.NOT_UNDER_PRESSURE}
+    assert targets(Node("n", 2, PRESSED, vms)) == [1, 1]
+
+
+@given(st.floats(0, 100), st.floats(0, 100), st.booleans())
+def test_between_its_thresholds_a_trigger_stays_as_it_is(stall: float, usage: float, before: bool) -> None:  # noqa: FBT001 - drawn
+    trigger = Trigger(stall=Threshold(40, 20), usage=Threshold(90, 70))
+    now = trigger.pulled(Pressure(stall, usage), before=before)
+    if now and not before:
+        assert stall >= 40
+        assert usage >= 90
+    if before and not now:
+        assert stall < 20
+        assert usage < 70
+
+
+def test_what_is_held_back_keeps_the_trigger_pulled_until_both_have_ended() -> None:
+    policy = Policy("p", minimum=Count(1))
+    held = tuple(vm(name, 4, policy, target=1) for name in "ab")
+    assert targets(Node("n", 2, Pressure(stall=0, usage=95), held)) == [1, 1]
+    assert targets(Node("n", 2, Pressure(stall=0, usage=30), held)) == [4, 4]
+
+
+@given(st.integers(1, 8), st.floats(0, 299), st.integers(1, 64))
+def test_a_target_stays_for_the_cool_down(target: int, age: float, count: int) -> None:
+    policy = Policy("p", minimum=Count(1), trigger=ALWAYS)
+    one = vm("a", 8, policy, target=target, last_change=Change(up=True, age=age))
+    assert targets(Node("n", count, vms=(one,))) == [target]
+
+
+def test_a_target_out_of_bounds_does_not_wait_for_the_cool_down() -> None:
+    policy = Policy("p", minimum=Count(3), trigger=ALWAYS)
+    one = vm("a", 8, policy, target=1, last_change=Change(up=False, age=1))
+    assert targets(Node("n", 1, vms=(one,))) == [3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"policy": None}, Reason.NO_POLICY),
+        ({"excluded": "it has dedicated CPUs"}, Reason.EXCLUDED),
+        ({"responsive": False}, Reason.UNRESPONSIVE),
+    ],
+)
+def test_those_left_alone_have_a_reason_and_crush_nobody(changes: dict[str, object], reason: Reason) -> None:
+    policy = Policy("p", minimum=Count(1), trigger=ALWAYS)
+    alone = replace(vm("alone", 40, policy), **changes)  # type: ignore[arg-type]  # named as the fields are
+    plan = allocate(Node("n", 28, vms=(alone, vm("a", 8, policy), vm("b", 8, policy))))
+    assert plan.decisions[0].reason is reason
+    assert plan.decisions[0].target is None
+    assert [decision.target for decision in plan.decisions[1:]] == [4, 4]
+
+
+def test_observing_says_what_would_be_and_asks_nothing() -> None:
+    watch = Policy("w", minimum=Count(1), mode=Mode.OBSERVE, trigger=ALWAYS)
+    (decision,) = allocate(Node("n", 2, vms=(vm("a", 4, watch),))).decisions
+    assert decision.target is None
+    assert decision.reason is Reason.RECLAIMED
+
+
+def test_minimums_that_do_not_fit_are_kept_and_reported() -> None:
+    policy = Policy("p", minimum=Count(3), trigger=ALWAYS)
+    plan = allocate(Node("n", 4, vms=(vm("a", 4, policy), vm("b", 4, policy))))
+    assert [decision.target for decision in plan.decisions] == [3, 3]
+    assert plan.shortfall == 2

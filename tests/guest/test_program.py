@@ -1,0 +1,168 @@
+"""The reservation program: what it does for a guest of numbers, and as a real process."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from kubeballoon.guest import kubeballoon_guest as program
+from tests.support.waiting import until
+
+MIB = 1 << 20
+SOURCE = Path(program.__file__)
+
+
+@dataclass
+class FakeHoard(program.Hoard):
+    """Holds numbers."""
+
+    most: int = 1 << 40
+    size: int = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes held."""
+        return self.size
+
+    def grow(self, size: int) -> None:
+        """Hold more, up to what the test allows."""
+        if self.size + size > self.most:
+            raise OSError("no more")
+        self.size += size
+
+    def shrink(self, size: int) -> None:
+        """Give some back."""
+        self.size = max(0, self.size - size)
+
+
+@dataclass
+class FakeGuest(program.Guest):
+    """A guest that uses what the test says, beside what is hoarded."""
+
+    hoard: FakeHoard = field(default_factory=FakeHoard)
+    used: int = 200 * MIB
+    waited: float = 0.0
+
+    def total(self) -> int:
+        """A GiB."""
+        return 1024 * MIB
+
+    def available(self) -> int:
+        """The rest."""
+        return self.total() - self.used - self.hoard.held
+
+    def stalled(self) -> float:
+        """Seconds."""
+        return self.waited
+
+
+@pytest.fixture
+def guest() -> FakeGuest:
+    return FakeGuest()
+
+
+@pytest.fixture
+def reservation(guest: FakeGuest) -> program.Reservation:
+    return program.Reservation(guest, guest.hoard)
+
+
+def look(reservation: program.Reservation, asked: int, times: int = 30) -> None:
+    for _ in range(times):
+        reservation.look(asked)
+
+
+def test_what_is_asked_is_reserved_in_growing_steps(guest: FakeGuest, reservation: program.Reservation) -> None:
+    steps = []
+    while reservation.look(500 * MIB):
+        steps.append(guest.hoard.held)
+    assert guest.hoard.held == 500 * MIB
+    assert steps[0] == 16 * MIB
+    assert steps[1] - steps[0] == 32 * MIB
+
+
+def test_the_guest_keeps_what_it_uses_and_something_beyond(guest: FakeGuest, reservation: program.Reservation) -> None:
+    look(reservation, 1024 * MIB)
+    assert guest.available() >= guest.total() // 16
+
+
+def test_less_asked_is_given_back_at_once(guest: FakeGuest, reservation: program.Reservation) -> None:
+    look(reservation, 500 * MIB)
+    reservation.look(100 * MIB)
+    assert guest.hoard.held == 100 * MIB
+
+
+def test_a_guest_that_runs_short_has_memory_back_at_once(guest: FakeGuest, reservation: program.Reservation) -> None:
+    look(reservation, 700 * MIB)
+    guest.used += guest.available()
+    reservation.look(700 * MIB)
+    assert guest.available() >= guest.total() // 16
+    assert reservation.short
+    held = guest.hoard.held
+    look(reservation, 700 * MIB)
+    assert guest.hoard.held <= held, "nothing more is taken for a while"
+
+
+def test_a_guest_whose_tasks_wait_for_memory_has_some_back(guest: FakeGuest, reservation: program.Reservation) -> None:
+    look(reservation, 400 * MIB)
+    guest.waited += 1.0
+    reservation.look(400 * MIB)
+    assert guest.hoard.held == 300 * MIB
+
+
+def test_a_kernel_that_gives_no_more_is_not_pressed(guest: FakeGuest, reservation: program.Reservation) -> None:
+    guest.hoard.most = 100 * MIB
+    look(reservation, 500 * MIB)
+    assert guest.hoard.held <= 100 * MIB
+    assert not reservation.look(500 * MIB)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"reserve": "much", "id": 1}', "[]"])
+def test_half_a_request_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "request").write_text(text)
+    assert program.read_request(str(tmp_path / "request")) is None
+
+
+def test_it_needs_nothing_newer_than_python_3_6() -> None:
+    ast.parse(SOURCE.read_text(), feature_version=(3, 6))
+    imported = {
+        alias.name if isinstance(node, ast.Import) else node.module
+        for node in ast.walk(ast.parse(SOURCE.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported <= sys.stdlib_module_names
+
+
+def test_as_a_process_it_follows_requests_and_says_what_it_holds(tmp_path: Path) -> None:
+    command = [sys.executable, str(SOURCE), f"--directory={tmp_path}"]
+
+    def said() -> dict[str, int]:
+        shown = subprocess.run([*command, "--status"], capture_output=True, text=True, check=False, timeout=10)
+        return json.loads(shown.stdout) if shown.returncode == 0 else {}
+
+    with subprocess.Popen(command) as process:
+        try:
+            until(said)
+            subprocess.run([*command, f"--ask={4 * MIB}"], check=True, timeout=10)
+            until(lambda: said()["held"] == 4 * MIB)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            locked = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmLck"))
+            assert locked >= 4 * MIB
+            subprocess.run([*command, "--ask=0"], check=True, timeout=10)
+            until(lambda: said()["held"] == 0)
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+def test_without_one_that_runs_there_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(SOURCE), f"--directory={tmp_path}", "--status"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1

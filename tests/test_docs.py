@@ -1,0 +1,62 @@
+"""The docs say what is so; the examples are what the API server takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hack.controlplane import ControlPlane
+from hack.generate_docs import REFERENCE, render
+from kubeballoon.api import names
+from kubeballoon.cli.policies import read
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "operator/ARCHITECTURE.md"])
+POLICIES = ROOT / "examples/policies"
+
+
+def test_every_field_is_listed_as_the_models_have_it() -> None:
+    assert render() in REFERENCE.read_text()
+
+
+def test_every_annotation_is_listed() -> None:
+    text = REFERENCE.read_text()
+    assert [name for name in (*names.CONTROLLER_ANNOTATIONS, names.EXCLUDE, names.RELEASE) if name not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text())
+    inside = [link for link in links if "://" not in link]
+    assert [link for link in inside if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("alert", re.findall(r"`(Kubeballoon\w+)`", (ROOT / "docs/operations.md").read_text()))
+def test_an_alert_that_is_named_exists_and_has_a_runbook(alert: str) -> None:
+    assert f"alert: {alert}\n" in (ROOT / "charts/kubeballoon/files/rules.yaml").read_text()
+    assert f"## {alert}\n" in (ROOT / "charts/kubeballoon/RUNBOOKS.md").read_text()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("file", sorted(POLICIES.iterdir()), ids=lambda file: file.name)
+def test_an_example_is_taken_by_the_api_server(installed: ControlPlane, file: Path) -> None:
+    installed.kubectl("create", "--dry-run=server", "--validate=strict", f"--filename={file}")
+
+
+def test_examples_are_read_as_one_repository() -> None:
+    assert {policy.metadata.name for policy in read([str(ROOT / "examples")])} == {
+        "observe",
+        "default",
+        "production",
+        "databases",
+    }
+
+
+@pytest.mark.parametrize("file", ["argocd/application.yaml", "flux/kustomization.yaml"])
+def test_gitops_examples_prune_what_leaves_the_repository(file: str) -> None:
+    documents = list(yaml.safe_load_all((ROOT / "examples" / file).read_text()))
+    spec = documents[-1]["spec"]
+    assert spec.get("prune") or spec["syncPolicy"]["automated"]["prune"]
