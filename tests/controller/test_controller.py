@@ -169,6 +169,15 @@ def test_minimums_that_do_not_fit_are_reported_in_bytes(installed: ControlPlane,
     assert set(node.targets().values()) == {512 * MIB}
 
 
+def test_what_vms_could_use_beyond_the_node_is_told(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("patient", reclaim={"when": "UnderPressure"}))
+    until(lambda: f"capacity of {node.name} by" in condition(installed, "patient", "Overcommitted").get("message", ""))
+    assert condition(installed, "patient", "Overcommitted")["status"] == "False"
+
+
 def test_nothing_is_decided_for_a_node_whose_agent_is_silent(installed: ControlPlane, node: FakeNode) -> None:
     for name in ("a", "b", "c"):
         node.add(name)

@@ -15,6 +15,8 @@ from kubeballoon.cluster.snapshot import RELEASED, P
 from kubeballoon.controller.kinds import Kind
 from kubeballoon.controller.round import Outcome
 from kubeballoon.controller.world import Book, World
+from kubeballoon.core.model import Plan
+from kubeballoon.core.wording import human
 
 _MANY = 5  # names listed in a message before "and N more"
 
@@ -124,14 +126,22 @@ def _degraded(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str
 
 
 def _overcommitted(kind: Kind[Any], counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
-    short = {
-        name: plan.shortfall
-        for name, outcome in outcomes.items()
-        if name in counts.nodes and (plan := outcome.plans.get(kind.path)) is not None and plan.shortfall
+    plans = {
+        name: plan
+        for name, outcome in sorted(outcomes.items())
+        if name in counts.nodes and (plan := outcome.plans.get(kind.path)) is not None
     }
+    short = {name: plan.shortfall for name, plan in plans.items() if plan.shortfall}
     if not short:
-        return False, "MinimumsFit", "the guaranteed minimums fit on every node"
-    said = [f"{name} by {kind.said(shortfall)}" for name, shortfall in sorted(short.items())]
+        fits = "the guaranteed minimums fit on every node"
+        # Not to the byte: that would be another status each round.
+        risks = [
+            f"{name} by {human(plan.risk)}" for name, plan in plans.items() if isinstance(plan, Plan) and plan.risk
+        ]
+        if not risks:
+            return False, "MinimumsFit", fits
+        return False, "MinimumsFit", f"{fits}; all at once, VMs could use more than the capacity of {_names(risks)}"
+    said = [f"{name} by {kind.said(shortfall)}" for name, shortfall in short.items()]
     return True, "MinimumsExceedCapacity", f"the guaranteed minimums exceed the capacity of {_names(said)}"
 
 
