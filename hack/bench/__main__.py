@@ -11,7 +11,7 @@ from typing import Any
 
 from hack.bench import agent, allocation, simulation
 
-Rows = list[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 
 BENCHMARKS: dict[str, Callable[[], Rows]] = {
     "allocation": allocation.rows,
@@ -39,10 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Aligned text; the first row says which columns there are."""
-    head = list(rows[0])
-    cells = [head, *([_cell(row[name]) for name in head] for row in rows)]
+def table(rows: Rows) -> str:
+    """Aligned text; a cell is empty where a row has no such figure."""
+    head = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [head, *([_cell(row.get(name, "")) for name in head] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
 

@@ -164,7 +164,8 @@ class Rounds:
         """Events on transitions."""
         about_node = Reference("v1", "Node", node.metadata.name, node.metadata.name)
         if plan.shortfall and not before.shortfall:
-            note = f"the guaranteed minimums exceed the node's capacity for VMs by {kind.said(plan.shortfall)}"
+            name, shortfall = node.metadata.name, kind.said(plan.shortfall)
+            note = f"the guaranteed minimums exceed the capacity of {name} for VMs by {shortfall}"
             await self._announcer.post(about_node, "Overcommitted", note, action="Allocate", warning=True)
         known = {decision.vm.uid: decision for decision in before.decisions}
         for decision in plan.decisions:

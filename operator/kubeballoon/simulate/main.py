@@ -34,8 +34,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="replay recorded VM memory, to size a cluster by",
         description="Replays traces of VMs' memory under a policy, a static split, no balloon and the optimum.",
     )
-    parser.add_argument("traces", type=Path, metavar="TRACES", help="a directory of one CSV a VM")
-    parser.add_argument("--node-memory", type=checked(_node_memory, "quantity"), required=True, metavar="QUANTITY")
+    parser.add_argument(
+        "traces",
+        type=Path,
+        metavar="TRACES",
+        help="a directory of one CSV a VM: GWA-T-12 Bitbrains, or with the columns seconds,size_bytes,used_bytes",
+    )
+    parser.add_argument(
+        "--node-memory", type=checked(_node_memory, "quantity"), required=True, metavar="QUANTITY", help="of each node"
+    )
     parser.add_argument(
         "--overcommit",
         type=checked(_ratios, "ratios"),
