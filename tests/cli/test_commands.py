@@ -12,7 +12,7 @@ import yaml
 
 from hack.controlplane import ControlPlane
 from tests.support.cli import balloon
-from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, condition, memory_policy
+from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, condition, memory_policy, processor_policy
 from tests.support.processes import Command
 from tests.support.waiting import until
 
@@ -193,6 +193,17 @@ def test_simulating_minimums_that_do_not_fit_ends_with_3(cli: Cli, busy: FakeNod
     assert shown.returncode == 3
     (line,) = (each for each in json.loads(shown.stdout)["nodes"] if each["name"] == busy.name)
     assert (line["shortfallBefore"], line["shortfallAfter"]) == (0, (3 * 512 + 64 - 1200) * MIB)
+
+
+def test_policies_for_processors_are_checked_and_said_not_to_be_simulated(
+    cli: Cli, busy: FakeNode, tmp_path: Path
+) -> None:
+    shown = cli("simulate", "-f", str(policies(tmp_path, processor_policy("cpus"))), "--fail-on=change")
+    assert (shown.returncode, shown.stdout) == (0, f"Nothing would change for {len(busy.vms)} VMs.\n")
+    assert shown.stderr == "ProcessorPolicy cpus: valid; what it would change is not simulated\n"
+    broken = cli("simulate", "-f", str(policies(tmp_path, processor_policy("cpus", coolDown="soon"))))
+    assert broken.returncode == 2
+    assert 'The ProcessorPolicy "cpus" is invalid: spec.coolDown' in broken.stderr
 
 
 def test_pruning_lets_go_of_what_the_files_leave_out(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
