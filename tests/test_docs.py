@@ -56,11 +56,12 @@ def test_an_example_is_taken_by_the_api_server(installed: ControlPlane, file: Pa
 
 
 def test_examples_are_read_as_one_repository() -> None:
-    assert {policy.metadata.name for policy in read([str(ROOT / "examples")])} == {
-        "observe",
-        "default",
-        "production",
-        "databases",
+    assert {(policy.kind, policy.metadata.name) for policy in read([str(ROOT / "examples")])} == {
+        ("MemoryPolicy", "observe"),
+        ("MemoryPolicy", "default"),
+        ("MemoryPolicy", "production"),
+        ("MemoryPolicy", "databases"),
+        ("ProcessorPolicy", "default"),
     }
 
 
