@@ -11,6 +11,7 @@ import yaml
 from hack.controlplane import ControlPlane
 from hack.generate_docs import REFERENCE, render
 from kubeballoon.api import names
+from kubeballoon.cli.arguments import parser
 from kubeballoon.cli.policies import read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,14 @@ def test_every_field_is_listed_as_the_models_have_it() -> None:
 def test_every_annotation_is_listed() -> None:
     text = REFERENCE.read_text()
     assert [name for name in (*names.CONTROLLER_ANNOTATIONS, names.EXCLUDE, names.RELEASE) if name not in text] == []
+
+
+def test_every_command_of_the_plugin_is_listed() -> None:
+    commands = next(action.choices for action in parser()._actions if action.dest == "command")  # noqa: SLF001 - argparse
+    # has no public way to list them
+    section = REFERENCE.read_text().split("## Commands")[1].split("## Metrics")[0]
+    assert commands is not None
+    assert set(re.findall(r"^\| `(\w+)", section, re.MULTILINE)) - {"kubectl"} == set(commands)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -47,11 +56,12 @@ def test_an_example_is_taken_by_the_api_server(installed: ControlPlane, file: Pa
 
 
 def test_examples_are_read_as_one_repository() -> None:
-    assert {policy.metadata.name for policy in read([str(ROOT / "examples")])} == {
-        "observe",
-        "default",
-        "production",
-        "databases",
+    assert {(policy.kind, policy.metadata.name) for policy in read([str(ROOT / "examples")])} == {
+        ("MemoryPolicy", "observe"),
+        ("MemoryPolicy", "default"),
+        ("MemoryPolicy", "production"),
+        ("MemoryPolicy", "databases"),
+        ("ProcessorPolicy", "default"),
     }
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from hack.controlplane import ControlPlane
 from tests.support.cli import balloon
-from tests.support.cluster import MIB, FakeNode, condition, memory_policy
+from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, condition, memory_policy, processor_policy
 from tests.support.processes import Command
 from tests.support.waiting import until
 
@@ -90,6 +90,22 @@ def test_a_vm_at_its_minimum_is_said_to_be_guaranteed_it(cli: Cli, installed: Co
     installed.apply(memory_policy("default", memory={"min": "400Mi"}))
     said = json.loads(cli("explain", f"{busy.namespace}/idle", "-o", "json").stdout)
     assert "400 MiB are guaranteed to it by the min of its policy default" in said["whyNotLess"]
+
+
+@pytest.mark.parametrize(("relief", "where"), [(400, "whyNotLess"), (300, "whyNotMore")])
+def test_explain_tells_what_the_agent_does_on_its_own(
+    cli: Cli, installed: ControlPlane, busy: FakeNode, relief: int, where: str
+) -> None:
+    request = ("kubeballoon.io/memory-target=350Mi", "kubeballoon.io/policy=default")
+    installed.kubectl("annotate", "vmi", "idle", f"--namespace={busy.namespace}", *request, *AS_CONTROLLER)
+    busy.vms["idle"].update(relief=str(relief * MIB), troubled=True)
+    busy.report(state="Hard")
+    said = json.loads(cli("explain", f"{busy.namespace}/idle", "-o", "json").stdout)
+    assert (said["relief"], said["target"], said["troubled"]) == (relief * MIB, 350 * MIB, True)
+    (line,) = (line for line in said["whyNotMore"] + said["whyNotLess"] if "without waiting for the controller" in line)
+    assert line == said[where][0]
+    assert f"moves this VM to {relief} MiB, in place of the 350 MiB requested" in line
+    assert "what its agent moves it to instead" in cli("explain", f"{busy.namespace}/idle").stdout
 
 
 @pytest.mark.usefixtures("leader")
@@ -177,6 +193,17 @@ def test_simulating_minimums_that_do_not_fit_ends_with_3(cli: Cli, busy: FakeNod
     assert shown.returncode == 3
     (line,) = (each for each in json.loads(shown.stdout)["nodes"] if each["name"] == busy.name)
     assert (line["shortfallBefore"], line["shortfallAfter"]) == (0, (3 * 512 + 64 - 1200) * MIB)
+
+
+def test_policies_for_processors_are_checked_and_said_not_to_be_simulated(
+    cli: Cli, busy: FakeNode, tmp_path: Path
+) -> None:
+    shown = cli("simulate", "-f", str(policies(tmp_path, processor_policy("cpus"))), "--fail-on=change")
+    assert (shown.returncode, shown.stdout) == (0, f"Nothing would change for {len(busy.vms)} VMs.\n")
+    assert shown.stderr == "ProcessorPolicy cpus: valid; what it would change is not simulated\n"
+    broken = cli("simulate", "-f", str(policies(tmp_path, processor_policy("cpus", coolDown="soon"))))
+    assert broken.returncode == 2
+    assert 'The ProcessorPolicy "cpus" is invalid: spec.coolDown' in broken.stderr
 
 
 def test_pruning_lets_go_of_what_the_files_leave_out(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:

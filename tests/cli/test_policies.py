@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from hack.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api import rules
-from kubeballoon.api.v1alpha1 import MemoryPolicySpec
+from kubeballoon.api.v1alpha1 import MemoryPolicySpec, ProcessorPolicySpec
 from kubeballoon.cli.policies import RefusedError, read
-from tests.support.cluster import Object, memory_policy
+from tests.support.cluster import Object, memory_policy, processor_policy
 
 EXPRESSIONS = {"virtualMachineSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}
 WRONG: list[tuple[dict[str, Any], str, str]] = [
@@ -44,6 +44,16 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ),
 ]
 
+WRONG_PROCESSORS: list[tuple[dict[str, Any], str, str]] = [
+    ({"processors": {"min": 3, "max": 2}}, "spec.processors.min", "min must not exceed max"),
+    ({"processors": {"max": 0}}, "spec.processors.max", "a whole number of processors such as 2, or a percentage"),
+    ({"trigger": {"stall": {"start": 10, "end": 20}}}, "spec.trigger.stall.end", "end must not exceed start"),
+    ({"trigger": {"stall": {"start": "10", "end": 5}}}, "spec.trigger.stall.start", "must be of type integer"),
+    ({"trigger": {"usage": {"start": 101, "end": 5}}}, "spec.trigger.usage.start", "less than or equal to 100"),
+    ({"coolDown": "soon"}, "spec.coolDown", "coolDown must be a duration such as 5m"),
+    ({"method": "Magic"}, "spec.method", 'Unsupported value: "Magic"'),
+]
+
 
 def refused(*sources: Path) -> list[str]:
     with pytest.raises(RefusedError) as error:
@@ -65,8 +75,20 @@ def test_files_and_api_server_refuse_alike(
     policy = memory_policy("wrong", **spec)
     if policy["spec"]["selector"] is None:
         del policy["spec"]["selector"]
+    assert_refused_alike(installed, tmp_path, policy, field, reason)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("spec", "field", "reason"), WRONG_PROCESSORS)
+def test_files_and_api_server_refuse_policies_for_processors_alike(
+    installed: ControlPlane, tmp_path: Path, spec: dict[str, Any], field: str, reason: str
+) -> None:
+    assert_refused_alike(installed, tmp_path, processor_policy("wrong", **spec), field, reason)
+
+
+def assert_refused_alike(plane: ControlPlane, tmp_path: Path, policy: Object, field: str, reason: str) -> None:
     with pytest.raises(ControlPlaneError) as refusal:
-        installed.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(policy))
+        plane.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(policy))
     assert field in str(refusal.value)
     assert reason in str(refusal.value)
     (line,) = refused(written(tmp_path, policy))
@@ -74,7 +96,8 @@ def test_files_and_api_server_refuse_alike(
     assert reason in line
 
 
-def test_every_rule_of_the_api_server_is_checked_here_too() -> None:
+@pytest.mark.parametrize("spec", [MemoryPolicySpec, ProcessorPolicySpec])
+def test_every_rule_of_the_api_server_is_checked_here_too(spec: type[BaseModel]) -> None:
     def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
         yield model
         for field in model.model_fields.values():
@@ -83,7 +106,7 @@ def test_every_rule_of_the_api_server_is_checked_here_too() -> None:
                     yield from models(inner)
 
     unchecked = rules.Rule("", "").holds
-    every = [rule for model in models(MemoryPolicySpec) for rule in getattr(model, "rules", ())]
+    every = [rule for model in models(spec) for rule in getattr(model, "rules", ())]
     assert every
     assert [rule.message for rule in every if rule.holds is unchecked] == []
 
@@ -94,8 +117,13 @@ def test_all_files_of_a_directory_are_read_and_other_objects_passed_over(tmp_pat
     written(tmp_path / "deep", config_map, memory_policy("a", memory={"min": "1Gi"}))
     listed = {"apiVersion": "v1", "kind": "List", "items": [memory_policy("b"), config_map]}
     written(tmp_path, listed, name="list.yml")
+    written(tmp_path, processor_policy("a"), name="same-name-other-kind.yaml")
     (tmp_path / "README.md").write_text(": no YAML")
-    assert {policy.metadata.name for policy in read([str(tmp_path)])} == {"a", "b"}
+    assert sorted((policy.kind, policy.metadata.name) for policy in read([str(tmp_path)])) == [
+        ("MemoryPolicy", "a"),
+        ("MemoryPolicy", "b"),
+        ("ProcessorPolicy", "a"),
+    ]
 
 
 def test_what_cannot_be_read_is_one_line_each(tmp_path: Path) -> None:

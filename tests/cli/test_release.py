@@ -154,7 +154,11 @@ def test_an_account_with_the_least_privileges_releases_all(
         "kind": "ClusterRole",
         "metadata": {"name": f"{namespace}-{name}"},
         "rules": [
-            {"apiGroups": ["kubeballoon.io"], "resources": ["memorypolicies"], "verbs": ["list", "patch"]},
+            {
+                "apiGroups": ["kubeballoon.io"],
+                "resources": ["memorypolicies", "processorpolicies"],
+                "verbs": ["list", "patch"],
+            },
             {"apiGroups": ["kubeballoon.io"], "resources": ["nodepressures"], "verbs": ["list"]},
         ],
     }

@@ -72,7 +72,7 @@ def ordered(lower: str, upper: str) -> Rule:
         f"self.{lower} <= self.{upper}",
         f"{lower} must not exceed {upper}",
         lower,
-        lambda written: lower not in written or upper not in written or written[lower] <= written[upper],
+        lambda written: _numbers_in_order(written.get(lower), written.get(upper)),
     )
 
 
@@ -139,6 +139,10 @@ def _is_positive(value: Any) -> bool:
         return parse_quantity(value) > 0
     except ValueError:
         return False
+
+
+def _numbers_in_order(lower: Any, upper: Any) -> bool:
+    return not (isinstance(lower, int) and isinstance(upper, int)) or lower <= upper
 
 
 def _in_order(lower: tuple[int | None, int | None] | None, upper: tuple[int | None, int | None] | None) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from kubeballoon.api.meta import ApiModel
+from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.cli.arguments import Exit
 from kubeballoon.cli.output import Cell, Output, Style, size, warn
 from kubeballoon.cli.sight import Place, Sight, find, look, split
@@ -59,6 +60,8 @@ class Explanation(ApiModel):
     actual: int | None = None
     resident: int | None = None
     target: int | None = None
+    relief: int | None = None
+    troubled: bool
     entitlement: int
     need: int | None = None
     demand: int | None = None
@@ -89,14 +92,16 @@ def explain(sight: Sight, place: Place) -> Explanation:
         actual=report.actual,
         resident=report.resident,
         target=vm.target,
+        relief=report.relief,
+        troubled=vm.troubled,
         entitlement=decision.entitlement,
         need=vm.need,
         demand=vm.demand,
         idle=None if vm.demand is None else max(0, held - vm.demand),
         reason=decision.reason,
         message=decision.message,
-        why_not_more=list(why_not_more(node, plan, decision)),
-        why_not_less=list(why_not_less(node, plan, decision)),
+        why_not_more=[*helped(report, up=False), *why_not_more(node, plan, decision)],
+        why_not_less=[*helped(report, up=True), *why_not_less(node, plan, decision)],
     )
 
 
@@ -116,6 +121,17 @@ def _settings(sight: Sight, place: Place, decision: Decision) -> Settings | None
         headroom=policy.headroom.of(vm.size),
         shares_per_gib=policy.shares_per_gib,
         idle_tax=policy.idle_tax,
+    )
+
+
+def helped(report: VirtualMachineReport, *, up: bool) -> Iterator[str]:
+    """What the node's agent does about a VM on its own, where that is more (``up``) or less than requested."""
+    goal, request = report.relief, report.target
+    if goal is None or request is None or goal == request or (goal > request) is not up:
+        return
+    yield (
+        f"the node or a guest on it is in trouble: without waiting for the controller the agent moves this VM to "
+        f"{human(goal)}, in place of the {human(request)} requested"
     )
 
 
@@ -244,8 +260,9 @@ def _print(said: Explanation, output: Output) -> None:
         ("actual", size(said.actual), "what its balloon leaves it"),
         ("resident", size(said.resident), "what its process holds of the node's memory"),
         ("target", size(said.target), "what is requested" if said.target is not None else "nothing is requested"),
+        *([("relief", size(said.relief), "what its agent moves it to instead")] if said.relief is not None else []),
         ("entitlement", size(said.entitlement), "what its policy and the node come to"),
-        ("need", size(said.need), "what its guest works with"),
+        ("need", size(said.need), f"what its guest works with{', and it swaps or refaults' if said.troubled else ''}"),
         ("demand", size(said.demand), "need and headroom, within its bounds"),
         ("idle", size(said.idle), "what it holds above its demand"),
     ]

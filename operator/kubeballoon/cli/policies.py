@@ -14,9 +14,21 @@ from pydantic_core import ErrorDetails
 
 from kubeballoon.api.meta import ApiModel, ObjectMeta
 from kubeballoon.api.names import GROUP
-from kubeballoon.api.v1alpha1 import API_VERSION, KINDS, MemoryPolicy, MemoryPolicySpec
+from kubeballoon.api.v1alpha1 import (
+    API_VERSION,
+    KINDS,
+    MemoryPolicy,
+    MemoryPolicySpec,
+    Policy,
+    PolicySpec,
+    ProcessorPolicy,
+    ProcessorPolicySpec,
+)
 
 _SUFFIXES = (".yaml", ".yml", ".json")
+_POLICIES: Mapping[Any, type[Policy]] = {each.__name__: each for each in (MemoryPolicy, ProcessorPolicy)}
+_SPECS: Mapping[Any, type[PolicySpec]] = {"MemoryPolicy": MemoryPolicySpec, "ProcessorPolicy": ProcessorPolicySpec}
+_NO_POLICIES = {each.__name__ for each in KINDS} - _POLICIES.keys()
 Document = dict[str, Any]
 
 
@@ -28,8 +40,8 @@ class RefusedError(Exception):
         self.lines = lines
 
 
-def read(sources: Iterable[str]) -> list[MemoryPolicy]:
-    """The MemoryPolicies in files, directories (all of their YAML and JSON files) or standard input ("-").
+def read(sources: Iterable[str]) -> list[Policy]:
+    """The policies in files, directories (all of their YAML and JSON files) or standard input ("-").
 
     Objects of other groups are passed over, so that a whole rendered repository can be given.
 
@@ -37,20 +49,19 @@ def read(sources: Iterable[str]) -> list[MemoryPolicy]:
         RefusedError: a file cannot be read, or holds what the API server would refuse.
     """
     wrong: list[str] = []
-    found: dict[str, tuple[str, MemoryPolicy]] = {}
+    found: dict[tuple[str, str], tuple[str, Policy]] = {}
     for where, document in _documents(sources, wrong):
-        kind = document.get("kind")
-        if kind != MemoryPolicy.__name__ and kind in [each.__name__ for each in KINDS]:
+        if document.get("kind") in _NO_POLICIES:
             continue
         mistakes = list(_mistakes(document))
         wrong += [f"{where}: {mistake}" for mistake in mistakes]
         if mistakes:
             continue
-        policy = MemoryPolicy.model_validate(document)
+        policy = _POLICIES[document["kind"]].model_validate(document)
         name = policy.metadata.name
-        if name in found:
-            wrong.append(f"{where}: MemoryPolicy {name} is in {found[name][0]} too")
-        found[name] = where, policy
+        if (policy.kind, name) in found:
+            wrong.append(f"{where}: {policy.kind} {name} is in {found[policy.kind, name][0]} too")
+        found[policy.kind, name] = where, policy
     if wrong:
         raise RefusedError(wrong)
     return [policy for _, policy in found.values()]
@@ -108,7 +119,7 @@ def _texts(sources: Iterable[str], wrong: list[str]) -> Iterator[tuple[str, str]
 def _mistakes(document: Document) -> Iterator[str]:
     """What the API server would say to it."""
     kind, version = document.get("kind"), document.get("apiVersion")
-    if kind != MemoryPolicy.__name__ or version != API_VERSION:
+    if kind not in _POLICIES or version != API_VERSION:
         yield f'no matches for kind "{kind}" in version "{version}"'
         return
     metadata = document.get("metadata")
@@ -119,9 +130,9 @@ def _mistakes(document: Document) -> Iterator[str]:
         return
     unknown = sorted(document.keys() - {"apiVersion", "kind", "metadata", "spec", "status"})
     said = [f'unknown field "{field}"' for field in unknown]
-    said += [*_schema(ObjectMeta, metadata, "metadata", extra="ignore"), *check(MemoryPolicySpec, document.get("spec"))]
+    said += [*_schema(ObjectMeta, metadata, "metadata", extra="ignore"), *check(_SPECS[kind], document.get("spec"))]
     for line in said:
-        yield f'The MemoryPolicy "{name}" is invalid: {line}'
+        yield f'The {kind} "{name}" is invalid: {line}'
 
 
 def check(model: type[ApiModel], written: object) -> Iterator[str]:

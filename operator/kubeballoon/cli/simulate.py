@@ -211,13 +211,17 @@ def _reserved(settled: Settled) -> int:
 async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
     """Print what would change."""
     try:
-        policies = read(options.filename)
+        every = read(options.filename)
     except RefusedError as error:
         for line in error.lines:
             warn(f"{PROGRAM}: {line}")
         return Exit.REFUSED
-    if not policies:
-        warn(f"{PROGRAM}: the files hold no MemoryPolicy")
+    policies = [policy for policy in every if isinstance(policy, MemoryPolicy)]
+    for policy in every:
+        if policy not in policies:
+            warn(f"{policy.kind} {policy.metadata.name}: valid; what it would change is not simulated")
+    if not every:
+        warn(f"{PROGRAM}: the files hold no policy")
         if not options.prune:
             return Exit.REFUSED
     sight = await look(cluster)
