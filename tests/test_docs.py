@@ -12,7 +12,7 @@ from hack.controlplane import ControlPlane
 from hack.generate_docs import REFERENCE, render
 from kubeballoon.api import names
 from kubeballoon.cli.arguments import parser
-from kubeballoon.cli.policies import read
+from kubeballoon.manifests import read
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "operator/ARCHITECTURE.md"])

@@ -88,13 +88,21 @@ def test_the_report_needs_nothing_beside_it(traces: Path, tmp_path: Path, capsys
     assert all((output / name).read_bytes().startswith(b"\x89PNG") for name in ("curve.png", "node.png"))
 
 
+POLICY = (
+    "{{apiVersion: kubeballoon.io/v1alpha1, kind: MemoryPolicy, metadata: {{name: p}}, "
+    "spec: {{selector: {{}}, memory: {}}}}}"
+)
+
+
 @pytest.mark.parametrize(
     ("manifest", "complaint"),
     [
-        ("kind: Pod", "not a MemoryPolicy"),
-        ("{", "not YAML"),
-        ("{kind: MemoryPolicy, metadata: {name: p}, spec: {selector: {}, memory: {min: 2X}}}", "spec.memory.min"),
-        ("{kind: MemoryPolicy, metadata: {name: p}, spec: {selector: {}, memory: {idleTax: 100}}}", "idleTax"),
+        ("kind: Pod", "holds 0 MemoryPolicies, and one is needed"),
+        ("{", "expected the node content"),
+        (POLICY.format("{min: 2X}"), "spec.memory.min: Invalid value: min must be a whole quantity of bytes"),
+        (POLICY.format("{min: 90%, max: 50%}"), "spec.memory.min: Invalid value: min must not exceed max"),
+        (POLICY.format("{idleTax: 100}"), "spec.memory.idleTax"),
+        (POLICY.format("{floor: 1Gi}"), 'unknown field "spec.memory.floor"'),
     ],
 )
 def test_a_bad_policy_is_one_line(

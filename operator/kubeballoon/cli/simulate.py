@@ -10,11 +10,11 @@ from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.v1alpha1 import MemoryPolicy
 from kubeballoon.cli.arguments import PROGRAM, Exit
 from kubeballoon.cli.output import Cell, Output, Style, size, warn
-from kubeballoon.cli.policies import RefusedError, read
 from kubeballoon.cli.sight import Sight, look
 from kubeballoon.cluster.client import Cluster
 from kubeballoon.core.allocate import allocate
 from kubeballoon.core.model import Decision, Mode, Node, Plan, VirtualMachine
+from kubeballoon.manifests import RefusedError, read
 
 _ROUNDS = 32  # of decisions and guests that follow; they settle within a few
 

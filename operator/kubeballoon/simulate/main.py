@@ -10,9 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
+from kubeballoon import manifests
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import MemoryPolicy
@@ -78,23 +76,16 @@ def read_policy(path: Path | None) -> Policy:
     Raises:
         UsageError: it is not one MemoryPolicy.
     """
-    manifest = {"metadata": {"name": "default"}, "spec": {"selector": {}}} if path is None else _read_manifest(path)
+    if path is None:
+        policy = MemoryPolicy.model_validate({"metadata": {"name": "default"}, "spec": {"selector": {}}})
+        return core_policy(policy)
     try:
-        policy = MemoryPolicy.model_validate(manifest)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    return replace(core_policy(policy), mode=Mode.ENFORCE)
-
-
-def _read_manifest(path: Path) -> dict[str, object]:
-    try:
-        manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(manifest, dict) or manifest.get("kind") != "MemoryPolicy":
-        raise UsageError(f"{path}: not a MemoryPolicy")
-    return manifest
+        found = [policy for policy in manifests.read([str(path)]) if isinstance(policy, MemoryPolicy)]
+    except manifests.RefusedError as error:
+        raise UsageError(error.lines[0]) from None
+    if len(found) != 1:
+        raise UsageError(f"{path}: holds {len(found)} MemoryPolicies, and one is needed")
+    return replace(core_policy(found[0]), mode=Mode.ENFORCE)
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from hack.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api import rules
 from kubeballoon.api.v1alpha1 import MemoryPolicySpec, ProcessorPolicySpec
-from kubeballoon.cli.policies import RefusedError, read
+from kubeballoon.manifests import RefusedError, read
 from tests.support.cluster import Object, memory_policy, processor_policy
 
 EXPRESSIONS = {"virtualMachineSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}
