@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,11 +230,10 @@ def test_a_guest_agent_that_hangs_holds_up_no_memory(
     assert hang
     with agent(installed, lab_node, tmp_path / "agent"):
         annotate(installed, guest, processor_target="2", processor_method="GuestAgent")
-        began = time.monotonic()
         until(lambda: reported(installed, lab_node, guest).get("processors", {}).get("reason") == "GuestAgentHung", 35)
         annotate(installed, guest, memory_target="200Mi")
         until(lambda: guest.actual_bytes() == 200 << 20, 30)
-        assert time.monotonic() - began < 40, "the agent was hung all the while"
+        assert reported(installed, lab_node, guest)["processors"]["reason"] == "GuestAgentHung", "all the while"
         until(lambda: reported(installed, lab_node, guest)["processors"]["online"] == 2, 90)
         annotate(installed, guest, processor_target=None, processor_method=None, memory_target=None)
         until(lambda: guest.online() == 4, 60)
