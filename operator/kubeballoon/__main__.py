@@ -19,7 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"kubeballoon {__version__}")
     parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in _COMMANDS:
+    given = sys.argv[1:] if arguments is None else arguments
+    asked = [argument for argument in given if argument in _COMMANDS][:1]
+    for name in asked or _COMMANDS:  # only the modules of the command that is run
         importlib.import_module(f"kubeballoon.{name}.main").add_parser(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -46,7 +46,6 @@ class Run:
         size: the VMs' memory in bytes.
         node_memory: that of all nodes together, bytes.
         seconds: how much time was simulated.
-        wall_seconds: how long that took, as the sum over its nodes.
     """
 
     strategy: str
@@ -57,7 +56,6 @@ class Run:
     node_memory: int
     tally: Tally
     seconds: float
-    wall_seconds: float
 
     @property
     def unmet_share(self) -> float:
@@ -85,5 +83,4 @@ class Run:
             "direction_changes": tally.direction_changes,
             "below_min_seconds": tally.below_min_seconds,
             "seconds": self.seconds,
-            "wall_seconds": self.wall_seconds,
         }

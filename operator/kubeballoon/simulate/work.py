@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -71,24 +70,22 @@ class _Part:
     told: bool
 
     def run(self) -> _Result:
-        """Also how long it took."""
-        start = time.perf_counter()
+        """The strategy's figures; of ours, where asked for, the story too."""
         strategy = STRATEGIES[self.strategy]
         if strategy is not None:
-            return _Result(self, strategy(self.load), time.perf_counter() - start)
+            return _Result(self, strategy(self.load))
         peak = _peak(self.load)
         # The peak is seen, and answered, in the round after it.
         record = Record(self.load.seconds / _MOMENTS, peak + 2 * self.load.interval) if self.told else None
         tally = Replay(self.load, record=record).run()
         story = None if record is None else Story(self.load, peak, tuple(record.moments), record.decisions)
-        return _Result(self, tally, time.perf_counter() - start, story)
+        return _Result(self, tally, story)
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
     part: _Part
     tally: Tally
-    wall_seconds: float
     story: Story | None = None
 
 
@@ -152,7 +149,6 @@ def _add_up(results: Sequence[_Result]) -> Run:
         node_memory=part.load.memory * len(results),
         tally=Tally.total(result.tally for result in results),
         seconds=part.load.seconds,
-        wall_seconds=sum(result.wall_seconds for result in results),
     )
 
 
