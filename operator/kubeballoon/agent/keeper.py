@@ -24,7 +24,7 @@ from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
 
-LOOK = 2.0  # seconds between looks at a VM that stands still
+LOOK = 3.0  # seconds between looks at a VM that stands still
 STEP = 0.2  # seconds between looks at one that is on its way
 RETRY = (1.0, 2.0, 5.0, 10.0)  # seconds between attempts to reach it, growing
 _KEPT = 32  # a guest keeps this part of its size free, whatever it is asked for

@@ -33,7 +33,7 @@ from kubeballoon.core.state import StallLimits, Thresholds, next_state, threshol
 _log = logging.getLogger(__name__)
 
 INTERVAL = 0.5  # seconds between looks at the node
-COMPOSE = 2.0  # seconds between looks whether the report has news, when nothing says so before
+COMPOSE = 3.0  # seconds between looks whether the report has news, when nothing says so before
 SETTLE = 0.2  # seconds in which what VMs show becomes one report
 HEARTBEAT = 60.0  # seconds after which a report is written though nothing changed
 SLOW = 40.0  # seconds without a turn after which a loop counts as stuck
