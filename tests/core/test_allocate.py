@@ -155,6 +155,29 @@ def test_a_change_within_the_dead_band_is_not_made() -> None:
     assert [each.target for each in allocate(nudged).decisions] == [each.target for each in settled.vms]
 
 
+def test_idle_memory_does_not_follow_every_change_of_another_s_demand() -> None:
+    settled = settle(node(vm("a"), vm("b"), vm("c"), vm("d")))
+    for need in (1.2, 1.0, 1.3, 1.1):
+        busier = replace(settled, vms=(replace(settled.vms[0], need=int(need * GIB)), *settled.vms[1:]))
+        assert [each.target for each in allocate(busier).decisions] == [each.target for each in settled.vms]
+
+
+def test_idle_memory_far_off_its_fair_share_is_divided_anew_though_nobody_needs_it() -> None:
+    targets = (int(3.2 * GIB), int(1.6 * GIB), int(1.6 * GIB), int(1.6 * GIB))
+    unfair = tuple(replace(vm(name), actual=held, target=held) for name, held in zip("abcd", targets, strict=True))
+    settled = settle(node(*unfair))
+    assert max(each.actual for each in settled.vms) - min(each.actual for each in settled.vms) <= 4 * GIB // 8
+
+
+def test_what_one_needs_is_taken_from_as_few_as_can_be() -> None:
+    held = {"a": 2.25, "b": 1.55, "c": 1.85, "d": 2.35}
+    vms = [replace(vm(name), actual=int(gib * GIB), target=int(gib * GIB)) for name, gib in held.items()]
+    vms[3] = replace(vms[3], need=int(2.2 * GIB))
+    plan = allocate(node(*vms))
+    assert [each.vm.uid for each in plan.decisions if (each.target or 0) < each.vm.actual] == ["a"]
+    assert (decision(allocate(follow(node(*vms), plan)), "d").target or 0) > vms[3].actual
+
+
 def test_a_target_does_not_turn_within_the_cool_down() -> None:
     settled = settle(node(vm("a"), vm("b"), vm("c"), vm("d")))
     lowered = tuple(replace(each, last_change=Change(up=False, age=10)) for each in settled.vms[:3])

@@ -14,6 +14,7 @@ from kubeballoon.core.entitlement import Claims, Ints, scale, share_out
 from kubeballoon.core.model import Decision, Mode, Node, Plan, Reason, State, VirtualMachine, When
 
 _PARTS_OF_SLACK = 64  # of the capacity one, by which targets may exceed it before they are moved for that alone
+_DEAD_BANDS_OF_IDLE = 8  # by which idle memory may be off its fair share while nobody needs it: 1/8 of the size
 
 
 class _Fixed(NamedTuple):
@@ -164,17 +165,33 @@ def _between(levels: Sequence[Ints], capacity: int) -> tuple[Ints, Ints]:
 def _calm(node: Node, vms: Sequence[VirtualMachine], columns: _Columns, shares: Ints, capacity: int) -> Ints:
     """The shares, but for changes that are too small or too early to be worth making."""
     change = shares - columns.target
-    at_bounds = (shares == columns.minimum) | (shares == columns.maximum)
-    keeps = (np.abs(change) <= columns.dead_band) & ~at_bounds
+    size = np.abs(change)
     lacking = columns.working_set - columns.held
     needed = node.state is not State.HIGH or bool((lacking > columns.dead_band).any())
+    keeps = (size <= columns.dead_band) & (shares != columns.minimum) & (shares != columns.maximum)
+    if node.state is State.HIGH:
+        # Every other VM's demand moves the price of idle memory, hence everybody's share, and serves nobody by it.
+        idle = (columns.demand <= columns.target) & (columns.target <= columns.maximum) & (shares != columns.maximum)
+        keeps |= (size <= columns.dead_band * _DEAD_BANDS_OF_IDLE) & idle
     if not needed:
         keeps |= (change < 0) & _moved(vms, node.cool_down, up=True)
     keeps |= (change > 0) & (lacking <= 0) & _moved(vms, node.cool_down, up=False)
     settled = np.where(keeps & (columns.target >= 0), columns.target, shares)
     # The reserve beyond the capacity is several times this, and a node's other memory is never quite still.
     slack = 0 if needed else capacity // _PARTS_OF_SLACK
-    return settled if settled.sum() <= capacity + slack else np.minimum(settled, shares)
+    surplus = int(settled.sum()) - capacity
+    return settled if surplus <= slack else _cut(settled, shares, surplus)
+
+
+def _cut(settled: Ints, shares: Ints, surplus: int) -> Ints:
+    """Without the surplus: from as few VMs as can be, those furthest above their shares."""
+    above = np.maximum(settled - shares, 0)
+    furthest = (-above).argsort(kind="stable")
+    last = above[furthest].cumsum().searchsorted(surplus)
+    cut = settled.copy()
+    chosen = furthest[: last + 1]
+    cut[chosen] = np.minimum(settled, shares)[chosen]
+    return cut
 
 
 def _moved(vms: Sequence[VirtualMachine], cool_down: float, *, up: bool) -> npt.NDArray[np.bool_]:
