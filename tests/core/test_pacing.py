@@ -22,14 +22,17 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 
-def drive(speed: float, start: int, goal: int, *, tick: float = 0.2, limit: int = 2000) -> list[tuple[int, int | None]]:
+def drive(
+    speed: float, start: int, goal: int, *, tick: float = 0.2, limit: int = 2000, max_rate: int | None = None
+) -> list[tuple[int, int | None]]:
     """A guest that gives ``speed`` bytes a second, until it is at its goal: (held, request) at each look."""
     pace, held, asked, at = Pace(), start, start, 0.0
     looks = []
     for _ in range(limit):
-        pace, request = advance(pace, Sample(held, at, spare=held), goal)
+        pace, request = advance(pace, Sample(held, at, spare=held), goal, max_rate)
         asked = asked if request is None else request
         looks.append((held, request))
+        assert pace.responsive
         if abs(held - goal) <= TOLERANCE:
             return looks
         at += tick
@@ -73,6 +76,34 @@ def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
     pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=0), GIB)
     assert request is None
     assert pace.responsive
+
+
+@given(st.integers(MIB // 2, 256 * MIB))
+def test_no_second_takes_more_than_the_policy_s_rate(max_rate: int) -> None:
+    looks = [held for held, _ in drive(GIB, 2 * GIB, 2 * GIB - 8 * max_rate - 8 * MIB, max_rate=max_rate)]
+    for second in range(len(looks) - 5):
+        taken = looks[second] - looks[second + 5]
+        assert taken <= 2 * max(max_rate, TOLERANCE) + TOLERANCE, "and what was saved up before"
+    assert len(looks) * 0.2 >= 7
+
+
+@given(st.floats(2 * MIB, 8 * MIB))
+def test_a_slow_guest_is_not_taken_for_one_that_does_not_follow(speed: float) -> None:
+    assert drive(speed, 256 * MIB, 192 * MIB)
+
+
+def test_memory_is_given_back_to_a_guest_that_was_given_up() -> None:
+    stuck = Pace(retry=RETRY, progress=0.0, held=GIB, mark=GIB)
+    assert advance(stuck, Sample(GIB, 1.0, spare=GIB // 2), GIB // 2)[1] is None
+    assert advance(stuck, Sample(GIB, 1.0, spare=GIB // 2), 2 * GIB)[1] == 2 * GIB
+
+
+def test_a_balloon_that_others_moved_is_asked_again() -> None:
+    pace, request = advance(Pace(), Sample(GIB, 0.0, spare=GIB), GIB - 16 * MIB)
+    assert request == GIB - 16 * MIB
+    pace, request = advance(pace, Sample(GIB - 16 * MIB, 0.2, spare=GIB), GIB - 16 * MIB)
+    assert request is None
+    assert advance(pace, Sample(GIB, 5.0, spare=GIB), GIB - 16 * MIB)[1] == GIB - 16 * MIB
 
 
 def test_nothing_is_asked_of_a_guest_whose_statistics_are_missing() -> None:

@@ -8,6 +8,7 @@ needs comes at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 FIRST_RATE = 32 << 20  # bytes a second: what any guest above the floor can try
@@ -45,6 +46,8 @@ class Pace:
         asked: the request under way, None when none is.
         held: what the guest held at the last look, bytes.
         at: when that was, seconds.
+        took: when it was last asked for memory, seconds.
+        mark: what it held when it was last seen to follow, bytes.
         progress: when the guest last followed, or was last given up, seconds.
         retry: seconds for which the driver is left alone since it stopped following; 0 while it follows.
     """
@@ -53,6 +56,8 @@ class Pace:
     asked: int | None = None
     held: int = 0
     at: float = 0.0
+    took: float = -math.inf
+    mark: int = 0
     progress: float = 0.0
     retry: float = 0.0
 
@@ -93,15 +98,18 @@ def advance(before: Pace, sample: Sample, goal: int, max_rate: int | None = None
     pace = _judge(before, sample)
     if pace.retry > before.retry:
         return _withdraw(pace, sample, goal)
-    if pace.rests(sample.at):
+    if pace.rests(sample.at) and goal <= sample.actual:
         return pace, None
+    if pace.asked is not None and _near(sample.actual, pace.asked) and _near(goal, pace.asked):
+        pace = replace(pace, asked=None)  # arrived: what moves it away from here is asked for anew
     request = _request(pace, sample, goal, max_rate)
     if request is None and pace.asked is not None and pace.asked < sample.actual - TOLERANCE:
         return _withdraw(pace, sample, goal)
     if request is None or request == pace.asked:
         return pace, None
     started = pace.asked is None or (request > sample.actual) != (pace.asked > sample.actual)
-    return replace(pace, asked=request, progress=sample.at if started else pace.progress), request
+    took = sample.at if request < sample.actual else pace.took
+    return replace(pace, asked=request, took=took, progress=sample.at if started else pace.progress), request
 
 
 def _withdraw(pace: Pace, sample: Sample, goal: int) -> tuple[Pace, int]:
@@ -113,11 +121,11 @@ def _judge(before: Pace, sample: Sample) -> Pace:
     """What the guest did since the last look tells of its speed."""
     looked = replace(before, held=sample.actual, at=sample.at)
     if before.asked is None:
-        return looked
-    moved = abs(sample.actual - before.held)
-    arrived = abs(sample.actual - before.asked) <= TOLERANCE
-    if arrived or moved >= TOLERANCE:
-        return replace(looked, rate=_shown(before, sample, arrived=arrived), progress=sample.at, retry=0.0)
+        return replace(looked, mark=sample.actual)
+    arrived = _near(sample.actual, before.asked)
+    if arrived or not _near(sample.actual, before.mark):
+        rate = _shown(before, sample, arrived=arrived)
+        return replace(looked, rate=rate, mark=sample.actual, progress=sample.at, retry=0.0)
     if sample.at - before.progress < PATIENCE:
         return replace(looked, rate=_halved(before.rate))
     retry = Backoff(before.retry).failed(sample.at).pause
@@ -134,18 +142,25 @@ def _shown(before: Pace, sample: Sample, *, arrived: bool) -> float:
     return _halved(rate) if sample.troubled or sample.spare == 0 else rate
 
 
+def _near(one: int, other: int) -> bool:
+    return abs(one - other) <= TOLERANCE
+
+
 def _halved(rate: float) -> float:
     return max(float(SLOWEST), rate / 2)
 
 
 def _request(pace: Pace, sample: Sample, goal: int, max_rate: int | None) -> int | None:
-    if abs(goal - sample.actual) <= TOLERANCE and pace.asked is None:
+    if _near(goal, sample.actual) and pace.asked is None:
         return None
     if goal >= sample.actual:
         return goal
     if sample.spare is None or sample.troubled:
         return None
-    rate = min(pace.rate, max_rate) if max_rate else pace.rate
-    request = max(goal, sample.actual - min(int(rate * AHEAD), sample.spare))
+    step = min(int(pace.rate * AHEAD), sample.spare)
+    if max_rate:
+        # In a second, however often it is looked at; what is saved up is a second's worth, or the least worth asking.
+        step = int(min(step, max_rate * (sample.at - pace.took), max(TOLERANCE, max_rate * AHEAD)))
+    request = max(goal, sample.actual - step)
     # Less than the tolerance is not worth a request; the guest has nothing to give for now.
     return request if request <= sample.actual - TOLERANCE or request == goal else None

@@ -108,7 +108,7 @@ class Guest:
     @property
     def calm(self) -> bool:
         """Whether nothing about the guest changes by itself, not even a counter."""
-        return not self.moving and self.missing == 0 and self.swapped == 0
+        return not self.moving and self.missing == 0 and self.swapped == 0 and self.actual >= self.minimum
 
     def until(self, now: float) -> Guest:
         """The guest at ``now``, seconds."""
