@@ -39,6 +39,7 @@ class Play:
     recorder: Recorder
     screen: Screen
     _checks: list[dict[str, Any]] = field(default_factory=list)
+    _pressed: float = 0.0
     _relief: float | None = None
     _state: str = "unknown"
     _killed: int = 0
@@ -57,15 +58,16 @@ class Play:
                 continue
             break
         self._until("the node is short of memory", lambda _: self._state in ("Soft", "Hard", "Low"))
+        self._pressed = self.recorder.now()
 
     def apply_policy(self) -> None:
         """The policy is applied, and the node has memory again."""
         before = self.recorder.last
         self.stage.start_controller()
-        began = self._say(f"kubectl apply -f {POLICY.relative_to(ROOT)}")
+        self._say(f"kubectl apply -f {POLICY.relative_to(ROOT)}")
         self.stage.plane.apply(POLICY)
         self._until("balloons inflate and the node is High again", lambda _: self._state == "High")
-        self._relief = self.recorder.now() - began
+        self._relief = self.recorder.now() - self._pressed
         after = self.recorder.last
         regained = sum(before.resident[name] - after.resident[name] for name in before.resident)
         self._check("the node got memory back from its guests", f"{human(regained)} less resident", ok=regained > 0)

@@ -69,6 +69,12 @@ def test_vms_that_must_not_be_ballooned_are_known(domain: dict[str, object], rea
     assert (found and found[0]) == reason
 
 
+def test_a_network_device_by_resource_claim_is_a_passed_through_device() -> None:
+    found = bar({"spec": {"domain": {}, "networks": [{"name": "x", "resourceClaim": {"name": "nic"}}]}})
+    assert found is not None
+    assert found[0] == "VFIO"
+
+
 def test_guaranteed_pods_keep_their_promise() -> None:
     found = bar({"status": {"qosClass": "Guaranteed"}})
     assert found is not None

@@ -36,7 +36,7 @@ LOOK = 3.0  # seconds between looks at a VM of which something is asked
 IDLE = 15.0  # seconds between looks at one of which nothing is
 STEP = 0.5  # seconds between looks while something is under way
 _WITHOUT = ("NoBalloon", "GuestUnsupported")  # reasons for which a VM has nothing that could reserve memory
-_NEWS = 10  # percent by which the node's usage or stall is worth a report
+_NEWS = 20  # percent by which the node's usage or stall is worth a report
 RETRY = (2.0, 5.0, 10.0, 30.0)  # seconds between attempts to reach it, growing
 
 

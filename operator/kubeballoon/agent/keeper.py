@@ -161,7 +161,7 @@ class Keeper:
             self._hypervisor.forget(str(self._pod))
         self._pod = launcher.pod
         domain = await self._hypervisor.connect(launcher, self.instance.domain)
-        if self.instance.bar is None:
+        if self.instance.bar is None and self.instance.frozen is None:  # a migration's job would hold the call up
             await domain.set_statistics_period(self._settings.period)
         return domain
 
@@ -181,7 +181,8 @@ class Keeper:
         problem = self._problem(sample, now)
         goal = self._goal(sample, problem)
         self.view = replace(self.view, sample=sample, need=need, problem=problem, goal=goal)
-        if problem is not None and problem[0] == STALE and now - self._rearmed > self._patience:
+        stale = problem is not None and problem[0] == STALE and self.instance.frozen is None
+        if stale and now - self._rearmed > self._patience:
             self._rearmed = now
             await domain.set_statistics_period(self._settings.period)  # another client may have ended them
         if goal is None:

@@ -157,6 +157,7 @@ class Scheduler:
                 status = policy_status(book.kind, policy, counts, self._rounds.outcomes, datetime.now(UTC))
                 if policy.status is None or status != policy.status:
                     await self._write(book, policy, status)
+                    self._beat = self._clock()
 
     async def _write(self, book: Book[Any], policy: Policy, status: PolicyStatus) -> None:
         name, subject = policy.metadata.name, f"{policy.kind}/{policy.metadata.name}"
