@@ -78,7 +78,7 @@ def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
     assert pace.responsive
 
 
-@given(st.integers(MIB // 2, 256 * MIB))
+@given(st.integers(MIB // 2, 128 * MIB))
 def test_no_second_takes_more_than_the_policy_s_rate(max_rate: int) -> None:
     looks = [held for held, _ in drive(GIB, 2 * GIB, 2 * GIB - 8 * max_rate - 8 * MIB, max_rate=max_rate)]
     for second in range(len(looks) - 5):
