@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -45,9 +46,7 @@ class Field:
         ]
         for pod in self.lab.boot(specs):
             self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={"field": self.lab.name}))
-        options = (f"--node-name={self.lab.name}", f"--pods-dir={self.lab.pods_dir}")
-        cgroup = f"--node-memory-cgroup={self.lab.cgroup}"
-        self.agent = self._command("agent", agent_kubeconfig(self.plane, self.lab.name), *options, cgroup, *_AGENT)
+        self._start_agent()
         self._start_controller()
         selector = {"virtualMachineSelector": {"matchLabels": {"field": self.lab.name}}}
         self.plane.apply(memory_policy(self.lab.name, selector=selector, priority=10))
@@ -113,6 +112,16 @@ class Field:
             yield
         finally:
             self._start_controller()
+
+    def restart_agent(self) -> None:
+        """The agent is killed, and another started."""
+        self.agent.stop(signal.SIGKILL)
+        self._start_agent()
+
+    def _start_agent(self) -> None:
+        options = (f"--node-name={self.lab.name}", f"--pods-dir={self.lab.pods_dir}")
+        cgroup = f"--node-memory-cgroup={self.lab.cgroup}"
+        self.agent = self._command("agent", agent_kubeconfig(self.plane, self.lab.name), *options, cgroup, *_AGENT)
 
     def _start_controller(self) -> None:
         led = 0 if self.controller is None else self.controller.said().count("leading")

@@ -104,6 +104,22 @@ def test_a_node_in_trouble_is_helped_without_the_controller(field: Field) -> Non
             assert not field.lab.oom_kills()
 
 
+def test_an_agent_that_is_restarted_keeps_to_what_it_decided_on_its_own(field: Field) -> None:
+    steady = field.guest("steady")
+    steady.load.set(60)
+    steady.load.set(0)
+    before = steady.actual_bytes()
+    with field.without_controller():
+        free = field.lab.memory_bytes - field.lab.used_bytes()
+        with field.lab.holding(free - 24 * MIB):
+            until(lambda: steady.actual_bytes() < before - 8 * MIB, 30)
+            until(lambda: field.reports()["steady"].get("relief"), 30)
+            field.restart_agent()
+            lowered = steady.actual_bytes()
+            until(lambda: field.reports()["steady"].get("need"), 40)
+            assert steady.actual_bytes() <= lowered + 2 * MIB
+
+
 def test_forged_requests_do_not_take_a_guest_below_its_policy_s_minimum(field: Field) -> None:
     steady = field.guest("steady")
     with field.without_controller():

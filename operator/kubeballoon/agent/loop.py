@@ -23,7 +23,7 @@ from kubeballoon.agent.instance import read
 from kubeballoon.agent.keeper import Keeper, Settings
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.agent.reliever import Reliever
-from kubeballoon.api.v1alpha1 import API_VERSION, MemoryPolicy, NodePressureStatus
+from kubeballoon.api.v1alpha1 import API_VERSION, MemoryPolicy, NodePressure, NodePressureStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ClusterError, Object
 from kubeballoon.cluster.reflector import Reflector
@@ -78,6 +78,7 @@ class Agent:
         self._reliever = Reliever(node)
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
         self._policies: dict[str, MemoryPolicy] = {}
+        self._recalled = False
         self._stale = True  # whether VMs or policies changed since they were last read
         self._look = asyncio.Event()
         self._news = asyncio.Event()
@@ -128,10 +129,22 @@ class Agent:
             self._beats["guard"] = self._clock()
             await self._observe()
             # Before the VMs are known nothing is moved: no annotation seen is not no annotation.
-            if self._vms.synced.is_set():
+            if self._vms.synced.is_set() and self._known.tried:
+                if not self._recalled:
+                    await self._recall()
                 self._match_keepers()
                 self._help()
             await _pause(self._look, INTERVAL)
+
+    async def _recall(self) -> None:
+        """Take up what the agent before this one decided on its own: no balloon moves because of a restart."""
+        self._recalled = True
+        try:
+            pressure = NodePressure.model_validate(await self._cluster.get(paths.node_pressure(self._node)))
+        except (ClusterError, ValidationError):
+            return  # nothing was reported, or it cannot be had: then the requests hold
+        if pressure.status is not None:
+            self._reliever.recall(pressure.status)
 
     async def _observe(self) -> None:
         try:

@@ -27,6 +27,14 @@ class Reliever:
         self._node = node
         self._decided: dict[str, tuple[int, int]] = {}  # uid -> the request at that time, and the goal instead
 
+    def recall(self, status: NodePressureStatus) -> None:
+        """Remember what was last reported as decided."""
+        self._decided = {
+            report.uid: (report.target, report.relief)
+            for report in status.virtual_machines
+            if report.target is not None and report.relief is not None
+        }
+
     def needed(self, state: State, keepers: Sequence[Keeper]) -> bool:
         """Whether there may be anything to decide or to end: a cheap look before the careful one."""
         return bool(self._decided) or state in (State.HARD, State.LOW) or any(map(_short, keepers))

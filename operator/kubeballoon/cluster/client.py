@@ -223,7 +223,8 @@ async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> Cl
     try:
         message = json.loads(text)["message"]
     except (ValueError, KeyError, TypeError):
-        message = text[:200] or response.reason
+        unknown = response.status == 404  # noqa: PLR2004 - HTTP; of an object that is missing it tells in JSON
+        message = "there is no such kind: is its CRD installed?" if unknown else text[:200] or response.reason
     kind = _ERRORS.get(response.status, ClusterError)
     return kind(f"{method} {path}: {_one_line(message)}")
 

@@ -42,6 +42,11 @@ class Reflector:
         self.synced = asyncio.Event()
         self.reachable = False
 
+    @property
+    def tried(self) -> bool:
+        """Whether the objects are known, or the API server would not tell them."""
+        return self.synced.is_set() or self._failures > 0
+
     def objects(self) -> Iterable[Object]:
         """The objects as last seen."""
         return self._objects.values()

@@ -103,8 +103,7 @@ class Scheduler:
         try:
             await reading
         except ClusterError as error:
-            missing = isinstance(error, NotFoundError)
-            fault = f"{error}; are the CRDs of crds/ installed?" if missing else str(error)
+            fault = str(error)
             if fault != self.fault:
                 _log.error("%s", fault)
             self.fault = fault

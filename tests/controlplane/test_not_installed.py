@@ -1,0 +1,31 @@
+"""Controller and agent where nobody has installed the CRDs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hack.controlplane import LocalControlPlane
+from hack.controlplane.assets import Assets
+from tests.support.processes import Command
+from tests.support.waiting import until
+
+MISSING = "there is no such kind: is its CRD installed?"
+
+
+@pytest.mark.cluster
+def test_missing_crds_are_a_line_each_and_end_nothing(tmp_path: Path) -> None:
+    with LocalControlPlane(Assets.find()) as plane:
+        access = f"--kubeconfig={plane.kubeconfig}"
+        node = ("--node-name=node", f"--pods-dir={tmp_path}")
+        with (
+            Command(tmp_path / "controller", "controller", access, "--namespace=default") as controller,
+            Command(tmp_path / "agent", "agent", access, *node) as agent,
+        ):
+            until(lambda: MISSING in controller.said())
+            until(lambda: agent.said().count(MISSING) == 2)
+            for command in (controller, agent):
+                assert command.process.poll() is None
+                assert "Traceback" not in command.said()
+                assert command.stop() == 0
