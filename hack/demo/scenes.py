@@ -113,7 +113,7 @@ def _processors(shown: Show) -> None:
     for pod in pods:
         shown.until(
             f"{pod.spec.name} uses its {pod.spec.vcpus} processors",
-            lambda pod=pod: shown.reported(pod).get("processors", {}).get("online") == pod.spec.vcpus,  # type: ignore[misc]
+            lambda pod=pod: shown.reported(pod).get("processors", {}).get("online") == pod.spec.vcpus,  # type: ignore[misc]  # bound on purpose
         )
     shown.say("every processor of every guest is kept busy")
     with _busy(pods):

@@ -47,7 +47,7 @@ def relieve(node: Node, requests: Mapping[str, int]) -> dict[str, int]:
     spare = max(0, node.available - node.reserve - rising)
     for vm in sorted(troubled, key=lambda vm: vm.uid):
         held = max(goals.get(vm.uid, 0), vm.actual)
-        grant = min(spare, max(0, (vm.demand or 0) - held))
+        grant = min(spare, max(0, vm.demand - held))
         if grant:
             goals[vm.uid] = held + grant
             spare -= grant
