@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,28 +47,28 @@ def test_swapping_in_and_refaulting_are_trouble() -> None:
     first, second = stats(100 * MIB, 10), stats(100 * MIB, 11)
     need = update(None, None, first, WINDOW)
     for changes in ({"swap_in": 50 * MIB}, {"major_faults": 5000}):
-        troubled = update(need, first, replace(second, **changes), WINDOW)
+        troubled = update(need, first, second._replace(**changes), WINDOW)
         assert troubled is not None
         assert troubled.troubled
-    calm = update(need, first, replace(second, swap_in=1000, major_faults=20), WINDOW)
+    calm = update(need, first, second._replace(swap_in=1000, major_faults=20), WINDOW)
     assert calm is not None
     assert not calm.troubled
 
 
 def test_a_troubled_guest_works_with_what_it_has_swapped_out_as_well() -> None:
-    counted = replace(stats(100 * MIB, 10), swap_out=0)
+    counted = stats(100 * MIB, 10)._replace(swap_out=0)
     need = update(None, None, counted, WINDOW)
-    thrashing = replace(stats(100 * MIB, 11), swap_out=250 * MIB, swap_in=50 * MIB)
+    thrashing = stats(100 * MIB, 11)._replace(swap_out=250 * MIB, swap_in=50 * MIB)
     troubled = update(need, counted, thrashing, WINDOW)
     assert troubled is not None
     assert troubled.value == 300 * MIB
-    at_rest = update(troubled, thrashing, replace(thrashing, updated=12), WINDOW)
+    at_rest = update(troubled, thrashing, thrashing._replace(updated=12), WINDOW)
     assert at_rest is not None
     assert at_rest.now == 100 * MIB
 
 
 def test_a_counter_that_fell_is_another_boot_and_no_trouble() -> None:
-    first = replace(stats(100 * MIB, 10), major_faults=10**6)
+    first = stats(100 * MIB, 10)._replace(major_faults=10**6)
     need = update(None, None, first, WINDOW)
     again = update(need, first, stats(100 * MIB, 11), WINDOW)
     assert again is not None
@@ -91,12 +89,12 @@ def test_the_ruler_measures_what_a_guest_held_when_it_reported() -> None:
     report = GuestStatistics(actual=size, updated=10, available=size - kernel, usable=400 * MIB)
     ruler = Ruler().look(report, size, 8.0).look(report, size, 10.5)
     # The balloon is set to 200 MiB; the guest's report is still the one from before.
-    moved = replace(report, actual=200 * MIB)
+    moved = report._replace(actual=200 * MIB)
     ruler = ruler.look(moved, size, 11.0)
     stale = ruler.measure(moved)
     assert stale is not None
     assert present_need(stale) == 112 * MIB
-    fresh = ruler.measure(replace(moved, updated=12, available=200 * MIB - kernel, usable=88 * MIB))
+    fresh = ruler.measure(moved._replace(updated=12, available=200 * MIB - kernel, usable=88 * MIB))
     assert fresh is not None
     assert present_need(fresh) == 112 * MIB
 

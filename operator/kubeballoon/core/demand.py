@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 MAJOR_FAULTS_IN_TROUBLE = 200.0  # a second; a guest starting programs stays below, a thrashing one is far above
 SWAP_IN_TROUBLE = 1 << 20  # bytes a second read back from swap: a refault, not idle pages leaving
 
 
-@dataclass(frozen=True, slots=True)
-class GuestStatistics:
+class GuestStatistics(NamedTuple):
     """What the balloon driver reports, in bytes and counts; None where the guest's driver does not say.
 
     Attributes:
@@ -38,8 +38,7 @@ class GuestStatistics:
     held: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(NamedTuple):
     """The estimate so far; all averages in bytes.
 
     Attributes:
@@ -114,7 +113,7 @@ class Ruler:
             return stats if stats.updated > self.stood else None
         if self.whole is None:
             return None
-        return replace(stats, held=self.size - (self.whole - stats.available))
+        return stats._replace(held=self.size - (self.whole - stats.available))
 
 
 def update(previous: Need | None, before: GuestStatistics | None, stats: GuestStatistics, window: float) -> Need | None:

@@ -11,7 +11,7 @@ is out comes back as it is touched. What a guest has touched stays resident on t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from kubeballoon.core.demand import GuestStatistics
 from kubeballoon.core.model import GIB
@@ -51,9 +51,9 @@ class Driver:
     stuck: tuple[float, float] = (math.inf, math.inf)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Guest:
-    """One guest at one moment; bytes, seconds and byte-seconds.
+    """One guest, as it is at one moment; bytes, seconds and byte-seconds.
 
     Attributes:
         minimum: what the policy guarantees it.
@@ -68,6 +68,7 @@ class Guest:
         unmet: demand above what it held, so far, byte-seconds.
         moved: by which the balloon shrank or grew, so far.
         below: seconds spent with less than the minimum.
+        goal: where the balloon comes to rest.
     """
 
     size: int
@@ -84,6 +85,16 @@ class Guest:
     unmet: float = 0.0
     moved: float = 0.0
     below: float = 0.0
+    goal: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Aim the balloon at the request."""
+        self.ask(self.request)
+
+    def ask(self, request: int) -> None:
+        """Tell the balloon what to leave the guest, bytes."""
+        self.request = request
+        self.goal = min(float(self.size), max(request + self.driver.error, self.driver.floor))
 
     @property
     def missing(self) -> float:
@@ -96,69 +107,59 @@ class Guest:
         return min(float(self.demand), self.actual)
 
     @property
-    def goal(self) -> float:
-        """Where the balloon comes to rest, bytes."""
-        return min(float(self.size), max(self.request + self.driver.error, self.driver.floor))
-
-    @property
     def moving(self) -> bool:
-        """Whether the balloon has yet to come to rest (a stuck one has)."""
+        """Whether the balloon has yet to come to rest."""
         return self.actual != self.goal
 
     @property
     def calm(self) -> bool:
         """Whether nothing about the guest changes by itself, not even a counter."""
-        return not self.moving and self.missing == 0 and self.swapped == 0 and self.actual >= self.minimum
+        actual = self.actual
+        return actual == self.goal and self.demand <= actual and self.swapped == 0 and actual >= self.minimum
 
-    def until(self, now: float) -> Guest:
-        """The guest at ``now``, seconds."""
-        if now <= self.at:
-            return self
-        guest = self
+    def advance(self, now: float) -> None:
+        """Let time pass until ``now``, seconds."""
+        if self.calm:
+            self.at = max(self.at, now)
+            return
         for moment in (*self.driver.stuck, now):  # a constant speed on either side of each
-            if guest.at < moment <= now:
-                guest = guest._steadily(moment)
-        return guest
+            if self.at < moment <= now:
+                self._steadily(moment)
 
-    def _steadily(self, now: float) -> Guest:
-        """``until``, when the balloon has one speed until then or until it comes to rest."""
+    def _steadily(self, now: float) -> None:
+        """``advance``, when the balloon has one speed until then or until it comes to rest."""
         if self.moving and not self.driver.stuck[0] <= self.at < self.driver.stuck[1]:
             rising = self.goal > self.actual
-            distance = abs(self.goal - self.actual)
             speed = self.driver.deflation if rising else self.driver.inflation
-            arrival = self.at + distance / speed
+            arrival = self.at + abs(self.goal - self.actual) / speed
             if arrival <= now:
-                arrived = self._moved(arrival, self.goal)
-                return arrived._moved(now, self.goal)  # noqa: SLF001 - the same class
-            step = speed * (now - self.at)
-            return self._moved(now, self.actual + step if rising else self.actual - step)
-        return self._moved(now, self.actual)
+                self._move(arrival, self.goal)
+            else:
+                step = speed * (now - self.at)
+                self._move(now, self.actual + step if rising else self.actual - step)
+        if self.at < now:
+            self._move(now, self.actual)
 
-    def _moved(self, now: float, actual: float) -> Guest:
-        """``until``, when what the guest holds changes linearly to ``actual``."""
-        seconds = now - self.at
-        if self.calm and actual == self.actual:
-            return replace(self, at=now)
-        missing = max(0.0, self.demand - actual)
-        swapped, swap_in, swap_out = _swap(self.swapped, missing, seconds)
-        return replace(
-            self,
-            at=now,
-            actual=actual,
-            resident=min(actual, max(self.resident, min(self.demand, actual))),
-            swapped=swapped,
-            swap_in=self.swap_in + swap_in,
-            swap_out=self.swap_out + swap_out,
-            unmet=self.unmet + _positive_area(self.demand - self.actual, self.demand - actual, seconds),
-            moved=self.moved + abs(actual - self.actual),
-            below=self.below + (seconds if min(actual, self.actual) < self.minimum else 0.0),
-        )
+    def _move(self, now: float, actual: float) -> None:
+        """``advance``, when what the guest holds changes linearly to ``actual``."""
+        seconds, before, demand = now - self.at, self.actual, self.demand
+        missing = max(0.0, demand - actual)
+        if missing or self.swapped:
+            self.swapped, swap_in, swap_out = _swap(self.swapped, missing, seconds)
+            self.swap_in += swap_in
+            self.swap_out += swap_out
+        if before < self.minimum or actual < self.minimum:
+            self.below += seconds
+        self.unmet += _positive_area(demand - before, demand - actual, seconds)
+        self.moved += abs(actual - before)
+        self.resident = min(actual, max(self.resident, min(demand, actual)))
+        self.at, self.actual = now, actual
 
-    def demanding(self, demand: int) -> Guest:
-        """The guest as its demand changes."""
-        used = min(float(demand), self.actual)
-        # What is no longer wanted is dropped from the swap device unread.
-        return replace(self, demand=demand, resident=max(self.resident, used), swapped=min(self.swapped, float(demand)))
+    def demands(self, demand: int) -> None:
+        """From now on the guest works with ``demand`` bytes."""
+        self.demand = demand
+        self.resident = max(self.resident, self.used)
+        self.swapped = min(self.swapped, float(demand))  # what is no longer wanted is dropped unread
 
     def statistics(self) -> GuestStatistics:
         """What its balloon driver reports now."""

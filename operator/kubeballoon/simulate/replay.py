@@ -7,20 +7,23 @@ and the controller decides again; guests' statistics are only read anew with the
 half an interval off the start, so that where samples fall on whole intervals a change of demand is seen half an
 interval late, as it is on average on a cluster.
 
-Most rounds change nothing, and are skipped. Once every balloon is at rest and a round has moved no target, only time
-passes until the next change of demand: needs decay toward the present, swapped memory comes back, cool-downs end. The
-next round that moves a target is then found by bisection. That skips nothing but rounds without effect as long as
-a target, once due to move, stays due until demand changes; the tests compare it with a replay of every round. What
-skipped rounds would have done to the estimates is made up for exactly: exponential averages of a constant compose, and
-a guest whose counters run is read one interval earlier as well.
+Most rounds change nothing, and are skipped. Once every balloon is at rest only time passes until the next change of
+demand: needs decay toward the present, swapped memory comes back, cool-downs end. Whether a round moves a target is
+tried on copies of what is known of the guests, in ever longer strides; of a stride at whose end one moves, the first
+such round is found by bisection. That skips nothing but rounds without effect as long as a target, once due to move,
+stays due until demand changes; the tests compare it with a replay of every round. What skipped rounds would have done
+to the estimates is made up for exactly: exponential averages of a constant compose, and a guest whose counters run is
+read one interval earlier as well.
 """
 
 from __future__ import annotations
 
+import bisect
+import copy
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,7 +36,7 @@ from kubeballoon.core.state import Stall, StallLimits, next_state
 from kubeballoon.simulate.guest import DEFLATION, INFLATION, Driver, Guest
 from kubeballoon.simulate.strategies import Load, bounds
 from kubeballoon.simulate.tally import Tally
-from kubeballoon.simulate.traces import Bytes, Seconds
+from kubeballoon.simulate.traces import Bytes, Seconds, Trace
 
 WINDOW = 300.0
 """Seconds: the time constant of the slow average of a guest's need."""
@@ -45,13 +48,13 @@ REPORT = 1.0
 """Seconds between two reports while granted memory is being freed."""
 
 _SETTLING = 50  # rounds in which the first targets are found; a handful is usual
+_FASTER = 4  # by which each stride over rounds without effect is longer than the one before
 _SPREAD = 0.2  # by which guests' balloon speeds differ from the measured ones, either way
 _ERROR = 1 << 20  # bytes by which balloons are off, at most
 _LONG_AGO = {rose: Change(rose, COOL_DOWN) for rose in (True, False)}  # from then on its exact age does not matter
-_TIMELESS = (None, *_LONG_AGO.values())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Seat:
     """One VM on the node, and what its agent and the controller know of it.
 
@@ -61,69 +64,106 @@ class Seat:
         changed: when the target last moved, seconds.
         rose: whether it rose then; None if it has never moved.
         turns: how often it has changed direction.
+        settled: whether reading the guest again would tell nothing new.
+        shown: what the controller was last told; None when that is no longer so.
     """
 
     name: str
     policy: Policy
     guest: Guest
-    stats: GuestStatistics
-    need: Need | None
-    target: int
+    stats: GuestStatistics = field(init=False)
+    need: Need | None = field(init=False)
+    target: int = field(init=False)
     pace: Pace = field(default_factory=Pace)
     changed: float = 0.0
     rose: bool | None = None
     turns: int = 0
+    settled: bool = False
+    shown: VirtualMachine | None = None
 
-    @classmethod
-    def new(cls, name: str, policy: Policy, guest: Guest) -> Seat:
-        """A VM whose statistics have just been read for the first time."""
-        stats = guest.statistics()
-        return cls(name, policy, guest, stats, demand.update(None, None, stats, WINDOW), guest.request)
+    def __post_init__(self) -> None:
+        """Read the statistics for the first time."""
+        self.target = self.guest.request
+        self._meet()
 
-    @property
-    def settled(self) -> bool:
-        """Whether reading the guest again would tell nothing new, unless its demand changes."""
-        need = self.need
-        return self.guest.calm and need is not None and not need.troubled and need.value == need.now
+    def _meet(self) -> None:
+        self.stats, self.shown = self.guest.statistics(), None
+        self.need = demand.update(None, None, self.stats, WINDOW)
 
-    def read(self, now: float, interval: float) -> Seat:
-        """The VM after its statistics have been read at ``now``, as they have been every ``interval`` before."""
-        seat = self
-        if not seat.guest.calm and now - seat.stats.updated > interval:
-            seat = seat._read(now - interval)
-        return seat._read(now)  # noqa: SLF001 - the same class
+    def place(self, target: int) -> None:
+        """Start anew, the balloon already where it is wanted."""
+        guest = self.guest
+        guest.ask(guard.clamp(target, guest.minimum, guest.size))
+        guest.actual = guest.goal
+        guest.resident, guest.swapped = guest.used, guest.missing
+        self.target = guest.request
+        self._meet()
 
-    def _read(self, now: float) -> Seat:
-        guest = self.guest.until(now)
-        stats = guest.statistics()
-        return replace(self, guest=guest, stats=stats, need=demand.update(self.need, self.stats, stats, WINDOW))
+    def read(self, now: float, interval: float) -> None:
+        """Read its statistics at ``now``, as has been done every ``interval`` before."""
+        if not self.guest.calm and now - self.stats.updated > interval:
+            self._read(now - interval)
+        self._read(now)
 
-    def aim(self, target: int, now: float) -> Seat:
-        """The VM with another target."""
+    def _read(self, now: float) -> None:
+        self.guest.advance(now)
+        stats = self.guest.statistics()
+        need = self.need = demand.update(self.need, self.stats, stats, WINDOW)
+        self.stats, self.shown = stats, None
+        self.settled = need is not None and not need.troubled and need.value == need.now and self.guest.calm
+
+    def demands(self, wanted: int, now: float) -> None:
+        """The guest works with ``wanted`` bytes from ``now`` on."""
+        self.guest.advance(now)
+        self.guest.demands(wanted)
+        self.settled, self.shown = False, None
+
+    def aim(self, target: int, now: float) -> None:
+        """Give it another target."""
         rose = target > self.target
-        turns = self.turns + (self.rose is not None and rose != self.rose)
-        return replace(self, target=target, changed=now, rose=rose, turns=turns)
+        self.turns += self.rose is not None and rose != self.rose
+        self.target, self.changed, self.rose, self.shown = target, now, rose, None
 
-    def step(self, now: float) -> tuple[Seat, bool]:
+    def step(self, now: float) -> bool:
         """Look at the guest on its way to its target; False when there is no point in looking again."""
-        guest = self.guest.until(now)
+        guest = self.guest
+        guest.advance(now)
         troubled = self.need is not None and self.need.troubled
         sample = Sample(int(guest.actual), now, spare=max(0, int(guest.actual - guest.used)), troubled=troubled)
         goal = guard.clamp(self.target, guest.minimum, guest.size)
-        pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)
+        self.pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)
         if request is not None:
-            guest = replace(guest, request=request)
-        arrived = pace.asked is None or abs(guest.actual - pace.asked) <= pacing.TOLERANCE
-        on_its_way = request is not None or guest.moving or not arrived or not pace.responsive
-        return replace(self, guest=guest, pace=pace), on_its_way
+            guest.ask(request)
+        self.settled, self.shown = False, None
+        arrived = self.pace.asked is None or abs(guest.actual - self.pace.asked) <= pacing.TOLERANCE
+        return request is not None or guest.moving or not arrived or not self.pace.responsive
 
     def seen(self, now: float) -> VirtualMachine:
         """What the controller is told."""
-        need = self.need
+        change = self._change(now)
+        if self.shown is None or self.shown.last_change != change:
+            self.shown = self._seen(change, self.need)
+        return self.shown
+
+    def foreseen(self, now: float, interval: float) -> VirtualMachine:
+        """What the controller will be told at ``now`` if neither demand nor target change until then."""
+        if self.settled:
+            return self.seen(now)
+        if self.guest.calm:
+            stats = self.guest.statistics()._replace(updated=now)
+            return self._seen(self._change(now), demand.update(self.need, self.stats, stats, WINDOW))
+        then = copy.copy(self)
+        then.guest = copy.copy(self.guest)
+        then.read(now, interval)
+        return then.seen(now)
+
+    def _change(self, now: float) -> Change | None:
+        if self.rose is None:
+            return None
         age = now - self.changed
-        change = None
-        if self.rose is not None:
-            change = Change(self.rose, age) if age < COOL_DOWN else _LONG_AGO[self.rose]
+        return Change(self.rose, age) if age < COOL_DOWN else _LONG_AGO[self.rose]
+
+    def _seen(self, change: Change | None, need: Need | None) -> VirtualMachine:
         return VirtualMachine(
             uid=self.name,
             name=self.name,
@@ -177,9 +217,12 @@ class _Overrun:
     times: int = 0
     excess: float = 0.0
 
-    def advance(self, seconds: float, used: float) -> None:
-        """Time passes at the present excess, and the guests now use ``used`` bytes together."""
+    def advance(self, seconds: float) -> None:
+        """Time passes at the present excess."""
         self.area += self.excess * seconds
+
+    def look(self, used: float) -> None:
+        """The guests now use ``used`` bytes together."""
         excess = max(0.0, used - self.memory)
         self.times += excess > 0 and self.excess == 0
         self.excess = excess
@@ -214,38 +257,50 @@ class Replay:
         self._first_round = load.interval / 2
         behaviour = _drivers(draw) if drivers is None else iter(drivers)
         self._seats = [
-            Seat.new(
-                trace.name,
-                load.policy,
-                Guest(trace.size, int(minimum), float(trace.size), trace.size, driver).demanding(int(trace.demand[0])),
-            )
+            Seat(trace.name, load.policy, _guest(trace, int(minimum), driver))
             for trace, minimum, driver in zip(load.traces, bounds(load).minimum, behaviour, strict=False)
         ]
         self._events = _events(load)
         self._next_event = 0
         self._awake: set[int] = set()
-        self._known: dict[int, tuple[Seat, VirtualMachine]] = {}
         self._state = State.HIGH
-        self._waiting = self._needy = False
+        self._waiting = False
         self._overrun = _Overrun(load.memory)
 
     def run(self) -> Tally:
         """Replay all of it."""
         self._settle()
+        self._overrun.look(self._used())
         load = self._load
         self._between(0.0, min(self._first_round, load.seconds))
-        number, stride, seen = 0, 1, 0
+        number = 0
         while (now := self._time(number)) < load.seconds:
-            moved = self._decide(now, read=True)
-            news, seen = self._next_event != seen, self._next_event
+            self._decide(now, read=True)
             self._between(now, min(self._time(number + 1), load.seconds))
-            quiet = not (news or self._awake or self._next_event != seen or (moved and self._needy))
-            stride = 2 * stride if quiet and self._skip else 1
-            upcoming = max(number + 1, min(number + stride, self._rounds_before(self._event_time())))
+            upcoming = self._next_round(number + 1)
             self._between(self._time(number + 1), min(self._time(upcoming), load.seconds))
             self._progress(self._time(upcoming) - now)
             number = upcoming
         return self._count()
+
+    def _next_round(self, number: int) -> int:
+        """The first round from ``number`` on that has anything to do."""
+        end = self._rounds_before(self._event_time())
+        if not self._skip or self._awake or number >= end:
+            return number
+        quiet, stride = number, 1  # no round before ``quiet`` moves a target
+        while quiet < end:
+            tried = min(quiet + stride, end) - 1
+            if self._moves_target(tried):
+                return quiet + bisect.bisect_left(range(quiet, tried), x=True, key=self._moves_target)
+            quiet, stride = tried + 1, _FASTER * stride
+        return end
+
+    def _moves_target(self, number: int) -> bool:
+        """Whether a round will move a target if nothing happens until then."""
+        now, interval = self._time(number), self._load.interval
+        plan = allocate(self._node([seat.foreseen(now, interval) for seat in self._seats]))
+        return any(True for _ in _moves(plan))
 
     def _time(self, number: int) -> float:
         return self._first_round + number * self._load.interval
@@ -253,37 +308,30 @@ class Replay:
     def _settle(self) -> None:
         """Start from where the first demands lead, at no cost: a replay measures changes, not the first boot."""
         for _ in range(_SETTLING):
-            plan = allocate(self._node(self._seats, 0.0))
-            before = self._seats
-            self._seats = [
-                _placed(seat, seat.target if decision.target is None else decision.target)
-                for seat, decision in zip(before, plan.decisions, strict=True)
-            ]
-            if all(old.target == new.target for old, new in zip(before, self._seats, strict=True)):
+            moves = list(_moves(allocate(self._node([seat.seen(0.0) for seat in self._seats]))))
+            if not moves:
                 return
+            for index, target in moves:
+                self._seats[index].place(target)
 
-    def _decide(self, now: float, *, read: bool) -> bool:
-        """One round of control; whether it moved a target."""
+    def _decide(self, now: float, *, read: bool) -> None:
+        """One round of control."""
         if read:
-            self._seats = self._read(now)
-        node = self._node(self._seats, now)
+            for seat in self._seats:
+                if not seat.settled:
+                    seat.read(now, self._load.interval)
+        node = self._node([seat.seen(now) for seat in self._seats])
         self._state = node.state
         plan = allocate(node)
         self._explain(plan, now)
         self._waiting = any(decision.reason is Reason.WAITING for decision in plan.decisions)
-        self._needy = self._waiting or any(vm.troubled for vm in node.vms)
-        moved = list(_moves(self._seats, plan))
-        for index, target in moved:
-            self._seats[index] = self._seats[index].aim(target, now)
+        for index, target in _moves(plan):
+            self._seats[index].aim(target, now)
             self._awake.add(index)
-        return bool(moved)
 
-    def _read(self, now: float) -> list[Seat]:
-        return [seat if seat.settled else seat.read(now, self._load.interval) for seat in self._seats]
-
-    def _node(self, seats: list[Seat], now: float) -> Node:
+    def _node(self, vms: Iterable[VirtualMachine]) -> Node:
         load = self._load
-        available = int(load.memory - sum(seat.guest.resident for seat in seats))
+        available = int(load.memory - sum([seat.guest.resident for seat in self._seats]))
         return Node(
             name=load.name,
             total=load.memory,
@@ -291,21 +339,8 @@ class Replay:
             other=0,
             reserve=load.limits.high,
             state=next_state(self._state, available, load.limits, Stall(), StallLimits()),
-            vms=tuple(self._vm(index, seat, now) for index, seat in enumerate(seats)),
+            vms=tuple(vms),
         )
-
-    def _vm(self, index: int, seat: Seat, now: float) -> VirtualMachine:
-        """``Seat.seen``, kept for as long as nothing about it can have changed."""
-        known = self._known.get(index)
-        if (
-            known is not None
-            and known[0] is seat
-            and (seat.rose is None or known[1].last_change == _LONG_AGO[seat.rose])
-        ):
-            return known[1]
-        vm = seat.seen(now)
-        self._known[index] = seat, vm
-        return vm
 
     def _between(self, start: float, end: float) -> None:
         """Let demands change and balloons move from one round to the next, or through rounds without effect."""
@@ -318,21 +353,25 @@ class Replay:
             if self._waiting and news:
                 stops.append(report)
             elapsed, now = min(stops) - now, min(stops)
+            self._overrun.advance(elapsed)
             if event <= now:
                 self._change_demands(now)
-            news |= bool(self._awake)
-            self._walk(now)
+            if self._awake:
+                news = True
+                self._walk(now)
+                self._overrun.look(self._used())
             self._remember(now)
-            self._overrun.advance(elapsed, sum(seat.guest.used for seat in self._seats))
             if self._waiting and news and report <= now < end:
                 self._decide(now, read=False)
                 report, news = now + REPORT, False
 
+    def _used(self) -> float:
+        return sum([seat.guest.used for seat in self._seats])
+
     def _walk(self, now: float) -> None:
         """Look at every guest on its way."""
         for index in sorted(self._awake):
-            self._seats[index], on_its_way = self._seats[index].step(now)
-            if not on_its_way:
+            if not self._seats[index].step(now):
                 self._awake.discard(index)
 
     def _event_time(self) -> float:
@@ -345,8 +384,8 @@ class Replay:
             _, index, wanted = self._events[self._next_event]
             seat = self._seats[index]
             if seat.stats.updated < last_round:  # skipped: nothing had changed by then
-                seat = seat.read(last_round, interval)
-            self._seats[index] = replace(seat, guest=seat.guest.until(now).demanding(wanted))
+                seat.read(last_round, interval)
+            seat.demands(wanted, now)
             self._awake.add(index)
             self._next_event += 1
 
@@ -373,7 +412,9 @@ class Replay:
 
     def _count(self) -> Tally:
         load = self._load
-        guests = [seat.guest.until(load.seconds) for seat in self._seats]
+        guests = [seat.guest for seat in self._seats]
+        for guest in guests:
+            guest.advance(load.seconds)
         return Tally(
             demand=sum(_area(trace.times, trace.demand, load.seconds) for trace in load.traces),
             unmet=sum(guest.unmet for guest in guests) + self._overrun.area,
@@ -405,19 +446,17 @@ def _events(load: Load) -> list[tuple[float, int, int]]:
     )
 
 
-def _moves(seats: Sequence[Seat], plan: Plan) -> Iterator[tuple[int, int]]:
+def _moves(plan: Plan) -> Iterator[tuple[int, int]]:
     """The targets that a plan changes: of which VM, to how many bytes."""
-    for index, (seat, decision) in enumerate(zip(seats, plan.decisions, strict=True)):
-        if decision.target is not None and decision.target != seat.target:
-            yield index, decision.target
+    for index, (vm, target, *_) in enumerate(plan.decisions):
+        if target is not None and target != vm.target:
+            yield index, target
 
 
-def _placed(seat: Seat, target: int) -> Seat:
-    """The VM with its balloon already where it is wanted."""
-    guest = replace(seat.guest, request=guard.clamp(target, seat.guest.minimum, seat.guest.size))
-    return Seat.new(
-        seat.name, seat.policy, replace(guest, actual=guest.goal, resident=guest.used, swapped=guest.missing)
-    )
+def _guest(trace: Trace, minimum: int, driver: Driver) -> Guest:
+    guest = Guest(trace.size, minimum, float(trace.size), trace.size, driver)
+    guest.demands(int(trace.demand[0]))
+    return guest
 
 
 def _area(times: Seconds, values: Bytes, end: float) -> float:
