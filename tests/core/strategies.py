@@ -61,6 +61,7 @@ def vm(draw: st.DrawFn, uid: str, policy: Policy | None) -> VirtualMachine:
         actual=draw(st.integers(1, size)),
         overhead=draw(st.integers(0, 256 * MIB)),
         need=draw(st.none() | st.integers(0, size)),
+        present_need=draw(st.none() | st.integers(0, size)),
         target=draw(st.none() | st.integers(0, size)),
         troubled=draw(st.booleans()),
         excluded=draw(st.none() | st.just("it has no balloon")),

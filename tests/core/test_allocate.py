@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from kubeballoon.core.allocate import allocate
 from kubeballoon.core.model import (
@@ -87,6 +88,13 @@ def test_a_grant_never_exceeds_what_is_free(drawn: Node) -> None:
     assert after <= max(before, plan.capacity)
 
 
+@given(nodes())
+def test_targets_together_never_exceed_what_the_vms_share_or_their_minimums(drawn: Node) -> None:
+    plan = allocate(drawn)
+    shared = [each for each in plan.decisions if each.reason in _DIVIDED and each.target is not None]
+    assert sum(each.target or 0 for each in shared) <= max(plan.capacity, sum(each.vm.minimum for each in shared))
+
+
 _DIVIDED = (Reason.SATISFIED, Reason.RECLAIMED, Reason.AT_MINIMUM, Reason.WAITING)
 
 
@@ -153,6 +161,28 @@ def test_a_change_within_the_dead_band_is_not_made() -> None:
     settled = settle(node(vm("a"), vm("b"), vm("c")))
     nudged = replace(settled, vms=(replace(settled.vms[0], need=GIB + 8 * MIB), *settled.vms[1:]))
     assert [each.target for each in allocate(nudged).decisions] == [each.target for each in settled.vms]
+
+
+@given(st.integers(-32 * MIB, 32 * MIB))
+def test_a_node_that_needs_a_little_more_or_less_for_itself_moves_nobody(change: int) -> None:
+    settled = settle(replace(node(vm("a"), vm("b"), vm("c")), other=64 * MIB))
+    wavering = replace(settled, other=settled.other + change)
+    assert [each.target for each in allocate(wavering).decisions] == [each.target for each in settled.vms]
+
+
+def test_what_is_in_use_comes_before_what_the_past_asks_for() -> None:
+    past = replace(vm("past", need=3 * GIB), present_need=GIB)
+    settled = settle(node(past, vm("a", need=2 * GIB), vm("b", need=2 * GIB), capacity=6 * GIB))
+    assert [each.actual >= 2 * GIB for each in settled.vms[1:]] == [True, True]
+    assert GIB <= settled.vms[0].actual <= 2 * GIB
+
+
+def test_headroom_rests_while_working_sets_fit_and_demands_do_not() -> None:
+    settled = settle(node(vm("a", need=int(2.6 * GIB)), vm("b", need=int(2.6 * GIB)), vm("c", need=int(2.4 * GIB))))
+    assert sum(each.demand for each in settled.vms) > 8 * GIB
+    for need in (2.45, 2.35, 2.42):
+        busier = replace(settled, vms=(*settled.vms[:2], replace(settled.vms[2], need=int(need * GIB))))
+        assert [each.target for each in allocate(busier).decisions] == [each.target for each in settled.vms]
 
 
 def test_idle_memory_does_not_follow_every_change_of_another_s_demand() -> None:

@@ -15,6 +15,7 @@ from kubeballoon.core.pacing import (
     Pace,
     Sample,
     advance,
+    most_off,
 )
 from kubeballoon.core.wording import human
 
@@ -65,6 +66,30 @@ def test_memory_is_given_at_once() -> None:
 def test_a_balloon_at_its_goal_is_left_alone_by_a_new_agent() -> None:
     assert advance(Pace(), Sample(2 * GIB, 0.0), 2 * GIB)[1] is None
     assert advance(Pace(), Sample(2 * GIB + TOLERANCE // 2, 0.0), 2 * GIB)[1] is None
+
+
+@given(st.integers(FLOOR, 64 * GIB), st.floats(-1, 1), st.floats(0.3, 1))
+def test_a_balloon_that_is_a_little_off_follows_and_is_left_alone(size: int, off: float, part: float) -> None:
+    error, goal, held, pace = int(off * most_off(size)), int(part * size), size, Pace()
+    requests = []
+    for look in range(1000):
+        sample = Sample(held, look * 0.2, spare=held, off=most_off(size))
+        pace, request = advance(pace, sample, goal)
+        assert pace.responsive
+        if request is not None:
+            requests.append(look)
+            held = min(size, request + error) if request > held else min(held, request + error)
+    assert abs(held - goal) <= most_off(size)
+    assert pace.asked is None
+    assert not requests or requests[-1] < 900
+
+
+def test_a_balloon_that_is_off_goes_on_to_another_goal() -> None:
+    off = most_off(4 * GIB)
+    pace = Pace(arrived=2 * GIB)
+    assert advance(pace, Sample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB)[1] is None
+    assert advance(pace, Sample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB - off)[1] == 2 * GIB - off
+    assert advance(pace, Sample(2 * GIB + off, 0.0, spare=GIB, off=off), 4 * GIB)[1] == 4 * GIB
 
 
 def test_the_policy_can_only_slow_it() -> None:

@@ -78,7 +78,7 @@ class View:
         if self.sample is None or self.goal is None or self.pace.asked is not None or not self.responsive:
             return 0
         excess = self.sample.statistics.actual - self.goal
-        return excess if excess > pacing.TOLERANCE else 0
+        return excess if excess > pacing.most_off(self.sample.size) else 0
 
 
 class Keeper:
@@ -190,7 +190,8 @@ class Keeper:
             return False
         statistics = sample.statistics
         spare = None if need is None else max(0, statistics.actual - need.now - sample.size // _KEPT)
-        seen = pacing.Sample(statistics.actual, now, spare, need is not None and need.troubled)
+        troubled = need is not None and need.troubled
+        seen = pacing.Sample(statistics.actual, now, spare, troubled, pacing.most_off(sample.size))
         max_rate = None if self.policy is None else self.policy.spec.reclaim.max_rate
         pace, request = pacing.advance(self.view.pace, seen, goal, max_rate)
         if pace.responsive != self.view.pace.responsive:

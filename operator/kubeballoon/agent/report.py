@@ -80,10 +80,11 @@ def is_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
 def _is_vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) -> bool:
     if before is None:
         return True
-    figures = {"actual", "resident", "need", "guest", "message", "processors"}
-    if before.model_dump(exclude=figures) != now.model_dump(exclude=figures):
+    figures = ("actual", "resident", "need", "present_need")
+    ignored = {*figures, "guest", "message", "processors"}
+    if before.model_dump(exclude=ignored) != now.model_dump(exclude=ignored):
         return True
-    return any(_moved(getattr(before, name), getattr(now, name), now.size) for name in ("actual", "resident", "need"))
+    return any(_moved(getattr(before, name), getattr(now, name), now.size) for name in figures)
 
 
 def _moved(before: int | None, now: int | None, whole: int) -> bool:
@@ -108,6 +109,7 @@ def _vm(keeper: Keeper) -> VirtualMachineReport:
         resident=None if sample is None else sample.resident,
         overhead=instance.overhead,
         need=None if view.need is None else view.need.value,
+        present_need=None if view.need is None else view.need.now,
         troubled=view.need is not None and view.need.troubled,
         min=instance.minimum,
         target=instance.target,

@@ -398,6 +398,7 @@ class VirtualMachineReport(ApiModel):
     resident: Quantity | None = Field(default=None, description="What its process holds of the node's memory.")
     overhead: Quantity = Field(default=0, description="Memory of the VM beyond the guest's own.")
     need: Quantity | None = Field(default=None, description="What the guest works with; absent while not known.")
+    present_need: Quantity | None = Field(default=None, description="Of that, what it works with at this moment.")
     troubled: bool = Field(default=False, description="The guest swaps or refaults for want of memory.")
     min: Quantity | None = Field(default=None, description="The guarantee as requested.")
     target: Quantity | None = Field(default=None, description="The request in force.")

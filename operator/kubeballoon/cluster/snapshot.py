@@ -158,6 +158,7 @@ def core_vm(
         actual=_backed(report),
         overhead=report.overhead,
         need=report.need,
+        present_need=report.present_need,
         target=report.target if requested is None else requested.target,
         troubled=report.troubled,
         excluded=None if excluded is None else excluded[1],

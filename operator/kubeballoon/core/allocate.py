@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kubeballoon.core.entitlement import Claims, Ints, scale, share_out
 from kubeballoon.core.model import Decision, Mode, Node, Plan, Reason, State, VirtualMachine, When
 
-_PARTS_OF_SLACK = 64  # of the capacity one, by which targets may exceed it before they are moved for that alone
+_PARTS_OF_CHANGE = 128  # of the capacity one that idle memory and headroom leave free: small changes then move nobody
 _DEAD_BANDS_OF_IDLE = 8  # by which idle memory may be off its fair share while nobody needs it: 1/8 of the size
 
 
@@ -28,10 +28,11 @@ def allocate(node: Node) -> Plan:
     """Decide what every VM of the node may use.
 
     1. VMs that must not or cannot be moved keep what they have; the rest share what is left of the capacity.
-    2. While demands fit, no VM is taken below its demand; when they do not, none gets more than its demand, and
-       headroom is the first to go. In Hard and Low only minimums hold.
+    2. While demands fit, no VM is taken below its demand; when they do not, none gets more than its demand: headroom is
+       the first to go, then what only a guest's past asks for. In Hard and Low only minimums hold.
     3. Inside those bounds one price divides the capacity by shares and idle tax.
-    4. A target moves only when that is worth it, and does not swing.
+    4. A target moves only when that is worth it, and does not swing; but for minimums that do not fit, the targets of
+       the VMs that share never exceed the capacity together.
     5. First take, then give: a grant waits until the memory for it has been freed.
 
     VMs of policies that only observe are immovable for the others; their own decisions say what would be if they
@@ -110,8 +111,11 @@ def _share(node: Node, vms: Sequence[VirtualMachine], capacity: int) -> tuple[li
     shortfall = max(0, int(columns.minimum.sum()) - capacity)
     capacity = max(0, capacity - _off(columns))
     claims = _claims(node, vms, columns, capacity)
-    shares = share_out(claims, capacity)
-    wanted = _calm(node, vms, columns, shares, capacity)
+    room = _room(columns, claims, capacity)
+    shares = share_out(claims, room)
+    wanted = _calm(node, vms, columns, claims.minimum, shares)
+    if wanted.sum() > capacity:
+        wanted = _cut(wanted, shares, int(wanted.sum()) - room)
     targets = _grant(columns, claims, wanted, capacity)
     entitlements = scale(columns.minimum, capacity) if shortfall else shares
     reasons = map(_DIVIDED.__getitem__, _reasons(columns, wanted, targets).tolist())
@@ -124,6 +128,7 @@ class _Columns(NamedTuple):
 
     minimum: Ints
     maximum: Ints
+    present: Ints
     working_set: Ints
     demand: Ints
     actual: Ints
@@ -149,9 +154,17 @@ def _off(columns: _Columns) -> int:
 def _claims(node: Node, vms: Sequence[VirtualMachine], columns: _Columns, capacity: int) -> Claims:
     levels = [columns.minimum, columns.maximum]
     if node.state.severity < State.HARD.severity:
-        levels[1:1] = [columns.working_set, columns.demand]
+        levels[1:1] = [columns.present, columns.working_set, columns.demand]
     minimum, maximum = _between(levels, capacity)
     return Claims([vm.uid for vm in vms], minimum, maximum, columns.weight, columns.demand, columns.idle_tax)
+
+
+def _room(columns: _Columns, claims: Claims, capacity: int) -> int:
+    """What of the capacity is shared: a little of it is left free, unless somebody works with it or all would fit."""
+    if claims.maximum.sum() <= capacity:
+        return capacity
+    needed = max(int(columns.working_set.sum()), int(claims.minimum.sum()))
+    return max(capacity - capacity // _PARTS_OF_CHANGE, min(capacity, needed))
 
 
 def _between(levels: Sequence[Ints], capacity: int) -> tuple[Ints, Ints]:
@@ -162,25 +175,30 @@ def _between(levels: Sequence[Ints], capacity: int) -> tuple[Ints, Ints]:
     return levels[0], levels[1]
 
 
-def _calm(node: Node, vms: Sequence[VirtualMachine], columns: _Columns, shares: Ints, capacity: int) -> Ints:
-    """The shares, but for changes that are too small or too early to be worth making."""
+def _calm(node: Node, vms: Sequence[VirtualMachine], columns: _Columns, granted: Ints, shares: Ints) -> Ints:
+    """The shares, but for changes that are too small or too early to be worth making.
+
+    Args:
+        node: the VMs'.
+        vms: that share.
+        columns: their figures.
+        granted: what every one of them can have, bytes.
+        shares: what they are to have, bytes.
+    """
     change = shares - columns.target
     size = np.abs(change)
     lacking = columns.working_set - columns.held
     needed = node.state is not State.HIGH or bool((lacking > columns.dead_band).any())
     keeps = (size <= columns.dead_band) & (shares != columns.minimum) & (shares != columns.maximum)
     if node.state is State.HIGH:
-        # Every other VM's demand moves the price of idle memory, hence everybody's share, and serves nobody by it.
-        idle = (columns.demand <= columns.target) & (columns.target <= columns.maximum) & (shares != columns.maximum)
+        # Every other VM's demand moves the price of what is divided, hence everybody's share, and serves nobody by it.
+        enough = np.maximum(granted, np.minimum(columns.working_set + columns.dead_band, columns.demand))
+        idle = (enough <= columns.target) & (columns.target <= columns.maximum) & (shares != columns.maximum)
         keeps |= (size <= columns.dead_band * _DEAD_BANDS_OF_IDLE) & idle
     if not needed:
         keeps |= (change < 0) & _moved(vms, node.cool_down, up=True)
     keeps |= (change > 0) & (lacking <= 0) & _moved(vms, node.cool_down, up=False)
-    settled = np.where(keeps & (columns.target >= 0), columns.target, shares)
-    # The reserve beyond the capacity is several times this, and a node's other memory is never quite still.
-    slack = 0 if needed else capacity // _PARTS_OF_SLACK
-    surplus = int(settled.sum()) - capacity
-    return settled if surplus <= slack else _cut(settled, shares, surplus)
+    return np.where(keeps & (columns.target >= 0), columns.target, shares)
 
 
 def _cut(settled: Ints, shares: Ints, surplus: int) -> Ints:
@@ -201,7 +219,7 @@ def _moved(vms: Sequence[VirtualMachine], cool_down: float, *, up: bool) -> npt.
 
 
 def _grant(columns: _Columns, claims: Claims, wanted: Ints, capacity: int) -> Ints:
-    """Lower at once; raise only into memory that is free by now: minimums first, then working sets.
+    """Lower at once; raise only into memory that is free by now: minimums, then what is in use, then working sets.
 
     Of what is free beyond working sets, too little to be worth a change of target is left.
     """
@@ -209,8 +227,8 @@ def _grant(columns: _Columns, claims: Claims, wanted: Ints, capacity: int) -> In
     rises = np.maximum(holds, wanted)
     if rises.sum() <= capacity:
         return wanted
-    urgent = np.maximum(holds, np.minimum(wanted, columns.working_set))
-    minimum, maximum = _between([holds, urgent, rises], capacity)
+    urgent = [np.maximum(holds, np.minimum(wanted, level)) for level in (columns.present, columns.working_set)]
+    minimum, maximum = _between([holds, *urgent, rises], capacity)
     granted = np.minimum(wanted, share_out(claims._replace(minimum=minimum, maximum=maximum), capacity))
     change = granted - columns.target
     small = (change > 0) & (change <= columns.dead_band) & (granted < wanted)

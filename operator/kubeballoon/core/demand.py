@@ -45,6 +45,7 @@ class Need(NamedTuple):
         at: when the statistics behind it were taken, seconds.
         troubled: the guest swaps in, or refaults, for want of memory.
         swapped: what it has swapped out in this trouble and not read back: it works with that as well, bytes.
+        ahead: by how much that grew since the sample before, and may grow again until the next one, bytes.
     """
 
     now: int
@@ -53,11 +54,12 @@ class Need(NamedTuple):
     at: float
     troubled: bool = False
     swapped: int = 0
+    ahead: int = 0
 
     @property
     def value(self) -> int:
-        """The need in bytes: the largest of the three."""
-        return max(self.now, int(self.fast), int(self.slow))
+        """The need in bytes: the largest of the three, and what a guest in trouble will miss by its next report."""
+        return max(self.now + self.ahead, int(self.fast), int(self.slow))
 
 
 def present_need(stats: GuestStatistics) -> int | None:
@@ -134,7 +136,8 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
         return Need(now=now, fast=now, slow=now, at=stats.updated)
     elapsed = stats.updated - previous.at
     troubled = _troubled(before, stats, elapsed)
-    swapped = max(0, previous.swapped + _swapped(before, stats)) if troubled else 0
+    grown = _swapped(before, stats) if troubled else 0
+    swapped = max(0, previous.swapped + grown) if troubled else 0
     now += swapped
     return Need(
         now=now,
@@ -143,6 +146,7 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
         at=stats.updated,
         troubled=troubled,
         swapped=swapped,
+        ahead=max(0, grown),
     )
 
 

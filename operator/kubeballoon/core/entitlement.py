@@ -92,16 +92,18 @@ def share_out(claims: Claims, capacity: int) -> Ints:
         return claims.maximum
     if claims.minimum.sum() >= capacity:
         return claims.minimum
-    level = _level(claims, capacity, rounding=0.5)
-    if _affordable(claims, level).sum() > capacity:
-        level = _level(claims, capacity)
-    while True:
+    curve = _curve(claims)
+    unsold = capacity - int(claims.minimum.sum())
+    for level in (curve.level(curve.with_rounding(unsold)), curve.level(unsold)):
+        allocations = _affordable(claims, level * _BELOW)
+        left = capacity - int(allocations.sum())
+        if left >= 0:
+            break
+    while left < 0:  # float rounding, of more than _BELOW allows for
         level *= _BELOW
         allocations = _affordable(claims, level)
-        unsold = capacity - int(allocations.sum())
-        if unsold >= 0:
-            break
-    _sell(claims, allocations, unsold)
+        left = capacity - int(allocations.sum())
+    _sell(claims, allocations, left)
     return allocations
 
 
@@ -122,15 +124,34 @@ def _affordable(claims: Claims, price: float) -> Ints:
     return np.maximum(worth.astype(np.int64), minimum)
 
 
-def _level(claims: Claims, capacity: int, rounding: float = 0.0) -> float:
-    """The price at which the claims together afford the capacity (within float precision).
+class _Curve(NamedTuple):
+    """How much the claims afford together at each price beyond their minimums: piecewise linear.
 
-    Args:
-        claims: with minimums that fit, and maximums that do not.
-        capacity: bytes.
-        rounding: bytes that each allocation between its bounds will lose on average when it is rounded. The price is
-            that much higher, but for a margin within which the losses add up to less.
+    Attributes:
+        prices: at which it bends, rising.
+        slopes: bytes per unit of price between one bend and the next.
+        sold: bytes at each bend but the first.
+        buyers: how many claims are between their bounds from each bend on.
     """
+
+    prices: Floats
+    slopes: Floats
+    sold: Floats
+    buyers: Ints
+
+    def level(self, unsold: int) -> float:
+        """The price at which ``unsold`` bytes are sold (within float precision)."""
+        place = min(int(self.sold.searchsorted(unsold)), len(self.sold) - 1)
+        excess = max(0.0, self.sold.item(place) - unsold)
+        return self.prices.item(place + 1) - excess / self.slopes.item(place)
+
+    def with_rounding(self, unsold: int) -> int:
+        """``unsold`` and what allocations will lose when they are rounded down: half a byte each, but for a margin."""
+        between = self.buyers.item(min(int(self.sold.searchsorted(unsold)), len(self.buyers) - 1))
+        return unsold + max(0, int(between / 2 - math.sqrt(between)))
+
+
+def _curve(claims: Claims) -> _Curve:
     _, minimum, maximum, weight, active, idle_tax = claims
     bend = np.clip(active, minimum, maximum)
     # Bytes sold per hundred units of price, above the bend and below it; integers, or they would not add up to nothing.
@@ -141,15 +162,9 @@ def _level(claims: Claims, capacity: int, rounding: float = 0.0) -> float:
     prices = prices[order]
     slopes = changes[order].cumsum() / 100
     sold = (slopes[:-1] * np.diff(prices)).cumsum()
-    unsold = capacity - int(minimum.sum())
-    place = int(sold.searchsorted(unsold))
-    if rounding:
-        passed = order[: place + 1]
-        between = np.count_nonzero(passed < len(weight)) - np.count_nonzero(passed >= 2 * len(weight))
-        unsold += max(0, int(rounding * between - math.sqrt(between)))
-        place = int(sold.searchsorted(unsold))
-    place = min(place, len(sold) - 1)
-    return float(prices[place + 1] - max(0.0, sold[place] - unsold) / slopes[place])
+    count = len(weight)
+    buyers = ((order < count).astype(np.int64) - (order >= 2 * count)).cumsum()
+    return _Curve(prices, slopes, sold, buyers)
 
 
 def _sell(claims: Claims, allocations: Ints, unsold: int) -> None:

@@ -111,6 +111,7 @@ class Figures(NamedTuple):
     """What an allocation reads of a VM, worked out once; bytes.
 
     Attributes:
+        present: of its working set, what it uses at this moment.
         working_set: its demand without headroom; all of the demand where the guest is in trouble.
         target: -1 when there is none.
         weight: its shares.
@@ -119,6 +120,7 @@ class Figures(NamedTuple):
 
     minimum: int
     maximum: int
+    present: int
     working_set: int
     demand: int
     actual: int
@@ -139,6 +141,7 @@ class VirtualMachine:
         actual: what the balloon leaves the guest; the most it can use now.
         overhead: memory of QEMU and its pod beyond the guest's own.
         need: what the guest's statistics say it works with; None when they are missing or stale.
+        present_need: of that, what it works with at this moment; None when that is not known apart.
         target: the request in force, None when there is none.
         troubled: the guest swaps, refaults or stalls for want of memory.
         excluded: why the VM must not be ballooned, or None.
@@ -152,6 +155,7 @@ class VirtualMachine:
     actual: int
     overhead: int = 0
     need: int | None = None
+    present_need: int | None = None
     target: int | None = None
     troubled: bool = False
     excluded: str | None = None
@@ -167,7 +171,7 @@ class VirtualMachine:
         minimum = maximum = size
         weight, idle_tax = 1, 0
         held = self.actual if self.target is None else max(self.actual, min(size, self.target))
-        working_set = demand = held
+        present = working_set = demand = held
         if policy is not None:
             weight, idle_tax = max(1, policy.shares_per_gib * size // MIB), policy.idle_tax
             minimum = min(size, max(FLOOR, policy.minimum.of(size)))
@@ -176,9 +180,12 @@ class VirtualMachine:
                 base = max(self.need, self.actual) if self.troubled else self.need
                 demand = max(minimum, min(maximum, base + policy.headroom.of(size)))
                 working_set = demand if self.troubled else max(minimum, min(maximum, base))
+                present = working_set
+                if self.present_need is not None:
+                    present = max(minimum, min(working_set, self.present_need))
         target = -1 if self.target is None else self.target
         figures = Figures(
-            minimum, maximum, working_set, demand, self.actual, held, target, size // 64, weight, idle_tax
+            minimum, maximum, present, working_set, demand, self.actual, held, target, size // 64, weight, idle_tax
         )
         object.__setattr__(self, "figures", figures)  # the dataclass is frozen for everyone else
 

@@ -17,7 +17,8 @@ AHEAD = 1.0  # seconds a request may be ahead of the guest
 PATIENCE = 10.0  # seconds without progress until a driver counts as unresponsive
 RETRY = 10.0  # seconds until such a driver is tried again; doubles
 RETRY_AT_MOST = 300.0
-TOLERANCE = 1 << 20  # bytes a balloon may be off and still have arrived
+TOLERANCE = 1 << 20  # bytes not worth a request
+_OFF = 256, 16 << 20  # part of its size, and bytes, by which a guest's balloon may be off its goal at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,18 @@ class Sample:
         at: seconds.
         spare: what it could give now without harm, bytes; None when its statistics do not tell.
         troubled: it swaps or refaults.
+        off: by which its balloon may be off its goal and has still arrived, bytes.
     """
 
     actual: int
     at: float
     spare: int | None = None
     troubled: bool = False
+    off: int = TOLERANCE
+
+    def is_at(self, goal: int) -> bool:
+        """Whether the balloon is as near to the goal as it can be expected to come."""
+        return abs(self.actual - goal) <= self.off
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class Pace:
     Attributes:
         rate: bytes a second the guest is trusted to give.
         asked: the request under way, None when none is.
+        arrived: the last request that the balloon came to rest at, None before the first.
         held: what the guest held at the last look, bytes.
         at: when that was, seconds.
         took: when it was last asked for memory, seconds.
@@ -54,6 +62,7 @@ class Pace:
 
     rate: float = float(FIRST_RATE)
     asked: int | None = None
+    arrived: int | None = None
     held: int = 0
     at: float = 0.0
     took: float = -math.inf
@@ -89,19 +98,25 @@ class Backoff:
         return Backoff(pause, now + pause)
 
 
+def most_off(size: int) -> int:
+    """By how many bytes the balloon of a guest of ``size`` bytes may be off: drivers round, and some keep a little."""
+    part, most = _OFF
+    return max(TOLERANCE, min(size // part, most))
+
+
 def advance(before: Pace, sample: Sample, goal: int, max_rate: int | None = None) -> tuple[Pace, int | None]:
     """Take one look at the guest on its way to ``goal`` bytes.
 
     Returns:
         The pace now and the request to make, in bytes, or None when there is nothing to ask.
     """
-    pace = _judge(before, sample)
+    pace = _judge(before, sample, goal)
     if pace.retry > before.retry:
         return _withdraw(pace, sample, goal)
     if pace.rests(sample.at) and goal <= sample.actual:
         return pace, None
-    if pace.asked is not None and _near(sample.actual, pace.asked) and _near(goal, pace.asked):
-        pace = replace(pace, asked=None)  # arrived: what moves it away from here is asked for anew
+    if pace.asked is not None and sample.is_at(pace.asked) and _near(goal, pace.asked):
+        pace = replace(pace, asked=None, arrived=pace.asked)  # what moves it away from here is asked for anew
     request = _request(pace, sample, goal, max_rate)
     if request is None and pace.asked is not None and pace.asked < sample.actual - TOLERANCE:
         return _withdraw(pace, sample, goal)
@@ -117,12 +132,12 @@ def _withdraw(pace: Pace, sample: Sample, goal: int) -> tuple[Pace, int]:
     return replace(pace, asked=None), max(goal, sample.actual)
 
 
-def _judge(before: Pace, sample: Sample) -> Pace:
+def _judge(before: Pace, sample: Sample, goal: int) -> Pace:
     """What the guest did since the last look tells of its speed."""
     looked = replace(before, held=sample.actual, at=sample.at)
     if before.asked is None:
         return replace(looked, mark=sample.actual)
-    arrived = _near(sample.actual, before.asked)
+    arrived = _near(sample.actual, before.asked) or (_near(goal, before.asked) and sample.is_at(goal))
     if arrived or not _near(sample.actual, before.mark):
         rate = _shown(before, sample, arrived=arrived)
         return replace(looked, rate=rate, mark=sample.actual, progress=sample.at, retry=0.0)
@@ -142,6 +157,11 @@ def _shown(before: Pace, sample: Sample, *, arrived: bool) -> float:
     return _halved(rate) if sample.troubled or sample.spare == 0 else rate
 
 
+def _rests(pace: Pace, sample: Sample, goal: int) -> bool:
+    """Whether the balloon has come as near to its goal as it comes."""
+    return pace.arrived is not None and _near(goal, pace.arrived) and sample.is_at(goal)
+
+
 def _near(one: int, other: int) -> bool:
     return abs(one - other) <= TOLERANCE
 
@@ -151,7 +171,7 @@ def _halved(rate: float) -> float:
 
 
 def _request(pace: Pace, sample: Sample, goal: int, max_rate: int | None) -> int | None:
-    if _near(goal, sample.actual) and pace.asked is None:
+    if pace.asked is None and (_near(goal, sample.actual) or _rests(pace, sample, goal)):
         return None
     if goal >= sample.actual:
         return goal

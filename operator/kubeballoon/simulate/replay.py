@@ -50,7 +50,6 @@ REPORT = 1.0
 _SETTLING = 50  # rounds in which the first targets are found; a handful is usual
 _FASTER = 4  # by which each stride over rounds without effect is longer than the one before
 _SPREAD = 0.2  # by which guests' balloon speeds differ from the measured ones, either way
-_ERROR = 1 << 20  # bytes by which balloons are off, at most
 _LONG_AGO = {rose: Change(rose, COOL_DOWN) for rose in (True, False)}  # from then on its exact age does not matter
 
 
@@ -129,7 +128,8 @@ class Seat:
         guest = self.guest
         guest.advance(now)
         troubled = self.need is not None and self.need.troubled
-        sample = Sample(int(guest.actual), now, spare=max(0, int(guest.actual - guest.used)), troubled=troubled)
+        actual, off = int(guest.actual), pacing.most_off(guest.size)
+        sample = Sample(actual, now, max(0, int(guest.actual - guest.used)), troubled, off)
         goal = guard.clamp(self.target, guest.minimum, guest.size)
         self.pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)
         if request is not None:
@@ -170,6 +170,7 @@ class Seat:
             size=self.guest.size,
             actual=int(self.guest.actual),
             need=None if need is None else need.value,
+            present_need=None if need is None else need.now,
             target=self.target,
             troubled=need is not None and need.troubled,
             responsive=self.pace.responsive,
@@ -433,7 +434,7 @@ def kubeballoon(load: Load) -> Tally:
 def _drivers(draw: random.Random) -> Iterator[Driver]:
     while True:
         speed = draw.uniform(1 - _SPREAD, 1 + _SPREAD)
-        yield Driver(INFLATION * speed, DEFLATION * speed, error=draw.randrange(_ERROR))
+        yield Driver(INFLATION * speed, DEFLATION * speed)
 
 
 def _events(load: Load) -> list[tuple[float, int, int]]:

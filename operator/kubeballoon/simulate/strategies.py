@@ -1,7 +1,8 @@
 """What kubeballoon is measured against: a static split, no balloon, and the optimum for who knows every demand.
 
-All share the bounds of the policy and the node's capacity (its memory less the reserve that keeps it in High), but for
-"none", which uses all the node has. None of them has speed: memory is where it should be at once.
+All share the policy's bounds and the capacity: the node's memory less the reserve that keeps it in High. But "none" may
+use all the node has, as may the optimum where the policy lets VMs do so (``reclaim.when: UnderPressure``). None of them
+has speed or a control interval: memory is where it should be at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kubeballoon.core.model import Policy, VirtualMachine
+from kubeballoon.core.model import Policy, VirtualMachine, When
 from kubeballoon.core.state import Thresholds, thresholds
 from kubeballoon.simulate.tally import Tally
 from kubeballoon.simulate.traces import Trace
@@ -147,8 +148,14 @@ def clairvoyant(load: Load) -> Tally:
     Each VM gets its demand within its bounds. What those demands exceed the capacity by has to stay unmet wherever it
     is taken, so it is taken in proportion from what lies above the minimums, and no division leaves less unmet. Memory
     moves only when someone needs it: a VM keeps what it has until then.
+
+    Where VMs may be granted more than the node has, all of its memory can be used, and what a VM leaves idle of its
+    minimum by others.
     """
     limits = bounds(load)
+    capacity, minimum = load.capacity, limits.minimum
+    if load.policy.when is When.UNDER_PRESSURE:
+        capacity, minimum = load.memory, np.zeros_like(minimum)
     held = static_split(load, limits)
     total = Tally()
     exhausted = False
@@ -157,7 +164,7 @@ def clairvoyant(load: Load) -> Tally:
         allocations = np.empty_like(stretch.demand)
         moved, turns = 0.0, 0
         for row, demand in enumerate(stretch.demand):
-            after = _needed(held, np.clip(demand, limits.minimum, limits.maximum), limits.minimum, load.capacity)
+            after = _needed(held, np.clip(demand, minimum, limits.maximum), minimum, capacity)
             way = np.sign(after - held).astype(np.int8)
             turns += int(np.count_nonzero(way * falling < 0))
             falling = np.where(way != 0, way, falling)
