@@ -84,6 +84,15 @@ def test_a_balloon_that_is_a_little_off_follows_and_is_left_alone(size: int, off
     assert not requests or requests[-1] < 900
 
 
+def test_a_balloon_that_is_off_is_not_given_memory_by_a_small_step_down() -> None:
+    off = most_off(4 * GIB)
+    slow = Pace(rate=float(4 * MIB), asked=2 * GIB)
+    pace, _ = advance(slow, Sample(2 * GIB + 5 * MIB, 0.0, spare=GIB, off=off), 2 * GIB)
+    _, request = advance(pace, Sample(2 * GIB + 5 * MIB, 10.0, spare=GIB, off=off), GIB)
+    assert request is not None
+    assert request < 2 * GIB
+
+
 def test_a_balloon_that_is_off_goes_on_to_another_goal() -> None:
     off = most_off(4 * GIB)
     pace = Pace(arrived=2 * GIB)

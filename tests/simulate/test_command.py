@@ -63,7 +63,12 @@ def test_one_run_per_strategy_and_ratio(traces: Path, capsys: pytest.CaptureFixt
 
 def test_processes_change_nothing(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(traces, "--format", "json", "--jobs", "1", "--seed", "7")) == 0
-    alone = runs(capsys.readouterr().out)
+    said = capsys.readouterr()
+    alone = runs(said.out)
+    percents = [int(line.split()[1]) for line in said.err.splitlines() if line.endswith("% done")]
+    assert percents == sorted(set(percents))
+    assert len(percents) > 2
+    assert percents[-1] == 100
     several = subprocess.run(
         [sys.executable, "-m", "kubeballoon", *command(traces, "--format", "json", "--jobs", "2", "--seed", "7")],
         check=True,
@@ -72,7 +77,7 @@ def test_processes_change_nothing(traces: Path, capsys: pytest.CaptureFixture[st
     )
     together = runs(several.stdout)
     assert together == alone
-    assert "parts done" in several.stderr
+    assert "100 % done" in several.stderr
 
 
 def test_the_report_needs_nothing_beside_it(traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

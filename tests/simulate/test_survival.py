@@ -7,10 +7,10 @@ import math
 
 import pytest
 
-from kubeballoon.core.model import GIB, Amount, Policy
+from kubeballoon.core.model import GIB, Amount, Policy, Reason
 from kubeballoon.simulate import strategies
 from kubeballoon.simulate.guest import Driver
-from kubeballoon.simulate.replay import Replay
+from kubeballoon.simulate.replay import Record, Replay
 from kubeballoon.simulate.strategies import Load
 from kubeballoon.simulate.synthetic import diurnal, surge
 from kubeballoon.simulate.tally import Tally
@@ -37,14 +37,26 @@ def load() -> Load:
     return loaded(surge(VMS, seconds=SECONDS))
 
 
+def unresponsive(load: Load, *drivers: Driver) -> list[str]:
+    """The VMs that count as unresponsive in the end."""
+    record = Record(step=load.seconds, explain_at=load.seconds)
+    Replay(load, drivers=itertools.cycle(drivers), record=record).run()
+    return [decision.vm.name for decision in record.decisions if decision.reason is Reason.UNRESPONSIVE]
+
+
 DRIVERS = {
     "a hidden lower limit": (Driver(floor=3 * GIB), *[Driver()] * 4),
     "one that sticks now and then": (Driver(stuck=(590.0, 680.0)), Driver(stuck=(1210.0, 1300.0)), *[Driver()] * 3),
     "one stuck for ever": (Driver(stuck=(0.0, math.inf)), *[Driver()] * 19),
     "one stuck beside the starved": (*[Driver()] * 3, Driver(stuck=(300.0, math.inf)), *[Driver()] * 16),
-    "balloons off by a few MiB": (Driver(error=5 * MIB), Driver(error=2 * MIB), Driver()),
+    "balloons off by a few MiB": (Driver(error=5 * MIB), Driver(error=2 * MIB), Driver(error=12 * MIB)),
     "slow balloons": (Driver(inflation=GIB / 8, deflation=GIB / 4),),
 }
+
+
+# Byte-seconds: what four guests keep of the 47 GiB that all share, beyond their minimums, four others lack for a while:
+# 4 * 3 GiB + 12 * 2 GiB + 4 * 3.4 GiB do not fit by 2.6 GiB.
+WITHHELD = {"a hidden lower limit": 2.6 * GIB * SECONDS / 3}
 
 
 @pytest.mark.parametrize("name", DRIVERS)
@@ -52,7 +64,7 @@ def test_the_node_holds_and_nobody_falls_below_its_minimum(load: Load, name: str
     tally = replayed(load, *DRIVERS[name])
     assert tally.exhaustions == 0
     assert tally.below_min_seconds == 0
-    assert tally.unmet < strategies.static(load).unmet
+    assert tally.unmet <= 1.5 * replayed(load).unmet + WITHHELD.get(name, 0.0)
 
 
 @pytest.mark.parametrize("name", DRIVERS)
@@ -65,6 +77,13 @@ def test_nobody_swings(load: Load, name: str) -> None:
 def test_at_a_fixed_load_nobody_turns_at_all(name: str) -> None:
     still = loaded(surge(VMS, part=0.0, seconds=SECONDS))
     assert replayed(still, *DRIVERS[name]).direction_changes == 0
+
+
+def test_only_a_driver_that_does_not_follow_counts_as_unresponsive(load: Load) -> None:
+    assert unresponsive(load, *DRIVERS["one stuck for ever"]) == ["vm0"]
+    assert unresponsive(load, *DRIVERS["one stuck beside the starved"]) == ["vm3"]
+    assert unresponsive(load, *DRIVERS["balloons off by a few MiB"]) == []
+    assert unresponsive(load, *DRIVERS["slow balloons"]) == []
 
 
 def test_minimums_that_do_not_fit_are_kept() -> None:
@@ -82,7 +101,7 @@ def test_guests_that_grow_beyond_their_share_at_once_wait_about_an_interval(over
     assert tally.unmet <= 1.2 * strategies.clairvoyant(load).unmet + jumping * jump * load.interval
     assert tally.unmet < strategies.static(load).unmet / 10
     assert tally.below_min_seconds == 0
-    assert tally.direction_changes < 100
+    assert tally.direction_changes < len(load.traces) * SECONDS / load.interval / 120
 
 
 def test_skipping_rounds_without_effect_changes_nothing() -> None:

@@ -105,8 +105,8 @@ class Rounds:
         outcome.failures = [failure for failure in results if failure is not None]
         for book in self._world.books:
             path = book.kind.path
-            if path in plans and path in before.plans:  # on the first round nothing is known to have changed
-                await self._announce(pressure, book.kind, reports, before.plans[path], plans[path])
+            if path in plans:
+                await self._announce(pressure, book.kind, reports, before.plans.get(path), plans[path])
 
     def _decide(self, name: str, status: NodePressureStatus) -> dict[str, AnyPlan]:
         now = self._clock()
@@ -158,16 +158,16 @@ class Rounds:
         node: NodePressure,
         kind: Kind[Any],
         reports: Mapping[str, VirtualMachineReport],
-        before: AnyPlan,
+        before: AnyPlan | None,
         plan: AnyPlan,
     ) -> None:
-        """Events on transitions."""
+        """Events on transitions; on a first round no VM is known to have changed, but a shortfall is news."""
         about_node = Reference("v1", "Node", node.metadata.name, node.metadata.name)
-        if plan.shortfall and not before.shortfall:
+        if plan.shortfall and (before is None or not before.shortfall):
             name, shortfall = node.metadata.name, kind.said(plan.shortfall)
             note = f"the guaranteed minimums exceed the capacity of {name} for VMs by {shortfall}"
             await self._announcer.post(about_node, "Overcommitted", note, action="Allocate", warning=True)
-        known = {decision.vm.uid: decision for decision in before.decisions}
+        known = {decision.vm.uid: decision for decision in ([] if before is None else before.decisions)}
         for decision in plan.decisions:
             previous = known.get(decision.vm.uid)
             said = None if previous is None else _transition(kind, previous, decision)

@@ -157,8 +157,8 @@ def _average(average: float, sample: float, elapsed: float, constant: float) -> 
 
 def _troubled(before: GuestStatistics, stats: GuestStatistics, elapsed: float) -> bool:
     return (
-        _rate(before.major_faults, stats.major_faults, elapsed) > MAJOR_FAULTS_IN_TROUBLE
-        or _rate(before.swap_in, stats.swap_in, elapsed) > SWAP_IN_TROUBLE
+        _growth(before.major_faults, stats.major_faults) > MAJOR_FAULTS_IN_TROUBLE * elapsed
+        or _growth(before.swap_in, stats.swap_in) > SWAP_IN_TROUBLE * elapsed
     )
 
 
@@ -166,10 +166,6 @@ def _swapped(before: GuestStatistics, stats: GuestStatistics) -> int:
     """By how much more was written to swap than read back since ``before``, bytes."""
     written, read = _growth(before.swap_out, stats.swap_out), _growth(before.swap_in, stats.swap_in)
     return written - read
-
-
-def _rate(before: int | None, now: int | None, elapsed: float) -> float:
-    return _growth(before, now) / elapsed
 
 
 def _growth(before: int | None, now: int | None) -> int:

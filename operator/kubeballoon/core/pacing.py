@@ -52,6 +52,7 @@ class Pace:
         rate: bytes a second the guest is trusted to give.
         asked: the request under way, None when none is.
         arrived: the last request that the balloon came to rest at, None before the first.
+        beyond: how much more than that the guest was left with, bytes.
         held: what the guest held at the last look, bytes.
         at: when that was, seconds.
         took: when it was last asked for memory, seconds.
@@ -63,6 +64,7 @@ class Pace:
     rate: float = float(FIRST_RATE)
     asked: int | None = None
     arrived: int | None = None
+    beyond: int = 0
     held: int = 0
     at: float = 0.0
     took: float = -math.inf
@@ -116,7 +118,8 @@ def advance(before: Pace, sample: Sample, goal: int, max_rate: int | None = None
     if pace.rests(sample.at) and goal <= sample.actual:
         return pace, None
     if pace.asked is not None and sample.is_at(pace.asked) and _near(goal, pace.asked):
-        pace = replace(pace, asked=None, arrived=pace.asked)  # what moves it away from here is asked for anew
+        # Arrived: what moves it away from here is asked for anew.
+        pace = replace(pace, asked=None, arrived=pace.asked, beyond=max(0, sample.actual - pace.asked))
     request = _request(pace, sample, goal, max_rate)
     if request is None and pace.asked is not None and pace.asked < sample.actual - TOLERANCE:
         return _withdraw(pace, sample, goal)
@@ -181,6 +184,6 @@ def _request(pace: Pace, sample: Sample, goal: int, max_rate: int | None) -> int
     if max_rate:
         # In a second, however often it is looked at; what is saved up is a second's worth, or the least worth asking.
         step = int(min(step, max_rate * (sample.at - pace.took), max(TOLERANCE, max_rate * AHEAD)))
-    request = max(goal, sample.actual - step)
+    request = max(goal, sample.actual - pace.beyond - step)
     # Less than the tolerance is not worth a request; the guest has nothing to give for now.
     return request if request <= sample.actual - TOLERANCE or request == goal else None

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kubeballoon.core.model import Mode, Policy
 from kubeballoon.options import checked
 
 _LEAST_NODE = 1 << 30
+_STEP = 5  # percent
 
 
 class UsageError(Exception):
@@ -105,7 +107,7 @@ def _simulate(options: argparse.Namespace) -> int:
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
     setting = work.Setting(options.node_memory, policy, options.interval, options.seed)
-    outcome = work.simulate(workload, setting, options.overcommit, options.jobs, _progress)
+    outcome = work.simulate(workload, setting, options.overcommit, options.jobs, _progress())
     if options.output is not None:
         report.write(outcome, options.output)
     runs = [run.to_json() for run in outcome.runs]
@@ -113,8 +115,18 @@ def _simulate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _progress(done: int, of: int) -> None:
-    _say(f"{done} of {of} parts done")
+def _progress() -> Callable[[float], None]:
+    """Says how much is done, in steps of some percent."""
+    said = 0
+
+    def tell(share: float) -> None:
+        nonlocal said
+        percent = int(100 * share) // _STEP * _STEP
+        if percent > said:
+            said = percent
+            _say(f"{percent} % done")
+
+    return tell
 
 
 def _say(text: str) -> None:

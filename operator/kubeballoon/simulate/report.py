@@ -114,6 +114,7 @@ def _node(story: Story) -> Figure:
     axes.plot(hours, [sum(moment.targets) / GIB for moment in story.moments], label="targets")
     axes.plot(hours, [moment.unmet / GIB for moment in story.moments], label="unmet")
     axes.axhline(story.load.memory / GIB, linestyle="--", color="grey", label="node memory")
+    axes.axhline(story.load.capacity / GIB, linestyle=":", color="grey", label="capacity for VMs")
     axes.set(xlabel="hours", ylabel="GiB")
     axes.legend()
     return figure

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
+from multiprocessing.sharedctypes import Synchronized
+from typing import ClassVar
 
 from kubeballoon.core.model import Decision, Policy
 from kubeballoon.simulate.placement import place
@@ -23,8 +26,10 @@ STRATEGIES: dict[str, Strategy | None] = {
 }
 
 _MOMENTS = 600  # in a plot of one node over time
+_GLANCE = 0.5  # seconds between two looks at how far the processes have come
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[float], None]
+"""Told which part of the work is done, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +74,21 @@ class _Part:
     load: Load
     told: bool
 
-    def run(self) -> _Result:
-        """The strategy's figures; of ours, where asked for, the story too."""
+    @property
+    def work(self) -> float:
+        """How much there is to do: seconds of VMs that are replayed. All else takes next to no time."""
+        return self.load.seconds * len(self.load.traces) if self.strategy == KUBEBALLOON else 0.0
+
+    def run(self, count: Callable[[float], None]) -> _Result:
+        """The strategy's figures; of ours, where asked for, the story too. ``count`` is told of work that is done."""
         strategy = STRATEGIES[self.strategy]
         if strategy is not None:
             return _Result(self, strategy(self.load))
         peak = _peak(self.load)
         # The peak is seen, and answered, in the round after it.
         record = Record(self.load.seconds / _MOMENTS, peak + 2 * self.load.interval) if self.told else None
-        tally = Replay(self.load, record=record).run()
+        vms = len(self.load.traces)
+        tally = Replay(self.load, record=record, progress=lambda seconds: count(seconds * vms)).run()
         story = None if record is None else Story(self.load, peak, tuple(record.moments), record.decisions)
         return _Result(self, tally, story)
 
@@ -90,15 +101,12 @@ class _Result:
 
 
 def simulate(
-    workload: Workload, setting: Setting, ratios: Sequence[float], jobs: int, progress: Progress = lambda *_: None
+    workload: Workload, setting: Setting, ratios: Sequence[float], jobs: int, progress: Progress = lambda _: None
 ) -> Outcome:
     """Run all strategies; the result does not depend on ``jobs``, the number of processes."""
     placed = {ratio: place(workload.traces, setting.node_memory, ratio) for ratio in ratios}
     parts = [part for ratio, nodes in placed.items() for part in _parts(workload, setting, ratio, nodes, max(ratios))]
-    results = []
-    for result in _results(parts, min(jobs, len(parts))):
-        results.append(result)
-        progress(len(results), len(parts))
+    results = list(_results(parts, min(jobs, len(parts)), progress))
     runs = (
         _add_up([each for each in results if (each.part.overcommit, each.part.strategy) == (ratio, strategy)])
         for ratio in placed
@@ -124,15 +132,47 @@ def _parts(
             yield _Part(ratio, strategy, load, told=number == 0 and ratio == told)
 
 
-def _results(parts: Sequence[_Part], jobs: int) -> Iterator[_Result]:
-    if jobs == 1:
-        yield from map(_Part.run, parts)
-        return
+class _Worker:
+    """A process of the pool: it counts work that it has done."""
+
+    count: ClassVar[Callable[[float], None]] = staticmethod(lambda _: None)
+
+    @classmethod
+    def start(cls, done: Synchronized[float]) -> None:
+        """Count for all processes together."""
+        cls.count = partial(_add, done)
+
+    @classmethod
+    def run(cls, part: _Part) -> _Result:
+        """Run a part."""
+        return part.run(cls.count)
+
+
+def _add(done: Synchronized[float], work: float) -> None:
+    with done.get_lock():
+        done.value += work
+
+
+def _results(parts: Sequence[_Part], jobs: int, progress: Progress) -> Iterator[_Result]:
+    total = sum(part.work for part in parts)
     # Spawned, for a fork would take locks along that threads of libraries hold.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        slowest_first = sorted(parts, key=lambda part: part.strategy != KUBEBALLOON)
-        for future in as_completed([pool.submit(part.run) for part in slowest_first]):
-            yield future.result()
+    context = get_context("spawn")
+    done = context.Value("d", 0.0)
+    if jobs == 1:
+
+        def count(work: float) -> None:
+            _add(done, work)
+            progress(done.value / total)
+
+        yield from [part.run(count) for part in parts]
+        return
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_Worker.start, initargs=(done,)) as pool:
+        slowest_first = sorted(parts, key=lambda part: -part.work)
+        pending = {pool.submit(_Worker.run, part) for part in slowest_first}
+        while pending:
+            finished, pending = wait(pending, timeout=_GLANCE, return_when=FIRST_COMPLETED)
+            progress(done.value / total)
+            yield from [future.result() for future in finished]
 
 
 def _add_up(results: Sequence[_Result]) -> Run:
