@@ -161,12 +161,12 @@ class Guest:
         self.resident = max(self.resident, self.used)
         self.swapped = min(self.swapped, float(demand))  # what is no longer wanted is dropped unread
 
-    def statistics(self) -> GuestStatistics:
-        """What its balloon driver reports now."""
+    def statistics(self, at: float | None = None) -> GuestStatistics:
+        """What its balloon driver reports now, or, of a calm guest, at a later moment."""
         spare = max(0, int(self.actual - min(self.actual, self.demand - self.swapped)))
         return GuestStatistics(
             actual=int(self.actual),
-            updated=self.at,
+            updated=self.at if at is None else at,
             usable=spare,
             unused=spare,
             available=int(self.actual),

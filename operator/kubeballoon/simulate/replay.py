@@ -48,7 +48,7 @@ REPORT = 1.0
 """Seconds between two reports while granted memory is being freed."""
 
 _SETTLING = 50  # rounds in which the first targets are found; a handful is usual
-_STRIDE = 4  # rounds looked ahead at first; each stride without effect is that much longer than the one before
+_FASTER = 16  # by which each stride over rounds without effect is longer than the one before
 _SPREAD = 0.2  # by which guests' balloon speeds differ from the measured ones, either way
 _LONG_AGO = {rose: Change(rose, COOL_DOWN) for rose in (True, False)}  # from then on its exact age does not matter
 
@@ -150,8 +150,8 @@ class Seat:
         if self.settled:
             return self.seen(now)
         if self.guest.calm:
-            stats = self.guest.statistics()._replace(updated=now)
-            return self._seen(self._change(now), demand.update(self.need, self.stats, stats, WINDOW))
+            need = demand.update(self.need, self.stats, self.guest.statistics(now), WINDOW)
+            return self._seen(self._change(now), need)
         then = copy.copy(self)
         then.guest = copy.copy(self.guest)
         then.read(now, interval)
@@ -289,12 +289,12 @@ class Replay:
         end = self._rounds_before(self._event_time())
         if not self._skip or self._awake or number >= end:
             return number
-        quiet, stride = number, _STRIDE  # no round before ``quiet`` moves a target
+        quiet, stride = number, 1  # no round before ``quiet`` moves a target
         while quiet < end:
             tried = min(quiet + stride, end) - 1
             if self._moves_target(tried):
                 return quiet + bisect.bisect_left(range(quiet, tried), x=True, key=self._moves_target)
-            quiet, stride = tried + 1, _STRIDE * stride
+            quiet, stride = tried + 1, _FASTER * stride
         return end
 
     def _moves_target(self, number: int) -> bool:
