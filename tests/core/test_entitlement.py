@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import random
+from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeballoon.core.entitlement import Claim, divide, scale
-from tests.core.strategies import claims
+from tests.core.strategies import claim, claims
 
 capacities = st.integers(0, 1 << 41)
 
 
+def revoked_page_by_page(wanted: list[Claim], capacity: int) -> list[int]:
+    """The reference, as ESX does it: while too much is held, who funds its last page least loses it (here a byte)."""
+    held = [claim.maximum for claim in wanted]
+    while sum(held) > capacity:
+        victims = [index for index, claim in enumerate(wanted) if held[index] > claim.minimum]
+        if not victims:
+            break
+        dearest = max(victims, key=lambda index: (wanted[index].price(held[index]), wanted[index].key))
+        held[dearest] -= 1
+    return held
+
+
 def sold_byte_by_byte(wanted: list[Claim], capacity: int) -> list[int]:
-    """The reference: each byte goes to whoever pays least for it, which is min-funding revocation run backwards."""
+    """The same run backwards: each byte goes to whoever pays least for it."""
     held = [claim.minimum for claim in wanted]
     while sum(held) < capacity:
         buyers = [index for index, claim in enumerate(wanted) if held[index] < claim.maximum]
@@ -28,8 +42,8 @@ def sold_byte_by_byte(wanted: list[Claim], capacity: int) -> list[int]:
 
 @given(claims(), capacities)
 def test_every_claim_stays_within_its_bounds(wanted: list[Claim], capacity: int) -> None:
-    for claim, share in zip(wanted, divide(wanted, capacity), strict=True):
-        assert claim.minimum <= share <= claim.maximum
+    for each, share in zip(wanted, divide(wanted, capacity), strict=True):
+        assert each.minimum <= share <= each.maximum
 
 
 @given(claims(), capacities)
@@ -52,8 +66,17 @@ def test_the_order_of_claims_does_not_matter(wanted: list[Claim], capacity: int,
 
 
 @given(claims(most=60, at_most=5), st.integers(0, 350))
-def test_it_is_what_selling_byte_by_byte_comes_to(wanted: list[Claim], capacity: int) -> None:
+def test_it_is_what_repeated_min_funding_revocation_comes_to(wanted: list[Claim], capacity: int) -> None:
+    assert divide(wanted, capacity) == revoked_page_by_page(wanted, capacity)
     assert divide(wanted, capacity) == sold_byte_by_byte(wanted, capacity)
+
+
+@given(claim("vm"), st.integers(1, 1 << 38))
+def test_the_price_is_the_paper_s_shares_per_page_turned_over(one: Claim, held: int) -> None:
+    active = Fraction(min(one.active, held), held)
+    tax = 1 / (1 - Fraction(one.idle_tax, 100))
+    funding = one.weight / (held * (active + tax * (1 - active)))
+    assert one.price(held) == pytest.approx(float(1 / funding), rel=1e-12)
 
 
 @given(claims(), capacities)
