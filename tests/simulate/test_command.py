@@ -125,6 +125,15 @@ def test_bad_traces_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == f"kubeballoon simulate: {tmp_path}: holds no .csv file\n"
 
 
+def test_a_directory_that_cannot_be_made_is_one_line(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    assert main(command(traces, "--output", str(taken))) == 1
+    assert capsys.readouterr().err == f"kubeballoon simulate: {taken}: File exists\n"
+
+
 def test_a_missing_extra_is_one_line(
     traces: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,9 +67,12 @@ def run(options: argparse.Namespace) -> int:
     """Simulate; 1 with one line on stderr when the input cannot be used."""
     try:
         return _simulate(options)
-    except (UsageError, OSError) as error:
-        print(f"kubeballoon simulate: {error}", file=sys.stderr)  # noqa: T201 - a command's own last words
-        return 1
+    except UsageError as error:
+        said = str(error)
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}"
+    print(f"kubeballoon simulate: {said}", file=sys.stderr)  # noqa: T201 - a command's own last words
+    return 1
 
 
 def read_policy(path: Path | None) -> Policy:
