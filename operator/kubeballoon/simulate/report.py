@@ -98,10 +98,11 @@ def _curve(runs: Sequence[Run]) -> Figure:
     axes = figure.subplots()
     for strategy in STRATEGIES:
         mine = sorted((run for run in runs if run.strategy == strategy), key=lambda run: run.overcommit)
-        axes.plot(
-            [100 * run.saved_share for run in mine], [100 * run.unmet_share for run in mine], marker="o", label=strategy
-        )
-    axes.set(xlabel="memory saved, % of the VMs' sizes", ylabel="demand unmet, %")
+        points = [(100 * run.saved_share, 100 * run.unmet_share) for run in mine]
+        axes.plot(*zip(*points, strict=True), marker="o", label=strategy)
+    saved = {100 * run.saved_share: run.overcommit for run in runs}
+    axes.set_xticks(list(saved), [f"{share:.0f}\n({ratio:g})" for share, ratio in saved.items()])
+    axes.set(xlabel="memory saved, % of the VMs' sizes (overcommit)", ylabel="demand unmet, %")
     axes.legend()
     return figure
 

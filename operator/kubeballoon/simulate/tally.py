@@ -40,20 +40,12 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One strategy at one overcommit ratio, on all nodes.
-
-    Attributes:
-        size: the VMs' memory in bytes.
-        node_memory: that of all nodes together, bytes.
-        seconds: how much time was simulated.
-    """
+    """One strategy at one overcommit ratio, on all nodes; ``seconds`` of time were simulated."""
 
     strategy: str
     overcommit: float
     nodes: int
     vms: int
-    size: int
-    node_memory: int
     tally: Tally
     seconds: float
 
@@ -64,8 +56,8 @@ class Run:
 
     @property
     def saved_share(self) -> float:
-        """The part of the VMs' memory that the nodes do without, 0 to 1."""
-        return max(0.0, 1 - self.node_memory / self.size) if self.size else 0.0
+        """The part of the VMs' memory that nodes do without, 0 to 1; a node that is not full counts in part."""
+        return max(0.0, 1 - 1 / self.overcommit)
 
     def to_json(self) -> dict[str, Any]:
         """The run as scripts read it; keys are stable."""

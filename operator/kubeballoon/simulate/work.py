@@ -179,14 +179,11 @@ def _add_up(results: Sequence[_Result]) -> Run:
     # In the order of the nodes: sums of floats depend on it.
     results = sorted(results, key=lambda result: int(result.part.load.name.removeprefix("node")))
     part = results[0].part
-    traces = [trace for result in results for trace in result.part.load.traces]
     return Run(
         strategy=part.strategy,
         overcommit=part.overcommit,
         nodes=len(results),
-        vms=len(traces),
-        size=sum(trace.size for trace in traces),
-        node_memory=part.load.memory * len(results),
+        vms=sum(len(result.part.load.traces) for result in results),
         tally=Tally.total(result.tally for result in results),
         seconds=part.load.seconds,
     )
