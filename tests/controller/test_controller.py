@@ -70,6 +70,18 @@ def test_nothing_is_written_when_nothing_changes(installed: ControlPlane, node: 
     throughout(lambda: versions() == before, 2)
 
 
+def test_what_an_agent_did_on_its_own_becomes_what_is_asked(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 3)
+    node.vms["a"]["relief"] = str(relief := node.targets()["a"] - 10 * MIB)  # so little that nothing else is asked
+    node.vms["a"]["actual"] = str(relief)
+    node.report()
+    until(lambda: node.targets()["a"] == relief)
+
+
 def test_a_vm_recreated_under_its_name_is_not_hit(installed: ControlPlane, node: FakeNode) -> None:
     for name in ("a", "b", "c"):
         node.add(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from kubeballoon.api.duration import parse_duration
@@ -135,6 +135,13 @@ def _processors(report: VirtualMachineReport) -> ProcessorReport:
     )
 
 
+def in_force(report: VirtualMachineReport, requested: Requested) -> Requested:
+    """What holds for a VM by now: what is requested, or what its agent has put in the place of that very request."""
+    if report.relief is None or report.target != requested.target:
+        return requested
+    return replace(requested, target=report.relief)
+
+
 def core_vm(
     report: VirtualMachineReport,
     policy: MemoryPolicy | None,
@@ -147,10 +154,12 @@ def core_vm(
     Args:
         report: what its agent says.
         policy: the policy that governs it.
-        requested: what is known to be requested by now, where that is newer than the report.
+        requested: what holds by now, where that may be newer than the report.
         released: whether its node is.
     """
     excluded = exclusion(report, policy, released=released)
+    if requested is None:
+        requested = in_force(report, Requested(report.target))
     return model.VirtualMachine(
         uid=report.uid,
         name=f"{report.namespace}/{report.name}",
@@ -158,12 +167,12 @@ def core_vm(
         actual=_backed(report),
         overhead=report.overhead,
         need=report.need,
-        target=report.target if requested is None else requested.target,
+        target=requested.target,
         troubled=report.troubled,
         excluded=None if excluded is None else excluded[1],
         responsive=report.responsive,
         policy=None if policy is None else core_policy(policy),
-        last_change=None if requested is None else requested.change,
+        last_change=requested.change,
     )
 
 

@@ -18,7 +18,7 @@ from kubeballoon.api.v1alpha1 import (
     ProcessorPolicy,
     VirtualMachineReport,
 )
-from kubeballoon.cluster.snapshot import Governance, P, Requested, core_node, core_processor_node, govern
+from kubeballoon.cluster.snapshot import Governance, P, Requested, core_node, core_processor_node, govern, in_force
 from kubeballoon.controller.kinds import MEMORY, PROCESSORS, Asked, Kind
 from kubeballoon.core.model import COOL_DOWN, Change, Node
 from kubeballoon.core.processors import Node as ProcessorNode
@@ -157,12 +157,17 @@ class World:
         return govern(list(book.policies.values()), report.labels, self.namespaces.get(report.namespace, {}))
 
     def snapshot(self, name: str, status: NodePressureStatus, now: float) -> Node:
-        """One node, immutable, as of ``now`` seconds."""
+        """One node, immutable, as of ``now`` seconds.
+
+        What an agent decided on its own counts as requested, so that it is confirmed or corrected, and not left beside
+        a request that is near enough to stay.
+        """
+        requested = self.memory.requested(status.virtual_machines, now)
         return core_node(
             name,
             status,
             lambda report: self.governance(self.memory, report).governing,
-            self.memory.requested(status.virtual_machines, now),
+            {report.uid: in_force(report, requested[report.uid]) for report in status.virtual_machines},
             self.cool_down,
             released=self.is_released(name),
         )
