@@ -16,7 +16,7 @@ from enum import Enum, auto
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.names import EXCLUDE, RELEASE
 from kubeballoon.api.v1alpha1 import KINDS, NodePressure, OwnerExclusion, VirtualMachineReport
-from kubeballoon.cli.arguments import Exit
+from kubeballoon.cli.arguments import NODE_WORDS, Exit
 from kubeballoon.cli.output import Output, warn
 from kubeballoon.cli.sight import Place, Sight, find, items, look, nodes_of, split
 from kubeballoon.cluster import paths
@@ -48,6 +48,13 @@ class Target:
         if self.scope is Scope.VM:
             return (report.namespace, report.name) == (self.namespace, self.name)
         return self.scope is Scope.ALL or node == self.name
+
+    @property
+    def argument(self) -> str:
+        """How it is written on the command line."""
+        if self.scope is Scope.VM:
+            return f"{self.namespace}/{self.name}"
+        return "--all" if self.scope is Scope.ALL else f"node/{self.name}"
 
     def __str__(self) -> str:
         if self.scope is Scope.ALL:
@@ -150,7 +157,7 @@ def _tell(output: Output, options: argparse.Namespace, target: Target, result: R
     elif result.held:
         warn(f"{target}: not all memory is back after {options.timeout:.0f}s; the release holds")
     elif options.wait:
-        output.say(f"{target}: all memory is back, and stays until `kubectl balloon release --undo`")
+        output.say(f"{target}: all memory is back, and stays until `kubectl balloon release {target.argument} --undo`")
     else:
         output.say(f"{target}: released; the memory comes back as fast as the guests take it")
     if target.scope is Scope.VM and not options.undo:
@@ -168,7 +175,7 @@ async def _target(options: argparse.Namespace, cluster: Cluster) -> Target:
     if options.all:
         return Target(Scope.ALL)
     word, slash, name = options.what.partition("/")
-    if slash and word in ("node", "nodes", "no"):
+    if slash and word in NODE_WORDS:
         if name not in {node.metadata.name for node in await nodes_of(cluster)}:
             raise ClusterError(f"no agent reports a node {name}")
         return Target(Scope.NODE, name)
