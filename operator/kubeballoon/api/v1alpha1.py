@@ -385,6 +385,11 @@ class ProcessorReport(ApiModel):
     reason: str | None = Field(default=None, description="Why it is not eligible or not responsive: one word.")
     message: str | None = Field(default=None, description="Why it has what it has.", max_length=1024)
 
+    @property
+    def taken(self) -> int:
+        """How many the VM is without."""
+        return 0 if self.online is None else max(0, self.size - self.online)
+
 
 class VirtualMachineReport(ApiModel):
     """One VM as its node's agent sees it."""
@@ -423,6 +428,16 @@ class VirtualMachineReport(ApiModel):
     )
     guest: GuestReport | None = None
     processors: ProcessorReport | None = None
+
+    @property
+    def reserved(self) -> int:
+        """Memory taken back from the VM, bytes."""
+        return 0 if self.actual is None else max(0, self.size - self.actual)
+
+    @property
+    def processors_taken(self) -> int:
+        """How many processors the VM is without."""
+        return 0 if self.processors is None else self.processors.taken
 
 
 class NodePressureStatus(ApiModel):

@@ -61,12 +61,6 @@ class ProcessorExplanation(ApiModel):
     why_not_fewer: list[str]
 
 
-def taken(report: VirtualMachineReport) -> int:
-    """How many processors a VM is without."""
-    seen = report.processors
-    return 0 if seen is None or seen.online is None else max(0, seen.size - seen.online)
-
-
 def decisions(node: Node | None) -> Mapping[str, Decision]:
     """What would be decided of a node's VMs now, by uid; nothing where its agent does not report processors."""
     return {} if node is None else {decision.vm.uid: decision for decision in allocate(node).decisions}

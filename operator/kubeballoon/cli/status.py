@@ -18,7 +18,6 @@ from kubeballoon.api.v1alpha1 import (
 )
 from kubeballoon.cli.arguments import Exit
 from kubeballoon.cli.output import Cell, Output, Style, size
-from kubeballoon.cli.processors import taken
 from kubeballoon.cli.sight import Sight, look
 from kubeballoon.cluster.client import Cluster
 from kubeballoon.cluster.snapshot import exclusion, processor_exclusion
@@ -118,13 +117,13 @@ def overview(sight: Sight) -> Overview:
         excluded=memory.reasons,
         unresponsive=memory.unresponsive,
         size=sum(report.size for report in reports),
-        reserved=sum(map(reserved, reports)),
+        reserved=sum(report.reserved for report in reports),
         processors=ProcessorOverview(
             governed=cpus.governed,
             excluded=cpus.reasons,
             unresponsive=cpus.unresponsive,
             size=sum(report.processors.size for report in reports if report.processors is not None),
-            taken=sum(map(taken, reports)),
+            taken=sum(report.processors_taken for report in reports),
             usage=max((node.usage for node in nodes), default=0),
             stall=max((node.stall for node in nodes), default=0),
         ),
@@ -133,22 +132,17 @@ def overview(sight: Sight) -> Overview:
     )
 
 
-def reserved(report: VirtualMachineReport) -> int:
-    """Memory taken back from a VM, bytes."""
-    return 0 if report.actual is None else max(0, report.size - report.actual)
-
-
 def _order(policy: Policy) -> tuple[str, int, str]:
     return policy.kind, -policy.spec.priority, policy.metadata.name
 
 
 def _policy(policy: Policy) -> PolicyLine:
     status = policy.status or PolicyStatus()
-    reserved_, taken_ = None, None
+    reserved, taken = None, None
     if isinstance(policy, MemoryPolicy):
-        reserved_ = 0 if policy.status is None else policy.status.reserved
+        reserved = 0 if policy.status is None else policy.status.reserved
     if isinstance(policy, ProcessorPolicy):
-        taken_ = 0 if policy.status is None else policy.status.taken
+        taken = 0 if policy.status is None else policy.status.taken
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return PolicyLine(
         kind=policy.kind,
@@ -157,8 +151,8 @@ def _policy(policy: Policy) -> PolicyLine:
         priority=policy.spec.priority,
         governed=status.governed,
         excluded=sum(each.count for each in status.excluded),
-        reserved=reserved_,
-        taken=taken_,
+        reserved=reserved,
+        taken=taken,
         ready="Unknown" if ready is None else ready.status,
         reason="NotSeenByController" if ready is None else ready.reason,
     )

@@ -13,7 +13,6 @@ from kubeballoon.cli.arguments import Exit
 from kubeballoon.cli.output import Cell, Output, Style, size, warn
 from kubeballoon.cli.processors import Processors, percent
 from kubeballoon.cli.sight import Sight, look
-from kubeballoon.cli.status import reserved
 from kubeballoon.cluster.client import Cluster, ClusterError
 from kubeballoon.core import processors as processors_core
 from kubeballoon.core.allocate import allocate
@@ -104,7 +103,7 @@ def nodes(sight: Sight) -> Iterator[NodeLine]:
             capacity=node.capacity,
             virtual_machines=len(vms),
             size=sum(vm.size for vm in vms),
-            reserved=sum(map(reserved, vms)),
+            reserved=sum(vm.reserved for vm in vms),
             shortfall=plan.shortfall,
             risk=plan.risk,
             stall_some=status.stall.some,
@@ -126,7 +125,7 @@ def _node_processors(sight: Sight, pressure: NodePressure, status: NodePressureS
         usage=seen.usage,
         stall=seen.stall,
         size=sum(vm.processors.size for vm in vms if vm.processors is not None),
-        taken=sum(map(processors.taken, vms)),
+        taken=sum(vm.processors_taken for vm in vms),
         shortfall=processors_core.allocate(node).shortfall,
     )
 
@@ -153,7 +152,7 @@ def vms(sight: Sight, namespace: str | None, node: str | None) -> Iterator[Virtu
                 target=report.target,
                 min=decision.vm.minimum,
                 demand=decision.vm.demand,
-                reserved=reserved(report),
+                reserved=report.reserved,
                 reason=decision.reason,
                 message=decision.message,
                 processors=processors.view(report, cpus.get(report.uid)),
