@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -254,6 +255,7 @@ def test_status_is_well_only_when_all_is(cli: Cli, installed: ControlPlane, lead
     well = cli("status")
     assert (well.returncode, well.stdout.splitlines()[-1]) == (0, "All is well."), well.stdout
     assert leader.process.poll() is None
+    assert re.match(rf"Controller \S+_{leader.process.pid} leads\n", well.stdout)
     node.add("b", responsive=False)
     node.report(state="Hard")
     ill = json.loads(cli("status", "-o", "json").stdout)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.v1alpha1 import (
@@ -19,7 +20,9 @@ from kubeballoon.api.v1alpha1 import (
 from kubeballoon.cli.arguments import Exit
 from kubeballoon.cli.output import Cell, Output, Style, size
 from kubeballoon.cli.sight import Sight, look
-from kubeballoon.cluster.client import Cluster
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import Cluster, ForbiddenError, Object
+from kubeballoon.cluster.lease import CONTROLLER
 from kubeballoon.cluster.snapshot import exclusion, processor_exclusion
 from kubeballoon.core import processors
 from kubeballoon.core.allocate import allocate
@@ -27,6 +30,8 @@ from kubeballoon.core.wording import human
 
 _BAD = (NodeState.HARD, NodeState.LOW)
 _NAMED = 5  # VMs named in one line
+_SKEW = 60.0  # seconds by which clocks may differ before a controller counts as gone
+_UNINSTALLING = "release_"  # how the holder of the Lease is called that gives everything back
 
 
 class PolicyLine(ApiModel):
@@ -59,6 +64,7 @@ class ProcessorOverview(ApiModel):
 class Overview(ApiModel):
     """The cluster at a glance; bytes."""
 
+    leader: str | None = None
     nodes: int
     silent: int
     states: dict[str, int]
@@ -94,7 +100,36 @@ class _Count:
         return dict(sorted(self.excluded.items()))
 
 
-def overview(sight: Sight) -> Overview:
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Who leads, and what is wrong with that; both None where the Leases may not be read."""
+
+    leader: str | None = None
+    fault: str | None = None
+
+
+def leadership(leases: Sequence[Object], now: datetime) -> Leadership:
+    """What the controllers' Leases tell, one for each namespace in which controllers run or ran."""
+    renewed = sorted((_renewal(lease["spec"], now) for lease in leases if "renewTime" in lease["spec"]), reverse=True)
+    for leading, _, holder in renewed:
+        if leading and not holder.startswith(_UNINSTALLING):
+            return Leadership(holder)
+    if not renewed:
+        return Leadership(None, "no controller has led yet: does one run?")
+    leading, age, holder = renewed[0]
+    if leading:
+        return Leadership(None, "no controller leads: an uninstallation gives everything back")
+    last = f"{holder} did" if holder else "the last one ended"
+    return Leadership(None, f"no controller leads: {last} {-age:.0f}s ago, and requests stand still")
+
+
+def _renewal(spec: Object, now: datetime) -> tuple[bool, float, str]:
+    """Whether a Lease is held, the seconds since its renewal as a negative number, and by whom."""
+    holder, age = spec.get("holderIdentity") or "", (now - datetime.fromisoformat(spec["renewTime"])).total_seconds()
+    return bool(holder) and age <= spec.get("leaseDurationSeconds", 0) + _SKEW, -age, holder
+
+
+def overview(sight: Sight, leads: Leadership) -> Overview:
     """The cluster at a glance."""
     memory, cpus = _Count(), _Count()
     reports = []
@@ -109,6 +144,7 @@ def overview(sight: Sight) -> Overview:
             cpus.add(other, why, responsive=report.processors.responsive)
     nodes = [status.processors for _, status in sight.reported() if status.processors is not None]
     return Overview(
+        leader=leads.leader,
         nodes=len(sight.nodes),
         silent=sum(sight.silent(status) for _, status in sight.reported()),
         states={state: sum(status.state is state for _, status in sight.reported()) for state in NodeState},
@@ -128,7 +164,7 @@ def overview(sight: Sight) -> Overview:
             stall=max((node.stall for node in nodes), default=0),
         ),
         policies=[_policy(policy) for policy in sorted(sight.every_policy, key=_order)],
-        attention=list(attention(sight)),
+        attention=[*([leads.fault] if leads.fault is not None else []), *attention(sight)],
     )
 
 
@@ -224,15 +260,25 @@ def _policies(sight: Sight) -> Iterator[str]:
 
 async def run(_: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
     """Print it; 3 when something needs attention."""
-    seen = overview(await look(cluster))
+    seen = overview(await look(cluster), await _leadership(cluster))
     if not output.document(seen):
         _print(seen, output)
     return Exit.ATTENTION if seen.attention else Exit.DONE
 
 
+async def _leadership(cluster: Cluster) -> Leadership:
+    try:
+        leases = (await cluster.get(paths.LEASES, fieldSelector=f"metadata.name={CONTROLLER}"))["items"]
+    except ForbiddenError:
+        return Leadership()
+    return leadership(leases, datetime.now(UTC))
+
+
 def _print(seen: Overview, output: Output) -> None:
     states = ", ".join(f"{count} {state}" for state, count in seen.states.items() if count)
     silent = f"; {seen.silent} silent" if seen.silent else ""
+    if seen.leader is not None:
+        output.say(Cell("Controller ", Style.STRONG), f"{seen.leader} leads")
     output.say(Cell("Nodes      ", Style.STRONG), f"{seen.nodes} ({states}){silent}" if states else str(seen.nodes))
     output.say(
         Cell("VMs        ", Style.STRONG),
