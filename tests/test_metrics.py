@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import re
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +24,18 @@ from kubeballoon.controller.round import Outcome, Rounds
 from kubeballoon.controller.world import World
 from kubeballoon.core.allocate import allocate
 from kubeballoon.metrics import new_registry
+from kubeballoon.options import add_serving_options
 from kubeballoon.serving import serve
 from tests.support.cluster import MIB, memory_policy
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-DOCS = Path(__file__).parents[1] / "docs/reference.md"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs/reference.md"
+CHART = ROOT / "charts/kubeballoon"
+USERS = sorted(
+    [CHART / "files/dashboard.json", CHART / "files/rules.yaml", *CHART.glob("*.md"), *ROOT.glob("docs/*.md")]
+)
+"""What names metrics, for Prometheus, Grafana or a person."""
 
 
 def vm(name: str, **report: Any) -> dict[str, Any]:
@@ -67,7 +77,10 @@ class Controller:
 @pytest.fixture
 def agent() -> AgentMetrics:
     metrics = AgentMetrics("n")
-    metrics.status = NodePressureStatus.model_validate(status(vm("a", need="100Mi", target="256Mi"), vm("b")))
+    amounts = {"resident": "300Mi", "min": "128Mi"}
+    metrics.status = NodePressureStatus.model_validate(
+        status(vm("a", need="100Mi", target="256Mi", **amounts), vm("b"))
+    )
     metrics.wrote(NOW)
     return metrics
 
@@ -143,6 +156,43 @@ async def test_metrics_are_served_as_the_scraper_likes_them(
         assert 'kubeballoon_node_state{node="n",state="Soft"} 1.0' in await answer.text()
 
 
+def _has(family: socket.AddressFamily, address: str) -> bool:
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        pytest.param("::1", marks=pytest.mark.skipif(not _has(socket.AF_INET6, "::1"), reason="there is no IPv6 here")),
+    ],
+)
+async def test_without_a_host_every_address_is_served(agent: AgentMetrics, address: str, unused_tcp_port: int) -> None:
+    parser = argparse.ArgumentParser()
+    add_serving_options(parser)
+    listen = parser.parse_args([f"--listen=:{unused_tcp_port}"]).listen
+    async with serve(*listen, live=lambda: None, ready=lambda: None, metrics=agent.registry):
+        reader, writer = await asyncio.open_connection(address, unused_tcp_port)
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).endswith(b"ok\n")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [(":8080", (None, 8080)), ("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:80", ("::1", 80)), ("[::]:80", ("::", 80))],
+)
+def test_an_address_may_be_of_ipv4_ipv6_or_every(text: str, address: tuple[str | None, int]) -> None:
+    parser = argparse.ArgumentParser()
+    add_serving_options(parser)
+    assert parser.parse_args([f"--listen={text}"]).listen == address
+
+
 Line = tuple[str, str, tuple[str, ...], str]
 """A metric's name, type, labels and meaning."""
 
@@ -164,3 +214,27 @@ def exported(registry: CollectorRegistry) -> Iterator[Line]:
 
 def test_the_docs_list_exactly_what_is_exported(agent: AgentMetrics, controller: Controller) -> None:
     assert sorted(documented()) == sorted([*exported(agent.registry), *exported(controller.registry)])
+
+
+@pytest.mark.parametrize("user", USERS, ids=lambda user: str(user.relative_to(ROOT)))
+def test_every_metric_that_is_used_is_exported(agent: AgentMetrics, controller: Controller, user: Path) -> None:
+    samples = [
+        sample
+        for registry in (agent.registry, controller.registry)
+        for family in registry.collect()
+        for sample in family.samples
+    ]
+    known = {sample.name for sample in samples} | {name for name, *_ in documented()}  # a histogram's own name too
+    text = user.read_text()
+    assert set(re.findall(r"\bkubeballoon_[a-z_]+", text)) - known == set()
+    for name, matchers in re.findall(r"\b(kubeballoon_[a-z_]+)\{([^}]*)\}", text.replace('\\"', '"')):
+        for label, operator, wanted in re.findall(r'(\w+)(=~|=)"([^"$]*)"', matchers):
+            values = {sample.labels.get(label) for sample in samples if sample.name == name}
+            for each in wanted.split("|") if operator == "=~" else [wanted]:
+                assert each in values, f"{name} has no {label} {each}"
+
+
+def test_the_dashboard_and_the_rules_are_looked_into() -> None:
+    """An expression that finds nothing would let the test before pass."""
+    for path in (CHART / "files/dashboard.json", CHART / "files/rules.yaml"):
+        assert len(set(re.findall(r"\bkubeballoon_[a-z_]+", path.read_text()))) >= 6

@@ -37,12 +37,13 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
         type=checked(_address, "address"),
         default=("127.0.0.1", 0),
         metavar="HOST:PORT",
-        help="serve /healthz, /readyz and /metrics here (default: nowhere)",
+        help="serve /healthz, /readyz and /metrics here, without HOST on every address (default: nowhere)",
     )
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(text: str) -> tuple[str | None, int]:
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit():
-        raise ValueError(f"{text!r} is not HOST:PORT")
-    return host or "0.0.0.0", int(port)  # noqa: S104 - ":8080" means every address, as everywhere
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isdigit() or (":" in host and not bracketed):
+        raise ValueError(f"{text!r} is not HOST:PORT, as in :8080, 127.0.0.1:8080 or [::1]:8080")
+    return (host[1:-1] if bracketed else host) or None, int(port)

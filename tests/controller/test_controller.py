@@ -15,7 +15,7 @@ from tests.support.cluster import MIB, FakeNode, asked, condition, get, memory_p
 from tests.support.processes import SYSTEM, Command, controller
 from tests.support.waiting import throughout, until
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
 
 
 def test_an_overcommitted_node_is_brought_within_its_capacity(installed: ControlPlane, node: FakeNode) -> None:
@@ -233,7 +233,7 @@ def test_users_objects_are_left_clean(installed: ControlPlane, node: FakeNode) -
         assert not [key for key in metadata.get("annotations", {}) if "kopf" in key]
 
 
-def test_a_second_replica_stands_by_and_takes_over(installed: ControlPlane, leader: Command, tmp_path: Path) -> None:
+def test_a_second_replica_stands_by(installed: ControlPlane, leader: Command, tmp_path: Path) -> None:
     with controller(installed, tmp_path / "log") as second:
         until(lambda: "standing by" in second.said())
         lease = get(installed, "lease", "kubeballoon-controller", f"--namespace={SYSTEM}")["spec"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 from kubernetes.aio.config import ConfigException
 
@@ -30,6 +32,10 @@ class ClusterError(Exception):
 
 class UnreachableError(ClusterError):
     """The API server did not answer, or not in time: try again later."""
+
+
+class BusyError(UnreachableError):
+    """The API server asks to be asked again in a moment, as for a kind whose CRD has just been installed."""
 
 
 class NotFoundError(ClusterError):
@@ -54,7 +60,7 @@ _ERRORS: Mapping[int, type[ClusterError]] = {
     404: NotFoundError,
     409: ConflictError,
     410: ExpiredError,
-    429: UnreachableError,
+    429: BusyError,
     500: UnreachableError,
     502: UnreachableError,
     503: UnreachableError,
@@ -94,10 +100,21 @@ class Cluster:
                 path = str(kubeconfig) if kubeconfig is not None else None
                 loader = await config.load_kube_config(path, context=context, client_configuration=configuration)
                 namespace = loader.current_context["context"].get("namespace") or namespace
-            else:
+            elif "KUBERNETES_SERVICE_HOST" in os.environ:
                 config.load_incluster_config(client_configuration=configuration)
+            else:
+                where = config.KUBE_CONFIG_DEFAULT_LOCATION
+                raise ClusterError(f"no access to a cluster: there is no kubeconfig {where}, and this is no pod")
         except (ConfigException, OSError) as error:
             raise ClusterError(f"no access to a cluster: {_one_line(error)}") from error
+        except (
+            yaml.YAMLError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:  # it is not looked into first
+            raise ClusterError(f"no access to a cluster: the kubeconfig cannot be read: {_one_line(error)}") from error
         return cls(configuration, field_manager, namespace)
 
     async def __aenter__(self) -> Self:
@@ -248,6 +265,12 @@ async def _events(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[
             yield event
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise UnreachableError(f"the watch of {path} broke off: {_one_line(error)}") from error
+
+
+def contexts(kubeconfig: Path | None = None) -> list[str]:
+    """The contexts of a kubeconfig, the one named or the user's."""
+    known, _ = config.list_kube_config_contexts(None if kubeconfig is None else str(kubeconfig))
+    return sorted(context["name"] for context in known)
 
 
 def _has_kubeconfig() -> bool:
