@@ -27,6 +27,7 @@ MIB = 1 << 20
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks follow each other quickly, and every pod has a socket."""
     monkeypatch.setattr(module, "LOOK", 0.02)
+    monkeypatch.setattr(module, "REST", 0.02)
     monkeypatch.setattr(module, "STEP", 0.01)
     monkeypatch.setattr(module, "RETRY", (0.02,))
     monkeypatch.setattr(module, "find", lambda pods, uids: Launcher(uids[0], pods / uids[0]))

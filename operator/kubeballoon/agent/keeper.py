@@ -24,7 +24,9 @@ from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
 
-LOOK = 3.0  # seconds between looks at a VM that stands still
+LOOK = 3.0  # seconds between looks at a VM whose guest does not report
+REST = 10.0  # seconds between looks at one that stands still, at the most: it is looked at when its guest has reported
+LATE = 1.25  # seconds in which a guest's report has come: it is dated in whole seconds, rounded down
 STEP = 0.2  # seconds between looks at one that is on its way
 RETRY = (1.0, 2.0, 5.0, 10.0)  # seconds between attempts to reach it, growing
 _KEPT = 32  # a guest keeps this part of its size free, whatever it is asked for
@@ -171,7 +173,12 @@ class Keeper:
                 sample = await domain.sample()
             moving = await self._look(domain, sample)
             self._tell()
-            await self._pause(STEP if moving else LOOK)
+            await self._pause(STEP if moving else self._rest(sample.statistics.updated))
+
+    def _rest(self, updated: float) -> float:
+        """Seconds until a guest that reported at ``updated`` has done so again: there is little to see before."""
+        due = updated + self._settings.period + LATE - self._clock()
+        return min(REST, max(STEP, due)) if due > 0 else LOOK
 
     async def _look(self, domain: Domain, sample: Sample) -> bool:
         """Take one look in, and act on it; whether the VM is on its way somewhere."""

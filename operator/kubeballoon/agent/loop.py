@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from kubeballoon.agent import report
+from kubeballoon.agent import attendant, report
 from kubeballoon.agent.attendant import Attendants
 from kubeballoon.agent.host import Host, HostError, HostMemory
 from kubeballoon.agent.hypervisor import Hypervisor
@@ -23,6 +23,7 @@ from kubeballoon.agent.instance import read
 from kubeballoon.agent.keeper import Keeper, Settings
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.agent.reliever import Reliever
+from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import API_VERSION, MemoryPolicy, NodePressure, NodePressureStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ClusterError, Object
@@ -33,7 +34,7 @@ from kubeballoon.core.state import StallLimits, Thresholds, next_state, threshol
 _log = logging.getLogger(__name__)
 
 INTERVAL = 0.5  # seconds between looks at the node
-COMPOSE = 3.0  # seconds between looks whether the report has news, when nothing says so before
+CHECK = 3.0  # seconds between looks whether the node's own figures are news
 SETTLE = 0.2  # seconds in which what VMs show becomes one report
 HEARTBEAT = 60.0  # seconds after which a report is written though nothing changed
 SLOW = 40.0  # seconds without a turn after which a loop counts as stuck
@@ -71,7 +72,7 @@ class Agent:
         self._host = host
         self._settings = settings
         self._limits = limits
-        self.metrics = AgentMetrics(node)
+        self.metrics = AgentMetrics(node, self._compose)
         self._clock: Callable[[], float] = time.monotonic
         self._memory: HostMemory | None = None
         self._state = State.HIGH
@@ -85,6 +86,8 @@ class Agent:
         self._attendants = Attendants(hypervisor, settings.pods, self._news.set)
         self._written: NodePressureStatus | None = None
         self._written_at = 0.0
+        self._conditions: Sequence[Condition] = ()  # as last composed, written or not
+        self._missing = True  # whether our NodePressure may have to be created
         self._beats = {"guard": self._clock(), "report": self._clock()}
         self._refused = ""
         selector = f"kubevirt.io/nodeName={node}"
@@ -101,7 +104,7 @@ class Agent:
         """What is missing until the agent works, for the readiness probe."""
         if not self._vms.synced.is_set():
             return "the VMs of this node are not read yet"
-        return None if self._written is not None else self._refused or "nothing reported yet"
+        return None if not self._missing else self._refused or "nothing reported yet"
 
     async def run(self) -> None:
         """Work until cancelled; requests made stay as they are then."""
@@ -145,6 +148,7 @@ class Agent:
             return  # nothing was reported, or it cannot be had: then the requests hold
         if pressure.status is not None:
             self._reliever.recall(pressure.status)
+            self._conditions = pressure.status.conditions
 
     async def _observe(self) -> None:
         try:
@@ -153,6 +157,8 @@ class Agent:
             self._refuse(str(error))
             self._memory = None
             return
+        if self._memory is None:
+            self._news.set()
         before, self._memory = self._state, memory
         limits = self._limits.thresholds(memory.total)
         self._state = next_state(before, memory.available, limits, memory.stall, StallLimits())
@@ -187,48 +193,64 @@ class Agent:
     def _help(self) -> None:
         """Let node and guests in trouble have what the controller would give them, before it does."""
         keepers = [keeper for keeper, _ in self._keepers.values()]
-        if self._memory is None or not self._reliever.needed(self._state, keepers):
-            return
-        status = self._compose(self._memory)
-        if self._reliever.relieve(status, self._policies, keepers):
+        status = self._compose() if self._reliever.needed(self._state, keepers) else None
+        if status is not None and self._reliever.relieve(status, self._policies, keepers):
             self._news.set()
 
     async def _tell(self) -> None:
         """Report what is news, and now and then that nothing is."""
+        told = True
         while True:
             self._beats["report"] = self._clock()
-            if self._vms.synced.is_set() and self._memory is not None:
-                await self._report(self._memory)
-            await _pause(self._news, COMPOSE)
+            if self._vms.synced.is_set():
+                await self._report(told=told)
+            told = await _pause(self._news, CHECK)
             await asyncio.sleep(SETTLE)
 
-    async def _report(self, memory: HostMemory) -> None:
-        status = self.metrics.status = await self._attendants.complete(self._compose(memory))
-        due = self._clock() - self._written_at >= HEARTBEAT
-        if due or report.is_news(self._written, status):
+    async def _report(self, *, told: bool) -> None:
+        """Look for news: at the VMs only where one of their keepers has told that there is."""
+        await self._attendants.measure()
+        due = self._missing or self._clock() - self._written_at >= HEARTBEAT
+        if not (told or due or self._node_moved()):
+            return
+        status = self._compose()
+        if status is not None and (due or report.is_news(self._written, status)):
             await self._write(status)
 
-    def _compose(self, memory: HostMemory) -> NodePressureStatus:
+    def _node_moved(self) -> bool:
+        written, memory = self._written, self._memory
+        if written is None or memory is None:
+            return True
+        moved = report.moved(written.memory.available, memory.available, memory.total)
+        return moved or attendant.is_node_news(written.processors, self._attendants.processors)
+
+    def _compose(self) -> NodePressureStatus | None:
+        """The report as of now; None while the node's memory is not known."""
+        memory = self._memory
+        if memory is None:
+            return None
         keepers = [keeper for keeper, _ in self._keepers.values()]
         limits = self._limits.thresholds(memory.total)
-        return report.compose(memory, self._state, limits, keepers, self._written, datetime.now(UTC))
+        status = report.compose(memory, self._state, limits, keepers, self._conditions, datetime.now(UTC))
+        self._conditions = status.conditions
+        return self._attendants.complete(status)
 
     async def _write(self, status: NodePressureStatus) -> None:
         body: Object = {"apiVersion": API_VERSION, "kind": "NodePressure", "metadata": {"name": self._node}}
         try:
-            if self._written is None:
+            if self._missing:
                 await self._create(body)
             await self._cluster.apply(paths.node_pressure_status(self._node), {**body, "status": status.to_wire()})
         except ClusterError as error:
             self.metrics.wrote(None)
-            self._written = None  # it may be gone; made anew when the API server answers again
+            self._missing = True  # it may be gone; made anew when the API server answers again
             self._refuse(str(error))
             return
         if self._refused:
             _log.info("reporting again")
         self._refused = ""
         self.metrics.wrote(status.observed_at)
-        self._written, self._written_at = status, self._clock()
+        self._written, self._written_at, self._missing = status, self._clock(), False
 
     async def _create(self, body: Object) -> None:
         """The object itself, owned by its Node, so that it goes with it."""
@@ -244,12 +266,14 @@ class Agent:
         self._refused = text
 
 
-async def _pause(event: asyncio.Event, seconds: float) -> None:
-    """Wait, but no longer than until the event; it is over then."""
+async def _pause(event: asyncio.Event, seconds: float) -> bool:
+    """Wait, but no longer than until the event, which is over then; whether it came."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+    came = event.is_set()
     event.clear()
+    return came
 
 
 def _read_policies(bodies: Iterable[Object]) -> dict[str, MemoryPolicy]:

@@ -31,10 +31,10 @@ def compose(
     state: State,
     limits: Thresholds,
     vms: Iterable[Keeper],
-    before: NodePressureStatus | None,
+    conditions: Iterable[Condition],
     now: datetime,
 ) -> NodePressureStatus:
-    """The report as of ``now``; ``before`` is the last one written."""
+    """The report as of ``now``; ``conditions`` are those of the last one."""
     reports = sorted(map(_vm, vms), key=lambda report: report.uid)
     held = sum((report.resident or 0) for report in reports)
     lost = [f"{report.namespace}/{report.name}" for report in reports if report.reason in _LOST]
@@ -57,7 +57,7 @@ def compose(
         stall=Stall(some=round(memory.stall.some), full=round(memory.stall.full)),
         state=NodeState(state),
         virtual_machines=reports,
-        conditions=set_conditions(before.conditions if before is not None else (), [ready]),
+        conditions=set_conditions(conditions, [ready]),
     )
 
 
@@ -69,7 +69,7 @@ def is_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
         return True
     whole = now.memory.total
     figures = ("available", "other", "reserve", "total")
-    if any(_moved(getattr(before.memory, name), getattr(now.memory, name), whole) for name in figures):
+    if any(moved(getattr(before.memory, name), getattr(now.memory, name), whole) for name in figures):
         return True
     known = {report.uid: report for report in before.virtual_machines}
     return len(known) != len(now.virtual_machines) or any(
@@ -83,10 +83,11 @@ def _is_vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) 
     figures = {"actual", "resident", "need", "guest", "message", "processors"}
     if before.model_dump(exclude=figures) != now.model_dump(exclude=figures):
         return True
-    return any(_moved(getattr(before, name), getattr(now, name), now.size) for name in ("actual", "resident", "need"))
+    return any(moved(getattr(before, name), getattr(now, name), now.size) for name in ("actual", "resident", "need"))
 
 
-def _moved(before: int | None, now: int | None, whole: int) -> bool:
+def moved(before: int | None, now: int | None, whole: int) -> bool:
+    """Whether a figure is news, being a part of ``whole``."""
     if before is None or now is None:
         return before is not now
     return abs(before - now) * _NEWS > whole
