@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
-from kubernetes.aio import client, config
-from kubernetes.aio.config import ConfigException
+
+from kubeballoon.cluster.library import ConfigException, client, config
 
 Object = dict[str, Any]
 
