@@ -18,6 +18,7 @@ from kubeballoon.agent.hypervisor import GoneError
 from kubeballoon.agent.instance import Instance, read
 from kubeballoon.agent.keeper import Keeper, Settings
 from kubeballoon.agent.launchers import Launcher
+from kubeballoon.agent.mandate import Mandate
 from kubeballoon.core.guard import FLOOR
 
 MIB = 1 << 20
@@ -80,7 +81,7 @@ async def test_memory_is_given_back_at_once() -> None:
     domain = FakeDomain(actual=400 * MIB)
     async with kept(instance(target=400 * MIB), domain) as keeper:
         await looks(keeper)
-        keeper.update(instance(target=900 * MIB))
+        keeper.update(instance(target=900 * MIB), Mandate())
         await until(lambda: domain.actual == 900 * MIB)
     assert domain.requests == [900 * MIB]
 
@@ -109,6 +110,16 @@ async def test_a_forged_request_is_clamped(target: int, minimum: int | None, kep
         await until(lambda: abs(domain.actual - kept_at) <= 32 * MIB)
         await looks(keeper)
     assert all(kept_at <= request <= 1024 * MIB for request in domain.requests)
+
+
+async def test_a_request_that_nothing_stands_behind_is_no_request() -> None:
+    domain = FakeDomain(actual=400 * MIB)
+    async with kept(instance(target=400 * MIB), domain) as keeper:
+        await looks(keeper)
+        keeper.relieve(300 * MIB)
+        keeper.update(keeper.instance, Mandate(bound=False))
+        await until(lambda: domain.actual == 1024 * MIB)
+    assert domain.requests[-1] == 1024 * MIB
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from pathlib import Path
 from kubeballoon.agent.hypervisor import Domain, HungError, Hypervisor, HypervisorError, Sample
 from kubeballoon.agent.instance import Instance
 from kubeballoon.agent.launchers import find
-from kubeballoon.api.v1alpha1 import MemoryPolicy
-from kubeballoon.cluster.snapshot import core_policy
+from kubeballoon.agent.mandate import Mandate
 from kubeballoon.core import demand, guard, pacing
 from kubeballoon.core.wording import human
 
@@ -97,11 +96,11 @@ class Keeper:
     ) -> None:
         """Keep ``instance``; ``changed`` is called after news; ``clock`` is the wall's: guests report by it.
 
-        ``policy`` is the one that governs the VM, where the agent knows it; ``relief`` is a goal that takes the
-        place of the request while node or guest is in trouble, in bytes.
+        ``mandate`` is what stands behind the requests; ``relief`` is a goal that takes the place of the request while
+        node or guest is in trouble, in bytes.
         """
         self.instance = instance
-        self.policy: MemoryPolicy | None = None
+        self.mandate = Mandate()
         self.relief: int | None = None
         self.view = View()
         self._hypervisor = hypervisor
@@ -117,10 +116,15 @@ class Keeper:
         self._told = View()
         self._pod: str | None = None
 
-    def update(self, instance: Instance, policy: MemoryPolicy | None = None) -> None:
+    @property
+    def target(self) -> int | None:
+        """The request that the VM is to follow, bytes; None where there is none, or nothing stands behind it."""
+        return self.instance.target if self.mandate.bound else None
+
+    def update(self, instance: Instance, mandate: Mandate) -> None:
         """The VM's object or its policy changed: look at once if something else is asked of it."""
         asks = self._asks()
-        self.instance, self.policy = instance, policy
+        self.instance, self.mandate = instance, mandate
         if asks != self._asks():
             self._wake.set()
 
@@ -151,8 +155,8 @@ class Keeper:
     def _asks(self) -> tuple[object, ...]:
         instance = self.instance
         return (
-            *(instance.target, instance.minimum, instance.bar, instance.frozen, instance.whole, instance.fault),
-            None if self.policy is None else self.policy.spec,
+            *(self.target, instance.minimum, instance.bar, instance.frozen, instance.whole, instance.fault),
+            None if self.mandate.policy is None else self.mandate.policy.spec,
         )
 
     async def _connect(self) -> Domain:
@@ -198,7 +202,8 @@ class Keeper:
         statistics = sample.statistics
         spare = None if need is None else max(0, statistics.actual - need.now - sample.size // _KEPT)
         seen = pacing.Sample(statistics.actual, now, spare, need is not None and need.troubled)
-        max_rate = None if self.policy is None else self.policy.spec.reclaim.max_rate
+        policy = self.mandate.policy
+        max_rate = None if policy is None else policy.spec.reclaim.max_rate
         pace, request = pacing.advance(self.view.pace, seen, goal, max_rate)
         if pace.responsive != self.view.pace.responsive:
             _log.warning(
@@ -217,12 +222,10 @@ class Keeper:
         reason = None if problem is None else problem[0]
         if reason in _STANDS_STILL:
             return None
-        if instance.target is None or instance.whole is not None or reason == INEFFECTIVE:
+        if self.target is None or instance.whole is not None or reason == INEFFECTIVE:
             return sample.size
-        wanted = instance.target if self.relief is None else self.relief
-        # The policy itself is to be believed before an annotation that somebody else may have written.
-        minimum = instance.minimum if self.policy is None else core_policy(self.policy).minimum.of(sample.size)
-        return guard.clamp(wanted, minimum, sample.size)
+        wanted = self.target if self.relief is None else self.relief
+        return guard.clamp(wanted, self.mandate.minimum(instance, sample.size), sample.size)
 
     def _estimate(self, sample: Sample, now: float) -> demand.Need | None:
         """The need, from statistics that are fresh."""
@@ -300,7 +303,7 @@ class Keeper:
         self._wake.clear()
 
 
-def describe(instance: Instance, view: View) -> str | None:
+def describe(instance: Instance, view: View, *, bound: bool) -> str | None:
     """Why the VM has what it has, for its report; None when there is nothing to say."""
     held_back = instance.bar or instance.frozen or instance.whole or view.problem
     if held_back is not None:
@@ -310,6 +313,8 @@ def describe(instance: Instance, view: View) -> str | None:
         return f"its driver does not follow requests: it holds {human(held)}"
     if view.withheld:
         return f"its guest has nothing more to give: it holds {human(held)}, {human(view.withheld)} above its request"
+    if instance.target is not None and not bound:
+        return "no policy asks anything of it: its request is not followed"
     return instance.why
 
 

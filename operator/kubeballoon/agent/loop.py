@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,10 +21,11 @@ from kubeballoon.agent.host import Host, HostError, HostMemory
 from kubeballoon.agent.hypervisor import Hypervisor
 from kubeballoon.agent.instance import read
 from kubeballoon.agent.keeper import Keeper, Settings
+from kubeballoon.agent.mandate import Policies
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.agent.reliever import Reliever
 from kubeballoon.api.meta import Condition
-from kubeballoon.api.v1alpha1 import API_VERSION, MemoryPolicy, NodePressure, NodePressureStatus
+from kubeballoon.api.v1alpha1 import API_VERSION, NodePressure, NodePressureStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ClusterError, Object
 from kubeballoon.cluster.reflector import Reflector
@@ -78,7 +79,6 @@ class Agent:
         self._state = State.HIGH
         self._reliever = Reliever(node)
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
-        self._policies: dict[str, MemoryPolicy] = {}
         self._recalled = False
         self._stale = True  # whether VMs or policies changed since they were last read
         self._look = asyncio.Event()
@@ -92,7 +92,9 @@ class Agent:
         self._refused = ""
         selector = f"kubevirt.io/nodeName={node}"
         self._vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=self._changed)
-        self._known = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._changed)
+        self._policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._changed)
+        self._namespaces = Reflector(cluster, paths.NAMESPACES, changed=self._namespace_changed)
+        self._labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
 
     def stalled(self) -> str | None:
         """What is wrong when a loop has stopped turning, for the liveness probe."""
@@ -113,7 +115,8 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._vms.run(), name="watch VMs")
-                tasks.create_task(self._known.run(), name="watch policies")
+                tasks.create_task(self._policies.run(), name="watch policies")
+                tasks.create_task(self._namespaces.run(), name="watch namespaces")
                 tasks.create_task(self._guard(), name="guard")
                 tasks.create_task(self._tell(), name="report")
         finally:
@@ -126,13 +129,17 @@ class Agent:
         self._stale = True
         self._look.set()
 
+    def _namespace_changed(self) -> None:
+        if self._read_labels(self._labels.keys()) != self._labels:
+            self._changed()
+
     async def _guard(self) -> None:
         """Look at the node, have each VM kept, and help where help cannot wait for the controller."""
         while True:
             self._beats["guard"] = self._clock()
             await self._observe()
             # Before the VMs are known nothing is moved: no annotation seen is not no annotation.
-            if self._vms.synced.is_set() and self._known.tried:
+            if self._vms.synced.is_set() and self._policies.tried and self._namespaces.tried:
                 if not self._recalled:
                     await self._recall()
                 self._match_keepers()
@@ -172,10 +179,11 @@ class Agent:
         if not self._stale and not ended and not self._attendants.ended:
             return
         self._stale = False
-        self._policies = _read_policies(self._known.objects())
+        policies = Policies.read(self._policies.objects()) if self._policies.synced.is_set() else Policies()
         running = {
             instance.uid: instance for vmi in self._vms.objects() if (instance := read(vmi, self._node)) is not None
         }
+        self._labels = self._read_labels({instance.namespace for instance in running.values()})
         self._attendants.match(running)
         for uid in ended:
             keeper, task = self._keepers.pop(uid)
@@ -187,14 +195,19 @@ class Agent:
                 reached_by, looks = self._attendants.hypervisor(uid), self.metrics.looks.time
                 keeper = Keeper(instance, reached_by, self._settings, self._news.set, timed=looks)
                 self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
-            self._keepers[uid][0].update(instance, self._policies.get(instance.policy or ""))
+            self._keepers[uid][0].update(instance, policies.mandate(instance, self._labels.get(instance.namespace)))
         self._news.set()
+
+    def _read_labels(self, namespaces: Collection[str]) -> dict[str, Mapping[str, str]]:
+        """The labels of those of the namespaces that are known."""
+        known = (namespace["metadata"] for namespace in self._namespaces.objects())
+        return {each["name"]: each.get("labels", {}) for each in known if each["name"] in namespaces}
 
     def _help(self) -> None:
         """Let node and guests in trouble have what the controller would give them, before it does."""
         keepers = [keeper for keeper, _ in self._keepers.values()]
         status = self._compose() if self._reliever.needed(self._state, keepers) else None
-        if status is not None and self._reliever.relieve(status, self._policies, keepers):
+        if status is not None and self._reliever.relieve(status, keepers):
             self._news.set()
 
     async def _tell(self) -> None:
@@ -274,13 +287,3 @@ async def _pause(event: asyncio.Event, seconds: float) -> bool:
     came = event.is_set()
     event.clear()
     return came
-
-
-def _read_policies(bodies: Iterable[Object]) -> dict[str, MemoryPolicy]:
-    """The policies by name, but for any that a newer version wrote and this one cannot read."""
-    policies = {}
-    for body in bodies:
-        with contextlib.suppress(ValidationError):
-            policy = MemoryPolicy.model_validate(body)
-            policies[policy.metadata.name] = policy
-    return policies

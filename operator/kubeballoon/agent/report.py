@@ -97,7 +97,7 @@ def _vm(keeper: Keeper) -> VirtualMachineReport:
     """One VM. Of one that cannot be reached the last that was seen holds: nobody moves its balloon meanwhile."""
     instance, view = keeper.instance, keeper.view
     sample = view.sample
-    message = describe(instance, view)
+    message = describe(instance, view, bound=keeper.mandate.bound)
     kept = instance.frozen or instance.whole
     return VirtualMachineReport(
         uid=instance.uid,
