@@ -14,7 +14,7 @@ from tests.support.cluster import AS_CONTROLLER, memory_policy
 
 @contextmanager
 def presented(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> Iterator[LauncherPod]:
-    """The guest with its objects, which go with the context, all of its memory, and a policy behind what it is asked."""
+    """The guest with its objects, which go with the context, all of its memory, and a policy for what it is asked."""
     plane.apply(node_object(node.name, node.memory_bytes))
     plane.apply(memory_policy(node.name))
     plane.apply(vmi_object(guest.spec, guest.uid, node.name))
