@@ -104,6 +104,7 @@ class FakeChannel:
         system: what the guest's system calls itself.
         thread: makes each call there, as libvirt's are made; without one they are made at once.
         commands: every command of the agent, in order.
+        held: what its process holds of the node's memory, bytes.
     """
 
     online: dict[int, bool] = field(default_factory=lambda: dict.fromkeys(range(4), True))
@@ -127,6 +128,7 @@ class FakeChannel:
     hangs: bool = False
     looks: int = 0
     thread: CallThread | None = None
+    held: int | None = None
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Carry it out, if the agent is there."""
@@ -195,6 +197,10 @@ class FakeChannel:
     def vcpus(self) -> frozenset[int]:
         """Those that have a thread."""
         return frozenset(self.online)
+
+    def resident(self) -> int | None:
+        """As much as the test says."""
+        return self.held
 
     def merged(self) -> int | None:
         """Nothing is merged."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kubeballoon.agent.guestagent import GuestAgent
 from kubeballoon.agent.host import HostError
-from kubeballoon.agent.hypervisor import Channel, Hypervisor, HypervisorError
+from kubeballoon.agent.hypervisor import Channel, Hypervisor, HypervisorError, Process
 from kubeballoon.agent.instance import Instance
 from kubeballoon.agent.launchers import find
 from kubeballoon.agent.meter import Meter
@@ -51,9 +51,9 @@ class Attendant:
         self._changed = changed
         self._wake = asyncio.Event()
         self._agent = GuestAgent()
-        qemu = Qemu(instance.domain)
-        self.processors = Processors(self._agent, qemu)
-        self.reservation = Reservation(self._agent, qemu, self._wake.set)
+        self.process: Process = Qemu(instance.domain)
+        self.processors = Processors(self._agent, self.process)
+        self.reservation = Reservation(self._agent, self.process, self._wake.set)
         self.reservation.method = instance.method
         self._processors_due = 0.0
 
@@ -81,7 +81,7 @@ class Attendant:
             failures += 1
 
     async def _open(self) -> Channel:
-        launcher = await asyncio.to_thread(find, self._pods, list(self.instance.pods))
+        launcher = find(self._pods, list(self.instance.pods))
         if launcher is None:
             raise HypervisorError(f"no libvirt socket of its launcher pod under {self._pods}")
         return await self._hypervisor.open(launcher, self.instance.domain)
@@ -172,6 +172,10 @@ class Attendants:
         """What the keeper of a VM is to reach it by."""
         return ReservingHypervisor(self._hypervisor, self._known[uid][0].reservation)
 
+    def process(self, uid: str) -> Process:
+        """The process of a VM."""
+        return self._known[uid][0].process
+
     @property
     def ended(self) -> bool:
         """Whether one has ended that should not have."""
@@ -184,10 +188,10 @@ class Attendants:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def measure(self) -> None:
+    def measure(self) -> None:
         """Look at the node's processors."""
         try:
-            node = await asyncio.to_thread(self._meter.look)
+            node = self._meter.look()
         except HostError as error:
             _log.log(logging.DEBUG if self._mute else logging.WARNING, "%s", error)
             self._mute, self.processors = True, None

@@ -14,10 +14,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kubeballoon.agent.hypervisor import Domain, HungError, Hypervisor, HypervisorError, Sample
+from kubeballoon.agent.hypervisor import Domain, HungError, Hypervisor, HypervisorError, Process, Sample
 from kubeballoon.agent.instance import Instance
 from kubeballoon.agent.launchers import find
 from kubeballoon.agent.mandate import Mandate
+from kubeballoon.api.v1alpha1 import VirtualMachineReport
+from kubeballoon.cluster.snapshot import SILENT
 from kubeballoon.core import demand, guard, pacing
 from kubeballoon.core.wording import human
 
@@ -60,6 +62,7 @@ class View:
         need: the estimate, None while the guest's statistics are missing or stale.
         goal: where it is to be, bytes; None while it is left as it is.
         problem: why it does not do what it should, as (reason, message).
+        resident: what its process holds of the node's memory while there is no sample, bytes; None where not known.
     """
 
     sample: Sample | None = None
@@ -67,6 +70,12 @@ class View:
     goal: int | None = None
     problem: tuple[str, str] | None = None
     pace: pacing.Pace = field(default_factory=pacing.Pace)
+    resident: int | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether there is something to tell of it."""
+        return self.sample is not None or self.problem is not None
 
     @property
     def responsive(self) -> bool:
@@ -93,6 +102,7 @@ class Keeper:
         changed: Callable[[], None],
         clock: Callable[[], float] = time.time,
         timed: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        process: Process | None = None,
     ) -> None:
         """Keep ``instance``; ``changed`` is called after news; ``clock`` is the wall's: guests report by it.
 
@@ -108,6 +118,7 @@ class Keeper:
         self._changed = changed
         self._clock = clock
         self._timed = timed  # measures each look
+        self._process = process  # the VM's
         self._since = self._rearmed = clock()
         self._wake = asyncio.Event()
         self._before: demand.GuestStatistics | None = None
@@ -128,6 +139,21 @@ class Keeper:
         if asks != self._asks():
             self._wake.set()
 
+    def recall(self, report: VirtualMachineReport, at: float) -> None:
+        """Know what the agent before this one had seen by ``at``, seconds: nobody has moved the balloon since.
+
+        It is what is reported until there is a look, and demand goes on falling slowly from there.
+        """
+        if report.actual is None:
+            return
+        statistics = demand.GuestStatistics(report.actual, updated=0.0)
+        sample = Sample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
+        need = None
+        if report.need is not None and self._clock() - at <= SILENT:
+            need = demand.Need(report.need, report.need, report.need, at)
+        problem = None if report.responsive or report.reason is None else (report.reason, report.message or "")
+        self.view = self._told = View(sample=sample, need=need, problem=problem)
+
     def relieve(self, goal: int | None) -> None:
         """Let a goal, in bytes, take the place of the request; None: the request holds again."""
         if goal != self.relief:
@@ -145,7 +171,7 @@ class Keeper:
                         failures = 0
                         await self._keep(domain)
                 except HypervisorError as error:
-                    self._fail(error)
+                    await self._fail(error)
                 await self._pause(RETRY[min(failures, len(RETRY) - 1)])
                 failures += 1
         finally:
@@ -160,7 +186,7 @@ class Keeper:
         )
 
     async def _connect(self) -> Domain:
-        launcher = await asyncio.to_thread(find, self._settings.pods, list(self.instance.pods))
+        launcher = find(self._settings.pods, list(self.instance.pods))
         if launcher is None:
             raise HypervisorError(f"no libvirt socket of its launcher pod under {self._settings.pods}")
         if self._pod not in (None, launcher.pod):
@@ -280,13 +306,23 @@ class Keeper:
             return STALE, "its driver has stopped reporting: nothing is asked of it until it does again"
         return None
 
-    def _fail(self, error: HypervisorError) -> None:
+    async def _fail(self, error: HypervisorError) -> None:
         reason = "Hung" if isinstance(error, HungError) else "Unreachable"
         if self.view.problem is None or self.view.problem[0] != reason:
             _log.warning("%s: %s", self.instance.domain, error)
         # An estimate that cannot be renewed is no estimate: the controller must not act on it.
         self.view = replace(self.view, need=None, goal=None, problem=(reason, str(error)), pace=pacing.Pace())
         self._before = None
+        self._tell()
+        await self._weigh()
+
+    async def _weigh(self) -> None:
+        """What the process of a VM that cannot be looked at holds: its guest may go on all the same."""
+        resident = None if self._process is None else await asyncio.to_thread(self._process.resident)
+        sample = self.view.sample
+        self.view = replace(self.view, resident=resident)
+        if sample is not None and resident is not None and not sample.lag:  # merged pages are held, but not used up
+            self.view = replace(self.view, sample=replace(sample, resident=resident))
         self._tell()
 
     def _tell(self) -> None:

@@ -19,7 +19,7 @@ from kubeballoon.agent import attendant, report
 from kubeballoon.agent.attendant import Attendants
 from kubeballoon.agent.host import Host, HostError, HostMemory
 from kubeballoon.agent.hypervisor import Hypervisor
-from kubeballoon.agent.instance import read
+from kubeballoon.agent.instance import Instance, read
 from kubeballoon.agent.keeper import Keeper, Settings
 from kubeballoon.agent.mandate import Policies
 from kubeballoon.agent.metrics import AgentMetrics
@@ -79,8 +79,10 @@ class Agent:
         self._state = State.HIGH
         self._reliever = Reliever(node)
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
-        self._recalled = False
+        self._recall_due = True
+        self._recalled: NodePressureStatus | None = None  # what the agent before this one last reported
         self._stale = True  # whether VMs or policies changed since they were last read
+        self._matched = False  # whether each VM has had its keeper
         self._look = asyncio.Event()
         self._news = asyncio.Event()
         self._attendants = Attendants(hypervisor, settings.pods, self._news.set)
@@ -137,10 +139,10 @@ class Agent:
         """Look at the node, have each VM kept, and help where help cannot wait for the controller."""
         while True:
             self._beats["guard"] = self._clock()
-            await self._observe()
+            self._observe()
             # Before the VMs are known nothing is moved: no annotation seen is not no annotation.
             if self._vms.synced.is_set() and self._policies.tried and self._namespaces.tried:
-                if not self._recalled:
+                if self._recall_due:
                     await self._recall()
                 self._match_keepers()
                 self._help()
@@ -148,7 +150,7 @@ class Agent:
 
     async def _recall(self) -> None:
         """Take up what the agent before this one decided on its own: no balloon moves because of a restart."""
-        self._recalled = True
+        self._recall_due = False
         try:
             pressure = NodePressure.model_validate(await self._cluster.get(paths.node_pressure(self._node)))
         except (ClusterError, ValidationError):
@@ -156,10 +158,11 @@ class Agent:
         if pressure.status is not None:
             self._reliever.recall(pressure.status)
             self._conditions = pressure.status.conditions
+            self._recalled = pressure.status
 
-    async def _observe(self) -> None:
+    def _observe(self) -> None:
         try:
-            memory = await asyncio.to_thread(self._host.memory)
+            memory = self._host.memory()
         except HostError as error:
             self._refuse(str(error))
             self._memory = None
@@ -192,11 +195,20 @@ class Agent:
             self._keepers.pop(uid)[1].cancel()
         for uid, instance in running.items():
             if uid not in self._keepers:
-                reached_by, looks = self._attendants.hypervisor(uid), self.metrics.looks.time
-                keeper = Keeper(instance, reached_by, self._settings, self._news.set, timed=looks)
-                self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
+                self._keep(instance)
             self._keepers[uid][0].update(instance, policies.mandate(instance, self._labels.get(instance.namespace)))
+        if not self._matched and self._recalled is not None:  # of a VM that comes later it tells nothing
+            for vm in self._recalled.virtual_machines:
+                if vm.uid in self._keepers:
+                    self._keepers[vm.uid][0].recall(vm, self._recalled.observed_at.timestamp())
+        self._matched = True
         self._news.set()
+
+    def _keep(self, instance: Instance) -> None:
+        uid, looks = instance.uid, self.metrics.looks.time
+        reached_by, process = self._attendants.hypervisor(uid), self._attendants.process(uid)
+        keeper = Keeper(instance, reached_by, self._settings, self._news.set, timed=looks, process=process)
+        self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
 
     def _read_labels(self, namespaces: Collection[str]) -> dict[str, Mapping[str, str]]:
         """The labels of those of the namespaces that are known."""
@@ -215,14 +227,14 @@ class Agent:
         told = True
         while True:
             self._beats["report"] = self._clock()
-            if self._vms.synced.is_set():
+            if self._matched:
                 await self._report(told=told)
             told = await _pause(self._news, CHECK)
             await asyncio.sleep(SETTLE)
 
     async def _report(self, *, told: bool) -> None:
         """Look for news: at the VMs only where one of their keepers has told that there is."""
-        await self._attendants.measure()
+        self._attendants.measure()
         due = self._missing or self._clock() - self._written_at >= HEARTBEAT
         if not (told or due or self._node_moved()):
             return

@@ -35,7 +35,8 @@ def compose(
     now: datetime,
 ) -> NodePressureStatus:
     """The report as of ``now``; ``conditions`` are those of the last one."""
-    reports = sorted(map(_vm, vms), key=lambda report: report.uid)
+    # One that nobody has looked at yet would count twice: as a whole, and in what others use.
+    reports = sorted((_vm(keeper) for keeper in vms if keeper.view.known), key=lambda report: report.uid)
     held = sum((report.resident or 0) for report in reports)
     lost = [f"{report.namespace}/{report.name}" for report in reports if report.reason in _LOST]
     ready = Condition(
@@ -106,7 +107,7 @@ def _vm(keeper: Keeper) -> VirtualMachineReport:
         labels=dict(instance.labels),
         size=sample.size if sample is not None else instance.size,
         actual=None if sample is None else sample.statistics.actual,
-        resident=None if sample is None else sample.resident,
+        resident=view.resident if sample is None else sample.resident,
         overhead=instance.overhead,
         need=None if view.need is None else view.need.value,
         troubled=view.need is not None and view.need.troubled,
