@@ -109,11 +109,28 @@ def test_killed_and_started_again_it_moves_no_balloon(
 def test_a_hung_qemu_is_reported_and_welcomed_back(
     installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
 ) -> None:
-    with agent(installed, lab_node, tmp_path / "log"):
-        until(lambda: reported(installed, lab_node, guest).get("responsive"), 30)
+    with agent(installed, lab_node, tmp_path / "log") as command:
+        tasks = Path(f"/proc/{command.process.pid}/task")
+        until(lambda: reported(installed, lab_node, guest).get("need"), 30)
+        threads = len(list(tasks.iterdir()))
         with guest.hung():
             until(lambda: reported(installed, lab_node, guest).get("reason") == "Hung", 30)
+            throughout(lambda: len(list(tasks.iterdir())) <= threads + 1, 8)  # one that reads what its process holds
         until(lambda: "reason" not in reported(installed, lab_node, guest), 30)
+
+
+def test_a_vm_that_hangs_as_the_agent_starts_counts_as_what_it_held(
+    installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
+) -> None:
+    annotate(installed, guest, memory_target="160Mi")
+    with agent(installed, lab_node, tmp_path / "log") as command:
+        until(lambda: reported(installed, lab_node, guest).get("actual") == "160Mi", 30)
+        command.stop(signal.SIGKILL)
+    with guest.hung(), agent(installed, lab_node, tmp_path / "again"):
+        until(lambda: reported(installed, lab_node, guest).get("reason") == "Hung", 30)
+        vm = reported(installed, lab_node, guest)
+        assert vm["actual"] == "160Mi"
+        assert abs(parse_quantity(vm["resident"]) - guest.resident_bytes()) < 8 * MIB
 
 
 def test_a_migrating_vm_is_frozen_until_the_migration_ends(
