@@ -35,7 +35,7 @@ generate: $(READY) ## Write crds/, the chart's copy and the docs' fields from th
 	$(BIN)/python -m hack.generate_crds
 	$(BIN)/python -m hack.generate_docs
 
-bench: $(READY) ## Measure; results in build/bench.json
+bench: $(READY) ## Measure, and fail above a limit; results in build/bench.json
 	@$(BIN)/python -m hack.bench
 
 clean: ## Remove what was built here; caches of the user stay

@@ -75,12 +75,14 @@ class Controller:
 
 
 @pytest.fixture
-def agent() -> AgentMetrics:
-    metrics = AgentMetrics("n")
-    amounts = {"resident": "300Mi", "min": "128Mi"}
-    metrics.status = NodePressureStatus.model_validate(
-        status(vm("a", need="100Mi", target="256Mi", **amounts), vm("b"))
-    )
+def vms() -> list[dict[str, Any]]:
+    """What the agent sees."""
+    return [vm("a", need="100Mi", target="256Mi", resident="300Mi", min="128Mi"), vm("b")]
+
+
+@pytest.fixture
+def agent(vms: list[dict[str, Any]]) -> AgentMetrics:
+    metrics = AgentMetrics("n", lambda: NodePressureStatus.model_validate(status(*vms)))
     metrics.wrote(NOW)
     return metrics
 
@@ -132,9 +134,12 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("last_round_timestamp_seconds") == NOW.timestamp()
 
 
-def test_a_vm_that_is_gone_is_exported_no_more(agent: AgentMetrics, controller: Controller) -> None:
+def test_a_vm_that_is_gone_is_exported_no_more(
+    agent: AgentMetrics, vms: list[dict[str, Any]], controller: Controller
+) -> None:
     gone = {"namespace": "shop", "name": "b"}
-    agent.status = NodePressureStatus.model_validate(status(vm("a")))
+    assert value(agent.registry, "kubeballoon_vm_eligible", **gone) == 1
+    del vms[1]
     assert value(agent.registry, "kubeballoon_vm_eligible", **gone) is None
     controller.knows(vm("a", need="100Mi"))
     assert value(controller.registry, "kubeballoon_vm_demand_bytes", **gone) is None

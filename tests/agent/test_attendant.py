@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,13 @@ import pytest
 from hack.lab import GuestSpec, vmi_object
 from hack.lab.fakes import FakeChannel, FakeHypervisor
 from kubeballoon.agent import attendant as module
-from kubeballoon.agent.attendant import Attendants
-from kubeballoon.agent.hypervisor import GoneError
+from kubeballoon.agent.attendant import Attendant, Attendants
+from kubeballoon.agent.hypervisor import GoneError, Sample
 from kubeballoon.agent.instance import Instance, read
 from kubeballoon.agent.launchers import Launcher
+from kubeballoon.agent.reservation import PROBE
+from kubeballoon.api.v1alpha1 import ReclaimMethod
+from kubeballoon.core.demand import GuestStatistics
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +89,36 @@ async def test_a_vm_that_left_is_attended_to_no_more() -> None:
         await until(lambda: channel.looks > 0)
         attendants.match({})
         await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "attend default_a"])
+
+
+async def test_a_frozen_vm_s_attendant_rests_until_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def pause(_: Attendant, seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0.002)
+
+    monkeypatch.setattr(Attendant, "_pause", pause)
+    channel = FakeChannel()
+    async with attended({"a": channel}) as attendants:
+        await until(lambda: sum(channel.online.values()) == 2)
+        attendants.match({"a": replace(instance("a"), frozen=("Migrating", "it is migrating"))})
+        await until(lambda: pauses and pauses[-1] == module.IDLE)
+        rested, looks = len(pauses), channel.looks
+        await until(lambda: len(pauses) > rested + 10)
+        assert set(pauses[rested:]) == {module.IDLE}
+        assert channel.looks == looks
+        attendants.match({"a": instance("a")})
+        await until(lambda: sum(channel.online.values()) == 4)
+
+
+async def test_a_vm_of_which_nothing_is_asked_is_looked_at_rarely() -> None:
+    channel = FakeChannel()
+    attendant = Attendant(instance("a"), FakeHypervisor({}, {"default_a": channel}), Path("/pods"), lambda: None)
+    attendant.reservation.sample(
+        Sample(1 << 30, 1 << 30, running=True, balloon=True, statistics=GuestStatistics(1 << 30, 1.0))
+    )
+    await attendant.reservation.look()
+    assert attendant.reservation.rest == math.inf, "its balloon works"
+    attendant.reservation.method = ReclaimMethod.GUEST_AGENT
+    assert attendant.reservation.rest <= PROBE

@@ -10,12 +10,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from kubeballoon.agent import reservation
 from kubeballoon.agent.guestagent import GuestAgent
 from kubeballoon.agent.host import HostError
-from kubeballoon.agent.hypervisor import Channel, Hypervisor, HypervisorError
+from kubeballoon.agent.hypervisor import Channel, Hypervisor, HypervisorError, Process
 from kubeballoon.agent.instance import Instance
 from kubeballoon.agent.launchers import find
 from kubeballoon.agent.meter import Meter
@@ -33,7 +33,7 @@ from kubeballoon.api.v1alpha1 import (
 _log = logging.getLogger(__name__)
 
 LOOK = 3.0  # seconds between looks at a VM of which something is asked
-IDLE = 15.0  # seconds between looks at one of which nothing is
+IDLE = 30.0  # seconds between looks at one of which nothing is
 STEP = 0.5  # seconds between looks while something is under way
 _WITHOUT = ("NoBalloon", "GuestUnsupported")  # reasons for which a VM has nothing that could reserve memory
 _NEWS = 20  # percent by which the node's usage or stall is worth a report
@@ -51,18 +51,17 @@ class Attendant:
         self._changed = changed
         self._wake = asyncio.Event()
         self._agent = GuestAgent()
-        qemu = Qemu(instance.domain)
-        self.processors = Processors(self._agent, qemu)
-        self.reservation = Reservation(self._agent, qemu, self._wake.set)
+        self.process: Process = Qemu(instance.domain)
+        self.processors = Processors(self._agent, self.process)
+        self.reservation = Reservation(self._agent, self.process, self._wake.set)
         self.reservation.method = instance.method
         self._processors_due = 0.0
 
     def update(self, instance: Instance) -> None:
         """The VM's object changed: look at once if it asks for something else."""
-        asks = self.instance.processors, self.instance.frozen
-        self.instance = instance
+        before, self.instance = self.instance, instance
         self.reservation.method = instance.method
-        if asks != (instance.processors, instance.frozen):
+        if (before.processors, before.frozen, before.method) != (instance.processors, instance.frozen, instance.method):
             self._processors_due = 0.0
             self._wake.set()
 
@@ -82,7 +81,7 @@ class Attendant:
             failures += 1
 
     async def _open(self) -> Channel:
-        launcher = await asyncio.to_thread(find, self._pods, list(self.instance.pods))
+        launcher = find(self._pods, list(self.instance.pods))
         if launcher is None:
             raise HypervisorError(f"no libvirt socket of its launcher pod under {self._pods}")
         return await self._hypervisor.open(launcher, self.instance.domain)
@@ -97,8 +96,14 @@ class Attendant:
                     asked = self.instance.processors.target is not None
                     wait = STEP if self.processors.moving else LOOK if asked else IDLE
                     self._processors_due = time.monotonic() + wait
-            look = reservation.STEP if self.reservation.moving else reservation.LOOK
-            await self._pause(min(look, max(0.0, self._processors_due - time.monotonic())))
+            await self._pause(self._rest())
+
+    def _rest(self) -> float:
+        """Seconds until there is something to do, if nothing is asked before."""
+        if self.instance.frozen is not None:
+            return IDLE
+        processors = max(0.0, self._processors_due - time.monotonic())
+        return processors if self.instance.bar is not None else min(processors, self.reservation.rest)
 
     async def _reserve(self) -> None:
         if self.instance.bar is not None or not self.reservation.due:
@@ -115,6 +120,7 @@ class Attendant:
         if (now.online, now.problem) != (before.online, before.problem):
             said = "" if now.problem is None else f": {now.problem[1]}"
             _log.info("%s: %s processors online%s", self.instance.domain, now.online, said)
+        if replace(now, usage=None) != replace(before, usage=None):
             self._changed()
 
     def _fail(self, error: HypervisorError) -> None:
@@ -132,13 +138,18 @@ class Attendant:
 
 
 class Attendants:
-    """One attendant for each VM of the node."""
+    """One attendant for each VM of the node.
+
+    Attributes:
+        processors: the node's, as last measured; None where the kernel does not tell.
+    """
 
     def __init__(self, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None]) -> None:
         """Make attendants for VMs whose pods are below ``pods``; ``changed`` is called when one has news."""
         self._hypervisor = hypervisor
         self._pods = pods
         self._changed = changed
+        self.processors: NodeProcessors | None = None
         self._meter = Meter()
         self._mute = False
         self._known: dict[str, tuple[Attendant, asyncio.Task[None]]] = {}
@@ -161,6 +172,10 @@ class Attendants:
         """What the keeper of a VM is to reach it by."""
         return ReservingHypervisor(self._hypervisor, self._known[uid][0].reservation)
 
+    def process(self, uid: str) -> Process:
+        """The process of a VM."""
+        return self._known[uid][0].process
+
     @property
     def ended(self) -> bool:
         """Whether one has ended that should not have."""
@@ -173,20 +188,21 @@ class Attendants:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def complete(self, status: NodePressureStatus) -> NodePressureStatus:
-        """The report with what is known here; without the node's processors where the kernel does not tell."""
-        processors = None
+    def measure(self) -> None:
+        """Look at the node's processors."""
         try:
-            node = await asyncio.to_thread(self._meter.look)
+            node = self._meter.look()
         except HostError as error:
             _log.log(logging.DEBUG if self._mute else logging.WARNING, "%s", error)
-            self._mute = True
-        else:
-            processors = NodeProcessors(
-                count=node.count, usage=round(node.pressure.usage), stall=round(node.pressure.stall)
-            )
+            self._mute, self.processors = True, None
+            return
+        usage, stall = round(node.pressure.usage), round(node.pressure.stall)
+        self.processors = NodeProcessors(count=node.count, usage=usage, stall=stall)
+
+    def complete(self, status: NodePressureStatus) -> NodePressureStatus:
+        """The report with what is known here."""
         vms = [self._complete(vm) for vm in status.virtual_machines]
-        return status.model_copy(update={"processors": processors, "virtual_machines": vms})
+        return status.model_copy(update={"processors": self.processors, "virtual_machines": vms})
 
     def _complete(self, vm: VirtualMachineReport) -> VirtualMachineReport:
         known = self._known.get(vm.uid)
@@ -216,14 +232,17 @@ def _method(vm: VirtualMachineReport, attendant: Attendant) -> dict[str, object]
 
 def is_news(before: NodePressureStatus, now: NodePressureStatus) -> bool:
     """Whether the controller could decide otherwise about processors because of what changed."""
-    if before.processors is None or now.processors is None:
-        return before.processors is not now.processors
-    if any(
-        abs(getattr(before.processors, name) - getattr(now.processors, name)) >= _NEWS for name in ("usage", "stall")
-    ):
+    if is_node_news(before.processors, now.processors):
         return True
     known = {vm.uid: vm.processors for vm in before.virtual_machines}
     return any(_still(known.get(vm.uid)) != _still(vm.processors) for vm in now.virtual_machines)
+
+
+def is_node_news(before: NodeProcessors | None, now: NodeProcessors | None) -> bool:
+    """Whether it could because of the node's own."""
+    if before is None or now is None:
+        return before is not now
+    return any(abs(getattr(before, name) - getattr(now, name)) >= _NEWS for name in ("usage", "stall"))
 
 
 def _still(seen: ProcessorReport | None) -> ProcessorReport | None:

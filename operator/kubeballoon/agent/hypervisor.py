@@ -58,6 +58,10 @@ class Process(Protocol):
         """The indices of the processors that have a thread."""
         ...
 
+    def resident(self) -> int | None:
+        """Bytes of the node's memory that it holds, merged pages included."""
+        ...
+
     def merged(self) -> int | None:
         """Bytes of its memory that the kernel has merged with other pages: resident, and yet the node's again."""
         ...

@@ -228,8 +228,7 @@ class LibvirtChannel(_Connected):
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """See ``Channel.command``."""
-        text = json.dumps({"execute": name, "arguments": dict(arguments)} if arguments else {"execute": name})
-        ask = partial(libvirt_qemu.qemuAgentCommand, self._domain, text, AGENT_SECONDS, 0)
+        ask = partial(libvirt_qemu.qemuAgentCommand, self._domain, _command(name, arguments), AGENT_SECONDS, 0)
         try:
             answer = await self._thread.call(AGENT_DEADLINE, ask)
         except HungError as error:
@@ -240,13 +239,7 @@ class LibvirtChannel(_Connected):
 
     async def plugged(self) -> Plugged:
         """See ``Channel.plugged``."""
-        _, _, _, _, nanoseconds = await self._call(self._domain.info)
-        counted = await self._call(self._domain.vcpusFlags, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        slots = await self._monitor("query-hotpluggable-cpus")
-        # QEMU lists the last one first; one that is part of the machine has no name of its own.
-        paths = [slot["qom-path"] for slot in slots if slot.get("qom-path", "").startswith(_REMOVABLE)]
-        names = tuple(path.removeprefix(_REMOVABLE) for path in paths)
-        return Plugged(counted, names, nanoseconds / 1e9)
+        return await self._call(_plugged, self._domain)
 
     async def unplug(self, name: str) -> None:
         """See ``Channel.unplug``.
@@ -254,18 +247,11 @@ class LibvirtChannel(_Connected):
         By QEMU's own command: libvirt's call holds all other calls for the VM up until the guest has followed, or for
         five seconds. libvirt learns from QEMU's event either way.
         """
-        await self._monitor("device_del", {"id": name})
+        await self._call(_monitor, self._domain, "device_del", {"id": name})
 
     async def plug(self, count: int) -> None:
         """See ``Channel.plug``."""
         await self._call(self._domain.setVcpusFlags, count, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-    async def _monitor(self, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        text = json.dumps({"execute": name, **({"arguments": dict(arguments)} if arguments else {})})
-        answer: dict[str, Any] = json.loads(await self._call(libvirt_qemu.qemuMonitorCommand, self._domain, text, 0))
-        if "error" in answer:
-            raise HypervisorError(f"QEMU: {answer['error'].get('desc', name)}")
-        return answer["return"]
 
 
 async def _reach(thread: CallThread, launcher: Launcher, name: str) -> tuple[Any, Any, ET.Element]:
@@ -337,6 +323,29 @@ def _look(domain: Any, layout: _Layout) -> tuple[int, dict[str, int], _Layout]:
     if layout.resizable or most != layout.most:
         layout = _layout(_parse(domain.XMLDesc()))
     return state, domain.memoryStats(), layout
+
+
+def _plugged(domain: Any) -> Plugged:
+    """The domain's processors."""
+    _, _, _, _, nanoseconds = domain.info()
+    counted = domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    # QEMU lists the last one first; one that is part of the machine has no name of its own.
+    slots = (slot.get("qom-path", "") for slot in _monitor(domain, "query-hotpluggable-cpus"))
+    names = tuple(slot.removeprefix(_REMOVABLE) for slot in slots if slot.startswith(_REMOVABLE))
+    return Plugged(counted, names, nanoseconds / 1e9)
+
+
+def _monitor(domain: Any, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """Have QEMU carry out a command of its own."""
+    answer: dict[str, Any] = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _command(name, arguments or {}), 0))
+    if "error" in answer:
+        raise HypervisorError(f"QEMU: {answer['error'].get('desc', name)}")
+    return answer["return"]
+
+
+def _command(name: str, arguments: Mapping[str, Any]) -> str:
+    """A command as QEMU and its guest's agent take it."""
+    return json.dumps({"execute": name, "arguments": dict(arguments)} if arguments else {"execute": name})
 
 
 def _statistics(stats: dict[str, int], layout: _Layout) -> GuestStatistics:

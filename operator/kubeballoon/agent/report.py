@@ -31,11 +31,12 @@ def compose(
     state: State,
     limits: Thresholds,
     vms: Iterable[Keeper],
-    before: NodePressureStatus | None,
+    conditions: Iterable[Condition],
     now: datetime,
 ) -> NodePressureStatus:
-    """The report as of ``now``; ``before`` is the last one written."""
-    reports = sorted(map(_vm, vms), key=lambda report: report.uid)
+    """The report as of ``now``; ``conditions`` are those of the last one."""
+    # One that nobody has looked at yet would count twice: as a whole, and in what others use.
+    reports = sorted((_vm(keeper) for keeper in vms if keeper.view.known), key=lambda report: report.uid)
     held = sum((report.resident or 0) for report in reports)
     lost = [f"{report.namespace}/{report.name}" for report in reports if report.reason in _LOST]
     ready = Condition(
@@ -57,7 +58,7 @@ def compose(
         stall=Stall(some=round(memory.stall.some), full=round(memory.stall.full)),
         state=NodeState(state),
         virtual_machines=reports,
-        conditions=set_conditions(before.conditions if before is not None else (), [ready]),
+        conditions=set_conditions(conditions, [ready]),
     )
 
 
@@ -69,7 +70,7 @@ def is_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
         return True
     whole = now.memory.total
     figures = ("available", "other", "reserve", "total")
-    if any(_moved(getattr(before.memory, name), getattr(now.memory, name), whole) for name in figures):
+    if any(moved(getattr(before.memory, name), getattr(now.memory, name), whole) for name in figures):
         return True
     known = {report.uid: report for report in before.virtual_machines}
     return len(known) != len(now.virtual_machines) or any(
@@ -83,10 +84,11 @@ def _is_vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) 
     figures = {"actual", "resident", "need", "guest", "message", "processors"}
     if before.model_dump(exclude=figures) != now.model_dump(exclude=figures):
         return True
-    return any(_moved(getattr(before, name), getattr(now, name), now.size) for name in ("actual", "resident", "need"))
+    return any(moved(getattr(before, name), getattr(now, name), now.size) for name in ("actual", "resident", "need"))
 
 
-def _moved(before: int | None, now: int | None, whole: int) -> bool:
+def moved(before: int | None, now: int | None, whole: int) -> bool:
+    """Whether a figure is news, being a part of ``whole``."""
     if before is None or now is None:
         return before is not now
     return abs(before - now) * _NEWS > whole
@@ -96,7 +98,7 @@ def _vm(keeper: Keeper) -> VirtualMachineReport:
     """One VM. Of one that cannot be reached the last that was seen holds: nobody moves its balloon meanwhile."""
     instance, view = keeper.instance, keeper.view
     sample = view.sample
-    message = describe(instance, view)
+    message = describe(instance, view, bound=keeper.mandate.bound)
     kept = instance.frozen or instance.whole
     return VirtualMachineReport(
         uid=instance.uid,
@@ -105,7 +107,7 @@ def _vm(keeper: Keeper) -> VirtualMachineReport:
         labels=dict(instance.labels),
         size=sample.size if sample is not None else instance.size,
         actual=None if sample is None else sample.statistics.actual,
-        resident=None if sample is None else sample.resident,
+        resident=view.resident if sample is None else sample.resident,
         overhead=instance.overhead,
         need=None if view.need is None else view.need.value,
         troubled=view.need is not None and view.need.troubled,

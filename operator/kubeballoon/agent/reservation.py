@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -95,7 +96,7 @@ class Reservation:
         self._balloon: bool | None = None  # whether the balloon works; None before that is known
         self._seen = 0.0
         self._merged = 0  # bytes of the VM's process
-        self._probe_at = 0.0
+        self._looked: float | None = None  # when the guest was last asked; None: it is to be asked at once
         self._by_program = False  # whether files are refused, and the program itself is to be run
 
     @property
@@ -108,9 +109,14 @@ class Reservation:
     @property
     def due(self) -> bool:
         """Whether the guest should be asked now."""
-        if self.held is not None:
-            return self.engaged or self.held.held > 0
-        return (self._needed or not self._probe_at) and self._clock() >= self._probe_at
+        return self.rest <= 0
+
+    @property
+    def rest(self) -> float:
+        """Seconds until the guest should be asked; infinite where that is of no use."""
+        if self._looked is None:
+            return 0.0
+        return max(0.0, min(self._interval, self._looked + self._interval - self._clock()))
 
     @property
     def moving(self) -> bool:
@@ -127,12 +133,12 @@ class Reservation:
     def ask(self, reserve: int) -> None:
         """Have so many bytes reserved, as soon as the guest's agent can be asked."""
         if reserve != self.wanted:
-            self.wanted = reserve
+            self.wanted, self._looked = reserve, None
             self._changed()
 
     async def look(self) -> None:
         """Read what the program says, and write what is asked of it."""
-        self._probe_at = self._clock() + PROBE
+        self._looked = self._clock()
         merged = await asyncio.to_thread(self._qemu.merged)
         self._merged = merged or 0
         try:
@@ -153,7 +159,9 @@ class Reservation:
     def sample(self, real: Sample) -> Sample:
         """What the keeper is to see: the real sample, or the program in the balloon's place."""
         works = real.balloon and real.statistics.updated > 0
-        self._balloon = works
+        if works != self._balloon:
+            self._balloon = works
+            self._changed()
         if not self.engaged:
             unsupported = self.problem is not None and self.problem[0] == "GuestUnsupported" and not real.balloon
             return replace(real, problem=self.problem) if unsupported else real
@@ -169,6 +177,15 @@ class Reservation:
         held = real.size - self.held.held
         statistics = GuestStatistics(actual=held, updated=self._seen, usable=self.held.available, held=held)
         return replace(sample, statistics=statistics)
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between looks."""
+        if self.held is None:
+            return PROBE if self._needed else math.inf
+        if not (self.engaged or self.held.held):
+            return math.inf
+        return STEP if self.moving else LOOK
 
     @property
     def _needed(self) -> bool:

@@ -76,6 +76,11 @@ class PolicySelector(ApiModel):
         default_factory=LabelSelector, description="Labels of the VirtualMachineInstance."
     )
 
+    @property
+    def any_namespace(self) -> bool:
+        """Whether it takes a VM whatever the labels of its namespace."""
+        return self.namespace_selector == LabelSelector()
+
 
 class PolicySpec(ApiModel):
     """What every policy says: which VMs it is for, and how it fares against other policies."""

@@ -12,13 +12,16 @@ from typing import Any, Self
 
 import aiohttp
 import yaml
-from kubernetes.aio import client, config
-from kubernetes.aio.config import ConfigException
+
+from kubeballoon.cluster.library import ConfigException, client, config
 
 Object = dict[str, Any]
 
 DEADLINE = 10.0
 """Seconds a request may take before it counts as failed."""
+
+SILENCE = 70.0
+"""Seconds without a word after which a watch is over: an API server sends at least a bookmark each minute."""
 
 JSON = "application/json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -160,7 +163,7 @@ class Cluster:
 
     @asynccontextmanager
     async def watch(self, path: str, idle: float, **query: str) -> AsyncIterator[AsyncIterator[Object]]:
-        """Watch a collection: yields the iterator of its events until the server ends it.
+        """Watch a collection: yields the iterator of its events until the server ends it, or is not heard any more.
 
         Args:
             path: the collection.
@@ -172,7 +175,8 @@ class Cluster:
             ClusterError: anything else that ends a watch early.
         """
         options = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(int(idle))}
-        response = await self._open("GET", path, query=options, seconds=idle + DEADLINE)
+        limits = aiohttp.ClientTimeout(total=idle + DEADLINE, connect=DEADLINE, sock_read=SILENCE)
+        response = await self._open("GET", path, query=options, limits=limits)
         try:
             yield _events(response, path)
         finally:
@@ -211,7 +215,7 @@ class Cluster:
         body: Object | None = None,
         content_type: str = JSON,
         accept: str = JSON,
-        seconds: float = DEADLINE,
+        limits: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Content-Type": content_type}
         request = await self._api.param_serialize(
@@ -222,9 +226,10 @@ class Cluster:
             body=body,
             auth_settings=["BearerToken"],
         )
-        timeout = aiohttp.ClientTimeout(total=seconds, connect=DEADLINE)
+        limits = limits or aiohttp.ClientTimeout(total=DEADLINE, connect=DEADLINE)
         try:
-            answer = await self._api.call_api(*request, _request_timeout=timeout)
+            async with asyncio.timeout(DEADLINE):
+                answer = await self._api.call_api(*request, _request_timeout=limits)
         except TimeoutError as error:
             raise UnreachableError(f"the API server did not answer {method} {path}") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -263,7 +268,9 @@ async def _events(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[
                 kind = _ERRORS.get(event["object"].get("code", 0), ClusterError)
                 raise kind(f"watch {path}: {_one_line(event['object'].get('message', 'failed'))}")
             yield event
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except TimeoutError:
+        return  # whether the server is still there shows when the watch goes on
+    except (aiohttp.ClientError, ValueError) as error:
         raise UnreachableError(f"the watch of {path} broke off: {_one_line(error)}") from error
 
 

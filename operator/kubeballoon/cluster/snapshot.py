@@ -10,6 +10,7 @@ from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_amount, parse_count
 from kubeballoon.api.v1alpha1 import (
     MemoryPolicy,
+    Mode,
     NodePressureStatus,
     OwnerExclusion,
     Policy,
@@ -61,16 +62,43 @@ class Requested:
 
 def govern(policies: Sequence[P], labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> Governance[P]:
     """Highest priority first, then by name."""
-    matching = [
-        policy
-        for policy in policies
-        if policy.metadata.deletion_timestamp is None
-        and policy.spec.selector.virtual_machine_selector.matches(labels)
-        and policy.spec.selector.namespace_selector.matches(namespace_labels)
-    ]
-    matching.sort(key=lambda policy: (-policy.spec.priority, policy.metadata.name))
+    candidates = _candidates(policies, labels)
+    matching = [policy for policy in candidates if policy.spec.selector.namespace_selector.matches(namespace_labels)]
     tied = len(matching) > 1 and matching[0].spec.priority == matching[1].spec.priority
     return Governance(tuple(matching), tied)
+
+
+def may_govern(
+    policies: Sequence[P], labels: Mapping[str, str], namespace_labels: Mapping[str, str] | None
+) -> tuple[P, ...]:
+    """The policies of which one governs a VM, if any does: more than one only where its namespace is not known (None).
+
+    Then they are those that might, down to the first that would in any namespace.
+    """
+    if namespace_labels is not None:
+        return govern(policies, labels, namespace_labels).policies[:1]
+    candidates = _candidates(policies, labels)
+    anywhere = (index for index, policy in enumerate(candidates, 1) if policy.spec.selector.any_namespace)
+    return tuple(candidates[: next(anywhere, None)])
+
+
+def _candidates(policies: Sequence[P], labels: Mapping[str, str]) -> list[P]:
+    """The policies that select a VM, if they select its namespace; first the one that then governs it."""
+    selecting = (
+        policy
+        for policy in policies
+        if policy.metadata.deletion_timestamp is None and policy.spec.selector.virtual_machine_selector.matches(labels)
+    )
+    return sorted(selecting, key=lambda policy: (-policy.spec.priority, policy.metadata.name))
+
+
+def binds(policy: Policy, *, owner_excludes: bool) -> bool:
+    """Whether a VM that a policy governs is to follow requests, so far as that is up to policy and owner."""
+    return policy.spec.mode is Mode.ENFORCE and not policy.metadata.released and not _lets_out(policy, owner_excludes)
+
+
+def _lets_out(policy: Policy | None, owner_excludes: bool) -> bool:  # noqa: FBT001 - what is asked about
+    return owner_excludes and (policy is None or policy.spec.owner_exclusion is OwnerExclusion.ALLOW)
 
 
 def core_policy(policy: MemoryPolicy) -> model.Policy:
@@ -122,8 +150,7 @@ def _set_aside(report: VirtualMachineReport, policy: Policy | None, *, released:
         return RELEASED, "its node is released by an administrator"
     if policy is not None and policy.metadata.released:
         return RELEASED, f"its policy {policy.metadata.name} is released by an administrator"
-    allowed = policy is None or policy.spec.owner_exclusion is OwnerExclusion.ALLOW
-    if report.owner_excluded and allowed:
+    if _lets_out(policy, report.owner_excluded):
         return OWNER_EXCLUDED, "its owner excluded it"
     return None
 

@@ -63,7 +63,10 @@ class Rounds:
         clock: Callable[[], float] = time.monotonic,
         today: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Decide from ``world``, write through ``cluster``; ``ended`` is when the last round did."""
+        """Decide from ``world``, write through ``cluster``.
+
+        ``ended`` is when the last round did; ``moved`` when one last got on, in seconds of ``clock``.
+        """
         self._cluster = cluster
         self._world = world
         self._announcer = announcer
@@ -71,6 +74,7 @@ class Rounds:
         self._clock = clock
         self._today = today
         self.ended: datetime | None = None
+        self.moved = clock()
         self._limit = asyncio.Semaphore(_AT_ONCE)
         self.outcomes: dict[str, Outcome] = {}
 
@@ -93,7 +97,7 @@ class Rounds:
         if pressure is None or status is None:
             self.outcomes.pop(name, None)
             return
-        if self._is_silent(status):
+        if self._world.silence(name, self._clock()) > SILENT:
             self.outcomes[name] = Outcome(silent=True)
             return
         before = self.outcomes.get(name, Outcome())
@@ -130,13 +134,11 @@ class Rounds:
                     changes.setdefault(decision.vm.uid, []).append(_Change(book, before, wanted, decision.message))
         return changes
 
-    def _is_silent(self, status: NodePressureStatus) -> bool:
-        return (self._today() - status.observed_at).total_seconds() > SILENT
-
     async def _apply(self, report: VirtualMachineReport, changes: list[_Change]) -> str | None:
         """Write what changes; the reason why that failed, if it did."""
         try:
             async with self._limit:
+                self.moved = self._clock()
                 await self._cluster.merge(paths.instance(report.namespace, report.name), _patch(report.uid, changes))
         except (NotFoundError, ConflictError):
             self._counters.patched("gone")
@@ -175,6 +177,7 @@ class Rounds:
                 report = reports[decision.vm.uid]
                 about = Reference("kubevirt.io/v1", "VirtualMachineInstance", report.name, report.uid, report.namespace)
                 reason, warning = said
+                self.moved = self._clock()
                 await self._announcer.post(about, reason, decision.message, action="Allocate", warning=warning)
 
 

@@ -122,7 +122,7 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
 
     Args:
         previous: the estimate so far, None at first.
-        before: the sample that ``previous`` was made from.
+        before: the sample that ``previous`` was made from; None where it is not known any more.
         stats: the new sample; one no newer than the last changes nothing.
         window: time constant of the slow average in seconds; the fast one's is a fifth of it.
     """
@@ -131,11 +131,11 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
     now = present_need(stats)
     if now is None:
         return None
-    if previous is None or before is None:
+    if previous is None:
         return Need(now=now, fast=now, slow=now, at=stats.updated)
     elapsed = stats.updated - previous.at
-    troubled = _troubled(before, stats, elapsed)
-    swapped = max(0, previous.swapped + _swapped(before, stats)) if troubled else 0
+    troubled = before is not None and _troubled(before, stats, elapsed)
+    swapped = max(0, previous.swapped + _swapped(before, stats)) if before is not None and troubled else 0
     now += swapped
     return Need(
         now=now,
