@@ -16,7 +16,8 @@ demo: $(READY) ## Watch real guests give memory back; SCENE=processors, unplug o
 	@$(BIN)/python -m hack.demo $(SCENE)
 
 test: $(READY) ## Run all tests, on a real control plane and real guests
-	@$(BIN)/pytest
+	@$(BIN)/python -m hack.prepare
+	@$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
 lint: $(READY) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/ruff check .
