@@ -227,10 +227,8 @@ def test_an_old_kubernetes_is_one_line() -> None:
 @pytest.mark.cluster
 def test_the_api_server_takes_every_object(cluster: ControlPlane) -> None:
     rendered = render(*EVERYTHING)
-    cluster.apply_crds([item for item in rendered if item["kind"] == "CustomResourceDefinition"])
     text = yaml.safe_dump_all(rendered)
     command = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--filename=-")
     taken = cluster.kubectl(*command, stdin=text).splitlines()
     assert len(taken) == len(rendered)
-    cluster.kubectl("delete", "crd", *(f"{kind.plural}.kubeballoon.io" for kind in KINDS))
     assert NAMESPACE in text
