@@ -12,6 +12,8 @@ rm -rf numpy/distutils numpy/f2py numpy/*/include
 find numpy -type d -name tests -prune -exec rm -rf {} +
 find . -name '*.py[ix]' -delete
 # Not what numpy brings along in numpy.libs: it was patched after it was linked, and strip spoils that.
-find . -name '*.so' ! -path '*.libs/*' -exec strip --strip-unneeded {} +
+find . -name '*.so' ! -path '*.libs/*' -exec strip --strip-unneeded --remove-section=.note.gnu.build-id {} +
+# What tells of the time or the folder of the build, as build IDs do, and hashes of what was changed here.
+rm -f ./*.dist-info/RECORD ./*.dist-info/uv_cache.json
 find . -name __pycache__ -prune -exec rm -rf {} +
 "$1"/bin/python -m compileall -q --invalidation-mode unchecked-hash .
