@@ -8,9 +8,42 @@ from pathlib import Path
 import pytest
 
 from hack.controlplane import ControlPlane
-from tests.support.cluster import AS_CONTROLLER, FakeNode, asked, get
+from kubeballoon.cluster.client import Cluster, NotFoundError
+from kubeballoon.cluster.lease import Lease
+from kubeballoon.release.work import Release
+from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, asked, get
 from tests.support.processes import Command
-from tests.support.waiting import until
+from tests.support.waiting import Clock, until
+
+
+class WithoutKubeVirt(Cluster):
+    """A fake cluster that has no such kind, nor any other."""
+
+    def __init__(self) -> None:
+        """Connect to nothing."""
+
+    async def metadata(self, path: str) -> list[Object]:
+        """There are none."""
+        raise NotFoundError(f"{path}: no such kind")
+
+
+class FreeLease(Lease):
+    """A fake Lease that is always had."""
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+
+    async def seize(self, seconds: float = 0.0) -> None:
+        """Succeed."""
+
+
+async def test_a_cluster_that_lost_kubevirt_holds_nothing_up() -> None:
+    clock = Clock()
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    assert await Release(WithoutKubeVirt(), FreeLease(), clock, sleep).run(60) == []
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import Cluster
+from kubeballoon.cluster.client import Cluster, NotFoundError
 from kubeballoon.cluster.giveback import Held, held, wait, withdraw
 from kubeballoon.cluster.lease import GIVE_UP, Lease
 
@@ -66,7 +66,10 @@ class Release:
 
     async def _turn(self) -> list[Held]:
         await self._lease.seize()
-        instances = await self._cluster.metadata(paths.INSTANCES)
+        try:
+            instances = await self._cluster.metadata(paths.INSTANCES)
+        except NotFoundError:
+            return []  # KubeVirt was uninstalled before, and its VMs with it
         asked = [each for each in instances if each.get("annotations", {}).keys() & _OURS]
         withdrawn = await withdraw(self._cluster, [(each["namespace"], each["name"], each["uid"]) for each in asked])
         for name in withdrawn:
