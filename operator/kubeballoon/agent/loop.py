@@ -179,7 +179,7 @@ class Agent:
     def _match_keepers(self) -> None:
         """One keeper for each VM that runs here, with what is asked of it now."""
         ended = [uid for uid, (_, task) in self._keepers.items() if task.done()]
-        if not self._stale and not ended and not self._attendants.ended:
+        if not self._stale and not ended:
             return
         self._stale = False
         policies = Policies.read(self._policies.objects()) if self._policies.synced.is_set() else Policies()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from kubeballoon.agent.guestagent import GuestAgent, GuestProcessor
-from kubeballoon.agent.hypervisor import AgentError, Channel, HypervisorError, Plugged, Process
+from kubeballoon.agent.hypervisor import AgentError, Channel, Plugged, Process
 from kubeballoon.agent.instance import Instance, ProcessorRequest
 from kubeballoon.api.meta import LONGEST_MESSAGE
 from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
@@ -139,9 +139,9 @@ class Processors:
             problem=problem,
         )
 
-    def fail(self, error: HypervisorError) -> None:
+    def fail(self, reason: str, message: str) -> None:
         """The VM cannot be looked at."""
-        self.view = replace(self.view, online=None, usage=None, problem=("Unreachable", str(error)))
+        self.view = replace(self.view, online=None, usage=None, problem=(reason, message))
         self._used = self._unplugging = None
 
     async def _see(self, channel: Channel) -> _Seen:
@@ -269,7 +269,7 @@ def report(instance: Instance, view: View) -> ProcessorReport:
         online=view.online,
         offlinable=view.offlinable,
         usage=view.usage,
-        target=request.target,
+        target=None if request.target is None else max(0, min(request.target, request.size)),
         policy=request.policy,
         requested_method=request.method,
         method=view.method,

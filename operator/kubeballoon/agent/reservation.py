@@ -51,14 +51,19 @@ class Held:
     held: int
     available: int
 
+    def within(self, size: int) -> Held:
+        """As far as it can be true of a guest of ``size`` bytes."""
+        return replace(self, held=min(self.held, size), available=min(self.available, size))
+
 
 def parse(text: bytes) -> Held | None:
-    """What a status file says; None where it is not one."""
+    """What a status file says; None where it is not one: the guest can write anything there."""
     try:
         status = json.loads(text)
-        return Held(*(int(status[key]) for key in ("number", "asked", "held", "available")))
-    except (ValueError, KeyError, TypeError):
+        said = [status[key] for key in ("number", "asked", "held", "available")]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return Held(*said) if all(type(figure) is int and figure >= 0 for figure in said) else None
 
 
 class Reservation:
@@ -174,8 +179,9 @@ class Reservation:
         )
         if self.held is None:
             return replace(sample, statistics=GuestStatistics(actual=real.size, updated=0.0))
-        held = real.size - self.held.held
-        statistics = GuestStatistics(actual=held, updated=self._seen, usable=self.held.available, held=held)
+        said = self.held.within(real.size)
+        held = real.size - said.held
+        statistics = GuestStatistics(actual=held, updated=self._seen, usable=said.available, held=held)
         return replace(sample, statistics=statistics)
 
     @property
