@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kubeballoon.api.v1alpha1 import NodePressure
-from kubeballoon.cluster.snapshot import SILENT, Requested, core_processor_node
+from kubeballoon.cluster.snapshot import SILENT, Requested, core_processor_node, core_vm
 from kubeballoon.controller.counters import Counters
 from kubeballoon.controller.kinds import MEMORY
 from kubeballoon.controller.round import Rounds
@@ -158,3 +158,16 @@ def test_dedicated_processors_are_known_from_the_report() -> None:
     node = core_processor_node("n", status, lambda _: None, {"u0": Requested(None)})
     assert node is not None
     assert node.vms[0].dedicated
+
+
+@pytest.mark.parametrize(
+    ("method", "resident", "backed"),
+    [("GuestAgent", 512, 502), ("GuestAgent", 300, 290), ("GuestAgent", 100, 200), ("Balloon", 512, 200)],
+)
+def test_what_a_program_claims_counts_when_the_node_has_regained_it(method: str, resident: int, backed: int) -> None:
+    body = report(TODAY, actual="200Mi", claimed="312Mi", method=method, resident=f"{resident}Mi", overhead="10Mi")
+    status = NodePressure.model_validate(body).status
+    assert status is not None
+    (vm,) = status.virtual_machines
+    assert core_vm(vm, None).actual == backed * MIB
+    assert MEMORY.taken(vm) == (512 - backed) * MIB

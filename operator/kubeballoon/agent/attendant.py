@@ -54,17 +54,21 @@ class Attendant:
         self.process: Process = Qemu(instance.domain)
         self.processors = Processors(self._agent, self.process)
         self.reservation = Reservation(self._agent, self.process, self._wake.set)
-        self.reservation.method = instance.method
+        self._set_reservation()
         self._processors_due = 0.0
         self._failures = 0  # since the VM was last looked at
 
     def update(self, instance: Instance) -> None:
         """The VM's object changed: look at once if it asks for something else."""
         before, self.instance = self.instance, instance
-        self.reservation.method = instance.method
+        self._set_reservation()
         if (before.processors, before.frozen, before.method) != (instance.processors, instance.frozen, instance.method):
             self._processors_due = 0.0
             self._wake.set()
+
+    def _set_reservation(self) -> None:
+        self.reservation.method = self.instance.method
+        self.reservation.frozen = self.instance.frozen is not None or self.instance.bar is not None
 
     async def run(self) -> None:
         """Attend until cancelled.
@@ -92,7 +96,6 @@ class Attendant:
         return await self._hypervisor.open(launcher, self.instance.domain)
 
     async def _attend(self, channel: Channel) -> None:
-        self.reservation.reports_free_pages = channel.reports_free_pages
         while True:
             if self.instance.frozen is None:
                 await self._reserve()

@@ -18,6 +18,7 @@ from kubeballoon.agent.hypervisor import Domain, HungError, Hypervisor, Hypervis
 from kubeballoon.agent.instance import Instance
 from kubeballoon.agent.launchers import find
 from kubeballoon.agent.mandate import Mandate
+from kubeballoon.agent.reservation import CHANGING
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.cluster.snapshot import SILENT
 from kubeballoon.core import demand, guard, pacing
@@ -35,7 +36,7 @@ _NEWS = 100  # a figure is worth a look at the whole node when it moved by this 
 GRACE = 30.0  # seconds a driver has to report for the first time, as a guest boots
 INEFFECTIVE = "BalloonIneffective"
 STALE = "StatisticsStale"
-_STANDS_STILL = ("BadRequest", "Paused", "NoBalloon")  # problems in which a VM is left exactly as it is
+_STANDS_STILL = ("BadRequest", "Paused", "NoBalloon", CHANGING[0])  # problems in which a VM is left exactly as it is
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,8 +222,6 @@ class LibvirtChannel(_Connected):
     def __init__(self, thread: CallThread, connection: Any, domain: Any, xml: ET.Element) -> None:
         """Take over a connection that was made in ``thread``."""
         super().__init__(thread, connection, domain)
-        balloon = xml.find("./devices/memballoon")
-        self.reports_free_pages = balloon is not None and balloon.get("freePageReporting") == "on"
         self.emulated = xml.get("type") == "qemu"
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:

@@ -210,12 +210,10 @@ def _within(target: int | None, size: int) -> int | None:
 
 
 def _backed(report: VirtualMachineReport) -> int:
-    """What the node has to back of a VM's memory, bytes: a balloon that frees nothing frees nothing here either."""
+    """What the node has to back of a VM's memory, bytes: what frees nothing there frees nothing here either."""
     if report.actual is None:
         return report.size
-    if report.responsive or report.resident is None:
-        return min(report.size, report.actual)
-    return min(report.size, max(report.actual, report.resident - report.overhead))
+    return report.backed(report.actual, as_claimed=report.responsive)
 
 
 def core_node(
