@@ -183,6 +183,19 @@ async def test_whatever_a_guest_says_its_agent_lives_and_its_report_can_be_read(
         assert all(0 <= (vm.actual or 0) <= SIZE and 0 <= (vm.claimed or 0) <= SIZE for vm in report.virtual_machines)
 
 
+@pytest.mark.parametrize(("known", "used"), [({"target": 2}, 4), ({}, 2)], ids=["asked", "not asked"])
+async def test_processors_come_back_after_a_restart_where_they_were_taken(
+    still: Path, known: dict[str, Any], used: int
+) -> None:
+    wide = vmi()
+    wide["spec"]["domain"]["cpu"]["sockets"] = 4
+    api, channel = cluster(wide), FakeChannel(online={0: True, 1: True, 2: False, 3: False})
+    api.pressure = before(processors={"size": 4, **known})
+    async with running(api, still, channels={"vm": channel}, vm=FakeDomain()):
+        await until(lambda: api.vm("vm").get("processors", {}).get("online") == used)
+    assert sum(channel.online.values()) == used
+
+
 async def test_a_vm_that_cannot_be_reported_is_told_as_that_and_hides_no_other(still: Path) -> None:
     api, domain = cluster(vmi("evil"), vmi("well")), FakeDomain(actual=-5, follows=False)
     async with running(api, still, evil=domain, well=FakeDomain()):

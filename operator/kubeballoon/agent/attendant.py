@@ -101,7 +101,7 @@ class Attendant:
                 await self._reserve()
                 if time.monotonic() >= self._processors_due:
                     await self._look(channel)
-                    asked = self.instance.processors.target is not None
+                    asked = self.instance.processors.target is not None or self.processors.returning
                     wait = STEP if self.processors.moving else LOOK if asked else IDLE
                     self._processors_due = time.monotonic() + wait
                     self._failures = 0
@@ -175,6 +175,12 @@ class Attendants:
             attendant = Attendant(instance, self._hypervisor, self._pods, self._changed)
             self._known[uid] = attendant, asyncio.create_task(attendant.run(), name=f"attend {instance.domain}")
 
+    def recall(self, status: NodePressureStatus) -> None:
+        """Know what the agent before this one had asked of the VMs."""
+        for vm in status.virtual_machines:
+            if vm.uid in self._known and vm.processors is not None:
+                self._known[vm.uid][0].processors.recall(vm.processors)
+
     def hypervisor(self, uid: str) -> Hypervisor:
         """What the keeper of a VM is to reach it by."""
         return ReservingHypervisor(self._hypervisor, self._known[uid][0].reservation)
@@ -212,7 +218,7 @@ class Attendants:
             return vm
         attendant = known[0]
         return vm.model_copy(
-            update={"processors": report(attendant.instance, attendant.processors.view), **_method(vm, attendant)}
+            update={"processors": report(attendant.instance, attendant.processors), **_method(vm, attendant)}
         )
 
 

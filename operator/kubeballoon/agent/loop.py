@@ -198,6 +198,7 @@ class Agent:
                 self._keep(instance)
             self._keepers[uid][0].update(instance, policies.mandate(instance, self._labels.get(instance.namespace)))
         if not self._matched and self._recalled is not None:  # of a VM that comes later it tells nothing
+            self._attendants.recall(self._recalled)
             for vm in self._recalled.virtual_machines:
                 if vm.uid in self._keepers:
                     self._keepers[vm.uid][0].recall(vm, self._recalled.observed_at.timestamp())

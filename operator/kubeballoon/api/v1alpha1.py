@@ -379,6 +379,9 @@ class ProcessorReport(ApiModel):
         default=None, description="Percent of one of the node's processors: 250 is two and a half."
     )
     target: int | None = Field(default=None, description="The request in force.")
+    returning: bool = Field(
+        default=False, description="Nothing is requested any more, and what was taken is not all back yet."
+    )
     policy: str | None = Field(default=None, description="The policy the request came from.")
     requested_method: ProcessorMethod = Field(
         default=ProcessorMethod.AUTO, description="How the request is to be carried out."
