@@ -150,7 +150,7 @@ class Keeper:
         statistics = demand.GuestStatistics(report.actual, updated=0.0)
         sample = Sample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
         need = None
-        if report.need is not None and self._clock() - at <= SILENT:
+        if report.need is not None and 0 <= self._clock() - at <= SILENT:
             need = demand.Need(report.need, report.need, report.need, at)
         problem = None if report.responsive or report.reason is None else (report.reason, report.message or "")
         self.view = self._told = View(sample=sample, need=need, problem=problem)
@@ -264,7 +264,7 @@ class Keeper:
         if statistics is None:
             return self.view.need
         need = demand.update(self.view.need, self._before, statistics, self._settings.window)
-        if self._before is None or statistics.updated > self._before.updated:
+        if self._before is None or statistics.updated != self._before.updated:
             self._before = statistics
         return need
 
