@@ -121,7 +121,6 @@ class FakeChannel:
     system: str = "debian"
     unplugged: list[str] = field(default_factory=list)
     pid: int | None = 1
-    reports_free_pages: bool = False
     emulated: bool = False
     deaf: bool = False
     gone: HypervisorError | None = None

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from kubeballoon.api.duration import parse_duration
+
 T = TypeVar("T")
 
 
@@ -21,6 +23,18 @@ def checked(parse: Callable[[str], T], name: str) -> Callable[[str], T]:
 
     convert.__name__ = name
     return convert
+
+
+def at_least_a_second(text: str) -> float:
+    """A duration in seconds that something can be divided by.
+
+    Raises:
+        ValueError: it is none, or shorter.
+    """
+    seconds = parse_duration(text)
+    if seconds < 1:
+        raise ValueError(f"{text!r} is less than a second")
+    return seconds
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:

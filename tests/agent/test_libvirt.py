@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import libvirt
+import libvirt_qemu
 import pytest
 
 from kubeballoon.agent import libvirt as module
 from kubeballoon.agent.hypervisor import AgentError, GoneError, HungError
 from kubeballoon.agent.launchers import Launcher
-from kubeballoon.agent.libvirt import LibvirtHypervisor, _translate_agent
+from kubeballoon.agent.libvirt import (
+    CallThread,
+    LibvirtChannel,
+    LibvirtHypervisor,
+    _parse,
+    _removable,
+    _translate_agent,
+)
 
 
 class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no types
@@ -52,6 +60,42 @@ def test_a_failure_of_the_agent_has_a_reason_and_ends_no_connection(code: int, m
 
 def test_what_is_no_failure_of_the_agent_is_none() -> None:
     assert isinstance(_translate_agent(FakeError(libvirt.VIR_ERR_NO_DOMAIN, "no domain")), GoneError)
+
+
+ENABLED = {1: "yes", 10: "yes", 11: "no"}
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "names"),
+    [
+        ("", ()),
+        (
+            "<vcpus><vcpu id='0' enabled='yes' hotpluggable='no'/>"
+            + "".join(f"<vcpu id='{index}' enabled='{on}' hotpluggable='yes'/>" for index, on in ENABLED.items())
+            + "</vcpus>",
+            ("vcpu10", "vcpu1"),
+        ),
+    ],
+    ids=["none told", "some"],
+)
+def test_what_can_be_unplugged_is_told_by_the_domain_s_xml(vcpus: str, names: tuple[str, ...]) -> None:
+    assert _removable(_parse(f"<domain type='kvm'>{vcpus}</domain>")) == names
+
+
+async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_after_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert module.AGENT_DEADLINE > module.AGENT_QUEUE + module.AGENT_SECONDS
+    monkeypatch.setattr(module, "AGENT_DEADLINE", 0.05)
+    over = threading.Event()
+    monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", lambda *_: over.wait())
+    thread = CallThread("agent")
+    try:
+        with pytest.raises(HungError, match="libvirt did not answer"):
+            await LibvirtChannel(thread, None, None, _parse("<domain type='kvm'/>")).command("guest-ping", {})
+    finally:
+        over.set()
+        thread.end()
 
 
 class Daemon(NamedTuple):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,9 @@ from kubeballoon.agent.keeper import Settings
 from kubeballoon.agent.launchers import Launcher
 from kubeballoon.agent.loop import Agent, Limits
 from kubeballoon.agent.meter import Meter
+from kubeballoon.agent.reservation import DIRECTORY
 from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ForbiddenError, NotFoundError, UnreachableError
 from tests.support.cluster import Object, memory_policy
@@ -129,9 +132,13 @@ def cluster(*vms: Object, policies: list[Object] | None = None, namespaces: list
 
 
 @asynccontextmanager
-async def running(api: FakeCluster, proc: Path, **domains: FakeDomain) -> AsyncIterator[Agent]:
+async def running(
+    api: FakeCluster, proc: Path, channels: Mapping[str, FakeChannel] | None = None, **domains: FakeDomain
+) -> AsyncIterator[Agent]:
     fakes = {f"default_{name}": domain for name, domain in domains.items()}
-    hypervisor = FakeHypervisor(fakes, {name: FakeChannel() for name in fakes})
+    given = channels or {}
+    channel_of = {f"default_{name}": given.get(name) or FakeChannel() for name in domains}
+    hypervisor = FakeHypervisor(fakes, channel_of)
     connection: Any = api
     agent = Agent("here", connection, hypervisor, Host(proc), Settings(Path("/pods"), 60.0, 1), Limits(0, 64 * MIB))
     task = asyncio.create_task(agent.run())
@@ -140,6 +147,70 @@ async def running(api: FakeCluster, proc: Path, **domains: FakeDomain) -> AsyncI
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def hostile(**figures: object) -> bytes:
+    """What a program in a guest says that is none."""
+    return json.dumps({"number": 1, "asked": 0, "held": 0, "available": 5, **figures}).encode()
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        hostile(held=2 * SIZE),
+        hostile(held=-5),
+        hostile(available=-1),
+        hostile(held=10**30, available=10**30),
+        hostile(held=-1e30),
+        hostile(number=float("inf")),
+        b"[" * 100000,
+    ],
+    ids=["too much", "negative", "negative left", "absurd", "absurd and negative", "infinite", "deep"],
+)
+@pytest.mark.parametrize("annotations", [{}, {"memory_method": "GuestAgent"}], ids=["unasked", "asked"])
+async def test_whatever_a_guest_says_its_agent_lives_and_its_report_can_be_read(
+    still: Path, status: bytes, annotations: dict[str, str]
+) -> None:
+    api = cluster(vmi("evil", **annotations), vmi("well"))
+    evil = FakeChannel(files={f"{DIRECTORY}/status": status})
+    domains = {"evil": FakeDomain(balloon=False, reports=False), "well": FakeDomain()}
+    async with running(api, still, channels={"evil": evil}, **domains):
+        await until(lambda: "guest-file-read" in evil.commands and api.vm("well").get("need"))
+        domains["well"].used += 300 * MIB
+        await until(lambda: parse_quantity(api.vm("well")["need"]) >= 500 * MIB)
+        assert set(domains) == {vm["name"] for vm in api.reports[-1]["virtualMachines"]}
+    for report in map(NodePressureStatus.model_validate, api.reports):
+        assert all(0 <= (vm.actual or 0) <= SIZE and 0 <= (vm.claimed or 0) <= SIZE for vm in report.virtual_machines)
+
+
+@pytest.mark.parametrize(("known", "used"), [({"target": 2}, 4), ({}, 2)], ids=["asked", "not asked"])
+async def test_processors_come_back_after_a_restart_where_they_were_taken(
+    still: Path, known: dict[str, Any], used: int
+) -> None:
+    wide = vmi()
+    wide["spec"]["domain"]["cpu"]["sockets"] = 4
+    api, channel = cluster(wide), FakeChannel(online={0: True, 1: True, 2: False, 3: False})
+    api.pressure = before(processors={"size": 4, **known})
+    async with running(api, still, channels={"vm": channel}, vm=FakeDomain()):
+        await until(lambda: api.vm("vm").get("processors", {}).get("online") == used)
+    assert sum(channel.online.values()) == used
+
+
+async def test_a_vm_that_cannot_be_reported_is_told_as_that_and_hides_no_other(still: Path) -> None:
+    api, domain = cluster(vmi("evil"), vmi("well")), FakeDomain(actual=-5, follows=False)
+    async with running(api, still, evil=domain, well=FakeDomain()):
+        await until(lambda: api.vm("evil").get("reason") == "BadReport" and api.vm("well").get("need"))
+        assert not api.vm("evil")["responsive"]
+        domain.actual = SIZE
+        await until(lambda: api.vm("evil").get("need"))
+
+
+async def test_absurd_requests_are_reported_as_what_they_come_to(still: Path) -> None:
+    api = cluster(vmi(memory_target="1024Ei", memory_min="1e40", processor_target="9" * 30))
+    async with running(api, still, vm=FakeDomain()):
+        await until(lambda: api.vm("vm").get("need"))
+        assert api.vm("vm")["target"] == api.vm("vm")["min"] == "1Gi"
+        assert api.vm("vm")["processors"]["target"] == api.vm("vm")["processors"]["size"]
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:

@@ -54,31 +54,40 @@ class Attendant:
         self.process: Process = Qemu(instance.domain)
         self.processors = Processors(self._agent, self.process)
         self.reservation = Reservation(self._agent, self.process, self._wake.set)
-        self.reservation.method = instance.method
+        self._set_reservation()
         self._processors_due = 0.0
+        self._failures = 0  # since the VM was last looked at
 
     def update(self, instance: Instance) -> None:
         """The VM's object changed: look at once if it asks for something else."""
         before, self.instance = self.instance, instance
-        self.reservation.method = instance.method
+        self._set_reservation()
         if (before.processors, before.frozen, before.method) != (instance.processors, instance.frozen, instance.method):
             self._processors_due = 0.0
             self._wake.set()
 
+    def _set_reservation(self) -> None:
+        self.reservation.method = self.instance.method
+        self.reservation.frozen = self.instance.frozen is not None or self.instance.bar is not None
+
     async def run(self) -> None:
-        """Attend until cancelled."""
-        failures = 0
+        """Attend until cancelled.
+
+        Whatever happens is over with the connection: the VM's keeper goes on with the reservation that is kept here.
+        """
         while True:
             try:
                 with contextlib.closing(await self._open()) as channel:
                     self._agent.channel = channel
-                    failures = 0
                     await self._attend(channel)
             except HypervisorError as error:
-                self._fail(error)
+                self._fail("Unreachable", str(error))
+            except Exception as error:  # noqa: BLE001 - one VM must not cost more than itself
+                _log.exception("%s: its attendant failed", self.instance.domain)
+                self._fail("InternalError", f"its attendant failed: {error!r}")
             self._agent.channel = None
-            await self._pause(RETRY[min(failures, len(RETRY) - 1)])
-            failures += 1
+            await self._pause(RETRY[min(self._failures, len(RETRY) - 1)])
+            self._failures += 1
 
     async def _open(self) -> Channel:
         launcher = find(self._pods, list(self.instance.pods))
@@ -87,15 +96,15 @@ class Attendant:
         return await self._hypervisor.open(launcher, self.instance.domain)
 
     async def _attend(self, channel: Channel) -> None:
-        self.reservation.reports_free_pages = channel.reports_free_pages
         while True:
             if self.instance.frozen is None:
                 await self._reserve()
                 if time.monotonic() >= self._processors_due:
                     await self._look(channel)
-                    asked = self.instance.processors.target is not None
+                    asked = self.instance.processors.target is not None or self.processors.returning
                     wait = STEP if self.processors.moving else LOOK if asked else IDLE
                     self._processors_due = time.monotonic() + wait
+                    self._failures = 0
             await self._pause(self._rest())
 
     def _rest(self) -> float:
@@ -123,10 +132,10 @@ class Attendant:
         if replace(now, usage=None) != replace(before, usage=None):
             self._changed()
 
-    def _fail(self, error: HypervisorError) -> None:
+    def _fail(self, reason: str, message: str) -> None:
         if self.processors.view.problem is None:
-            _log.warning("%s: %s", self.instance.domain, error)
-        self.processors.fail(error)
+            _log.warning("%s: %s", self.instance.domain, message)
+        self.processors.fail(reason, message)
         self._changed()
 
     async def _pause(self, seconds: float) -> None:
@@ -160,13 +169,17 @@ class Attendants:
             self._known.pop(uid)[1].cancel()
         for uid, instance in running.items():
             known = self._known.get(uid)
-            if known is not None and not known[1].done():
+            if known is not None:
                 known[0].update(instance)
                 continue
-            if known is not None:
-                _log.error("%s: its attendant ended: %r", instance.domain, known[1].exception())
             attendant = Attendant(instance, self._hypervisor, self._pods, self._changed)
             self._known[uid] = attendant, asyncio.create_task(attendant.run(), name=f"attend {instance.domain}")
+
+    def recall(self, status: NodePressureStatus) -> None:
+        """Know what the agent before this one had asked of the VMs."""
+        for vm in status.virtual_machines:
+            if vm.uid in self._known and vm.processors is not None:
+                self._known[vm.uid][0].processors.recall(vm.processors)
 
     def hypervisor(self, uid: str) -> Hypervisor:
         """What the keeper of a VM is to reach it by."""
@@ -175,11 +188,6 @@ class Attendants:
     def process(self, uid: str) -> Process:
         """The process of a VM."""
         return self._known[uid][0].process
-
-    @property
-    def ended(self) -> bool:
-        """Whether one has ended that should not have."""
-        return any(task.done() for _, task in self._known.values())
 
     async def close(self) -> None:
         """Attend to none any more."""
@@ -210,7 +218,7 @@ class Attendants:
             return vm
         attendant = known[0]
         return vm.model_copy(
-            update={"processors": report(attendant.instance, attendant.processors.view), **_method(vm, attendant)}
+            update={"processors": report(attendant.instance, attendant.processors), **_method(vm, attendant)}
         )
 
 
@@ -222,7 +230,7 @@ def _method(vm: VirtualMachineReport, attendant: Attendant) -> dict[str, object]
         return {
             **said,
             "method": ReclaimMethod.GUEST_AGENT,
-            "claimed": None if held is None else held.held,
+            "claimed": None if held is None else held.within(vm.size).held,
             "regained_by": attendant.reservation.regained_by,
         }
     if vm.reason in _WITHOUT:

@@ -18,6 +18,7 @@ from kubeballoon.agent.hypervisor import Domain, HungError, Hypervisor, Hypervis
 from kubeballoon.agent.instance import Instance
 from kubeballoon.agent.launchers import find
 from kubeballoon.agent.mandate import Mandate
+from kubeballoon.agent.reservation import CHANGING
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.cluster.snapshot import SILENT
 from kubeballoon.core import demand, guard, pacing
@@ -35,7 +36,7 @@ _NEWS = 100  # a figure is worth a look at the whole node when it moved by this 
 GRACE = 30.0  # seconds a driver has to report for the first time, as a guest boots
 INEFFECTIVE = "BalloonIneffective"
 STALE = "StatisticsStale"
-_STANDS_STILL = ("BadRequest", "Paused", "NoBalloon")  # problems in which a VM is left exactly as it is
+_STANDS_STILL = ("BadRequest", "Paused", "NoBalloon", CHANGING[0])  # problems in which a VM is left exactly as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ class Keeper:
         statistics = demand.GuestStatistics(report.actual, updated=0.0)
         sample = Sample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
         need = None
-        if report.need is not None and self._clock() - at <= SILENT:
+        if report.need is not None and 0 <= self._clock() - at <= SILENT:
             need = demand.Need(report.need, report.need, report.need, at)
         problem = None if report.responsive or report.reason is None else (report.reason, report.message or "")
         self.view = self._told = View(sample=sample, need=need, problem=problem)
@@ -263,7 +264,7 @@ class Keeper:
         if statistics is None:
             return self.view.need
         need = demand.update(self.view.need, self._before, statistics, self._settings.window)
-        if self._before is None or statistics.updated > self._before.updated:
+        if self._before is None or statistics.updated != self._before.updated:
             self._before = statistics
         return need
 

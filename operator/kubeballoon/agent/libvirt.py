@@ -33,10 +33,10 @@ R = TypeVar("R")
 DEADLINE = 5.0  # seconds; a call takes milliseconds
 CONNECT_DEADLINE = 10.0
 AGENT_SECONDS = 5  # a guest's agent has to answer; libvirt gives up then
-AGENT_DEADLINE = 12.0  # seconds; another client's command may be waited for first
+AGENT_QUEUE = 30.0  # seconds for which libvirt lets a command wait for another client's, and then says so
+AGENT_DEADLINE = AGENT_QUEUE + AGENT_SECONDS + 5.0  # seconds; after these it is libvirt itself that hangs
 _KIB = 1024
 _CHANNEL = "/guest"  # no pod's uid has a slash
-_REMOVABLE = "/machine/peripheral/"
 _ABSENT = (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
 _GONE = frozenset(
     {
@@ -222,8 +222,6 @@ class LibvirtChannel(_Connected):
     def __init__(self, thread: CallThread, connection: Any, domain: Any, xml: ET.Element) -> None:
         """Take over a connection that was made in ``thread``."""
         super().__init__(thread, connection, domain)
-        balloon = xml.find("./devices/memballoon")
-        self.reports_free_pages = balloon is not None and balloon.get("freePageReporting") == "on"
         self.emulated = xml.get("type") == "qemu"
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
@@ -231,8 +229,6 @@ class LibvirtChannel(_Connected):
         ask = partial(libvirt_qemu.qemuAgentCommand, self._domain, _command(name, arguments), AGENT_SECONDS, 0)
         try:
             answer = await self._thread.call(AGENT_DEADLINE, ask)
-        except HungError as error:
-            raise AgentError("GuestAgentHung", str(error)) from error
         except libvirt.libvirtError as error:
             raise _translate_agent(error) from error
         return json.loads(answer)["return"]
@@ -329,18 +325,23 @@ def _plugged(domain: Any) -> Plugged:
     """The domain's processors."""
     _, _, _, _, nanoseconds = domain.info()
     counted = domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
-    # QEMU lists the last one first; one that is part of the machine has no name of its own.
-    slots = (slot.get("qom-path", "") for slot in _monitor(domain, "query-hotpluggable-cpus"))
-    names = tuple(slot.removeprefix(_REMOVABLE) for slot in slots if slot.startswith(_REMOVABLE))
-    return Plugged(counted, names, nanoseconds / 1e9)
+    return Plugged(counted, _removable(_parse(domain.XMLDesc())), nanoseconds / 1e9)
 
 
-def _monitor(domain: Any, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
+def _removable(tree: ET.Element) -> tuple[str, ...]:
+    """The names of the processors that can be unplugged, as libvirt gives them, the last one first.
+
+    From libvirt's account, not QEMU's: to ask QEMU itself marks the domain as tampered with for as long as it runs.
+    """
+    found = tree.findall("./vcpus/vcpu[@enabled='yes'][@hotpluggable='yes']")
+    return tuple(f"vcpu{index}" for index in sorted((int(each.get("id", "0")) for each in found), reverse=True))
+
+
+def _monitor(domain: Any, name: str, arguments: Mapping[str, Any]) -> None:
     """Have QEMU carry out a command of its own."""
-    answer: dict[str, Any] = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _command(name, arguments or {}), 0))
+    answer: dict[str, Any] = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _command(name, arguments), 0))
     if "error" in answer:
         raise HypervisorError(f"QEMU: {answer['error'].get('desc', name)}")
-    return answer["return"]
 
 
 def _command(name: str, arguments: Mapping[str, Any]) -> str:

@@ -179,7 +179,7 @@ class Agent:
     def _match_keepers(self) -> None:
         """One keeper for each VM that runs here, with what is asked of it now."""
         ended = [uid for uid, (_, task) in self._keepers.items() if task.done()]
-        if not self._stale and not ended and not self._attendants.ended:
+        if not self._stale and not ended:
             return
         self._stale = False
         policies = Policies.read(self._policies.objects()) if self._policies.synced.is_set() else Policies()
@@ -198,6 +198,7 @@ class Agent:
                 self._keep(instance)
             self._keepers[uid][0].update(instance, policies.mandate(instance, self._labels.get(instance.namespace)))
         if not self._matched and self._recalled is not None:  # of a VM that comes later it tells nothing
+            self._attendants.recall(self._recalled)
             for vm in self._recalled.virtual_machines:
                 if vm.uid in self._keepers:
                     self._keepers[vm.uid][0].recall(vm, self._recalled.observed_at.timestamp())

@@ -19,7 +19,7 @@ from kubeballoon.agent.loop import Agent, Limits
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.cluster.client import Cluster
-from kubeballoon.options import add_client_options, add_serving_options, checked
+from kubeballoon.options import add_client_options, add_serving_options, at_least_a_second, checked
 from kubeballoon.serving import serve
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--demand-window",
-        type=checked(parse_duration, "duration"),
+        type=checked(at_least_a_second, "duration"),
         default="5m",
         help="how slowly a guest's demand falls (default: %(default)s)",
     )

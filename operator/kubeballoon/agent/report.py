@@ -24,6 +24,8 @@ from kubeballoon.core.state import Thresholds
 
 _NEWS = 100  # a figure is news when it moved by this part of its whole
 _LOST = ("Hung", "Unreachable")
+_LARGEST = (1 << 63) - 1  # number an API server takes; a driver may say more
+BAD_REPORT = "BadReport"
 
 
 def compose(
@@ -36,7 +38,7 @@ def compose(
 ) -> NodePressureStatus:
     """The report as of ``now``; ``conditions`` are those of the last one."""
     # One that nobody has looked at yet would count twice: as a whole, and in what others use.
-    reports = sorted((_vm(keeper) for keeper in vms if keeper.view.known), key=lambda report: report.uid)
+    reports = sorted((_told(keeper) for keeper in vms if keeper.view.known), key=lambda report: report.uid)
     held = sum((report.resident or 0) for report in reports)
     lost = [f"{report.namespace}/{report.name}" for report in reports if report.reason in _LOST]
     ready = Condition(
@@ -94,25 +96,50 @@ def moved(before: int | None, now: int | None, whole: int) -> bool:
     return abs(before - now) * _NEWS > whole
 
 
+def _told(keeper: Keeper) -> VirtualMachineReport:
+    """One VM, whatever it makes its node's agent see: what cannot be told of one is told of no other."""
+    try:
+        return _vm(keeper)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        instance = keeper.instance
+        return VirtualMachineReport(
+            uid=instance.uid,
+            namespace=instance.namespace,
+            name=instance.name,
+            labels=dict(instance.labels),
+            size=instance.size,
+            resident=keeper.view.resident,
+            overhead=instance.overhead,
+            target=_within(instance.target, instance.size),
+            policy=instance.policy,
+            eligible=instance.bar is None,
+            responsive=False,
+            reason=BAD_REPORT,
+            message=f"what is seen of it cannot be reported: {' '.join(str(error).split())}"[:LONGEST_MESSAGE],
+            owner_excluded=instance.owner_excluded,
+        )
+
+
 def _vm(keeper: Keeper) -> VirtualMachineReport:
     """One VM. Of one that cannot be reached the last that was seen holds: nobody moves its balloon meanwhile."""
     instance, view = keeper.instance, keeper.view
     sample = view.sample
     message = describe(instance, view, bound=keeper.mandate.bound)
     kept = instance.frozen or instance.whole
+    size = sample.size if sample is not None else instance.size
     return VirtualMachineReport(
         uid=instance.uid,
         namespace=instance.namespace,
         name=instance.name,
         labels=dict(instance.labels),
-        size=sample.size if sample is not None else instance.size,
+        size=size,
         actual=None if sample is None else sample.statistics.actual,
         resident=view.resident if sample is None else sample.resident,
         overhead=instance.overhead,
         need=None if view.need is None else view.need.value,
         troubled=view.need is not None and view.need.troubled,
-        min=instance.minimum,
-        target=instance.target,
+        min=_within(instance.minimum, size),
+        target=_within(instance.target, size),
         relief=keeper.relief,
         policy=instance.policy,
         eligible=instance.bar is None,
@@ -122,6 +149,11 @@ def _vm(keeper: Keeper) -> VirtualMachineReport:
         owner_excluded=instance.owner_excluded,
         guest=None if sample is None or view.need is None else _guest(sample.statistics),
     )
+
+
+def _within(request: int | None, size: int) -> int | None:
+    """What a request comes to for a VM of ``size`` bytes: annotations may ask for anything."""
+    return None if request is None else min(request, size)
 
 
 def _reason(view: View, barred: tuple[str, str] | None) -> str | None:
@@ -140,5 +172,5 @@ def _guest(statistics: GuestStatistics) -> GuestReport:
         disk_caches=statistics.disk_caches,
         swap_in=statistics.swap_in,
         swap_out=statistics.swap_out,
-        major_faults=statistics.major_faults,
+        major_faults=None if statistics.major_faults is None else min(statistics.major_faults, _LARGEST),
     )

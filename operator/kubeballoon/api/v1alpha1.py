@@ -354,7 +354,6 @@ class Regain(StrEnum):
     """How a node gets memory back that a program in a guest has reserved; None: not at all."""
 
     KSM = "KSM"
-    FREE_PAGE_REPORTING = "FreePageReporting"
     NONE = "None"
 
 
@@ -380,6 +379,9 @@ class ProcessorReport(ApiModel):
         default=None, description="Percent of one of the node's processors: 250 is two and a half."
     )
     target: int | None = Field(default=None, description="The request in force.")
+    returning: bool = Field(
+        default=False, description="Nothing is requested any more, and what was taken is not all back yet."
+    )
     policy: str | None = Field(default=None, description="The policy the request came from.")
     requested_method: ProcessorMethod = Field(
         default=ProcessorMethod.AUTO, description="How the request is to be carried out."
@@ -436,8 +438,17 @@ class VirtualMachineReport(ApiModel):
 
     @property
     def reserved(self) -> int:
-        """Memory taken back from the VM, bytes."""
-        return 0 if self.actual is None else max(0, self.size - self.actual)
+        """Memory taken back from the VM, bytes: what a program in it claims counts once the node has regained it."""
+        return 0 if self.actual is None else self.size - self.backed(self.actual)
+
+    def backed(self, actual: int, *, as_claimed: bool = True) -> int:
+        """What the node has to back of the VM's memory where its guest is left ``actual``, bytes.
+
+        A balloon is believed unless told otherwise (``as_claimed``); a program in the guest never is.
+        """
+        if self.resident is not None and (self.method is ReclaimMethod.GUEST_AGENT or not as_claimed):
+            actual = max(actual, self.resident - self.overhead)
+        return min(self.size, actual)
 
     @property
     def processors_taken(self) -> int:

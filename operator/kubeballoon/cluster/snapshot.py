@@ -25,6 +25,7 @@ from kubeballoon.core import model, processors
 P = TypeVar("P", bound=Policy)
 
 OWNER_EXCLUDED = "OwnerExcluded"
+DEDICATED = "DedicatedCPU"
 NO_BALLOON = "NoBalloon"
 RELEASED = "Released"
 SILENT = 180.0  # seconds without a report, three heartbeats, after which nothing is decided for a node
@@ -193,8 +194,8 @@ def core_vm(
         size=report.size,
         actual=_backed(report),
         overhead=report.overhead,
-        need=report.need,
-        target=requested.target,
+        need=None if report.need is None else min(report.need, report.size),
+        target=_within(requested.target, report.size),
         troubled=report.troubled,
         excluded=None if excluded is None else excluded[1],
         responsive=report.responsive,
@@ -203,13 +204,16 @@ def core_vm(
     )
 
 
+def _within(target: int | None, size: int) -> int | None:
+    """What a request comes to: whoever wrote it may have asked for anything."""
+    return None if target is None else max(0, min(target, size))
+
+
 def _backed(report: VirtualMachineReport) -> int:
-    """What the node has to back of a VM's memory, bytes: a balloon that frees nothing frees nothing here either."""
+    """What the node has to back of a VM's memory, bytes: what frees nothing there frees nothing here either."""
     if report.actual is None:
         return report.size
-    if report.responsive or report.resident is None:
-        return report.actual
-    return min(report.size, max(report.actual, report.resident - report.overhead))
+    return report.backed(report.actual, as_claimed=report.responsive)
 
 
 def core_node(
@@ -288,8 +292,9 @@ def _core_processor_vm(
         name=f"{report.namespace}/{report.name}",
         size=seen.size,
         online=seen.online,
-        target=requested.target,
+        target=_within(requested.target, seen.size),
         excluded=None if excluded is None else excluded[1],
+        dedicated=seen.reason == DEDICATED,
         responsive=seen.responsive,
         policy=None if policy is None else core_processor_policy(policy),
         last_change=requested.change,

@@ -38,11 +38,13 @@ class Outcome:
         plans: what was decided, by the collection of the policies behind it.
         silent: its agent has not reported lately, so nothing was decided.
         failures: patches the API server refused, as one line each.
+        fault: why nothing could be decided or written, in a line; None where all went as it should.
     """
 
     plans: Mapping[str, AnyPlan] = field(default_factory=dict)
     silent: bool = False
     failures: list[str] = field(default_factory=list)
+    fault: str | None = None
 
     @property
     def memory(self) -> Plan | None:
@@ -79,11 +81,21 @@ class Rounds:
         self.outcomes: dict[str, Outcome] = {}
 
     async def run(self, name: str) -> None:
-        """One round for the node ``name``, counted."""
+        """One round for the node ``name``, counted; one that fails is that node's, and of no other."""
         with self._counters.durations.time():
-            await self._run(name)
+            try:
+                await self._run(name)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other nodes go on
+                self._fail(name, f"the round of node {name} failed: {error!r}", error)
         self._counters.rounds.inc()
         self.ended = self._today()
+
+    def _fail(self, name: str, fault: str, error: Exception) -> None:
+        """Keep what was decided before, and say once what went wrong."""
+        before = self.outcomes.get(name, Outcome())
+        if fault != before.fault:
+            _log.error("%s", fault, exc_info=error)
+        self.outcomes[name] = Outcome(before.plans, fault=fault)
 
     async def _run(self, name: str) -> None:
         """One round: a node that is gone is forgotten.

@@ -97,7 +97,7 @@ class Ruler:
 
     def look(self, stats: GuestStatistics, size: int, now: float) -> Ruler:
         """The ruler after one more look at the guest, at ``now`` seconds."""
-        if size != self.size:
+        if size != self.size or now < self.stood:  # the clock was set back
             return Ruler(size, stats.actual, now)
         if stats.actual != self.actual:
             return replace(self, actual=stats.actual, stood=now)
@@ -123,9 +123,12 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
     Args:
         previous: the estimate so far, None at first.
         before: the sample that ``previous`` was made from; None where it is not known any more.
-        stats: the new sample; one no newer than the last changes nothing.
+        stats: the new sample; one of the same time changes nothing, one that is older than ``before`` begins anew: the
+            clock was set back.
         window: time constant of the slow average in seconds; the fast one's is a fifth of it.
     """
+    if before is not None and stats.updated < before.updated:
+        previous = before = None
     if previous is not None and stats.updated <= previous.at:
         return previous
     now = present_need(stats)
