@@ -74,6 +74,23 @@ def test_a_request_is_carried_out_and_given_back(
         assert "Traceback" not in command.said()
 
 
+def test_a_guest_with_nothing_to_give_keeps_what_it_uses_and_that_is_said(
+    installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
+) -> None:
+    used = guest.load.set(100).held_mib * MIB
+    try:
+        with agent(installed, lab_node, tmp_path / "log"):
+            until(lambda: reported(installed, lab_node, guest).get("need"), 30)
+            annotate(installed, guest, memory_target="128Mi")
+            until(lambda: guest.actual_bytes() < guest.spec.memory_bytes - 8 * MIB, 30)
+            until(lambda: "nothing more to give" in reported(installed, lab_node, guest).get("message", ""), 60)
+            assert guest.load.touch(100).kills == 0
+            assert guest.actual_bytes() > max(used, 128 * MIB)
+            assert reported(installed, lab_node, guest)["responsive"]
+    finally:
+        guest.load.set(0)
+
+
 def test_memory_goes_back_without_a_controller_where_no_policy_asks_for_it_any_more(
     installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
 ) -> None:

@@ -189,6 +189,24 @@ async def test_a_connection_that_breaks_is_made_again() -> None:
         await until(lambda: domain.actual == 600 * MIB)
 
 
+async def test_a_pod_that_is_replaced_is_left_for_the_new_one() -> None:
+    domain, of = FakeDomain(), instance(target=600 * MIB)
+    hypervisor = FakeHypervisor({of.domain: domain})
+    keeper = Keeper(of, hypervisor, Settings(Path("/pods"), 60.0, 1), lambda: None)
+    task = asyncio.create_task(keeper.run())
+    await looks(keeper)
+    domain.gone = GoneError("the socket vanished")
+    await until(lambda: keeper.view.problem is not None)
+    keeper.update(replace(of, pods=("pod-new",)), Mandate())
+    domain.gone = None
+    await until(lambda: keeper.view.problem is None)
+    await until(lambda: domain.actual == 600 * MIB)
+    assert hypervisor.forgotten == ["pod-vm"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert hypervisor.forgotten == ["pod-vm", "pod-new"]
+
+
 async def test_one_that_hangs_delays_no_other() -> None:
     hung, well = FakeDomain(hangs=True), FakeDomain()
     async with kept(instance("hung", target=400 * MIB), hung) as stuck, kept(instance("well", target=400 * MIB), well):
