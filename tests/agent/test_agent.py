@@ -12,6 +12,7 @@ import pytest
 
 from hack.controlplane import ControlPlane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
+from kubeballoon.agent.loop import HEARTBEAT
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.core.guard import STOOD
 from tests.support.cluster import get
@@ -83,7 +84,9 @@ def test_a_guest_with_nothing_to_give_keeps_what_it_uses_and_that_is_said(
             until(lambda: reported(installed, lab_node, guest).get("need"), 30)
             annotate(installed, guest, memory_target="128Mi")
             until(lambda: guest.actual_bytes() < guest.spec.memory_bytes - 8 * MIB, 30)
-            until(lambda: "nothing more to give" in reported(installed, lab_node, guest).get("message", ""), 60)
+            # Words alone are no news: they come with the heartbeat at the latest.
+            said = "its guest has nothing more to give"
+            until(lambda: said in reported(installed, lab_node, guest).get("message", ""), HEARTBEAT + 20)
             assert guest.load.touch(100).kills == 0
             assert guest.actual_bytes() > max(used, 128 * MIB)
             assert reported(installed, lab_node, guest)["responsive"]

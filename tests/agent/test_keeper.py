@@ -18,7 +18,7 @@ from hack.lab.fakes import FakeDomain, FakeHypervisor
 from kubeballoon.agent import keeper as module
 from kubeballoon.agent.hypervisor import GoneError, Sample
 from kubeballoon.agent.instance import Instance, read
-from kubeballoon.agent.keeper import Keeper, Settings
+from kubeballoon.agent.keeper import Keeper, Settings, describe
 from kubeballoon.agent.launchers import Launcher
 from kubeballoon.agent.mandate import Mandate
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
@@ -147,6 +147,8 @@ async def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
         await until(lambda: domain.actual < 1000 * MIB)
         await looks(keeper, 30)
         assert keeper.view.responsive
+        await until(lambda: keeper.view.withheld)
+        assert "nothing more to give" in (describe(keeper.instance, keeper.view, bound=True) or "")
     assert domain.actual >= 900 * MIB
 
 
