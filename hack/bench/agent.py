@@ -92,7 +92,7 @@ def _cost_fake(plane: ControlPlane) -> Row:
     with tempfile.TemporaryDirectory() as pods:
         account = agent_kubeconfig(plane, node)
         with _running("hack.bench.fake_agent", str(account), node, pods, *(spec.domain_name for spec in specs)) as pid:
-            row = _watch(plane, node, pid, _FAKE, "fake guests in place of libvirt, a thread each")
+            row = _watch(plane, node, pid, _FAKE, "fake guests in place of libvirt, two threads each")
     plane.kubectl("delete", "vmi", "--all")
     return row
 

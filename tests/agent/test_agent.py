@@ -12,6 +12,7 @@ import pytest
 
 from hack.controlplane import ControlPlane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
+from kubeballoon.agent.loop import HEARTBEAT
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.core.guard import STOOD
 from tests.support.cluster import get
@@ -72,6 +73,25 @@ def test_a_request_is_carried_out_and_given_back(
         annotate(installed, guest, memory_target=None, memory_min=None, policy=None)
         until(lambda: guest.actual_bytes() == size)
         assert "Traceback" not in command.said()
+
+
+def test_a_guest_with_nothing_to_give_keeps_what_it_uses_and_that_is_said(
+    installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
+) -> None:
+    used = guest.load.set(100).held_mib * MIB
+    try:
+        with agent(installed, lab_node, tmp_path / "log"):
+            until(lambda: reported(installed, lab_node, guest).get("need"), 30)
+            annotate(installed, guest, memory_target="128Mi")
+            until(lambda: guest.actual_bytes() < guest.spec.memory_bytes - 8 * MIB, 30)
+            # Words alone are no news: they come with the heartbeat at the latest.
+            said = "its guest has nothing more to give"
+            until(lambda: said in reported(installed, lab_node, guest).get("message", ""), HEARTBEAT + 20)
+            assert guest.load.touch(100).kills == 0
+            assert guest.actual_bytes() > max(used, 128 * MIB)
+            assert reported(installed, lab_node, guest)["responsive"]
+    finally:
+        guest.load.set(0)
 
 
 def test_memory_goes_back_without_a_controller_where_no_policy_asks_for_it_any_more(

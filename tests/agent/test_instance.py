@@ -93,6 +93,30 @@ def test_a_vm_is_frozen_from_the_start_of_a_migration_to_its_end() -> None:
     assert instance.frozen is None
 
 
+def test_the_target_of_a_migration_takes_over_when_it_has_completed() -> None:
+    moving = vmi()
+    moving["status"]["activePods"] = {"pod-1": "here", "pod-2": "there"}
+    moving["status"]["migrationState"] = {"migrationUid": "m", "sourceNode": "here", "targetNode": "there"}
+    assert read(moving, "there") is None
+    moving["status"]["nodeName"] = "there"
+    arriving = read(moving, "there")
+    assert arriving is not None
+    assert (arriving.pods, arriving.frozen and arriving.frozen[0]) == (("pod-2",), "Migrating")
+    moving["status"]["migrationState"]["completed"] = True
+    arrived = read(moving, "there")
+    assert arrived is not None
+    assert arrived.frozen is None
+    assert read(moving, "here") is None
+
+
+def test_a_migration_that_failed_leaves_the_vm_with_its_node() -> None:
+    staying = vmi()
+    staying["status"]["migrationState"] = {"migrationUid": "m", "failed": True}
+    instance = read(staying, "here")
+    assert instance is not None
+    assert instance.frozen is None
+
+
 @contextmanager
 def listening(directory: Path, name: str) -> Iterator[None]:
     """A listener behind a path of any length."""

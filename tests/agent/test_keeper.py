@@ -18,7 +18,7 @@ from hack.lab.fakes import FakeDomain, FakeHypervisor
 from kubeballoon.agent import keeper as module
 from kubeballoon.agent.hypervisor import GoneError, Sample
 from kubeballoon.agent.instance import Instance, read
-from kubeballoon.agent.keeper import Keeper, Settings
+from kubeballoon.agent.keeper import Keeper, Settings, describe
 from kubeballoon.agent.launchers import Launcher
 from kubeballoon.agent.mandate import Mandate
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
@@ -147,6 +147,8 @@ async def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
         await until(lambda: domain.actual < 1000 * MIB)
         await looks(keeper, 30)
         assert keeper.view.responsive
+        await until(lambda: keeper.view.withheld)
+        assert "nothing more to give" in (describe(keeper.instance, keeper.view, bound=True) or "")
     assert domain.actual >= 900 * MIB
 
 
@@ -187,6 +189,24 @@ async def test_a_connection_that_breaks_is_made_again() -> None:
         domain.gone = None
         await until(lambda: keeper.view.problem is None)
         await until(lambda: domain.actual == 600 * MIB)
+
+
+async def test_a_pod_that_is_replaced_is_left_for_the_new_one() -> None:
+    domain, of = FakeDomain(), instance(target=600 * MIB)
+    hypervisor = FakeHypervisor({of.domain: domain})
+    keeper = Keeper(of, hypervisor, Settings(Path("/pods"), 60.0, 1), lambda: None)
+    task = asyncio.create_task(keeper.run())
+    await looks(keeper)
+    domain.gone = GoneError("the socket vanished")
+    await until(lambda: keeper.view.problem is not None)
+    keeper.update(replace(of, pods=("pod-new",)), Mandate())
+    domain.gone = None
+    await until(lambda: keeper.view.problem is None)
+    await until(lambda: domain.actual == 600 * MIB)
+    assert hypervisor.forgotten == ["pod-vm"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert hypervisor.forgotten == ["pod-vm", "pod-new"]
 
 
 async def test_one_that_hangs_delays_no_other() -> None:

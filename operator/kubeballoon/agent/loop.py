@@ -149,7 +149,7 @@ class Agent:
             await _pause(self._look, INTERVAL)
 
     async def _recall(self) -> None:
-        """Take up what the agent before this one decided on its own: no balloon moves because of a restart."""
+        """Take up what the agent before this one saw, and decided on its own: no balloon moves because of a restart."""
         self._recall_due = False
         try:
             pressure = NodePressure.model_validate(await self._cluster.get(paths.node_pressure(self._node)))
