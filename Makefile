@@ -3,7 +3,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint format generate bench clean
+.PHONY: help demo test lint format generate dashboard bench clean
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -16,7 +16,8 @@ demo: $(READY) ## Watch real guests give memory back; SCENE=processors, unplug o
 	@$(BIN)/python -m hack.demo $(SCENE)
 
 test: $(READY) ## Run all tests, on a real control plane and real guests
-	@$(BIN)/pytest
+	@$(BIN)/python -m hack.prepare
+	@$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
 lint: $(READY) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/ruff check .
@@ -25,6 +26,7 @@ lint: $(READY) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/lint-imports
 	$(BIN)/python -m hack.generate_crds --check
 	$(BIN)/hadolint images/Containerfile
+	$$($(BIN)/python -m hack.tools actionlint)
 	$(BIN)/python -m hack.generate_docs --check
 
 format: $(READY) ## Put the code into the one style
@@ -35,7 +37,11 @@ generate: $(READY) ## Write crds/, the chart's copy and the docs' fields from th
 	$(BIN)/python -m hack.generate_crds
 	$(BIN)/python -m hack.generate_docs
 
-bench: $(READY) ## Measure; results in build/bench.json
+dashboard: $(READY) ## Draw docs/dashboard.png, the chart's dashboard, of a real run
+	@hack/bootstrap.sh hack/dashboard/packages.txt
+	@$(BIN)/python -m hack.dashboard
+
+bench: $(READY) ## Measure, and fail above a limit; results in build/bench.json
 	@$(BIN)/python -m hack.bench
 
 clean: ## Remove what was built here; caches of the user stay

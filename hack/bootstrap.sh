@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv with everything that development, tests and the demo need, and installs Debian packages that are missing.
+# Files that are named are further lists of packages, such as hack/dashboard/packages.txt.
 # Needs Debian (or a relative), the package registries, and root or sudo where packages are missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,11 +24,13 @@ as_root() {
 install_packages() {
     command -v dpkg-query >/dev/null || die "this is not Debian: install what hack/lab/packages.txt lists yourself"
     local wanted package
-    mapfile -t wanted < <(sed 's/#.*//; s/[[:space:]]*$//; /^$/d' hack/lab/packages.txt)
+    mapfile -t wanted < <(sed 's/#.*//; s/[[:space:]]*$//; /^$/d' hack/lab/packages.txt "$@")
     find_python >/dev/null || wanted+=(python3 python3-venv python3-dev)
     missing=()
     for package in "${wanted[@]}"; do
-        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+        # Some are also had from elsewhere, as npm is from Node's own package.
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] \
+            || command -v "$package" >/dev/null || missing+=("$package")
     done
     [ ${#missing[@]} -eq 0 ] && return
     say "installing ${missing[*]}"
@@ -67,7 +70,7 @@ find_uv() {
     printf '%s\n' "$home/bin/uv"
 }
 
-install_packages
+install_packages "$@"
 python="$(find_python)" || die "Python 3.11 or newer with venv is needed"
 uv="$(find_uv "$python")"
 say "preparing .venv"

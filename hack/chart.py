@@ -49,6 +49,13 @@ def install(plane: ControlPlane) -> None:
     plane.apply([item for item in rendered if item not in definitions and item["kind"] not in _WORKLOADS])
 
 
+def agent_environment() -> dict[str, str]:
+    """The environment variables that the chart sets for agents, but for those that each node has its own of."""
+    (daemons,) = (item for item in render() if item["kind"] == "DaemonSet")
+    (container,) = daemons["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
+
+
 def agent_kubeconfig(plane: ControlPlane, node: str) -> Path:
     """The kubeconfig that the agent on a node has: its token is bound to a pod there, which is made for it."""
     name = f"{RELEASE}-agent-{node}"

@@ -20,7 +20,14 @@ make_base() {
     local container scratch
     scratch="$(mktemp -d)"
     say "making a base from Debian packages"
-    mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$scratch/base.tar"
+    # As Debian's own slim images are: without what is only recommended, what merges /usr (Perl), documentation and
+    # translations.
+    SOURCE_DATE_EPOCH="$epoch" mmdebstrap --quiet --variant=minbase \
+        --include=usr-is-merged,python3,python3-venv,ca-certificates \
+        --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+        --aptopt='APT::Install-Recommends "false"' --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --dpkgopt='path-include=/usr/share/doc/*/copyright' bookworm "$scratch/base.tar"
     container="$(buildah from scratch)"
     buildah add --quiet "$container" "$scratch/base.tar" / >/dev/null
     if [ -n "${KUBEBALLOON_CA:-}" ]; then
@@ -29,16 +36,16 @@ make_base() {
             buildah config --env "$variable=/etc/ssl/certs/ca-certificates.crt" "$container"
         done
     fi
-    buildah commit --quiet --rm "$container" localhost/kubeballoon-base >/dev/null
+    buildah commit --quiet --rm --timestamp "$epoch" "$container" localhost/kubeballoon-base >/dev/null
     rm -r "$scratch"
     printf 'localhost/kubeballoon-base\n'
 }
 
+epoch="$(git log -1 --format=%ct)"
 options=()
 if [ "${1:-}" != --pull ]; then
     options+=(--pull-never --build-arg "PYTHON_IMAGE=$(make_base)")
 fi
-epoch="$(git log -1 --format=%ct)"
 for part in controller agent; do
     say "building $part"
     buildah build --quiet "${options[@]}" --timestamp "$epoch" --build-arg "SOURCE_DATE_EPOCH=$epoch" \
@@ -46,6 +53,9 @@ for part in controller agent; do
         --file images/Containerfile . >/dev/null
     container="$(buildah from --pull-never "localhost/kubeballoon/$part")"
     say "$part says: $(buildah run "$container" -- /opt/kubeballoon/bin/kubeballoon --version)"
+    # All of it is there, libvirt's library too where it is needed.
+    say "$part runs as user $(buildah run "$container" -- /opt/kubeballoon/bin/python -c \
+        "import os, kubeballoon.$part.main; print(os.getuid())")"
     buildah rm "$container" >/dev/null
 done
 buildah images --filter reference='localhost/kubeballoon/*'

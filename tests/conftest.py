@@ -10,6 +10,9 @@ import pytest
 from hack import chart
 from hack.controlplane import ControlPlane, open_control_plane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
+from tests.support.cluster import FakeNode
+from tests.support.processes import Command, controller
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +50,25 @@ def installed(control_plane: ControlPlane, pytestconfig: pytest.Config) -> Contr
     with capture.global_and_fixture_disabled() if capture else nullcontext():
         chart.install(control_plane)
     return control_plane
+
+
+@pytest.fixture(scope="module")
+def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """A controller that leads, for all tests of a file."""
+    with controller(installed, tmp_path_factory.mktemp("controller") / "log", "--cool-down=1s") as command:
+        until(lambda: "leading" in command.said())
+        yield command
+        assert command.process.poll() is None
+        assert "Traceback" not in command.said()
+
+
+@pytest.fixture
+def node(installed: ControlPlane, namespace: str) -> Iterator[FakeNode]:
+    """A node for 1200 MiB of guests, with four processors; the policies go with it."""
+    made = FakeNode(installed, f"node-{namespace}", namespace)
+    yield made
+    installed.kubectl("delete", "mempol,cpupol", "--all")
+    made.remove()
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,12 @@ def test_every_field_is_listed_as_the_models_have_it() -> None:
     assert render() in REFERENCE.read_text()
 
 
+def test_every_field_has_a_meaning() -> None:
+    rows = re.findall(r"^\| `((?:spec|status)\S*)` \|[^|]*\| ?(\([^)]*\))?([^|]*)\|$", render(), re.MULTILINE)
+    assert len(rows) > 50
+    assert [field for field, _, meaning in rows if not meaning.strip()] == []
+
+
 def test_every_annotation_is_listed() -> None:
     text = REFERENCE.read_text()
     assert [name for name in (*names.CONTROLLER_ANNOTATIONS, names.EXCLUDE, names.RELEASE) if name not in text] == []
@@ -33,7 +39,7 @@ def test_every_command_of_the_plugin_is_listed() -> None:
     # has no public way to list them
     section = REFERENCE.read_text().split("## Commands")[1].split("## Metrics")[0]
     assert commands is not None
-    assert set(re.findall(r"^\| `(\w+)", section, re.MULTILINE)) - {"kubectl"} == set(commands)
+    assert set(re.findall(r"^\| `([a-z]+)", section, re.MULTILINE)) - {"kubectl"} == set(commands)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -31,6 +31,7 @@ def test_the_command_tells_its_version() -> None:
     ("arguments", "complaint"),
     [
         (("agent", "--node-name=n", "--demand-window=soon"), "not a duration such as 10s"),
+        (("agent", "--node-name=n", "--demand-window=0s"), "is less than a second"),
         (("agent", "--node-name=n", "--eviction-threshold=much"), "not a quantity of bytes"),
         (("controller", "--listen=here"), "is not HOST:PORT"),
         (("fly",), "invalid choice"),

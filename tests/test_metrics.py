@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import re
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +24,18 @@ from kubeballoon.controller.round import Outcome, Rounds
 from kubeballoon.controller.world import World
 from kubeballoon.core.allocate import allocate
 from kubeballoon.metrics import new_registry
+from kubeballoon.options import add_serving_options
 from kubeballoon.serving import serve
 from tests.support.cluster import MIB, memory_policy
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-DOCS = Path(__file__).parents[1] / "docs/reference.md"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs/reference.md"
+CHART = ROOT / "charts/kubeballoon"
+USERS = sorted(
+    [CHART / "files/dashboard.json", CHART / "files/rules.yaml", *CHART.glob("*.md"), *ROOT.glob("docs/*.md")]
+)
+"""What names metrics, for Prometheus, Grafana or a person."""
 
 
 def vm(name: str, **report: Any) -> dict[str, Any]:
@@ -65,9 +75,14 @@ class Controller:
 
 
 @pytest.fixture
-def agent() -> AgentMetrics:
-    metrics = AgentMetrics("n")
-    metrics.status = NodePressureStatus.model_validate(status(vm("a", need="100Mi", target="256Mi"), vm("b")))
+def vms() -> list[dict[str, Any]]:
+    """What the agent sees."""
+    return [vm("a", need="100Mi", target="256Mi", resident="300Mi", min="128Mi"), vm("b")]
+
+
+@pytest.fixture
+def agent(vms: list[dict[str, Any]]) -> AgentMetrics:
+    metrics = AgentMetrics("n", lambda: NodePressureStatus.model_validate(status(*vms)))
     metrics.wrote(NOW)
     return metrics
 
@@ -119,9 +134,12 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("last_round_timestamp_seconds") == NOW.timestamp()
 
 
-def test_a_vm_that_is_gone_is_exported_no_more(agent: AgentMetrics, controller: Controller) -> None:
+def test_a_vm_that_is_gone_is_exported_no_more(
+    agent: AgentMetrics, vms: list[dict[str, Any]], controller: Controller
+) -> None:
     gone = {"namespace": "shop", "name": "b"}
-    agent.status = NodePressureStatus.model_validate(status(vm("a")))
+    assert value(agent.registry, "kubeballoon_vm_eligible", **gone) == 1
+    del vms[1]
     assert value(agent.registry, "kubeballoon_vm_eligible", **gone) is None
     controller.knows(vm("a", need="100Mi"))
     assert value(controller.registry, "kubeballoon_vm_demand_bytes", **gone) is None
@@ -141,6 +159,43 @@ async def test_metrics_are_served_as_the_scraper_likes_them(
     ):
         assert answer.headers["Content-Type"].startswith(kind)
         assert 'kubeballoon_node_state{node="n",state="Soft"} 1.0' in await answer.text()
+
+
+def _has(family: socket.AddressFamily, address: str) -> bool:
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        pytest.param("::1", marks=pytest.mark.skipif(not _has(socket.AF_INET6, "::1"), reason="there is no IPv6 here")),
+    ],
+)
+async def test_without_a_host_every_address_is_served(agent: AgentMetrics, address: str, unused_tcp_port: int) -> None:
+    parser = argparse.ArgumentParser()
+    add_serving_options(parser)
+    listen = parser.parse_args([f"--listen=:{unused_tcp_port}"]).listen
+    async with serve(*listen, live=lambda: None, ready=lambda: None, metrics=agent.registry):
+        reader, writer = await asyncio.open_connection(address, unused_tcp_port)
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).endswith(b"ok\n")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [(":8080", (None, 8080)), ("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:80", ("::1", 80)), ("[::]:80", ("::", 80))],
+)
+def test_an_address_may_be_of_ipv4_ipv6_or_every(text: str, address: tuple[str | None, int]) -> None:
+    parser = argparse.ArgumentParser()
+    add_serving_options(parser)
+    assert parser.parse_args([f"--listen={text}"]).listen == address
 
 
 Line = tuple[str, str, tuple[str, ...], str]
@@ -164,3 +219,27 @@ def exported(registry: CollectorRegistry) -> Iterator[Line]:
 
 def test_the_docs_list_exactly_what_is_exported(agent: AgentMetrics, controller: Controller) -> None:
     assert sorted(documented()) == sorted([*exported(agent.registry), *exported(controller.registry)])
+
+
+@pytest.mark.parametrize("user", USERS, ids=lambda user: str(user.relative_to(ROOT)))
+def test_every_metric_that_is_used_is_exported(agent: AgentMetrics, controller: Controller, user: Path) -> None:
+    samples = [
+        sample
+        for registry in (agent.registry, controller.registry)
+        for family in registry.collect()
+        for sample in family.samples
+    ]
+    known = {sample.name for sample in samples} | {name for name, *_ in documented()}  # a histogram's own name too
+    text = user.read_text()
+    assert set(re.findall(r"\bkubeballoon_[a-z_]+", text)) - known == set()
+    for name, matchers in re.findall(r"\b(kubeballoon_[a-z_]+)\{([^}]*)\}", text.replace('\\"', '"')):
+        for label, operator, wanted in re.findall(r'(\w+)(=~|=)"([^"$]*)"', matchers):
+            values = {sample.labels.get(label) for sample in samples if sample.name == name}
+            for each in wanted.split("|") if operator == "=~" else [wanted]:
+                assert each in values, f"{name} has no {label} {each}"
+
+
+def test_the_dashboard_and_the_rules_are_looked_into() -> None:
+    """An expression that finds nothing would let the test before pass."""
+    for path in (CHART / "files/dashboard.json", CHART / "files/rules.yaml"):
+        assert len(set(re.findall(r"\bkubeballoon_[a-z_]+", path.read_text()))) >= 6

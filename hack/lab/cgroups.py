@@ -101,11 +101,11 @@ class NodeCgroup:
         return int((self.memory / ("memory.usage_in_bytes" if self.version == 1 else "memory.current")).read_text())
 
     def used_bytes(self) -> int:
-        """The usage without the files in the page cache, which are dropped before anything is killed."""
+        """The usage without the files in the page cache that can be dropped, and are before anything is killed."""
         lines = (self.memory / "memory.stat").read_text().splitlines()
         counts = {name: int(value) for name, value in map(str.split, lines)}
-        cache, shared = ("total_cache", "total_shmem") if "total_cache" in counts else ("file", "shmem")
-        return self.usage_bytes() - counts[cache] + counts[shared]
+        prefix = "total_" if self.version == 1 else ""
+        return self.usage_bytes() - counts[f"{prefix}active_file"] - counts[f"{prefix}inactive_file"]
 
     def oom_kills(self) -> int:
         """How many processes the kernel has killed because the limit was reached."""

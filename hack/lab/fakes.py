@@ -19,6 +19,12 @@ from .spec import MIB
 KERNEL = 40 * MIB
 
 
+async def _hop(thread: CallThread | None) -> None:
+    """Do what a call to libvirt costs here: the way to the thread and back."""
+    if thread is not None:
+        await thread.call(5.0, time.time)
+
+
 @dataclass
 class FakeDomain:
     """A guest that follows at once, unless told otherwise.
@@ -72,8 +78,7 @@ class FakeDomain:
         """Nothing is open."""
 
     async def _answer(self) -> None:
-        if self.thread is not None:
-            await self.thread.call(5.0, time.time)
+        await _hop(self.thread)
         if self.gone is not None:
             raise self.gone
         if self.hangs:
@@ -97,7 +102,9 @@ class FakeChannel:
         ran: every program that was run in the guest, with its arguments.
         program: what such a program comes to.
         system: what the guest's system calls itself.
+        thread: makes each call there, as libvirt's are made; without one they are made at once.
         commands: every command of the agent, in order.
+        held: what its process holds of the node's memory, bytes.
     """
 
     online: dict[int, bool] = field(default_factory=lambda: dict.fromkeys(range(4), True))
@@ -114,15 +121,17 @@ class FakeChannel:
     system: str = "debian"
     unplugged: list[str] = field(default_factory=list)
     pid: int | None = 1
-    reports_free_pages: bool = False
     emulated: bool = False
     deaf: bool = False
     gone: HypervisorError | None = None
     hangs: bool = False
     looks: int = 0
+    thread: CallThread | None = None
+    held: int | None = None
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Carry it out, if the agent is there."""
+        await _hop(self.thread)
         self.commands.append(name)
         if self.absent is not None:
             raise self.absent
@@ -162,6 +171,7 @@ class FakeChannel:
 
     async def plugged(self) -> Plugged:
         """Look at the numbers."""
+        await _hop(self.thread)
         self.looks += 1
         if self.gone is not None:
             raise self.gone
@@ -186,6 +196,10 @@ class FakeChannel:
     def vcpus(self) -> frozenset[int]:
         """Those that have a thread."""
         return frozenset(self.online)
+
+    def resident(self) -> int | None:
+        """As much as the test says."""
+        return self.held
 
     def merged(self) -> int | None:
         """Nothing is merged."""

@@ -12,12 +12,13 @@ from typing import Self
 
 from . import image
 from .cgroups import NodeCgroup
-from .errors import LabError
+from .errors import DeadlineError, LabError
 from .pod import LauncherPod
 from .requirements import TO_RUN, check_programs, check_root
 from .rundir import RunDirectory
 from .spec import GuestSpec
 
+_BOOT_SECONDS = 60.0  # a guest is up within 15, within 40 on a busy machine
 _HOLD = """
 import sys
 for group in sys.argv[2:]:
@@ -93,13 +94,13 @@ class LabNode:
     def boot(self, specs: Iterable[GuestSpec]) -> list[LauncherPod]:
         """Starts a pod for each guest, all at once, and waits until all guests are up.
 
+        One that is not in good time is started once more: an emulated guest with several processors may hang before
+        its kernel says a word, when the machine is busy.
+
         Raises:
             LabError: One could not be started, or was not up in time.
         """
-        pods = [self.start(spec) for spec in specs]
-        for pod in pods:
-            pod.wait_ready()
-        return pods
+        return [self._ready(pod) for pod in [self.start(spec) for spec in specs]]
 
     def start(self, spec: GuestSpec, pods_dir: Path | None = None) -> LauncherPod:
         """Starts one guest and does not wait for it.
@@ -116,6 +117,15 @@ class LabNode:
         pod = LauncherPod(spec, booted, files, pods_dir or self.pods_dir, self._group.directories)
         pod.start()
         self.pods[spec.name] = pod
+        return pod
+
+    def _ready(self, pod: LauncherPod) -> LauncherPod:
+        try:
+            pod.wait_ready(_BOOT_SECONDS)
+        except DeadlineError as error:
+            self._say(f"{error}: starting it again")
+            pod = self.start(pod.spec)
+            pod.wait_ready()
         return pod
 
     def stop(self, name: str) -> None:

@@ -163,6 +163,17 @@ class LauncherPod:
         """Asks the guest for all but `size` bytes, past any agent."""
         self.hypervisor.set_memory(self.spec.domain_name, size)
 
+    def statistics_period(self) -> int:
+        """Every how many seconds the guest's driver is asked for statistics; 0: never."""
+        domain = ET.fromstring(self.hypervisor.domain_xml(self.spec.domain_name))  # noqa: S314 -- our own daemon's
+        stats = domain.find("./devices/memballoon/stats")
+        return 0 if stats is None else int(stats.get("period", 0))
+
+    def set_statistics_period(self, seconds: int) -> None:
+        """Has them asked for so often, past any agent."""
+        call = "setting the statistics period"
+        self.hypervisor.ask(self.spec.domain_name, call, lambda domain: domain.setMemoryStatsPeriod(seconds))
+
     def plug(self, size: int) -> None:
         """Has the guest grow to its memory and so many bytes more, as KubeVirt does for a memory hotplug."""
         xml = self.spec.pluggable_xml(size)
@@ -221,9 +232,20 @@ class LauncherPod:
 
     def kill_daemon(self) -> None:
         """Kills the libvirt daemon; the launcher starts it again, and the guest does not notice."""
-        self.hypervisor.close()
         os.kill(self.daemon_pid, signal.SIGKILL)
-        self._hypervisor = Hypervisor.connect(self.socket, _CONNECT_SECONDS)
+        self._reconnect()
+
+    @contextmanager
+    def without_socket(self) -> Iterator[None]:
+        """The libvirt daemon ends, and its socket is not where it was meanwhile."""
+        aside = self.socket.with_suffix(".aside")
+        self.socket.rename(aside)
+        os.kill(self.daemon_pid, signal.SIGKILL)
+        try:
+            yield
+        finally:
+            aside.rename(self.socket)
+            self._reconnect()
 
     @contextmanager
     def hung(self) -> Iterator[None]:
@@ -251,6 +273,10 @@ class LauncherPod:
         if hypervisor is not None:
             hypervisor.close()
         shutil.rmtree(self.pods / self.uid, ignore_errors=True)
+
+    def _reconnect(self) -> None:
+        self.hypervisor.close()
+        self._hypervisor = Hypervisor.connect(self.socket, _CONNECT_SECONDS)
 
     def _find(self, what: str, matches: Callable[[list[str]], bool]) -> int:
         """The pod's process whose command line matches."""

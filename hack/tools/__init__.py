@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hack.controlplane import ControlPlaneError
-from hack.controlplane.build import GoModule, parse_version, program, sources
+from hack.controlplane.build import GoModule, generated, parse_version, program, sources
 from hack.controlplane.commands import run
 
 _HERE = Path(__file__).resolve().parent
@@ -83,6 +83,26 @@ PROMTOOL = Tool(
 """Checks and tests alerting rules."""
 
 TOOLS = (HELM, KWOK, PROMTOOL)
+"""What the tests need."""
+
+PROMETHEUS = Tool(
+    "prometheus",
+    GoModule(
+        _HERE / "prometheus",
+        "building Prometheus",
+        "github.com/prometheus/prometheus/cmd/prometheus",
+        ("remove_all_sd",),
+    ),
+    (3, 0),
+)
+"""Scrapes what the picture of the dashboard is drawn from; without a user interface of its own."""
+
+ACTIONLINT = Tool(
+    "actionlint",
+    GoModule(_HERE / "actionlint", "building actionlint", "github.com/rhysd/actionlint/cmd/actionlint"),
+    (1, 7),
+)
+"""Checks the workflows."""
 
 _MONITORING = GoModule(_HERE / "monitoring", "fetching the Prometheus operator's CRDs")
 _OPERATOR = "github.com/prometheus-operator/prometheus-operator"
@@ -96,3 +116,17 @@ def monitoring_crds() -> list[Path]:
     """
     directory = sources(_MONITORING, _OPERATOR) / "example/prometheus-operator-crd"
     return [directory / f"monitoring.coreos.com_{plural}.yaml" for plural in ("podmonitors", "prometheusrules")]
+
+
+_FLUX = GoModule(_HERE / "flux", "generating Flux's CRDs")
+_FLUX_KINDS = ("github.com/fluxcd/kustomize-controller/api/v1", "github.com/fluxcd/source-controller/api/v1")
+
+
+def flux_crds() -> list[Path]:
+    """The files with the CRDs of Flux's sources and Kustomization, generated from its API modules as its makers do.
+
+    Raises:
+        ControlPlaneError: They cannot be generated.
+    """
+    paths = (f"paths={package}" for package in _FLUX_KINDS)
+    return sorted(generated(_FLUX, "controller-gen", "crd", *paths, "output:crd:dir={}").glob("*.yaml"))

@@ -1,17 +1,19 @@
-"""`python -m hack.tools`: gets each of the programs, and prints where they are."""
+"""`python -m hack.tools [NAME]`: gets what the tests need, or the one that is named, and prints where it is."""
 
 from __future__ import annotations
 
 import sys
 
 from hack.controlplane import ControlPlaneError
-from hack.tools import TOOLS
+from hack.tools import ACTIONLINT, PROMETHEUS, TOOLS
+
+EVERY = (*TOOLS, PROMETHEUS, ACTIONLINT)
 
 
-def main() -> int:
+def main(names: list[str]) -> int:
     """Get them; the exit status."""
     try:
-        for tool in TOOLS:
+        for tool in TOOLS if not names else [tool for tool in EVERY if tool.name in names]:
             print(tool.path())
     except ControlPlaneError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -20,4 +22,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

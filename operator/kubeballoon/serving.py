@@ -31,8 +31,12 @@ def _exporter(registry: CollectorRegistry) -> Callable[[web.Request], Awaitable[
 
 
 @asynccontextmanager
-async def serve(host: str, port: int, *, live: Probe, ready: Probe, metrics: CollectorRegistry) -> AsyncIterator[None]:
+async def serve(
+    host: str | None, port: int, *, live: Probe, ready: Probe, metrics: CollectorRegistry
+) -> AsyncIterator[None]:
     """Serve /healthz, /readyz and /metrics while the context lasts; port 0 serves nothing.
+
+    Without a host on every address, of IPv4 and, where the machine has it, of IPv6.
 
     Raises:
         OSError: the address cannot be had.

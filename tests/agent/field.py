@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from hack.chart import agent_kubeconfig
 from hack.controlplane import ControlPlane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.v1alpha1 import NodePressureStatus
+from kubeballoon.cluster.snapshot import core_node
 from tests.support.cluster import AS_CONTROLLER, memory_policy
 from tests.support.processes import Command
 from tests.support.waiting import until
 
 SYSTEM = "kubeballoon-system"
-SIZE = 192 * MIB
-MINIMUM = SIZE // 2
+SIZE = 256 * MIB
+MINIMUM = 96 * MIB
+CAPACITY = 605 * MIB  # of the node for the guests below: all of one, a loaded one and a minimum fit
+GUESTS = ("steady", "busy", "faulty")
+HOPELESS = 96 * MIB  # the size of the guest without a driver
 _AGENT = ("--stats-period=1s", "--demand-window=3s", "--eviction-threshold=16Mi", "--eviction-margin=16Mi")
 
 
@@ -28,29 +37,23 @@ class Field:
     """All of it, from entering to leaving."""
 
     def __init__(self, plane: ControlPlane, name: str, memory: int, logs: Path) -> None:
-        """Be a node of ``memory`` bytes with the guests steady, busy and faulty, governed by one policy."""
+        """Be a node of ``memory`` bytes with ``GUESTS`` and one without a driver, governed by one policy.
+
+        What the guests' own processes need differs between machines, and is made up for: ``GUESTS`` share
+        ``CAPACITY``.
+        """
         self.plane = plane
         self.lab = LabNode(name, memory)
         self._logs = logs
         self._exits = ExitStack()
+        self._port = _free_port()
         self.controller: Command | None = None
 
     def __enter__(self) -> Self:
-        self._exits.callback(self._remove)
-        self._exits.enter_context(self.lab)
-        self.plane.apply(node_object(self.lab.name, self.lab.memory_bytes))
-        # Without free page reporting, which would return what a test has just had a guest use.
-        specs = [
-            GuestSpec(name=name, memory_bytes=SIZE, swap_bytes=SIZE, free_page_reporting=False)
-            for name in ("steady", "busy", "faulty")
-        ]
-        for pod in self.lab.boot(specs):
-            self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={"field": self.lab.name}))
-        self._start_agent()
-        self._start_controller()
-        selector = {"virtualMachineSelector": {"matchLabels": {"field": self.lab.name}}}
-        self.plane.apply(memory_policy(self.lab.name, selector=selector, priority=10))
-        until(lambda: all(vm.get("target") for vm in self.reports().values()) and len(self.reports()) == len(specs), 60)
+        with ExitStack() as undone:
+            undone.callback(self._exits.close)
+            self._set_up()
+            undone.pop_all()
         return self
 
     def __exit__(
@@ -68,6 +71,10 @@ class Field:
         """One of the guests."""
         return self.lab.pods[name]
 
+    def held(self) -> int:
+        """What all balloons leave ``GUESTS``, bytes."""
+        return sum(self.guest(name).actual_bytes() for name in GUESTS)
+
     def status(self) -> dict[str, Any]:
         """What the agent reports of the node; empty before it does."""
         found = self.plane.kubectl("get", "nodepressure", self.lab.name, "--ignore-not-found", "--output=json")
@@ -83,25 +90,52 @@ class Field:
         found: str | None = self.reports().get(name, {}).get("reason")
         return found
 
+    def capacity(self) -> int:
+        """What the node has for VMs, bytes."""
+        status = NodePressureStatus.model_validate(self.status())
+        return core_node(self.lab.name, status, lambda _: None, {}).capacity
+
+    def looks(self) -> float:
+        """How often the agent has looked at guests since its start."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        name = "kubeballoon_agent_look_duration_seconds_count"
+        return next(sample.value for family in families for sample in family.samples if sample.name == name)
+
     def annotate(self, name: str, **asked: str | None) -> None:
         """Annotate a VMI as the controller would, or somebody who forges."""
         keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
-        patch = json.dumps({"metadata": {"annotations": keys}})
-        self.plane.kubectl("patch", "vmi", name, "--type=merge", f"--patch={patch}", *AS_CONTROLLER)
+        self.patch(name, {"metadata": {"annotations": keys}}, *AS_CONTROLLER)
 
-    def settled(self) -> bool:
-        """Whether the node is High, and every guest is well and has what was asked of it."""
-        status = self.status()
-        return status.get("state") == "High" and all(
-            "reason" not in vm and "target" in vm and _near(vm["actual"], vm["target"])
-            for vm in status["virtualMachines"]
-        )
+    def patch(self, name: str, body: dict[str, Any], *options: str) -> None:
+        """Change a VMI, as KubeVirt or its owner would; its status is not a subresource."""
+        self.plane.kubectl("patch", "vmi", name, "--type=merge", f"--patch={json.dumps(body)}", *options)
+
+    def rest(self) -> None:
+        """Wait until the node is High, and ``GUESTS`` are well and have what was asked of them, and nothing else."""
+
+        def restless() -> list[Any]:
+            status, reports = self.status(), self.reports()
+            state = [] if status.get("state") == "High" else [status]
+            return state + [reports.get(name) for name in GUESTS if not _at_rest(reports.get(name, {}))]
+
+        until(lambda: not restless(), 60, restless)
 
     def unharmed(self) -> bool:
         """Whether no guest was taken below its minimum, and nothing was killed."""
         return not self.lab.oom_kills() and all(
             pod.actual_bytes() >= MINIMUM - MIB and not pod.load.info().kills for pod in self.lab.pods.values()
         )
+
+    @contextmanager
+    def migrating(self, name: str) -> Iterator[None]:
+        """KubeVirt migrates the guest away meanwhile, and it fails in the end."""
+        status = {"migrationUid": f"to-nowhere-{self.guest(name).uid}", "sourceNode": self.lab.name, "failed": False}
+        self.patch(name, {"status": {"migrationState": status}})
+        try:
+            yield
+        finally:
+            self.patch(name, {"status": {"migrationState": {"failed": True}}})
 
     @contextmanager
     def without_controller(self) -> Iterator[None]:
@@ -118,10 +152,29 @@ class Field:
         self.agent.stop(signal.SIGKILL)
         self._start_agent()
 
+    def _set_up(self) -> None:
+        self._exits.callback(self._remove)
+        self._exits.enter_context(self.lab)
+        self.plane.apply(node_object(self.lab.name, self.lab.memory_bytes))
+        # Without free page reporting, which would return what a test has just had a guest use.
+        specs = [
+            *(GuestSpec(name=name, memory_bytes=SIZE, swap_bytes=SIZE, free_page_reporting=False) for name in GUESTS),
+            GuestSpec(name="driverless", memory_bytes=HOPELESS, balloon_driver=False, guest_agent=False),
+        ]
+        for pod in self.lab.boot(specs):
+            self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={"field": self.lab.name}))
+        self._start_agent()
+        until(lambda: all(self.reports().get(name, {}).get("need") for name in GUESTS), 60)
+        self._exits.enter_context(self.lab.holding(self.capacity() - HOPELESS - CAPACITY))
+        self._start_controller()
+        selector = {"virtualMachineSelector": {"matchLabels": {"field": self.lab.name}}}
+        memory = {"min": str(MINIMUM)}
+        self.plane.apply(memory_policy(self.lab.name, selector=selector, priority=10, memory=memory))
+
     def _start_agent(self) -> None:
         options = (f"--node-name={self.lab.name}", f"--pods-dir={self.lab.pods_dir}")
-        cgroup = f"--node-memory-cgroup={self.lab.cgroup}"
-        self.agent = self._command("agent", agent_kubeconfig(self.plane, self.lab.name), *options, cgroup, *_AGENT)
+        node = (f"--node-memory-cgroup={self.lab.cgroup}", f"--listen=127.0.0.1:{self._port}")
+        self.agent = self._command("agent", agent_kubeconfig(self.plane, self.lab.name), *options, *node, *_AGENT)
 
     def _start_controller(self) -> None:
         led = 0 if self.controller is None else self.controller.said().count("leading")
@@ -139,5 +192,14 @@ class Field:
         self.plane.kubectl("delete", "vmi", f"--selector=field={self.lab.name}")
 
 
-def _near(actual: str, target: str) -> bool:
-    return abs(parse_quantity(actual) - parse_quantity(target)) <= 2 * MIB
+def _at_rest(vm: dict[str, Any]) -> bool:
+    if {"reason", "relief"} & vm.keys() or "target" not in vm:
+        return False
+    return abs(parse_quantity(vm["actual"]) - parse_quantity(vm["target"])) <= 2 * MIB
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -12,6 +12,7 @@ import pytest
 
 from hack.controlplane import ControlPlane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
+from kubeballoon.agent.loop import HEARTBEAT
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.core.guard import STOOD
 from tests.support.cluster import get
@@ -67,11 +68,46 @@ def test_a_request_is_carried_out_and_given_back(
         assert guest.resident_bytes() < before
         until(lambda: reported(installed, lab_node, guest).get("actual") == "160Mi")
         assert reported(installed, lab_node, guest)["policy"] == "test"
-        annotate(installed, guest, memory_target="1Mi")
+        annotate(installed, guest, memory_target="1Mi", memory_min="1Mi", policy="forged")
         throughout(lambda: guest.actual_bytes() >= 128 * MIB, 3)
         annotate(installed, guest, memory_target=None, memory_min=None, policy=None)
         until(lambda: guest.actual_bytes() == size)
         assert "Traceback" not in command.said()
+
+
+def test_a_guest_with_nothing_to_give_keeps_what_it_uses_and_that_is_said(
+    installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
+) -> None:
+    used = guest.load.set(100).held_mib * MIB
+    try:
+        with agent(installed, lab_node, tmp_path / "log"):
+            until(lambda: reported(installed, lab_node, guest).get("need"), 30)
+            annotate(installed, guest, memory_target="128Mi")
+            until(lambda: guest.actual_bytes() < guest.spec.memory_bytes - 8 * MIB, 30)
+            # Words alone are no news: they come with the heartbeat at the latest.
+            said = "its guest has nothing more to give"
+            until(lambda: said in reported(installed, lab_node, guest).get("message", ""), HEARTBEAT + 20)
+            assert guest.load.touch(100).kills == 0
+            assert guest.actual_bytes() > max(used, 128 * MIB)
+            assert reported(installed, lab_node, guest)["responsive"]
+    finally:
+        guest.load.set(0)
+
+
+def test_memory_goes_back_without_a_controller_where_no_policy_asks_for_it_any_more(
+    installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
+) -> None:
+    size = guest.spec.memory_bytes
+    with agent(installed, lab_node, tmp_path / "log"):
+        annotate(installed, guest, memory_target="160Mi")
+        until(lambda: guest.actual_bytes() == 160 * MIB, 30)
+        annotate(installed, guest, exclude="true")
+        until(lambda: guest.actual_bytes() == size)
+        annotate(installed, guest, exclude=None)
+        until(lambda: guest.actual_bytes() == 160 * MIB)
+        installed.kubectl("delete", "mempol", lab_node.name)
+        until(lambda: guest.actual_bytes() == size)
+        until(lambda: "not followed" in reported(installed, lab_node, guest).get("message", ""))
 
 
 def test_killed_and_started_again_it_moves_no_balloon(
@@ -93,11 +129,28 @@ def test_killed_and_started_again_it_moves_no_balloon(
 def test_a_hung_qemu_is_reported_and_welcomed_back(
     installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
 ) -> None:
-    with agent(installed, lab_node, tmp_path / "log"):
-        until(lambda: reported(installed, lab_node, guest).get("responsive"), 30)
+    with agent(installed, lab_node, tmp_path / "log") as command:
+        tasks = Path(f"/proc/{command.process.pid}/task")
+        until(lambda: reported(installed, lab_node, guest).get("need"), 30)
+        threads = len(list(tasks.iterdir()))
         with guest.hung():
             until(lambda: reported(installed, lab_node, guest).get("reason") == "Hung", 30)
+            throughout(lambda: len(list(tasks.iterdir())) <= threads + 1, 8)  # one that reads what its process holds
         until(lambda: "reason" not in reported(installed, lab_node, guest), 30)
+
+
+def test_a_vm_that_hangs_as_the_agent_starts_counts_as_what_it_held(
+    installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
+) -> None:
+    annotate(installed, guest, memory_target="160Mi")
+    with agent(installed, lab_node, tmp_path / "log") as command:
+        until(lambda: reported(installed, lab_node, guest).get("actual") == "160Mi", 30)
+        command.stop(signal.SIGKILL)
+    with guest.hung(), agent(installed, lab_node, tmp_path / "again"):
+        until(lambda: reported(installed, lab_node, guest).get("reason") == "Hung", 30)
+        vm = reported(installed, lab_node, guest)
+        assert vm["actual"] == "160Mi"
+        assert abs(parse_quantity(vm["resident"]) - guest.resident_bytes()) < 8 * MIB
 
 
 def test_a_migrating_vm_is_frozen_until_the_migration_ends(
@@ -183,7 +236,7 @@ def test_what_it_may_not_do_is_named_and_ends_nothing(
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     options = (f"--kubeconfig={kubeconfig}", f"--node-name={lab_node.name}", f"--pods-dir={lab_node.pods_dir}")
     with Command(tmp_path / "log", "agent", *options) as command:
-        until(lambda: command.said().count("cannot list resource") == 2)
-        assert len(command.said().splitlines()) == 2, "one line each, for VMs and for policies"
+        until(lambda: command.said().count("cannot list resource") == 3)
+        assert len(command.said().splitlines()) == 3, "one line each, for VMs, policies and namespaces"
         assert command.process.poll() is None
         assert command.stop() == 0

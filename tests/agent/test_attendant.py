@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hack.lab import GuestSpec, vmi_object
 from hack.lab.fakes import FakeChannel, FakeHypervisor
 from kubeballoon.agent import attendant as module
-from kubeballoon.agent.attendant import Attendants
-from kubeballoon.agent.hypervisor import GoneError
+from kubeballoon.agent.attendant import Attendant, Attendants
+from kubeballoon.agent.guestagent import RETRY_AT_MOST, GuestAgent
+from kubeballoon.agent.hypervisor import AgentError, GoneError, Plugged, Sample
 from kubeballoon.agent.instance import Instance, read
 from kubeballoon.agent.launchers import Launcher
+from kubeballoon.agent.reservation import PROBE
+from kubeballoon.api.v1alpha1 import ReclaimMethod
+from kubeballoon.core.demand import GuestStatistics
+from tests.support.waiting import Clock
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +92,122 @@ async def test_a_vm_that_left_is_attended_to_no_more() -> None:
         await until(lambda: channel.looks > 0)
         attendants.match({})
         await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "attend default_a"])
+
+
+async def test_a_frozen_vm_s_attendant_rests_until_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def pause(_: Attendant, seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0.002)
+
+    monkeypatch.setattr(Attendant, "_pause", pause)
+    channel = FakeChannel()
+    async with attended({"a": channel}) as attendants:
+        await until(lambda: sum(channel.online.values()) == 2)
+        attendants.match({"a": replace(instance("a"), frozen=("Migrating", "it is migrating"))})
+        await until(lambda: pauses and pauses[-1] == module.IDLE)
+        rested, looks = len(pauses), channel.looks
+        await until(lambda: len(pauses) > rested + 10)
+        assert set(pauses[rested:]) == {module.IDLE}
+        assert channel.looks == looks
+        attendants.match({"a": instance("a")})
+        await until(lambda: sum(channel.online.values()) == 4)
+
+
+async def test_a_vm_of_which_nothing_is_asked_is_looked_at_rarely() -> None:
+    channel = FakeChannel()
+    attendant = Attendant(instance("a"), FakeHypervisor({}, {"default_a": channel}), Path("/pods"), lambda: None)
+    attendant.reservation.sample(
+        Sample(1 << 30, 1 << 30, running=True, balloon=True, statistics=GuestStatistics(1 << 30, 1.0))
+    )
+    await attendant.reservation.look()
+    assert attendant.reservation.rest == math.inf, "its balloon works"
+    attendant.reservation.method = ReclaimMethod.GUEST_AGENT
+    assert attendant.reservation.rest <= PROBE
+
+
+class Garbling(FakeChannel):
+    """A guest's agent that answers what makes no sense."""
+
+    answer: object = None
+
+    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - whatever is asked
+        """Say the same to everything."""
+        self.commands.append(name)
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [5, [{}], [5], [{"logical-id": "a", "online": True}], {"x": 1}], ids=str)
+async def test_processors_that_make_no_sense_are_told_as_that(answer: object) -> None:
+    agent, channel = GuestAgent(), Garbling()
+    agent.channel, channel.answer = channel, answer
+    with pytest.raises(AgentError) as garbled:
+        await agent.processors()
+    assert garbled.value.reason == "GuestAgentGarbled"
+
+
+@pytest.mark.parametrize("answer", [None, {"buf-b64": "x"}, {"buf-b64": 5}, {"pid": float("inf")}, {"pid": 1}], ids=str)
+async def test_files_and_programs_that_make_no_sense_are_told_as_that(answer: object) -> None:
+    for method in ("read_file", "run"):
+        agent, channel = GuestAgent(), Garbling()
+        agent.channel, channel.answer = channel, answer
+        with pytest.raises(AgentError) as garbled:
+            await getattr(agent, method)("/x")
+        assert garbled.value.reason == "GuestAgentGarbled"
+
+
+async def test_a_command_that_is_refused_is_not_repeated_at_every_look() -> None:
+    clock, channel = Clock(), FakeChannel(refused={"guest-file-write": "disabled"})
+    agent = GuestAgent(clock)
+    agent.channel = channel
+    for _ in range(600):
+        clock.now += 1
+        with pytest.raises(AgentError, match="disabled"):
+            await agent.write_file("/x", b"")
+        await agent.processors()
+    assert 600 / RETRY_AT_MOST <= channel.commands.count("guest-file-write") < 15
+    assert channel.commands.count("guest-get-vcpus") == 600, "what it does not refuse is asked"
+    channel.refused = {}
+    clock.now += RETRY_AT_MOST
+    await agent.write_file("/x", b"")
+    assert channel.files["/x"] == b""
+
+
+class Faulty(FakeChannel):
+    """Looks at it end in what nobody expects, while the test says so."""
+
+    faulty: bool = True
+
+    async def plugged(self) -> Plugged:
+        """See ``Channel.plugged``."""
+        self.looks += 1
+        if self.faulty:
+            raise ZeroDivisionError("nobody expects it")
+        return await super().plugged()
+
+
+async def test_what_nobody_expects_is_contained_and_the_reservation_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(module, "RETRY", (0.01, 0.02, 0.03))
+    channel = Faulty()
+
+    async def pause(_: Attendant, seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(Attendant, "_pause", pause)
+    attendant = Attendant(
+        instance("a", processor_target="2"), FakeHypervisor({}, {"default_a": channel}), Path("/pods"), lambda: None
+    )
+    task = asyncio.create_task(attendant.run())
+    await until(lambda: channel.looks > 4)
+    assert pauses[:4] == [0.01, 0.02, 0.03, 0.03]
+    assert attendant.processors.view.problem == (
+        "InternalError",
+        "its attendant failed: ZeroDivisionError('nobody expects it')",
+    )
+    channel.faulty = False
+    await until(lambda: sum(channel.online.values()) == 2)
+    assert not task.done()
+    task.cancel()

@@ -44,7 +44,7 @@ def test_a_cgroup_of_version_2_stands_for_the_node(tmp_path: Path) -> None:
     group.mkdir()
     (group / "memory.max").write_text(f"{64 * MIB}\n")
     (group / "memory.current").write_text(f"{40 * MIB}\n")
-    (group / "memory.stat").write_text(f"anon {20 * MIB}\nfile {20 * MIB}\nshmem {5 * MIB}\n")
+    (group / "memory.stat").write_text(f"anon {20 * MIB}\nactive_file {5 * MIB}\ninactive_file {10 * MIB}\n")
     (group / "memory.pressure").write_text(
         "some avg10=12.50 avg60=0.00 avg300=0.00 total=1\nfull avg10=3.00 avg60=0.00 avg300=0.00 total=1\n"
     )

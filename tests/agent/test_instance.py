@@ -93,6 +93,30 @@ def test_a_vm_is_frozen_from_the_start_of_a_migration_to_its_end() -> None:
     assert instance.frozen is None
 
 
+def test_the_target_of_a_migration_takes_over_when_it_has_completed() -> None:
+    moving = vmi()
+    moving["status"]["activePods"] = {"pod-1": "here", "pod-2": "there"}
+    moving["status"]["migrationState"] = {"migrationUid": "m", "sourceNode": "here", "targetNode": "there"}
+    assert read(moving, "there") is None
+    moving["status"]["nodeName"] = "there"
+    arriving = read(moving, "there")
+    assert arriving is not None
+    assert (arriving.pods, arriving.frozen and arriving.frozen[0]) == (("pod-2",), "Migrating")
+    moving["status"]["migrationState"]["completed"] = True
+    arrived = read(moving, "there")
+    assert arrived is not None
+    assert arrived.frozen is None
+    assert read(moving, "here") is None
+
+
+def test_a_migration_that_failed_leaves_the_vm_with_its_node() -> None:
+    staying = vmi()
+    staying["status"]["migrationState"] = {"migrationUid": "m", "failed": True}
+    instance = read(staying, "here")
+    assert instance is not None
+    assert instance.frozen is None
+
+
 @contextmanager
 def listening(directory: Path, name: str) -> Iterator[None]:
     """A listener behind a path of any length."""
@@ -143,7 +167,7 @@ def test_a_cgroup_of_version_2_can_stand_for_the_node(tmp_path: Path) -> None:
     for name, text in {
         "memory.max": "500000\n",
         "memory.current": "300000\n",
-        "memory.stat": "anon 100000\nfile 150000\nshmem 50000\n",
+        "memory.stat": "anon 100000\nfile 150000\nactive_file 20000\ninactive_file 80000\n",
         "memory.pressure": STALL,
     }.items():
         (tmp_path / name).write_text(text)
@@ -159,7 +183,7 @@ def test_a_cgroup_of_version_1_has_its_stall_in_the_unified_hierarchy(tmp_path: 
     unified.mkdir(parents=True)
     (group / "memory.limit_in_bytes").write_text("500000")
     (group / "memory.usage_in_bytes").write_text("300000")
-    (group / "memory.stat").write_text("cache 0\ntotal_cache 150000\ntotal_shmem 50000\n")
+    (group / "memory.stat").write_text("active_file 0\ntotal_active_file 30000\ntotal_inactive_file 70000\n")
     (unified / "memory.pressure").write_text(STALL)
     memory = Host(proc=tmp_path, cgroup=group).memory()
     assert (memory.total, memory.available, memory.stall.full) == (500000, 300000, 3.0)

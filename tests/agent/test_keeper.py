@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ import pytest
 from hack.lab import GuestSpec, vmi_object
 from hack.lab.fakes import FakeDomain, FakeHypervisor
 from kubeballoon.agent import keeper as module
-from kubeballoon.agent.hypervisor import GoneError
+from kubeballoon.agent.hypervisor import GoneError, Sample
 from kubeballoon.agent.instance import Instance, read
-from kubeballoon.agent.keeper import Keeper, Settings
+from kubeballoon.agent.keeper import Keeper, Settings, describe
 from kubeballoon.agent.launchers import Launcher
+from kubeballoon.agent.mandate import Mandate
+from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.guard import FLOOR
+from tests.support.waiting import Clock
 
 MIB = 1 << 20
 
@@ -27,6 +32,7 @@ MIB = 1 << 20
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks follow each other quickly, and every pod has a socket."""
     monkeypatch.setattr(module, "LOOK", 0.02)
+    monkeypatch.setattr(module, "REST", 0.02)
     monkeypatch.setattr(module, "STEP", 0.01)
     monkeypatch.setattr(module, "RETRY", (0.02,))
     monkeypatch.setattr(module, "find", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
@@ -79,7 +85,7 @@ async def test_memory_is_given_back_at_once() -> None:
     domain = FakeDomain(actual=400 * MIB)
     async with kept(instance(target=400 * MIB), domain) as keeper:
         await looks(keeper)
-        keeper.update(instance(target=900 * MIB))
+        keeper.update(instance(target=900 * MIB), Mandate())
         await until(lambda: domain.actual == 900 * MIB)
     assert domain.requests == [900 * MIB]
 
@@ -110,6 +116,16 @@ async def test_a_forged_request_is_clamped(target: int, minimum: int | None, kep
     assert all(kept_at <= request <= 1024 * MIB for request in domain.requests)
 
 
+async def test_a_request_that_nothing_stands_behind_is_no_request() -> None:
+    domain = FakeDomain(actual=400 * MIB)
+    async with kept(instance(target=400 * MIB), domain) as keeper:
+        await looks(keeper)
+        keeper.relieve(300 * MIB)
+        keeper.update(keeper.instance, Mandate(bound=False))
+        await until(lambda: domain.actual == 1024 * MIB)
+    assert domain.requests[-1] == 1024 * MIB
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -131,6 +147,8 @@ async def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
         await until(lambda: domain.actual < 1000 * MIB)
         await looks(keeper, 30)
         assert keeper.view.responsive
+        await until(lambda: keeper.view.withheld)
+        assert "nothing more to give" in (describe(keeper.instance, keeper.view, bound=True) or "")
     assert domain.actual >= 900 * MIB
 
 
@@ -173,6 +191,24 @@ async def test_a_connection_that_breaks_is_made_again() -> None:
         await until(lambda: domain.actual == 600 * MIB)
 
 
+async def test_a_pod_that_is_replaced_is_left_for_the_new_one() -> None:
+    domain, of = FakeDomain(), instance(target=600 * MIB)
+    hypervisor = FakeHypervisor({of.domain: domain})
+    keeper = Keeper(of, hypervisor, Settings(Path("/pods"), 60.0, 1), lambda: None)
+    task = asyncio.create_task(keeper.run())
+    await looks(keeper)
+    domain.gone = GoneError("the socket vanished")
+    await until(lambda: keeper.view.problem is not None)
+    keeper.update(replace(of, pods=("pod-new",)), Mandate())
+    domain.gone = None
+    await until(lambda: keeper.view.problem is None)
+    await until(lambda: domain.actual == 600 * MIB)
+    assert hypervisor.forgotten == ["pod-vm"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert hypervisor.forgotten == ["pod-vm", "pod-new"]
+
+
 async def test_one_that_hangs_delays_no_other() -> None:
     hung, well = FakeDomain(hangs=True), FakeDomain()
     async with kept(instance("hung", target=400 * MIB), hung) as stuck, kept(instance("well", target=400 * MIB), well):
@@ -180,3 +216,61 @@ async def test_one_that_hangs_delays_no_other() -> None:
         await until(lambda: stuck.view.problem is not None)
         assert stuck.view.problem is not None
         assert stuck.view.problem[0] == "Hung"
+
+
+@dataclass
+class ReportingDomain(FakeDomain):
+    """Reports every five seconds of a clock that the test turns, dated in whole ones; knows when it was looked at."""
+
+    clock: Clock = field(default_factory=Clock)
+    looked: list[float] = field(default_factory=list)
+
+    @property
+    def reported(self) -> float:
+        """When it last did."""
+        return self.clock.now - (self.clock.now - 3.7) % 5
+
+    async def sample(self) -> Sample:
+        """See ``FakeDomain``."""
+        self.looked.append(self.clock.now)
+        sample = await super().sample()
+        return replace(sample, statistics=sample.statistics._replace(updated=float(int(self.reported))))
+
+
+async def test_a_guest_at_rest_is_looked_at_once_for_each_of_its_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("LOOK", 3.0), ("REST", 10.0)):
+        monkeypatch.setattr(module, name, seconds)
+    domain = ReportingDomain()
+
+    async def pause(_: Keeper, seconds: float) -> None:
+        domain.clock.now += seconds
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(Keeper, "_pause", pause)
+    of, settings = instance(), Settings(Path("/pods"), 60.0, 5)
+    keeper = Keeper(of, FakeHypervisor({of.domain: domain}), settings, lambda: None, clock=domain.clock)
+    task = asyncio.create_task(keeper.run())
+    await until(lambda: len(domain.looked) > 20)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    looked = domain.looked[1:21]
+    assert all((at - 3.7) % 5 <= module.LATE for at in looked), "soon after a report"
+    assert [round(after - at) for at, after in pairwise(looked)] == [5] * 19
+
+
+async def test_demand_goes_on_falling_slowly_from_what_the_agent_before_saw() -> None:
+    domain = FakeDomain(used=200 * MIB)
+    report = VirtualMachineReport(
+        uid="vm", namespace="default", name="vm", size=1024 * MIB, actual=1024 * MIB, need=700 * MIB
+    )
+    of = instance()
+    keeper = Keeper(of, FakeHypervisor({of.domain: domain}), Settings(Path("/pods"), 60.0, 1), lambda: None)
+    keeper.recall(report, time.time())
+    assert keeper.view.need is not None
+    task = asyncio.create_task(keeper.run())
+    await until(lambda: keeper.view.need is not None and keeper.view.need.now == 200 * MIB)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert 500 * MIB < keeper.view.need.value <= 700 * MIB
+    keeper.recall(report, time.time() - 3600)
+    assert keeper.view.need is None, "too old"

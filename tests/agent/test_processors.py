@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,10 @@ from hack.lab import GuestSpec, LabNode, LauncherPod
 from hack.lab.fakes import FakeChannel
 from kubeballoon.agent import guestagent
 from kubeballoon.agent.guestagent import GuestAgent
-from kubeballoon.agent.hypervisor import AgentError
+from kubeballoon.agent.hypervisor import AgentError, HypervisorError
 from kubeballoon.agent.instance import ProcessorRequest
 from kubeballoon.agent.processors import PATIENCE, SILENT, TRIES, Processors
-from kubeballoon.api.v1alpha1 import ProcessorMethod
+from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
 from tests.support.cluster import condition, get, processor_policy
 from tests.support.processes import agent, controller
 from tests.support.reports import annotate, presented, reported
@@ -155,6 +156,64 @@ async def test_a_kernel_that_gives_nothing_up_is_not_asked_on_and_on(kept: Kept)
     assert kept.channel.unplugged == ["vcpu3"]
     assert kept.reason == "UnplugRefused"
     assert kept.used == 2
+
+
+async def test_what_the_guest_s_owner_took_offline_stays_so(kept: Kept) -> None:
+    kept.channel.online[3] = False
+    await kept.look()
+    assert not kept.channel.online[3]
+    assert "guest-set-vcpus" not in kept.channel.commands
+    assert (kept.processors.view.online, kept.processors.returning) == (3, False)
+    await kept.look(target=2)
+    await kept.look(target=None)
+    assert kept.used == 4
+    kept.channel.online[3] = False
+    await kept.look()
+    assert kept.used == 3, "what was asked is undone, and that was all"
+
+
+@pytest.mark.parametrize(("known", "used"), [({"target": 2}, 4), ({"returning": True}, 4), ({}, 2)], ids=str)
+async def test_an_agent_gives_back_what_the_one_before_it_took(kept: Kept, known: dict[str, Any], used: int) -> None:
+    kept.channel.online |= {2: False, 3: False}
+    kept.processors.recall(ProcessorReport(size=4, **known))
+    kept.channel.absent = ABSENT
+    await kept.look()
+    assert kept.processors.returning is bool(known)
+    kept.channel.absent = None
+    await kept.look(times=10)
+    assert kept.used == used
+    assert not kept.processors.returning
+
+
+async def test_the_guest_agent_of_one_that_must_be_left_alone_is_not_asked(kept: Kept) -> None:
+    await kept.look(target=1, bar=("DedicatedCPU", "it has dedicated CPUs"))
+    assert kept.channel.commands == []
+    assert kept.processors.view.online == 4, "by its threads"
+
+
+@dataclass
+class Unpluggable(FakeChannel):
+    """A QEMU that unplugs nothing."""
+
+    async def unplug(self, name: str) -> None:
+        """See ``Channel.unplug``."""
+        self.unplugged.append(name)
+        raise HypervisorError("QEMU: acpi: device unplug not supported")
+
+
+async def test_where_qemu_unplugs_nothing_the_guest_agent_does_it(kept: Kept) -> None:
+    kept.channel = kept.processors.agent.channel = Unpluggable()
+    kept.processors.qemu = kept.channel
+    await kept.look(times=10, target=2, method=DRIVER)
+    assert kept.channel.unplugged == ["vcpu3"]
+    assert (kept.used, kept.reason) == (2, "UnplugRefused")
+
+
+async def test_a_guest_agent_that_fails_is_not_looked_at_twice(kept: Kept) -> None:
+    kept.channel.absent = AgentError("GuestAgentBusy", "its guest agent is busy with another client")
+    await kept.look(times=1, target=2)
+    assert (kept.channel.looks, kept.channel.commands) == (1, ["guest-get-vcpus"])
+    assert kept.reason == "GuestAgentBusy"
 
 
 async def test_without_agent_and_driver_there_is_a_reason_and_a_pause(kept: Kept) -> None:

@@ -16,7 +16,7 @@ from hack.lab.ksm import merging
 from kubeballoon.agent import guestagent
 from kubeballoon.agent.guestagent import GuestAgent
 from kubeballoon.agent.hypervisor import AgentError, Sample
-from kubeballoon.agent.reservation import DIRECTORY, PROGRAM, Reservation, ReservingDomain
+from kubeballoon.agent.reservation import CHANGING, DIRECTORY, LOOK, PROGRAM, Reservation, ReservingDomain
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import ReclaimMethod, Regain
 from kubeballoon.core.demand import GuestStatistics
@@ -138,10 +138,60 @@ async def test_how_the_node_regains_is_told(guest: Guest) -> None:
     ways = [guest.reservation.regained_by]
     guest.merges = False
     ways.append(guest.reservation.regained_by)
-    guest.reservation.reports_free_pages = True
-    guest.reservation.sample(BALLOONED)
-    ways.append(guest.reservation.regained_by)
-    assert ways == [Regain.KSM, Regain.NONE, Regain.FREE_PAGE_REPORTING]
+    assert ways == [Regain.KSM, Regain.NONE]
+
+
+async def test_the_program_reserves_nothing_before_the_balloon_has_given_all_back(guest: Guest) -> None:
+    domain = FakeDomain(size=SIZE, actual=512 * MIB, follows=False)
+    reserving = ReservingDomain(domain, guest.reservation)
+    guest.reservation.method = ReclaimMethod.GUEST_AGENT
+    guest.say(held=0)
+    await reserving.sample()
+    await guest.reservation.look()
+    sample = await reserving.sample()
+    assert (sample.statistics.actual, sample.problem) == (512 * MIB, CHANGING)
+    await reserving.set_memory(512 * MIB)
+    await guest.reservation.look()
+    assert guest.asked is None
+    assert set(domain.requests) == {SIZE}
+    guest.reservation.frozen = True
+    asked = len(domain.requests)
+    await reserving.sample()
+    assert len(domain.requests) == asked, "one that migrates is left as it is"
+    guest.reservation.frozen, domain.follows = False, True
+    await reserving.sample()
+    sample = await reserving.sample()
+    assert (sample.statistics.actual, sample.problem) == (SIZE, None)
+    await reserving.set_memory(512 * MIB)
+    await guest.reservation.look()
+    assert guest.asked == 512 * MIB
+
+
+async def test_the_balloon_reserves_nothing_before_the_program_has_given_all_back(guest: Guest) -> None:
+    domain = FakeDomain(size=SIZE, actual=SIZE)
+    reserving = ReservingDomain(domain, guest.reservation)
+    guest.reservation.method = ReclaimMethod.GUEST_AGENT
+    guest.say(held=0)
+    await reserving.sample()
+    await guest.reservation.look()
+    await reserving.set_memory(600 * MIB)
+    await guest.reservation.look()
+    guest.say(held=SIZE - 600 * MIB)
+    await guest.reservation.look()
+    guest.reservation.method = ReclaimMethod.BALLOON
+    sample = await reserving.sample()
+    assert (sample.statistics.actual, sample.problem) == (600 * MIB, CHANGING)
+    await reserving.set_memory(600 * MIB)
+    await guest.reservation.look()
+    assert guest.asked == 0
+    assert domain.requests == []
+    guest.say(held=0)
+    guest.clock.now += LOOK
+    await guest.reservation.look()
+    assert (await reserving.sample()).problem is None
+    await reserving.set_memory(600 * MIB)
+    assert domain.requests == [600 * MIB]
+    assert guest.reservation.wanted is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hack.chart import NAMESPACE
 from hack.controlplane import ControlPlane, LocalControlPlane
 from hack.controlplane.assets import Assets
 from hack.controlplane.daemon import Daemon
-from hack.tools import KWOK, TOOLS, monitoring_crds
+from hack.tools import KWOK, TOOLS, flux_crds, monitoring_crds
 from tests.support.cluster import get
 from tests.support.waiting import until
 
@@ -25,12 +25,13 @@ _KWOK_STAGES = Path(__file__).with_name("kwok.yaml")
 
 @pytest.fixture(scope="session")
 def tools(pytestconfig: pytest.Config) -> None:
-    """Helm, kwok and promtool are there."""
+    """Helm, kwok, promtool and Flux's CRDs are there."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     # The first build takes minutes: its progress must be seen.
     with capture.global_and_fixture_disabled() if capture else nullcontext():
         for tool in TOOLS:
             tool.path()
+        flux_crds()
 
 
 @pytest.fixture(scope="session")

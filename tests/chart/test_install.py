@@ -139,7 +139,7 @@ def test_an_uninstallation_gives_everything_back_first(
     assert "leadership was lost" in controller.said()
     assert all(asked(cluster, GUESTS, name) == {} for name in node.vms)
     log = (tmp_path / "log").read_text()
-    assert f"{GUESTS}/a on {node.name} has " in log
+    assert f"{GUESTS}/a on {node.name}: has " in log
     assert "every VM has its memory" in log
     kinds = "deployment,daemonset,job,role,rolebinding,poddisruptionbudget,podmonitor,prometheusrule,networkpolicy"
     assert not get(cluster, kinds, WHERE)["items"]

@@ -75,6 +75,16 @@ def test_what_is_toggled_comes_and_goes(toggle: str, name: str) -> None:
     assert name not in names(render(f"--set={toggle}=false"))
 
 
+def test_a_single_controller_holds_up_no_drain() -> None:
+    assert "PodDisruptionBudget/kubeballoon-controller" not in names(render("--set=controller.replicas=1"))
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [("4m", 300), ("1h0.5m", 3690), ("1500ms", 62)])
+def test_a_release_that_could_not_start_is_over_when_its_time_is(timeout: str, seconds: int) -> None:
+    job = one(render(f"--set=release.timeout={timeout}"), "Job/kubeballoon-release")
+    assert job["spec"]["activeDeadlineSeconds"] == seconds
+
+
 def test_every_kind_has_its_crd_and_keeps_it_unless_told() -> None:
     for keep, policy in (("true", "keep"), ("false", None)):
         rendered = render(f"--set=crds.keep={keep}")
@@ -169,6 +179,9 @@ def test_a_digest_goes_before_a_tag() -> None:
         ("controller.image.digest=latest", "/controller/image/digest"),
         ("agent.evictionThreshold=5%", "/agent/evictionThreshold"),
         ("agent.statsPeriod=1.5s", "/agent/statsPeriod"),
+        ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
+        ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),
+        ("controller.podDisruptionBudget.minAvailable=101%", "/controller/podDisruptionBudget/minAvailable"),
         ("agent.kubeletRootDir=here", "/agent/kubeletRootDir"),
         ("release.timeout=0", "/release/timeout"),
         ("networkPolicy.apiServerPorts={https}", "/networkPolicy/apiServerPorts/0"),
@@ -214,10 +227,8 @@ def test_an_old_kubernetes_is_one_line() -> None:
 @pytest.mark.cluster
 def test_the_api_server_takes_every_object(cluster: ControlPlane) -> None:
     rendered = render(*EVERYTHING)
-    cluster.apply_crds([item for item in rendered if item["kind"] == "CustomResourceDefinition"])
     text = yaml.safe_dump_all(rendered)
     command = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--filename=-")
     taken = cluster.kubectl(*command, stdin=text).splitlines()
     assert len(taken) == len(rendered)
-    cluster.kubectl("delete", "crd", *(f"{kind.plural}.kubeballoon.io" for kind in KINDS))
     assert NAMESPACE in text

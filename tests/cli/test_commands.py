@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -12,7 +13,7 @@ import yaml
 
 from hack.controlplane import ControlPlane
 from tests.support.cli import balloon
-from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, condition, memory_policy, processor_policy
+from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, Object, condition, memory_policy, processor_policy
 from tests.support.processes import Command
 from tests.support.waiting import until
 
@@ -51,6 +52,8 @@ def test_top_nodes_shows_the_node_and_json_and_yaml_agree(cli: Cli, busy: FakeNo
     for document in documents:
         (found,) = (each for each in document["nodes"] if each["name"] == busy.name)
         assert (found["capacity"], found["size"]) == (1200 * MIB, (3 * 512 + 64) * MIB)
+        assert found["processors"] == {"count": 4, "usage": 10, "stall": 0, "size": 16, "taken": 0, "shortfall": 0}
+    assert (line["CPUS"], line["CPU USAGE"], line["CPU STALL"], line["CPUS TAKEN"]) == ("4", "10%", "0%", "0 of 16")
 
 
 def test_top_vms_shows_a_namespace_a_node_or_all(cli: Cli, installed: ControlPlane, busy: FakeNode) -> None:
@@ -58,6 +61,7 @@ def test_top_vms_shows_a_namespace_a_node_or_all(cli: Cli, installed: ControlPla
     header, first, *_ = rows(mine.stdout)
     assert header[:3] == ["NAMESPACE", "VM", "NODE"]
     assert first[1] == "busy"
+    assert dict(zip(header, first, strict=True))["CPUS"] == "4/4"
     assert "no policy" not in mine.stdout
     every = json.loads(cli("top", "vms", f"--node={busy.name}", "-o", "json").stdout)["virtualMachines"]
     assert [vm["name"] for vm in every] == ["barred", "busy", "idle", "lazy"]
@@ -68,6 +72,121 @@ def test_top_vms_shows_a_namespace_a_node_or_all(cli: Cli, installed: ControlPla
     elsewhere.write_text(json.dumps(view))
     assert rows(balloon(elsewhere, "top", "vms").stdout)[1][0] == busy.namespace
     assert "no agent reports a node none" in cli("top", "vms", "--node=none").stderr
+    nothing = cli("top", "vms", "--namespace=none")
+    assert (nothing.returncode, nothing.stdout, len(nothing.stderr.splitlines())) == (0, "", 1)
+
+
+def test_top_vms_shows_those_of_a_policy(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
+    node.add("gold", labels={"tier": "gold"})
+    node.add("other")
+    node.report()
+    installed.apply(memory_policy("all"))
+    gold = {"virtualMachineSelector": {"matchLabels": {"tier": "gold"}}}
+    installed.apply(processor_policy("cpus", selector=gold))
+
+    def shown(policy: str) -> list[str]:
+        document = json.loads(cli("top", "vms", "-A", f"--policy={policy}", "-o", "json").stdout)
+        return [vm["name"] for vm in document["virtualMachines"]]
+
+    assert shown("all") == ["gold", "other"]
+    assert shown("cpus") == ["gold"]
+    assert cli("top", "vms", "--policy=none").stderr == "kubectl balloon: there is no policy none\n"
+
+
+@pytest.fixture
+def short(installed: ControlPlane, node: FakeNode) -> FakeNode:
+    """A node short of processors, whose VMs are asked for some; one's guest does not follow."""
+    for name in ("given", "stuck", "pinned"):
+        node.add(name)
+    installed.apply(processor_policy("cpus", processors={"min": 1, "max": 3}, coolDown="1h"))
+    request = ("kubeballoon.io/processor-target=2", "kubeballoon.io/processor-policy=cpus")
+    where = f"--namespace={node.namespace}"
+    installed.kubectl("annotate", "vmi", "given", "stuck", where, *request, *AS_CONTROLLER)
+    pinned = {"eligible": False, "reason": "DedicatedCPU", "message": "it has dedicated CPUs"}
+    node.vms["pinned"]["processors"] |= pinned
+    node.processors = {"count": 3, "usage": 97, "stall": 61}
+    node.report(follow=True)
+    lost = {"online": 4, "responsive": False, "reason": "NotFollowing", "message": "its guest uses 4 processors"}
+    node.vms["stuck"]["processors"] |= lost
+    node.vms["given"]["processors"]["usage"] = 180
+    node.report()
+    return node
+
+
+def test_processors_are_shown_beside_memory(cli: Cli, short: FakeNode) -> None:
+    found = json.loads(cli("top", "vms", f"--node={short.name}", "-o", "json").stdout)["virtualMachines"]
+    given, pinned, stuck = (vm["processors"] for vm in found)
+    assert (given["policy"], given["size"], given["online"], given["offlinable"]) == ("cpus", 4, 2, 3)
+    assert (given["usage"], given["target"], given["min"], given["max"]) == (180, 2, 1, 3)
+    assert (given["method"], given["reason"]) == ("GuestAgent", "AtMinimum")
+    assert (pinned["reason"], pinned["message"]) == ("Excluded", "it has dedicated CPUs")
+    assert (stuck["reason"], stuck["problem"]) == ("Unresponsive", "NotFollowing: its guest uses 4 processors")
+    header, first, *_ = rows(cli("top", "vms", f"--node={short.name}", "--sort-by=cpu", "-o", "wide").stdout)
+    line = dict(zip(header, first, strict=True))
+    assert (line["VM"], line["CPUS"], line["CPU TARGET"], line["CPU USAGE"]) == ("given", "2/4", "2", "180%")
+    assert (line["CPU METHOD"], line["CPU POLICY"], line["CPU REASON"]) == ("GuestAgent", "cpus", "AtMinimum")
+    ill = yaml.safe_load(cli("status", "-o", "yaml").stdout)
+    assert ill["processors"] == {
+        "governed": 3,
+        "excluded": {"DedicatedCPU": 1},
+        "unresponsive": 1,
+        "size": 12,
+        "taken": 2,
+        "usage": 97,
+        "stall": 61,
+    }
+    assert [(policy["kind"], policy["taken"]) for policy in ill["policies"]] == [("ProcessorPolicy", 0)]
+    stuck_one = f"VMs whose guests do not follow requests for processors: {short.namespace}/stuck"
+    assert stuck_one in ill["attention"]
+    shown = cli("status").stdout
+    assert "2 taken of 12, of 3 VMs governed, left alone: 1 DedicatedCPU; 1 unresponsive" in shown
+    assert "nodes' usage up to 97%, stall up to 61%" in shown
+
+
+def test_explain_says_why_a_vm_has_its_processors(cli: Cli, installed: ControlPlane, short: FakeNode) -> None:
+    def explained(vm: str) -> Object:
+        said: Object = json.loads(cli("explain", f"{short.namespace}/{vm}", "-o", "json").stdout)["processors"]
+        return said
+
+    given = explained("given")
+    assert (given["nodeUsage"], given["nodeStall"], given["current"]["target"]) == (97, 61, 2)
+    assert (given["policy"]["name"], given["policy"]["max"], given["policy"]["coolDown"]) == ("cpus", 3, 3600)
+    assert given["whyNotMore"][0] == "the node's 3 processors are divided by shares: usage 97 %, stall 61 %"
+    assert given["whyNotFewer"] == [
+        "1 is guaranteed to it by the min of its policy cpus",
+        "2 are requested of it: a change to 1 waits for its policy's coolDown",
+    ]
+    stuck = explained("stuck")
+    assert stuck["whyNotFewer"][-1] == "its guest uses 4, 2 are wanted: NotFollowing: its guest uses 4 processors"
+    assert explained("pinned")["whyNotMore"] == ["it has dedicated CPUs"]
+    text = cli("explain", f"{short.namespace}/given").stdout
+    assert "Why not fewer processors?" in text
+    assert "UnderPressure, priority 0" in text
+    short.processors = {"count": 3, "usage": 10, "stall": 0}
+    short.report(follow=True)
+    ample = explained("given")
+    assert ample["whyNotMore"] == [
+        "its policy's max is 3",
+        "2 are requested of it: a change to 3 waits for its policy's coolDown",
+    ]
+    (line,) = ample["whyNotFewer"]
+    assert line.startswith("the node is not short of processors: usage 10 %, stall 0 %; its policy takes some from")
+    installed.apply(processor_policy("cpus", mode="Observe"))
+    assert explained("given")["whyNotFewer"] == ["its policy cpus only observes: nothing is requested of it"]
+
+
+def test_an_agent_without_processors_is_shown_without(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
+    node.add("a")
+    node.report()
+    patch = [{"op": "remove", "path": "/status/processors"}]
+    where = ("--subresource=status", "--type=json", f"--patch={json.dumps(patch)}")
+    installed.kubectl("patch", "nodepressure", node.name, *where)
+    header, first = rows(cli("top", "vms", f"--node={node.name}", "-o", "wide").stdout)
+    assert dict(zip(header, first, strict=True))["CPUS"] == "-"
+    header, *lines = rows(cli("top", "nodes").stdout)
+    assert dict(zip(header, next(line for line in lines if line[0] == node.name), strict=True))["CPUS"] == "-"
+    assert "processors" not in json.loads(cli("explain", f"{node.namespace}/a", "-o", "json").stdout)
+    assert cli("simulate", "-f", "-", stdin=yaml.safe_dump(processor_policy("cpus"))).returncode == 0
 
 
 def test_explain_says_why_not_more_and_why_not_less(cli: Cli, busy: FakeNode) -> None:
@@ -136,6 +255,7 @@ def test_status_is_well_only_when_all_is(cli: Cli, installed: ControlPlane, lead
     well = cli("status")
     assert (well.returncode, well.stdout.splitlines()[-1]) == (0, "All is well."), well.stdout
     assert leader.process.poll() is None
+    assert re.match(rf"Controller \S+_{leader.process.pid} leads\n", well.stdout)
     node.add("b", responsive=False)
     node.report(state="Hard")
     ill = json.loads(cli("status", "-o", "json").stdout)
@@ -195,12 +315,42 @@ def test_simulating_minimums_that_do_not_fit_ends_with_3(cli: Cli, busy: FakeNod
     assert (line["shortfallBefore"], line["shortfallAfter"]) == (0, (3 * 512 + 64 - 1200) * MIB)
 
 
-def test_policies_for_processors_are_checked_and_said_not_to_be_simulated(
-    cli: Cli, busy: FakeNode, tmp_path: Path
+def test_processors_are_simulated_as_the_node_is_and_as_it_would_be_when_short(
+    cli: Cli, installed: ControlPlane, node: FakeNode, tmp_path: Path
 ) -> None:
-    shown = cli("simulate", "-f", str(policies(tmp_path, processor_policy("cpus"))), "--fail-on=change")
-    assert (shown.returncode, shown.stdout) == (0, f"Nothing would change for {len(busy.vms)} VMs.\n")
-    assert shown.stderr == "ProcessorPolicy cpus: valid; what it would change is not simulated\n"
+    for name in ("a", "b", "idle"):
+        node.add(name)
+    node.vms["idle"]["processors"]["offlinable"] = 0
+    node.processors = {"count": 3, "usage": 10, "stall": 0}
+    node.report()
+    file = policies(tmp_path, processor_policy("cpus", processors={"min": 1}))
+    shown = json.loads(cli("simulate", "-f", str(file), "-o", "json").stdout)
+    assert shown["policies"] == [{"kind": "ProcessorPolicy", "name": "cpus", "change": "created"}]
+    a, _, idle = (vm["processors"] for vm in shown["virtualMachines"])
+    assert (a["now"], a["before"], a["after"], a["shortBefore"], a["shortAfter"]) == (4, 4, 4, 4, 1)
+    assert (a["policyAfter"], a["minAfter"], a["changed"], a["reason"]) == ("cpus", 1, True, "NotUnderPressure")
+    assert (idle["after"], idle["shortAfter"]) == (4, 4)
+    assert not any(vm["changed"] for vm in shown["virtualMachines"])
+    (line,) = (each["processors"] for each in shown["nodes"] if each["name"] == node.name)
+    assert (line["takenAfter"], line["shortTakenBefore"], line["shortTakenAfter"]) == (0, 0, 6)
+    node.processors = {"count": 3, "usage": 97, "stall": 61}
+    node.report()
+    text = cli("simulate", "-f", str(file)).stdout
+    header = next(row for row in rows(text) if "CPU POLICY" in row)
+    row = dict(zip(header, next(each for each in rows(text) if each[1:2] == ["a"]), strict=True))
+    assert (row["BEFORE"], row["AFTER"], row["WHEN SHORT"], row["MIN"]) == ("4", "1", "4 → 1", "- → 1")
+    assert installed.kubectl("get", "cpupol", "--output=name") == ""
+    assert cli("simulate", "-f", str(file), "--fail-on=change").returncode == 3
+    installed.apply(processor_policy("cpus", processors={"min": 1}))
+    assert cli("simulate", "-f", str(file), "--fail-on=change").returncode == 0
+    greedy = policies(tmp_path, processor_policy("cpus", processors={"min": "100%"}))
+    refused = cli("simulate", "-f", str(greedy), "-o", "json")
+    assert refused.returncode == 3
+    (line,) = (each["processors"] for each in json.loads(refused.stdout)["nodes"] if each["name"] == node.name)
+    assert (line["shortfallBefore"], line["shortfallAfter"]) == (0, 9)
+
+
+def test_policies_for_processors_are_checked(cli: Cli, tmp_path: Path) -> None:
     broken = cli("simulate", "-f", str(policies(tmp_path, processor_policy("cpus", coolDown="soon"))))
     assert broken.returncode == 2
     assert 'The ProcessorPolicy "cpus" is invalid: spec.coolDown' in broken.stderr
@@ -224,6 +374,25 @@ def test_an_unreachable_api_server_is_one_line(installed: ControlPlane, tmp_path
     assert "cannot be reached" in ended.stderr
     ended = balloon(tmp_path / "kubeconfig", "status", "--context=none")
     assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+
+
+@pytest.mark.parametrize(("kubeconfig", "complaint"), [("garbage", "cannot be read"), (None, "there is no kubeconfig")])
+def test_without_access_to_a_cluster_there_is_one_line(
+    kubeconfig: str | None, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    if kubeconfig is not None:
+        path.write_text(kubeconfig)
+    ended = balloon(None, "status")
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)
+    assert complaint in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "VM"])
+def test_what_is_no_name_is_wrong_usage(cli: Cli, name: str) -> None:
+    assert cli("explain", name).returncode == 2
 
 
 def test_a_missing_privilege_is_named(installed: ControlPlane, namespace: str) -> None:

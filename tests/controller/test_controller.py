@@ -15,7 +15,7 @@ from tests.support.cluster import MIB, FakeNode, Object, asked, condition, get, 
 from tests.support.processes import SYSTEM, Command, controller
 from tests.support.waiting import throughout, until
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
 
 
 def test_an_overcommitted_node_is_brought_within_its_capacity(installed: ControlPlane, node: FakeNode) -> None:
@@ -68,6 +68,18 @@ def test_nothing_is_written_when_nothing_changes(installed: ControlPlane, node: 
     for _ in range(3):
         node.report(follow=True)
     throughout(lambda: versions() == before, 2)
+
+
+def test_what_an_agent_did_on_its_own_becomes_what_is_asked(installed: ControlPlane, node: FakeNode) -> None:
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 3)
+    node.vms["a"]["relief"] = str(relief := node.targets()["a"] - 10 * MIB)  # so little that nothing else is asked
+    node.vms["a"]["actual"] = str(relief)
+    node.report()
+    until(lambda: node.targets()["a"] == relief)
 
 
 def test_a_vm_recreated_under_its_name_is_not_hit(installed: ControlPlane, node: FakeNode) -> None:
@@ -241,7 +253,7 @@ def test_users_objects_are_left_clean(installed: ControlPlane, node: FakeNode) -
         assert not [key for key in metadata.get("annotations", {}) if "kopf" in key]
 
 
-def test_a_second_replica_stands_by_and_takes_over(installed: ControlPlane, leader: Command, tmp_path: Path) -> None:
+def test_a_second_replica_stands_by(installed: ControlPlane, leader: Command, tmp_path: Path) -> None:
     with controller(installed, tmp_path / "log") as second:
         until(lambda: "standing by" in second.said())
         lease = get(installed, "lease", "kubeballoon-controller", f"--namespace={SYSTEM}")["spec"]

@@ -8,7 +8,7 @@ from hack.controlplane import ControlPlane
 from tests.support.cluster import FakeNode, asked, get, memory_policy
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
 
 
 def test_a_policy_s_method_is_asked_for_with_the_target(installed: ControlPlane, node: FakeNode) -> None:

@@ -8,7 +8,7 @@ from hack.controlplane import ControlPlane
 from tests.support.cluster import FakeNode, asked, condition, get, processor_policy
 from tests.support.waiting import throughout, until
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
 
 CALM = {"coolDown": "1ms"}
 SHORT = {"count": 4, "usage": 100, "stall": 60}

@@ -199,6 +199,17 @@ def test_idle_memory_far_off_its_fair_share_is_divided_anew_though_nobody_needs_
     assert max(each.actual for each in settled.vms) - min(each.actual for each in settled.vms) <= 4 * GIB // 8
 
 
+def test_what_is_off_by_less_is_put_right_once_it_has_stood_for_a_while() -> None:
+    held = {"a": 2.2, "b": 1.9, "c": 1.9, "d": 2.0}
+    vms = [replace(vm(name), actual=int(gib * GIB), target=int(gib * GIB)) for name, gib in held.items()]
+    lately, long_ago = (
+        node(*(replace(each, last_change=Change(up=True, age=age)) for each in vms)) for age in (30.0, 3600.0)
+    )
+    assert decision(allocate(lately), "a").target == vms[0].target
+    fair = decision(allocate(long_ago), "a")
+    assert fair.target == fair.entitlement <= 2 * GIB
+
+
 def test_what_one_needs_is_taken_from_as_few_as_can_be() -> None:
     held = {"a": 2.25, "b": 1.55, "c": 1.85, "d": 2.35}
     vms = [replace(vm(name), actual=int(gib * GIB), target=int(gib * GIB)) for name, gib in held.items()]

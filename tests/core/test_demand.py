@@ -15,6 +15,9 @@ def stats(need: int, at: float, *, actual: int = 1024 * MIB) -> GuestStatistics:
     return GuestStatistics(actual=actual, updated=at, usable=actual - need, major_faults=0, swap_in=0)
 
 
+SIZE = 1024 * MIB
+
+
 def after(needs: list[int], seconds: float = 5) -> Need:
     """The estimate after samples of these needs."""
     need, before = None, None
@@ -40,7 +43,26 @@ def test_an_old_sample_changes_nothing() -> None:
     first = stats(100 * MIB, 10)
     need = update(None, None, first, WINDOW)
     assert update(need, first, first, WINDOW) is need
-    assert update(need, first, stats(900 * MIB, 9), WINDOW) is need
+    assert update(need, None, stats(900 * MIB, 9), WINDOW) is need, "taken up from an agent's report"
+
+
+def test_a_clock_that_was_set_back_begins_the_estimate_anew() -> None:
+    first, second = stats(900 * MIB, 7200), stats(100 * MIB, 10)
+    need = update(None, None, first, WINDOW)
+    need = update(need, first, second, WINDOW)
+    assert need is not None
+    assert (need.value, need.at) == (100 * MIB, 10)
+    need = update(need, second, stats(800 * MIB, 11), WINDOW)
+    assert need is not None
+    assert need.value == 800 * MIB
+
+
+def test_a_ruler_measures_on_after_the_clock_was_set_back() -> None:
+    first = stats(100 * MIB, 7200)
+    ruler = Ruler().look(first, SIZE, 7200)
+    second = first._replace(updated=15, available=900 * MIB)
+    ruler = ruler.look(second, SIZE, 10).look(second, SIZE, 20)
+    assert ruler.measure(second) is not None
 
 
 def test_swapping_in_and_refaulting_are_trouble() -> None:

@@ -168,6 +168,15 @@ def test_a_request_is_withdrawn_when_the_guest_has_no_more_to_give() -> None:
     assert pace.asked is None
 
 
+def test_nothing_is_under_way_once_a_guest_has_given_what_it_has() -> None:
+    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=20 * MIB), GIB)
+    assert request == 2 * GIB - 20 * MIB
+    pace, again = advance(pace, Sample(request, 0.2, spare=0), GIB)
+    assert (again, pace.asked) == (None, None)
+    _, more = advance(pace, Sample(request, 5.2, spare=10 * MIB), GIB)
+    assert more == request - 10 * MIB, "it has some again"
+
+
 def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() -> None:
     pace, held = Pace(), 2 * GIB
     events: list[tuple[float, int]] = []

@@ -168,3 +168,22 @@ def test_minimums_that_do_not_fit_are_kept_and_reported() -> None:
     plan = allocate(Node("n", 4, vms=(vm("a", 4, policy), vm("b", 4, policy))))
     assert [decision.target for decision in plan.decisions] == [3, 3]
     assert plan.shortfall == 2
+
+
+@pytest.mark.parametrize("policy", [None, Policy("p", minimum=Count(1), trigger=ALWAYS)], ids=["free", "governed"])
+def test_dedicated_processors_are_divided_among_nobody(policy: Policy | None) -> None:
+    own = replace(vm("own", 8, policy), excluded="it has dedicated CPUs", dedicated=True)
+    sharing = Policy("p", minimum=Count(1), trigger=ALWAYS)
+    others = tuple(vm(f"v{number}", 8, sharing) for number in range(4))
+    plan = allocate(Node("n", 16, vms=(own, *others)))
+    assert [decision.target for decision in plan.decisions] == [None, 2, 2, 2, 2]
+    assert plan.shortfall == 0
+    assert allocate(Node("n", 10, vms=(own, *others))).shortfall == 2
+
+
+def test_one_that_does_not_follow_keeps_no_trigger_pulled() -> None:
+    policy = Policy("p", minimum=Count(1))
+    stuck = replace(vm("stuck", 4, policy, target=1), responsive=False)
+    between = Pressure(stall=0, usage=75)
+    assert targets(Node("n", 4, between, (vm("a", 4, policy, target=4), stuck))) == [4, 1]
+    assert targets(Node("n", 4, between, (vm("a", 4, policy, target=3), stuck)))[0] != 4, "one that follows does"

@@ -4,52 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hack.controlplane import ControlPlane
-from kubeballoon.api.v1alpha1 import NodePressure
-from kubeballoon.release.work import outstanding
-from tests.support.cluster import AS_CONTROLLER, FakeNode, asked, get
+from kubeballoon.cluster.client import Cluster, NotFoundError
+from kubeballoon.cluster.lease import Lease
+from kubeballoon.release.work import Release
+from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, asked, get
 from tests.support.processes import Command
-from tests.support.waiting import until
+from tests.support.waiting import Clock, until
 
 
-def node(name: str, *vms: dict[str, Any]) -> NodePressure:
-    memory = {"total": "8Gi", "available": "1Gi", "other": "0", "reserve": "0"}
-    status = {"observedAt": "2026-01-01T00:00:00Z", "memory": memory, "virtualMachines": vms}
-    return NodePressure.model_validate({"metadata": {"name": name}, "status": status})
+class WithoutKubeVirt(Cluster):
+    """A fake cluster that has no such kind, nor any other."""
+
+    def __init__(self) -> None:
+        """Connect to nothing."""
+
+    async def metadata(self, path: str) -> list[Object]:
+        """There are none."""
+        raise NotFoundError(f"{path}: no such kind")
 
 
-def vm(name: str, **report: Any) -> dict[str, Any]:
-    return {"uid": name, "namespace": "n", "name": name, "size": "1Gi", "actual": "1Gi", **report}
+class FreeLease(Lease):
+    """A fake Lease that is always had."""
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+
+    async def seize(self, seconds: float = 0.0) -> None:
+        """Succeed."""
 
 
-@pytest.mark.parametrize(
-    ("report", "line"),
-    [
-        ({}, None),
-        ({"actual": "1020Mi"}, None),  # agents do not report less than a hundredth
-        ({"actual": "512Mi"}, "n/a on node has 512 MiB of 1 GiB"),
-        ({"target": "768Mi"}, "n/a on node is still asked to keep to 768 MiB"),
-        ({"actual": None, "message": "it hangs"}, "n/a on node is out of sight (it hangs)"),
-        ({"actual": "512Mi", "eligible": False}, None),
-    ],
-)
-def test_a_vm_is_done_when_it_has_its_memory(report: dict[str, Any], line: str | None) -> None:
-    assert outstanding({"a"}, [node("node", vm("a", **report))]) == ([] if line is None else [line])
+async def test_a_cluster_that_lost_kubevirt_holds_nothing_up() -> None:
+    clock = Clock()
 
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
 
-def test_vms_that_are_gone_are_not_waited_for() -> None:
-    assert outstanding({"b"}, [node("node", vm("a", target="1Mi"), vm("b"))]) == []
-
-
-def test_only_the_first_of_many_are_named() -> None:
-    vms = [vm(f"vm-{number}", target="1Mi") for number in range(9)]
-    lines = outstanding({each["uid"] for each in vms}, [node("node", *vms)])
-    assert len(lines) == 6
-    assert lines[-1] == "and 4 more"
+    assert await Release(WithoutKubeVirt(), FreeLease(), clock, sleep).run(60) == []
 
 
 @pytest.fixture
@@ -75,7 +69,7 @@ def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, s
         assert command.process.wait(30) == 1
     last = command.said().splitlines()[-1]
     assert last.startswith("kubeballoon: not all memory is back after 2s: ")
-    assert last.endswith(f"{short.namespace}/a on {short.name} is still asked to keep to 256 MiB")
+    assert last.endswith(f"{short.namespace}/a on {short.name}: is still asked to keep to 256 MiB")
     assert asked(installed, short.namespace, "a") == {}
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 SECONDS = 60.0
 
 
-def balloon(kubeconfig: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run ``kubectl-balloon ARGUMENTS`` to its end."""
-    command, *rest = arguments
+def balloon(kubeconfig: Path | None, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``kubectl-balloon ARGUMENTS`` to its end; without a kubeconfig, as the environment says."""
+    access = [] if kubeconfig is None else [f"--kubeconfig={kubeconfig}"]
     return subprocess.run(
-        [sys.executable, "-m", "kubeballoon.cli.main", command, *rest, f"--kubeconfig={kubeconfig}"],
+        [sys.executable, "-m", "kubeballoon.cli.main", *arguments, *access],
         capture_output=True,
         text=True,
         check=False,

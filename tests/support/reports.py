@@ -9,13 +9,14 @@ from typing import Any
 
 from hack.controlplane import ControlPlane
 from hack.lab import LabNode, LauncherPod, node_object, vmi_object
-from tests.support.cluster import AS_CONTROLLER
+from tests.support.cluster import AS_CONTROLLER, memory_policy
 
 
 @contextmanager
 def presented(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> Iterator[LauncherPod]:
-    """The guest with its objects, which go with the context, and all of its memory."""
+    """The guest with its objects, which go with the context, all of its memory, and a policy for what it is asked."""
     plane.apply(node_object(node.name, node.memory_bytes))
+    plane.apply(memory_policy(node.name))
     plane.apply(vmi_object(guest.spec, guest.uid, node.name))
     if guest.spec.balloon:
         guest.set_memory(guest.spec.memory_bytes)
@@ -23,6 +24,7 @@ def presented(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> Iterato
         yield guest
     finally:
         plane.kubectl("delete", "vmi", guest.spec.name)
+        plane.kubectl("delete", "mempol", node.name, "--ignore-not-found")
         plane.kubectl("delete", "nodepressure", node.name, "--ignore-not-found")
         plane.kubectl("delete", "node", node.name)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import pytest
+
 T = TypeVar("T")
 
 
@@ -24,11 +26,12 @@ class Clock:
 _POLL_SECONDS = 0.1
 
 
-def until(condition: Callable[[], T], seconds: float = 20.0) -> T:
-    """The condition's first true value; fails the test when there is none in time."""
+def until(condition: Callable[[], T], seconds: float = 20.0, tell: Callable[[], object] | None = None) -> T:
+    """The condition's first true value; fails the test when there is none in time, with what ``tell`` has to say."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not so within {seconds:g} s; last seen: {value!r}"
+        if time.monotonic() > deadline:
+            pytest.fail(f"not so within {seconds:g} s; last seen: {value if tell is None else tell()!r}")
         time.sleep(_POLL_SECONDS)
     return value
 

@@ -10,12 +10,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from kubeballoon.agent import reservation
 from kubeballoon.agent.guestagent import GuestAgent
 from kubeballoon.agent.host import HostError
-from kubeballoon.agent.hypervisor import Channel, Hypervisor, HypervisorError
+from kubeballoon.agent.hypervisor import Channel, Hypervisor, HypervisorError, Process
 from kubeballoon.agent.instance import Instance
 from kubeballoon.agent.launchers import find
 from kubeballoon.agent.meter import Meter
@@ -33,7 +33,7 @@ from kubeballoon.api.v1alpha1 import (
 _log = logging.getLogger(__name__)
 
 LOOK = 3.0  # seconds between looks at a VM of which something is asked
-IDLE = 15.0  # seconds between looks at one of which nothing is
+IDLE = 30.0  # seconds between looks at one of which nothing is
 STEP = 0.5  # seconds between looks while something is under way
 _WITHOUT = ("NoBalloon", "GuestUnsupported")  # reasons for which a VM has nothing that could reserve memory
 _NEWS = 20  # percent by which the node's usage or stall is worth a report
@@ -51,54 +51,68 @@ class Attendant:
         self._changed = changed
         self._wake = asyncio.Event()
         self._agent = GuestAgent()
-        qemu = Qemu(instance.domain)
-        self.processors = Processors(self._agent, qemu)
-        self.reservation = Reservation(self._agent, qemu, self._wake.set)
-        self.reservation.method = instance.method
+        self.process: Process = Qemu(instance.domain)
+        self.processors = Processors(self._agent, self.process)
+        self.reservation = Reservation(self._agent, self.process, self._wake.set)
+        self._set_reservation()
         self._processors_due = 0.0
+        self._failures = 0  # since the VM was last looked at
 
     def update(self, instance: Instance) -> None:
         """The VM's object changed: look at once if it asks for something else."""
-        asks = self.instance.processors, self.instance.frozen
-        self.instance = instance
-        self.reservation.method = instance.method
-        if asks != (instance.processors, instance.frozen):
+        before, self.instance = self.instance, instance
+        self._set_reservation()
+        if (before.processors, before.frozen, before.method) != (instance.processors, instance.frozen, instance.method):
             self._processors_due = 0.0
             self._wake.set()
 
+    def _set_reservation(self) -> None:
+        self.reservation.method = self.instance.method
+        self.reservation.frozen = self.instance.frozen is not None or self.instance.bar is not None
+
     async def run(self) -> None:
-        """Attend until cancelled."""
-        failures = 0
+        """Attend until cancelled.
+
+        Whatever happens is over with the connection: the VM's keeper goes on with the reservation that is kept here.
+        """
         while True:
             try:
                 with contextlib.closing(await self._open()) as channel:
                     self._agent.channel = channel
-                    failures = 0
                     await self._attend(channel)
             except HypervisorError as error:
-                self._fail(error)
+                self._fail("Unreachable", str(error))
+            except Exception as error:  # noqa: BLE001 - one VM must not cost more than itself
+                _log.exception("%s: its attendant failed", self.instance.domain)
+                self._fail("InternalError", f"its attendant failed: {error!r}")
             self._agent.channel = None
-            await self._pause(RETRY[min(failures, len(RETRY) - 1)])
-            failures += 1
+            await self._pause(RETRY[min(self._failures, len(RETRY) - 1)])
+            self._failures += 1
 
     async def _open(self) -> Channel:
-        launcher = await asyncio.to_thread(find, self._pods, list(self.instance.pods))
+        launcher = find(self._pods, list(self.instance.pods))
         if launcher is None:
             raise HypervisorError(f"no libvirt socket of its launcher pod under {self._pods}")
         return await self._hypervisor.open(launcher, self.instance.domain)
 
     async def _attend(self, channel: Channel) -> None:
-        self.reservation.reports_free_pages = channel.reports_free_pages
         while True:
             if self.instance.frozen is None:
                 await self._reserve()
                 if time.monotonic() >= self._processors_due:
                     await self._look(channel)
-                    asked = self.instance.processors.target is not None
+                    asked = self.instance.processors.target is not None or self.processors.returning
                     wait = STEP if self.processors.moving else LOOK if asked else IDLE
                     self._processors_due = time.monotonic() + wait
-            look = reservation.STEP if self.reservation.moving else reservation.LOOK
-            await self._pause(min(look, max(0.0, self._processors_due - time.monotonic())))
+                    self._failures = 0
+            await self._pause(self._rest())
+
+    def _rest(self) -> float:
+        """Seconds until there is something to do, if nothing is asked before."""
+        if self.instance.frozen is not None:
+            return IDLE
+        processors = max(0.0, self._processors_due - time.monotonic())
+        return processors if self.instance.bar is not None else min(processors, self.reservation.rest)
 
     async def _reserve(self) -> None:
         if self.instance.bar is not None or not self.reservation.due:
@@ -115,12 +129,13 @@ class Attendant:
         if (now.online, now.problem) != (before.online, before.problem):
             said = "" if now.problem is None else f": {now.problem[1]}"
             _log.info("%s: %s processors online%s", self.instance.domain, now.online, said)
+        if replace(now, usage=None) != replace(before, usage=None):
             self._changed()
 
-    def _fail(self, error: HypervisorError) -> None:
+    def _fail(self, reason: str, message: str) -> None:
         if self.processors.view.problem is None:
-            _log.warning("%s: %s", self.instance.domain, error)
-        self.processors.fail(error)
+            _log.warning("%s: %s", self.instance.domain, message)
+        self.processors.fail(reason, message)
         self._changed()
 
     async def _pause(self, seconds: float) -> None:
@@ -132,13 +147,18 @@ class Attendant:
 
 
 class Attendants:
-    """One attendant for each VM of the node."""
+    """One attendant for each VM of the node.
+
+    Attributes:
+        processors: the node's, as last measured; None where the kernel does not tell.
+    """
 
     def __init__(self, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None]) -> None:
         """Make attendants for VMs whose pods are below ``pods``; ``changed`` is called when one has news."""
         self._hypervisor = hypervisor
         self._pods = pods
         self._changed = changed
+        self.processors: NodeProcessors | None = None
         self._meter = Meter()
         self._mute = False
         self._known: dict[str, tuple[Attendant, asyncio.Task[None]]] = {}
@@ -149,22 +169,25 @@ class Attendants:
             self._known.pop(uid)[1].cancel()
         for uid, instance in running.items():
             known = self._known.get(uid)
-            if known is not None and not known[1].done():
+            if known is not None:
                 known[0].update(instance)
                 continue
-            if known is not None:
-                _log.error("%s: its attendant ended: %r", instance.domain, known[1].exception())
             attendant = Attendant(instance, self._hypervisor, self._pods, self._changed)
             self._known[uid] = attendant, asyncio.create_task(attendant.run(), name=f"attend {instance.domain}")
+
+    def recall(self, status: NodePressureStatus) -> None:
+        """Know what the agent before this one had asked of the VMs."""
+        for vm in status.virtual_machines:
+            if vm.uid in self._known and vm.processors is not None:
+                self._known[vm.uid][0].processors.recall(vm.processors)
 
     def hypervisor(self, uid: str) -> Hypervisor:
         """What the keeper of a VM is to reach it by."""
         return ReservingHypervisor(self._hypervisor, self._known[uid][0].reservation)
 
-    @property
-    def ended(self) -> bool:
-        """Whether one has ended that should not have."""
-        return any(task.done() for _, task in self._known.values())
+    def process(self, uid: str) -> Process:
+        """The process of a VM."""
+        return self._known[uid][0].process
 
     async def close(self) -> None:
         """Attend to none any more."""
@@ -173,20 +196,21 @@ class Attendants:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def complete(self, status: NodePressureStatus) -> NodePressureStatus:
-        """The report with what is known here; without the node's processors where the kernel does not tell."""
-        processors = None
+    def measure(self) -> None:
+        """Look at the node's processors."""
         try:
-            node = await asyncio.to_thread(self._meter.look)
+            node = self._meter.look()
         except HostError as error:
             _log.log(logging.DEBUG if self._mute else logging.WARNING, "%s", error)
-            self._mute = True
-        else:
-            processors = NodeProcessors(
-                count=node.count, usage=round(node.pressure.usage), stall=round(node.pressure.stall)
-            )
+            self._mute, self.processors = True, None
+            return
+        usage, stall = round(node.pressure.usage), round(node.pressure.stall)
+        self.processors = NodeProcessors(count=node.count, usage=usage, stall=stall)
+
+    def complete(self, status: NodePressureStatus) -> NodePressureStatus:
+        """The report with what is known here."""
         vms = [self._complete(vm) for vm in status.virtual_machines]
-        return status.model_copy(update={"processors": processors, "virtual_machines": vms})
+        return status.model_copy(update={"processors": self.processors, "virtual_machines": vms})
 
     def _complete(self, vm: VirtualMachineReport) -> VirtualMachineReport:
         known = self._known.get(vm.uid)
@@ -194,7 +218,7 @@ class Attendants:
             return vm
         attendant = known[0]
         return vm.model_copy(
-            update={"processors": report(attendant.instance, attendant.processors.view), **_method(vm, attendant)}
+            update={"processors": report(attendant.instance, attendant.processors), **_method(vm, attendant)}
         )
 
 
@@ -206,7 +230,7 @@ def _method(vm: VirtualMachineReport, attendant: Attendant) -> dict[str, object]
         return {
             **said,
             "method": ReclaimMethod.GUEST_AGENT,
-            "claimed": None if held is None else held.held,
+            "claimed": None if held is None else held.within(vm.size).held,
             "regained_by": attendant.reservation.regained_by,
         }
     if vm.reason in _WITHOUT:
@@ -216,14 +240,17 @@ def _method(vm: VirtualMachineReport, attendant: Attendant) -> dict[str, object]
 
 def is_news(before: NodePressureStatus, now: NodePressureStatus) -> bool:
     """Whether the controller could decide otherwise about processors because of what changed."""
-    if before.processors is None or now.processors is None:
-        return before.processors is not now.processors
-    if any(
-        abs(getattr(before.processors, name) - getattr(now.processors, name)) >= _NEWS for name in ("usage", "stall")
-    ):
+    if is_node_news(before.processors, now.processors):
         return True
     known = {vm.uid: vm.processors for vm in before.virtual_machines}
     return any(_still(known.get(vm.uid)) != _still(vm.processors) for vm in now.virtual_machines)
+
+
+def is_node_news(before: NodeProcessors | None, now: NodeProcessors | None) -> bool:
+    """Whether it could because of the node's own."""
+    if before is None or now is None:
+        return before is not now
+    return any(abs(getattr(before, name) - getattr(now, name)) >= _NEWS for name in ("usage", "stall"))
 
 
 def _still(seen: ProcessorReport | None) -> ProcessorReport | None:

@@ -93,19 +93,18 @@ class Host:
     def _group(self, cgroup: Path) -> tuple[int, int]:
         """Total and available of a cgroup: its limit, and what is unused of it or could be dropped.
 
-        File pages count as available, for they are given up before anything is killed.
+        File pages count as available, for they are given up before anything is killed; but for those that cannot be.
         """
         machine, _ = self._machine()
         if (cgroup / "memory.max").exists():
             text = (cgroup / "memory.max").read_text().strip()
             limit = _UNLIMITED if text == "max" else int(text)
-            used, files = int((cgroup / "memory.current").read_text()), "file"
+            used, prefix = int((cgroup / "memory.current").read_text()), ""
         else:
             limit = int((cgroup / "memory.limit_in_bytes").read_text())
-            used, files = int((cgroup / "memory.usage_in_bytes").read_text()), "total_cache"
+            used, prefix = int((cgroup / "memory.usage_in_bytes").read_text()), "total_"
         counts = _table(cgroup / "memory.stat")
-        shmem = counts.get("total_shmem", counts.get("shmem", 0))
-        droppable = max(0, counts[files] - shmem)
+        droppable = counts[f"{prefix}active_file"] + counts[f"{prefix}inactive_file"]
         total = min(limit, machine)
         return total, max(0, min(total, total - used + droppable))
 

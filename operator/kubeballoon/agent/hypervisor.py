@@ -58,6 +58,10 @@ class Process(Protocol):
         """The indices of the processors that have a thread."""
         ...
 
+    def resident(self) -> int | None:
+        """Bytes of the node's memory that it holds, merged pages included."""
+        ...
+
     def merged(self) -> int | None:
         """Bytes of its memory that the kernel has merged with other pages: resident, and yet the node's again."""
         ...
@@ -69,11 +73,9 @@ class Channel(Protocol):
     They have a connection and a thread of their own: what hangs here holds up nothing of the VM's memory.
 
     Attributes:
-        reports_free_pages: whether QEMU takes back what the guest's balloon driver tells it to be free.
         emulated: whether QEMU runs the guest without KVM; it does not tell libvirt of processors that left then.
     """
 
-    reports_free_pages: bool
     emulated: bool
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:

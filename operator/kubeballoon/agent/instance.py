@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from kubeballoon.api import names
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import ProcessorMethod, ReclaimMethod
+from kubeballoon.cluster.snapshot import DEDICATED
 
 T = TypeVar("T")
 Object = Mapping[str, Any]
@@ -178,7 +179,7 @@ def _bars(vmi: Object, spec: Object, domain: Object) -> Iterable[tuple[str, str,
 
 
 def _processor_bars(cpu: Object) -> Iterable[tuple[str, str, bool]]:
-    yield "DedicatedCPU", "it has dedicated CPUs", bool(cpu.get("dedicatedCpuPlacement"))
+    yield DEDICATED, "it has dedicated CPUs", bool(cpu.get("dedicatedCpuPlacement"))
     yield "Realtime", "it is a realtime VM", "realtime" in cpu
     yield "NUMAPassthrough", "its NUMA topology is passed through", "guestMappingPassthrough" in cpu.get("numa", {})
 

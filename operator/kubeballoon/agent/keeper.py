@@ -14,17 +14,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kubeballoon.agent.hypervisor import Domain, HungError, Hypervisor, HypervisorError, Sample
+from kubeballoon.agent.hypervisor import Domain, HungError, Hypervisor, HypervisorError, Process, Sample
 from kubeballoon.agent.instance import Instance
 from kubeballoon.agent.launchers import find
-from kubeballoon.api.v1alpha1 import MemoryPolicy
-from kubeballoon.cluster.snapshot import core_policy
+from kubeballoon.agent.mandate import Mandate
+from kubeballoon.agent.reservation import CHANGING
+from kubeballoon.api.v1alpha1 import VirtualMachineReport
+from kubeballoon.cluster.snapshot import SILENT
 from kubeballoon.core import demand, guard, pacing
 from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
 
-LOOK = 3.0  # seconds between looks at a VM that stands still
+LOOK = 3.0  # seconds between looks at a VM whose guest does not report
+REST = 10.0  # seconds between looks at one that stands still, at the most: it is looked at when its guest has reported
+LATE = 1.25  # seconds in which a guest's report has come: it is dated in whole seconds, rounded down
 STEP = 0.2  # seconds between looks at one that is on its way
 RETRY = (1.0, 2.0, 5.0, 10.0)  # seconds between attempts to reach it, growing
 _KEPT = 32  # a guest keeps this part of its size free, whatever it is asked for
@@ -32,7 +36,7 @@ _NEWS = 100  # a figure is worth a look at the whole node when it moved by this 
 GRACE = 30.0  # seconds a driver has to report for the first time, as a guest boots
 INEFFECTIVE = "BalloonIneffective"
 STALE = "StatisticsStale"
-_STANDS_STILL = ("BadRequest", "Paused", "NoBalloon")  # problems in which a VM is left exactly as it is
+_STANDS_STILL = ("BadRequest", "Paused", "NoBalloon", CHANGING[0])  # problems in which a VM is left exactly as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class View:
         need: the estimate, None while the guest's statistics are missing or stale.
         goal: where it is to be, bytes; None while it is left as it is.
         problem: why it does not do what it should, as (reason, message).
+        resident: what its process holds of the node's memory while there is no sample, bytes; None where not known.
     """
 
     sample: Sample | None = None
@@ -66,6 +71,12 @@ class View:
     goal: int | None = None
     problem: tuple[str, str] | None = None
     pace: pacing.Pace = field(default_factory=pacing.Pace)
+    resident: int | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether there is something to tell of it."""
+        return self.sample is not None or self.problem is not None
 
     @property
     def responsive(self) -> bool:
@@ -92,14 +103,15 @@ class Keeper:
         changed: Callable[[], None],
         clock: Callable[[], float] = time.time,
         timed: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        process: Process | None = None,
     ) -> None:
         """Keep ``instance``; ``changed`` is called after news; ``clock`` is the wall's: guests report by it.
 
-        ``policy`` is the one that governs the VM, where the agent knows it; ``relief`` is a goal that takes the
-        place of the request while node or guest is in trouble, in bytes.
+        ``mandate`` is what stands behind the requests; ``relief`` is a goal that takes the place of the request while
+        node or guest is in trouble, in bytes.
         """
         self.instance = instance
-        self.policy: MemoryPolicy | None = None
+        self.mandate = Mandate()
         self.relief: int | None = None
         self.view = View()
         self._hypervisor = hypervisor
@@ -107,6 +119,7 @@ class Keeper:
         self._changed = changed
         self._clock = clock
         self._timed = timed  # measures each look
+        self._process = process  # the VM's
         self._since = self._rearmed = clock()
         self._wake = asyncio.Event()
         self._before: demand.GuestStatistics | None = None
@@ -115,12 +128,32 @@ class Keeper:
         self._told = View()
         self._pod: str | None = None
 
-    def update(self, instance: Instance, policy: MemoryPolicy | None = None) -> None:
+    @property
+    def target(self) -> int | None:
+        """The request that the VM is to follow, bytes; None where there is none, or nothing stands behind it."""
+        return self.instance.target if self.mandate.bound else None
+
+    def update(self, instance: Instance, mandate: Mandate) -> None:
         """The VM's object or its policy changed: look at once if something else is asked of it."""
         asks = self._asks()
-        self.instance, self.policy = instance, policy
+        self.instance, self.mandate = instance, mandate
         if asks != self._asks():
             self._wake.set()
+
+    def recall(self, report: VirtualMachineReport, at: float) -> None:
+        """Know what the agent before this one had seen by ``at``, seconds: nobody has moved the balloon since.
+
+        It is what is reported until there is a look, and demand goes on falling slowly from there.
+        """
+        if report.actual is None:
+            return
+        statistics = demand.GuestStatistics(report.actual, updated=0.0)
+        sample = Sample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
+        need = None
+        if report.need is not None and 0 <= self._clock() - at <= SILENT:
+            need = demand.Need(report.need, report.need, report.need, at)
+        problem = None if report.responsive or report.reason is None else (report.reason, report.message or "")
+        self.view = self._told = View(sample=sample, need=need, problem=problem)
 
     def relieve(self, goal: int | None) -> None:
         """Let a goal, in bytes, take the place of the request; None: the request holds again."""
@@ -139,7 +172,7 @@ class Keeper:
                         failures = 0
                         await self._keep(domain)
                 except HypervisorError as error:
-                    self._fail(error)
+                    await self._fail(error)
                 await self._pause(RETRY[min(failures, len(RETRY) - 1)])
                 failures += 1
         finally:
@@ -149,12 +182,12 @@ class Keeper:
     def _asks(self) -> tuple[object, ...]:
         instance = self.instance
         return (
-            *(instance.target, instance.minimum, instance.bar, instance.frozen, instance.whole, instance.fault),
-            None if self.policy is None else self.policy.spec,
+            *(self.target, instance.minimum, instance.bar, instance.frozen, instance.whole, instance.fault),
+            None if self.mandate.policy is None else self.mandate.policy.spec,
         )
 
     async def _connect(self) -> Domain:
-        launcher = await asyncio.to_thread(find, self._settings.pods, list(self.instance.pods))
+        launcher = find(self._settings.pods, list(self.instance.pods))
         if launcher is None:
             raise HypervisorError(f"no libvirt socket of its launcher pod under {self._settings.pods}")
         if self._pod not in (None, launcher.pod):
@@ -171,7 +204,12 @@ class Keeper:
                 sample = await domain.sample()
             moving = await self._look(domain, sample)
             self._tell()
-            await self._pause(STEP if moving else LOOK)
+            await self._pause(STEP if moving else self._rest(sample.statistics.updated))
+
+    def _rest(self, updated: float) -> float:
+        """Seconds until a guest that reported at ``updated`` has done so again: there is little to see before."""
+        due = updated + self._settings.period + LATE - self._clock()
+        return min(REST, max(STEP, due)) if due > 0 else LOOK
 
     async def _look(self, domain: Domain, sample: Sample) -> bool:
         """Take one look in, and act on it; whether the VM is on its way somewhere."""
@@ -192,7 +230,8 @@ class Keeper:
         spare = None if need is None else max(0, statistics.actual - need.now - sample.size // _KEPT)
         troubled = need is not None and need.troubled
         seen = pacing.Sample(statistics.actual, now, spare, troubled, pacing.most_off(sample.size))
-        max_rate = None if self.policy is None else self.policy.spec.reclaim.max_rate
+        policy = self.mandate.policy
+        max_rate = None if policy is None else policy.spec.reclaim.max_rate
         pace, request = pacing.advance(self.view.pace, seen, goal, max_rate)
         if pace.responsive != self.view.pace.responsive:
             _log.warning(
@@ -211,12 +250,10 @@ class Keeper:
         reason = None if problem is None else problem[0]
         if reason in _STANDS_STILL:
             return None
-        if instance.target is None or instance.whole is not None or reason == INEFFECTIVE:
+        if self.target is None or instance.whole is not None or reason == INEFFECTIVE:
             return sample.size
-        wanted = instance.target if self.relief is None else self.relief
-        # The policy itself is to be believed before an annotation that somebody else may have written.
-        minimum = instance.minimum if self.policy is None else core_policy(self.policy).minimum.of(sample.size)
-        return guard.clamp(wanted, minimum, sample.size)
+        wanted = self.target if self.relief is None else self.relief
+        return guard.clamp(wanted, self.mandate.minimum(instance, sample.size), sample.size)
 
     def _estimate(self, sample: Sample, now: float) -> demand.Need | None:
         """The need, from statistics that are fresh."""
@@ -228,7 +265,7 @@ class Keeper:
         if statistics is None:
             return self.view.need
         need = demand.update(self.view.need, self._before, statistics, self._settings.window)
-        if self._before is None or statistics.updated > self._before.updated:
+        if self._before is None or statistics.updated != self._before.updated:
             self._before = statistics
         return need
 
@@ -271,13 +308,23 @@ class Keeper:
             return STALE, "its driver has stopped reporting: nothing is asked of it until it does again"
         return None
 
-    def _fail(self, error: HypervisorError) -> None:
+    async def _fail(self, error: HypervisorError) -> None:
         reason = "Hung" if isinstance(error, HungError) else "Unreachable"
         if self.view.problem is None or self.view.problem[0] != reason:
             _log.warning("%s: %s", self.instance.domain, error)
         # An estimate that cannot be renewed is no estimate: the controller must not act on it.
         self.view = replace(self.view, need=None, goal=None, problem=(reason, str(error)), pace=pacing.Pace())
         self._before = None
+        self._tell()
+        await self._weigh()
+
+    async def _weigh(self) -> None:
+        """What the process of a VM that cannot be looked at holds: its guest may go on all the same."""
+        resident = None if self._process is None else await asyncio.to_thread(self._process.resident)
+        sample = self.view.sample
+        self.view = replace(self.view, resident=resident)
+        if sample is not None and resident is not None and not sample.lag:  # merged pages are held, but not used up
+            self.view = replace(self.view, sample=replace(sample, resident=resident))
         self._tell()
 
     def _tell(self) -> None:
@@ -294,7 +341,7 @@ class Keeper:
         self._wake.clear()
 
 
-def describe(instance: Instance, view: View) -> str | None:
+def describe(instance: Instance, view: View, *, bound: bool) -> str | None:
     """Why the VM has what it has, for its report; None when there is nothing to say."""
     held_back = instance.bar or instance.frozen or instance.whole or view.problem
     if held_back is not None:
@@ -304,6 +351,8 @@ def describe(instance: Instance, view: View) -> str | None:
         return f"its driver does not follow requests: it holds {human(held)}"
     if view.withheld:
         return f"its guest has nothing more to give: it holds {human(held)}, {human(view.withheld)} above its request"
+    if instance.target is not None and not bound:
+        return "no policy asks anything of it: its request is not followed"
     return instance.why
 
 

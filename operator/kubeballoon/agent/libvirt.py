@@ -33,10 +33,10 @@ R = TypeVar("R")
 DEADLINE = 5.0  # seconds; a call takes milliseconds
 CONNECT_DEADLINE = 10.0
 AGENT_SECONDS = 5  # a guest's agent has to answer; libvirt gives up then
-AGENT_DEADLINE = 12.0  # seconds; another client's command may be waited for first
+AGENT_QUEUE = 30.0  # seconds for which libvirt lets a command wait for another client's, and then says so
+AGENT_DEADLINE = AGENT_QUEUE + AGENT_SECONDS + 5.0  # seconds; after these it is libvirt itself that hangs
 _KIB = 1024
 _CHANNEL = "/guest"  # no pod's uid has a slash
-_REMOVABLE = "/machine/peripheral/"
 _ABSENT = (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
 _GONE = frozenset(
     {
@@ -222,31 +222,20 @@ class LibvirtChannel(_Connected):
     def __init__(self, thread: CallThread, connection: Any, domain: Any, xml: ET.Element) -> None:
         """Take over a connection that was made in ``thread``."""
         super().__init__(thread, connection, domain)
-        balloon = xml.find("./devices/memballoon")
-        self.reports_free_pages = balloon is not None and balloon.get("freePageReporting") == "on"
         self.emulated = xml.get("type") == "qemu"
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """See ``Channel.command``."""
-        text = json.dumps({"execute": name, "arguments": dict(arguments)} if arguments else {"execute": name})
-        ask = partial(libvirt_qemu.qemuAgentCommand, self._domain, text, AGENT_SECONDS, 0)
+        ask = partial(libvirt_qemu.qemuAgentCommand, self._domain, _command(name, arguments), AGENT_SECONDS, 0)
         try:
             answer = await self._thread.call(AGENT_DEADLINE, ask)
-        except HungError as error:
-            raise AgentError("GuestAgentHung", str(error)) from error
         except libvirt.libvirtError as error:
             raise _translate_agent(error) from error
         return json.loads(answer)["return"]
 
     async def plugged(self) -> Plugged:
         """See ``Channel.plugged``."""
-        _, _, _, _, nanoseconds = await self._call(self._domain.info)
-        counted = await self._call(self._domain.vcpusFlags, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        slots = await self._monitor("query-hotpluggable-cpus")
-        # QEMU lists the last one first; one that is part of the machine has no name of its own.
-        paths = [slot["qom-path"] for slot in slots if slot.get("qom-path", "").startswith(_REMOVABLE)]
-        names = tuple(path.removeprefix(_REMOVABLE) for path in paths)
-        return Plugged(counted, names, nanoseconds / 1e9)
+        return await self._call(_plugged, self._domain)
 
     async def unplug(self, name: str) -> None:
         """See ``Channel.unplug``.
@@ -254,18 +243,11 @@ class LibvirtChannel(_Connected):
         By QEMU's own command: libvirt's call holds all other calls for the VM up until the guest has followed, or for
         five seconds. libvirt learns from QEMU's event either way.
         """
-        await self._monitor("device_del", {"id": name})
+        await self._call(_monitor, self._domain, "device_del", {"id": name})
 
     async def plug(self, count: int) -> None:
         """See ``Channel.plug``."""
         await self._call(self._domain.setVcpusFlags, count, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-    async def _monitor(self, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        text = json.dumps({"execute": name, **({"arguments": dict(arguments)} if arguments else {})})
-        answer: dict[str, Any] = json.loads(await self._call(libvirt_qemu.qemuMonitorCommand, self._domain, text, 0))
-        if "error" in answer:
-            raise HypervisorError(f"QEMU: {answer['error'].get('desc', name)}")
-        return answer["return"]
 
 
 async def _reach(thread: CallThread, launcher: Launcher, name: str) -> tuple[Any, Any, ET.Element]:
@@ -337,6 +319,34 @@ def _look(domain: Any, layout: _Layout) -> tuple[int, dict[str, int], _Layout]:
     if layout.resizable or most != layout.most:
         layout = _layout(_parse(domain.XMLDesc()))
     return state, domain.memoryStats(), layout
+
+
+def _plugged(domain: Any) -> Plugged:
+    """The domain's processors."""
+    _, _, _, _, nanoseconds = domain.info()
+    counted = domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    return Plugged(counted, _removable(_parse(domain.XMLDesc())), nanoseconds / 1e9)
+
+
+def _removable(tree: ET.Element) -> tuple[str, ...]:
+    """The names of the processors that can be unplugged, as libvirt gives them, the last one first.
+
+    From libvirt's account, not QEMU's: to ask QEMU itself marks the domain as tampered with for as long as it runs.
+    """
+    found = tree.findall("./vcpus/vcpu[@enabled='yes'][@hotpluggable='yes']")
+    return tuple(f"vcpu{index}" for index in sorted((int(each.get("id", "0")) for each in found), reverse=True))
+
+
+def _monitor(domain: Any, name: str, arguments: Mapping[str, Any]) -> None:
+    """Have QEMU carry out a command of its own."""
+    answer: dict[str, Any] = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _command(name, arguments), 0))
+    if "error" in answer:
+        raise HypervisorError(f"QEMU: {answer['error'].get('desc', name)}")
+
+
+def _command(name: str, arguments: Mapping[str, Any]) -> str:
+    """A command as QEMU and its guest's agent take it."""
+    return json.dumps({"execute": name, "arguments": dict(arguments)} if arguments else {"execute": name})
 
 
 def _statistics(stats: dict[str, int], layout: _Layout) -> GuestStatistics:

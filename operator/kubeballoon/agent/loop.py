@@ -9,21 +9,23 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from kubeballoon.agent import report
+from kubeballoon.agent import attendant, report
 from kubeballoon.agent.attendant import Attendants
 from kubeballoon.agent.host import Host, HostError, HostMemory
 from kubeballoon.agent.hypervisor import Hypervisor
-from kubeballoon.agent.instance import read
+from kubeballoon.agent.instance import Instance, read
 from kubeballoon.agent.keeper import Keeper, Settings
+from kubeballoon.agent.mandate import Policies
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.agent.reliever import Reliever
-from kubeballoon.api.v1alpha1 import API_VERSION, MemoryPolicy, NodePressure, NodePressureStatus
+from kubeballoon.api.meta import Condition
+from kubeballoon.api.v1alpha1 import API_VERSION, NodePressure, NodePressureStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ClusterError, Object
 from kubeballoon.cluster.reflector import Reflector
@@ -33,7 +35,7 @@ from kubeballoon.core.state import StallLimits, Thresholds, next_state, threshol
 _log = logging.getLogger(__name__)
 
 INTERVAL = 0.5  # seconds between looks at the node
-COMPOSE = 3.0  # seconds between looks whether the report has news, when nothing says so before
+CHECK = 3.0  # seconds between looks whether the node's own figures are news
 SETTLE = 0.2  # seconds in which what VMs show becomes one report
 HEARTBEAT = 60.0  # seconds after which a report is written though nothing changed
 SLOW = 40.0  # seconds without a turn after which a loop counts as stuck
@@ -71,25 +73,30 @@ class Agent:
         self._host = host
         self._settings = settings
         self._limits = limits
-        self.metrics = AgentMetrics(node)
+        self.metrics = AgentMetrics(node, self._compose)
         self._clock: Callable[[], float] = time.monotonic
         self._memory: HostMemory | None = None
         self._state = State.HIGH
         self._reliever = Reliever(node)
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
-        self._policies: dict[str, MemoryPolicy] = {}
-        self._recalled = False
+        self._recall_due = True
+        self._recalled: NodePressureStatus | None = None  # what the agent before this one last reported
         self._stale = True  # whether VMs or policies changed since they were last read
+        self._matched = False  # whether each VM has had its keeper
         self._look = asyncio.Event()
         self._news = asyncio.Event()
         self._attendants = Attendants(hypervisor, settings.pods, self._news.set)
         self._written: NodePressureStatus | None = None
         self._written_at = 0.0
+        self._conditions: Sequence[Condition] = ()  # as last composed, written or not
+        self._missing = True  # whether our NodePressure may have to be created
         self._beats = {"guard": self._clock(), "report": self._clock()}
         self._refused = ""
         selector = f"kubevirt.io/nodeName={node}"
         self._vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=self._changed)
-        self._known = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._changed)
+        self._policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._changed)
+        self._namespaces = Reflector(cluster, paths.NAMESPACES, changed=self._namespace_changed)
+        self._labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
 
     def stalled(self) -> str | None:
         """What is wrong when a loop has stopped turning, for the liveness probe."""
@@ -101,7 +108,7 @@ class Agent:
         """What is missing until the agent works, for the readiness probe."""
         if not self._vms.synced.is_set():
             return "the VMs of this node are not read yet"
-        return None if self._written is not None else self._refused or "nothing reported yet"
+        return None if not self._missing else self._refused or "nothing reported yet"
 
     async def run(self) -> None:
         """Work until cancelled; requests made stay as they are then."""
@@ -110,7 +117,8 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._vms.run(), name="watch VMs")
-                tasks.create_task(self._known.run(), name="watch policies")
+                tasks.create_task(self._policies.run(), name="watch policies")
+                tasks.create_task(self._namespaces.run(), name="watch namespaces")
                 tasks.create_task(self._guard(), name="guard")
                 tasks.create_task(self._tell(), name="report")
         finally:
@@ -123,36 +131,44 @@ class Agent:
         self._stale = True
         self._look.set()
 
+    def _namespace_changed(self) -> None:
+        if self._read_labels(self._labels.keys()) != self._labels:
+            self._changed()
+
     async def _guard(self) -> None:
         """Look at the node, have each VM kept, and help where help cannot wait for the controller."""
         while True:
             self._beats["guard"] = self._clock()
-            await self._observe()
+            self._observe()
             # Before the VMs are known nothing is moved: no annotation seen is not no annotation.
-            if self._vms.synced.is_set() and self._known.tried:
-                if not self._recalled:
+            if self._vms.synced.is_set() and self._policies.tried and self._namespaces.tried:
+                if self._recall_due:
                     await self._recall()
                 self._match_keepers()
                 self._help()
             await _pause(self._look, INTERVAL)
 
     async def _recall(self) -> None:
-        """Take up what the agent before this one decided on its own: no balloon moves because of a restart."""
-        self._recalled = True
+        """Take up what the agent before this one saw, and decided on its own: no balloon moves because of a restart."""
+        self._recall_due = False
         try:
             pressure = NodePressure.model_validate(await self._cluster.get(paths.node_pressure(self._node)))
         except (ClusterError, ValidationError):
             return  # nothing was reported, or it cannot be had: then the requests hold
         if pressure.status is not None:
             self._reliever.recall(pressure.status)
+            self._conditions = pressure.status.conditions
+            self._recalled = pressure.status
 
-    async def _observe(self) -> None:
+    def _observe(self) -> None:
         try:
-            memory = await asyncio.to_thread(self._host.memory)
+            memory = self._host.memory()
         except HostError as error:
             self._refuse(str(error))
             self._memory = None
             return
+        if self._memory is None:
+            self._news.set()
         before, self._memory = self._state, memory
         limits = self._limits.thresholds(memory.total)
         self._state = next_state(before, memory.available, limits, memory.stall, StallLimits())
@@ -163,13 +179,14 @@ class Agent:
     def _match_keepers(self) -> None:
         """One keeper for each VM that runs here, with what is asked of it now."""
         ended = [uid for uid, (_, task) in self._keepers.items() if task.done()]
-        if not self._stale and not ended and not self._attendants.ended:
+        if not self._stale and not ended:
             return
         self._stale = False
-        self._policies = _read_policies(self._known.objects())
+        policies = Policies.read(self._policies.objects()) if self._policies.synced.is_set() else Policies()
         running = {
             instance.uid: instance for vmi in self._vms.objects() if (instance := read(vmi, self._node)) is not None
         }
+        self._labels = self._read_labels({instance.namespace for instance in running.values()})
         self._attendants.match(running)
         for uid in ended:
             keeper, task = self._keepers.pop(uid)
@@ -178,57 +195,88 @@ class Agent:
             self._keepers.pop(uid)[1].cancel()
         for uid, instance in running.items():
             if uid not in self._keepers:
-                reached_by, looks = self._attendants.hypervisor(uid), self.metrics.looks.time
-                keeper = Keeper(instance, reached_by, self._settings, self._news.set, timed=looks)
-                self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
-            self._keepers[uid][0].update(instance, self._policies.get(instance.policy or ""))
+                self._keep(instance)
+            self._keepers[uid][0].update(instance, policies.mandate(instance, self._labels.get(instance.namespace)))
+        if not self._matched and self._recalled is not None:  # of a VM that comes later it tells nothing
+            self._attendants.recall(self._recalled)
+            for vm in self._recalled.virtual_machines:
+                if vm.uid in self._keepers:
+                    self._keepers[vm.uid][0].recall(vm, self._recalled.observed_at.timestamp())
+        self._matched = True
         self._news.set()
+
+    def _keep(self, instance: Instance) -> None:
+        uid, looks = instance.uid, self.metrics.looks.time
+        reached_by, process = self._attendants.hypervisor(uid), self._attendants.process(uid)
+        keeper = Keeper(instance, reached_by, self._settings, self._news.set, timed=looks, process=process)
+        self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
+
+    def _read_labels(self, namespaces: Collection[str]) -> dict[str, Mapping[str, str]]:
+        """The labels of those of the namespaces that are known."""
+        known = (namespace["metadata"] for namespace in self._namespaces.objects())
+        return {each["name"]: each.get("labels", {}) for each in known if each["name"] in namespaces}
 
     def _help(self) -> None:
         """Let node and guests in trouble have what the controller would give them, before it does."""
         keepers = [keeper for keeper, _ in self._keepers.values()]
-        if self._memory is None or not self._reliever.needed(self._state, keepers):
-            return
-        status = self._compose(self._memory)
-        if self._reliever.relieve(status, self._policies, keepers):
+        status = self._compose() if self._reliever.needed(self._state, keepers) else None
+        if status is not None and self._reliever.relieve(status, keepers):
             self._news.set()
 
     async def _tell(self) -> None:
         """Report what is news, and now and then that nothing is."""
+        told = True
         while True:
             self._beats["report"] = self._clock()
-            if self._vms.synced.is_set() and self._memory is not None:
-                await self._report(self._memory)
-            await _pause(self._news, COMPOSE)
+            if self._matched:
+                await self._report(told=told)
+            told = await _pause(self._news, CHECK)
             await asyncio.sleep(SETTLE)
 
-    async def _report(self, memory: HostMemory) -> None:
-        status = self.metrics.status = await self._attendants.complete(self._compose(memory))
-        due = self._clock() - self._written_at >= HEARTBEAT
-        if due or report.is_news(self._written, status):
+    async def _report(self, *, told: bool) -> None:
+        """Look for news: at the VMs only where one of their keepers has told that there is."""
+        self._attendants.measure()
+        due = self._missing or self._clock() - self._written_at >= HEARTBEAT
+        if not (told or due or self._node_moved()):
+            return
+        status = self._compose()
+        if status is not None and (due or report.is_news(self._written, status)):
             await self._write(status)
 
-    def _compose(self, memory: HostMemory) -> NodePressureStatus:
+    def _node_moved(self) -> bool:
+        written, memory = self._written, self._memory
+        if written is None or memory is None:
+            return True
+        moved = report.moved(written.memory.available, memory.available, memory.total)
+        return moved or attendant.is_node_news(written.processors, self._attendants.processors)
+
+    def _compose(self) -> NodePressureStatus | None:
+        """The report as of now; None while the node's memory is not known."""
+        memory = self._memory
+        if memory is None:
+            return None
         keepers = [keeper for keeper, _ in self._keepers.values()]
         limits = self._limits.thresholds(memory.total)
-        return report.compose(memory, self._state, limits, keepers, self._written, datetime.now(UTC))
+        status = report.compose(memory, self._state, limits, keepers, self._conditions, datetime.now(UTC))
+        self._conditions = status.conditions
+        return self._attendants.complete(status)
 
     async def _write(self, status: NodePressureStatus) -> None:
         body: Object = {"apiVersion": API_VERSION, "kind": "NodePressure", "metadata": {"name": self._node}}
         try:
-            if self._written is None:
+            if self._missing:
                 await self._create(body)
             await self._cluster.apply(paths.node_pressure_status(self._node), {**body, "status": status.to_wire()})
         except ClusterError as error:
             self.metrics.wrote(None)
-            self._written = None  # it may be gone; made anew when the API server answers again
+            self._missing = True  # it may be gone; made anew when the API server answers again
             self._refuse(str(error))
             return
         if self._refused:
             _log.info("reporting again")
         self._refused = ""
         self.metrics.wrote(status.observed_at)
-        self._written, self._written_at = status, self._clock()
+        self._written, self._written_at, self._missing = status, self._clock(), False
 
     async def _create(self, body: Object) -> None:
         """The object itself, owned by its Node, so that it goes with it."""
@@ -244,19 +292,11 @@ class Agent:
         self._refused = text
 
 
-async def _pause(event: asyncio.Event, seconds: float) -> None:
-    """Wait, but no longer than until the event; it is over then."""
+async def _pause(event: asyncio.Event, seconds: float) -> bool:
+    """Wait, but no longer than until the event, which is over then; whether it came."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+    came = event.is_set()
     event.clear()
-
-
-def _read_policies(bodies: Iterable[Object]) -> dict[str, MemoryPolicy]:
-    """The policies by name, but for any that a newer version wrote and this one cannot read."""
-    policies = {}
-    for body in bodies:
-        with contextlib.suppress(ValidationError):
-            policy = MemoryPolicy.model_validate(body)
-            policies[policy.metadata.name] = policy
-    return policies
+    return came

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from prometheus_client import Counter, Histogram, Metric
@@ -38,12 +38,12 @@ _KINDS = ("size", "actual", "resident", "target", "min", "need")
 
 
 class AgentMetrics(Collector):
-    """The agent's metrics; ``status`` is its last look, ``written`` when a report of it was last written."""
+    """The agent's metrics."""
 
-    def __init__(self, node: str) -> None:
-        """Export for ``node``."""
+    def __init__(self, node: str, look: Callable[[], NodePressureStatus | None]) -> None:
+        """Export for ``node`` what ``look`` gives; None while nothing is known."""
         self._node = node
-        self.status: NodePressureStatus | None = None
+        self._look = look
         self._written: datetime | None = None
         self.registry = new_registry()
         self.registry.register(self)
@@ -69,7 +69,7 @@ class AgentMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The present values."""
-        status, node = self.status, self._node
+        status, node = self._look(), self._node
         memory = None if status is None else status.memory
         vms = () if status is None else status.virtual_machines
         yield _STATE.family(

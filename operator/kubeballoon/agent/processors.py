@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from kubeballoon.agent.guestagent import GuestAgent, GuestProcessor
-from kubeballoon.agent.hypervisor import AgentError, Channel, HypervisorError, Plugged, Process
+from kubeballoon.agent.hypervisor import AgentError, Channel, GoneError, HungError, HypervisorError, Plugged, Process
 from kubeballoon.agent.instance import Instance, ProcessorRequest
 from kubeballoon.api.meta import LONGEST_MESSAGE
 from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
@@ -93,12 +93,16 @@ class Processors:
 
     Attributes:
         view: what is known of them now.
+        returning: whether what was asked has yet to be undone once nothing is: processors that the guest's owner took
+            offline are not ours to bring back.
     """
 
     agent: GuestAgent
     qemu: Process
     clock: Callable[[], float] = time.monotonic
     view: View = field(default_factory=View)
+    returning: bool = False
+    _offline: bool = False  # whether the guest's agent took some offline
     _settled: bool = True
     _unplugging: _Unplugging | None = None
     _lost_of: int | None = None  # the QEMU whose unplugged processors libvirt did not hear of
@@ -118,19 +122,19 @@ class Processors:
         Raises:
             HypervisorError: it cannot be looked at.
         """
-        seen = await self._see(channel)
-        problem = None
+        seen = await self._see(channel, request)
+        problem, wanted = None, self._wanted(request)
         self._settled = True
-        if request.bar is None and request.fault is None:
-            wanted = request.size if request.target is None else max(1, min(request.target, request.size))
+        if wanted is not None:
             try:
                 problem = await self._pursue(channel, request, seen, wanted)
-            except AgentError as error:
+                if seen.online != wanted:
+                    before, seen = seen, await self._see(channel, request)
+                    problem = problem or self._doubt(before, seen, wanted)
+            except AgentError as error:  # nothing was done, so there is nothing else to see
                 problem = error.reason, str(error)
-            if seen.online != wanted:
-                before, seen = seen, await self._see(channel)
-                problem = problem or self._doubt(before, seen, wanted)
-                self._settled = problem is not None or seen.online == wanted
+            self._settled = problem is not None or seen.online == wanted
+            self._settle(request, seen, wanted)
         self.view = View(
             online=seen.online,
             offlinable=len(seen.spare) if seen.guest is not None else len(seen.plugged.removable),
@@ -139,16 +143,36 @@ class Processors:
             problem=problem,
         )
 
-    def fail(self, error: HypervisorError) -> None:
+    def recall(self, report: ProcessorReport) -> None:
+        """Know from the last report what the agent before this one had asked."""
+        self.returning = report.target is not None or report.returning
+        self._offline = self.returning and report.method is not ProcessorMethod.DRIVER
+
+    def fail(self, reason: str, message: str) -> None:
         """The VM cannot be looked at."""
-        self.view = replace(self.view, online=None, usage=None, problem=("Unreachable", str(error)))
+        self.view = replace(self.view, online=None, usage=None, problem=(reason, message))
         self._used = self._unplugging = None
 
-    async def _see(self, channel: Channel) -> _Seen:
+    def _settle(self, request: ProcessorRequest, seen: _Seen, wanted: int) -> None:
+        """Whether all is back; of what the guest took offline only the guest can tell."""
+        back = seen.online >= wanted and (seen.guest is not None or not self._offline)
+        self.returning = request.target is not None or not back
+        self._offline = self._offline and self.returning
+
+    def _wanted(self, request: ProcessorRequest) -> int | None:
+        """How many processors the guest is to use; None where that is its own affair."""
+        if request.bar is not None or request.fault is not None:
+            return None
+        if request.target is None:
+            return request.size if self.returning else None
+        return max(1, min(request.target, request.size))
+
+    async def _see(self, channel: Channel, request: ProcessorRequest) -> _Seen:
         plugged = await channel.plugged()
         guest = failure = None
         try:
-            guest = await self.agent.processors()
+            if request.bar is None:
+                guest = await self.agent.processors()
         except AgentError as error:
             failure = error
         if guest is not None or self._heard is None:
@@ -219,19 +243,32 @@ class Processors:
         if self._by_driver(channel, request, seen):
             fault = self._driver_fault(seen)
             if fault is None and seen.plugged.removable:
-                await channel.unplug(seen.plugged.removable[0])
-                self._unplugging = _Unplugging(seen.threads, self.clock())
-                return None
+                fault = await self._unplug(channel, seen)
+                if fault is None:
+                    return None
             fault = fault or ("NotRemovable", "its processors cannot be unplugged: they are taken by the guest agent")
         if seen.guest is None:
             raise seen.failure or AgentError("GuestAgentAbsent", "its guest agent does not answer")
         given_up = seen.spare[: seen.online - wanted]
         if given_up:
+            self._offline = True
             await self.agent.set_processors(given_up, online=False)
         if len(given_up) < seen.online - wanted:
             kept = seen.online - len(given_up)
             return "NotOfflinable", f"its guest offers no more processors to take: it keeps {kept}"
         return fault
+
+    async def _unplug(self, channel: Channel, seen: _Seen) -> Problem | None:
+        """Have the last processor unplugged; why not, where QEMU refuses."""
+        try:
+            await channel.unplug(seen.plugged.removable[0])
+        except (GoneError, HungError):
+            raise
+        except HypervisorError as error:
+            self._refused_until = self.clock() + RETRY
+            return "UnplugRefused", f"{error}: its processors are taken by the guest agent"
+        self._unplugging = _Unplugging(seen.threads, self.clock())
+        return None
 
     async def _give(self, channel: Channel, request: ProcessorRequest, seen: _Seen, wanted: int) -> Problem | None:
         """First what the guest has offline, then what is unplugged."""
@@ -257,9 +294,9 @@ class Processors:
         return max(0, round(100 * (seconds - before[0]) / (now - before[1])))
 
 
-def report(instance: Instance, view: View) -> ProcessorReport:
+def report(instance: Instance, processors: Processors) -> ProcessorReport:
     """What is reported of a VM's processors."""
-    request = instance.processors
+    request, view = instance.processors, processors.view
     fault = None if request.fault is None else ("BadRequest", request.fault)
     held_up = instance.frozen or fault or view.problem
     reason = request.bar or held_up
@@ -269,7 +306,8 @@ def report(instance: Instance, view: View) -> ProcessorReport:
         online=view.online,
         offlinable=view.offlinable,
         usage=view.usage,
-        target=request.target,
+        target=None if request.target is None else max(0, min(request.target, request.size)),
+        returning=request.target is None and processors.returning,
         policy=request.policy,
         requested_method=request.method,
         method=view.method,

@@ -9,6 +9,7 @@ from pathlib import Path
 _PROC = Path("/proc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _VCPU = re.compile(r"CPU (\d+)/(KVM|TCG)")
+_STARTED = 19  # of the fields of /proc/PID/stat after the name
 _KSM = Path("/sys/kernel/mm/ksm/run")
 
 
@@ -19,14 +20,15 @@ class Qemu:
         """Look for the QEMU of libvirt's ``domain``."""
         self._mark = f"guest={domain},".encode()
         self._proc = proc
-        self._pid = 0
+        self._found: tuple[int, str] | None = None  # its number, and when it was started
 
     @property
     def pid(self) -> int | None:
         """Its number, found again when it has ended."""
-        if not self._is(self._pid):
-            self._pid = next((pid for pid in self._pids() if self._is(pid)), 0)
-        return self._pid or None
+        if self._found is None or self._started(self._found[0]) != self._found[1]:
+            pid = next((pid for pid in self._pids() if self._is(pid)), None)
+            self._found = None if pid is None else (pid, self._started(pid))
+        return None if self._found is None else self._found[0]
 
     def vcpus(self) -> frozenset[int] | None:
         """The indices of the processors that have a thread."""
@@ -38,6 +40,12 @@ class Qemu:
         except OSError:  # it ended meanwhile
             return None
         return frozenset(int(match[1]) for match in map(_VCPU.fullmatch, names) if match is not None)
+
+    def resident(self) -> int | None:
+        """Bytes of the node's memory that it holds, merged pages included."""
+        pid = self.pid
+        fields = [] if pid is None else _text(self._proc / str(pid) / "statm").split()
+        return int(fields[1]) * _PAGE if fields else None
 
     def merged(self) -> int | None:
         """Bytes of its memory that KSM has merged with other pages: resident, and yet the node's again."""
@@ -52,9 +60,12 @@ class Qemu:
     def _pids(self) -> list[int]:
         return [int(entry.name) for entry in self._proc.iterdir() if entry.name.isdigit()]
 
+    def _started(self, pid: int) -> str:
+        """When a process was started, in the kernel's own count; unlike its command line that can always be read."""
+        fields = _text(self._proc / str(pid) / "stat").rpartition(")")[2].split()
+        return fields[_STARTED] if fields else ""
+
     def _is(self, pid: int) -> bool:
-        if not pid:
-            return False
         try:
             command = (self._proc / str(pid) / "cmdline").read_bytes()
         except OSError:

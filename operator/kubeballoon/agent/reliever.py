@@ -7,7 +7,7 @@ the two are the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from kubeballoon.agent.keeper import Keeper
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, VirtualMachineReport
@@ -39,19 +39,18 @@ class Reliever:
         """Whether there may be anything to decide or to end: a cheap look before the careful one."""
         return bool(self._decided) or state in (State.HARD, State.LOW) or any(map(_short, keepers))
 
-    def relieve(
-        self, status: NodePressureStatus, policies: Mapping[str, MemoryPolicy], keepers: Sequence[Keeper]
-    ) -> bool:
+    def relieve(self, status: NodePressureStatus, keepers: Sequence[Keeper]) -> bool:
         """Decide for each VM, and tell its keeper; whether anything changed by that."""
+        policies = {keeper.instance.uid: keeper.mandate.policy for keeper in keepers}
         requests = {
-            keeper.instance.uid: keeper.instance.target
+            keeper.instance.uid: keeper.target
             for keeper in keepers
-            if keeper.instance.target is not None and keeper.instance.policy in policies
+            if keeper.target is not None and keeper.mandate.policy is not None
         }
         present = {uid: goal for uid, (asked, goal) in self._decided.items() if requests.get(uid) == asked}
 
         def governing(report: VirtualMachineReport) -> MemoryPolicy | None:
-            return policies.get(report.policy or "") if report.uid in requests else None
+            return policies[report.uid] if report.uid in requests else None
 
         in_force = {uid: Requested(present.get(uid, asked)) for uid, asked in requests.items()}
         goals = relieve(core_node(self._node, status, governing, in_force), requests)

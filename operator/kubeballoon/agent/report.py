@@ -24,6 +24,8 @@ from kubeballoon.core.state import Thresholds
 
 _NEWS = 100  # a figure is news when it moved by this part of its whole
 _LOST = ("Hung", "Unreachable")
+_LARGEST = (1 << 63) - 1  # number an API server takes; a driver may say more
+BAD_REPORT = "BadReport"
 
 
 def compose(
@@ -31,11 +33,12 @@ def compose(
     state: State,
     limits: Thresholds,
     vms: Iterable[Keeper],
-    before: NodePressureStatus | None,
+    conditions: Iterable[Condition],
     now: datetime,
 ) -> NodePressureStatus:
-    """The report as of ``now``; ``before`` is the last one written."""
-    reports = sorted(map(_vm, vms), key=lambda report: report.uid)
+    """The report as of ``now``; ``conditions`` are those of the last one."""
+    # One that nobody has looked at yet would count twice: as a whole, and in what others use.
+    reports = sorted((_told(keeper) for keeper in vms if keeper.view.known), key=lambda report: report.uid)
     held = sum((report.resident or 0) for report in reports)
     lost = [f"{report.namespace}/{report.name}" for report in reports if report.reason in _LOST]
     ready = Condition(
@@ -57,7 +60,7 @@ def compose(
         stall=Stall(some=round(memory.stall.some), full=round(memory.stall.full)),
         state=NodeState(state),
         virtual_machines=reports,
-        conditions=set_conditions(before.conditions if before is not None else (), [ready]),
+        conditions=set_conditions(conditions, [ready]),
     )
 
 
@@ -69,7 +72,7 @@ def is_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
         return True
     whole = now.memory.total
     figures = ("available", "other", "reserve", "total")
-    if any(_moved(getattr(before.memory, name), getattr(now.memory, name), whole) for name in figures):
+    if any(moved(getattr(before.memory, name), getattr(now.memory, name), whole) for name in figures):
         return True
     known = {report.uid: report for report in before.virtual_machines}
     return len(known) != len(now.virtual_machines) or any(
@@ -84,35 +87,61 @@ def _is_vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) 
     ignored = {*figures, "guest", "message", "processors"}
     if before.model_dump(exclude=ignored) != now.model_dump(exclude=ignored):
         return True
-    return any(_moved(getattr(before, name), getattr(now, name), now.size) for name in figures)
+    return any(moved(getattr(before, name), getattr(now, name), now.size) for name in figures)
 
 
-def _moved(before: int | None, now: int | None, whole: int) -> bool:
+def moved(before: int | None, now: int | None, whole: int) -> bool:
+    """Whether a figure is news, being a part of ``whole``."""
     if before is None or now is None:
         return before is not now
     return abs(before - now) * _NEWS > whole
+
+
+def _told(keeper: Keeper) -> VirtualMachineReport:
+    """One VM, whatever it makes its node's agent see: what cannot be told of one is told of no other."""
+    try:
+        return _vm(keeper)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        instance = keeper.instance
+        return VirtualMachineReport(
+            uid=instance.uid,
+            namespace=instance.namespace,
+            name=instance.name,
+            labels=dict(instance.labels),
+            size=instance.size,
+            resident=keeper.view.resident,
+            overhead=instance.overhead,
+            target=_within(instance.target, instance.size),
+            policy=instance.policy,
+            eligible=instance.bar is None,
+            responsive=False,
+            reason=BAD_REPORT,
+            message=f"what is seen of it cannot be reported: {' '.join(str(error).split())}"[:LONGEST_MESSAGE],
+            owner_excluded=instance.owner_excluded,
+        )
 
 
 def _vm(keeper: Keeper) -> VirtualMachineReport:
     """One VM. Of one that cannot be reached the last that was seen holds: nobody moves its balloon meanwhile."""
     instance, view = keeper.instance, keeper.view
     sample = view.sample
-    message = describe(instance, view)
+    message = describe(instance, view, bound=keeper.mandate.bound)
     kept = instance.frozen or instance.whole
+    size = sample.size if sample is not None else instance.size
     return VirtualMachineReport(
         uid=instance.uid,
         namespace=instance.namespace,
         name=instance.name,
         labels=dict(instance.labels),
-        size=sample.size if sample is not None else instance.size,
+        size=size,
         actual=None if sample is None else sample.statistics.actual,
-        resident=None if sample is None else sample.resident,
+        resident=view.resident if sample is None else sample.resident,
         overhead=instance.overhead,
         need=None if view.need is None else view.need.value,
         present_need=None if view.need is None else view.need.now,
         troubled=view.need is not None and view.need.troubled,
-        min=instance.minimum,
-        target=instance.target,
+        min=_within(instance.minimum, size),
+        target=_within(instance.target, size),
         relief=keeper.relief,
         policy=instance.policy,
         eligible=instance.bar is None,
@@ -122,6 +151,11 @@ def _vm(keeper: Keeper) -> VirtualMachineReport:
         owner_excluded=instance.owner_excluded,
         guest=None if sample is None or view.need is None else _guest(sample.statistics),
     )
+
+
+def _within(request: int | None, size: int) -> int | None:
+    """What a request comes to for a VM of ``size`` bytes: annotations may ask for anything."""
+    return None if request is None else min(request, size)
 
 
 def _reason(view: View, barred: tuple[str, str] | None) -> str | None:
@@ -140,5 +174,5 @@ def _guest(statistics: GuestStatistics) -> GuestReport:
         disk_caches=statistics.disk_caches,
         swap_in=statistics.swap_in,
         swap_out=statistics.swap_out,
-        major_faults=statistics.major_faults,
+        major_faults=None if statistics.major_faults is None else min(statistics.major_faults, _LARGEST),
     )

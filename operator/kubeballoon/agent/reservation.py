@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from kubeballoon.agent.launchers import Launcher
 from kubeballoon.agent.qemu import ksm_runs
 from kubeballoon.api.v1alpha1 import ReclaimMethod, Regain
 from kubeballoon.core.demand import GuestStatistics
+from kubeballoon.core.pacing import TOLERANCE
 
 DIRECTORY = "/run/kubeballoon"
 PROGRAM = "/usr/local/lib/kubeballoon/kubeballoon_guest.py"
@@ -29,6 +31,9 @@ STEP = 0.25  # seconds between looks while it reserves
 FORGOTTEN = 10.0  # seconds without a sign of life after which the program counts as gone
 PROBE = 15.0  # seconds between looks for a program in a guest that had none
 MERGING = 300.0  # seconds KSM may take, at its default pace some hundred MiB each
+
+CHANGING = ("MethodChanging", "what one method reserved is given back before the other reserves anything")
+"""The problem of a VM of which nothing can be asked meanwhile."""
 
 _REFUSED = "GuestAgentRefused"
 
@@ -50,14 +55,19 @@ class Held:
     held: int
     available: int
 
+    def within(self, size: int) -> Held:
+        """As far as it can be true of a guest of ``size`` bytes."""
+        return replace(self, held=min(self.held, size), available=min(self.available, size))
+
 
 def parse(text: bytes) -> Held | None:
-    """What a status file says; None where it is not one."""
+    """What a status file says; None where it is not one: the guest can write anything there."""
     try:
         status = json.loads(text)
-        return Held(*(int(status[key]) for key in ("number", "asked", "held", "available")))
-    except (ValueError, KeyError, TypeError):
+        said = [status[key] for key in ("number", "asked", "held", "available")]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return Held(*said) if all(type(figure) is int and figure >= 0 for figure in said) else None
 
 
 class Reservation:
@@ -68,6 +78,7 @@ class Reservation:
         wanted: how much is to be reserved, bytes; None while nobody has asked.
         held: what the program says, None while it says nothing.
         problem: why it cannot be used.
+        frozen: whether the VM must be left as it is.
     """
 
     def __init__(
@@ -86,31 +97,49 @@ class Reservation:
         self.wanted: int | None = None
         self.held: Held | None = None
         self.problem: Problem | None = None
-        self.reports_free_pages = False
+        self.frozen = False
         self._agent = agent
         self._qemu = qemu
         self._changed = changed
         self._clock = clock
         self._merges = merges
         self._balloon: bool | None = None  # whether the balloon works; None before that is known
+        self._inflated = False  # whether the balloon holds anything back
         self._seen = 0.0
         self._merged = 0  # bytes of the VM's process
-        self._probe_at = 0.0
+        self._looked: float | None = None  # when the guest was last asked; None: it is to be asked at once
         self._by_program = False  # whether files are refused, and the program itself is to be run
 
     @property
     def engaged(self) -> bool:
-        """Whether the program takes the place of the balloon."""
-        if self.method is ReclaimMethod.AUTO:
-            return self._balloon is False and self.held is not None
-        return self.method is ReclaimMethod.GUEST_AGENT
+        """Whether the program takes the place of the balloon.
+
+        It does not before the balloon has given all back, nor the balloon before the program has: a guest gives to one
+        of the two at a time, so that together they never take it below what it is guaranteed.
+        """
+        return not self._inflated if self._chosen else self._holds
+
+    @property
+    def changing(self) -> bool:
+        """Whether one of the two has yet to give back what the other is to reserve."""
+        return self._inflated if self._chosen else self._holds
+
+    @property
+    def deflating(self) -> bool:
+        """Whether the balloon has."""
+        return self._chosen and self._inflated and not self.frozen
 
     @property
     def due(self) -> bool:
         """Whether the guest should be asked now."""
-        if self.held is not None:
-            return self.engaged or self.held.held > 0
-        return (self._needed or not self._probe_at) and self._clock() >= self._probe_at
+        return self.rest <= 0
+
+    @property
+    def rest(self) -> float:
+        """Seconds until the guest should be asked; infinite where that is of no use."""
+        if self._looked is None:
+            return 0.0
+        return max(0.0, min(self._interval, self._looked + self._interval - self._clock()))
 
     @property
     def moving(self) -> bool:
@@ -122,17 +151,17 @@ class Reservation:
         """How the node gets back what is reserved."""
         if self._merges():
             return Regain.KSM
-        return Regain.FREE_PAGE_REPORTING if self.reports_free_pages and self._balloon else Regain.NONE
+        return Regain.NONE  # what the program holds is not free, so free page reporting does not return it
 
     def ask(self, reserve: int) -> None:
         """Have so many bytes reserved, as soon as the guest's agent can be asked."""
         if reserve != self.wanted:
-            self.wanted = reserve
+            self.wanted, self._looked = reserve, None
             self._changed()
 
     async def look(self) -> None:
         """Read what the program says, and write what is asked of it."""
-        self._probe_at = self._clock() + PROBE
+        self._looked = self._clock()
         merged = await asyncio.to_thread(self._qemu.merged)
         self._merged = merged or 0
         try:
@@ -153,22 +182,56 @@ class Reservation:
     def sample(self, real: Sample) -> Sample:
         """What the keeper is to see: the real sample, or the program in the balloon's place."""
         works = real.balloon and real.statistics.updated > 0
-        self._balloon = works
+        inflated = real.balloon and real.size - real.statistics.actual > TOLERANCE
+        if (works, inflated) != (self._balloon, self._inflated):
+            self._balloon, self._inflated = works, inflated
+            self._changed()
+        if not self._chosen:
+            self.wanted = None
         if not self.engaged:
-            unsupported = self.problem is not None and self.problem[0] == "GuestUnsupported" and not real.balloon
-            return replace(real, problem=self.problem) if unsupported else real
+            return self._beside(real)
         sample = replace(
             real,
             resident=max(0, real.resident - self._merged),
             balloon=True,
             lag=MERGING if self.regained_by is Regain.KSM else 0.0,
-            problem=self.problem,
+            problem=CHANGING if self.changing else self.problem,
         )
         if self.held is None:
             return replace(sample, statistics=GuestStatistics(actual=real.size, updated=0.0))
-        held = real.size - self.held.held
-        statistics = GuestStatistics(actual=held, updated=self._seen, usable=self.held.available, held=held)
+        said = self.held.within(real.size)
+        held = real.size - said.held
+        statistics = GuestStatistics(actual=held, updated=self._seen, usable=said.available, held=held)
         return replace(sample, statistics=statistics)
+
+    def _beside(self, real: Sample) -> Sample:
+        """The real sample, less what the program holds all the same."""
+        if self.changing:
+            held = 0 if self.held is None else self.held.within(real.statistics.actual).held
+            left = real.statistics._replace(actual=real.statistics.actual - held)
+            return replace(real, statistics=left, problem=CHANGING)
+        unsupported = self.problem is not None and self.problem[0] == "GuestUnsupported" and not real.balloon
+        return replace(real, problem=self.problem) if unsupported else real
+
+    @property
+    def _chosen(self) -> bool:
+        """Whether the program is what is to reserve."""
+        if self.method is ReclaimMethod.AUTO:
+            return self._balloon is False and self.held is not None
+        return self.method is ReclaimMethod.GUEST_AGENT
+
+    @property
+    def _holds(self) -> bool:
+        return self.held is not None and self.held.held > 0
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between looks."""
+        if self.held is None:
+            return PROBE if self._needed else math.inf
+        if not (self._chosen or self._holds):
+            return math.inf
+        return STEP if self.moving else LOOK
 
     @property
     def _needed(self) -> bool:
@@ -176,8 +239,8 @@ class Reservation:
 
     def _request(self) -> int | None:
         """What is to be reserved, bytes; None while that is not known, and all stays as it is."""
-        if self.engaged:
-            return self.wanted
+        if self._chosen:
+            return self.wanted if self.engaged else None
         return None if self._balloon is None else 0
 
     def _take(self, text: bytes | None) -> None:
@@ -273,10 +336,14 @@ class ReservingDomain:
         """See ``Domain.sample``."""
         sample = self._reservation.sample(await self._domain.sample())
         self._size = sample.size
+        if self._reservation.deflating:
+            await self._domain.set_memory(sample.size)
         return sample
 
     async def set_memory(self, size: int) -> None:
         """See ``Domain.set_memory``."""
+        if self._reservation.changing:
+            return
         if self._reservation.engaged:
             self._reservation.ask(max(0, self._size - size))
         else:

@@ -76,6 +76,11 @@ class PolicySelector(ApiModel):
         default_factory=LabelSelector, description="Labels of the VirtualMachineInstance."
     )
 
+    @property
+    def any_namespace(self) -> bool:
+        """Whether it takes a VM whatever the labels of its namespace."""
+        return self.namespace_selector == LabelSelector()
+
 
 class PolicySpec(ApiModel):
     """What every policy says: which VMs it is for, and how it fares against other policies."""
@@ -95,14 +100,14 @@ class PolicySpec(ApiModel):
 class Exclusion(ApiModel):
     """How many VMs are left out for one reason."""
 
-    reason: str
-    count: int
+    reason: str = Field(description="Why they are left alone: one word.")
+    count: int = Field(description="How many are.")
 
 
 class PolicyStatus(ApiModel):
     """What a policy does at present."""
 
-    observed_generation: int = 0
+    observed_generation: int = Field(default=0, description="The generation of the policy that this is about.")
     matched: int = Field(default=0, description="VMs that the selector selects.")
     governed: int = Field(default=0, description="Of those, the VMs this policy governs.")
     excluded: list[Exclusion] = Field(
@@ -333,7 +338,7 @@ class NodeMemory(ApiModel):
 class NodeProcessors(ApiModel):
     """The node's processors."""
 
-    count: int
+    count: int = Field(description="How many it has.")
     usage: Percent = Field(default=0, description="Percent of them in use, over about ten seconds.")
     stall: Percent = Field(default=0, description="Percent of the last ten seconds in which some task waited for one.")
 
@@ -341,28 +346,27 @@ class NodeProcessors(ApiModel):
 class Stall(ApiModel):
     """Pressure stall information: percent of the last ten seconds in which some, or all, tasks waited for memory."""
 
-    some: Percent = 0
-    full: Percent = 0
+    some: Percent = Field(default=0, description="Of the time in which some task waited.")
+    full: Percent = Field(default=0, description="Of the time in which all did.")
 
 
 class Regain(StrEnum):
     """How a node gets memory back that a program in a guest has reserved; None: not at all."""
 
     KSM = "KSM"
-    FREE_PAGE_REPORTING = "FreePageReporting"
     NONE = "None"
 
 
 class GuestReport(ApiModel):
     """The guest's own statistics; a figure its driver does not report is left out."""
 
-    available: Quantity | None = None
-    usable: Quantity | None = None
-    unused: Quantity | None = None
-    disk_caches: Quantity | None = None
-    swap_in: Quantity | None = None
-    swap_out: Quantity | None = None
-    major_faults: int | None = None
+    available: Quantity | None = Field(default=None, description="All memory that its kernel manages.")
+    usable: Quantity | None = Field(default=None, description="What it could use without swapping (MemAvailable).")
+    unused: Quantity | None = Field(default=None, description="What is in no use at all (MemFree).")
+    disk_caches: Quantity | None = Field(default=None, description="What could be had back quickly.")
+    swap_in: Quantity | None = Field(default=None, description="Read back from swap since it was started.")
+    swap_out: Quantity | None = Field(default=None, description="Written to swap since it was started.")
+    major_faults: int | None = Field(default=None, description="Page faults that had to read, since it was started.")
 
 
 class ProcessorReport(ApiModel):
@@ -375,6 +379,9 @@ class ProcessorReport(ApiModel):
         default=None, description="Percent of one of the node's processors: 250 is two and a half."
     )
     target: int | None = Field(default=None, description="The request in force.")
+    returning: bool = Field(
+        default=False, description="Nothing is requested any more, and what was taken is not all back yet."
+    )
     policy: str | None = Field(default=None, description="The policy the request came from.")
     requested_method: ProcessorMethod = Field(
         default=ProcessorMethod.AUTO, description="How the request is to be carried out."
@@ -385,13 +392,18 @@ class ProcessorReport(ApiModel):
     reason: str | None = Field(default=None, description="Why it is not eligible or not responsive: one word.")
     message: str | None = Field(default=None, description="Why it has what it has.", max_length=1024)
 
+    @property
+    def taken(self) -> int:
+        """How many the VM is without."""
+        return 0 if self.online is None else max(0, self.size - self.online)
+
 
 class VirtualMachineReport(ApiModel):
     """One VM as its node's agent sees it."""
 
     uid: str = Field(description="The uid of the VirtualMachineInstance.")
-    namespace: str
-    name: str
+    namespace: str = Field(description="Its namespace.")
+    name: str = Field(description="Its name.")
     labels: dict[str, str] = Field(default_factory=dict, description="The instance's labels, for policies' selectors.")
     size: Quantity = Field(description="The memory the guest was given.")
     actual: Quantity | None = Field(default=None, description="What the balloon leaves it.")
@@ -425,12 +437,31 @@ class VirtualMachineReport(ApiModel):
     guest: GuestReport | None = None
     processors: ProcessorReport | None = None
 
+    @property
+    def reserved(self) -> int:
+        """Memory taken back from the VM, bytes: what a program in it claims counts once the node has regained it."""
+        return 0 if self.actual is None else self.size - self.backed(self.actual)
+
+    def backed(self, actual: int, *, as_claimed: bool = True) -> int:
+        """What the node has to back of the VM's memory where its guest is left ``actual``, bytes.
+
+        A balloon is believed unless told otherwise (``as_claimed``); a program in the guest never is.
+        """
+        if self.resident is not None and (self.method is ReclaimMethod.GUEST_AGENT or not as_claimed):
+            actual = max(actual, self.resident - self.overhead)
+        return min(self.size, actual)
+
+    @property
+    def processors_taken(self) -> int:
+        """How many processors the VM is without."""
+        return 0 if self.processors is None else self.processors.taken
+
 
 class NodePressureStatus(ApiModel):
     """What the agent of the node reports."""
 
     observed_at: Time = Field(description="When the agent last looked and wrote.")
-    agent_version: str = ""
+    agent_version: str = Field(default="", description="The version of the agent that reports.")
     memory: NodeMemory
     processors: NodeProcessors | None = None
     stall: Stall = Field(default_factory=Stall)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from enum import IntEnum
 from pathlib import Path
+
+from argcomplete.completers import BaseCompleter, FilesCompleter
 
 from kubeballoon import __version__
 from kubeballoon.api.duration import parse_duration
@@ -12,6 +15,8 @@ from kubeballoon.options import checked
 
 PROGRAM = "kubectl balloon"
 SHELLS = ("bash", "zsh", "fish", "kubectl")
+VM_WORDS = ("vm", "vms", "vmi", "vmis", "virtualmachine", "virtualmachineinstance")
+NODE_WORDS = ("node", "nodes", "no")
 
 
 class Exit(IntEnum):
@@ -38,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     """All commands; ``command`` names the module that runs it."""
     top = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Looks at how kubeballoon drives the memory balloons of KubeVirt's VMs.",
+        description="Looks at how kubeballoon drives the memory balloons, and the processors, of KubeVirt's VMs.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -67,15 +72,47 @@ def _command(
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--kubeconfig", type=Path, help="kubeconfig (default: $KUBECONFIG, else the pod's account)")
-    command.add_argument("--context", help="the kubeconfig's context to use")
+    _complete(
+        command.add_argument(
+            "--kubeconfig", type=Path, help="kubeconfig (default: $KUBECONFIG, else the pod's account)"
+        ),
+        FilesCompleter(),
+    )
+    _complete(command.add_argument("--context", help="the kubeconfig's context to use"), _Names("contexts"))
     command.add_argument("-o", "--output", choices=("json", "yaml", "wide"), help="output format (default: a table)")
     return command
 
 
+class _Names(BaseCompleter):
+    """Completes names of a kind of thing; see `kubeballoon.cli.names`."""
+
+    def __init__(self, thing: str) -> None:
+        self._thing = thing
+
+    def __call__(
+        self,
+        *,
+        prefix: str,
+        action: argparse.Action,  # noqa: ARG002 - argcomplete gives it
+        parser: argparse.ArgumentParser,  # noqa: ARG002 - as above
+        parsed_args: argparse.Namespace,
+    ) -> list[str]:
+        """The names as far as they can be had soon."""
+        from kubeballoon.cli import names  # noqa: PLC0415 - only for who completes
+
+        return names.complete(self._thing, parsed_args, prefix)
+
+
+def _complete(action: argparse.Action, completer: BaseCompleter) -> None:
+    action.completer = completer  # type: ignore[attr-defined]  # where argcomplete looks for it
+
+
 def _namespaced(command: argparse.ArgumentParser, *, every: bool) -> None:
     group = command.add_mutually_exclusive_group()
-    group.add_argument("-n", "--namespace", help="namespace of the VMs (default: the context's)")
+    _complete(
+        group.add_argument("-n", "--namespace", help="namespace of the VMs (default: the context's)"),
+        _Names("namespaces"),
+    )
     if every:
         group.add_argument("-A", "--all-namespaces", action="store_true", help="VMs of all namespaces")
 
@@ -84,21 +121,47 @@ def _status(commands: _Commands[argparse.ArgumentParser]) -> None:
     _command(commands, "status", "say whether all is well: nodes, policies, VMs, and what needs attention")
 
 
+_ORDER = "what comes first: by name, else the worst or the most (default: %(default)s)"
+
+
 def _top(commands: _Commands[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("top", help="show the memory of nodes or VMs", description="Show memory.")
+    command = commands.add_parser(
+        "top", help="show the memory and processors of nodes or VMs", description="Show memory and processors."
+    )
     things = command.add_subparsers(dest="thing", required=True, metavar="nodes|vms")
-    nodes = _command(things, "nodes", "show the memory of each node, the shortest of memory first")
-    nodes.add_argument("--sort-by", choices=("state", "name", "available", "reclaimed"), default="state")
-    vms = _command(things, "vms", "show the memory of each VM")
+    nodes = _command(things, "nodes", "show the memory and processors of each node, the shortest of memory first")
+    nodes.add_argument(
+        "--sort-by", choices=("state", "name", "available", "reclaimed", "cpu"), default="state", help=_ORDER
+    )
+    vms = _command(things, "vms", "show the memory and processors of each VM")
     _namespaced(vms, every=True)
-    vms.add_argument("--node", help="only the VMs of this node")
-    vms.add_argument("--sort-by", choices=("name", "size", "demand", "reclaimed"), default="name")
+    _complete(vms.add_argument("--node", help="only the VMs of this node"), _Names("nodes"))
+    _complete(
+        vms.add_argument("--policy", help="only the VMs that the policy of this name governs, of either kind"),
+        _Names("policies"),
+    )
+    vms.add_argument("--sort-by", choices=("name", "size", "demand", "reclaimed", "cpu"), default="name", help=_ORDER)
 
 
 def _explain(commands: _Commands[argparse.ArgumentParser]) -> None:
-    command = _command(commands, "explain", "say why a VM has the memory it has, and why not more, nor less")
-    command.add_argument("vm", metavar="VM", help="NAME, vm/NAME or NAMESPACE/NAME")
+    command = _command(
+        commands, "explain", "say why a VM has the memory and processors it has, and why not more, nor less"
+    )
+    name = checked(_name, "VM")
+    _complete(
+        command.add_argument("vm", type=name, metavar="VM", help="NAME, vm/NAME or NAMESPACE/NAME"), _Names("vms")
+    )
     _namespaced(command, every=False)
+
+
+_NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+
+
+def _name(text: str) -> str:
+    """A name as Kubernetes has them, and perhaps its kind or namespace before it."""
+    if _NAME.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is not a name, KIND/NAME or NAMESPACE/NAME")
+    return text
 
 
 def _simulate(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -108,7 +171,7 @@ def _simulate(commands: _Commands[argparse.ArgumentParser]) -> None:
         "say what policies in files would change, without applying them",
         "Decides with the cluster's present reports. Nothing is written.",
     )
-    command.add_argument(
+    files = command.add_argument(
         "-f",
         "--filename",
         action="append",
@@ -116,6 +179,7 @@ def _simulate(commands: _Commands[argparse.ArgumentParser]) -> None:
         metavar="PATH",
         help="a file of policies, a directory of such files, or - for standard input; may be given more than once",
     )
+    _complete(files, FilesCompleter())
     command.add_argument(
         "--prune", action="store_true", help="the files hold all policies: those in the cluster only would be deleted"
     )
@@ -123,7 +187,7 @@ def _simulate(commands: _Commands[argparse.ArgumentParser]) -> None:
         "--fail-on",
         choices=("overcommit", "change", "never"),
         default="overcommit",
-        help="end with 3 when a node's guaranteed minimums would exceed its capacity by more than now, or when "
+        help="end with 3 when a node's guaranteed minimums would exceed what it has by more than now, or when "
         "anything would change (default: %(default)s)",
     )
 
@@ -135,9 +199,14 @@ def _release(commands: _Commands[argparse.ArgumentParser]) -> None:
         "give the memory of a node's VMs, of one VM or of all back, and keep it so",
         "The controller takes its requests off, the agents let the balloons go; waits until the memory is back.",
     )
-    command.add_argument(
-        "what", nargs="?", metavar="NODE|VM", help="node/NAME, vm/NAME, NAMESPACE/NAME, or NAME if only one has it"
+    what = command.add_argument(
+        "what",
+        nargs="?",
+        type=checked(_name, "NODE|VM"),
+        metavar="NODE|VM",
+        help="node/NAME, vm/NAME, NAMESPACE/NAME, or NAME if only one has it",
     )
+    _complete(what, _Names("vms-and-nodes"))
     command.add_argument("--all", action="store_true", help="all VMs that any policy governs")
     command.add_argument("--undo", action="store_true", help="let kubeballoon drive these balloons again")
     command.add_argument(

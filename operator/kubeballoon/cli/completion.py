@@ -22,6 +22,6 @@ printf '\\n:4\\n'
 
 def run(shell: str) -> Exit:
     """Print the code for a shell."""
-    code = _FOR_KUBECTL if shell == "kubectl" else shellcode([_BINARY], shell=shell)
+    code = _FOR_KUBECTL if shell == "kubectl" else shellcode([_BINARY], use_defaults=False, shell=shell)
     Output.of(None).say(code.rstrip())
     return Exit.DONE

@@ -1,4 +1,4 @@
-"""``explain``: why a VM has the memory it has, and why not more, nor less."""
+"""``explain``: why a VM has the memory and the processors it has, and why not more, nor less."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pydantic import Field
 
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
+from kubeballoon.cli import processors
 from kubeballoon.cli.arguments import Exit
 from kubeballoon.cli.output import Cell, Output, Style, size, warn
+from kubeballoon.cli.processors import ProcessorExplanation
 from kubeballoon.cli.sight import Place, Sight, find, look, split
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ClusterError
@@ -70,6 +72,7 @@ class Explanation(ApiModel):
     message: str
     why_not_more: list[str]
     why_not_less: list[str]
+    processors: ProcessorExplanation | None = None
     changes: list[Change] = Field(default_factory=list)
 
 
@@ -102,6 +105,7 @@ def explain(sight: Sight, place: Place) -> Explanation:
         message=decision.message,
         why_not_more=[*helped(report, up=False), *why_not_more(node, plan, decision)],
         why_not_less=[*helped(report, up=True), *why_not_less(node, plan, decision)],
+        processors=processors.explain(sight, place),
     )
 
 
@@ -270,10 +274,10 @@ def _print(said: Explanation, output: Output) -> None:
     output.say()
     _print_policy(said.policy, output)
     for title, lines in (("Why not more?", said.why_not_more), ("Why not less?", said.why_not_less)):
+        output.bullets(title, lines)
+    if said.processors is not None:
         output.say()
-        output.say(Cell(title, Style.STRONG))
-        for line in lines:
-            output.say(f"- {line}")
+        processors.show(said.processors, output)
     if said.changes:
         output.say()
         output.say(Cell("Last changes", Style.STRONG))
@@ -282,7 +286,7 @@ def _print(said: Explanation, output: Output) -> None:
 
 def _print_policy(policy: Settings | None, output: Output) -> None:
     if policy is None:
-        output.say("No policy selects it.")
+        output.say("No MemoryPolicy selects it.")
         return
     over = f", over {', '.join(policy.over)}" if policy.over else ""
     output.table(

@@ -11,6 +11,7 @@ import os
 import sys
 
 import argcomplete
+from argcomplete.completers import SuppressCompleter
 
 from kubeballoon.cli.arguments import PROGRAM, Exit, parser
 from kubeballoon.cli.output import Output, warn
@@ -19,7 +20,7 @@ from kubeballoon.cli.output import Output, warn
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; what a user can mend is said in one line."""
     commands = parser()
-    argcomplete.autocomplete(commands, always_complete_options=False)
+    argcomplete.autocomplete(commands, always_complete_options=False, default_completer=SuppressCompleter())
     options = commands.parse_args(arguments)
     if options.command == "release" and options.all == (options.what is not None):
         commands.error("release takes a NODE, a VM or --all")

@@ -85,6 +85,19 @@ class Output:
             ]
             self.say(indent + "   ".join(padded).rstrip())
 
+    def section(self, header: Sequence[str], rows: Sequence[Row]) -> None:
+        """Print a table, with a line's space above it; nothing where it has no rows."""
+        if rows:
+            self.say()
+            self.table(header, rows)
+
+    def bullets(self, title: str, lines: Sequence[str]) -> None:
+        """Print a paragraph of points."""
+        self.say()
+        self.say(Cell(title, Style.STRONG))
+        for line in lines:
+            self.say(f"- {line}")
+
     def _paint(self, cell: Cell) -> str:
         if not self.colours or cell.style is Style.PLAIN:
             return cell.text
@@ -98,6 +111,11 @@ def _cell(cell: str | Cell) -> Cell:
 def size(amount: int | None) -> str:
     """Bytes for a person; "-" where they are not known."""
     return "-" if amount is None else "0" if amount == 0 else human(amount)
+
+
+def arrow(before: str, after: str) -> str:
+    """A change for a person; only the value where there is none."""
+    return before if before == after else f"{before} → {after}"
 
 
 def warn(text: str) -> None:

@@ -8,27 +8,23 @@ memory: the agents let the balloons go.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 
 from kubeballoon.api.meta import ApiModel
-from kubeballoon.api.names import CONTROLLER_ANNOTATIONS, EXCLUDE, RELEASE
+from kubeballoon.api.names import EXCLUDE, RELEASE
 from kubeballoon.api.v1alpha1 import KINDS, NodePressure, OwnerExclusion, VirtualMachineReport
-from kubeballoon.cli.arguments import Exit
-from kubeballoon.cli.output import Output, size, warn
+from kubeballoon.cli.arguments import NODE_WORDS, Exit
+from kubeballoon.cli.output import Output, warn
 from kubeballoon.cli.sight import Place, Sight, find, items, look, nodes_of, split
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import Cluster, ClusterError, ConflictError, NotFoundError, UnreachableError
-from kubeballoon.cluster.snapshot import SILENT
+from kubeballoon.cluster.client import Cluster, ClusterError
+from kubeballoon.cluster.giveback import Held, held, wait, withdraw
 from kubeballoon.core.wording import human
 
-LOOK = 1.0  # seconds between looks at how far it is
 QUIET = 3.0  # seconds in which nothing must be left to do: a round under way may still have asked for something
-_ALLOWANCE = 64  # agents report a balloon's move from a hundredth of the VM's size on
 
 
 class Scope(Enum):
@@ -53,22 +49,17 @@ class Target:
             return (report.namespace, report.name) == (self.namespace, self.name)
         return self.scope is Scope.ALL or node == self.name
 
+    @property
+    def argument(self) -> str:
+        """How it is written on the command line."""
+        if self.scope is Scope.VM:
+            return f"{self.namespace}/{self.name}"
+        return "--all" if self.scope is Scope.ALL else f"node/{self.name}"
+
     def __str__(self) -> str:
         if self.scope is Scope.ALL:
             return "all VMs"
         return f"VM {self.namespace}/{self.name}" if self.namespace else f"node {self.name}"
-
-
-class Held(ApiModel):
-    """A VM that does not have all of its memory; bytes."""
-
-    namespace: str
-    name: str
-    node: str
-    uid: str
-    size: int
-    actual: int | None = None
-    reason: str
 
 
 class Result(ApiModel):
@@ -119,84 +110,6 @@ async def _annotate(
     return [label]
 
 
-def held(nodes: Sequence[NodePressure], target: Target, now: datetime) -> list[Held]:
-    """The VMs that do not have all of their memory yet, and why."""
-    return [
-        Held(
-            namespace=report.namespace,
-            name=report.name,
-            node=pressure.metadata.name,
-            uid=report.uid,
-            size=report.size,
-            actual=report.actual,
-            reason=reason,
-        )
-        for pressure in nodes
-        if pressure.status is not None
-        for report in pressure.status.virtual_machines
-        if target.covers(pressure.metadata.name, report)
-        for reason in [_holds(report, (now - pressure.status.observed_at).total_seconds())]
-        if reason is not None
-    ]
-
-
-def _holds(report: VirtualMachineReport, age: float) -> str | None:
-    """Why a VM does not have its memory; None when it has, or when nothing here moves its balloon."""
-    requested = report.target is not None
-    short = report.eligible and report.actual is not None and report.size - report.actual > report.size // _ALLOWANCE
-    lost = report.eligible and report.actual is None and not report.responsive
-    if not (requested or short or lost):
-        return None
-    if age > SILENT:
-        return f"its node's agent has not reported for {age:.0f}s"
-    if not report.responsive:
-        return report.message or "its driver does not follow"
-    if requested:
-        return f"{human(report.target or 0)} of {human(report.size)} is still requested of it"
-    return f"it holds {size(report.actual)} of {human(report.size)}"
-
-
-async def withdraw(cluster: Cluster, vms: Sequence[Held]) -> None:
-    """Take the controller's annotations off the VMs, for when no controller does it."""
-    for vm in vms:
-        body = {"metadata": {"uid": vm.uid, "annotations": dict.fromkeys(CONTROLLER_ANNOTATIONS)}}
-        try:
-            await cluster.merge(paths.instance(vm.namespace, vm.name), body)
-        except (NotFoundError, ConflictError):
-            continue  # gone, and its request with it
-
-
-async def wait(cluster: Cluster, target: Target, seconds: float, say: Callable[[str], None]) -> list[Held]:
-    """Wait until all memory is back, at most ``seconds``; the VMs that are left to wait for then."""
-    started = time.monotonic()
-    quiet = None
-    left: list[Held] = []
-    said = ""
-    while True:
-        try:
-            left = held(await nodes_of(cluster), target, datetime.now(UTC))
-        except UnreachableError as error:
-            state, quiet = str(error), None
-        else:
-            state = _progress(left)
-            quiet = None if left else quiet or time.monotonic()
-        if quiet is not None and time.monotonic() - quiet >= QUIET:
-            return []
-        if time.monotonic() - started + LOOK > seconds:
-            return left
-        if state != said:
-            say(state)
-            said = state
-        await asyncio.sleep(LOOK)
-
-
-def _progress(left: Sequence[Held]) -> str:
-    if not left:
-        return "all memory is back; making sure that it stays"
-    missing = sum(vm.size - vm.actual for vm in left if vm.actual is not None)
-    return f"waiting for {len(left)} VM{'s' if len(left) > 1 else ''}: {size(missing)} to go"
-
-
 def exposed(nodes: Sequence[NodePressure], target: Target) -> list[str]:
     """The nodes that have less memory than their VMs may use once they are released, as one line each."""
     lines = []
@@ -220,15 +133,19 @@ async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> 
     changed = await mark(cluster, target, on=not options.undo)
     left: list[Held] = []
     if not options.undo:
+
+        async def look_again() -> list[Held]:
+            return held(await nodes_of(cluster), datetime.now(UTC), target.covers)
+
         if options.without_controller:
-            await withdraw(cluster, held(await nodes_of(cluster), target, datetime.now(UTC)))
+            await withdraw(cluster, [(vm.namespace, vm.name, vm.uid) for vm in await look_again()])
         if options.wait:
-            left = await wait(cluster, target, options.timeout, warn)
+            left = await wait(look_again, warn, options.timeout, quiet=QUIET)
     result = Result(released=str(target), undone=options.undo, changed=changed, held=left)
     if not output.document(result):
         _tell(output, options, target, result)
     for vm in left:
-        warn(f"{vm.namespace}/{vm.name} on {vm.node}: {vm.reason}")
+        warn(str(vm))
     return Exit.INCOMPLETE if left else Exit.DONE
 
 
@@ -240,7 +157,7 @@ def _tell(output: Output, options: argparse.Namespace, target: Target, result: R
     elif result.held:
         warn(f"{target}: not all memory is back after {options.timeout:.0f}s; the release holds")
     elif options.wait:
-        output.say(f"{target}: all memory is back, and stays until `kubectl balloon release --undo`")
+        output.say(f"{target}: all memory is back, and stays until `kubectl balloon release {target.argument} --undo`")
     else:
         output.say(f"{target}: released; the memory comes back as fast as the guests take it")
     if target.scope is Scope.VM and not options.undo:
@@ -258,7 +175,7 @@ async def _target(options: argparse.Namespace, cluster: Cluster) -> Target:
     if options.all:
         return Target(Scope.ALL)
     word, slash, name = options.what.partition("/")
-    if slash and word in ("node", "nodes", "no"):
+    if slash and word in NODE_WORDS:
         if name not in {node.metadata.name for node in await nodes_of(cluster)}:
             raise ClusterError(f"no agent reports a node {name}")
         return Target(Scope.NODE, name)

@@ -11,11 +11,21 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, NodePressureStatus, Resource, VirtualMachineReport
+from kubeballoon.api.v1alpha1 import (
+    MemoryPolicy,
+    NodePressure,
+    NodePressureStatus,
+    Policy,
+    ProcessorPolicy,
+    Resource,
+    VirtualMachineReport,
+)
+from kubeballoon.cli.arguments import VM_WORDS
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import Cluster, ClusterError, ForbiddenError, NotFoundError, Object
-from kubeballoon.cluster.snapshot import SILENT, Governance, Requested, core_node, govern
+from kubeballoon.cluster.client import BusyError, Cluster, ClusterError, ForbiddenError, NotFoundError, Object
+from kubeballoon.cluster.snapshot import SILENT, Governance, Requested, core_node, core_processor_node, govern
 from kubeballoon.core.model import Node
+from kubeballoon.core.processors import Node as ProcessorNode
 
 Kind = TypeVar("Kind", bound=Resource)
 
@@ -34,13 +44,23 @@ class Sight:
     """The cluster as of ``now``."""
 
     policies: tuple[MemoryPolicy, ...]
+    processor_policies: tuple[ProcessorPolicy, ...]
     namespaces: Mapping[str, Mapping[str, str]]
     nodes: tuple[NodePressure, ...]
     now: datetime
 
+    @property
+    def every_policy(self) -> tuple[Policy, ...]:
+        """The policies of both kinds."""
+        return *self.policies, *self.processor_policies
+
     def governance(self, report: VirtualMachineReport) -> Governance[MemoryPolicy]:
-        """Which policies select a VM."""
+        """Which policies select a VM's memory."""
         return govern(self.policies, report.labels, self.namespaces.get(report.namespace, {}))
+
+    def processor_governance(self, report: VirtualMachineReport) -> Governance[ProcessorPolicy]:
+        """Which policies select a VM's processors."""
+        return govern(self.processor_policies, report.labels, self.namespaces.get(report.namespace, {}))
 
     def reported(self) -> Iterator[tuple[NodePressure, NodePressureStatus]]:
         """The nodes whose agents have reported."""
@@ -64,6 +84,22 @@ class Sight:
             released=pressure.metadata.released,
         )
 
+    def processors(self, pressure: NodePressure, status: NodePressureStatus) -> ProcessorNode | None:
+        """A node's processors as the core sees them; None where its agent does not report them.
+
+        When a VM's number last changed is only the controller's to know, so no cool-down holds here.
+        """
+        return core_processor_node(
+            pressure.metadata.name,
+            status,
+            lambda report: self.processor_governance(report).governing,
+            {
+                report.uid: Requested(None if report.processors is None else report.processors.target)
+                for report in status.virtual_machines
+            },
+            released=pressure.metadata.released,
+        )
+
     def age(self, status: NodePressureStatus) -> float:
         """Seconds since the agent looked and wrote."""
         return max(0.0, (self.now - status.observed_at).total_seconds())
@@ -79,31 +115,40 @@ async def look(cluster: Cluster) -> Sight:
     Raises:
         ClusterError: that is not possible; in particular where kubeballoon is not installed.
     """
-    policies, nodes, namespaces = await asyncio.gather(
-        policies_of(cluster), nodes_of(cluster), cluster.get(paths.NAMESPACES)
+    policies, processor_policies, nodes, namespaces = await asyncio.gather(
+        _all(cluster, MemoryPolicy), _all(cluster, ProcessorPolicy), nodes_of(cluster), cluster.get(paths.NAMESPACES)
     )
     labels = {item["metadata"]["name"]: item["metadata"].get("labels", {}) for item in namespaces["items"]}
-    return Sight(tuple(policies), labels, tuple(nodes), datetime.now(UTC))
+    return Sight(policies, processor_policies, labels, nodes, datetime.now(UTC))
 
 
-async def policies_of(cluster: Cluster) -> list[MemoryPolicy]:
-    """All MemoryPolicies."""
-    return [_read(MemoryPolicy, item) for item in await items(cluster, MemoryPolicy)]
-
-
-async def nodes_of(cluster: Cluster) -> list[NodePressure]:
+async def nodes_of(cluster: Cluster) -> tuple[NodePressure, ...]:
     """All NodePressures."""
-    return [_read(NodePressure, item) for item in await items(cluster, NodePressure)]
+    return await _all(cluster, NodePressure)
+
+
+async def _all(cluster: Cluster, kind: type[Kind]) -> tuple[Kind, ...]:
+    return tuple(_read(kind, item) for item in await items(cluster, kind))
+
+
+_TRIES = 5  # for a kind whose CRD has just been installed or upgraded
+_PAUSE = 1.0  # seconds between them, as the API server asks for
 
 
 async def items(cluster: Cluster, kind: type[Resource]) -> list[Object]:
     """All objects of a kind of ours."""
-    try:
-        answer: list[Object] = (await cluster.get(paths.ours(kind.plural)))["items"]
-    except NotFoundError as error:
-        raise ClusterError(
-            f"kubeballoon is not installed: the API server has no {kind.plural}.kubeballoon.io"
-        ) from error
+    for tries in range(1, _TRIES + 1):
+        try:
+            answer: list[Object] = (await cluster.get(paths.ours(kind.plural)))["items"]
+            break
+        except BusyError:
+            if tries == _TRIES:
+                raise
+            await asyncio.sleep(_PAUSE)
+        except NotFoundError as error:
+            raise ClusterError(
+                f"kubeballoon is not installed: the API server has no {kind.plural}.kubeballoon.io"
+            ) from error
     return answer
 
 
@@ -120,10 +165,7 @@ def _read(kind: type[Kind], item: Object) -> Kind:
 def split(text: str, namespace: str) -> tuple[str, str]:
     """The namespace and name of a VM written NAME, vm/NAME or NAMESPACE/NAME."""
     before, slash, name = text.rpartition("/")
-    return (before, name) if slash and before not in _VM_WORDS else (namespace, name)
-
-
-_VM_WORDS = ("vm", "vms", "vmi", "vmis", "virtualmachine", "virtualmachineinstance")
+    return (before, name) if slash and before not in VM_WORDS else (namespace, name)
 
 
 async def find(cluster: Cluster, sight: Sight, namespace: str, name: str) -> Place:

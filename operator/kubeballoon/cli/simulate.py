@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kubeballoon.api.meta import ApiModel
-from kubeballoon.api.v1alpha1 import MemoryPolicy
+from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy, VirtualMachineReport
+from kubeballoon.cli import simulate_processors
 from kubeballoon.cli.arguments import PROGRAM, Exit
-from kubeballoon.cli.output import Cell, Output, Style, size, warn
+from kubeballoon.cli.output import Cell, Output, Style, arrow, size, warn
 from kubeballoon.cli.sight import Sight, look
+from kubeballoon.cli.simulate_processors import ProcessorChange, ProcessorNodeChange
 from kubeballoon.cluster.client import Cluster
+from kubeballoon.cluster.snapshot import P
 from kubeballoon.core.allocate import allocate
 from kubeballoon.core.model import Decision, Mode, Node, Plan, VirtualMachine
 from kubeballoon.manifests import RefusedError, read
@@ -22,6 +25,7 @@ _ROUNDS = 32  # of decisions and guests that follow; they settle within a few
 class PolicyChange(ApiModel):
     """What happens to a policy: created, changed, unchanged or deleted."""
 
+    kind: str
     name: str
     change: str
 
@@ -29,7 +33,8 @@ class PolicyChange(ApiModel):
 class VirtualMachineChange(ApiModel):
     """What a VM has now, and would have once everything has settled, before and after the change; bytes.
 
-    A VM whose policy only observes keeps its memory; ``observed`` is what it would have if that were enforced.
+    ``changed`` is of its memory; its ``processors`` have one of their own. A VM whose policy only observes keeps its
+    memory; ``observed`` is what it would have if that were enforced.
     """
 
     namespace: str
@@ -46,10 +51,11 @@ class VirtualMachineChange(ApiModel):
     observed: int | None = None
     reason: str
     message: str
+    processors: ProcessorChange | None = None
 
 
 class NodeChange(ApiModel):
-    """What a node would have, before and after the change; bytes."""
+    """What a node would have, before and after the change; bytes. ``changed`` is of memory."""
 
     name: str
     state: str
@@ -61,6 +67,7 @@ class NodeChange(ApiModel):
     shortfall_after: int
     risk_before: int
     risk_after: int
+    processors: ProcessorNodeChange | None = None
 
 
 class Comparison(ApiModel):
@@ -73,12 +80,21 @@ class Comparison(ApiModel):
     @property
     def changes(self) -> bool:
         """Whether any VM or node would have anything else."""
-        return any(vm.changed for vm in self.virtual_machines) or any(node.changed for node in self.nodes)
+        return any(map(_changes, self.virtual_machines)) or any(map(_changes, self.nodes))
 
     @property
     def overcommits(self) -> bool:
-        """Whether a node's minimums would exceed its capacity by more than without the change."""
-        return any(node.shortfall_after > node.shortfall_before for node in self.nodes)
+        """Whether a node's minimums would exceed what it has by more than without the change."""
+        return any(
+            each.shortfall_after > each.shortfall_before
+            for node in self.nodes
+            for each in (node, node.processors)
+            if each is not None
+        )
+
+
+def _changes(line: VirtualMachineChange | NodeChange) -> bool:
+    return line.changed or (line.processors is not None and line.processors.changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,30 +133,39 @@ def _follow(vm: VirtualMachine, target: int | None, *, movable: bool) -> Virtual
     return replace(vm, target=target, actual=actual, last_change=None)
 
 
-def compare(sight: Sight, policies: Iterable[MemoryPolicy], *, prune: bool) -> Comparison:
+def compare(sight: Sight, policies: Sequence[Policy], *, prune: bool) -> Comparison:
     """What the cluster would come to with these policies put to, or (``prune``) in place of, those it has."""
-    known = {policy.metadata.name: policy for policy in sight.policies}
-    wanted = {policy.metadata.name: _applied(policy, known) for policy in policies}
-    after = wanted if prune else {**known, **wanted}
-    other = replace(sight, policies=tuple(after.values()))
+    memory = _merged(sight.policies, [each for each in policies if isinstance(each, MemoryPolicy)], prune=prune)
+    cpus = _merged(
+        sight.processor_policies, [each for each in policies if isinstance(each, ProcessorPolicy)], prune=prune
+    )
+    other = replace(sight, policies=memory, processor_policies=cpus)
     nodes, vms = [], []
     for pressure, status in sight.reported():
         movable = {report.uid: report.eligible and report.responsive for report in status.virtual_machines}
         old, new = (settle(each.core(pressure, status), movable) for each in (sight, other))
+        node_cpus, vm_cpus = simulate_processors.compare(pressure, status, sight, other)
         lines = [
-            _vm(status_.actual or status_.size, *pair, node=pressure.metadata.name)
-            for status_, *pair in zip(status.virtual_machines, old.vms, new.vms, strict=True)
+            _vm(report, *pair, node=pressure.metadata.name).model_copy(update={"processors": cpu})
+            for report, cpu, *pair in zip(status.virtual_machines, vm_cpus, old.vms, new.vms, strict=True)
         ]
         vms += lines
-        nodes.append(_node(old, new, lines))
+        nodes.append(_node(old, new, lines).model_copy(update={"processors": node_cpus}))
     return Comparison(
-        policies=list(_policies(known, after)),
+        policies=[*_policies(sight.policies, memory), *_policies(sight.processor_policies, cpus)],
         nodes=nodes,
         virtual_machines=sorted(vms, key=lambda vm: (vm.namespace, vm.name)),
     )
 
 
-def _applied(policy: MemoryPolicy, known: Mapping[str, MemoryPolicy]) -> MemoryPolicy:
+def _merged(known: Sequence[P], wanted: Sequence[P], *, prune: bool) -> tuple[P, ...]:
+    """The policies of one kind once ``wanted`` are applied."""
+    before = {policy.metadata.name: policy for policy in known}
+    after = {policy.metadata.name: _applied(policy, before) for policy in wanted}
+    return tuple((after if prune else {**before, **after}).values())
+
+
+def _applied(policy: P, known: Mapping[str, P]) -> P:
     """A policy as it would be once applied: an annotation that others put on it, such as a release, stays."""
     before = known.get(policy.metadata.name)
     if before is None:
@@ -149,35 +174,39 @@ def _applied(policy: MemoryPolicy, known: Mapping[str, MemoryPolicy]) -> MemoryP
     return policy.model_copy(update={"metadata": before.metadata.model_copy(update={"annotations": annotations})})
 
 
-def _policies(before: Mapping[str, MemoryPolicy], after: Mapping[str, MemoryPolicy]) -> Iterator[PolicyChange]:
-    for name in sorted({*before, *after}):
+def _policies(known: Sequence[Policy], wanted: Sequence[Policy]) -> Iterator[PolicyChange]:
+    before, after = ({policy.metadata.name: policy for policy in policies} for policies in (known, wanted))
+    for name, policy in sorted({**before, **after}.items()):
         if name not in after:
             change = "deleted"
         elif name not in before:
             change = "created"
         else:
             change = "unchanged" if before[name].spec == after[name].spec else "changed"
-        yield PolicyChange(name=name, change=change)
+        yield PolicyChange(kind=policy.kind, name=name, change=change)
 
 
 def _vm(
-    now: int, old: tuple[VirtualMachine, Decision], new: tuple[VirtualMachine, Decision], *, node: str
+    report: VirtualMachineReport,
+    old: tuple[VirtualMachine, Decision],
+    new: tuple[VirtualMachine, Decision],
+    *,
+    node: str,
 ) -> VirtualMachineChange:
     (before, was), (after, decision) = old, new
-    namespace, name = after.name.split("/", 1)
     names = [None if vm.policy is None else vm.policy.name for vm in (before, after)]
     minimums = [None if vm.policy is None or vm.excluded is not None else vm.minimum for vm in (before, after)]
     observes = after.policy is not None and after.policy.mode is Mode.OBSERVE
     moved = abs(after.actual - before.actual) > after.dead_band
     observed = decision.entitlement if observes and decision.vm.excluded is None else None
     return VirtualMachineChange(
-        namespace=namespace,
-        name=name,
+        namespace=report.namespace,
+        name=report.name,
         node=node,
         changed=moved or names[0] != names[1] or minimums[0] != minimums[1] or was.reason is not decision.reason,
         policy_before=names[0],
         policy_after=names[1],
-        now=now,
+        now=report.actual or report.size,
         before=before.actual,
         after=after.actual,
         min_before=minimums[0],
@@ -211,16 +240,12 @@ def _reserved(settled: Settled) -> int:
 async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
     """Print what would change."""
     try:
-        every = read(options.filename)
+        policies = read(options.filename)
     except RefusedError as error:
         for line in error.lines:
             warn(f"{PROGRAM}: {line}")
         return Exit.REFUSED
-    policies = [policy for policy in every if isinstance(policy, MemoryPolicy)]
-    for policy in every:
-        if policy not in policies:
-            warn(f"{policy.kind} {policy.metadata.name}: valid; what it would change is not simulated")
-    if not every:
+    if not policies:
         warn(f"{PROGRAM}: the files hold no policy")
         if not options.prune:
             return Exit.REFUSED
@@ -238,31 +263,50 @@ async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> 
 def _print(comparison: Comparison, output: Output) -> None:
     for policy in comparison.policies:
         if output.wide or policy.change != "unchanged":
-            output.say(f"MemoryPolicy {policy.name} {policy.change}")
-    nodes = [node for node in comparison.nodes if node.changed or output.wide]
-    vms = [vm for vm in comparison.virtual_machines if vm.changed or output.wide]
-    if not nodes and not vms:
-        output.say(f"Nothing would change for {len(comparison.virtual_machines)} VMs.")
+            output.say(f"{policy.kind} {policy.name} {policy.change}")
+    every = comparison.virtual_machines
+    if not comparison.changes and not output.wide:
+        output.say(f"Nothing would change for {len(every)} VMs.")
         return
-    output.say()
-    header = ["NODE", "STATE", "CAPACITY", "RESERVED", "SHORTFALL", "RISK"]
-    output.table(header, [_node_row(node) for node in nodes])
-    output.say()
-    header = ["NAMESPACE", "VM", "NODE", "POLICY", "MIN", "NOW", "BEFORE", "AFTER", "WHY"]
-    output.table(header, [_vm_row(vm) for vm in vms])
-    same = len(comparison.virtual_machines) - len(vms)
+    _print_memory(comparison, output)
+    _print_processors(comparison, output)
+    same = 0 if output.wide else sum(not _changes(vm) for vm in every)
     if same:
         output.say()
         output.say(f"{same} more VMs would not change (-o wide lists them).")
+
+
+def _print_memory(comparison: Comparison, output: Output) -> None:
+    nodes = [_node_row(node) for node in comparison.nodes if node.changed or output.wide]
+    vms = [_vm_row(vm) for vm in comparison.virtual_machines if vm.changed or output.wide]
+    output.section(["NODE", "STATE", "CAPACITY", "RESERVED", "SHORTFALL", "RISK"], nodes)
+    output.section(["NAMESPACE", "VM", "NODE", "POLICY", "MIN", "NOW", "BEFORE", "AFTER", "WHY"], vms)
+
+
+def _print_processors(comparison: Comparison, output: Output) -> None:
+    nodes = [(node.name, node.processors) for node in comparison.nodes if node.processors is not None]
+    vms = [(vm, vm.processors) for vm in comparison.virtual_machines if vm.processors is not None]
+    output.section(
+        simulate_processors.NODE_HEADER,
+        [simulate_processors.node_row(name, change) for name, change in nodes if change.changed or output.wide],
+    )
+    output.section(
+        simulate_processors.VM_HEADER,
+        [
+            simulate_processors.vm_row(vm.namespace, vm.name, vm.node, change)
+            for vm, change in vms
+            if change.changed or output.wide
+        ],
+    )
 
 
 def _node_row(node: NodeChange) -> list[str | Cell]:
     worse = node.shortfall_after > node.shortfall_before
     return [
         *(node.name, node.state, size(node.capacity)),
-        _arrow(size(node.reserved_before), size(node.reserved_after)),
-        Cell(_arrow(size(node.shortfall_before), size(node.shortfall_after)), Style.BAD if worse else Style.PLAIN),
-        _arrow(size(node.risk_before), size(node.risk_after)),
+        arrow(size(node.reserved_before), size(node.reserved_after)),
+        Cell(arrow(size(node.shortfall_before), size(node.shortfall_after)), Style.BAD if worse else Style.PLAIN),
+        arrow(size(node.risk_before), size(node.risk_after)),
     ]
 
 
@@ -271,13 +315,9 @@ def _vm_row(vm: VirtualMachineChange) -> list[str | Cell]:
     why = vm.message if vm.observed is None else f"observed only, would have {size(vm.observed)}: {vm.message}"
     return [
         *(vm.namespace, vm.name, vm.node),
-        _arrow(vm.policy_before or "-", vm.policy_after or "-"),
-        _arrow(size(vm.min_before), size(vm.min_after)),
+        arrow(vm.policy_before or "-", vm.policy_after or "-"),
+        arrow(size(vm.min_before), size(vm.min_after)),
         *map(size, (vm.now, vm.before)),
         Cell(size(vm.after), Style.PLAIN if vm.after == vm.before else Style.WARN if less else Style.GOOD),
         why,
     ]
-
-
-def _arrow(before: str, after: str) -> str:
-    return before if before == after else f"{before} → {after}"

@@ -4,38 +4,67 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from kubeballoon.api.meta import ApiModel
-from kubeballoon.api.v1alpha1 import MemoryPolicy, NodeState, VirtualMachineReport
+from kubeballoon.api.v1alpha1 import (
+    MemoryPolicy,
+    NodeState,
+    Policy,
+    PolicyStatus,
+    ProcessorPolicy,
+    VirtualMachineReport,
+)
 from kubeballoon.cli.arguments import Exit
 from kubeballoon.cli.output import Cell, Output, Style, size
 from kubeballoon.cli.sight import Sight, look
-from kubeballoon.cluster.client import Cluster
-from kubeballoon.cluster.snapshot import exclusion
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import Cluster, ForbiddenError, Object
+from kubeballoon.cluster.lease import CONTROLLER
+from kubeballoon.cluster.snapshot import exclusion, processor_exclusion
+from kubeballoon.core import processors
 from kubeballoon.core.allocate import allocate
 from kubeballoon.core.wording import human
 
 _BAD = (NodeState.HARD, NodeState.LOW)
 _NAMED = 5  # VMs named in one line
+_SKEW = 60.0  # seconds by which clocks may differ before a controller counts as gone
+_UNINSTALLING = "release_"  # how the holder of the Lease is called that gives everything back
 
 
 class PolicyLine(ApiModel):
-    """A policy at a glance; bytes."""
+    """A policy at a glance: a MemoryPolicy says how many bytes it has taken, a ProcessorPolicy how many processors."""
 
+    kind: str
     name: str
     mode: str
     priority: int
     governed: int
     excluded: int
-    reserved: int
+    reserved: int | None = None
+    taken: int | None = None
     ready: str
     reason: str
+
+
+class ProcessorOverview(ApiModel):
+    """The cluster's processors at a glance; the most that a node reports of usage and stall, in percent."""
+
+    governed: int
+    excluded: dict[str, int]
+    unresponsive: int
+    size: int
+    taken: int
+    usage: int
+    stall: int
 
 
 class Overview(ApiModel):
     """The cluster at a glance; bytes."""
 
+    leader: str | None = None
     nodes: int
     silent: int
     states: dict[str, int]
@@ -45,58 +74,121 @@ class Overview(ApiModel):
     unresponsive: int
     size: int
     reserved: int
+    processors: ProcessorOverview
     policies: list[PolicyLine]
     attention: list[str]
 
 
-def overview(sight: Sight) -> Overview:
+@dataclass(slots=True)
+class _Count:
+    """The VMs of one kind of policy."""
+
+    governed: int = 0
+    excluded: Counter[str] = field(default_factory=Counter)
+    unresponsive: int = 0
+
+    def add(self, policy: Policy | None, excluded: tuple[str, str] | None, *, responsive: bool) -> None:
+        """One VM more."""
+        self.governed += policy is not None
+        if excluded is not None and policy is not None:
+            self.excluded[excluded[0]] += 1
+        self.unresponsive += excluded is None and not responsive
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many are left alone, by reason."""
+        return dict(sorted(self.excluded.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Who leads, and what is wrong with that; both None where the Leases may not be read."""
+
+    leader: str | None = None
+    fault: str | None = None
+
+
+def leadership(leases: Sequence[Object], now: datetime) -> Leadership:
+    """What the controllers' Leases tell, one for each namespace in which controllers run or ran."""
+    renewed = sorted((_renewal(lease["spec"], now) for lease in leases if "renewTime" in lease["spec"]), reverse=True)
+    for leading, _, holder in renewed:
+        if leading and not holder.startswith(_UNINSTALLING):
+            return Leadership(holder)
+    if not renewed:
+        return Leadership(None, "no controller has led yet: does one run?")
+    leading, age, holder = renewed[0]
+    if leading:
+        return Leadership(None, "no controller leads: an uninstallation gives everything back")
+    last = f"{holder} did" if holder else "the last one ended"
+    return Leadership(None, f"no controller leads: {last} {-age:.0f}s ago, and requests stand still")
+
+
+def _renewal(spec: Object, now: datetime) -> tuple[bool, float, str]:
+    """Whether a Lease is held, the seconds since its renewal as a negative number, and by whom."""
+    holder, age = spec.get("holderIdentity") or "", (now - datetime.fromisoformat(spec["renewTime"])).total_seconds()
+    return bool(holder) and age <= spec.get("leaseDurationSeconds", 0) + _SKEW, -age, holder
+
+
+def overview(sight: Sight, leads: Leadership) -> Overview:
     """The cluster at a glance."""
-    excluded: Counter[str] = Counter()
-    governed = unresponsive = 0
+    memory, cpus = _Count(), _Count()
     reports = []
     for place in sight.places():
-        report = place.report
+        report, released = place.report, place.pressure.metadata.released
         reports.append(report)
         policy = sight.governance(report).governing
-        why = exclusion(report, policy, released=place.pressure.metadata.released)
-        governed += policy is not None
-        if why is not None and policy is not None:
-            excluded[why[0]] += 1
-        unresponsive += why is None and not report.responsive
+        memory.add(policy, exclusion(report, policy, released=released), responsive=report.responsive)
+        if report.processors is not None:
+            other = sight.processor_governance(report).governing
+            why = processor_exclusion(report, other, released=released)
+            cpus.add(other, why, responsive=report.processors.responsive)
+    nodes = [status.processors for _, status in sight.reported() if status.processors is not None]
     return Overview(
+        leader=leads.leader,
         nodes=len(sight.nodes),
         silent=sum(sight.silent(status) for _, status in sight.reported()),
         states={state: sum(status.state is state for _, status in sight.reported()) for state in NodeState},
         virtual_machines=len(reports),
-        governed=governed,
-        excluded=dict(sorted(excluded.items())),
-        unresponsive=unresponsive,
+        governed=memory.governed,
+        excluded=memory.reasons,
+        unresponsive=memory.unresponsive,
         size=sum(report.size for report in reports),
-        reserved=sum(map(reserved, reports)),
-        policies=[_policy(policy) for policy in sorted(sight.policies, key=_order)],
-        attention=list(attention(sight)),
+        reserved=sum(report.reserved for report in reports),
+        processors=ProcessorOverview(
+            governed=cpus.governed,
+            excluded=cpus.reasons,
+            unresponsive=cpus.unresponsive,
+            size=sum(report.processors.size for report in reports if report.processors is not None),
+            taken=sum(report.processors_taken for report in reports),
+            usage=max((node.usage for node in nodes), default=0),
+            stall=max((node.stall for node in nodes), default=0),
+        ),
+        policies=[_policy(policy) for policy in sorted(sight.every_policy, key=_order)],
+        attention=[*([leads.fault] if leads.fault is not None else []), *attention(sight)],
     )
 
 
-def reserved(report: VirtualMachineReport) -> int:
-    """Memory taken back from a VM, bytes."""
-    return 0 if report.actual is None else max(0, report.size - report.actual)
+def _order(policy: Policy) -> tuple[str, int, str]:
+    return policy.kind, -policy.spec.priority, policy.metadata.name
 
 
-def _order(policy: MemoryPolicy) -> tuple[int, str]:
-    return -policy.spec.priority, policy.metadata.name
-
-
-def _policy(policy: MemoryPolicy) -> PolicyLine:
-    status = policy.status
-    ready = next((each for each in status.conditions if each.type == "Ready"), None) if status is not None else None
+def _policy(policy: Policy) -> PolicyLine:
+    status = policy.status or PolicyStatus()
+    reserved, taken = None, None
+    if isinstance(policy, MemoryPolicy):
+        reserved = 0 if policy.status is None else policy.status.reserved
+    if isinstance(policy, ProcessorPolicy):
+        taken = 0 if policy.status is None else policy.status.taken
+    ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return PolicyLine(
+        kind=policy.kind,
         name=policy.metadata.name,
         mode=policy.spec.mode,
         priority=policy.spec.priority,
-        governed=0 if status is None else status.governed,
-        excluded=0 if status is None else sum(each.count for each in status.excluded),
-        reserved=0 if status is None else status.reserved,
+        governed=status.governed,
+        excluded=sum(each.count for each in status.excluded),
+        reserved=reserved,
+        taken=taken,
         ready="Unknown" if ready is None else ready.status,
         reason="NotSeenByController" if ready is None else ready.reason,
     )
@@ -108,14 +200,24 @@ def attention(sight: Sight) -> Iterator[str]:
         yield "no agent has reported: do agents run on the nodes?"
     yield from _nodes(sight)
     yield from _policies(sight)
-    stuck = [
-        f"{place.report.namespace}/{place.report.name}"
-        for place in sight.places()
-        if not place.report.responsive and place.report.eligible
-    ]
+    yield from _stuck("VMs that do not follow requests, or cannot be reached", sight, _memory_stuck)
+    yield from _stuck("VMs whose guests do not follow requests for processors", sight, _processors_stuck)
+
+
+def _memory_stuck(report: VirtualMachineReport) -> bool:
+    return report.eligible and not report.responsive
+
+
+def _processors_stuck(report: VirtualMachineReport) -> bool:
+    seen = report.processors
+    return seen is not None and seen.target is not None and seen.eligible and not seen.responsive
+
+
+def _stuck(title: str, sight: Sight, is_stuck: Callable[[VirtualMachineReport], bool]) -> Iterator[str]:
+    stuck = [f"{place.report.namespace}/{place.report.name}" for place in sight.places() if is_stuck(place.report)]
     if stuck:
         more = f" and {len(stuck) - _NAMED} more" if len(stuck) > _NAMED else ""
-        yield f"VMs that do not follow requests, or cannot be reached: {', '.join(stuck[:_NAMED])}{more}"
+        yield f"{title}: {', '.join(stuck[:_NAMED])}{more}"
 
 
 def _nodes(sight: Sight) -> Iterator[str]:
@@ -129,6 +231,10 @@ def _nodes(sight: Sight) -> Iterator[str]:
         shortfall = allocate(sight.core(pressure, status)).shortfall
         if shortfall:
             yield f"node {name}: the guaranteed minimums exceed its capacity by {human(shortfall)}"
+        cpus = sight.processors(pressure, status)
+        lacking = 0 if cpus is None else processors.allocate(cpus).shortfall
+        if lacking:
+            yield f"node {name}: the guaranteed minimums exceed its processors by {lacking}"
         if pressure.metadata.released:
             yield f"node {name}: released; `kubectl balloon release node/{name} --undo` ends that"
     for pressure in sight.nodes:
@@ -137,44 +243,59 @@ def _nodes(sight: Sight) -> Iterator[str]:
 
 
 def _policies(sight: Sight) -> Iterator[str]:
-    if not sight.policies:
+    if not sight.every_policy:
         yield "no policy: nothing is requested of any VM"
-    for policy in sight.policies:
-        name, status = policy.metadata.name, policy.status
+    for policy in sight.every_policy:
+        name, status = f"{policy.kind} {policy.metadata.name}", policy.status
         if policy.metadata.released:
-            yield f"policy {name}: released; `kubectl balloon release --all --undo` ends that"
+            yield f"{name}: released; `kubectl balloon release --all --undo` ends that"
         elif status is None or status.observed_generation != policy.metadata.generation:
-            yield f"policy {name}: not seen by the controller yet: does it run?"
+            yield f"{name}: not seen by the controller yet: does it run?"
         else:
             for condition in status.conditions:
                 # What a node lacks is said of the node.
                 if condition.type in ("Degraded", "Conflicted") and condition.status == "True":
-                    yield f"policy {name}: {condition.message}"
+                    yield f"{name}: {condition.message}"
 
 
 async def run(_: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
     """Print it; 3 when something needs attention."""
-    seen = overview(await look(cluster))
+    seen = overview(await look(cluster), await _leadership(cluster))
     if not output.document(seen):
         _print(seen, output)
     return Exit.ATTENTION if seen.attention else Exit.DONE
 
 
+async def _leadership(cluster: Cluster) -> Leadership:
+    try:
+        leases = (await cluster.get(paths.LEASES, fieldSelector=f"metadata.name={CONTROLLER}"))["items"]
+    except ForbiddenError:
+        return Leadership()
+    return leadership(leases, datetime.now(UTC))
+
+
 def _print(seen: Overview, output: Output) -> None:
     states = ", ".join(f"{count} {state}" for state, count in seen.states.items() if count)
     silent = f"; {seen.silent} silent" if seen.silent else ""
-    output.say(Cell("Nodes     ", Style.STRONG), f"{seen.nodes} ({states}){silent}" if states else str(seen.nodes))
-    left_out = ", ".join(f"{count} {reason}" for reason, count in seen.excluded.items())
+    if seen.leader is not None:
+        output.say(Cell("Controller ", Style.STRONG), f"{seen.leader} leads")
+    output.say(Cell("Nodes      ", Style.STRONG), f"{seen.nodes} ({states}){silent}" if states else str(seen.nodes))
     output.say(
-        Cell("VMs       ", Style.STRONG),
+        Cell("VMs        ", Style.STRONG),
         f"{seen.virtual_machines}, {seen.governed} governed",
-        f", not ballooned: {left_out}" if left_out else "",
-        f", {seen.unresponsive} unresponsive" if seen.unresponsive else "",
+        _left_out(", not ballooned: ", seen.excluded, seen.unresponsive),
     )
-    output.say(Cell("Memory    ", Style.STRONG), f"{size(seen.reserved)} taken back of {size(seen.size)}")
+    output.say(Cell("Memory     ", Style.STRONG), f"{size(seen.reserved)} taken back of {size(seen.size)}")
+    cpus = seen.processors
+    output.say(
+        Cell("Processors ", Style.STRONG),
+        f"{cpus.taken} taken of {cpus.size}, of {cpus.governed} VMs governed",
+        _left_out(", left alone: ", cpus.excluded, cpus.unresponsive),
+        f"; nodes' usage up to {cpus.usage}%, stall up to {cpus.stall}%",
+    )
     if seen.policies:
         output.say()
-        header = ["POLICY", "MODE", "PRIORITY", "GOVERNED", "EXCLUDED", "RESERVED", "READY", "REASON"]
+        header = ["KIND", "POLICY", "MODE", "PRIORITY", "GOVERNED", "EXCLUDED", "TAKEN", "READY", "REASON"]
         output.table(header, [_row(policy) for policy in seen.policies])
     output.say()
     if not seen.attention:
@@ -185,14 +306,20 @@ def _print(seen: Overview, output: Output) -> None:
         output.say(f"- {line}")
 
 
+def _left_out(title: str, excluded: dict[str, int], unresponsive: int) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
+    return (f"{title}{reasons}" if reasons else "") + (f"; {unresponsive} unresponsive" if unresponsive else "")
+
+
 def _row(policy: PolicyLine) -> list[str | Cell]:
     return [
+        policy.kind,
         policy.name,
         policy.mode,
         str(policy.priority),
         str(policy.governed),
         str(policy.excluded),
-        size(policy.reserved),
+        size(policy.reserved) if policy.taken is None else f"{policy.taken} processors",
         Cell(policy.ready, Style.GOOD if policy.ready == "True" else Style.WARN),
         policy.reason,
     ]

@@ -1,4 +1,4 @@
-"""``top``: the memory of nodes and VMs."""
+"""``top``: the memory and processors of nodes and VMs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,33 @@ from collections.abc import Callable, Iterator
 
 from kubeballoon.api.duration import format_duration
 from kubeballoon.api.meta import ApiModel
+from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus
+from kubeballoon.cli import processors
 from kubeballoon.cli.arguments import Exit
-from kubeballoon.cli.output import Cell, Output, Style, size
+from kubeballoon.cli.output import Cell, Output, Style, size, warn
+from kubeballoon.cli.processors import Processors, percent
 from kubeballoon.cli.sight import Sight, look
-from kubeballoon.cli.status import reserved
 from kubeballoon.cluster.client import Cluster, ClusterError
+from kubeballoon.core import processors as processors_core
 from kubeballoon.core.allocate import allocate
 from kubeballoon.core.model import Decision, State
 
 _STYLES = {State.SOFT: Style.WARN, State.HARD: Style.BAD, State.LOW: Style.BAD}
 
 
+class NodeProcessors(ApiModel):
+    """A node's processors: usage and stall in percent, and what its VMs were given and are without."""
+
+    count: int
+    usage: int
+    stall: int
+    size: int
+    taken: int
+    shortfall: int
+
+
 class NodeLine(ApiModel):
-    """A node's memory, bytes; the age of its report in seconds."""
+    """A node's memory, bytes, and processors, left out where not reported; the age of its report in seconds."""
 
     name: str
     state: str
@@ -35,6 +49,7 @@ class NodeLine(ApiModel):
     risk: int
     stall_some: int
     stall_full: int
+    processors: NodeProcessors | None = None
     age: int
     silent: bool
     released: bool
@@ -42,7 +57,7 @@ class NodeLine(ApiModel):
 
 
 class VirtualMachineLine(ApiModel):
-    """A VM's memory, bytes; what is not known is left out."""
+    """A VM's memory, bytes, and processors; what is not known is left out."""
 
     namespace: str
     name: str
@@ -57,6 +72,7 @@ class VirtualMachineLine(ApiModel):
     reserved: int
     reason: str
     message: str
+    processors: Processors | None = None
 
 
 class Nodes(ApiModel):
@@ -87,16 +103,31 @@ def nodes(sight: Sight) -> Iterator[NodeLine]:
             capacity=node.capacity,
             virtual_machines=len(vms),
             size=sum(vm.size for vm in vms),
-            reserved=sum(map(reserved, vms)),
+            reserved=sum(vm.reserved for vm in vms),
             shortfall=plan.shortfall,
             risk=plan.risk,
             stall_some=status.stall.some,
             stall_full=status.stall.full,
+            processors=_node_processors(sight, pressure, status),
             age=int(sight.age(status)),
             silent=sight.silent(status),
             released=pressure.metadata.released,
             agent_version=status.agent_version,
         )
+
+
+def _node_processors(sight: Sight, pressure: NodePressure, status: NodePressureStatus) -> NodeProcessors | None:
+    node, seen, vms = sight.processors(pressure, status), status.processors, status.virtual_machines
+    if node is None or seen is None:
+        return None
+    return NodeProcessors(
+        count=seen.count,
+        usage=seen.usage,
+        stall=seen.stall,
+        size=sum(vm.processors.size for vm in vms if vm.processors is not None),
+        taken=sum(vm.processors_taken for vm in vms),
+        shortfall=processors_core.allocate(node).shortfall,
+    )
 
 
 def vms(sight: Sight, namespace: str | None, node: str | None) -> Iterator[VirtualMachineLine]:
@@ -105,6 +136,7 @@ def vms(sight: Sight, namespace: str | None, node: str | None) -> Iterator[Virtu
         if node not in (None, pressure.metadata.name):
             continue
         decisions = {decision.vm.uid: decision for decision in allocate(sight.core(pressure, status)).decisions}
+        cpus = processors.decisions(sight.processors(pressure, status))
         for report in status.virtual_machines:
             if namespace not in (None, report.namespace):
                 continue
@@ -120,9 +152,10 @@ def vms(sight: Sight, namespace: str | None, node: str | None) -> Iterator[Virtu
                 target=report.target,
                 min=decision.vm.minimum,
                 demand=decision.vm.demand,
-                reserved=reserved(report),
+                reserved=report.reserved,
                 reason=decision.reason,
                 message=decision.message,
+                processors=processors.view(report, cpus.get(report.uid)),
             )
 
 
@@ -131,12 +164,14 @@ _NODE_ORDERS: dict[str, Callable[[NodeLine], tuple[object, ...]]] = {
     "state": lambda node: (-State(node.state).severity, node.available / max(1, node.total), node.name),
     "available": lambda node: (node.available, node.name),
     "reclaimed": lambda node: (-node.reserved, node.name),
+    "cpu": lambda node: (*((0, 0) if (cpus := node.processors) is None else (-cpus.stall, -cpus.usage)), node.name),
 }
 _VM_ORDERS: dict[str, Callable[[VirtualMachineLine], tuple[object, ...]]] = {
     "name": lambda vm: (vm.namespace, vm.name),
     "size": lambda vm: (-vm.size, vm.namespace, vm.name),
     "demand": lambda vm: (-(vm.demand or 0), vm.namespace, vm.name),
     "reclaimed": lambda vm: (-vm.reserved, vm.namespace, vm.name),
+    "cpu": lambda vm: (-((vm.processors.usage or 0) if vm.processors is not None else 0), vm.namespace, vm.name),
 }
 
 
@@ -151,26 +186,53 @@ async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> 
     # A node's VMs are all meant unless a namespace is named.
     every = options.all_namespaces or (options.node is not None and options.namespace is None)
     namespace = None if every else options.namespace or cluster.namespace
-    _print_vms(sorted(vms(sight, namespace, options.node), key=_VM_ORDERS[options.sort_by]), output)
+    if options.policy not in (None, *(policy.metadata.name for policy in sight.every_policy)):
+        raise ClusterError(f"there is no policy {options.policy}")
+    lines = [line for line in vms(sight, namespace, options.node) if options.policy in (None, *_policies(line))]
+    _print_vms(sorted(lines, key=_VM_ORDERS[options.sort_by]), output)
     return Exit.DONE
+
+
+def _policies(vm: VirtualMachineLine) -> Iterator[str | None]:
+    """The policies that govern a VM, of either kind."""
+    yield vm.policy
+    yield None if vm.processors is None else vm.processors.policy
 
 
 def _print_nodes(lines: list[NodeLine], output: Output) -> None:
     if output.document(Nodes(nodes=lines)):
         return
-    header = ["NODE", "STATE", "TOTAL", "AVAILABLE", "CAPACITY", "VMS", "SIZE", "RESERVED", "REPORTED"]
+    if not lines:
+        warn("no agent has reported: do agents run on the nodes?")
+        return
+    header = [
+        "NODE",
+        "STATE",
+        "TOTAL",
+        "AVAILABLE",
+        "CAPACITY",
+        "VMS",
+        "SIZE",
+        "RESERVED",
+        "CPUS",
+        "CPU USAGE",
+        "CPU STALL",
+        "REPORTED",
+    ]
     if output.wide:
-        header += ["OTHER", "RESERVE", "STALL", "SHORTFALL", "RISK", "RELEASED", "AGENT"]
+        header += ["OTHER", "RESERVE", "STALL", "SHORTFALL", "RISK", "CPUS TAKEN", "CPU SHORTFALL", "RELEASED", "AGENT"]
     output.table(header, [_node_row(node, wide=output.wide) for node in lines])
 
 
 def _node_row(node: NodeLine, *, wide: bool) -> list[str | Cell]:
+    cpus = node.processors
     row: list[str | Cell] = [
         node.name,
         Cell(node.state, _STYLES.get(State(node.state), Style.PLAIN)),
         *map(size, (node.total, node.available, node.capacity)),
         str(node.virtual_machines),
         *map(size, (node.size, node.reserved)),
+        *(["-"] * 3 if cpus is None else [str(cpus.count), percent(cpus.usage), percent(cpus.stall)]),
         Cell(f"{format_duration(node.age)} ago", Style.BAD if node.silent else Style.PLAIN),
     ]
     if wide:
@@ -179,6 +241,8 @@ def _node_row(node: NodeLine, *, wide: bool) -> list[str | Cell]:
             f"{node.stall_some}%/{node.stall_full}%",
             Cell(size(node.shortfall), Style.BAD if node.shortfall else Style.PLAIN),
             size(node.risk),
+            "-" if cpus is None else f"{cpus.taken} of {cpus.size}",
+            "-" if cpus is None else Cell(str(cpus.shortfall), Style.BAD if cpus.shortfall else Style.PLAIN),
             "yes" if node.released else "no",
             node.agent_version or "-",
         ]
@@ -188,19 +252,24 @@ def _node_row(node: NodeLine, *, wide: bool) -> list[str | Cell]:
 def _print_vms(lines: list[VirtualMachineLine], output: Output) -> None:
     if output.document(VirtualMachines(virtual_machines=lines)):
         return
-    header = ["NAMESPACE", "VM", "NODE", "SIZE", "ACTUAL", "TARGET", "MIN", "DEMAND", "REASON"]
+    if not lines:
+        warn("no such VM runs on a node with an agent (-A looks into all namespaces)")
+        return
+    header = ["NAMESPACE", "VM", "NODE", "SIZE", "ACTUAL", "TARGET", "MIN", "DEMAND", "REASON", *processors.HEADER]
     if output.wide:
-        header += ["RESIDENT", "POLICY", "MESSAGE"]
+        header += ["RESIDENT", "POLICY", *processors.WIDE_HEADER, "MESSAGE"]
     output.table(header, [_vm_row(vm, wide=output.wide) for vm in lines])
 
 
 def _vm_row(vm: VirtualMachineLine, *, wide: bool) -> list[str | Cell]:
     bad = vm.reason == "Unresponsive"
+    cpus, few = processors.row(vm.processors), len(processors.HEADER)
     row: list[str | Cell] = [
         *(vm.namespace, vm.name, vm.node),
         *map(size, (vm.size, vm.actual, vm.target)),
         "-" if vm.policy is None else size(vm.min),
         size(vm.demand),
         Cell(vm.reason, Style.WARN if bad else Style.PLAIN),
+        *cpus[:few],
     ]
-    return [*row, size(vm.resident), vm.policy or "-", vm.message] if wide else row
+    return [*row, size(vm.resident), vm.policy or "-", *cpus[few:], vm.message] if wide else row

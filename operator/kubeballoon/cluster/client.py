@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
-from kubernetes.aio import client, config
-from kubernetes.aio.config import ConfigException
+import yaml
+
+from kubeballoon.cluster.library import ConfigException, client, config
 
 Object = dict[str, Any]
 
 DEADLINE = 10.0
 """Seconds a request may take before it counts as failed."""
+
+SILENCE = 70.0
+"""Seconds without a word after which a watch is over: an API server sends at least a bookmark each minute."""
 
 JSON = "application/json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -30,6 +35,10 @@ class ClusterError(Exception):
 
 class UnreachableError(ClusterError):
     """The API server did not answer, or not in time: try again later."""
+
+
+class BusyError(UnreachableError):
+    """The API server asks to be asked again in a moment, as for a kind whose CRD has just been installed."""
 
 
 class NotFoundError(ClusterError):
@@ -54,7 +63,7 @@ _ERRORS: Mapping[int, type[ClusterError]] = {
     404: NotFoundError,
     409: ConflictError,
     410: ExpiredError,
-    429: UnreachableError,
+    429: BusyError,
     500: UnreachableError,
     502: UnreachableError,
     503: UnreachableError,
@@ -94,10 +103,21 @@ class Cluster:
                 path = str(kubeconfig) if kubeconfig is not None else None
                 loader = await config.load_kube_config(path, context=context, client_configuration=configuration)
                 namespace = loader.current_context["context"].get("namespace") or namespace
-            else:
+            elif "KUBERNETES_SERVICE_HOST" in os.environ:
                 config.load_incluster_config(client_configuration=configuration)
+            else:
+                where = config.KUBE_CONFIG_DEFAULT_LOCATION
+                raise ClusterError(f"no access to a cluster: there is no kubeconfig {where}, and this is no pod")
         except (ConfigException, OSError) as error:
             raise ClusterError(f"no access to a cluster: {_one_line(error)}") from error
+        except (
+            yaml.YAMLError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:  # it is not looked into first
+            raise ClusterError(f"no access to a cluster: the kubeconfig cannot be read: {_one_line(error)}") from error
         return cls(configuration, field_manager, namespace)
 
     async def __aenter__(self) -> Self:
@@ -143,7 +163,7 @@ class Cluster:
 
     @asynccontextmanager
     async def watch(self, path: str, idle: float, **query: str) -> AsyncIterator[AsyncIterator[Object]]:
-        """Watch a collection: yields the iterator of its events until the server ends it.
+        """Watch a collection: yields the iterator of its events until the server ends it, or is not heard any more.
 
         Args:
             path: the collection.
@@ -155,7 +175,8 @@ class Cluster:
             ClusterError: anything else that ends a watch early.
         """
         options = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(int(idle))}
-        response = await self._open("GET", path, query=options, seconds=idle + DEADLINE)
+        limits = aiohttp.ClientTimeout(total=idle + DEADLINE, connect=DEADLINE, sock_read=SILENCE)
+        response = await self._open("GET", path, query=options, limits=limits)
         try:
             yield _events(response, path)
         finally:
@@ -194,7 +215,7 @@ class Cluster:
         body: Object | None = None,
         content_type: str = JSON,
         accept: str = JSON,
-        seconds: float = DEADLINE,
+        limits: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Content-Type": content_type}
         request = await self._api.param_serialize(
@@ -205,9 +226,10 @@ class Cluster:
             body=body,
             auth_settings=["BearerToken"],
         )
-        timeout = aiohttp.ClientTimeout(total=seconds, connect=DEADLINE)
+        limits = limits or aiohttp.ClientTimeout(total=DEADLINE, connect=DEADLINE)
         try:
-            answer = await self._api.call_api(*request, _request_timeout=timeout)
+            async with asyncio.timeout(DEADLINE):
+                answer = await self._api.call_api(*request, _request_timeout=limits)
         except TimeoutError as error:
             raise UnreachableError(f"the API server did not answer {method} {path}") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -246,8 +268,16 @@ async def _events(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[
                 kind = _ERRORS.get(event["object"].get("code", 0), ClusterError)
                 raise kind(f"watch {path}: {_one_line(event['object'].get('message', 'failed'))}")
             yield event
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except TimeoutError:
+        return  # whether the server is still there shows when the watch goes on
+    except (aiohttp.ClientError, ValueError) as error:
         raise UnreachableError(f"the watch of {path} broke off: {_one_line(error)}") from error
+
+
+def contexts(kubeconfig: Path | None = None) -> list[str]:
+    """The contexts of a kubeconfig, the one named or the user's."""
+    known, _ = config.list_kube_config_contexts(None if kubeconfig is None else str(kubeconfig))
+    return sorted(context["name"] for context in known)
 
 
 def _has_kubeconfig() -> bool:

@@ -72,7 +72,7 @@ class Reflector:
 
     async def _list(self) -> None:
         answer = await self._cluster.get(self._path, **self._query)
-        self._objects = {item["metadata"]["uid"]: item for item in answer["items"]}
+        self._objects = {item["metadata"]["uid"]: _bare(item) for item in answer["items"]}
         self._version = answer["metadata"]["resourceVersion"]
         self._failures = 0
         self.reachable = True
@@ -95,5 +95,11 @@ class Reflector:
         if kind == "DELETED":
             self._objects.pop(metadata["uid"], None)
         else:
-            self._objects[metadata["uid"]] = item
+            self._objects[metadata["uid"]] = _bare(item)
         self._changed()
+
+
+def _bare(item: Object) -> Object:
+    """The object without the account of who wrote which field: half of it, and read by nobody here."""
+    item["metadata"].pop("managedFields", None)
+    return item

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_amount, parse_count
 from kubeballoon.api.v1alpha1 import (
     MemoryPolicy,
+    Mode,
     NodePressureStatus,
     OwnerExclusion,
     Policy,
@@ -24,6 +25,7 @@ from kubeballoon.core import model, processors
 P = TypeVar("P", bound=Policy)
 
 OWNER_EXCLUDED = "OwnerExcluded"
+DEDICATED = "DedicatedCPU"
 NO_BALLOON = "NoBalloon"
 RELEASED = "Released"
 SILENT = 180.0  # seconds without a report, three heartbeats, after which nothing is decided for a node
@@ -61,16 +63,43 @@ class Requested:
 
 def govern(policies: Sequence[P], labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> Governance[P]:
     """Highest priority first, then by name."""
-    matching = [
-        policy
-        for policy in policies
-        if policy.metadata.deletion_timestamp is None
-        and policy.spec.selector.virtual_machine_selector.matches(labels)
-        and policy.spec.selector.namespace_selector.matches(namespace_labels)
-    ]
-    matching.sort(key=lambda policy: (-policy.spec.priority, policy.metadata.name))
+    candidates = _candidates(policies, labels)
+    matching = [policy for policy in candidates if policy.spec.selector.namespace_selector.matches(namespace_labels)]
     tied = len(matching) > 1 and matching[0].spec.priority == matching[1].spec.priority
     return Governance(tuple(matching), tied)
+
+
+def may_govern(
+    policies: Sequence[P], labels: Mapping[str, str], namespace_labels: Mapping[str, str] | None
+) -> tuple[P, ...]:
+    """The policies of which one governs a VM, if any does: more than one only where its namespace is not known (None).
+
+    Then they are those that might, down to the first that would in any namespace.
+    """
+    if namespace_labels is not None:
+        return govern(policies, labels, namespace_labels).policies[:1]
+    candidates = _candidates(policies, labels)
+    anywhere = (index for index, policy in enumerate(candidates, 1) if policy.spec.selector.any_namespace)
+    return tuple(candidates[: next(anywhere, None)])
+
+
+def _candidates(policies: Sequence[P], labels: Mapping[str, str]) -> list[P]:
+    """The policies that select a VM, if they select its namespace; first the one that then governs it."""
+    selecting = (
+        policy
+        for policy in policies
+        if policy.metadata.deletion_timestamp is None and policy.spec.selector.virtual_machine_selector.matches(labels)
+    )
+    return sorted(selecting, key=lambda policy: (-policy.spec.priority, policy.metadata.name))
+
+
+def binds(policy: Policy, *, owner_excludes: bool) -> bool:
+    """Whether a VM that a policy governs is to follow requests, so far as that is up to policy and owner."""
+    return policy.spec.mode is Mode.ENFORCE and not policy.metadata.released and not _lets_out(policy, owner_excludes)
+
+
+def _lets_out(policy: Policy | None, owner_excludes: bool) -> bool:  # noqa: FBT001 - what is asked about
+    return owner_excludes and (policy is None or policy.spec.owner_exclusion is OwnerExclusion.ALLOW)
 
 
 def core_policy(policy: MemoryPolicy) -> model.Policy:
@@ -122,8 +151,7 @@ def _set_aside(report: VirtualMachineReport, policy: Policy | None, *, released:
         return RELEASED, "its node is released by an administrator"
     if policy is not None and policy.metadata.released:
         return RELEASED, f"its policy {policy.metadata.name} is released by an administrator"
-    allowed = policy is None or policy.spec.owner_exclusion is OwnerExclusion.ALLOW
-    if report.owner_excluded and allowed:
+    if _lets_out(policy, report.owner_excluded):
         return OWNER_EXCLUDED, "its owner excluded it"
     return None
 
@@ -133,6 +161,13 @@ def _processors(report: VirtualMachineReport) -> ProcessorReport:
     return report.processors or ProcessorReport(
         size=1, eligible=False, reason="NotReported", message="its node's agent reports no processors"
     )
+
+
+def in_force(report: VirtualMachineReport, requested: Requested) -> Requested:
+    """What holds for a VM by now: what is requested, or what its agent has put in the place of that very request."""
+    if report.relief is None or report.target != requested.target:
+        return requested
+    return replace(requested, target=report.relief)
 
 
 def core_vm(
@@ -147,34 +182,39 @@ def core_vm(
     Args:
         report: what its agent says.
         policy: the policy that governs it.
-        requested: what is known to be requested by now, where that is newer than the report.
+        requested: what holds by now, where that may be newer than the report.
         released: whether its node is.
     """
     excluded = exclusion(report, policy, released=released)
+    if requested is None:
+        requested = in_force(report, Requested(report.target))
     return model.VirtualMachine(
         uid=report.uid,
         name=f"{report.namespace}/{report.name}",
         size=report.size,
         actual=_backed(report),
         overhead=report.overhead,
-        need=report.need,
-        present_need=report.present_need,
-        target=report.target if requested is None else requested.target,
+        need=_within(report.need, report.size),
+        present_need=_within(report.present_need, report.size),
+        target=_within(requested.target, report.size),
         troubled=report.troubled,
         excluded=None if excluded is None else excluded[1],
         responsive=report.responsive,
         policy=None if policy is None else core_policy(policy),
-        last_change=None if requested is None else requested.change,
+        last_change=requested.change,
     )
 
 
+def _within(target: int | None, size: int) -> int | None:
+    """What a request comes to: whoever wrote it may have asked for anything."""
+    return None if target is None else max(0, min(target, size))
+
+
 def _backed(report: VirtualMachineReport) -> int:
-    """What the node has to back of a VM's memory, bytes: a balloon that frees nothing frees nothing here either."""
+    """What the node has to back of a VM's memory, bytes: what frees nothing there frees nothing here either."""
     if report.actual is None:
         return report.size
-    if report.responsive or report.resident is None:
-        return report.actual
-    return min(report.size, max(report.actual, report.resident - report.overhead))
+    return report.backed(report.actual, as_claimed=report.responsive)
 
 
 def core_node(
@@ -253,8 +293,9 @@ def _core_processor_vm(
         name=f"{report.namespace}/{report.name}",
         size=seen.size,
         online=seen.online,
-        target=requested.target,
+        target=_within(requested.target, seen.size),
         excluded=None if excluded is None else excluded[1],
+        dedicated=seen.reason == DEDICATED,
         responsive=seen.responsive,
         policy=None if policy is None else core_processor_policy(policy),
         last_change=requested.change,

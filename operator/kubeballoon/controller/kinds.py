@@ -101,11 +101,6 @@ def _processor_annotations(asked: Asked, message: str) -> dict[str, str | None]:
     }
 
 
-def _processors_taken(report: VirtualMachineReport) -> int:
-    seen = report.processors
-    return 0 if seen is None or seen.online is None else max(0, seen.size - seen.online)
-
-
 MEMORY: Kind[MemoryPolicy] = Kind(
     model=MemoryPolicy,
     path=paths.MEMORY_POLICIES,
@@ -115,7 +110,7 @@ MEMORY: Kind[MemoryPolicy] = Kind(
     said=lambda size: f"{human(size)} ({size} bytes)",
     exclusion=lambda report, policy, released: exclusion(report, policy, released=released),
     responsive=lambda report: report.responsive,
-    taken=lambda report: 0 if report.actual is None else max(0, report.size - report.actual),
+    taken=lambda report: report.reserved,
     status=lambda common, taken: MemoryPolicyStatus(**dict(common), reserved=taken),
     events=("MemoryReclaimed", "MemoryReturned"),
 )
@@ -129,7 +124,7 @@ PROCESSORS: Kind[ProcessorPolicy] = Kind(
     said=lambda count: f"{count} processors",
     exclusion=lambda report, policy, released: processor_exclusion(report, policy, released=released),
     responsive=lambda report: report.processors is None or report.processors.responsive,
-    taken=_processors_taken,
+    taken=lambda report: report.processors_taken,
     status=lambda common, taken: ProcessorPolicyStatus(**dict(common), taken=taken),
     events=("ProcessorsTaken", "ProcessorsReturned"),
 )

@@ -50,7 +50,7 @@ class ControllerMetrics(Collector):
         yield _CAPACITY.family(((node,), plan.capacity) for node, plan in plans.items())
         yield _SHORTFALL.family(((node,), plan.shortfall) for node, plan in plans.items())
         yield _RESERVED.family(
-            ((node,), sum(max(0, vm.size - vm.actual) for vm in status.virtual_machines if vm.actual is not None))
+            ((node,), sum(vm.reserved for vm in status.virtual_machines))
             for node, pressure in self._world.nodes.items()
             if node in outcomes and (status := pressure.status) is not None
         )

@@ -38,11 +38,13 @@ class Outcome:
         plans: what was decided, by the collection of the policies behind it.
         silent: its agent has not reported lately, so nothing was decided.
         failures: patches the API server refused, as one line each.
+        fault: why nothing could be decided or written, in a line; None where all went as it should.
     """
 
     plans: Mapping[str, AnyPlan] = field(default_factory=dict)
     silent: bool = False
     failures: list[str] = field(default_factory=list)
+    fault: str | None = None
 
     @property
     def memory(self) -> Plan | None:
@@ -63,7 +65,10 @@ class Rounds:
         clock: Callable[[], float] = time.monotonic,
         today: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Decide from ``world``, write through ``cluster``; ``ended`` is when the last round did."""
+        """Decide from ``world``, write through ``cluster``.
+
+        ``ended`` is when the last round did; ``moved`` when one last got on, in seconds of ``clock``.
+        """
         self._cluster = cluster
         self._world = world
         self._announcer = announcer
@@ -71,15 +76,26 @@ class Rounds:
         self._clock = clock
         self._today = today
         self.ended: datetime | None = None
+        self.moved = clock()
         self._limit = asyncio.Semaphore(_AT_ONCE)
         self.outcomes: dict[str, Outcome] = {}
 
     async def run(self, name: str) -> None:
-        """One round for the node ``name``, counted."""
+        """One round for the node ``name``, counted; one that fails is that node's, and of no other."""
         with self._counters.durations.time():
-            await self._run(name)
+            try:
+                await self._run(name)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other nodes go on
+                self._fail(name, f"the round of node {name} failed: {error!r}", error)
         self._counters.rounds.inc()
         self.ended = self._today()
+
+    def _fail(self, name: str, fault: str, error: Exception) -> None:
+        """Keep what was decided before, and say once what went wrong."""
+        before = self.outcomes.get(name, Outcome())
+        if fault != before.fault:
+            _log.error("%s", fault, exc_info=error)
+        self.outcomes[name] = Outcome(before.plans, fault=fault)
 
     async def _run(self, name: str) -> None:
         """One round: a node that is gone is forgotten.
@@ -93,7 +109,7 @@ class Rounds:
         if pressure is None or status is None:
             self.outcomes.pop(name, None)
             return
-        if self._is_silent(status):
+        if self._world.silence(name, self._clock()) > SILENT:
             self.outcomes[name] = Outcome(silent=True)
             return
         before = self.outcomes.get(name, Outcome())
@@ -130,13 +146,11 @@ class Rounds:
                     changes.setdefault(decision.vm.uid, []).append(_Change(book, before, wanted, decision.message))
         return changes
 
-    def _is_silent(self, status: NodePressureStatus) -> bool:
-        return (self._today() - status.observed_at).total_seconds() > SILENT
-
     async def _apply(self, report: VirtualMachineReport, changes: list[_Change]) -> str | None:
         """Write what changes; the reason why that failed, if it did."""
         try:
             async with self._limit:
+                self.moved = self._clock()
                 await self._cluster.merge(paths.instance(report.namespace, report.name), _patch(report.uid, changes))
         except (NotFoundError, ConflictError):
             self._counters.patched("gone")
@@ -175,6 +189,7 @@ class Rounds:
                 report = reports[decision.vm.uid]
                 about = Reference("kubevirt.io/v1", "VirtualMachineInstance", report.name, report.uid, report.namespace)
                 reason, warning = said
+                self.moved = self._clock()
                 await self._announcer.post(about, reason, decision.message, action="Allocate", warning=warning)
 
 

@@ -66,7 +66,7 @@ class Scheduler:
 
     def stalled(self) -> str | None:
         """What is wrong when the loop has stopped turning, for the liveness probe."""
-        silence = self._clock() - self._beat
+        silence = self._clock() - max(self._beat, self._rounds.moved)
         return f"no round for {silence:.0f}s" if silence > 4 * RESYNC else None
 
     async def run(self) -> None:

@@ -140,6 +140,9 @@ def _degraded(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str
     failures = [failure for _, outcome in mine for failure in outcome.failures]
     if failures:
         return True, "PatchFailed", failures[0]
+    faults = [outcome.fault for _, outcome in mine if outcome.fault is not None]
+    if faults:
+        return True, "RoundFailed", faults[0]
     silent = [name for name, outcome in mine if outcome.silent]
     if silent:
         return True, "AgentSilent", f"no recent report from the agents of {_names(silent)}: requests there stand still"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Generic
 
 from pydantic import ValidationError
@@ -18,7 +20,7 @@ from kubeballoon.api.v1alpha1 import (
     ProcessorPolicy,
     VirtualMachineReport,
 )
-from kubeballoon.cluster.snapshot import Governance, P, Requested, core_node, core_processor_node, govern
+from kubeballoon.cluster.snapshot import Governance, P, Requested, core_node, core_processor_node, govern, in_force
 from kubeballoon.controller.kinds import MEMORY, PROCESSORS, Asked, Kind
 from kubeballoon.core.model import COOL_DOWN, Change, Node
 from kubeballoon.core.processors import Node as ProcessorNode
@@ -111,6 +113,7 @@ class World:
 
     Attributes:
         cool_down: seconds in which a target does not change direction without need.
+        today: the time of day, for reports that were written before this controller began.
     """
 
     cool_down: float = COOL_DOWN
@@ -118,6 +121,8 @@ class World:
     processors: Book[ProcessorPolicy] = field(default_factory=lambda: Book(PROCESSORS))
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     nodes: dict[str, NodePressure] = field(default_factory=dict)
+    today: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _heard: dict[str, float] = field(default_factory=dict)  # when each node's agent was last heard of, seconds
 
     @property
     def books(self) -> tuple[Book[Any], ...]:
@@ -143,10 +148,23 @@ class World:
             return False
         self.nodes[pressure.metadata.name] = pressure
         if pressure.status is not None:
+            self._hear(pressure.metadata.name, None if known is None else known.status, pressure.status, now)
             for report in pressure.status.virtual_machines:
                 for book in self.books:
                     book.compare(report, now)
         return known is None or known.status != pressure.status or known.metadata.released != pressure.metadata.released
+
+    def silence(self, name: str, now: float) -> float:
+        """Seconds since the agent of the node ``name`` was last heard of."""
+        return now - self._heard.get(name, -math.inf)
+
+    def _hear(self, name: str, before: NodePressureStatus | None, status: NodePressureStatus, now: float) -> None:
+        """An agent is heard of when its report changes; only of the first one its own date has to tell the age."""
+        if before is None:
+            age = (self.today() - status.observed_at).total_seconds()
+            self._heard[name] = now - max(0.0, age)
+        elif before.observed_at != status.observed_at:
+            self._heard[name] = now
 
     def forget_node(self, name: str) -> None:
         """A node is gone."""
@@ -157,12 +175,17 @@ class World:
         return govern(list(book.policies.values()), report.labels, self.namespaces.get(report.namespace, {}))
 
     def snapshot(self, name: str, status: NodePressureStatus, now: float) -> Node:
-        """One node, immutable, as of ``now`` seconds."""
+        """One node, immutable, as of ``now`` seconds.
+
+        What an agent decided on its own counts as requested, so that it is confirmed or corrected, and not left beside
+        a request that is near enough to stay.
+        """
+        requested = self.memory.requested(status.virtual_machines, now)
         return core_node(
             name,
             status,
             lambda report: self.governance(self.memory, report).governing,
-            self.memory.requested(status.virtual_machines, now),
+            {report.uid: in_force(report, requested[report.uid]) for report in status.virtual_machines},
             self.cool_down,
             released=self.is_released(name),
         )
@@ -191,6 +214,7 @@ class World:
         }
         for book in self.books:
             book.prune(reported)
+        self._heard = {name: heard for name, heard in self._heard.items() if name in self.nodes}
 
 
 def _decides(policy: Policy) -> tuple[object, ...]:

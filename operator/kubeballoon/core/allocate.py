@@ -14,7 +14,8 @@ from kubeballoon.core.entitlement import Claims, Ints, scale, share_out
 from kubeballoon.core.model import Decision, Mode, Node, Plan, Reason, State, VirtualMachine, When
 
 _PARTS_OF_CHANGE = 128  # of the capacity one that idle memory and headroom leave free: small changes then move nobody
-_DEAD_BANDS_OF_IDLE = 8  # by which idle memory may be off its fair share while nobody needs it: 1/8 of the size
+_DEAD_BANDS_OF_IDLE = 8  # by which idle memory may be off its fair share for a while, as nobody needs it: 1/8 of size
+_COOL_DOWNS_OF_REST = 10  # that while, since the target moved last
 
 
 class _Fixed(NamedTuple):
@@ -194,7 +195,7 @@ def _calm(node: Node, vms: Sequence[VirtualMachine], columns: _Columns, granted:
         # Every other VM's demand moves the price of what is divided, hence everybody's share, and serves nobody by it.
         enough = np.maximum(granted, np.minimum(columns.working_set + columns.dead_band, columns.demand))
         idle = (enough <= columns.target) & (columns.target <= columns.maximum) & (shares != columns.maximum)
-        keeps |= (size <= columns.dead_band * _DEAD_BANDS_OF_IDLE) & idle
+        keeps |= (size <= columns.dead_band * _DEAD_BANDS_OF_IDLE) & idle & ~_rested(vms, node.cool_down)
     if not needed:
         keeps |= (change < 0) & _moved(vms, node.cool_down, up=True)
     keeps |= (change > 0) & (lacking <= 0) & _moved(vms, node.cool_down, up=False)
@@ -216,6 +217,12 @@ def _moved(vms: Sequence[VirtualMachine], cool_down: float, *, up: bool) -> npt.
     """Which VMs' targets last moved up (or down), and less than the cool-down ago."""
     changes = [vm.last_change for vm in vms]
     return np.array([change is not None and change.up is up and change.age < cool_down for change in changes])
+
+
+def _rested(vms: Sequence[VirtualMachine], cool_down: float) -> npt.NDArray[np.bool_]:
+    """Which VMs' targets have stood long enough to be put right for fairness alone; not those only just taken over."""
+    changes = [vm.last_change for vm in vms]
+    return np.array([change is not None and change.age >= _COOL_DOWNS_OF_REST * cool_down for change in changes])
 
 
 def _grant(columns: _Columns, claims: Claims, wanted: Ints, capacity: int) -> Ints:

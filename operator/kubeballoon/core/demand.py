@@ -98,7 +98,7 @@ class Ruler:
 
     def look(self, stats: GuestStatistics, size: int, now: float) -> Ruler:
         """The ruler after one more look at the guest, at ``now`` seconds."""
-        if size != self.size:
+        if size != self.size or now < self.stood:  # the clock was set back
             return Ruler(size, stats.actual, now)
         if stats.actual != self.actual:
             return replace(self, actual=stats.actual, stood=now)
@@ -123,20 +123,23 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
 
     Args:
         previous: the estimate so far, None at first.
-        before: the sample that ``previous`` was made from.
-        stats: the new sample; one no newer than the last changes nothing.
+        before: the sample that ``previous`` was made from; None where it is not known any more.
+        stats: the new sample; one of the same time changes nothing, one that is older than ``before`` begins anew: the
+            clock was set back.
         window: time constant of the slow average in seconds; the fast one's is a fifth of it.
     """
+    if before is not None and stats.updated < before.updated:
+        previous = before = None
     if previous is not None and stats.updated <= previous.at:
         return previous
     now = present_need(stats)
     if now is None:
         return None
-    if previous is None or before is None:
+    if previous is None:
         return Need(now=now, fast=now, slow=now, at=stats.updated)
     elapsed = stats.updated - previous.at
-    troubled = _troubled(before, stats, elapsed)
-    grown = _swapped(before, stats) if troubled else 0
+    troubled = before is not None and _troubled(before, stats, elapsed)
+    grown = _swapped(before, stats) if before is not None and troubled else 0
     swapped = max(0, previous.swapped + grown) if troubled else 0
     now += swapped
     return Need(

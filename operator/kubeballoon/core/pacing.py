@@ -123,6 +123,8 @@ def advance(before: Pace, sample: Sample, goal: int, max_rate: int | None = None
     request = _request(pace, sample, goal, max_rate)
     if request is None and pace.asked is not None and pace.asked < sample.actual - TOLERANCE:
         return _withdraw(pace, sample, goal)
+    if request is None and sample.spare is not None and sample.spare < TOLERANCE:
+        return replace(pace, asked=None), None  # it has given what it has: there is nothing under way
     if request is None or request == pace.asked:
         return pace, None
     started = pace.asked is None or (request > sample.actual) != (pace.asked > sample.actual)

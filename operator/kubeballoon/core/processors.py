@@ -7,7 +7,7 @@ is a trigger with hysteresis, and calm after each change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from kubeballoon.core.entitlement import Claim, divide
@@ -101,6 +101,7 @@ class VirtualMachine:
         online: how many its guest uses now, None while that is not known.
         target: the request in force, None when there is none.
         excluded: why it must be left alone, or None.
+        dedicated: whether its processors are the node's own, which nobody else may use.
         responsive: False while its guest does not follow requests.
         last_change: the target's last move, None when it has not moved yet.
     """
@@ -111,6 +112,7 @@ class VirtualMachine:
     online: int | None = None
     target: int | None = None
     excluded: str | None = None
+    dedicated: bool = False
     responsive: bool = True
     policy: Policy | None = None
     last_change: Change | None = None
@@ -178,7 +180,8 @@ class Plan:
 def allocate(node: Node) -> Plan:
     """Decide how many processors every VM of the node may use.
 
-    1. VMs that must not or cannot be moved keep what they have; their part of the node is what default shares come to.
+    1. VMs that must not or cannot be moved keep what they have; their part of the node is what default shares come to,
+       and dedicated processors are nobody else's. A trigger stays pulled only by those that take part.
     2. Where a policy's trigger is pulled, shares divide the node's processors inside each VM's bounds.
     3. A target stays as it is for the cool-down after a change, unless its bounds forbid.
 
@@ -221,7 +224,12 @@ def _plan(node: Node, bystanders: frozenset[str]) -> Plan:
     left_alone = [_left_alone(vm, bystanders) for vm in node.vms]
     claims = [_claim(vm, movable=alone is None) for vm, alone in zip(node.vms, left_alone, strict=True)]
     shares = divide_whole(claims, node.count)
-    pulled = _pulled_triggers(node)
+    taking = {
+        vm.policy.name
+        for vm, alone in zip(node.vms, left_alone, strict=True)
+        if vm.policy is not None and alone is None and vm.held_back
+    }
+    pulled = _pulled_triggers(node, taking)
     decisions = (
         alone if alone is not None else _decide(vm, vm.policy, share, pulled)
         for vm, alone, share in zip(node.vms, left_alone, shares, strict=True)
@@ -244,16 +252,15 @@ def _left_alone(vm: VirtualMachine, bystanders: frozenset[str]) -> Decision | No
 
 def _claim(vm: VirtualMachine, *, movable: bool) -> Claim:
     shares = vm.policy.shares if movable and vm.policy is not None else SHARES
-    bounds = (vm.minimum, vm.maximum) if movable else (0, vm.size)
+    bounds = (vm.minimum, vm.maximum) if movable else (vm.size if vm.dedicated else 0, vm.size)
     return Claim(vm.uid, *bounds, weight=max(1, shares * vm.size), active=bounds[1])
 
 
-def _pulled_triggers(node: Node) -> frozenset[str]:
-    """The policies, by name, that take processors on this node now."""
-    governed = [(vm, vm.policy) for vm in node.vms if vm.policy is not None]
-    taking = {policy.name for vm, policy in governed if vm.held_back}
+def _pulled_triggers(node: Node, taking: Collection[str]) -> frozenset[str]:
+    """The policies, by name, that take processors on this node now, given those that did before."""
+    policies = [vm.policy for vm in node.vms if vm.policy is not None]
     return frozenset(
-        policy.name for _, policy in governed if policy.trigger.pulled(node.pressure, before=policy.name in taking)
+        policy.name for policy in policies if policy.trigger.pulled(node.pressure, before=policy.name in taking)
     )
 
 

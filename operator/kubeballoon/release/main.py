@@ -10,6 +10,7 @@ import socket
 
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.cluster.client import Cluster, ClusterError
+from kubeballoon.cluster.giveback import named
 from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
 from kubeballoon.options import add_client_options, checked
 from kubeballoon.release.work import Release
@@ -50,6 +51,6 @@ async def _run(options: argparse.Namespace) -> int:
         lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
         left = await Release(cluster, lease).run(options.wait)
     if left:
-        raise ClusterError(f"not all memory is back after {options.wait:.0f}s: {'; '.join(left)}")
+        raise ClusterError(f"not all memory is back after {options.wait:.0f}s: {named(left)}")
     _log.info("every VM has its memory")
     return 0

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
-from kubeballoon.api.v1alpha1 import NodePressure, VirtualMachineReport
+from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import Cluster, ConflictError, NotFoundError, Object, UnreachableError
+from kubeballoon.cluster.client import Cluster, NotFoundError
+from kubeballoon.cluster.giveback import Held, held, wait, withdraw
 from kubeballoon.cluster.lease import GIVE_UP, Lease
-from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
 
-LOOK = 1.0  # seconds between looks
 LEAVE = 60.0  # seconds for which no controller may lead afterwards, so that what deletes them can
-_AT_ONCE = 8  # patches under way at one time
-_MANY = 5  # VMs named before "and N more"
-_ALLOWANCE = 64  # agents report a balloon's move from a hundredth of the VM's size on
+_OURS = frozenset(CONTROLLER_ANNOTATIONS)
 
 
 class Release:
@@ -42,10 +40,9 @@ class Release:
         self._lease = lease
         self._clock = clock
         self._sleep = sleep
-        self._limit = asyncio.Semaphore(_AT_ONCE)
 
-    async def run(self, seconds: float) -> list[str]:
-        """Give back, and wait for it; what is left after ``seconds``, as one line for each VM.
+    async def run(self, seconds: float) -> list[Held]:
+        """Give back, and wait for it; what is left after ``seconds``.
 
         1. Take the Lease: whoever led stops at its next renewal, at the latest when it could not renew for `GIVE_UP`.
         2. Take every request off, also those written before that.
@@ -53,72 +50,31 @@ class Release:
         4. Leave the Lease so that no controller leads while they are deleted.
 
         Raises:
-            ClusterError: a privilege is missing, or a kind.
+            ClusterError: a privilege is missing, or a kind; or the API server did not answer to the end.
         """
-        started = self._clock()
-        said: list[str] = []
-        while True:
-            try:
-                left = await self._turn()
-            except UnreachableError as error:
-                left = [str(error)]
-            passed = self._clock() - started
-            if not left and passed >= GIVE_UP:
-                await self._lease.seize(LEAVE)
-                return []
-            if left and passed + LOOK > seconds:
-                return left
-            if left != said:
-                _log.info("%s", "; ".join(left) or "all memory is back; making sure that it stays")
-            said = left
-            await self._sleep(LOOK)
+        left = await wait(
+            self._turn,
+            lambda state: _log.info("%s", state),
+            seconds,
+            least=GIVE_UP,
+            clock=self._clock,
+            sleep=self._sleep,
+        )
+        if not left:
+            await self._lease.seize(LEAVE)
+        return left
 
-    async def _turn(self) -> list[str]:
+    async def _turn(self) -> list[Held]:
         await self._lease.seize()
-        instances = await self._cluster.metadata(paths.INSTANCES)
-        asked = [metadata for metadata in instances if metadata.get("annotations", {}).keys() & _OURS]
-        await asyncio.gather(*(self._withdraw(metadata) for metadata in asked))
+        try:
+            instances = await self._cluster.metadata(paths.INSTANCES)
+        except NotFoundError:
+            return []  # KubeVirt was uninstalled before, and its VMs with it
+        asked = [each for each in instances if each.get("annotations", {}).keys() & _OURS]
+        withdrawn = await withdraw(self._cluster, [(each["namespace"], each["name"], each["uid"]) for each in asked])
+        for name in withdrawn:
+            _log.info("%s: request withdrawn", name)
         pressures = (await self._cluster.get(paths.NODE_PRESSURES))["items"]
         nodes = [NodePressure.model_validate(body) for body in pressures]
-        return outstanding({metadata["uid"] for metadata in instances}, nodes)
-
-    async def _withdraw(self, metadata: Object) -> None:
-        body = {"metadata": {"uid": metadata["uid"], "annotations": dict.fromkeys(_OURS)}}
-        try:
-            async with self._limit:
-                await self._cluster.merge(paths.instance(metadata["namespace"], metadata["name"]), body)
-        except (NotFoundError, ConflictError):
-            return  # gone, and its request with it; or another by that name, seen at the next look
-        _log.info("%s/%s: request withdrawn", metadata["namespace"], metadata["name"])
-
-
-_OURS = frozenset(CONTROLLER_ANNOTATIONS)
-
-
-def outstanding(instances: set[str], nodes: Sequence[NodePressure]) -> list[str]:
-    """Which VMs have not got all of their memory back, as one line each; ``instances`` are the uids of those that are.
-
-    A VM that an agent must not touch is none of them; one whose agent cannot see it is.
-    """
-    lines = [
-        f"{report.namespace}/{report.name} on {node.metadata.name} {reason}"
-        for node in nodes
-        if node.status is not None
-        for report in node.status.virtual_machines
-        if report.uid in instances and (reason := _missing(report)) is not None
-    ]
-    return lines if len(lines) <= _MANY else [*lines[:_MANY], f"and {len(lines) - _MANY} more"]
-
-
-def _missing(report: VirtualMachineReport) -> str | None:
-    if report.target is not None:
-        return f"is still asked to keep to {human(report.target)}"
-    if report.processors is not None and report.processors.target is not None:
-        return f"is still asked to keep to {report.processors.target} processors"
-    if not report.eligible:
-        return None
-    if report.actual is None:
-        return f"is out of sight ({report.message or 'its agent does not reach it'})"
-    if report.size - report.actual > report.size // _ALLOWANCE:
-        return f"has {human(report.actual)} of {human(report.size)}"
-    return None
+        alive = {each["uid"] for each in instances}  # agents report a VM for a moment after its end
+        return held(nodes, datetime.now(UTC), lambda _, report: report.uid in alive)

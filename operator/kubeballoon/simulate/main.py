@@ -12,12 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from kubeballoon import manifests
-from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import MemoryPolicy
 from kubeballoon.cluster.snapshot import core_policy
 from kubeballoon.core.model import Mode, Policy
-from kubeballoon.options import checked
+from kubeballoon.options import at_least_a_second, checked
 
 _LEAST_NODE = 1 << 30
 _STEP = 5  # percent
@@ -52,7 +51,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--policy", type=Path, metavar="FILE", help="a MemoryPolicy (default: its defaults)")
     parser.add_argument(
-        "--interval", type=checked(_interval, "duration"), default=10.0, help="between two rounds (default: 10s)"
+        "--interval",
+        type=checked(at_least_a_second, "duration"),
+        default=10.0,
+        help="between two rounds (default: 10s)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of what is drawn at random (default: 1)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write report.html and plots there")
@@ -151,13 +153,6 @@ def _ratios(text: str) -> tuple[float, ...]:
     if not all(0.1 <= ratio <= 100 for ratio in ratios):  # noqa: PLR2004 - said in the message
         raise ValueError(f"{text!r}: ratios are from 0.1 to 100")
     return ratios
-
-
-def _interval(text: str) -> float:
-    seconds = parse_duration(text)
-    if seconds < 1:
-        raise ValueError(f"{text!r} is less than a second")
-    return seconds
 
 
 def _jobs(text: str) -> int:

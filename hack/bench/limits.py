@@ -1,0 +1,34 @@
+"""What the benchmarks must not exceed: the one place for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a figure may be at the most: a number, or another figure of the same row."""
+
+    figure: str
+    most: float | str
+
+
+LIMITS: Mapping[str, tuple[Limit, ...]] = {
+    # Fifty VMs while nothing changes, and fewer of real daemons.
+    "agent": (Limit("core_percent", 2.0), Limit("resident_mib", 100.0)),
+    # From a node leaving High to being High again: once and a half what libvirt alone takes, and a second.
+    "reaction": (Limit("kubeballoon_seconds", "allowed_seconds"),),
+}
+
+
+def exceeded(name: str, rows: Rows) -> Iterator[str]:
+    """The limits that the rows of a benchmark exceed, a line each."""
+    for row in rows:
+        for limit in LIMITS.get(name, ()):
+            most = row[limit.most] if isinstance(limit.most, str) else limit.most
+            if row[limit.figure] > most:
+                yield f"{name}: {limit.figure} is {row[limit.figure]:.4g}, and may be {most:.4g}"

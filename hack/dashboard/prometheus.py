@@ -1,0 +1,133 @@
+"""A Prometheus that scrapes kubeballoon's parts once a second, and what a panel of the dashboard asks of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from hack.controlplane.daemon import Daemon
+from hack.controlplane.errors import ControlPlaneError
+from hack.tools import PROMETHEUS
+
+_LOOPBACK = "127.0.0.1"
+_START_SECONDS = 60.0
+_ASK_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 10.0
+_STEP_SECONDS = 1
+# Grafana's is four scrapes, two minutes in a cluster; a demo has only a few rounds in four seconds.
+_VARIABLES = {"$__rate_interval": "15s", "$node": ".*", "$namespace": ".*", "$vm": ".*"}
+
+Series = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From when to when, Unix time in seconds."""
+
+    start: float
+    end: float
+
+
+def free_address() -> str:
+    """A port that nobody listens on now, as HOST:PORT."""
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return f"{_LOOPBACK}:{probe.getsockname()[1]}"
+
+
+class Prometheus:
+    """Scrapes ``targets``, each a HOST:PORT, from entering to leaving.
+
+    What it has seen is kept in ``directory``, where another may be asked for it later, without targets.
+    """
+
+    def __init__(self, targets: list[str], directory: Path) -> None:
+        """Nothing runs before it is entered."""
+        self._targets = targets
+        self._directory = directory
+        self._address = free_address()
+
+    def __enter__(self) -> Self:
+        """Start it.
+
+        Raises:
+            ControlPlaneError: It cannot be built, or does not become ready.
+        """
+        scrape = {"job_name": "kubeballoon", "honor_labels": True, "static_configs": [{"targets": self._targets}]}
+        times = {"scrape_interval": f"{_STEP_SECONDS}s", "scrape_timeout": f"{_STEP_SECONDS}s"}
+        configuration = self._directory / "prometheus.yaml"
+        configuration.write_text(yaml.safe_dump({"global": times, "scrape_configs": [scrape]}))
+        flags = (
+            f"--config.file={configuration}",
+            f"--storage.tsdb.path={self._directory / 'data'}",
+            f"--web.listen-address={self._address}",
+            "--log.level=warn",
+        )
+        self._daemon = Daemon.start(PROMETHEUS.path(), flags, self._directory)
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._is_ready():
+            self._daemon.check()
+            if time.monotonic() > deadline:
+                raise ControlPlaneError(f"Prometheus is not ready after {_START_SECONDS:g} s", self._daemon.log)
+            time.sleep(_POLL_SECONDS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._daemon.stop(_GRACE_SECONDS)
+
+    def answers(self, dashboard: dict[str, Any], span: Span) -> dict[int, list[Series]]:
+        """What each panel shows of a span, by its id: series with name, labels, times (ms) and values."""
+        return {
+            panel["id"]: [series for target in panel["targets"] for series in self._range(target, span)]
+            for panel in dashboard["panels"]
+            if "targets" in panel
+        }
+
+    def _range(self, target: dict[str, Any], span: Span) -> list[Series]:
+        expression = target["expr"]
+        for name, value in _VARIABLES.items():
+            expression = expression.replace(name, value)
+        found = self._ask("query_range", query=expression, start=span.start, end=span.end, step=_STEP_SECONDS)
+        return [
+            {
+                "name": _named(target["legendFormat"], series["metric"]),
+                "labels": series["metric"],
+                "times": [round(moment * 1000) for moment, _ in series["values"]],
+                "values": [None if value == "NaN" else float(value) for _, value in series["values"]],
+            }
+            for series in found["result"]
+        ]
+
+    def _ask(self, what: str, **parameters: Any) -> Any:
+        url = f"http://{self._address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=_ASK_SECONDS) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise ControlPlaneError(f"Prometheus refuses {parameters}: {error.read().decode()}") from error
+
+    def _is_ready(self) -> bool:
+        try:
+            urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=_ASK_SECONDS).close()
+        except OSError:
+            return False
+        return True
+
+
+def _named(legend: str, labels: dict[str, str]) -> str:
+    """A legend with each {{label}} replaced by its value, as Grafana does."""
+    return re.sub(r"{{\s*(\w+)\s*}}", lambda found: labels.get(found[1], ""), legend)

@@ -1,0 +1,32 @@
+"""Makes what tests need and what takes long, before they start: the progress of their workers would not be seen."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from hack.controlplane import KUBECONFIG_VARIABLE, ControlPlaneError, build
+from hack.controlplane.assets import Assets
+from hack.lab import LabError, image
+from hack.tools import TOOLS, monitoring_crds
+
+
+def main() -> int:
+    """Make it, or say in one line why that cannot be."""
+    try:
+        if KUBECONFIG_VARIABLE not in os.environ:
+            Assets.find()
+        build.kubevirt_crds()
+        for packages in ((), image.PYTHON_PACKAGES):
+            image.build(packages)
+        for tool in TOOLS:
+            tool.path()
+        monitoring_crds()
+    except (ControlPlaneError, LabError) as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

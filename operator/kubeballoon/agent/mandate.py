@@ -1,0 +1,64 @@
+"""What stands behind the requests on a VM: the policy that governs it, whatever its annotations name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from kubeballoon.agent.instance import Instance
+from kubeballoon.api.v1alpha1 import MemoryPolicy
+from kubeballoon.cluster.snapshot import binds, core_policy, may_govern
+
+
+@dataclass(frozen=True, slots=True)
+class Mandate:
+    """What a VM is held to.
+
+    Attributes:
+        policy: what governs it; None where none is known to.
+        bound: whether requests on it are to be followed.
+    """
+
+    policy: MemoryPolicy | None = None
+    bound: bool = True
+
+    def minimum(self, instance: Instance, size: int) -> int | None:
+        """What the VM, being of ``size`` bytes, is guaranteed; of its annotations only where no policy is known."""
+        return instance.minimum if self.policy is None else core_policy(self.policy).minimum.of(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """The policies as far as the API server tells them.
+
+    Attributes:
+        complete: whether these are all there are: none is unread, or of a newer version that cannot be read here.
+    """
+
+    known: tuple[MemoryPolicy, ...] = ()
+    complete: bool = False
+
+    @classmethod
+    def read(cls, bodies: Iterable[Mapping[str, Any]]) -> Self:
+        """Of all objects that there are."""
+        known, complete = [], True
+        for body in bodies:
+            try:
+                known.append(MemoryPolicy.model_validate(body))
+            except ValidationError:
+                complete = False
+        return cls(tuple(known), complete)
+
+    def mandate(self, instance: Instance, namespace: Mapping[str, str] | None) -> Mandate:
+        """What a VM is held to, given the labels of its namespace.
+
+        Where these are not known (None) several policies may govern it: then the one of them that guarantees most
+        counts, so that no VM goes below what it is guaranteed.
+        """
+        possible = may_govern(self.known, instance.labels, namespace)
+        strongest = max(possible, key=lambda policy: core_policy(policy).minimum.of(instance.size), default=None)
+        binding = any(binds(policy, owner_excludes=instance.owner_excluded) for policy in possible)
+        return Mandate(strongest, binding or not self.complete)

@@ -1,0 +1,42 @@
+"""What the kernel tells of a VM's process, by files as it writes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kubeballoon.agent.qemu import Qemu
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def process(proc: Path, pid: int, *command: str, started: int = 500, pages: int = 10) -> None:
+    directory = proc / str(pid)
+    directory.mkdir(exist_ok=True)
+    (directory / "cmdline").write_bytes(b"\0".join(argument.encode() for argument in command))
+    (directory / "stat").write_text(f"{pid} (a (b) c) S {' '.join(['1'] * 18)} {started} 0 0\n")
+    (directory / "statm").write_text(f"{pages * 4} {pages} 1 1 0 1 0\n")
+
+
+def test_a_vm_s_process_is_found_by_its_name_and_weighed(tmp_path: Path) -> None:
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on", pages=3)
+    process(tmp_path, 8, "qemu", "-name", "guest=shop_cart2,debug-threads=on", pages=5)
+    assert (Qemu("shop_cart", tmp_path).pid, Qemu("shop_cart", tmp_path).resident()) == (7, 3 * PAGE)
+    assert Qemu("shop_cart2", tmp_path).resident() == 5 * PAGE
+
+
+def test_what_cannot_be_seen_is_none(tmp_path: Path) -> None:
+    qemu = Qemu("shop_cart", tmp_path)
+    assert (qemu.pid, qemu.resident(), qemu.vcpus(), qemu.merged()) == (None, None, None, None)
+
+
+def test_another_process_of_its_number_is_not_taken_for_it(tmp_path: Path) -> None:
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on")
+    qemu = Qemu("shop_cart", tmp_path)
+    found = [qemu.pid]
+    (tmp_path / "7/cmdline").write_bytes(b"")  # it is still the same, whether that can be read or not
+    found.append(qemu.pid)
+    process(tmp_path, 7, "sleep", "10", started=900)
+    assert [*found, qemu.pid] == [7, 7, None]
+    process(tmp_path, 9, "qemu", "-name", "guest=shop_cart,debug-threads=on", started=901, pages=2)
+    assert qemu.resident() == 2 * PAGE

@@ -1,0 +1,126 @@
+"""Who has everything back after a release, and waiting for it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from kubeballoon.api.v1alpha1 import NodePressure
+from kubeballoon.cluster.client import UnreachableError
+from kubeballoon.cluster.giveback import Held, held, named, wait
+from tests.support.waiting import Clock
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def node(name: str, *vms: dict[str, Any], observed: str = "2026-01-01T00:00:00Z") -> NodePressure:
+    memory = {"total": "8Gi", "available": "1Gi", "other": "0", "reserve": "0"}
+    status = {"observedAt": observed, "memory": memory, "virtualMachines": vms}
+    return NodePressure.model_validate({"metadata": {"name": name}, "status": status})
+
+
+def vm(name: str, **report: Any) -> dict[str, Any]:
+    return {"uid": name, "namespace": "n", "name": name, "size": "1Gi", "actual": "1Gi", **report}
+
+
+def everything(nodes: list[NodePressure]) -> list[Held]:
+    return held(nodes, NOW, lambda *_: True)
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        ({}, None),
+        ({"actual": "1020Mi"}, None),  # agents do not report less than a hundredth
+        ({"actual": "512Mi"}, "has 512 MiB of 1 GiB"),
+        ({"actual": "512Mi", "responsive": False, "message": "it sleeps"}, "has 512 MiB of 1 GiB (it sleeps)"),
+        ({"target": "768Mi"}, "is still asked to keep to 768 MiB"),
+        ({"actual": None, "message": "it hangs"}, "is out of sight (it hangs)"),
+        ({"actual": "512Mi", "eligible": False}, None),
+        ({"processors": {"size": 4, "online": 4, "target": 4}}, "is still asked to keep to 4 processors"),
+        ({"processors": {"size": 4, "online": 2}}, "has 2 of 4 processors"),
+        ({"processors": {"size": 4, "online": 4}}, None),
+        ({"processors": {"size": 4, "online": 2, "reason": "UnplugLost"}}, None),  # until the VM is restarted
+    ],
+)
+def test_a_vm_is_done_when_it_has_everything(report: dict[str, Any], reason: str | None) -> None:
+    found = everything([node("node", vm("a", **report))])
+    assert [str(each) for each in found] == ([] if reason is None else [f"n/a on node: {reason}"])
+
+
+def test_a_silent_agent_is_named_where_a_vm_lacks_something() -> None:
+    found = everything([node("node", vm("a", actual="512Mi"), vm("b"), observed="2025-12-31T23:50:00Z")])
+    assert named(found) == "n/a on node: has 512 MiB of 1 GiB; its node's agent has not reported for 600s"
+
+
+def test_only_those_that_are_meant_are_waited_for() -> None:
+    nodes = [node("one", vm("a", target="1Mi"), vm("b", target="1Mi")), node("two", vm("c", target="1Mi"))]
+    assert [each.name for each in held(nodes, NOW, lambda where, report: where == "one" and report.uid != "a")] == ["b"]
+
+
+def test_only_the_first_of_many_are_named() -> None:
+    lines = named(everything([node("node", *(vm(f"vm-{number}", target="1Mi") for number in range(9)))])).split("; ")
+    assert len(lines) == 6
+    assert lines[-1] == "and 4 more"
+
+
+LEFT = everything([node("node", vm("a", target="1Mi"))])
+
+
+class Looks:
+    """What each look finds: the last one's again and again."""
+
+    def __init__(self, *found: list[Held] | UnreachableError) -> None:
+        self.found = list(found)
+        self.clock = Clock()
+        self.said: list[str] = []
+
+    async def look(self) -> list[Held]:
+        """The next."""
+        each = self.found.pop(0) if len(self.found) > 1 else self.found[0]
+        if isinstance(each, UnreachableError):
+            raise each
+        return each
+
+    async def sleep(self, seconds: float) -> None:
+        """Time passes."""
+        self.clock.now += seconds
+
+    def wait(self, seconds: float, **options: float) -> Awaitable[list[Held]]:
+        """Wait so long."""
+        return wait(self.look, self.said.append, seconds, clock=self.clock, sleep=self.sleep, **options)
+
+
+async def test_it_ends_when_nobody_lacks_anything() -> None:
+    looks = Looks(LEFT, LEFT, [])
+    assert await looks.wait(60) == []
+    assert looks.clock.now == 1002
+    assert looks.said == ["waiting for n/a on node: is still asked to keep to 1 MiB"]
+
+
+async def test_what_is_asked_anew_is_waited_for() -> None:
+    looks = Looks([], LEFT, [])
+    assert await looks.wait(60, quiet=3) == []
+    assert looks.clock.now == 1005
+
+
+async def test_it_lasts_as_long_as_it_must() -> None:
+    looks = Looks([])
+    assert await looks.wait(2, least=10) == []
+    assert looks.clock.now == 1010
+
+
+async def test_what_is_left_in_the_end_is_told() -> None:
+    looks = Looks(LEFT)
+    assert await looks.wait(5) == LEFT
+    assert looks.clock.now == 1005
+
+
+async def test_an_api_server_that_does_not_answer_leaves_it_open() -> None:
+    looks = Looks(LEFT, UnreachableError("the API server cannot be reached"))
+    with pytest.raises(UnreachableError, match="it is not known whether all memory is back: the API server cannot"):
+        await looks.wait(5)
+    assert await Looks(UnreachableError("gone for a moment"), []).wait(5) == []

@@ -1,0 +1,30 @@
+"""Only the half of the client library that is used is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def modules(statements: str) -> set[str]:
+    """The top-level packages that a new interpreter has loaded after some statements."""
+    script = f"import sys\n{statements}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    return set(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
+@pytest.mark.parametrize("part", ["agent.main", "agent.libvirt", "cli.main"])
+def test_what_is_not_used_is_not_loaded(part: str) -> None:
+    assert not modules(f"import kubeballoon.{part}") & {"kopf", "requests", "oauthlib", "websocket", "matplotlib"}
+
+
+def test_the_other_half_can_still_be_had() -> None:
+    after = modules(
+        "import kubeballoon.cluster.client, kubernetes\n"
+        "assert kubernetes.client.V1Pod and kubernetes.config.load_kube_config\n"
+        "assert not hasattr(kubernetes, 'nonsense')"
+    )
+    assert "requests" in after

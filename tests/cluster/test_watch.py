@@ -1,0 +1,111 @@
+"""A watch of an API server that stops answering; the server is a fake."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from kubernetes.aio.client import Configuration
+
+from kubeballoon.cluster import client as module
+from kubeballoon.cluster.client import Cluster, UnreachableError
+from kubeballoon.cluster.reflector import Reflector
+
+PATH = "/apis/example.io/v1/things"
+
+
+def thing(name: str, version: str) -> dict[str, object]:
+    return {"metadata": {"name": name, "uid": name, "resourceVersion": version, "managedFields": [{}]}}
+
+
+class FakeServer:
+    """Lists one thing, and for each watch sends one event and then nothing; ``deaf`` it does not begin to answer."""
+
+    def __init__(self) -> None:
+        self.deaf = False
+        self.watched: list[str] = []  # the versions that watches went on from
+        self._end = asyncio.Event()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer as the API server would."""
+        if self.deaf:
+            await self._end.wait()
+            raise web.HTTPServiceUnavailable
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "1"}, "items": [thing("first", "1")]})
+        self.watched.append(request.query["resourceVersion"])
+        count = len(self.watched)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        event = {"type": "ADDED", "object": thing(f"later-{count}", str(count + 1))}
+        await response.write(json.dumps(event).encode() + b"\n")
+        await self._end.wait()
+        return response
+
+    @asynccontextmanager
+    async def running(self, port: int) -> AsyncIterator[Cluster]:
+        """Serve on a port, and have a client of it."""
+        application = web.Application()
+        application.router.add_get(PATH, self.handle)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        try:
+            async with Cluster(Configuration(host=f"http://127.0.0.1:{port}"), "test") as cluster:
+                yield cluster
+        finally:
+            self._end.set()
+            await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute is a moment."""
+    monkeypatch.setattr(module, "SILENCE", 0.5)
+    monkeypatch.setattr(module, "DEADLINE", 1.0)
+
+
+async def test_a_watch_that_falls_silent_is_over(unused_tcp_port: int) -> None:
+    async with (
+        FakeServer().running(unused_tcp_port) as cluster,
+        cluster.watch(PATH, 300, resourceVersion="1") as events,
+    ):
+        assert [event["object"]["metadata"]["name"] async for event in events] == ["later-1"]
+
+
+async def test_a_server_that_takes_a_watch_and_does_not_answer_cannot_be_reached(unused_tcp_port: int) -> None:
+    server = FakeServer()
+    async with server.running(unused_tcp_port) as cluster:
+        server.deaf = True
+        with pytest.raises(UnreachableError):
+            async with cluster.watch(PATH, 300, resourceVersion="1"):
+                pass
+
+
+async def test_what_is_reflected_goes_on_where_the_silence_began_and_tells_when_nobody_answers(
+    unused_tcp_port: int,
+) -> None:
+    server = FakeServer()
+    lost = asyncio.Event()
+
+    async def pause(_: float) -> None:
+        await asyncio.sleep(0)
+        server.deaf = len(server.watched) >= 3
+        if server.deaf and not reflector.reachable:
+            lost.set()
+
+    async with server.running(unused_tcp_port) as cluster:
+        reflector = Reflector(cluster, PATH, sleep=pause)
+        following = asyncio.create_task(reflector.run())
+        async with asyncio.timeout(20):
+            await lost.wait()
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    assert server.watched == ["1", "2", "3"]
+    known = {item["metadata"]["name"] for item in reflector.objects()}
+    assert known == {"first", "later-1", "later-2", "later-3"}
+    assert not any("managedFields" in item["metadata"] for item in reflector.objects()), "half of each object"

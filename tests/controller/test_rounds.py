@@ -1,0 +1,173 @@
+"""Rounds on a clock of the test's own, written to an API server that is a fake."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from kubeballoon.api.v1alpha1 import NodePressure
+from kubeballoon.cluster.snapshot import SILENT, Requested, core_processor_node, core_vm
+from kubeballoon.controller.counters import Counters
+from kubeballoon.controller.kinds import MEMORY
+from kubeballoon.controller.round import Rounds
+from kubeballoon.controller.scheduler import RESYNC, Scheduler
+from kubeballoon.controller.status import policy_status, tally
+from kubeballoon.controller.world import World
+from kubeballoon.metrics import new_registry
+from tests.support.cluster import MIB, Object, memory_policy
+from tests.support.waiting import Clock
+
+TODAY = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class FakeCluster:
+    """Takes every patch, and has time pass with each."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock = clock
+        self.seconds = seconds
+        self.patches: list[str] = []
+        self.scheduler: Scheduler | None = None
+        self.stalls: list[str | None] = []
+
+    async def merge(self, path: str, body: Object) -> Object:
+        """Take it."""
+        await asyncio.sleep(0)
+        self.clock.now += self.seconds
+        self.patches.append(path)
+        if self.scheduler is not None:
+            self.stalls.append(self.scheduler.stalled())
+        return body
+
+
+def report(observed: datetime, vms: int = 1, version: int = 1, node: str = "n", **of_each: Any) -> Object:
+    """A node's report of VMs that use little; ``of_each`` is reported of each of them."""
+    guests = [
+        {"uid": f"u{index}", "namespace": "shop", "name": f"vm-{index}", "size": str(512 * MIB)}
+        | {"actual": str(512 * MIB), "need": str(100 * MIB), **of_each}
+        for index in range(vms)
+    ]
+    memory = {"total": str(vms * 400 * MIB), "available": str(100 * MIB), "other": "0", "reserve": "0"}
+    status = {"observedAt": observed.isoformat(), "memory": memory, "state": "High", "virtualMachines": guests}
+    return {"metadata": {"name": node, "uid": node, "resourceVersion": str(version)}, "status": status}
+
+
+class Controller:
+    """Rounds, and what they are run with."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.clock = Clock()
+        self.cluster = FakeCluster(self.clock, seconds)
+        self.world = World(today=lambda: TODAY)
+        self.world.memory.put(memory_policy("all"))
+        unused: Any = None  # nothing is announced on a first round
+        cluster: Any = self.cluster
+        self.rounds = Rounds(cluster, self.world, unused, Counters(new_registry()), self.clock)
+        self.scheduler = Scheduler(cluster, self.world, unused, self.rounds, self.clock)
+
+    async def silent(self) -> bool:
+        """Whether a round finds that the agent is."""
+        await self.rounds.run("n")
+        return self.rounds.outcomes["n"].silent
+
+
+@pytest.mark.parametrize("wrong", [timedelta(hours=-3), timedelta(), timedelta(hours=3)], ids=str)
+async def test_an_agent_is_silent_by_the_controller_s_clock_whatever_its_own_says(wrong: timedelta) -> None:
+    controller = Controller()
+    for beat in range(1, 5):
+        controller.clock.now += 60
+        controller.world.put_node(
+            report(TODAY + wrong + timedelta(seconds=60 * beat), version=beat), controller.clock()
+        )
+        assert beat == 1 or not await controller.silent()
+    controller.clock.now += SILENT
+    assert not await controller.silent()
+    controller.clock.now += 1
+    assert await controller.silent()
+
+
+async def test_the_first_report_s_own_date_tells_whether_its_agent_is_gone() -> None:
+    controller = Controller()
+    controller.world.put_node(report(TODAY - timedelta(seconds=SILENT + 1)), controller.clock())
+    assert await controller.silent()
+
+
+async def test_a_report_that_is_only_read_again_is_no_sign_of_life() -> None:
+    controller = Controller()
+    controller.world.put_node(report(TODAY), controller.clock())
+    controller.clock.now += SILENT + 1
+    controller.world.put_node(report(TODAY, version=2), controller.clock())
+    assert await controller.silent()
+
+
+async def test_a_round_of_many_slow_patches_counts_as_alive_while_it_gets_on() -> None:
+    controller = Controller(seconds=5)
+    controller.cluster.scheduler = controller.scheduler
+    controller.world.put_node(report(TODAY, vms=20), controller.clock())
+    await controller.rounds.run("n")
+    assert controller.cluster.stalls == [None] * 20
+    controller.clock.now += 4 * RESYNC
+    assert controller.scheduler.stalled() is not None
+
+
+@pytest.mark.parametrize("figure", ["target", "actual", "need", "relief"])
+async def test_an_absurd_figure_of_a_vm_counts_as_its_size(figure: str) -> None:
+    controller = Controller()
+    absurd: dict[str, Any] = {figure: "1024Ei"}
+    controller.world.put_node(report(TODAY, **absurd), controller.clock())
+    await controller.rounds.run("n")
+    assert controller.rounds.outcomes["n"].fault is None
+    plan = controller.rounds.outcomes["n"].memory
+    assert plan is not None
+    (decision,) = plan.decisions
+    assert decision.target is not None
+    assert decision.vm.minimum <= decision.target <= decision.vm.size
+
+
+async def test_a_round_that_fails_is_told_once_and_costs_no_other_node(caplog: pytest.LogCaptureFixture) -> None:
+    controller = Controller()
+    controller.world.put_node(report(TODAY, node="bad", size="1024Ei"), controller.clock())
+    controller.world.put_node(report(TODAY), controller.clock())
+    for _ in range(3):
+        await controller.rounds.run("bad")
+    await controller.rounds.run("n")
+    fault = controller.rounds.outcomes["bad"].fault
+    assert fault is not None
+    assert fault.startswith("the round of node bad failed: OverflowError")
+    assert caplog.text.count(fault) == 1
+    assert len(controller.cluster.patches) == 1, "of the node that is well"
+    counts = tally(controller.world, controller.world.memory)["all"]
+    policy = controller.world.memory.policies["all"]
+    status = policy_status(MEMORY, policy, counts, controller.rounds.outcomes, TODAY)
+    (degraded,) = (condition for condition in status.conditions if condition.type == "Degraded")
+    assert (degraded.status, degraded.reason, degraded.message) == ("True", "RoundFailed", fault)
+    controller.world.put_node(report(TODAY, node="bad", version=2), controller.clock())
+    await controller.rounds.run("bad")
+    assert controller.rounds.outcomes["bad"].fault is None
+
+
+def test_dedicated_processors_are_known_from_the_report() -> None:
+    bar = {"size": 8, "eligible": False, "reason": "DedicatedCPU", "message": "it has dedicated CPUs"}
+    body = report(TODAY, processors=bar)
+    body["status"]["processors"] = {"count": 16}
+    status = NodePressure.model_validate(body).status
+    assert status is not None
+    node = core_processor_node("n", status, lambda _: None, {"u0": Requested(None)})
+    assert node is not None
+    assert node.vms[0].dedicated
+
+
+@pytest.mark.parametrize(
+    ("method", "resident", "backed"),
+    [("GuestAgent", 512, 502), ("GuestAgent", 300, 290), ("GuestAgent", 100, 200), ("Balloon", 512, 200)],
+)
+def test_what_a_program_claims_counts_when_the_node_has_regained_it(method: str, resident: int, backed: int) -> None:
+    body = report(TODAY, actual="200Mi", claimed="312Mi", method=method, resident=f"{resident}Mi", overhead="10Mi")
+    status = NodePressure.model_validate(body).status
+    assert status is not None
+    (vm,) = status.virtual_machines
+    assert core_vm(vm, None).actual == backed * MIB
+    assert MEMORY.taken(vm) == (512 - backed) * MIB

@@ -1,0 +1,52 @@
+"""Two controllers as real processes on the real API server: the one that leads is killed, and the other goes on."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from hack.controlplane import ControlPlane
+from kubeballoon.cluster.lease import DURATION, RETRY
+from tests.support.cluster import FakeNode, asked, get, memory_policy
+from tests.support.processes import SYSTEM, Command, controller
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.cluster
+
+SLOW_MACHINE = 15.0  # seconds for what takes a fraction of one
+
+
+def holder(plane: ControlPlane) -> str:
+    lease = get(plane, "lease", "kubeballoon-controller", f"--namespace={SYSTEM}")["spec"]
+    return str(lease.get("holderIdentity"))
+
+
+def leads(plane: ControlPlane, command: Command) -> bool:
+    return "leading" in command.said() and holder(plane).endswith(f"_{command.process.pid}")
+
+
+def test_when_the_leader_is_killed_the_other_replica_goes_on(
+    installed: ControlPlane, node: FakeNode, tmp_path: Path
+) -> None:
+    def minimums() -> set[str | None]:
+        return {asked(installed, node.namespace, name).get("memory-min") for name in node.vms}
+
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("default", memory={"min": "256Mi"}))
+    with controller(installed, tmp_path / "first") as first, controller(installed, tmp_path / "second") as second:
+        until(lambda: leads(installed, first) or leads(installed, second))
+        leader, other = (first, second) if leads(installed, first) else (second, first)
+        until(lambda: minimums() == {"256Mi"})
+        until(lambda: "standing by" in other.said())
+        leader.process.send_signal(signal.SIGKILL)
+        assert leader.process.wait(5) == -signal.SIGKILL
+        # Nobody gave the Lease back: requests hold, and a change of the policy waits for the other replica.
+        assert not holder(installed).endswith(f"_{other.process.pid}")
+        installed.apply(memory_policy("default", memory={"min": "300Mi"}))
+        until(lambda: leads(installed, other), DURATION + RETRY + SLOW_MACHINE)
+        until(lambda: minimums() == {"300Mi"})
+        assert "Traceback" not in other.said()
