@@ -100,7 +100,7 @@ class Stage:
     def start_controller(self) -> None:
         """Start the controller, as its ServiceAccount."""
         kubeconfig = self.plane.service_account_kubeconfig(chart.NAMESPACE, f"{chart.RELEASE}-controller")
-        self._start("controller", kubeconfig, f"--namespace={chart.NAMESPACE}", "--cool-down=3s")
+        self._start("controller", kubeconfig, f"--namespace={chart.NAMESPACE}", "--cool-down=1s")
 
     def check(self) -> None:
         """Raises RuntimeError if a process has ended."""

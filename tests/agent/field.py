@@ -46,6 +46,8 @@ class Field:
         self.lab = LabNode(name, memory)
         self._logs = logs
         self._exits = ExitStack()
+        self._ballast = ExitStack()
+        self._ballast_bytes = 0
         self._port = _free_port()
         self.controller: Command | None = None
 
@@ -111,6 +113,10 @@ class Field:
         """Change a VMI, as KubeVirt or its owner would; its status is not a subresource."""
         self.plane.kubectl("patch", "vmi", name, "--type=merge", f"--patch={json.dumps(body)}", *options)
 
+    def present(self, pod: LauncherPod) -> None:
+        """Make the VMI that KubeVirt would have made."""
+        self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={"field": self.lab.name}))
+
     def rest(self) -> None:
         """Wait until the node is High, and ``GUESTS`` are well and have what was asked of them, and nothing else."""
 
@@ -126,6 +132,28 @@ class Field:
         return not self.lab.oom_kills() and all(
             pod.actual_bytes() >= MINIMUM - MIB and not pod.load.info().kills for pod in self.lab.pods.values()
         )
+
+    @contextmanager
+    def beside(self, spec: GuestSpec) -> Iterator[LauncherPod]:
+        """One more guest meanwhile, and room for it."""
+        self._ballast.close()
+        try:
+            (pod,) = self.lab.boot([spec])
+            self.present(pod)
+            yield pod
+        finally:
+            self.plane.kubectl("delete", "vmi", spec.name, "--ignore-not-found")
+            self.lab.stop(spec.name)
+            self._hold()
+
+    @contextmanager
+    def resized(self, name: str) -> Iterator[None]:
+        """KubeVirt is about to give the guest more memory meanwhile, and does not in the end."""
+        self._order(name, 2 * SIZE)
+        try:
+            yield
+        finally:
+            self._order(name, SIZE)
 
     @contextmanager
     def migrating(self, name: str) -> Iterator[None]:
@@ -147,6 +175,13 @@ class Field:
         finally:
             self._start_controller()
 
+    @contextmanager
+    def short(self) -> Iterator[None]:
+        """Something else holds nearly all that is left of the node meanwhile; it is reported High after that."""
+        with self.lab.holding(self.lab.memory_bytes - self.lab.used_bytes() - 24 * MIB):
+            yield
+        until(lambda: self.status()["state"] == "High", 30)
+
     def restart_agent(self) -> None:
         """The agent is killed, and another started."""
         self.agent.stop(signal.SIGKILL)
@@ -162,14 +197,22 @@ class Field:
             GuestSpec(name="driverless", memory_bytes=HOPELESS, balloon_driver=False, guest_agent=False),
         ]
         for pod in self.lab.boot(specs):
-            self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={"field": self.lab.name}))
+            self.present(pod)
         self._start_agent()
         until(lambda: all(self.reports().get(name, {}).get("need") for name in GUESTS), 60)
-        self._exits.enter_context(self.lab.holding(self.capacity() - HOPELESS - CAPACITY))
+        self._ballast_bytes = self.capacity() - HOPELESS - CAPACITY
+        self._exits.callback(self._ballast.close)
+        self._hold()
         self._start_controller()
         selector = {"virtualMachineSelector": {"matchLabels": {"field": self.lab.name}}}
         memory = {"min": str(MINIMUM)}
         self.plane.apply(memory_policy(self.lab.name, selector=selector, priority=10, memory=memory))
+
+    def _order(self, name: str, size: int) -> None:
+        self.patch(name, {"spec": {"domain": {"memory": {"guest": str(size)}}}})
+
+    def _hold(self) -> None:
+        self._ballast.enter_context(self.lab.holding(self._ballast_bytes))
 
     def _start_agent(self) -> None:
         options = (f"--node-name={self.lab.name}", f"--pods-dir={self.lab.pods_dir}")

@@ -190,20 +190,6 @@ def test_memory_that_is_plugged_in_counts_and_is_not_asked_of_the_balloon(
     lab_node.stop("growing")
 
 
-def test_a_balloon_that_frees_nothing_is_found_out_and_given_back(
-    installed: ControlPlane, lab_node: LabNode, tmp_path: Path
-) -> None:
-    (pinned,) = lab_node.boot([GuestSpec(name="pinned", memory_bytes=192 * MIB, discardable=False)])
-    pinned.load.set(100)
-    pinned.load.set(0)
-    with presented(installed, lab_node, pinned), agent(installed, lab_node, tmp_path / "log"):
-        until(lambda: reported(installed, lab_node, pinned).get("need"), 30)
-        annotate(installed, pinned, memory_target="110Mi", memory_min="96Mi")
-        until(lambda: reported(installed, lab_node, pinned).get("reason") == "BalloonIneffective", 40)
-        until(lambda: pinned.actual_bytes() == 192 * MIB)
-    lab_node.stop("pinned")
-
-
 def test_memory_that_the_guest_had_returned_before_is_no_fault_of_the_balloon(
     installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
 ) -> None:
