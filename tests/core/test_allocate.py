@@ -75,8 +75,10 @@ def test_each_vm_gets_one_decision_in_order_with_words(drawn: Node) -> None:
 @given(nodes())
 def test_no_target_is_below_the_minimum_or_above_the_maximum(drawn: Node) -> None:
     for each in allocate(drawn).decisions:
-        if each.target is not None and each.target != each.vm.target:
-            assert each.vm.minimum <= each.target <= each.vm.maximum
+        if each.target is not None:
+            assert each.vm.minimum <= each.target
+            assert each.target <= each.vm.maximum or each.target == each.vm.target
+            assert each.target <= each.vm.maximum or each.reason not in (*_DIVIDED, Reason.NOT_UNDER_PRESSURE)
 
 
 @given(nodes())
@@ -104,7 +106,43 @@ def test_vms_that_are_left_alone_carry_no_new_target(drawn: Node) -> None:
         if each.vm.policy is None or each.vm.excluded is not None or each.vm.policy.mode is Mode.OBSERVE:
             assert each.target is None
         elif not each.vm.responsive or each.vm.need is None:
-            assert each.target == each.vm.target
+            assert each.target == (None if each.vm.target is None else max(each.vm.target, each.vm.minimum))
+
+
+@given(nodes())
+def test_without_pressure_no_more_is_given_back_than_is_free(drawn: Node) -> None:
+    calm = replace(drawn, state=State.HIGH)
+    given_back = [
+        max(0, (each.target or 0) - max(each.vm.held, each.vm.minimum))
+        for each in allocate(calm).decisions
+        if each.reason is Reason.NOT_UNDER_PRESSURE
+    ]
+    assert sum(given_back) <= max(0, calm.available - calm.reserve)
+
+
+def test_without_pressure_a_little_that_is_free_moves_nobody() -> None:
+    patient = replace(POLICY, when=When.UNDER_PRESSURE)
+    vms = [replace(vm(name, policy=patient), actual=2 * GIB, target=2 * GIB) for name in "abc"]
+    nearly = replace(node(*vms), available=GIB + 3)
+    assert [each.target for each in allocate(nearly).decisions] == [2 * GIB] * 3
+    turning = [replace(each, last_change=Change(up=False, age=1)) for each in vms]
+    assert [each.target for each in allocate(node(*turning)).decisions] == [2 * GIB] * 3
+
+
+def test_a_minimum_that_was_raised_by_a_little_is_had_at_once() -> None:
+    raised = replace(POLICY, minimum=Amount(bytes=2 * GIB + 40 * MIB))
+    vms = [replace(vm(name, policy=raised), actual=2 * GIB, target=2 * GIB) for name in "abcd"]
+    for each in allocate(node(*vms, capacity=9 * GIB)).decisions:
+        assert (each.target or 0) >= 2 * GIB + 40 * MIB
+
+
+def test_the_minimum_of_a_vm_that_does_not_follow_counts() -> None:
+    high = replace(POLICY, minimum=Amount(percent=75))
+    vms = [replace(vm(name, policy=high), actual=2 * GIB, target=2 * GIB) for name in "abc"]
+    vms[1] = replace(vms[1], responsive=False)
+    plan = allocate(node(*vms))
+    assert plan.shortfall == GIB
+    assert decision(plan, "b").target == 3 * GIB
 
 
 def test_vms_that_fit_have_all_of_their_memory() -> None:

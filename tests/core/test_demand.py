@@ -46,6 +46,25 @@ def test_an_old_sample_changes_nothing() -> None:
     assert update(need, None, stats(900 * MIB, 9), WINDOW) is need, "taken up from an agent's report"
 
 
+def test_with_autodeflate_a_balloon_that_inflates_is_no_demand() -> None:
+    """There `available` stays, whatever the balloon does."""
+    ruler, actual, held = Ruler(), SIZE, SIZE
+    needs: list[int] = []
+    for second in range(40):
+        for tick in range(5):
+            now = 100 + second + tick / 5
+            if 5 <= second < 25:
+                actual -= 4 * MIB
+            held = actual if tick == 0 else held  # as of the report
+            report = GuestStatistics(actual, float(100 + second), available=SIZE, usable=held - 300 * MIB)
+            ruler = ruler.look(report, SIZE, now)
+            if (measured := ruler.measure(report)) is not None:
+                needs.append(present_need(measured) or 0)
+    assert ruler.deflates
+    assert needs[-1] == 300 * MIB
+    assert max(needs) <= 340 * MIB, "until it has been found out"
+
+
 def test_a_clock_that_was_set_back_begins_the_estimate_anew() -> None:
     first, second = stats(900 * MIB, 7200), stats(100 * MIB, 10)
     need = update(None, None, first, WINDOW)

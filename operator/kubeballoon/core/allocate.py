@@ -15,7 +15,7 @@ from kubeballoon.core.model import Decision, Mode, Node, Plan, Reason, State, Vi
 
 _PARTS_OF_CHANGE = 128  # of the capacity one that idle memory and headroom leave free: small changes then move nobody
 _DEAD_BANDS_OF_IDLE = 8  # by which idle memory may be off its fair share for a while, as nobody needs it: 1/8 of size
-_COOL_DOWNS_OF_REST = 10  # that while, since the target moved last
+COOL_DOWNS_OF_REST = 60  # that while, since the target moved last
 
 
 class _Fixed(NamedTuple):
@@ -83,6 +83,7 @@ def _plan(node: Node, bystanders: frozenset[str]) -> Plan:
     if fixed:
         divided = iter(decisions)
         decisions = [next(divided) if entry is None else entry.decision for entry in sorted_out]
+        decisions = _release(node, decisions) if patient else decisions
     usable = sum([decision[0].held if decision[1] is None else decision[1] for decision in decisions])
     return Plan(node.name, capacity, shortfall, max(0, usable - whole), tuple(decisions))
 
@@ -95,13 +96,34 @@ def _leave(node: Node, vm: VirtualMachine, bystanders: frozenset[str]) -> _Fixed
         return _Fixed(vm.actual, Decision(vm, None, vm.actual, Reason.EXCLUDED, note=vm.excluded))
     if vm.uid in bystanders:
         return _Fixed(vm.actual, Decision(vm, None, vm.actual, Reason.STEADY, note="its policy only observes"))
-    if not vm.responsive:
-        return _Fixed(vm.held, Decision(vm, vm.target, vm.held, Reason.UNRESPONSIVE))
-    if vm.need is None:
-        return _Fixed(vm.held, Decision(vm, vm.target, vm.held, Reason.DEMAND_UNKNOWN))
-    # What it held back before is given back only out of memory that is really free, so that High lasts.
-    target = max(vm.minimum, min(vm.maximum, vm.held + max(0, node.available - node.reserve)))
-    return _Fixed(vm.demand, Decision(vm, target, vm.maximum, Reason.NOT_UNDER_PRESSURE, node.state))
+    if not vm.responsive or vm.need is None:
+        reason = Reason.DEMAND_UNKNOWN if vm.responsive else Reason.UNRESPONSIVE
+        target = None if vm.target is None else max(vm.target, vm.minimum)
+        backed = max(vm.held, vm.minimum)  # what it is guaranteed and has not got is nobody else's
+        return _Fixed(backed, Decision(vm, target, backed, reason))
+    return _Fixed(vm.demand, Decision(vm, vm.target, vm.maximum, Reason.NOT_UNDER_PRESSURE, node.state))
+
+
+def _release(node: Node, decisions: Sequence[Decision]) -> list[Decision]:
+    """The decisions, with what was held back given back to VMs that are not to be held to anything in High.
+
+    Only memory that is really free is given, once and by shares, so that High lasts; and nothing is turned at once.
+    """
+    vms = [decision.vm for decision in decisions if decision.reason is Reason.NOT_UNDER_PRESSURE]
+    if not vms:
+        return list(decisions)
+    columns = _columns(vms)
+    floor = np.maximum(columns.minimum, np.minimum(columns.maximum, columns.held))
+    free = max(0, node.available - node.reserve)
+    claims = Claims([vm.uid for vm in vms], floor, columns.maximum, columns.weight, columns.maximum, columns.idle_tax)
+    targets = share_out(claims, int(floor.sum()) + free)
+    small = (targets - columns.target <= columns.dead_band) & (targets < columns.maximum)
+    keeps = (columns.target >= floor) & (small | _moved(vms, node.cool_down, up=False))
+    given = dict(zip([vm.uid for vm in vms], np.where(keeps, columns.target, targets).tolist(), strict=True))
+    return [
+        decision._replace(target=given[decision.vm.uid]) if decision.vm.uid in given else decision
+        for decision in decisions
+    ]
 
 
 def _share(node: Node, vms: Sequence[VirtualMachine], capacity: int) -> tuple[list[Decision], int]:
@@ -199,7 +221,8 @@ def _calm(node: Node, vms: Sequence[VirtualMachine], columns: _Columns, granted:
     if not needed:
         keeps |= (change < 0) & _moved(vms, node.cool_down, up=True)
     keeps |= (change > 0) & (lacking <= 0) & _moved(vms, node.cool_down, up=False)
-    return np.where(keeps & (columns.target >= 0), columns.target, shares)
+    within = (columns.minimum <= columns.target) & (columns.target <= columns.maximum)
+    return np.where(keeps & within, columns.target, shares)
 
 
 def _cut(settled: Ints, shares: Ints, surplus: int) -> Ints:
@@ -222,7 +245,7 @@ def _moved(vms: Sequence[VirtualMachine], cool_down: float, *, up: bool) -> npt.
 def _rested(vms: Sequence[VirtualMachine], cool_down: float) -> npt.NDArray[np.bool_]:
     """Which VMs' targets have stood long enough to be put right for fairness alone; not those only just taken over."""
     changes = [vm.last_change for vm in vms]
-    return np.array([change is not None and change.age >= _COOL_DOWNS_OF_REST * cool_down for change in changes])
+    return np.array([change is not None and change.age >= COOL_DOWNS_OF_REST * cool_down for change in changes])
 
 
 def _grant(columns: _Columns, claims: Claims, wanted: Ints, capacity: int) -> Ints:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 MAJOR_FAULTS_IN_TROUBLE = 200.0  # a second; a guest starting programs stays below, a thrashing one is far above
+_TELLING = 16 << 20  # bytes by which a balloon must have moved to tell whether `available` moves with it
 SWAP_IN_TROUBLE = 1 << 20  # bytes a second read back from swap: a refault, not idle pages leaving
 
 
@@ -65,8 +66,7 @@ class Need(NamedTuple):
 def present_need(stats: GuestStatistics) -> int | None:
     """Memory the guest could not do without at this moment, bytes; None when its statistics do not tell.
 
-    What it holds less what it could spare. That is right with autodeflate and without: a balloon shrinks ``usable``
-    either way, while ``available`` shrinks with the balloon only where autodeflate is off.
+    What it holds less what it could spare: a balloon shrinks ``usable`` with autodeflate and without.
     """
     spare = stats.usable
     if spare is None:
@@ -81,25 +81,34 @@ def present_need(stats: GuestStatistics) -> int | None:
 class Ruler:
     """Tells what a guest held when it reported: its figures are older than ``actual``, which is live.
 
-    A guest's ``available`` falls and rises with its balloon (but with autodeflate), so once it has been seen beside a
-    balloon that stood still, it measures the balloon of every later report.
+    A guest's ``available`` falls and rises with its balloon, so once it has been seen beside a balloon that stood
+    still, it measures the balloon of every later report. With autodeflate it does not: then only reports of a balloon
+    that stands still tell.
 
     Attributes:
         size: the guest's, bytes.
         actual: as last seen, bytes.
         stood: since when it has stood still, seconds.
         whole: what ``available`` is without a balloon, bytes; None until that was seen.
+        before: ``available`` in the last report, and ``actual`` when that was first seen, bytes.
+        reported: the time of that report, seconds.
+        deflates: whether autodeflate is on: its balloon was seen to move, and ``available`` was not.
     """
 
     size: int = 0
     actual: int = 0
     stood: float = 0.0
     whole: int | None = None
+    before: tuple[int, int] | None = None
+    reported: float = -math.inf
+    deflates: bool = False
 
     def look(self, stats: GuestStatistics, size: int, now: float) -> Ruler:
         """The ruler after one more look at the guest, at ``now`` seconds."""
         if size != self.size or now < self.stood:  # the clock was set back
-            return Ruler(size, stats.actual, now)
+            return Ruler(size, stats.actual, now, deflates=self.deflates and size == self.size)
+        if stats.updated > self.reported and stats.available is not None:
+            return self._read(stats.available, stats.actual, stats.updated).look(stats, size, now)
         if stats.actual != self.actual:
             return replace(self, actual=stats.actual, stood=now)
         # Reports are dated in whole seconds, rounded down.
@@ -107,11 +116,18 @@ class Ruler:
             return replace(self, whole=stats.available + size - stats.actual)
         return self
 
+    def _read(self, available: int, actual: int, reported: float) -> Ruler:
+        """The ruler after a new report; until the look before it, the balloon had moved to ``self.actual``."""
+        deflates = self.deflates
+        if self.before is not None and abs(self.before[1] - self.actual) >= _TELLING:
+            deflates = available == self.before[0]
+        return replace(self, before=(available, actual), reported=reported, deflates=deflates)
+
     def measure(self, stats: GuestStatistics) -> GuestStatistics | None:
         """The statistics with ``held``; None while that cannot be told."""
         if stats.held is not None:
             return stats
-        if stats.available is None:
+        if stats.available is None or self.deflates:
             return stats if stats.updated > self.stood else None
         if self.whole is None:
             return None

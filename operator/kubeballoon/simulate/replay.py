@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kubeballoon.core import demand, guard, pacing
-from kubeballoon.core.allocate import allocate
+from kubeballoon.core.allocate import COOL_DOWNS_OF_REST, allocate
 from kubeballoon.core.demand import GuestStatistics, Need
 from kubeballoon.core.model import COOL_DOWN, Change, Decision, Node, Plan, Policy, Reason, State, VirtualMachine
 from kubeballoon.core.pacing import Pace, Sample
@@ -50,7 +50,8 @@ REPORT = 1.0
 _SETTLING = 50  # rounds in which the first targets are found; a handful is usual
 _FASTER = 16  # by which each stride over rounds without effect is longer than the one before
 _SPREAD = 0.2  # by which guests' balloon speeds differ from the measured ones, either way
-_LONG_AGO = {rose: Change(rose, COOL_DOWN) for rose in (True, False)}  # from then on its exact age does not matter
+_RESTED = COOL_DOWNS_OF_REST * COOL_DOWN  # seconds from which on a change's exact age does not matter
+_LONG_AGO = {rose: Change(rose, _RESTED) for rose in (True, False)}
 
 
 @dataclass(slots=True)
@@ -161,7 +162,7 @@ class Seat:
         if self.rose is None:
             return None
         age = now - self.changed
-        return Change(self.rose, age) if age < COOL_DOWN else _LONG_AGO[self.rose]
+        return Change(self.rose, age) if age < _RESTED else _LONG_AGO[self.rose]
 
     def _seen(self, change: Change | None, need: Need | None) -> VirtualMachine:
         return VirtualMachine(
