@@ -265,19 +265,51 @@ def busy_processors(guest: LauncherPod) -> int:
 def test_an_unplugged_processor_leaves_the_node_and_the_guest_is_fine(
     installed: ControlPlane, lab_node: LabNode, tmp_path: Path
 ) -> None:
-    (pod,) = lab_node.boot([GuestSpec(name="plugged", vcpus=3)])
+    (pod,) = lab_node.boot([GuestSpec(name="plugged", vcpus=3, guest_agent=False)])
     try:
         with presented(installed, lab_node, pod), agent(installed, lab_node, tmp_path / "agent"):
             annotate(installed, pod, processor_target="2", processor_method="Driver")
             until(lambda: len(pod.vcpu_threads()) == 2, 60)
             until(lambda: reported(installed, lab_node, pod).get("processors", {}).get("online") == 2)
-            assert pod.online() == 2
+            assert not pod.agent_connected(), "the guest's kernel needs no agent for it"
             assert pod.load.set(20).held_mib == 20
             balloon = pod.spec.memory_bytes - (40 << 20)
             annotate(installed, pod, memory_target=str(balloon))
             until(lambda: pod.actual_bytes() == balloon, 30)
     finally:
         lab_node.stop("plugged")
+
+
+@pytest.mark.cluster
+@pytest.mark.guest
+def test_a_guest_that_was_reset_boots_with_all_processors_and_they_are_taken_again(
+    installed: ControlPlane, lab_node: LabNode, tmp_path: Path
+) -> None:
+    (pod,) = lab_node.boot([GuestSpec(name="rebooting", vcpus=2, reboots=True)])
+    try:
+        with presented(installed, lab_node, pod), agent(installed, lab_node, tmp_path / "agent"):
+            annotate(installed, pod, processor_target="1", processor_method="GuestAgent")
+            until(lambda: pod.online() == 1, 60)
+            boot = pod.read_file(_BOOT)
+            assert boot
+            pod.reset()
+            until(lambda: pod.read_file(_BOOT) not in (b"", boot), 120)
+            until(lambda: pod.online() == 1, 90)
+            assert b"Brought up 1 node, 2 CPUs" in _kernel_log(pod), "it had both again"
+            until(lambda: reported(installed, lab_node, pod)["processors"].get("online") == 1)
+            annotate(installed, pod, processor_target=None, processor_method=None)
+            until(lambda: pod.online() == 2, 60)
+    finally:
+        lab_node.stop("rebooting")
+
+
+_BOOT = "/proc/sys/kernel/random/boot_id"
+
+
+def _kernel_log(pod: LauncherPod) -> bytes:
+    """What the guest's kernel said of its processors since it booted."""
+    pod.run("dmesg | grep CPUs >/run/said; mv /run/said /run/cpus")
+    return until(lambda: pod.read_file("/run/cpus"))
 
 
 @pytest.mark.cluster
