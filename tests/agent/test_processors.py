@@ -220,11 +220,44 @@ async def test_without_agent_and_driver_there_is_a_reason_and_a_pause(kept: Kept
     kept.channel.absent = ABSENT
     await kept.look(times=20, target=2, method=GUEST_AGENT)
     assert kept.reason == "GuestAgentAbsent"
-    assert len(kept.channel.commands) <= 20 / guestagent.RETRY + 1, "it is not asked at every look"
+    assert len(kept.channel.commands) <= 20 / guestagent.RETRY + 1, "not at every look"
     kept.channel.absent = None
     await kept.look(times=60)
     assert kept.used == 2
     assert kept.reason is None
+
+
+@pytest.fixture
+def windows(kept: Kept) -> Kept:
+    """A guest whose agent answers as QEMU's does on Windows: no processor can go offline, and no command does it."""
+    kept.channel.system, kept.channel.fixed = "mswindows", frozenset(range(4))
+    kept.channel.refused["guest-set-vcpus"] = "this feature or command is not currently supported"
+    return kept
+
+
+@pytest.mark.parametrize("method", ProcessorMethod)
+async def test_windows_keeps_its_processors_and_says_so(windows: Kept, method: ProcessorMethod) -> None:
+    windows.channel.ejects = False
+    await windows.look(times=int(PATIENCE) + 20, target=2, method=method)
+    assert windows.processors.view.problem == (
+        "NotOfflinable",
+        "its guest offers no more processors to take: it keeps 4",
+    )
+    assert windows.channel.unplugged == (["vcpu3"] if method is DRIVER else []), "once, not on and on"
+    assert "guest-set-vcpus" not in windows.channel.commands, "it is not asked for what it does not offer"
+    assert windows.used == 4
+    assert not windows.processors.moving
+
+
+async def test_what_windows_cannot_bring_online_has_its_agent_s_own_words(windows: Kept) -> None:
+    windows.channel.online[3] = False
+    windows.processors.recall(ProcessorReport(size=4, returning=True))
+    await windows.look(times=20)
+    assert windows.processors.view.problem == (
+        "GuestAgentRefused",
+        "its guest agent refused: this feature or command is not currently supported",
+    )
+    assert windows.channel.commands.count("guest-set-vcpus") <= 20 / guestagent.RETRY + 1, "not at every look"
 
 
 @pytest.fixture
