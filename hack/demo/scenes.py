@@ -15,11 +15,12 @@ from hack.demo.play import SceneError
 from hack.demo.screen import Screen
 from hack.demo.stage import ROOT, Stage
 from hack.lab import MIB, GuestSpec, LauncherPod
+from hack.lab.accelerator import kvm_boots
 from hack.lab.ksm import merging
 from kubeballoon.core.wording import human
 from kubeballoon.guest import kubeballoon_guest
 
-_FILES = ROOT / "hack/demo"
+FILES = ROOT / "hack/demo"
 _SECONDS = 60.0
 _LOOK_SECONDS = 0.5
 _PROGRAM = Path("/usr/local/lib/kubeballoon/kubeballoon_guest.py")
@@ -31,16 +32,17 @@ class Show:
 
     stage: Stage
     screen: Screen
+    policy: str
     checks: list[dict[str, Any]] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         """What happens now."""
         self.screen.say(text)
 
-    def apply(self, policy: str) -> None:
-        """Apply a policy of this folder."""
-        self.say(f"kubectl apply -f hack/demo/{policy}")
-        self.stage.plane.apply(_FILES / policy)
+    def apply(self) -> None:
+        """Apply the scene's policy."""
+        self.say(f"kubectl apply -f hack/demo/{self.policy}")
+        self.stage.plane.apply(FILES / self.policy)
 
     def delete(self, what: str) -> None:
         """Delete what was applied."""
@@ -73,11 +75,13 @@ class Scene:
     """One to be shown.
 
     Attributes:
+        policy: the file of this folder with what it applies.
         meanwhile: what holds of this machine while it is shown.
     """
 
     guests: tuple[GuestSpec, ...]
     node_bytes: int
+    policy: str
     play: Callable[[Show], None]
     meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext
 
@@ -87,7 +91,7 @@ def show(name: str, screen: Screen, output: Path) -> int:
     scene, result = SCENES[name], output / f"demo-{name}.json"
     began, failure = time.monotonic(), None
     with scene.meanwhile(), Stage(screen.say, output / "demo-logs", scene.guests, scene.node_bytes) as stage:
-        shown = Show(stage, screen)
+        shown = Show(stage, screen, scene.policy)
         stage.start_agent()
         stage.start_controller()
         try:
@@ -117,7 +121,7 @@ def _processors(shown: Show) -> None:
         )
     shown.say("every processor of every guest is kept busy")
     with _busy(pods):
-        shown.apply("processors.yaml")
+        shown.apply()
         given = sum(pod.spec.vcpus for pod in pods)
         shown.until(
             f"the guests use no more processors than the node has: {os.cpu_count()}, were given {given}",
@@ -132,11 +136,16 @@ def _unplug(shown: Show) -> None:
     before = sorted(pod.vcpu_threads())
     shown.until("its processors are known", lambda: bool(shown.reported(pod).get("processors", {}).get("online")))
     shown.say(f"QEMU's threads: {', '.join(before)}")
-    shown.apply("unplug.yaml")
+    shown.apply()
     shown.until("a processor's thread has left the node", lambda: len(pod.vcpu_threads()) == len(before) - 1)
     shown.say(f"QEMU's threads: {', '.join(sorted(pod.vcpu_threads()))}")
     shown.until("the guest works on with the others", lambda: pod.online() == len(before) - 1)
     shown.delete("cpupol demo")
+    if kvm_boots(pod.image):
+        shown.until("the guest has all its processors again", lambda: pod.online() == len(before))
+    else:
+        shown.say("it is not given back here: QEMU without KVM never tells libvirt that the processor left, so libvirt")
+        shown.say("will not plug it in again before the VM is restarted; NodePressure calls that UnplugLost")
 
 
 def _guest_agent(shown: Show) -> None:
@@ -150,7 +159,7 @@ def _guest_agent(shown: Show) -> None:
     pod.load.set(pod.spec.memory_bytes * 6 // 10 // MIB)
     pod.load.set(0)
     before = pod.proportional_bytes()
-    shown.apply("guest-agent.yaml")
+    shown.apply()
     shown.until("the program holds memory", lambda: shown.reported(pod).get("claimed", "0") != "0")
     shown.until("the node has it: KSM has merged its pages", lambda: pod.proportional_bytes() < before - 60 * MIB)
     shown.say(f"the guest's QEMU held {human(before)} of the node, and holds {human(pod.proportional_bytes())}")
@@ -171,11 +180,18 @@ def _busy(pods: list[LauncherPod]) -> Iterator[None]:
 _WIDE = max(4, os.cpu_count() or 1)
 SCENES = {
     "processors": Scene(
-        tuple(GuestSpec(name=f"vm-{number}", vcpus=_WIDE) for number in (1, 2)), 1024 * MIB, _processors
+        tuple(GuestSpec(name=f"vm-{number}", vcpus=_WIDE) for number in (1, 2)),
+        1024 * MIB,
+        "processors.yaml",
+        _processors,
     ),
-    "unplug": Scene((GuestSpec(name="vm-1", vcpus=3),), 1024 * MIB, _unplug),
+    "unplug": Scene((GuestSpec(name="vm-1", vcpus=3),), 1024 * MIB, "unplug.yaml", _unplug),
     "guest-agent": Scene(
-        (GuestSpec(name="vm-1", memory_bytes=384 * MIB, balloon=False, python=True),), 1024 * MIB, _guest_agent, merging
+        (GuestSpec(name="vm-1", memory_bytes=384 * MIB, balloon=False, python=True),),
+        1024 * MIB,
+        "guest-agent.yaml",
+        _guest_agent,
+        merging,
     ),
 }
 """By name."""

@@ -35,6 +35,7 @@ class FakeDomain:
         reports: whether its driver reports.
         hangs: calls never return, and so miss their deadline.
         requests: everything that was asked, in order.
+        alone: why nothing in the guest could take the balloon's place.
         thread: makes each call there, as libvirt's are made; without one they are made at once.
     """
 
@@ -49,6 +50,7 @@ class FakeDomain:
     gone: HypervisorError | None = None
     requests: list[int] = field(default_factory=list)
     period: int = 0
+    alone: str | None = None
     thread: CallThread | None = None
 
     async def sample(self) -> Sample:
@@ -60,7 +62,7 @@ class FakeDomain:
             available=self.actual - KERNEL if self.reports else None,
             usable=max(0, self.actual - self.used) if self.reports else None,
         )
-        return Sample(self.size, self.actual, self.running, self.balloon, statistics)
+        return Sample(self.size, self.actual, self.running, self.balloon, statistics, alone=self.alone)
 
     async def set_memory(self, size: int) -> None:
         """Do as asked, if the test lets it."""
@@ -135,6 +137,8 @@ class FakeChannel:
         self.commands.append(name)
         if self.absent is not None:
             raise self.absent
+        if name in self.refused:
+            raise AgentError("GuestAgentRefused", f"its guest agent refused: {self.refused[name]}")
         if name == "guest-get-vcpus":
             return [
                 {"logical-id": index, "online": online, "can-offline": index not in self.fixed}
@@ -148,8 +152,6 @@ class FakeChannel:
         return self._files(name, arguments)
 
     def _files(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        if name in self.refused:
-            raise AgentError("GuestAgentRefused", f"its guest agent refused: {self.refused[name]}")
         match name:
             case "guest-file-open":
                 if arguments["mode"] == "r" and arguments["path"] not in self.files:

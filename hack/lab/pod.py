@@ -211,6 +211,10 @@ class LauncherPod:
         """Has the guest's agent run a line of shell, and does not wait for its end; its process id in the guest."""
         return int(self.agent_command("guest-exec", path="/bin/sh", arg=["-c", script])["pid"])
 
+    def reset(self) -> None:
+        """Resets the guest, which boots anew if its spec lets it; does not wait for that."""
+        self.hypervisor.ask(self.spec.domain_name, "resetting", lambda domain: domain.reset())
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """The guest is paused meanwhile."""

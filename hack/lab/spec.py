@@ -35,7 +35,7 @@ _DOMAIN = """\
   <features><acpi/>{emulator_features}</features>
   <cpu{cpu_mode}><topology sockets='{max_vcpus}' cores='1' threads='1'/>{numa}</cpu>
   <clock offset='utc'/>
-  <on_reboot>destroy</on_reboot>
+  <on_reboot>{on_reboot}</on_reboot>
   <on_crash>destroy</on_crash>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
@@ -92,6 +92,7 @@ class GuestSpec:
         discardable: QEMU can give back what the balloon takes. Otherwise it stays with the host's process, as where a
             device that is passed through pins it.
         max_memory_bytes: How large it can be made while it runs (KubeVirt's maxGuest); None: no larger.
+        reboots: It boots anew when it is reset; otherwise a reset, like a panic, ends it.
     """
 
     name: str
@@ -111,6 +112,7 @@ class GuestSpec:
     disk_bytes: int = 0
     discardable: bool = True
     max_memory_bytes: int | None = None
+    reboots: bool = False
 
     def __post_init__(self) -> None:
         for name in (self.namespace, self.name):
@@ -154,6 +156,7 @@ class GuestSpec:
             max_vcpus=self.most_vcpus,
             vcpu_list="".join(self._vcpu_xml(index) for index in range(self.most_vcpus)),
             machine=self.machine,
+            on_reboot="restart" if self.reboots else "destroy",
             kernel_options=" ".join(f"lab.{name}={value:d}" for name, value in options.items()),
             # Bounded: what QEMU translates counts as the VM's memory, and would grow to hundreds of MiB.
             emulator_features="" if kvm else "<tcg><tb-cache unit='MiB'>32</tb-cache></tcg>",

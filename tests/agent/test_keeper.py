@@ -161,11 +161,12 @@ async def test_need_is_known_once_the_guest_reported_beside_a_still_balloon() ->
 
 async def test_a_guest_without_driver_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE", 0.0)
-    domain = FakeDomain(reports=False)
+    domain = FakeDomain(reports=False, alone="its guest is Windows")
     async with kept(instance(target=400 * MIB), domain) as keeper:
         await until(lambda: keeper.view.problem is not None)
         assert keeper.view.problem is not None
         assert keeper.view.problem[0] == "NoDriver"
+        assert keeper.view.problem[1].endswith("; its guest is Windows"), "and no program can stand in for the driver"
         assert keeper.view.need is None
 
 

@@ -220,11 +220,44 @@ async def test_without_agent_and_driver_there_is_a_reason_and_a_pause(kept: Kept
     kept.channel.absent = ABSENT
     await kept.look(times=20, target=2, method=GUEST_AGENT)
     assert kept.reason == "GuestAgentAbsent"
-    assert len(kept.channel.commands) <= 20 / guestagent.RETRY + 1, "it is not asked at every look"
+    assert len(kept.channel.commands) <= 20 / guestagent.RETRY + 1, "not at every look"
     kept.channel.absent = None
     await kept.look(times=60)
     assert kept.used == 2
     assert kept.reason is None
+
+
+@pytest.fixture
+def windows(kept: Kept) -> Kept:
+    """A guest whose agent answers as QEMU's does on Windows: no processor can go offline, and no command does it."""
+    kept.channel.system, kept.channel.fixed = "mswindows", frozenset(range(4))
+    kept.channel.refused["guest-set-vcpus"] = "this feature or command is not currently supported"
+    return kept
+
+
+@pytest.mark.parametrize("method", ProcessorMethod)
+async def test_windows_keeps_its_processors_and_says_so(windows: Kept, method: ProcessorMethod) -> None:
+    windows.channel.ejects = False
+    await windows.look(times=int(PATIENCE) + 20, target=2, method=method)
+    assert windows.processors.view.problem == (
+        "NotOfflinable",
+        "its guest offers no more processors to take: it keeps 4",
+    )
+    assert windows.channel.unplugged == (["vcpu3"] if method is DRIVER else []), "once, not on and on"
+    assert "guest-set-vcpus" not in windows.channel.commands, "it is not asked for what it does not offer"
+    assert windows.used == 4
+    assert not windows.processors.moving
+
+
+async def test_what_windows_cannot_bring_online_has_its_agent_s_own_words(windows: Kept) -> None:
+    windows.channel.online[3] = False
+    windows.processors.recall(ProcessorReport(size=4, returning=True))
+    await windows.look(times=20)
+    assert windows.processors.view.problem == (
+        "GuestAgentRefused",
+        "its guest agent refused: this feature or command is not currently supported",
+    )
+    assert windows.channel.commands.count("guest-set-vcpus") <= 20 / guestagent.RETRY + 1, "not at every look"
 
 
 @pytest.fixture
@@ -265,19 +298,51 @@ def busy_processors(guest: LauncherPod) -> int:
 def test_an_unplugged_processor_leaves_the_node_and_the_guest_is_fine(
     installed: ControlPlane, lab_node: LabNode, tmp_path: Path
 ) -> None:
-    (pod,) = lab_node.boot([GuestSpec(name="plugged", vcpus=3)])
+    (pod,) = lab_node.boot([GuestSpec(name="plugged", vcpus=3, guest_agent=False)])
     try:
         with presented(installed, lab_node, pod), agent(installed, lab_node, tmp_path / "agent"):
             annotate(installed, pod, processor_target="2", processor_method="Driver")
             until(lambda: len(pod.vcpu_threads()) == 2, 60)
             until(lambda: reported(installed, lab_node, pod).get("processors", {}).get("online") == 2)
-            assert pod.online() == 2
+            assert not pod.agent_connected(), "the guest's kernel needs no agent for it"
             assert pod.load.set(20).held_mib == 20
             balloon = pod.spec.memory_bytes - (40 << 20)
             annotate(installed, pod, memory_target=str(balloon))
             until(lambda: pod.actual_bytes() == balloon, 30)
     finally:
         lab_node.stop("plugged")
+
+
+@pytest.mark.cluster
+@pytest.mark.guest
+def test_a_guest_that_was_reset_boots_with_all_processors_and_they_are_taken_again(
+    installed: ControlPlane, lab_node: LabNode, tmp_path: Path
+) -> None:
+    (pod,) = lab_node.boot([GuestSpec(name="rebooting", vcpus=2, reboots=True)])
+    try:
+        with presented(installed, lab_node, pod), agent(installed, lab_node, tmp_path / "agent"):
+            annotate(installed, pod, processor_target="1", processor_method="GuestAgent")
+            until(lambda: pod.online() == 1, 60)
+            boot = pod.read_file(_BOOT)
+            assert boot
+            pod.reset()
+            until(lambda: pod.read_file(_BOOT) not in (b"", boot), 120)
+            until(lambda: pod.online() == 1, 90)
+            assert b"Brought up 1 node, 2 CPUs" in _kernel_log(pod), "it had both again"
+            until(lambda: reported(installed, lab_node, pod)["processors"].get("online") == 1)
+            annotate(installed, pod, processor_target=None, processor_method=None)
+            until(lambda: pod.online() == 2, 60)
+    finally:
+        lab_node.stop("rebooting")
+
+
+_BOOT = "/proc/sys/kernel/random/boot_id"
+
+
+def _kernel_log(pod: LauncherPod) -> bytes:
+    """What the guest's kernel said of its processors since it booted."""
+    pod.run("dmesg | grep CPUs >/run/said; mv /run/said /run/cpus")
+    return until(lambda: pod.read_file("/run/cpus"))
 
 
 @pytest.mark.cluster

@@ -214,6 +214,18 @@ async def test_a_guest_without_program_has_a_reason(guest: Guest, system: str, r
     assert problem[0] == reason
 
 
+async def test_of_a_windows_guest_whose_balloon_has_no_driver_it_is_said_that_no_program_helps(guest: Guest) -> None:
+    guest.channel.system = "mswindows"
+    driverless = ReservingDomain(FakeDomain(size=SIZE, actual=SIZE, reports=False), guest.reservation)
+    await driverless.sample()
+    assert guest.reservation.due, "a balloon that never reported is as good as none"
+    await guest.reservation.look()
+    assert "guest-exec" not in guest.channel.commands, "nothing is run in a Windows guest"
+    sample = await driverless.sample()
+    assert sample.problem is None, "the driver may still come, and then it is used: what is missing is for the keeper"
+    assert sample.alone == "its guest is Windows, for which there is no reservation program"
+
+
 async def test_where_files_are_refused_the_program_is_run(guest: Guest) -> None:
     guest.channel.refused["guest-file-open"] = "the command guest-file-open has been disabled"
     status = json.dumps({"number": 1, "asked": 0, "held": 0, "available": 500 * MIB}).encode()

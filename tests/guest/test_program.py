@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from kubeballoon.agent.reservation import PROGRAM, PYTHON
 from kubeballoon.guest import kubeballoon_guest as program
 from tests.support.waiting import until
 
 MIB = 1 << 20
 SOURCE = Path(program.__file__)
+UNIT = SOURCE.with_name("kubeballoon-guest.service")
+IN_PYTHON_3_6 = frozenset({"argparse", "json", "mmap", "os", "signal", "sys", "time", "typing"})
+"""Modules of Python 3.6's standard library that the program may use; one that is added was looked up in its docs."""
 
 
 @dataclass
@@ -136,7 +140,15 @@ def test_it_needs_nothing_newer_than_python_3_6() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert imported <= sys.stdlib_module_names
+    assert imported <= IN_PYTHON_3_6
+
+
+def test_what_the_unit_names_is_what_is_installed() -> None:
+    unit = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] != "#")
+    assert unit["ExecStart"] == f"{PYTHON} {PROGRAM}"
+    assert unit["Documentation"] == f"file:{PROGRAM}", "the one file that is there, which begins with what it does"
+    for how in ("README.md", "cloud-init.yaml"):
+        assert PROGRAM in SOURCE.with_name(how).read_text()
 
 
 def test_as_a_process_it_follows_requests_and_says_what_it_holds(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ class Sample:
         statistics: the guest's own; ``updated`` is 0 as long as its driver has not reported.
         lag: how long the node may take to get back what the guest gave, seconds.
         problem: why the guest gives nothing, as (reason, message), where that is known here.
+        alone: why nothing in the guest could take the balloon's place, where that is known.
     """
 
     size: int
@@ -137,6 +138,7 @@ class Sample:
     statistics: GuestStatistics
     lag: float = 0.0
     problem: tuple[str, str] | None = None
+    alone: str | None = None
 
 
 class Domain(Protocol):

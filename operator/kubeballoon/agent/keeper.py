@@ -301,7 +301,8 @@ class Keeper:
         if not sample.balloon:
             return "NoBalloon", "its libvirt domain has no balloon"
         if not sample.statistics.updated and now - self._since > GRACE:
-            return "NoDriver", "its guest has no balloon driver, or one that has never reported"
+            alone = "" if sample.alone is None else f"; {sample.alone}"
+            return "NoDriver", f"its guest has no balloon driver, or one that has never reported{alone}"
         if now < self._barren.until:
             return INEFFECTIVE, "its balloon frees nothing on the node, for its pages are pinned: it has them back"
         if sample.statistics.updated and not self._is_fresh(sample, now) and now - self._since > self._patience:

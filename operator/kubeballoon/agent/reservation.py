@@ -210,8 +210,9 @@ class Reservation:
             held = 0 if self.held is None else self.held.within(real.statistics.actual).held
             left = real.statistics._replace(actual=real.statistics.actual - held)
             return replace(real, statistics=left, problem=CHANGING)
-        unsupported = self.problem is not None and self.problem[0] == "GuestUnsupported" and not real.balloon
-        return replace(real, problem=self.problem) if unsupported else real
+        if self.problem is None or self.problem[0] != "GuestUnsupported":
+            return real
+        return replace(real, alone=self.problem[1]) if real.balloon else replace(real, problem=self.problem)
 
     @property
     def _chosen(self) -> bool:
