@@ -19,8 +19,8 @@ POLICY = ROOT / "hack/demo/policy.yaml"
 MINIMUM = GUEST_BYTES // 4  # as the policy says
 _SHORT = 70 * MIB  # free memory below which the node's agent calls the node Soft
 _CACHE_STEP = 20
-_LOAD = 260  # MiB
-_LOAD_STEP = 10
+_LOAD = 330  # MiB: far more than a quarter of the node
+_LOAD_STEP = 12
 _STEP_SECONDS = 0.4
 _SCENE_SECONDS = 40.0
 _LOOK_SECONDS = 0.25
@@ -83,7 +83,7 @@ class Play:
         try:
             self._until(
                 f"{name} has what it needs",
-                lambda now: now.load.get(name, 0) == _LOAD * MIB and now.actual[name] > before.actual[name],
+                lambda now: now.load.get(name, 0) == _LOAD * MIB and now.actual[name] > _LOAD * MIB,
             )
         finally:
             rising.stop()

@@ -288,9 +288,9 @@ def test_a_guest_without_a_driver_gives_memory_to_the_node_and_takes_it_back(
         assert vm["regainedBy"] == "KSM"
         assert parse_quantity(vm["claimed"]) == reserved
         assert vm["responsive"]
+        low = bare.proportional_bytes()
         annotate(installed, bare, memory_target=None)
         until(lambda: parse_quantity(reported(installed, lab_node, bare)["actual"]) == size, 60)
-        low = bare.proportional_bytes()
         assert bare.load.set(180).held_mib == 180
         assert bare.proportional_bytes() > low + 80 * MIB
 

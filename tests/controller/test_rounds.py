@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, REASON
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.snapshot import SILENT, Requested, core_processor_node, core_vm
 from kubeballoon.controller.counters import Counters
@@ -30,6 +31,7 @@ class FakeCluster:
         self.clock = clock
         self.seconds = seconds
         self.patches: list[str] = []
+        self.bodies: list[Object] = []
         self.scheduler: Scheduler | None = None
         self.stalls: list[str | None] = []
 
@@ -38,6 +40,7 @@ class FakeCluster:
         await asyncio.sleep(0)
         self.clock.now += self.seconds
         self.patches.append(path)
+        self.bodies.append(body)
         if self.scheduler is not None:
             self.stalls.append(self.scheduler.stalled())
         return body
@@ -101,6 +104,29 @@ async def test_a_report_that_is_only_read_again_is_no_sign_of_life() -> None:
     controller.clock.now += SILENT + 1
     controller.world.put_node(report(TODAY, version=2), controller.clock())
     assert await controller.silent()
+
+
+async def test_a_request_that_stays_is_explained_anew_when_its_reason_changes() -> None:
+    controller = Controller()
+    cluster, said = controller.cluster, ["High", "High", "Soft", "Soft"]
+    counts = []
+    for version, state in enumerate(said, start=1):
+        body = report(TODAY, vms=2, version=version)
+        body["status"]["state"] = state
+        if version > 1:
+            for guest in body["status"]["virtualMachines"]:
+                written = next(each for each in cluster.bodies if each["metadata"]["uid"] == guest["uid"])
+                asked = written["metadata"]["annotations"]
+                guest |= {"target": asked[MEMORY_TARGET], "min": asked[MEMORY_MIN], "policy": asked[POLICY]}
+                guest["actual"] = guest["target"]
+        controller.world.put_node(body, controller.clock())
+        await controller.rounds.run("n")
+        counts.append(len(cluster.bodies))
+    assert counts == [2, 2, 4, 4]
+    first, last = (body["metadata"]["annotations"] for body in (cluster.bodies[0], cluster.bodies[-1]))
+    assert first[MEMORY_TARGET] == last[MEMORY_TARGET]
+    assert "node High" in first[REASON]
+    assert "node Soft" in last[REASON]
 
 
 async def test_a_round_of_many_slow_patches_counts_as_alive_while_it_gets_on() -> None:

@@ -116,7 +116,7 @@ class Rounds:
         plans = self._decide(name, status)
         outcome = self.outcomes[name] = Outcome(plans)
         reports = {report.uid: report for report in status.virtual_machines}
-        changes = self._changes(reports, plans)
+        changes = self._changes(reports, plans, before.plans)
         results = await asyncio.gather(*(self._apply(reports[uid], written) for uid, written in changes.items()))
         outcome.failures = [failure for failure in results if failure is not None]
         for book in self._world.books:
@@ -134,16 +134,22 @@ class Rounds:
         return plans
 
     def _changes(
-        self, reports: Mapping[str, VirtualMachineReport], plans: Mapping[str, AnyPlan]
+        self,
+        reports: Mapping[str, VirtualMachineReport],
+        plans: Mapping[str, AnyPlan],
+        before: Mapping[str, AnyPlan],
     ) -> dict[str, list[_Change]]:
-        """What is to be written on which VM."""
+        """What is to be written on which VM: what is asked of it, and why when that alone has changed."""
         changes: dict[str, list[_Change]] = {}
         for book in self._world.books:
-            plan = plans.get(book.kind.path)
+            plan, last = plans.get(book.kind.path), before.get(book.kind.path)
+            grounds = {} if last is None else {decision.vm.uid: _ground(decision) for decision in last.decisions}
             for decision in () if plan is None else plan.decisions:
-                before, wanted = book.asked(reports[decision.vm.uid]), _wanted(book, decision)
-                if wanted != before:
-                    changes.setdefault(decision.vm.uid, []).append(_Change(book, before, wanted, decision.message))
+                uid = decision.vm.uid
+                asked, wanted = book.asked(reports[uid]), _wanted(book, decision)
+                explained = wanted.target is None or grounds.get(uid, _ground(decision)) == _ground(decision)
+                if wanted != asked or not explained:
+                    changes.setdefault(uid, []).append(_Change(book, asked, wanted, decision.message))
         return changes
 
     async def _apply(self, report: VirtualMachineReport, changes: list[_Change]) -> str | None:
@@ -201,6 +207,13 @@ class _Change:
     before: Asked
     wanted: Asked
     message: str
+
+
+def _ground(decision: AnyDecision) -> tuple[object, ...]:
+    """Of a decision's reason what is worth a write: not its figures."""
+    if isinstance(decision, Decision) and decision.reason is not Reason.SATISFIED:
+        return decision.reason, decision.state
+    return (decision.reason,)
 
 
 def _wanted(book: Book[Any], decision: AnyDecision) -> Asked:
