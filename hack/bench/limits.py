@@ -18,6 +18,10 @@ class Limit:
 
 
 LIMITS: Mapping[str, tuple[Limit, ...]] = {
+    # One node's decision.
+    "allocation": (Limit("median_ms", "allowed_ms"),),
+    # Eighty VMs for seven days.
+    "simulation": (Limit("wall_seconds", "allowed_seconds"),),
     # Fifty VMs while nothing changes, and fewer of real daemons.
     "agent": (Limit("core_percent", 2.0), Limit("resident_mib", 100.0)),
     # From a node leaving High to being High again: once and a half what libvirt alone takes, and a second.
@@ -26,9 +30,9 @@ LIMITS: Mapping[str, tuple[Limit, ...]] = {
 
 
 def exceeded(name: str, rows: Rows) -> Iterator[str]:
-    """The limits that the rows of a benchmark exceed, a line each."""
+    """The limits that the rows of a benchmark exceed, a line each; a row without one has none."""
     for row in rows:
         for limit in LIMITS.get(name, ()):
-            most = row[limit.most] if isinstance(limit.most, str) else limit.most
-            if row[limit.figure] > most:
+            most = row.get(limit.most) if isinstance(limit.most, str) else limit.most
+            if most is not None and row[limit.figure] > most:
                 yield f"{name}: {limit.figure} is {row[limit.figure]:.4g}, and may be {most:.4g}"

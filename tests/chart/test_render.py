@@ -79,7 +79,7 @@ def test_a_single_controller_holds_up_no_drain() -> None:
     assert "PodDisruptionBudget/kubeballoon-controller" not in names(render("--set=controller.replicas=1"))
 
 
-@pytest.mark.parametrize(("timeout", "seconds"), [("4m", 300), ("1h0.5m", 3690), ("1500ms", 62)])
+@pytest.mark.parametrize(("timeout", "seconds"), [("4m", 270), ("1h0.5m", 3660), ("1500ms", 32)])
 def test_a_release_that_could_not_start_is_over_when_its_time_is(timeout: str, seconds: int) -> None:
     job = one(render(f"--set=release.timeout={timeout}"), "Job/kubeballoon-release")
     assert job["spec"]["activeDeadlineSeconds"] == seconds
