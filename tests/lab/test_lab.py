@@ -30,12 +30,13 @@ def test_a_guest_gives_memory_to_the_host_and_takes_it_back(lab_guest: LauncherP
     before = lab_guest.resident_bytes()
     lab_guest.set_memory(size - 100 * MIB)
     until(lambda: lab_guest.actual_bytes() == size - 100 * MIB)
-    assert lab_guest.resident_bytes() < before
+    low = lab_guest.resident_bytes()
+    assert low < before
     lab_guest.set_memory(size)
     until(lambda: lab_guest.actual_bytes() == size)
     report = lab_guest.load.set(100)
     assert report.held_mib == 100
-    assert lab_guest.resident_bytes() >= before - 8 * MIB
+    assert lab_guest.resident_bytes() > low + 40 * MIB
     lab_guest.load.set(0)
 
 
