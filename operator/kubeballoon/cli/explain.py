@@ -223,7 +223,9 @@ def _kept(node: Node, plan: Plan, decision: Decision) -> Iterator[str]:
     else:
         yield f"nobody else needs it: all demands, {human(demands)}, fit into the node's {human(plan.capacity)}"
     if decision.target is not None and decision.target == vm.target and decision.target > decision.entitlement:
-        yield f"a move to its entitlement of {human(decision.entitlement)} is too small to be worth making"
+        small = decision.target - decision.entitlement <= vm.dead_band
+        why = "is too small to be worth making" if small else "serves nobody: what nobody needs rests for a while"
+        yield f"a move to its entitlement of {human(decision.entitlement)} {why}"
 
 
 async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
