@@ -15,8 +15,6 @@ from kubeballoon.options import checked
 
 PROGRAM = "kubectl balloon"
 SHELLS = ("bash", "zsh", "fish", "kubectl")
-VM_WORDS = ("vm", "vms", "vmi", "vmis", "virtualmachine", "virtualmachineinstance")
-NODE_WORDS = ("node", "nodes", "no")
 
 
 class Exit(IntEnum):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from kubeballoon.cli.arguments import NODE_WORDS, VM_WORDS
+from kubeballoon.cli.words import NODE_WORDS, VM_WORDS
 
 if TYPE_CHECKING:
     from kubeballoon.cluster.client import Cluster, Object

@@ -16,9 +16,10 @@ from enum import Enum, auto
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.names import EXCLUDE, RELEASE
 from kubeballoon.api.v1alpha1 import KINDS, NodePressure, OwnerExclusion, VirtualMachineReport
-from kubeballoon.cli.arguments import NODE_WORDS, Exit
+from kubeballoon.cli.arguments import Exit
 from kubeballoon.cli.output import Output, warn
 from kubeballoon.cli.sight import Place, Sight, find, items, look, nodes_of, split
+from kubeballoon.cli.words import NODE_WORDS
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ClusterError
 from kubeballoon.cluster.giveback import Held, held, wait, withdraw

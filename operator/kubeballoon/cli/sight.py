@@ -20,7 +20,7 @@ from kubeballoon.api.v1alpha1 import (
     Resource,
     VirtualMachineReport,
 )
-from kubeballoon.cli.arguments import VM_WORDS
+from kubeballoon.cli.words import VM_WORDS
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import BusyError, Cluster, ClusterError, ForbiddenError, NotFoundError, Object
 from kubeballoon.cluster.snapshot import SILENT, Governance, Requested, core_node, core_processor_node, govern
