@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from hack.lab.ksm import merging
 from kubeballoon.agent import guestagent
 from kubeballoon.agent.guestagent import GuestAgent
 from kubeballoon.agent.hypervisor import AgentError, Sample
-from kubeballoon.agent.reservation import CHANGING, DIRECTORY, LOOK, PROGRAM, Reservation, ReservingDomain
+from kubeballoon.agent.reservation import CHANGING, DIRECTORY, FORGOTTEN, LOOK, PROGRAM, Reservation, ReservingDomain
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import ReclaimMethod, Regain
 from kubeballoon.core.demand import GuestStatistics
@@ -97,6 +98,36 @@ async def test_the_program_takes_the_place_of_a_balloon_that_is_not_there(guest:
     assert sample.statistics.actual == sample.statistics.held == 600 * MIB
     assert sample.statistics.usable == 50 * MIB
     assert domain.requests == []
+
+
+async def test_what_the_program_said_before_it_knew_is_not_held_against_it(guest: Guest) -> None:
+    guest.say(held=0)
+    guest.reservation.sample(BARE)
+    await guest.reservation.look()
+    before = guest.reservation.sample(BARE).at
+    guest.reservation.ask(64 * MIB)
+    guest.clock.now += 1
+    guest.say(held=0)
+    await guest.reservation.look()
+    assert guest.reservation.sample(BARE).at == before
+    guest.clock.now += 1
+    guest.say(held=16 * MIB)
+    await guest.reservation.look()
+    assert guest.reservation.sample(BARE).at == guest.clock.now
+
+
+async def test_a_program_that_never_heeds_what_it_is_asked_is_not_waited_for_for_ever(guest: Guest) -> None:
+    guest.say(held=0)
+    guest.reservation.sample(BARE)
+    await guest.reservation.look()
+    guest.reservation.ask(64 * MIB)
+    for _ in range(2):
+        guest.clock.now += FORGOTTEN
+        guest.number += 1
+        status = {"number": guest.number, "asked": 0, "held": 0, "available": 500 * MIB}
+        guest.channel.files[STATUS] = json.dumps(status).encode()
+        await guest.reservation.look()
+    assert guest.reservation.sample(BARE).at == guest.clock.now
 
 
 async def test_a_balloon_that_works_is_left_to_work(guest: Guest) -> None:
@@ -282,11 +313,14 @@ def test_a_guest_without_a_driver_gives_memory_to_the_node_and_takes_it_back(
         before = bare.proportional_bytes()
         annotate(installed, bare, memory_target=str(size - reserved))
         until(lambda: bare.proportional_bytes() < before - 100 * MIB, 90)
-        until(lambda: parse_quantity(reported(installed, lab_node, bare)["actual"]) == size - reserved, 60)
-        until(lambda: parse_quantity(reported(installed, lab_node, bare)["resident"]) < before - 80 * MIB, 60)
-        vm = reported(installed, lab_node, bare)
+
+        def settled() -> dict[str, Any]:
+            vm = reported(installed, lab_node, bare)
+            there = parse_quantity(vm["actual"]) == size - reserved and parse_quantity(vm["claimed"]) == reserved
+            return vm if there and parse_quantity(vm["resident"]) < before - 80 * MIB else {}
+
+        vm = until(settled, 60, lambda: reported(installed, lab_node, bare))
         assert vm["regainedBy"] == "KSM"
-        assert parse_quantity(vm["claimed"]) == reserved
         assert vm["responsive"]
         low = bare.proportional_bytes()
         annotate(installed, bare, memory_target=None)

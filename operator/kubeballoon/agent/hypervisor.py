@@ -129,6 +129,7 @@ class Sample:
         lag: how long the node may take to get back what the guest gave, seconds.
         problem: why the guest gives nothing, as (reason, message), where that is known here.
         alone: why nothing in the guest could take the balloon's place, where that is known.
+        at: when the guest last told what it holds, knowing what is asked of it, seconds; None: it is as it is now.
     """
 
     size: int
@@ -139,6 +140,7 @@ class Sample:
     lag: float = 0.0
     problem: tuple[str, str] | None = None
     alone: str | None = None
+    at: float | None = None
 
 
 class Domain(Protocol):

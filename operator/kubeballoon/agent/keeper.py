@@ -229,7 +229,8 @@ class Keeper:
         statistics = sample.statistics
         spare = None if need is None else max(0, statistics.actual - need.now - sample.size // _KEPT)
         troubled = need is not None and need.troubled
-        seen = pacing.Sample(statistics.actual, now, spare, troubled, pacing.most_off(sample.size))
+        at = now if sample.at is None else sample.at
+        seen = pacing.Sample(statistics.actual, at, spare, troubled, pacing.most_off(sample.size))
         policy = self.mandate.policy
         max_rate = None if policy is None else policy.spec.reclaim.max_rate
         pace, request = pacing.advance(self.view.pace, seen, goal, max_rate)

@@ -105,7 +105,9 @@ class Reservation:
         self._merges = merges
         self._balloon: bool | None = None  # whether the balloon works; None before that is known
         self._inflated = False  # whether the balloon holds anything back
-        self._seen = 0.0
+        self._seen = 0.0  # when it last said something new
+        self._asked = 0.0  # when it was last asked for something else
+        self._answered = 0.0  # when it last spoke knowing of that, or with time enough to
         self._merged = 0  # bytes of the VM's process
         self._looked: float | None = None  # when the guest was last asked; None: it is to be asked at once
         self._by_program = False  # whether files are refused, and the program itself is to be run
@@ -156,7 +158,7 @@ class Reservation:
     def ask(self, reserve: int) -> None:
         """Have so many bytes reserved, as soon as the guest's agent can be asked."""
         if reserve != self.wanted:
-            self.wanted, self._looked = reserve, None
+            self.wanted, self._looked, self._asked = reserve, None, self._clock()
             self._changed()
 
     async def look(self) -> None:
@@ -196,6 +198,7 @@ class Reservation:
             balloon=True,
             lag=MERGING if self.regained_by is Regain.KSM else 0.0,
             problem=CHANGING if self.changing else self.problem,
+            at=self._answered,
         )
         if self.held is None:
             return replace(sample, statistics=GuestStatistics(actual=real.size, updated=0.0))
@@ -250,6 +253,8 @@ class Reservation:
             self.held = None
         elif self.held is None or held.number != self.held.number:
             self.held, self._seen, self.problem = held, now, None
+            if self.wanted in (None, held.asked) or now - self._asked > FORGOTTEN:
+                self._answered = now
         elif now - self._seen > FORGOTTEN:
             self.held = None
 
