@@ -176,7 +176,8 @@ class Cluster:
         """
         options = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(int(idle))}
         limits = aiohttp.ClientTimeout(total=idle + DEADLINE, connect=DEADLINE, sock_read=SILENCE)
-        response = await self._open("GET", path, query=options, limits=limits)
+        async with _in_time(f"GET {path}"):
+            response = await self._open("GET", path, query=options, limits=limits)
         try:
             yield _events(response, path)
         finally:
@@ -192,16 +193,11 @@ class Cluster:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Object:
+        async with _in_time(f"{method} {path}"):
+            response = await self._open(method, path, query=query, body=body, content_type=content_type, accept=accept)
+            text = await response.read()
         try:
-            async with asyncio.timeout(DEADLINE):
-                response = await self._open(
-                    method, path, query=query, body=body, content_type=content_type, accept=accept
-                )
-                answer: Object = json.loads(await response.read())
-        except TimeoutError as error:
-            raise UnreachableError(f"the API server did not answer {method} {path} within {DEADLINE:.0f}s") from error
-        except aiohttp.ClientError as error:
-            raise UnreachableError(f"the API server broke off {method} {path}: {_one_line(error)}") from error
+            answer: Object = json.loads(text)
         except ValueError as error:
             raise UnreachableError(f"{method} {path} was not answered with JSON") from error
         return answer
@@ -227,17 +223,25 @@ class Cluster:
             auth_settings=["BearerToken"],
         )
         limits = limits or aiohttp.ClientTimeout(total=DEADLINE, connect=DEADLINE)
-        try:
-            async with asyncio.timeout(DEADLINE):
-                answer = await self._api.call_api(*request, _request_timeout=limits)
-        except TimeoutError as error:
-            raise UnreachableError(f"the API server did not answer {method} {path}") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise UnreachableError(f"the API server cannot be reached: {_one_line(error)}") from error
+        answer = await self._api.call_api(*request, _request_timeout=limits)
         response: aiohttp.ClientResponse = answer.response
         if response.status >= 400:  # noqa: PLR2004 - HTTP
             raise await _error(response, method, path)
         return response
+
+
+@asynccontextmanager
+async def _in_time(what: str) -> AsyncIterator[None]:
+    """Hold a request to its deadline, and say in one line what became of it."""
+    try:
+        async with asyncio.timeout(DEADLINE):
+            yield
+    except TimeoutError as error:
+        raise UnreachableError(f"the API server did not answer {what} within {DEADLINE:.0f}s") from error
+    except aiohttp.ClientPayloadError as error:
+        raise UnreachableError(f"the API server broke off {what}: {_one_line(error)}") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise UnreachableError(f"the API server cannot be reached: {_one_line(error)}") from error
 
 
 async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ClusterError:
