@@ -97,7 +97,7 @@ def still(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (tmp_path / "meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n")
     (tmp_path / "stat").write_text("cpu 1 0 1 8 0 0 0 0\ncpu0 1 0 1 8 0 0 0 0\n")
     monkeypatch.setattr(attendant, "Meter", lambda: Meter(tmp_path))
-    monkeypatch.setattr(attendant, "Qemu", lambda _: FakeChannel(held=700 * MIB))
+    monkeypatch.setattr(attendant, "Qemu", lambda *_: FakeChannel(held=700 * MIB))
     for name in ("INTERVAL", "SETTLE", "CHECK"):
         monkeypatch.setattr(loop, name, 0.01)
     for name in ("LOOK", "REST", "STEP"):

@@ -51,7 +51,7 @@ class Attendant:
         self._changed = changed
         self._wake = asyncio.Event()
         self._agent = GuestAgent()
-        self.process: Process = Qemu(instance.domain)
+        self.process = Qemu(instance.domain, instance.pods)
         self.processors = Processors(self._agent, self.process)
         self.reservation = Reservation(self._agent, self.process, self._wake.set)
         self._set_reservation()
@@ -61,6 +61,7 @@ class Attendant:
     def update(self, instance: Instance) -> None:
         """The VM's object changed: look at once if it asks for something else."""
         before, self.instance = self.instance, instance
+        self.process.pods = instance.pods
         self._set_reservation()
         if (before.processors, before.frozen, before.method) != (instance.processors, instance.frozen, instance.method):
             self._processors_due = 0.0

@@ -317,8 +317,8 @@ class Keeper:
         # An estimate that cannot be renewed is no estimate: the controller must not act on it.
         self.view = replace(self.view, need=None, goal=None, problem=(reason, str(error)), pace=pacing.Pace())
         self._before = None
-        self._tell()
         await self._weigh()
+        self._tell()
 
     async def _weigh(self) -> None:
         """What the process of a VM that cannot be looked at holds: its guest may go on all the same."""
@@ -327,7 +327,6 @@ class Keeper:
         self.view = replace(self.view, resident=resident)
         if sample is not None and resident is not None and not sample.lag:  # merged pages are held, but not used up
             self.view = replace(self.view, sample=replace(sample, resident=resident))
-        self._tell()
 
     def _tell(self) -> None:
         """Say that there is news, if there is."""

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 _PROC = Path("/proc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _VCPU = re.compile(r"CPU (\d+)/(KVM|TCG)")
 _STARTED = 19  # of the fields of /proc/PID/stat after the name
+_POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")  # as the kubelet names its cgroups
 _KSM = Path("/sys/kernel/mm/ksm/run")
 
 
 class Qemu:
     """One VM's QEMU; all is None while the process cannot be seen, as from a pod without the host's pid namespace."""
 
-    def __init__(self, domain: str, proc: Path = _PROC) -> None:
-        """Look for the QEMU of libvirt's ``domain``."""
+    def __init__(self, domain: str, pods: Collection[str] = (), proc: Path = _PROC) -> None:
+        """Look for the QEMU of libvirt's ``domain`` in one of the ``pods``, by uid.
+
+        A VM that was started anew has the name of the one before it, whose pod may still be ending.
+        """
+        self.pods = pods
         self._mark = f"guest={domain},".encode()
         self._proc = proc
         self._found: tuple[int, str] | None = None  # its number, and when it was started
@@ -70,7 +76,12 @@ class Qemu:
             command = (self._proc / str(pid) / "cmdline").read_bytes()
         except OSError:
             return False
-        return any(argument.startswith(self._mark) for argument in command.split(b"\0"))
+        return any(argument.startswith(self._mark) for argument in command.split(b"\0")) and self._is_ours(pid)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether it runs in one of the pods; outside of the kubelet's cgroups that is not told, and not asked."""
+        named = _POD.findall(_text(self._proc / str(pid) / "cgroup"))
+        return not named or any(pod.replace("_", "-") in self.pods for pod in named)
 
 
 def ksm_runs(switch: Path = _KSM) -> bool:

@@ -38,10 +38,10 @@ class Handlers:
         kopf.on.event("", "v1", "namespaces", registry=handlers)(self.namespace)
         return handlers
 
-    async def policy(self, book: Book[Any], event: kopf.RawEvent, name: str, **_: Any) -> None:
+    async def policy(self, book: Book[Any], event: kopf.RawEvent, name: str, uid: str, **_: Any) -> None:
         """A policy of the book's kind came, changed or went."""
         if event["type"] == "DELETED":
-            book.policies.pop(name, None)
+            book.drop(name, uid)
             self._scheduler.mark_all()
         elif book.put(event["object"]):
             self._scheduler.mark_all()

@@ -29,7 +29,8 @@ from kubeballoon.serving import serve
 
 _log = logging.getLogger(__name__)
 
-_GOODBYE = 1.0  # seconds each step of the end may take
+_GOODBYE = 1.0  # seconds each part may take to end
+_HANDOVER = 5.0  # seconds the Lease may take to be handed back: without that the next leader waits three times as long
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,7 +84,7 @@ async def _run(options: argparse.Namespace) -> int:
                 return await _lead(world, scheduler, lease, stop)
             finally:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_GOODBYE):
+                    async with asyncio.timeout(_HANDOVER):
                         await lease.release()
 
 

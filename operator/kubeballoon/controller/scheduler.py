@@ -177,7 +177,7 @@ class Scheduler:
             return
         self._unwritten.pop(subject, None)
         known = book.policies.get(name)
-        if known is not None:
+        if known is not None and known.metadata.uid == policy.metadata.uid:
             book.policies[name] = known.model_copy(update={"status": status})
         before = {condition.type: condition.status for condition in policy.status.conditions} if policy.status else {}
         about = Reference(API_VERSION, policy.kind, name, policy.metadata.uid)

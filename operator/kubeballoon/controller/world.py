@@ -68,6 +68,12 @@ class Book(Generic[P]):
         self.policies[policy.metadata.name] = policy
         return known is None or _decides(known) != _decides(policy)
 
+    def drop(self, name: str, uid: str) -> None:
+        """Forget a policy, but not another that has taken its name meanwhile."""
+        known = self.policies.get(name)
+        if known is not None and known.metadata.uid == uid:
+            del self.policies[name]
+
     def asked(self, report: VirtualMachineReport) -> Asked:
         """What is asked of a VM by now, as far as is known."""
         request = self.requests.get(report.uid)
