@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kubeballoon.agent.hypervisor import AgentError, Channel, Domain, HungError, HypervisorError, Plugged, Sample
@@ -36,6 +36,7 @@ class FakeDomain:
         hangs: calls never return, and so miss their deadline.
         requests: everything that was asked, in order.
         alone: why nothing in the guest could take the balloon's place.
+        spare: what it says it could still give, bytes.
         thread: makes each call there, as libvirt's are made; without one they are made at once.
     """
 
@@ -51,6 +52,7 @@ class FakeDomain:
     requests: list[int] = field(default_factory=list)
     period: int = 0
     alone: str | None = None
+    spare: int | None = None
     thread: CallThread | None = None
 
     async def sample(self) -> Sample:
@@ -62,7 +64,8 @@ class FakeDomain:
             available=self.actual - KERNEL if self.reports else None,
             usable=max(0, self.actual - self.used) if self.reports else None,
         )
-        return Sample(self.size, self.actual, self.running, self.balloon, statistics, alone=self.alone)
+        seen = Sample(self.size, self.actual, self.running, self.balloon, statistics)
+        return replace(seen, alone=self.alone, spare=self.spare)
 
     async def set_memory(self, size: int) -> None:
         """Do as asked, if the test lets it."""

@@ -20,7 +20,7 @@ from kubeballoon.agent.guestagent import RETRY_AT_MOST, GuestAgent
 from kubeballoon.agent.hypervisor import AgentError, GoneError, Plugged, Sample
 from kubeballoon.agent.instance import Instance, read
 from kubeballoon.agent.launchers import Launcher
-from kubeballoon.agent.reservation import PROBE
+from kubeballoon.agent.reservation import PROBE, Reservation
 from kubeballoon.api.v1alpha1 import ReclaimMethod
 from kubeballoon.core.demand import GuestStatistics
 from tests.support.waiting import Clock
@@ -116,15 +116,16 @@ async def test_a_frozen_vm_s_attendant_rests_until_that_ends(monkeypatch: pytest
 
 
 async def test_a_vm_of_which_nothing_is_asked_is_looked_at_rarely() -> None:
-    channel = FakeChannel()
-    attendant = Attendant(instance("a"), FakeHypervisor({}, {"default_a": channel}), Path("/pods"), lambda: None)
-    attendant.reservation.sample(
-        Sample(1 << 30, 1 << 30, running=True, balloon=True, statistics=GuestStatistics(1 << 30, 1.0))
-    )
-    await attendant.reservation.look()
-    assert attendant.reservation.rest == math.inf, "its balloon works"
-    attendant.reservation.method = ReclaimMethod.GUEST_AGENT
-    assert attendant.reservation.rest <= PROBE
+    agent, channel = GuestAgent(), FakeChannel()
+    reservation = Reservation(agent, channel, lambda: None)
+    reservation.sample(Sample(1 << 30, 1 << 30, running=True, balloon=True, statistics=GuestStatistics(1 << 30, 1.0)))
+    await reservation.look()
+    assert reservation.rest <= PROBE, "it is not known whether a program holds memory"
+    agent.channel = channel
+    await reservation.look()
+    assert reservation.rest == math.inf, "its balloon works"
+    reservation.method = ReclaimMethod.GUEST_AGENT
+    assert reservation.rest <= PROBE
 
 
 class Garbling(FakeChannel):

@@ -21,7 +21,8 @@ from kubeballoon.agent.instance import Instance, read
 from kubeballoon.agent.keeper import Keeper, Settings, describe
 from kubeballoon.agent.launchers import Launcher
 from kubeballoon.agent.mandate import Mandate
-from kubeballoon.api.v1alpha1 import VirtualMachineReport
+from kubeballoon.api.v1alpha1 import MemoryPolicy, VirtualMachineReport
+from kubeballoon.core.demand import GuestStatistics
 from kubeballoon.core.guard import FLOOR
 from tests.support.waiting import Clock
 
@@ -141,6 +142,68 @@ async def test_a_vm_that_must_be_left_alone_is_left_alone(changes: dict[str, Any
     assert domain.requests == []
 
 
+async def test_what_a_vm_lacks_that_may_not_be_ballooned_any_more_is_given_back() -> None:
+    domain = FakeDomain(actual=400 * MIB)
+    async with kept(instance(target=400 * MIB, bar=("VFIO", "a device is passed through")), domain):
+        await until(lambda: domain.actual == 1024 * MIB)
+    assert domain.requests == [1024 * MIB]
+
+
+@dataclass
+class LateDomain(FakeDomain):
+    """Tells what became of a request only at the third look after it, as a program in a guest does."""
+
+    told: int = 1024 * MIB
+    looks: int = 0
+
+    async def sample(self) -> Sample:
+        """See ``FakeDomain``."""
+        self.looks += 1
+        sample = await super().sample()
+        if self.looks < 3:
+            return replace(sample, statistics=self.said(), pending=self.actual)
+        self.told = self.actual
+        return replace(sample, statistics=self.said())
+
+    def said(self) -> GuestStatistics:
+        """What such a program tells."""
+        return GuestStatistics(self.told, time.time(), usable=self.told - self.used, held=self.told)
+
+    async def set_memory(self, size: int) -> None:
+        """See ``FakeDomain``."""
+        self.looks = 0
+        await super().set_memory(size)
+
+
+def paced(max_rate: str | None) -> dict[str, Any]:
+    reclaim = {} if max_rate is None else {"maxRate": max_rate}
+    spec = {"selector": {}, "reclaim": reclaim, "memory": {"min": "300Mi"}}
+    return {"metadata": {"name": "paced", "uid": "paced"}, "spec": spec}
+
+
+@pytest.mark.parametrize("max_rate", [None, "2Gi"])
+async def test_a_step_is_not_taken_back_because_its_answer_is_late(max_rate: str | None) -> None:
+    domain = LateDomain()
+    of = instance(target=600 * MIB, minimum=300 * MIB)
+    async with kept(of, domain) as keeper:
+        keeper.update(of, Mandate(MemoryPolicy.model_validate(paced(max_rate))))
+        await until(lambda: domain.actual == 600 * MIB)
+        keeper.update(replace(of, target=1024 * MIB), keeper.mandate)
+        await until(lambda: domain.actual == 1024 * MIB)
+        assert keeper.view.responsive
+    *down, up = domain.requests
+    assert down == sorted(down, reverse=True)
+    assert up == 1024 * MIB
+
+
+async def test_a_guest_that_says_it_can_give_no_more_is_not_pushed() -> None:
+    domain = FakeDomain(spare=0)
+    async with kept(instance(target=300 * MIB), domain) as keeper:
+        await until(lambda: keeper.view.withheld)
+        assert keeper.view.responsive
+    assert domain.requests == []
+
+
 async def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
     domain = FakeDomain(used=900 * MIB)
     async with kept(instance(target=300 * MIB), domain) as keeper:
@@ -257,6 +320,28 @@ async def test_a_guest_at_rest_is_looked_at_once_for_each_of_its_reports(monkeyp
     looked = domain.looked[1:21]
     assert all((at - 3.7) % 5 <= module.LATE for at in looked), "soon after a report"
     assert [round(after - at) for at, after in pairwise(looked)] == [5] * 19
+
+
+async def test_demand_goes_on_falling_slowly_after_a_connection_was_lost() -> None:
+    domain = FakeDomain(used=700 * MIB)
+    async with kept(instance(), domain) as keeper:
+        await until(lambda: keeper.view.need is not None)
+        domain.gone, domain.used = GoneError("the socket vanished"), 200 * MIB
+        await until(lambda: keeper.view.problem is not None)
+        domain.gone = None
+        await until(lambda: keeper.view.need is not None and keeper.view.need.now == 200 * MIB)
+        assert keeper.view.need is not None
+        assert keeper.view.need.value > 500 * MIB
+
+
+async def test_a_guest_that_could_not_be_told_to_report_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Keeper, "_patience", 0.0)
+    domain, of = FakeDomain(reports=False), instance(frozen=("Migrating", "it is migrating"))
+    async with kept(of, domain) as keeper:
+        await looks(keeper)
+        assert domain.period == 0
+        keeper.update(replace(of, frozen=None), Mandate())
+        await until(lambda: domain.period == 1)
 
 
 async def test_demand_goes_on_falling_slowly_from_what_the_agent_before_saw() -> None:

@@ -151,7 +151,7 @@ async def running(
 
 def hostile(**figures: object) -> bytes:
     """What a program in a guest says that is none."""
-    return json.dumps({"number": 1, "asked": 0, "held": 0, "available": 5, **figures}).encode()
+    return json.dumps({"number": 1, "asked": 0, "held": 0, "available": 5, "spare": 5, **figures}).encode()
 
 
 @pytest.mark.parametrize(

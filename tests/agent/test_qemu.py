@@ -14,6 +14,7 @@ def process(proc: Path, pid: int, *command: str, started: int = 500, pages: int 
     directory = proc / str(pid)
     directory.mkdir(exist_ok=True)
     (directory / "cmdline").write_bytes(b"\0".join(argument.encode() for argument in command))
+    (directory / "comm").write_text(f"{command[0]}\n")
     (directory / "stat").write_text(f"{pid} (a (b) c) S {' '.join(['1'] * 18)} {started} 0 0\n")
     (directory / "statm").write_text(f"{pages * 4} {pages} 1 1 0 1 0\n")
 

@@ -58,11 +58,11 @@ class Guest:
         self.agent.channel = self.channel
         self.reservation = Reservation(self.agent, self.channel, lambda: None, self.clock, lambda: self.merges)
 
-    def say(self, held: int, available: int = 500 * MIB) -> None:
+    def say(self, held: int, available: int = 500 * MIB, spare: int = 450 * MIB) -> None:
         """Have the program look at its guest once more."""
         self.number += 1
         asked = json.loads(self.channel.files.get(REQUEST, b'{"reserve": 0}'))["reserve"]
-        status = {"number": self.number, "asked": asked, "held": held, "available": available}
+        status = {"number": self.number, "asked": asked, "held": held, "available": available, "spare": spare}
         self.channel.files[STATUS] = json.dumps(status).encode()
 
     @property
@@ -100,20 +100,20 @@ async def test_the_program_takes_the_place_of_a_balloon_that_is_not_there(guest:
     assert domain.requests == []
 
 
-async def test_what_the_program_said_before_it_knew_is_not_held_against_it(guest: Guest) -> None:
+async def test_a_program_has_answered_once_it_looked_knowing_what_is_asked(guest: Guest) -> None:
     guest.say(held=0)
     guest.reservation.sample(BARE)
     await guest.reservation.look()
-    before = guest.reservation.sample(BARE).at
+    assert guest.reservation.sample(BARE).pending is None
     guest.reservation.ask(64 * MIB)
-    guest.clock.now += 1
-    guest.say(held=0)
     await guest.reservation.look()
-    assert guest.reservation.sample(BARE).at == before
-    guest.clock.now += 1
+    guest.reservation.ask(64 * MIB)
+    assert guest.reservation.sample(BARE).pending == SIZE - 64 * MIB, "it has not looked since"
     guest.say(held=16 * MIB)
+    guest.clock.now += 1
     await guest.reservation.look()
-    assert guest.reservation.sample(BARE).at == guest.clock.now
+    assert guest.reservation.sample(BARE).pending is None
+    assert guest.reservation.sample(BARE).pending == SIZE - 64 * MIB, "that is what it said before"
 
 
 async def test_a_program_that_never_heeds_what_it_is_asked_is_not_waited_for_for_ever(guest: Guest) -> None:
@@ -121,13 +121,39 @@ async def test_a_program_that_never_heeds_what_it_is_asked_is_not_waited_for_for
     guest.reservation.sample(BARE)
     await guest.reservation.look()
     guest.reservation.ask(64 * MIB)
-    for _ in range(2):
-        guest.clock.now += FORGOTTEN
+    for _ in range(3):
+        guest.clock.now += FORGOTTEN / 2
         guest.number += 1
-        status = {"number": guest.number, "asked": 0, "held": 0, "available": 500 * MIB}
+        status = {"number": guest.number, "asked": 0, "held": 0, "available": 500 * MIB, "spare": 0}
         guest.channel.files[STATUS] = json.dumps(status).encode()
         await guest.reservation.look()
-    assert guest.reservation.sample(BARE).at == guest.clock.now
+    assert guest.reservation.sample(BARE).pending is None
+
+
+async def test_what_a_program_holds_is_looked_for_until_its_guest_has_told(guest: Guest) -> None:
+    guest.reservation.sample(BALLOONED)
+    guest.channel.files[REQUEST] = json.dumps({"reserve": 100 * MIB}).encode()
+    guest.say(held=100 * MIB)
+    guest.channel.absent = AgentError("GuestAgentHung", "its guest agent did not answer")
+    await guest.reservation.look()
+    guest.channel.absent = None
+    guest.clock.now += 60
+    assert guest.reservation.due
+    await guest.reservation.look()
+    assert guest.reservation.sample(BALLOONED).problem == CHANGING
+    assert guest.asked == 0, "a balloon that works is to reserve alone"
+
+
+async def test_a_program_that_has_ended_is_not_taken_for_alive_by_what_it_left(guest: Guest) -> None:
+    guest.say(held=100 * MIB)
+    guest.reservation.sample(BARE)
+    for _ in range(4):
+        await guest.reservation.look()
+        guest.clock.now += FORGOTTEN
+    assert guest.reservation.held is None
+    guest.say(held=50 * MIB)
+    await guest.reservation.look()
+    assert guest.reservation.held is not None
 
 
 async def test_a_balloon_that_works_is_left_to_work(guest: Guest) -> None:
@@ -259,7 +285,7 @@ async def test_of_a_windows_guest_whose_balloon_has_no_driver_it_is_said_that_no
 
 async def test_where_files_are_refused_the_program_is_run(guest: Guest) -> None:
     guest.channel.refused["guest-file-open"] = "the command guest-file-open has been disabled"
-    status = json.dumps({"number": 1, "asked": 0, "held": 0, "available": 500 * MIB}).encode()
+    status = json.dumps({"number": 1, "asked": 0, "held": 0, "available": 500 * MIB, "spare": 0}).encode()
     guest.channel.program = lambda arguments: (0, status if "--status" in arguments else b"")
     guest.reservation.sample(BARE)
     await guest.reservation.look()

@@ -101,16 +101,6 @@ def test_a_balloon_that_is_off_goes_on_to_another_goal() -> None:
     assert advance(pace, Sample(2 * GIB + off, 0.0, spare=GIB, off=off), 4 * GIB)[1] == 4 * GIB
 
 
-def test_a_look_that_shows_nothing_newer_takes_nothing_back() -> None:
-    pace, first = advance(Pace(), Sample(4 * GIB, 1.0, spare=GIB), 2 * GIB)
-    assert advance(pace, Sample(4 * GIB, 1.0, spare=GIB), 2 * GIB) == (pace, None)
-    slower, second = advance(pace, Sample(4 * GIB, 1.2, spare=GIB), 2 * GIB)
-    assert slower.rate < pace.rate
-    assert first is not None
-    assert second is not None
-    assert second > first, "it was looked at, and has not moved"
-
-
 def test_the_policy_can_only_slow_it() -> None:
     _, request = advance(Pace(), Sample(4 * GIB, 0.0, spare=GIB), GIB, max_rate=8 * MIB)
     assert request == 4 * GIB - 8 * MIB

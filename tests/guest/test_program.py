@@ -95,6 +95,19 @@ def test_the_guest_keeps_what_it_uses_and_something_beyond(guest: FakeGuest, res
     assert guest.available() >= guest.total() // 16
 
 
+def test_what_more_it_could_give_is_told(guest: FakeGuest, reservation: program.Reservation) -> None:
+    reservation.look(0)
+    assert reservation.spare == guest.available() - guest.total() // 16
+    look(reservation, 1024 * MIB)
+    assert reservation.spare < program.CHUNK
+    guest.used += guest.available()
+    reservation.look(1024 * MIB)
+    guest.used = 0
+    reservation.look(1024 * MIB)
+    assert reservation.short
+    assert reservation.spare == 0, "a guest that ran short is to give nothing for a while"
+
+
 def test_less_asked_is_given_back_at_once(guest: FakeGuest, reservation: program.Reservation) -> None:
     look(reservation, 500 * MIB)
     reservation.look(100 * MIB)

@@ -63,13 +63,15 @@ class Attendant:
         before, self.instance = self.instance, instance
         self.process.pods = instance.pods
         self._set_reservation()
-        if (before.processors, before.frozen, before.method) != (instance.processors, instance.frozen, instance.method):
+        if _asks(before) != _asks(instance):
             self._processors_due = 0.0
             self._wake.set()
 
     def _set_reservation(self) -> None:
-        self.reservation.method = self.instance.method
-        self.reservation.frozen = self.instance.frozen is not None or self.instance.bar is not None
+        # Of a VM that may not be ballooned nothing is taken, and what a program holds there is given back.
+        barred = self.instance.bar is not None
+        self.reservation.method = ReclaimMethod.BALLOON if barred else self.instance.method
+        self.reservation.frozen = self.instance.frozen is not None
 
     async def run(self) -> None:
         """Attend until cancelled.
@@ -113,10 +115,10 @@ class Attendant:
         if self.instance.frozen is not None:
             return IDLE
         processors = max(0.0, self._processors_due - time.monotonic())
-        return processors if self.instance.bar is not None else min(processors, self.reservation.rest)
+        return min(processors, self.reservation.rest)
 
     async def _reserve(self) -> None:
-        if self.instance.bar is not None or not self.reservation.due:
+        if not self.reservation.due:
             return
         before = self.reservation.problem
         await self.reservation.look()
@@ -221,6 +223,10 @@ class Attendants:
         return vm.model_copy(
             update={"processors": report(attendant.instance, attendant.processors), **_method(vm, attendant)}
         )
+
+
+def _asks(instance: Instance) -> tuple[object, ...]:
+    return instance.processors, instance.frozen, instance.bar, instance.method
 
 
 def _method(vm: VirtualMachineReport, attendant: Attendant) -> dict[str, object]:

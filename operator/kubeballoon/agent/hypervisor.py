@@ -129,7 +129,8 @@ class Sample:
         lag: how long the node may take to get back what the guest gave, seconds.
         problem: why the guest gives nothing, as (reason, message), where that is known here.
         alone: why nothing in the guest could take the balloon's place, where that is known.
-        at: when the guest last told what it holds, knowing what is asked of it, seconds; None: it is as it is now.
+        pending: what the guest was asked to keep to and has not answered since, bytes; None where all is as it is now.
+        spare: what the guest says it could still give, bytes; None where it says nothing of that.
     """
 
     size: int
@@ -140,7 +141,8 @@ class Sample:
     lag: float = 0.0
     problem: tuple[str, str] | None = None
     alone: str | None = None
-    at: float | None = None
+    pending: int | None = None
+    spare: int | None = None
 
 
 class Domain(Protocol):

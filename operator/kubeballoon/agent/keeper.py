@@ -123,6 +123,7 @@ class Keeper:
         self._since = self._rearmed = clock()
         self._wake = asyncio.Event()
         self._before: demand.GuestStatistics | None = None
+        self._remembered: demand.Need | None = None  # the last estimate: demand falls slowly over gaps too
         self._ruler = demand.Ruler()
         self._barren = pacing.Backoff()
         self._told = View()
@@ -151,7 +152,7 @@ class Keeper:
         sample = Sample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
         need = None
         if report.need is not None and 0 <= self._clock() - at <= SILENT:
-            need = demand.Need(report.need, report.need, report.need, at)
+            need = self._remembered = demand.Need(report.need, report.need, report.need, at)
         problem = None if report.responsive or report.reason is None else (report.reason, report.message or "")
         self.view = self._told = View(sample=sample, need=need, problem=problem)
 
@@ -194,7 +195,7 @@ class Keeper:
             self._hypervisor.forget(str(self._pod))
         self._pod = launcher.pod
         domain = await self._hypervisor.connect(launcher, self.instance.domain)
-        if self.instance.bar is None and self.instance.frozen is None:  # a migration's job would hold the call up
+        if self._may_ask:
             await domain.set_statistics_period(self._settings.period)
         return domain
 
@@ -219,19 +220,26 @@ class Keeper:
         problem = self._problem(sample, now)
         goal = self._goal(sample, problem)
         self.view = replace(self.view, sample=sample, need=need, problem=problem, goal=goal)
-        stale = problem is not None and problem[0] == STALE and self.instance.frozen is None
-        if stale and now - self._rearmed > self._patience:
-            self._rearmed = now
-            await domain.set_statistics_period(self._settings.period)  # another client may have ended them
+        await self._rearm(domain, sample, now)
         if goal is None:
             self.view = replace(self.view, pace=replace(self.view.pace, asked=None))
             return False
-        statistics = sample.statistics
-        spare = None if need is None else max(0, statistics.actual - need.now - sample.size // _KEPT)
+        if sample.pending is None or goal > sample.pending:  # before its answer a guest is asked for nothing more
+            await self._pursue(domain, sample, goal, now)
+        return self.view.pace.asked is not None and abs(sample.statistics.actual - goal) > pacing.TOLERANCE
+
+    async def _rearm(self, domain: Domain, sample: Sample, now: float) -> None:
+        """Have a guest report again that does not: another client may have ended it, or nobody has begun it."""
+        at_fault = sample.running and sample.balloon and sample.problem is None and not self._is_fresh(sample, now)
+        if at_fault and self._may_ask and now - self._rearmed > self._patience:
+            self._rearmed = now
+            await domain.set_statistics_period(self._settings.period)
+
+    async def _pursue(self, domain: Domain, sample: Sample, goal: int, now: float) -> None:
+        """Ask for the next step on the way."""
+        statistics, need, policy = sample.statistics, self.view.need, self.mandate.policy
         troubled = need is not None and need.troubled
-        at = now if sample.at is None else sample.at
-        seen = pacing.Sample(statistics.actual, at, spare, troubled, pacing.most_off(sample.size))
-        policy = self.mandate.policy
+        seen = pacing.Sample(statistics.actual, now, _spare(sample, need), troubled, pacing.most_off(sample.size))
         max_rate = None if policy is None else policy.spec.reclaim.max_rate
         pace, request = pacing.advance(self.view.pace, seen, goal, max_rate)
         if pace.responsive != self.view.pace.responsive:
@@ -241,13 +249,19 @@ class Keeper:
         self.view = replace(self.view, pace=pace)
         if request is not None:
             await domain.set_memory(request)
-        return pace.asked is not None and abs(statistics.actual - goal) > pacing.TOLERANCE
+
+    @property
+    def _may_ask(self) -> bool:
+        """Whether the VM may be asked for anything: a migration's job would hold the call up."""
+        return self.instance.bar is None and self.instance.frozen is None
 
     def _goal(self, sample: Sample, problem: tuple[str, str] | None) -> int | None:
         """Where the VM is to be, bytes; None when it must be left as it is."""
         instance = self.instance
-        if instance.bar is not None or instance.frozen is not None:
+        if instance.frozen is not None:
             return None
+        if instance.bar is not None:  # nothing is taken from it; what it lacks all the same was taken before
+            return sample.size if sample.balloon and sample.statistics.actual < sample.size else None
         reason = None if problem is None else problem[0]
         if reason in _STANDS_STILL:
             return None
@@ -265,7 +279,8 @@ class Keeper:
         statistics = self._ruler.measure(sample.statistics)
         if statistics is None:
             return self.view.need
-        need = demand.update(self.view.need, self._before, statistics, self._settings.window)
+        known = self._remembered if self._remembered is not None and 0 <= now - self._remembered.at <= SILENT else None
+        need = self._remembered = demand.update(known, self._before, statistics, self._settings.window)
         if self._before is None or statistics.updated != self._before.updated:
             self._before = statistics
         return need
@@ -340,6 +355,14 @@ class Keeper:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
         self._wake.clear()
+
+
+def _spare(sample: Sample, need: demand.Need | None) -> int | None:
+    """What a guest could give without harm, bytes; None where its statistics do not tell."""
+    if need is None:
+        return None
+    spare = max(0, sample.statistics.actual - need.now - sample.size // _KEPT)
+    return spare if sample.spare is None else min(spare, sample.spare)
 
 
 def describe(instance: Instance, view: View, *, bound: bool) -> str | None:

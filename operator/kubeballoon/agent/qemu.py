@@ -72,6 +72,9 @@ class Qemu:
         return fields[_STARTED] if fields else ""
 
     def _is(self, pid: int) -> bool:
+        # To read the command line of a process that hangs in its own memory may hang too: only QEMUs are asked.
+        if not _text(self._proc / str(pid) / "comm").startswith("qemu"):
+            return False
         try:
             command = (self._proc / str(pid) / "cmdline").read_bytes()
         except OSError:

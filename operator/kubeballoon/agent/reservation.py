@@ -48,23 +48,27 @@ class Held:
         number: grows with every look at its guest.
         held: what it has reserved.
         available: what the guest could use beyond that.
+        spare: what it could still reserve.
     """
 
     number: int
     asked: int
     held: int
     available: int
+    spare: int
 
     def within(self, size: int) -> Held:
         """As far as it can be true of a guest of ``size`` bytes."""
-        return replace(self, held=min(self.held, size), available=min(self.available, size))
+        return replace(
+            self, held=min(self.held, size), available=min(self.available, size), spare=min(self.spare, size)
+        )
 
 
 def parse(text: bytes) -> Held | None:
     """What a status file says; None where it is not one: the guest can write anything there."""
     try:
         status = json.loads(text)
-        said = [status[key] for key in ("number", "asked", "held", "available")]
+        said = [status[key] for key in ("number", "asked", "held", "available", "spare")]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return Held(*said) if all(type(figure) is int and figure >= 0 for figure in said) else None
@@ -105,9 +109,11 @@ class Reservation:
         self._merges = merges
         self._balloon: bool | None = None  # whether the balloon works; None before that is known
         self._inflated = False  # whether the balloon holds anything back
-        self._seen = 0.0  # when it last said something new
-        self._asked = 0.0  # when it was last asked for something else
-        self._answered = 0.0  # when it last spoke knowing of that, or with time enough to
+        self._number: int | None = None  # of the program's last look that is known
+        self._seen = 0.0  # when that became known
+        self._shown: int | None = None  # of the look that the keeper saw last
+        self._asked_at = 0.0  # when the program was last asked for something else
+        self._unsure = True  # whether a program may hold memory of which nothing is known
         self._merged = 0  # bytes of the VM's process
         self._looked: float | None = None  # when the guest was last asked; None: it is to be asked at once
         self._by_program = False  # whether files are refused, and the program itself is to be run
@@ -158,7 +164,7 @@ class Reservation:
     def ask(self, reserve: int) -> None:
         """Have so many bytes reserved, as soon as the guest's agent can be asked."""
         if reserve != self.wanted:
-            self.wanted, self._looked, self._asked = reserve, None, self._clock()
+            self.wanted, self._looked, self._asked_at = reserve, None, self._clock()
             self._changed()
 
     async def look(self) -> None:
@@ -198,14 +204,22 @@ class Reservation:
             balloon=True,
             lag=MERGING if self.regained_by is Regain.KSM else 0.0,
             problem=CHANGING if self.changing else self.problem,
-            at=self._answered,
+            pending=self._pending(real.size),
         )
+        self._shown = self._number
         if self.held is None:
             return replace(sample, statistics=GuestStatistics(actual=real.size, updated=0.0))
         said = self.held.within(real.size)
         held = real.size - said.held
         statistics = GuestStatistics(actual=held, updated=self._seen, usable=said.available, held=held)
-        return replace(sample, statistics=statistics)
+        return replace(sample, statistics=statistics, spare=said.spare)
+
+    def _pending(self, size: int) -> int | None:
+        """What was asked, as long as nothing new was said by a program that knew of it, or had the time to."""
+        if self.wanted is None or self.held is None or self._clock() - self._asked_at > FORGOTTEN:
+            return None
+        answered = self.held.asked == self.wanted and self._number != self._shown
+        return None if answered else size - self.wanted
 
     def _beside(self, real: Sample) -> Sample:
         """The real sample, less what the program holds all the same."""
@@ -232,7 +246,7 @@ class Reservation:
     def _interval(self) -> float:
         """Seconds between looks."""
         if self.held is None:
-            return PROBE if self._needed else math.inf
+            return PROBE if self._needed or self._unsure else math.inf
         if not (self._chosen or self._holds):
             return math.inf
         return STEP if self.moving else LOOK
@@ -250,13 +264,11 @@ class Reservation:
     def _take(self, text: bytes | None) -> None:
         now, held = self._clock(), None if text is None else parse(text)
         if held is None:
-            self.held = None
-        elif self.held is None or held.number != self.held.number:
-            self.held, self._seen, self.problem = held, now, None
-            if self.wanted in (None, held.asked) or now - self._asked > FORGOTTEN:
-                self._answered = now
-        elif now - self._seen > FORGOTTEN:
-            self.held = None
+            self.held, self._unsure = None, False
+        elif held.number != self._number:
+            self.held, self._number, self._seen, self.problem, self._unsure = held, held.number, now, None, False
+        elif now - self._seen > FORGOTTEN:  # it has ended, and its memory is free; or it was only stopped
+            self.held, self._unsure = None, held.held > 0
 
     def _miss(self, problem: Problem) -> None:
         """The guest cannot be asked; what the program holds it holds on."""

@@ -80,9 +80,9 @@ def _lacks(report: VirtualMachineReport, age: float) -> str | None:
 def _lacks_memory(report: VirtualMachineReport) -> str | None:
     if report.target is not None:
         return f"is still asked to keep to {human(report.target)}"
-    if not report.eligible:
-        return None
     if report.actual is None:
+        if not report.eligible:
+            return None
         return f"is out of sight ({report.message or 'its agent does not reach it'})"
     if report.size - report.actual <= report.size // _ALLOWANCE:
         return None

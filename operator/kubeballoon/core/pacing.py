@@ -27,7 +27,7 @@ class Sample:
 
     Attributes:
         actual: what the balloon leaves it, bytes.
-        at: when it was so, seconds; a look that shows nothing newer than the last tells nothing of its speed.
+        at: seconds.
         spare: what it could give now without harm, bytes; None when its statistics do not tell.
         troubled: it swaps or refaults.
         off: by which its balloon may be off its goal and has still arrived, bytes.
@@ -139,8 +139,6 @@ def _withdraw(pace: Pace, sample: Sample, goal: int) -> tuple[Pace, int]:
 
 def _judge(before: Pace, sample: Sample, goal: int) -> Pace:
     """What the guest did since the last look tells of its speed."""
-    if before.asked is not None and sample.at <= before.at:
-        return before
     looked = replace(before, held=sample.actual, at=sample.at)
     if before.asked is None:
         return replace(looked, mark=sample.actual)

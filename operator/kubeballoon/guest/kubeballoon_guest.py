@@ -106,7 +106,10 @@ class Reservation:
     """Follows the request, in steps as large as the guest is seen to bear."""
 
     def __init__(self, guest: Guest, hoard: Hoard) -> None:
-        """Reserve memory of ``guest`` in ``hoard``; ``short`` says whether the guest has run short of late."""
+        """Reserve memory of ``guest`` in ``hoard``.
+
+        ``short`` says whether the guest has run short of late, ``spare`` how many bytes more it could give.
+        """
         self._guest = guest
         self._hoard = hoard
         self._step = FIRST_STEP
@@ -114,6 +117,7 @@ class Reservation:
         self._looked = time.monotonic()
         self._short_at: Optional[float] = None
         self.short = False
+        self.spare = 0
 
     def look(self, asked: int) -> bool:
         """Take one step toward what is asked, bytes; whether another should follow soon."""
@@ -124,18 +128,24 @@ class Reservation:
             self._short_at, self._step = now, FIRST_STEP
             self._hoard.shrink(max(kept - available, self._hoard.held // 4))
         self.short = self._short_at is not None and now - self._short_at < PAUSE
+        self.spare = 0 if self.short else max(0, available - kept)
         missing = asked - self._hoard.held
         if missing < 0:
             self._hoard.shrink(-missing)
             return False
-        step = min(missing, self._step, available - kept)
-        if self.short or step < CHUNK:
+        return self._grow(min(missing, self._step, self.spare), now)
+
+    def _grow(self, step: int, now: float) -> bool:
+        """Hold about ``step`` bytes more; whether that went well."""
+        if step < CHUNK:
             return False
+        before = self._hoard.held
         try:
             self._hoard.grow(step)
         except OSError:
-            self._short_at = now
+            self._short_at, self.spare = now, 0
             return False
+        self.spare -= self._hoard.held - before
         self._step = min(LARGEST_STEP, 2 * self._step)
         return True
 
@@ -183,6 +193,7 @@ def run(directory: str) -> None:
             "asked": request["reserve"],
             "held": hoard.held,
             "available": guest.available(),
+            "spare": reservation.spare,
             "short": reservation.short,
             "number": number,
         }
