@@ -11,8 +11,7 @@ from hack import chart
 from hack.controlplane import ControlPlane, open_control_plane
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
 from tests.support.cluster import FakeNode
-from tests.support.processes import Command, controller
-from tests.support.waiting import until
+from tests.support.processes import Command, await_leadership, controller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +55,7 @@ def installed(control_plane: ControlPlane, pytestconfig: pytest.Config) -> Contr
 def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """A controller that leads, for all tests of a file."""
     with controller(installed, tmp_path_factory.mktemp("controller") / "log", "--cool-down=1s") as command:
-        until(lambda: "leading" in command.said())
+        await_leadership(command)
         yield command
         assert command.process.poll() is None
         assert "Traceback" not in command.said()

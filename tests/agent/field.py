@@ -21,7 +21,7 @@ from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster.snapshot import core_node
 from tests.support.cluster import AS_CONTROLLER, memory_policy
-from tests.support.processes import Command
+from tests.support.processes import Command, await_leadership
 from tests.support.waiting import until
 
 SYSTEM = "kubeballoon-system"
@@ -223,7 +223,7 @@ class Field:
         led = 0 if self.controller is None else self.controller.said().count("leading")
         account = self.plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
         self.controller = self._command("controller", account, f"--namespace={SYSTEM}", "--cool-down=1s")
-        until(lambda: self.running.said().count("leading") > led)
+        await_leadership(self.running, led)
 
     def _command(self, command: str, kubeconfig: Path, *options: str) -> Command:
         log = self._logs / f"{command}.log"

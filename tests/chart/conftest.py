@@ -47,7 +47,7 @@ def cluster(tools: None) -> Iterator[ControlPlane]:  # noqa: ARG001 - they are b
         stack.callback(kwok.stop, 5.0)
         for name in (*VM_NODES, OTHER_NODE):
             plane.apply(_node(name, vms=name in VM_NODES))
-        until(lambda: all(_is_ready(plane, name) for name in (*VM_NODES, OTHER_NODE)))
+        until(lambda: all(_is_ready(plane, name) for name in (*VM_NODES, OTHER_NODE)), 60)
         for name in (*VM_NODES, OTHER_NODE):
             # The API server taints a new node as not ready, and the controller that would untaint it does not run here.
             plane.apply(_node(name, vms=name in VM_NODES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from hack.chart import CHART, NAMESPACE, RELEASE, helm
 from hack.controlplane import ControlPlane, ControlPlaneError
 from tests.chart.conftest import OTHER_NODE, VM_NODES
 from tests.support import pods
-from tests.support.cluster import FakeNode, Object, asked, get, memory_policy
-from tests.support.processes import Command
+from tests.support.cluster import FakeNode, asked, get, memory_policy
+from tests.support.processes import Command, await_leadership
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -24,16 +24,17 @@ pytestmark = pytest.mark.cluster
 GUESTS = "guests"
 CRD = "crd/memorypolicies.kubeballoon.io"
 WHERE = f"--namespace={NAMESPACE}"
+LIMIT = "--timeout=240s"
+SECONDS = 300.0  # more than helm's own limit, so that helm says what it waited for
 MONITORING = "--set=monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboard.enabled=true"
 
 
 def install(cluster: ControlPlane, *options: str, verb: str = "install", chart: Path = CHART) -> str:
-    wait = ("--wait", "--timeout=60s")
-    return helm(verb, RELEASE, chart, WHERE, *wait, *options, kubeconfig=cluster.kubeconfig, seconds=90)
+    return helm(verb, RELEASE, chart, WHERE, "--wait", LIMIT, *options, kubeconfig=cluster.kubeconfig, seconds=SECONDS)
 
 
 def uninstall(cluster: ControlPlane, *options: str) -> str:
-    return helm("uninstall", RELEASE, WHERE, *options, kubeconfig=cluster.kubeconfig, seconds=90)
+    return helm("uninstall", RELEASE, WHERE, LIMIT, *options, kubeconfig=cluster.kubeconfig, seconds=SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def controller(notes: str, cluster: ControlPlane, tmp_path_factory: pytest.TempP
     """The controller of the installed Deployment, which leads."""
     pod = pods.running_pod(cluster, NAMESPACE, "controller")
     with pods.run(cluster, pod, tmp_path_factory.mktemp("controller") / "log") as command:
-        until(lambda: "leading" in command.said())
+        await_leadership(command)
         yield command
         assert "Traceback" not in command.said()
 
@@ -90,8 +91,8 @@ def test_its_agent_reports_with_its_own_token(notes: str, cluster: ControlPlane,
     (tmp_path / "pods").mkdir()
     container["args"] += [f"--node-name={name}", f"--pods-dir={tmp_path / 'pods'}"]  # not this machine's own
     with pods.run(cluster, pod, tmp_path / "log") as command:
-        until(lambda: cluster.kubectl("get", "nodepressure", name, "--ignore-not-found"))
-        until(lambda: get(cluster, "nodepressure", name).get("status", {}).get("state"))
+        until(lambda: cluster.kubectl("get", "nodepressure", name, "--ignore-not-found"), 60)
+        until(lambda: get(cluster, "nodepressure", name).get("status", {}).get("state"), 60)
         assert "forbidden" not in command.said()
 
 
@@ -109,22 +110,24 @@ def test_an_upgrade_brings_new_crds_and_keeps_policies(node: FakeNode, cluster: 
     path.write_text(yaml.safe_dump(definition))
     install(cluster, "--set=controller.replicas=3", verb="upgrade", chart=newer)
     assert get(cluster, CRD)["spec"]["names"]["shortNames"] == ["mempol", "newer"]
-    assert get(cluster, "deployment", "kubeballoon-controller", WHERE)["status"]["readyReplicas"] == 3
+    deployment = ("deployment", "kubeballoon-controller", WHERE)
+    until(lambda: get(cluster, *deployment)["status"].get("readyReplicas") == 3, 60)  # helm is content with fewer
     assert get(cluster, "mempol", "default")["metadata"]["generation"] == 1
     assert len(node.targets()) == 3
 
 
-def hook(cluster: ControlPlane, log: Path, node: FakeNode) -> Object:
-    """Run the release that helm's hook asks for, and play the agent beside it; the pod it ran in."""
+def hook(cluster: ControlPlane, log: Path, node: FakeNode, controller: Command) -> None:
+    """Run the release that helm's hook asks for, and play the agent beside it."""
     pod = pods.running_pod(cluster, NAMESPACE, "release")
     with pods.run(cluster, pod, log) as command:
-        until(lambda: "request withdrawn" in command.said())
+        until(lambda: "request withdrawn" in command.said(), 60)
+        assert controller.process.wait(60) == 1  # until then it may ask again
+        until(lambda: all(asked(cluster, GUESTS, name) == {} for name in node.vms), 60)
         node.report()
-        until(lambda: "is still asked" not in command.said().splitlines()[-1])
+        until(lambda: f"{GUESTS}/a on {node.name}: has " in command.said(), 60, command.said)
         node.report(follow=True)
         assert command.process.wait(60) == 0, command.said()
     pods.end(cluster, pod)
-    return pod
 
 
 def test_an_uninstallation_gives_everything_back_first(
@@ -132,15 +135,12 @@ def test_an_uninstallation_gives_everything_back_first(
 ) -> None:
     node.report(follow=True)
     with ThreadPoolExecutor() as pool:
-        ran: Future[Object] = pool.submit(hook, cluster, tmp_path / "log", node)
-        uninstall(cluster)
-        ran.result()
-    assert controller.process.wait(20) == 1
+        uninstalled = pool.submit(uninstall, cluster)
+        hook(cluster, tmp_path / "log", node, controller)
+        uninstalled.result()
     assert "leadership was lost" in controller.said()
     assert all(asked(cluster, GUESTS, name) == {} for name in node.vms)
-    log = (tmp_path / "log").read_text()
-    assert f"{GUESTS}/a on {node.name}: has " in log
-    assert "every VM has its memory" in log
+    assert "every VM has its memory" in (tmp_path / "log").read_text()
     kinds = "deployment,daemonset,job,role,rolebinding,poddisruptionbudget,podmonitor,prometheusrule,networkpolicy"
     assert not get(cluster, kinds, WHERE)["items"]
     ours = "--selector=app.kubernetes.io/instance=kubeballoon"
@@ -157,4 +157,4 @@ def test_who_asks_for_it_loses_the_crds_too(node: FakeNode, cluster: ControlPlan
     node.remove()
     said = uninstall(cluster)
     assert "kept due to the resource policy" not in said
-    until(lambda: not cluster.kubectl("get", CRD, "--ignore-not-found"))
+    until(lambda: not cluster.kubectl("get", CRD, "--ignore-not-found"), 60)

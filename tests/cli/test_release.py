@@ -11,7 +11,7 @@ import pytest
 
 from hack.controlplane import ControlPlane
 from tests.support.cli import balloon
-from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, asked, condition, get, memory_policy
+from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, asked, condition, get, may, memory_policy
 from tests.support.waiting import throughout, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
@@ -168,6 +168,7 @@ def test_an_account_with_the_least_privileges_releases_all(
     installed.kubectl(
         "create", "clusterrolebinding", f"{namespace}-{name}", f"--clusterrole={namespace}-{name}", subject
     )
+    until(lambda: may(installed, f"system:serviceaccount:{namespace}:{name}", "patch", "memorypolicies"), 60)
     kubeconfig = installed.service_account_kubeconfig(namespace, name)
     released = background.submit(balloon, kubeconfig, "release", "--all")
     until(lambda: squeezed.targets() == {})

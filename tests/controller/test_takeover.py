@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 
 from hack.controlplane import ControlPlane
-from kubeballoon.cluster.lease import DURATION, RETRY
 from tests.support.cluster import FakeNode, asked, get, memory_policy
-from tests.support.processes import SYSTEM, Command, controller
+from tests.support.processes import LEAD_SECONDS, SYSTEM, Command, controller
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
-
-SLOW_MACHINE = 15.0  # seconds for what takes a fraction of one
 
 
 def holder(plane: ControlPlane) -> str:
@@ -38,7 +35,7 @@ def test_when_the_leader_is_killed_the_other_replica_goes_on(
     node.report()
     installed.apply(memory_policy("default", memory={"min": "256Mi"}))
     with controller(installed, tmp_path / "first") as first, controller(installed, tmp_path / "second") as second:
-        until(lambda: leads(installed, first) or leads(installed, second))
+        until(lambda: leads(installed, first) or leads(installed, second), LEAD_SECONDS)
         leader, other = (first, second) if leads(installed, first) else (second, first)
         until(lambda: minimums() == {"256Mi"})
         until(lambda: "standing by" in other.said())
@@ -47,6 +44,6 @@ def test_when_the_leader_is_killed_the_other_replica_goes_on(
         # Nobody gave the Lease back: requests hold, and a change of the policy waits for the other replica.
         assert not holder(installed).endswith(f"_{other.process.pid}")
         installed.apply(memory_policy("default", memory={"min": "300Mi"}))
-        until(lambda: leads(installed, other), DURATION + RETRY + SLOW_MACHINE)
+        until(lambda: leads(installed, other), LEAD_SECONDS)
         until(lambda: minimums() == {"300Mi"})
         assert "Traceback" not in other.said()

@@ -12,7 +12,7 @@ from kubeballoon.cluster.client import Cluster, NotFoundError
 from kubeballoon.cluster.lease import Lease
 from kubeballoon.release.work import Release
 from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, asked, get
-from tests.support.processes import Command
+from tests.support.processes import Command, await_leadership
 from tests.support.waiting import Clock, until
 
 
@@ -66,7 +66,7 @@ def released(plane: ControlPlane, namespace: str, log: Path, wait: str) -> Comma
 @pytest.mark.cluster
 def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, short: FakeNode, tmp_path: Path) -> None:
     with released(installed, short.namespace, tmp_path / "log", "2s") as command:
-        assert command.process.wait(30) == 1
+        assert command.process.wait(60) == 1
     last = command.said().splitlines()[-1]
     assert last.startswith("kubeballoon: not all memory is back after 2s: ")
     assert last.endswith(f"{short.namespace}/a on {short.name}: is still asked to keep to 256 MiB")
@@ -78,13 +78,13 @@ def test_it_takes_the_lease_from_whoever_holds_it(installed: ControlPlane, short
     where = f"--namespace={short.namespace}"
     options = (f"--kubeconfig={installed.kubeconfig}", where)
     with Command(tmp_path / "leader", "controller", *options) as leader:
-        until(lambda: "leading" in leader.said())
-        with released(installed, short.namespace, tmp_path / "log", "30s") as command:
-            assert leader.process.wait(20) == 1
+        await_leadership(leader)
+        with released(installed, short.namespace, tmp_path / "log", "120s") as command:
+            assert leader.process.wait(60) == 1
             assert "leadership was lost" in leader.said()
-            until(lambda: asked(installed, short.namespace, "a") == {})
+            until(lambda: asked(installed, short.namespace, "a") == {}, 60)
             short.report(follow=True)
-            assert command.process.wait(30) == 0
+            assert command.process.wait(150) == 0
     lease = get(installed, "lease", "kubeballoon-controller", where)["spec"]
     assert lease["holderIdentity"].startswith("release_")
     assert lease["leaseDurationSeconds"] == 60
@@ -96,6 +96,6 @@ def test_a_missing_privilege_ends_it_in_one_line(installed: ControlPlane, namesp
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     options = ("--all", f"--namespace={namespace}", f"--kubeconfig={kubeconfig}")
     with Command(tmp_path / "log", "release", *options) as command:
-        assert command.process.wait(30) == 1
+        assert command.process.wait(60) == 1
     assert len(command.said().splitlines()) == 1
     assert "cannot get resource" in command.said()

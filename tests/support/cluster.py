@@ -53,6 +53,18 @@ def asked(plane: ControlPlane, namespace: str, name: str) -> dict[str, str]:
     return {key.split("/")[1]: annotations[key] for key in CONTROLLER_ANNOTATIONS if key in annotations}
 
 
+def may(plane: ControlPlane, user: str, verb: str, kind: str, **where: str) -> bool:
+    """Whether a user may: a role counts a moment after it was bound. ``where`` names other groups, or a namespace."""
+    resource = {"group": "kubeballoon.io", "resource": kind, "verb": verb, **where}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": user, "resourceAttributes": resource},
+    }
+    answer = plane.kubectl("create", "--output=json", "--filename=-", stdin=json.dumps(review))
+    return bool(json.loads(answer)["status"]["allowed"])
+
+
 class FakeNode:
     """A node without a kubelet, and the report that its agent would write, written by the test."""
 

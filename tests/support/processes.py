@@ -11,8 +11,11 @@ from typing import Self
 from hack.chart import agent_kubeconfig
 from hack.controlplane import ControlPlane
 from hack.lab import LabNode
+from kubeballoon.cluster.lease import DURATION, RETRY
+from tests.support.waiting import until
 
 STOP_SECONDS = 15.0
+LEAD_SECONDS = DURATION + RETRY + 45.0  # until a Lease that nobody gave back is had, on a machine slow to start Python
 SYSTEM = "kubeballoon-system"
 
 
@@ -71,3 +74,8 @@ def controller(plane: ControlPlane, log: Path, *options: str) -> Command:
     """A controller, as its ServiceAccount."""
     kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
     return Command(log, "controller", f"--kubeconfig={kubeconfig}", f"--namespace={SYSTEM}", *options)
+
+
+def await_leadership(command: Command, led: int = 0) -> None:
+    """Wait until a controller leads; ``led`` is how often its log told so before it was started."""
+    until(lambda: command.said().count("leading") > led, LEAD_SECONDS, command.said)
