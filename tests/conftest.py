@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
@@ -83,13 +84,22 @@ def lab_node(pytestconfig: pytest.Config) -> Iterator[LabNode]:
 
 @pytest.fixture(scope="session")
 def lab_guest(lab_node: LabNode) -> LauncherPod:
-    """A guest that all tests share; each leaves it without load."""
-    (pod,) = lab_node.boot([GuestSpec(name="shared", stats_period=1)])
+    """A guest that all tests share; each leaves it without load.
+
+    It reports no free pages: what the host regains of it was the balloon's doing.
+    """
+    spec = GuestSpec(name=_of_this_run("shared"), stats_period=1, free_page_reporting=False)
+    (pod,) = lab_node.boot([spec])
     return pod
 
 
 @pytest.fixture(scope="session")
 def wide_guest(lab_node: LabNode) -> LauncherPod:
     """A guest with four processors that all tests share; each leaves it with all of them."""
-    (pod,) = lab_node.boot([GuestSpec(name="wide", vcpus=4)])
+    (pod,) = lab_node.boot([GuestSpec(name=_of_this_run("wide"), vcpus=4)])
     return pod
+
+
+def _of_this_run(name: str) -> str:
+    """A name that no other process that runs tests gives: agents find QEMU by its guest's name."""
+    return f"{name}-{os.getpid()}"

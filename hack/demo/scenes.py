@@ -187,7 +187,7 @@ SCENES = {
     ),
     "unplug": Scene((GuestSpec(name="vm-1", vcpus=3),), 1024 * MIB, "unplug.yaml", _unplug),
     "guest-agent": Scene(
-        (GuestSpec(name="vm-1", memory_bytes=384 * MIB, balloon=False, python=True),),
+        (GuestSpec(name="vm-1", memory_bytes=384 * MIB, balloon=False, python=True, mergeable=True),),
         1024 * MIB,
         "guest-agent.yaml",
         _guest_agent,

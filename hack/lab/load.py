@@ -14,7 +14,7 @@ from typing import Self
 from .errors import DeadlineError, GuestKilledError, LabError
 from .sockets import short_path
 
-LOAD_SECONDS = 60.0
+LOAD_SECONDS = 180.0  # a guest that swaps takes minutes on a busy machine
 
 _NUMBER = re.compile(r"(\w+)=(-?\d+)")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,14 +20,16 @@ from .spec import GuestSpec
 
 _BOOT_SECONDS = 60.0  # a guest is up within 15, within 40 on a busy machine
 _HOLD = """
-import sys
-for group in sys.argv[2:]:
+import mmap, sys
+for group in sys.argv[1:]:
     open(f"{group}/cgroup.procs", "w").write("0")
-held = bytearray(int(sys.argv[1]))
-for page in range(0, len(held), 4096):
-    held[page] = 1
-print(flush=True)
-sys.stdin.read()
+held = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for line in sys.stdin:
+    before = len(held)
+    held.resize(int(line))
+    for page in range(before, len(held), mmap.PAGESIZE):
+        held[page] = 1
+    print(flush=True)
 """
 
 
@@ -133,18 +135,25 @@ class LabNode:
         self.pods.pop(name).stop()
 
     @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Something that is no VM holds so many bytes of the node meanwhile.
+    def holding(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Something that is no VM holds so many bytes of the node meanwhile, or as many as what is yielded is told.
 
         Raises:
             LabError: The node's memory did not suffice for it.
         """
-        command = [sys.executable, "-c", _HOLD, str(size), *map(str, self._group.directories)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            try:
-                if process.stdout is None or not process.stdout.readline():
+        command = [sys.executable, "-c", _HOLD, *map(str, self._group.directories)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+            def hold(size: int) -> None:
+                if process.stdin is None or process.stdout is None:
+                    raise LabError(f"nothing holds memory of {self.name}")
+                print(size, file=process.stdin, flush=True)
+                if not process.stdout.readline():
                     raise LabError(f"{self.name} has no {size} bytes left")
-                yield
+
+            try:
+                hold(size)
+                yield hold
             finally:
                 process.kill()
 

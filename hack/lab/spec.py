@@ -17,8 +17,9 @@ _FIRMWARE_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "lab.kubeballoon.io")
 KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 psi=1 memhp_default_state=online no_timer_check"
 """For any guest. Without the last, an emulated guest on a busy machine may panic: "IO-APIC + timer doesn't work"."""
 
-# Domain paths are those inside the launcher; see launcher.sh. Unlike KubeVirt's, the domain boots a kernel of the lab's
-# and has a port for the load generator; everything else that matters to memory and processors is KubeVirt's.
+# Domain paths are those inside the launcher; see launcher.sh. Unlike KubeVirt's, the domain boots a kernel of the
+# lab's, has a port for the load generator, and keeps out of KSM unless it is to be merged; everything else that matters
+# to memory and processors is KubeVirt's.
 _DOMAIN = """\
 <domain type='{virtualization}'>
   <name>{domain_name}</name>
@@ -52,8 +53,10 @@ _DOMAIN = """\
 _MAX_MEMORY = """  <maxMemory slots='1' unit='b'>{bytes}</maxMemory>
 """
 _NUMA = "<numa><cell id='0' cpus='0-{last_vcpu}' memory='{kib}' unit='KiB'/></numa>"
-_UNDISCARDABLE = """  <memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>
+_BACKING = """  <memoryBacking>{options}</memoryBacking>
 """
+_UNMERGEABLE = "<nosharepages/>"
+_UNDISCARDABLE = "<source type='file'/><access mode='shared'/>"
 _PLUGGABLE = """<memory model='virtio-mem'>
   <target>
     <size unit='b'>{most}</size><node>0</node><block unit='MiB'>2</block><requested unit='b'>{requested}</requested>
@@ -91,6 +94,7 @@ class GuestSpec:
         disk_bytes: The size of a disk of zeros that the load generator can read into the page cache; 0 for none.
         discardable: QEMU can give back what the balloon takes. Otherwise it stays with the host's process, as where a
             device that is passed through pins it.
+        mergeable: KSM may merge its pages with those that are alike, also of other guests, and of other nodes' here.
         max_memory_bytes: How large it can be made while it runs (KubeVirt's maxGuest); None: no larger.
         reboots: It boots anew when it is reset; otherwise a reset, like a panic, ends it.
     """
@@ -111,6 +115,7 @@ class GuestSpec:
     swap_bytes: int = 0
     disk_bytes: int = 0
     discardable: bool = True
+    mergeable: bool = False
     max_memory_bytes: int | None = None
     reboots: bool = False
 
@@ -165,7 +170,7 @@ class GuestSpec:
             balloon=self._balloon_xml(),
             max_memory="" if self.max_memory_bytes is None else _MAX_MEMORY.format(bytes=self.max_memory_bytes),
             numa="" if self.max_memory_bytes is None else self._numa_xml(),
-            backing="" if self.discardable else _UNDISCARDABLE,
+            backing=self._backing_xml(),
         )
 
     def pluggable_xml(self, requested: int) -> str:
@@ -178,6 +183,10 @@ class GuestSpec:
             raise ValueError(f"{self.name} cannot grow: it has no max_memory_bytes")
         most = self.max_memory_bytes - self.memory_bytes
         return _PLUGGABLE.format(most=most, requested=requested, alias=PLUGGABLE)
+
+    def _backing_xml(self) -> str:
+        options = ("" if self.mergeable else _UNMERGEABLE) + ("" if self.discardable else _UNDISCARDABLE)
+        return _BACKING.format(options=options) if options else ""
 
     def _numa_xml(self) -> str:
         return _NUMA.format(last_vcpu=self.most_vcpus - 1, kib=self.memory_bytes // 1024)

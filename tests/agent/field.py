@@ -6,8 +6,9 @@ import json
 import signal
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,8 +22,8 @@ from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster.snapshot import core_node
 from tests.support.cluster import AS_CONTROLLER, memory_policy
+from tests.support.patience import eventually
 from tests.support.processes import Command, await_leadership
-from tests.support.waiting import until
 
 SYSTEM = "kubeballoon-system"
 SIZE = 256 * MIB
@@ -39,8 +40,8 @@ class Field:
     def __init__(self, plane: ControlPlane, name: str, memory: int, logs: Path) -> None:
         """Be a node of ``memory`` bytes with ``GUESTS`` and one without a driver, governed by one policy.
 
-        What the guests' own processes need differs between machines, and is made up for: ``GUESTS`` share
-        ``CAPACITY``.
+        What others than VMs need differs between machines and over time, and is made up for by `trim`: ``GUESTS``
+        share ``CAPACITY``.
         """
         self.plane = plane
         self.lab = LabNode(name, memory)
@@ -48,7 +49,8 @@ class Field:
         self._exits = ExitStack()
         self._ballast = ExitStack()
         self._ballast_bytes = 0
-        self._port = _free_port()
+        self._resize: Callable[[int], None]
+        self._port: int
         self.controller: Command | None = None
 
     def __enter__(self) -> Self:
@@ -93,16 +95,14 @@ class Field:
         return found
 
     def capacity(self) -> int:
-        """What the node has for VMs, bytes."""
-        status = NodePressureStatus.model_validate(self.status())
-        return core_node(self.lab.name, status, lambda _: None, {}).capacity
+        """What the node has for ``GUESTS``, bytes: as the agent sees it now, for a report may be a percent off."""
+        node = core_node(self.lab.name, NodePressureStatus.model_validate(self.status()), lambda _: None, {})
+        other = round(self._metric("kubeballoon_node_memory_bytes", kind="other"))
+        return replace(node, other=other).capacity - HOPELESS
 
     def looks(self) -> float:
         """How often the agent has looked at guests since its start."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-        name = "kubeballoon_agent_look_duration_seconds_count"
-        return next(sample.value for family in families for sample in family.samples if sample.name == name)
+        return self._metric("kubeballoon_agent_look_duration_seconds_count")
 
     def annotate(self, name: str, **asked: str | None) -> None:
         """Annotate a VMI as the controller would, or somebody who forges."""
@@ -125,7 +125,23 @@ class Field:
             state = [] if status.get("state") == "High" else [status]
             return state + [reports.get(name) for name in GUESTS if not _at_rest(reports.get(name, {}))]
 
-        until(lambda: not restless(), 60, restless)
+        eventually(lambda: not restless(), tell=restless)
+
+    def trim(self) -> None:
+        """Have ``GUESTS`` share ``CAPACITY`` again, whatever others than VMs have come to use; the node is at rest."""
+        seen = (0.0, 0)
+
+        def settled() -> int:
+            """The capacity, when it is what it was before each guest was looked at twice."""
+            nonlocal seen
+            looks = self.looks()
+            if looks < seen[0] + 2 * len(GUESTS):
+                return 0
+            before, seen = seen[1], (looks, self.capacity())
+            return seen[1] if abs(seen[1] - before) <= MIB else 0
+
+        self._ballast_bytes += eventually(settled, tell=lambda: seen) - CAPACITY
+        self._resize(self._ballast_bytes)
 
     def unharmed(self) -> bool:
         """Whether no guest was taken below its minimum, and nothing was killed."""
@@ -180,7 +196,7 @@ class Field:
         """Something else holds nearly all that is left of the node meanwhile; it is reported High after that."""
         with self.lab.holding(self.lab.memory_bytes - self.lab.used_bytes() - 24 * MIB):
             yield
-        until(lambda: self.status()["state"] == "High", 30)
+        eventually(lambda: self.status()["state"] == "High")
 
     def restart_agent(self) -> None:
         """The agent is killed, and another started."""
@@ -199,8 +215,8 @@ class Field:
         for pod in self.lab.boot(specs):
             self.present(pod)
         self._start_agent()
-        until(lambda: all(self.reports().get(name, {}).get("need") for name in GUESTS), 60)
-        self._ballast_bytes = self.capacity() - HOPELESS - CAPACITY
+        eventually(lambda: all(self.reports()[name].get("need") for name in GUESTS), tell=self.reports)
+        self._ballast_bytes = self.capacity() - CAPACITY
         self._exits.callback(self._ballast.close)
         self._hold()
         self._start_controller()
@@ -212,9 +228,18 @@ class Field:
         self.patch(name, {"spec": {"domain": {"memory": {"guest": str(size)}}}})
 
     def _hold(self) -> None:
-        self._ballast.enter_context(self.lab.holding(self._ballast_bytes))
+        self._resize = self._ballast.enter_context(self.lab.holding(self._ballast_bytes))
+
+    def _metric(self, name: str, **labels: str) -> float:
+        """What the agent exports, with at least these labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+        found = {sample.name: sample.value for sample in samples if labels.items() <= sample.labels.items()}
+        return float(found[name])
 
     def _start_agent(self) -> None:
+        self._port = _free_port()
         options = (f"--node-name={self.lab.name}", f"--pods-dir={self.lab.pods_dir}")
         node = (f"--node-memory-cgroup={self.lab.cgroup}", f"--listen=127.0.0.1:{self._port}")
         self.agent = self._command("agent", agent_kubeconfig(self.plane, self.lab.name), *options, *node, *_AGENT)
@@ -242,6 +267,7 @@ def _at_rest(vm: dict[str, Any]) -> bool:
 
 
 def _free_port() -> int:
+    """A port that is free at this moment: to be used at once."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

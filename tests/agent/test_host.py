@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from hack.lab import MIB
 from hack.lab.cgroups import NodeCgroup
 from kubeballoon.agent.host import Host, HostError
+from tests.support.patience import SLOW
 
 _THRASH = """
 import mmap, sys
@@ -63,7 +65,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.guest
 def test_tasks_that_stall_raise_the_alarm_at_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    group = NodeCgroup.create(tmp_path.name[:20], 32 * MIB)
+    group = NodeCgroup.create(f"kubeballoon-test-{uuid.uuid4().hex[:8]}", 32 * MIB)
     raised = threading.Event()
     host = Host(cgroup=group.memory)
     try:
@@ -71,7 +73,7 @@ def test_tasks_that_stall_raise_the_alarm_at_once(tmp_path: Path) -> None:
         command = [sys.executable, "-c", _THRASH, str(file), str(96 * MIB), *map(str, group.directories)]
         with subprocess.Popen(command) as process:
             try:
-                assert raised.wait(30)
+                assert raised.wait(SLOW)
                 assert host.memory().stall.full >= 10
             finally:
                 process.kill()

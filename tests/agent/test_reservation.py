@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,14 +16,17 @@ from hack.lab.ksm import merging
 from kubeballoon.agent import guestagent
 from kubeballoon.agent.guestagent import GuestAgent
 from kubeballoon.agent.hypervisor import AgentError, Sample
+from kubeballoon.agent.keeper import INEFFECTIVE
 from kubeballoon.agent.reservation import CHANGING, DIRECTORY, FORGOTTEN, LOOK, PROGRAM, Reservation, ReservingDomain
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import ReclaimMethod, Regain
 from kubeballoon.core.demand import GuestStatistics
 from kubeballoon.guest import kubeballoon_guest
+from tests.support.guests import booted
+from tests.support.patience import eventually
 from tests.support.processes import agent
 from tests.support.reports import annotate, presented, reported
-from tests.support.waiting import Clock, until
+from tests.support.waiting import Clock
 
 STATUS, REQUEST = f"{DIRECTORY}/status", f"{DIRECTORY}/request"
 SIZE = 1024 * MIB
@@ -310,20 +312,18 @@ async def test_an_agent_that_does_not_answer_leaves_what_is_held_as_it_is(guest:
 @pytest.fixture
 def bare(installed: ControlPlane, lab_node: LabNode) -> Iterator[LauncherPod]:
     """A guest without balloon, in which the program runs; its memory has all been used before."""
-    (pod,) = lab_node.boot([GuestSpec(name="bare", balloon=False, python=True, memory_bytes=384 * MIB)])
-    try:
+    spec = GuestSpec(name="bare", balloon=False, python=True, mergeable=True, memory_bytes=384 * MIB)
+    with booted(lab_node, spec) as pod:
         install_program(pod)
-        pod.load.set(180)
+        pod.load.set(230)
         pod.load.set(0)
         with presented(installed, lab_node, pod):
             yield pod
-    finally:
-        lab_node.stop("bare")
 
 
 def install_program(pod: LauncherPod) -> None:
     pod.run(f"mkdir -p {Path(PROGRAM).parent}; echo done >/run/made")
-    until(lambda: pod.read_file("/run/made"))
+    eventually(lambda: pod.read_file("/run/made"))
     pod.write_file(PROGRAM, Path(kubeballoon_guest.__file__).read_bytes())
     pod.run(f"/usr/bin/python3 {PROGRAM}")
 
@@ -335,22 +335,21 @@ def test_a_guest_without_a_driver_gives_memory_to_the_node_and_takes_it_back(
 ) -> None:
     size, reserved = bare.spec.memory_bytes, 150 * MIB
     with merging(), agent(installed, lab_node, tmp_path / "agent"):
-        until(lambda: reported(installed, lab_node, bare).get("method") == "GuestAgent", 60)
+        eventually(lambda: reported(installed, lab_node, bare).get("method") == "GuestAgent")
         before = bare.proportional_bytes()
         annotate(installed, bare, memory_target=str(size - reserved))
-        until(lambda: bare.proportional_bytes() < before - 100 * MIB, 90)
+        eventually(lambda: bare.proportional_bytes() < before - 100 * MIB)
 
-        def settled() -> dict[str, Any]:
+        def settled() -> bool:
             vm = reported(installed, lab_node, bare)
             there = parse_quantity(vm["actual"]) == size - reserved and parse_quantity(vm["claimed"]) == reserved
-            return vm if there and parse_quantity(vm["resident"]) < before - 80 * MIB else {}
+            regained = vm["regainedBy"] == "KSM" and parse_quantity(vm["resident"]) < before - 80 * MIB
+            return there and regained and bool(vm["responsive"])
 
-        vm = until(settled, 60, lambda: reported(installed, lab_node, bare))
-        assert vm["regainedBy"] == "KSM"
-        assert vm["responsive"]
+        eventually(settled, tell=lambda: reported(installed, lab_node, bare))
         low = bare.proportional_bytes()
         annotate(installed, bare, memory_target=None)
-        until(lambda: parse_quantity(reported(installed, lab_node, bare)["actual"]) == size, 60)
+        eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["actual"]) == size)
         assert bare.load.set(180).held_mib == 180
         assert bare.proportional_bytes() > low + 80 * MIB
 
@@ -360,10 +359,11 @@ def test_a_guest_without_a_driver_gives_memory_to_the_node_and_takes_it_back(
 def test_a_node_that_merges_nothing_gets_nothing_and_gives_it_back(
     installed: ControlPlane, lab_node: LabNode, bare: LauncherPod, tmp_path: Path
 ) -> None:
+    def found_out() -> bool:
+        vm = reported(installed, lab_node, bare)
+        return (vm["reason"], vm["regainedBy"], vm["responsive"]) == (INEFFECTIVE, "None", False)
+
     with agent(installed, lab_node, tmp_path / "agent"):
         annotate(installed, bare, memory_target=str(bare.spec.memory_bytes - 150 * MIB))
-        until(lambda: reported(installed, lab_node, bare).get("reason") == "BalloonIneffective", 90)
-        vm = reported(installed, lab_node, bare)
-        assert vm["regainedBy"] == "None"
-        assert not vm["responsive"]
-        until(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 0, 60)
+        eventually(found_out)
+        eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 0)

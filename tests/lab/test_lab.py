@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
-from tests.support.waiting import until
+from tests.support.guests import ballooned, loaded
+from tests.support.patience import eventually
 
 
 def test_the_objects_are_those_of_a_running_vm() -> None:
@@ -22,22 +23,26 @@ def test_a_guest_s_name_and_size_are_checked() -> None:
         GuestSpec(name="vm", memory_bytes=1)
 
 
+@pytest.mark.parametrize("mergeable", [True, False])
+def test_pages_are_merged_only_of_a_guest_that_is_to_be(*, mergeable: bool) -> None:
+    for discardable in (True, False):
+        xml = GuestSpec(name="vm", discardable=discardable, mergeable=mergeable).domain_xml(kvm=False)
+        assert ("<nosharepages/>" in xml) is not mergeable
+
+
 @pytest.mark.guest
 def test_a_guest_gives_memory_to_the_host_and_takes_it_back(lab_guest: LauncherPod) -> None:
     size = lab_guest.spec.memory_bytes
-    lab_guest.load.set(100)
-    lab_guest.load.set(0)
-    before = lab_guest.resident_bytes()
-    lab_guest.set_memory(size - 100 * MIB)
-    until(lambda: lab_guest.actual_bytes() == size - 100 * MIB)
-    low = lab_guest.resident_bytes()
-    assert low < before
-    lab_guest.set_memory(size)
-    until(lambda: lab_guest.actual_bytes() == size)
-    report = lab_guest.load.set(100)
-    assert report.held_mib == 100
-    assert lab_guest.resident_bytes() > low + 40 * MIB
-    lab_guest.load.set(0)
+    with loaded(lab_guest, 120):
+        before = lab_guest.resident_bytes()
+    with ballooned(lab_guest, size - 100 * MIB):
+        eventually(lambda: lab_guest.actual_bytes() == size - 100 * MIB)
+        low = lab_guest.resident_bytes()
+        assert low < before - 40 * MIB
+    eventually(lambda: lab_guest.actual_bytes() == size)
+    with loaded(lab_guest, 120) as report:
+        assert report.held_mib == 120
+        assert lab_guest.resident_bytes() > low + 40 * MIB
 
 
 @pytest.mark.guest
@@ -45,18 +50,17 @@ def test_what_one_guest_gives_another_can_use(
     lab_node: LabNode, lab_guest: LauncherPod, wide_guest: LauncherPod
 ) -> None:
     size = lab_guest.spec.memory_bytes
-    lab_guest.load.set(100)
-    lab_guest.load.set(0)
-    before = lab_node.used_bytes()
-    lab_guest.set_memory(size - 100 * MIB)
-    until(lambda: lab_guest.actual_bytes() == size - 100 * MIB)
-    until(lambda: lab_node.used_bytes() < before)
-    freed = lab_node.used_bytes()
-    assert wide_guest.load.set(120).held_mib == 120
-    assert lab_node.used_bytes() > freed + 40 * MIB, "both live on the one memory"
-    wide_guest.load.set(0)
-    lab_guest.set_memory(size)
-    until(lambda: lab_guest.actual_bytes() == size)
+    with loaded(lab_guest, 120), loaded(wide_guest, 140):
+        before, wide = lab_node.used_bytes(), wide_guest.resident_bytes()
+    with ballooned(lab_guest, size - 100 * MIB):
+        eventually(lambda: lab_guest.actual_bytes() == size - 100 * MIB)
+        eventually(lambda: wide_guest.resident_bytes() < wide - 90 * MIB)  # free page reporting
+        eventually(lambda: lab_node.used_bytes() < before - (90 + 60) * MIB)
+        freed = lab_node.used_bytes()
+        with loaded(wide_guest, 140) as report:
+            assert report.held_mib == 140
+            assert lab_node.used_bytes() > freed + 40 * MIB, "both live on the one memory"
+    eventually(lambda: lab_guest.actual_bytes() == size)
 
 
 @pytest.mark.guest

@@ -10,6 +10,7 @@ from typing import Any
 from hack.controlplane import ControlPlane
 from hack.lab import LabNode, LauncherPod, node_object, vmi_object
 from tests.support.cluster import AS_CONTROLLER, memory_policy
+from tests.support.patience import eventually
 
 
 @contextmanager
@@ -18,9 +19,10 @@ def presented(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> Iterato
     plane.apply(node_object(node.name, node.memory_bytes))
     plane.apply(memory_policy(node.name))
     plane.apply(vmi_object(guest.spec, guest.uid, node.name))
-    if guest.spec.balloon:
-        guest.set_memory(guest.spec.memory_bytes)
     try:
+        if guest.spec.balloon:
+            guest.set_memory(guest.spec.memory_bytes)
+            eventually(lambda: guest.actual_bytes() == guest.spec.memory_bytes)
         yield guest
     finally:
         plane.kubectl("delete", "vmi", guest.spec.name)
