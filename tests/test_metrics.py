@@ -82,7 +82,7 @@ def vms() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def agent(vms: list[dict[str, Any]]) -> AgentMetrics:
-    metrics = AgentMetrics("n", lambda: NodePressureStatus.model_validate(status(*vms)))
+    metrics = AgentMetrics("n", lambda: NodePressureStatus.model_validate(status(*vms)), lambda: {("shop", "a"): 5.0})
     metrics.wrote(NOW)
     return metrics
 

@@ -22,6 +22,7 @@ from .image import Image
 from .launcher import USER, Launcher
 from .load import GuestLoad
 from .processes import command_line, descendants, proportional_bytes, resident_bytes, vcpu_threads
+from .sockets import listen
 from .spec import PLUGGABLE, GuestSpec
 
 READY_SECONDS = 120.0
@@ -250,6 +251,12 @@ class LauncherPod:
         finally:
             aside.rename(self.socket)
             self._reconnect()
+
+    @contextmanager
+    def mute_socket(self) -> Iterator[None]:
+        """The libvirt daemon ends, and where its socket was connections are opened meanwhile, but never answered."""
+        with self.without_socket(), listen(self.socket):
+            yield
 
     @contextmanager
     def hung(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from hack.chart import agent_kubeconfig
 from hack.controlplane import ControlPlane
@@ -103,6 +104,11 @@ class Field:
     def looks(self) -> float:
         """How often the agent has looked at guests since its start."""
         return self._metric("kubeballoon_agent_look_duration_seconds_count")
+
+    def looked(self) -> dict[str, float]:
+        """When the agent looked at each guest, Unix seconds, by name."""
+        name = "kubeballoon_vm_look_timestamp_seconds"
+        return {sample.labels["name"]: sample.value for sample in self._samples() if sample.name == name}
 
     def annotate(self, name: str, **asked: str | None) -> None:
         """Annotate a VMI as the controller would, or somebody who forges."""
@@ -232,11 +238,14 @@ class Field:
 
     def _metric(self, name: str, **labels: str) -> float:
         """What the agent exports, with at least these labels."""
+        found = {sample.name: sample.value for sample in self._samples() if labels.items() <= sample.labels.items()}
+        return float(found[name])
+
+    def _samples(self) -> list[Sample]:
+        """All that the agent exports."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
             families = text_string_to_metric_families(answer.read().decode())
-        samples = [sample for family in families for sample in family.samples]
-        found = {sample.name: sample.value for sample in samples if labels.items() <= sample.labels.items()}
-        return float(found[name])
+        return [sample for family in families for sample in family.samples]
 
     def _start_agent(self) -> None:
         self._port = _free_port()

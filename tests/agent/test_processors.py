@@ -19,7 +19,7 @@ from kubeballoon.agent.instance import ProcessorRequest
 from kubeballoon.agent.processors import PATIENCE, SILENT, TRIES, Processors
 from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
 from tests.support.cluster import condition, get, processor_policy
-from tests.support.guests import booted
+from tests.support.guests import booted, refuse
 from tests.support.patience import SLOW, eventually
 from tests.support.processes import agent, controller
 from tests.support.reports import annotate, presented, reported
@@ -373,17 +373,6 @@ def test_a_guest_agent_that_hangs_holds_up_no_memory(
         throughout(lambda: eventually(guest.online) == 4, 1)
 
 
-_BLOCKING = """\
-old=$(pidof qemu-ga)
-mv /usr/sbin/qemu-ga /usr/sbin/qemu-ga.real
-printf '#!/bin/sh\\nexec /usr/sbin/qemu-ga.real -b guest-set-vcpus "$@"\\n' >/usr/sbin/qemu-ga
-chmod +x /usr/sbin/qemu-ga
-kill $old
-while [ -e /proc/$old ]; do sleep 1; done
-echo done >/run/blocking
-"""
-
-
 @pytest.mark.cluster
 @pytest.mark.guest
 @pytest.mark.parametrize("reason", ["GuestAgentAbsent", "GuestAgentRefused"])
@@ -393,9 +382,7 @@ def test_a_guest_whose_agent_does_not_do_it_has_a_reason_and_its_memory_follows(
     spec = GuestSpec(name=f"unwilling-{reason.lower()}", vcpus=2, guest_agent=reason != "GuestAgentAbsent")
     with booted(lab_node, spec) as pod:
         if spec.guest_agent:
-            pod.run(_BLOCKING)
-            eventually(lambda: pod.read_file("/run/blocking"))
-            eventually(pod.agent_connected)
+            refuse(pod, "guest-set-vcpus")
         with presented(installed, lab_node, pod), agent(installed, lab_node, tmp_path / "agent"):
             annotate(installed, pod, processor_target="1", processor_method="GuestAgent", memory_target="200Mi")
             eventually(lambda: reported(installed, lab_node, pod)["processors"]["reason"] == reason)

@@ -22,7 +22,8 @@ from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import ReclaimMethod, Regain
 from kubeballoon.core.demand import GuestStatistics
 from kubeballoon.guest import kubeballoon_guest
-from tests.support.guests import booted
+from kubeballoon.guest.kubeballoon_guest import KEPT_AT_LEAST
+from tests.support.guests import booted, refuse
 from tests.support.patience import eventually
 from tests.support.processes import agent
 from tests.support.reports import annotate, presented, reported
@@ -348,10 +349,29 @@ def test_a_guest_without_a_driver_gives_memory_to_the_node_and_takes_it_back(
 
         eventually(settled, tell=lambda: reported(installed, lab_node, bare))
         low = bare.proportional_bytes()
+        for used in range(90, 200, 8):  # more in the end than is left to it; and slowly, or its kernel would kill
+            assert bare.load.set(used).held_mib == used
+            eventually(lambda: bare.load.info().available_bytes >= KEPT_AT_LEAST // 2, tell=bare.load.info)
+        assert not bare.load.info().kills
+        assert bare.proportional_bytes() > low + 80 * MIB
+        eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["actual"]) > size - reserved + 48 * MIB)
         annotate(installed, bare, memory_target=None)
         eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["actual"]) == size)
-        assert bare.load.set(180).held_mib == 180
-        assert bare.proportional_bytes() > low + 80 * MIB
+
+
+@pytest.mark.cluster
+@pytest.mark.guest
+def test_where_a_real_guest_refuses_files_the_program_is_run_in_it(
+    installed: ControlPlane, lab_node: LabNode, bare: LauncherPod, tmp_path: Path
+) -> None:
+    size = bare.spec.memory_bytes
+    refuse(bare, "guest-file-open")
+    with merging(), agent(installed, lab_node, tmp_path / "agent"):
+        eventually(lambda: reported(installed, lab_node, bare).get("method") == "GuestAgent")
+        annotate(installed, bare, memory_target=str(size - 64 * MIB))
+        eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 64 * MIB)
+        annotate(installed, bare, memory_target=None)
+        eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 0)
 
 
 @pytest.mark.cluster

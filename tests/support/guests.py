@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hack.lab import GuestSpec, LabNode, LauncherPod, LoadReport
+from tests.support.patience import eventually
 
 
 @contextmanager
@@ -35,3 +36,23 @@ def ballooned(guest: LauncherPod, size: int) -> Iterator[None]:
         yield
     finally:
         guest.set_memory(guest.spec.memory_bytes)
+
+
+_REFUSING = """\
+old=$(pidof qemu-ga)
+mv /usr/sbin/qemu-ga /usr/sbin/qemu-ga.real
+printf '#!/bin/sh\\nexec /usr/sbin/qemu-ga.real -b {command} "$@"\\n' >/usr/sbin/qemu-ga
+chmod +x /usr/sbin/qemu-ga
+kill $old
+"""
+
+
+def refuse(guest: LauncherPod, command: str) -> None:
+    """Have the guest's agent refuse a command from now on, as some distributions do."""
+    guest.run(_REFUSING.format(command=command))
+
+    def refused() -> bool:
+        known = guest.agent_command("guest-info")["supported_commands"]
+        return any(each["name"] == command and not each["enabled"] for each in known)
+
+    eventually(refused)

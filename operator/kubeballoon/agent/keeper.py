@@ -108,12 +108,13 @@ class Keeper:
         """Keep ``instance``; ``changed`` is called after news; ``clock`` is the wall's: guests report by it.
 
         ``mandate`` is what stands behind the requests; ``relief`` is a goal that takes the place of the request while
-        node or guest is in trouble, in bytes.
+        node or guest is in trouble, in bytes; ``looked`` is when the VM was last looked at, seconds.
         """
         self.instance = instance
         self.mandate = Mandate()
         self.relief: int | None = None
         self.view = View()
+        self.looked: float | None = None
         self._hypervisor = hypervisor
         self._settings = settings
         self._changed = changed
@@ -203,6 +204,7 @@ class Keeper:
         while True:
             with self._timed():
                 sample = await domain.sample()
+            self.looked = self._clock()
             moving = await self._look(domain, sample)
             self._tell()
             await self._pause(STEP if moving else self._rest(sample.statistics.updated))

@@ -73,7 +73,7 @@ class Agent:
         self._host = host
         self._settings = settings
         self._limits = limits
-        self.metrics = AgentMetrics(node, self._compose)
+        self.metrics = AgentMetrics(node, self._compose, self._looked)
         self._clock: Callable[[], float] = time.monotonic
         self._memory: HostMemory | None = None
         self._state = State.HIGH
@@ -260,6 +260,11 @@ class Agent:
         status = report.compose(memory, self._state, limits, keepers, self._conditions, datetime.now(UTC))
         self._conditions = status.conditions
         return self._attendants.complete(status)
+
+    def _looked(self) -> dict[tuple[str, ...], float | None]:
+        """When each VM was last looked at, seconds, by namespace and name."""
+        keepers = [keeper for keeper, _ in self._keepers.values()]
+        return {(keeper.instance.namespace, keeper.instance.name): keeper.looked for keeper in keepers}
 
     async def _write(self, status: NodePressureStatus) -> None:
         body: Object = {"apiVersion": API_VERSION, "kind": "NodePressure", "metadata": {"name": self._node}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from prometheus_client import Counter, Histogram, Metric
@@ -31,6 +31,7 @@ _VM_MEMORY = Gauge(
 )
 _RESPONSIVE = Gauge("kubeballoon_vm_responsive", "1 while the VM answers and its driver follows requests.", _VM)
 _ELIGIBLE = Gauge("kubeballoon_vm_eligible", "1 if the VM may be ballooned.", _VM)
+_LOOKED = Gauge("kubeballoon_vm_look_timestamp_seconds", "When the agent last looked at a VM, Unix time.", _VM)
 _REPORTED = Gauge(
     "kubeballoon_agent_report_timestamp_seconds", "When the agent's last report was written, Unix time.", ("node",)
 )
@@ -40,10 +41,19 @@ _KINDS = ("size", "actual", "resident", "target", "min", "need")
 class AgentMetrics(Collector):
     """The agent's metrics."""
 
-    def __init__(self, node: str, look: Callable[[], NodePressureStatus | None]) -> None:
-        """Export for ``node`` what ``look`` gives; None while nothing is known."""
+    def __init__(
+        self,
+        node: str,
+        look: Callable[[], NodePressureStatus | None],
+        looked: Callable[[], Mapping[tuple[str, ...], float | None]],
+    ) -> None:
+        """Export for ``node`` what ``look`` gives; None while nothing is known.
+
+        ``looked`` tells when each VM was last looked at, seconds, by namespace and name.
+        """
         self._node = node
         self._look = look
+        self._looked = looked
         self._written: datetime | None = None
         self.registry = new_registry()
         self.registry.register(self)
@@ -82,5 +92,6 @@ class AgentMetrics(Collector):
         yield _VM_MEMORY.family(((vm.namespace, vm.name, kind), getattr(vm, kind)) for vm in vms for kind in _KINDS)
         yield _RESPONSIVE.family(((vm.namespace, vm.name), float(vm.responsive)) for vm in vms)
         yield _ELIGIBLE.family(((vm.namespace, vm.name), float(vm.eligible)) for vm in vms)
+        yield _LOOKED.family(self._looked().items())
         written: Sample = (node,), None if self._written is None else self._written.timestamp()
         yield _REPORTED.family([written])
