@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kubeballoon.agent.keeper import Keeper
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster.snapshot import Requested, core_node
-from kubeballoon.core.model import State
+from kubeballoon.core.model import Course, State
 from kubeballoon.core.relief import relieve
 from kubeballoon.core.wording import human
 
@@ -53,7 +54,11 @@ class Reliever:
             return policies[report.uid] if report.uid in requests else None
 
         in_force = {uid: Requested(present.get(uid, asked)) for uid, asked in requests.items()}
-        goals = relieve(core_node(self._node, status, governing, in_force), requests)
+        # While not all policies are known, requests hold that none is known to stand behind.
+        believed = {keeper.instance.uid for keeper in keepers if keeper.target is not None} - requests.keys()
+        node = core_node(self._node, status, governing, in_force)
+        vms = (replace(vm, course=Course.STAYS) if vm.uid in believed else vm for vm in node.vms)
+        goals = relieve(replace(node, vms=tuple(vms)), requests)
         self._decided = {uid: (requests[uid], goal) for uid, goal in goals.items()}
         changed = False
         for keeper in keepers:

@@ -49,6 +49,18 @@ class When(enum.StrEnum):
     UNDER_PRESSURE = "UnderPressure"
 
 
+class Course(enum.StrEnum):
+    """What a node's agent does about a VM's memory.
+
+    It carries out the request, and without one gives the VM all of its memory; or it leaves the VM exactly as it is; or
+    it gives it all, whatever is asked.
+    """
+
+    REQUEST = "Request"
+    STAYS = "Stays"
+    WHOLE = "Whole"
+
+
 class Reason(enum.StrEnum):
     """Why a VM has the target it has: the machine-readable half of every decision."""
 
@@ -147,6 +159,7 @@ class VirtualMachine:
         excluded: why the VM must not be ballooned, or None.
         responsive: False while its driver does not follow requests.
         last_change: the target's last move, None when it has not moved yet.
+        course: what its agent does about it; only one that is excluded or not responsive does not follow its request.
     """
 
     uid: str
@@ -162,6 +175,7 @@ class VirtualMachine:
     responsive: bool = True
     policy: Policy | None = None
     last_change: Change | None = None
+    course: Course = Course.REQUEST
 
     figures: Figures = field(init=False, repr=False, compare=False)
 
@@ -211,6 +225,11 @@ class VirtualMachine:
     def held(self) -> int:
         """What the node must be able to back: a grant under way counts as already held."""
         return self.figures.held
+
+    def backed(self, target: int | None) -> int:
+        """What the node must be able to back where ``target`` is asked of the VM, bytes: without a request it grows."""
+        given = self.course is Course.WHOLE or (self.course is Course.REQUEST and target is None)
+        return self.size if given else self.held
 
     @property
     def dead_band(self) -> int:
@@ -269,9 +288,9 @@ class Decision(NamedTuple):
             return self.note
         vm = self.vm
         if self.reason is Reason.UNRESPONSIVE:
-            return f"its driver does not follow requests: {human(vm.held)} counted as used"
+            return f"its driver does not follow requests: {human(self.entitlement)} counted as used"
         if self.reason is Reason.DEMAND_UNKNOWN:
-            return f"no fresh guest statistics: keeps its {human(vm.held)}"
+            return f"no fresh guest statistics: {human(self.entitlement)} counted as used"
         target = self.entitlement if self.target is None else self.target
         if self.reason is Reason.NOT_UNDER_PRESSURE:
             return f"node {self.state}, its policy reclaims under pressure only: may use {human(target)}"
@@ -303,7 +322,7 @@ class Plan:
         capacity: what the governed VMs share, after what cannot be moved is set aside.
         shortfall: by how much the minimums exceed that capacity; 0 when they fit.
         risk: how much more than the capacity the VMs could use at once, as ``UnderPressure`` and VMs that cannot be
-            ballooned allow.
+            ballooned, or of which nothing is asked, allow.
     """
 
     node: str
