@@ -28,10 +28,11 @@ OWNER_EXCLUDED = "OwnerExcluded"
 DEDICATED = "DedicatedCPU"
 NO_BALLOON = "NoBalloon"
 RELEASED = "Released"
+MIGRATING = "Migrating"
 _COURSES = {
     **dict.fromkeys(("MemoryHotplug", "BalloonIneffective"), model.Course.WHOLE),
     **dict.fromkeys(
-        ("Migrating", "Paused", "Hung", "Unreachable", "BadRequest", NO_BALLOON, "MethodChanging", "Unresponsive"),
+        (MIGRATING, "Paused", "Hung", "Unreachable", "BadRequest", NO_BALLOON, "MethodChanging", "Unresponsive"),
         model.Course.STAYS,
     ),
 }
