@@ -64,8 +64,8 @@ def test_only_those_that_are_meant_are_waited_for() -> None:
 
 def test_only_the_first_of_many_are_named() -> None:
     lines = named(everything([node("node", *(vm(f"vm-{number}", target="1Mi") for number in range(9)))])).split("; ")
-    assert len(lines) == 6
-    assert lines[-1] == "and 4 more"
+    assert len(lines) == 5
+    assert lines[-1].endswith(" and 4 more")
 
 
 LEFT = everything([node("node", vm("a", target="1Mi"))])

@@ -37,6 +37,7 @@ def test_processors_are_taken_while_the_node_is_short_and_given_back_after(
     node.processors = AMPLE
     node.report(follow=True)
     until(lambda: node.processor_targets() == {"a": 4, "b": 4})
+    node.report(follow=True)
     installed.kubectl("delete", "cpupol", "default")
     until(lambda: all(asked(installed, node.namespace, name) == {} for name in node.vms))
 

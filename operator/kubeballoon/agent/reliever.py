@@ -14,7 +14,7 @@ from kubeballoon.agent.keeper import Keeper
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster.snapshot import Requested, core_node
 from kubeballoon.core.model import Course, State
-from kubeballoon.core.relief import relieve
+from kubeballoon.core.relief import is_short, relieve
 from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Reliever:
 
     def needed(self, state: State, keepers: Sequence[Keeper]) -> bool:
         """Whether there may be anything to decide or to end: a cheap look before the careful one."""
-        return bool(self._decided) or state in (State.HARD, State.LOW) or any(map(_short, keepers))
+        return bool(self._decided) or state.desperate or any(map(_short, keepers))
 
     def relieve(self, status: NodePressureStatus, keepers: Sequence[Keeper]) -> bool:
         """Decide for each VM, and tell its keeper; whether anything changed by that."""
@@ -71,12 +71,12 @@ class Reliever:
 
 
 def _short(keeper: Keeper) -> bool:
-    """Whether a guest may be in trouble: it swaps or refaults, or has used up nearly all that it holds."""
+    """Whether a guest may be in trouble, by what its keeper sees."""
     view = keeper.view
     if view.need is None or view.sample is None or not view.responsive:
         return False
     held = view.sample.statistics.actual
-    return view.need.troubled or view.need.value >= held - view.sample.size // 64
+    return is_short(view.sample.size, held, view.need.value, troubled=view.need.troubled)
 
 
 def _say(keeper: Keeper, goal: int | None) -> None:

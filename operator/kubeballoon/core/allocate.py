@@ -195,7 +195,7 @@ def _off(columns: _Columns) -> int:
 
 def _claims(node: Node, vms: Sequence[VirtualMachine], columns: _Columns, capacity: int) -> Claims:
     levels = [columns.minimum, columns.maximum]
-    if node.state.severity < State.HARD.severity:
+    if not node.state.desperate:
         levels[1:1] = [columns.present, columns.working_set, columns.demand]
     minimum, maximum = _between(levels, capacity)
     return Claims([vm.uid for vm in vms], minimum, maximum, columns.weight, columns.demand, columns.idle_tax)

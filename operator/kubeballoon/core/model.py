@@ -27,6 +27,11 @@ class State(enum.StrEnum):
         """0 for High to 3 for Low."""
         return _SEVERITY[self]
 
+    @property
+    def desperate(self) -> bool:
+        """Whether only the guaranteed minimums hold."""
+        return self in (State.HARD, State.LOW)
+
 
 _SEVERITY = {State.HIGH: 0, State.SOFT: 1, State.HARD: 2, State.LOW: 3}
 
@@ -119,6 +124,11 @@ class Change:
     age: float
 
 
+def dead_band(size: int) -> int:
+    """A change of the target of a VM of ``size`` that is not worth making, bytes."""
+    return size // 64
+
+
 class Figures(NamedTuple):
     """What an allocation reads of a VM, worked out once; bytes.
 
@@ -199,7 +209,7 @@ class VirtualMachine:
                     present = max(minimum, min(working_set, self.present_need))
         target = -1 if self.target is None else self.target
         figures = Figures(
-            minimum, maximum, present, working_set, demand, self.actual, held, target, size // 64, weight, idle_tax
+            minimum, maximum, present, working_set, demand, self.actual, held, target, dead_band(size), weight, idle_tax
         )
         object.__setattr__(self, "figures", figures)  # the dataclass is frozen for everyone else
 
@@ -233,7 +243,7 @@ class VirtualMachine:
 
     @property
     def dead_band(self) -> int:
-        """A change of target not worth making, bytes: 1/64 of the size."""
+        """See ``dead_band``."""
         return self.figures.dead_band
 
 
