@@ -42,9 +42,10 @@ def everything(nodes: list[NodePressure]) -> list[Held]:
         ({"actual": "512Mi", "eligible": False, "message": "VFIO"}, "has 512 MiB of 1 GiB"),
         ({"actual": None, "eligible": False}, None),
         ({"processors": {"size": 4, "online": 4, "target": 4}}, "is still asked to keep to 4 processors"),
-        ({"processors": {"size": 4, "online": 2}}, "has 2 of 4 processors"),
+        ({"processors": {"size": 4, "online": 2, "returning": True}}, "has 2 of 4 processors"),
+        ({"processors": {"size": 4, "online": 2}}, None),  # its owner took them offline
         ({"processors": {"size": 4, "online": 4}}, None),
-        ({"processors": {"size": 4, "online": 2, "reason": "UnplugLost"}}, None),  # until the VM is restarted
+        ({"processors": {"size": 4, "online": 2, "returning": True, "reason": "UnplugLost"}}, None),  # until a restart
     ],
 )
 def test_a_vm_is_done_when_it_has_everything(report: dict[str, Any], reason: str | None) -> None:

@@ -94,7 +94,8 @@ def _lacks_processors(report: ProcessorReport | None) -> str | None:
     if report.target is not None:
         return f"is still asked to keep to {report.target} processors"
     # What its agent gives a reason for may need a restart of the VM, and is no memory: nobody waits for that.
-    if not report.eligible or report.online is None or report.online >= report.size or report.reason is not None:
+    # What nobody here took is its owner's affair.
+    if not report.returning or report.online is None or report.online >= report.size or report.reason is not None:
         return None
     return f"has {report.online} of {report.size} processors"
 
