@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,12 +20,16 @@ from kubeballoon.agent.hypervisor import HypervisorError, Sample
 from kubeballoon.agent.instance import read
 from kubeballoon.agent.keeper import INEFFECTIVE, STALE, Keeper, Settings
 from kubeballoon.agent.launchers import Launcher
+from kubeballoon.agent.mandate import Mandate
+from kubeballoon.agent.reliever import Reliever
 from kubeballoon.agent.report import compose
 from kubeballoon.agent.reservation import CHANGING
+from kubeballoon.api.v1alpha1 import MemoryPolicy
 from kubeballoon.cluster.snapshot import core_vm
 from kubeballoon.core.model import State
 from kubeballoon.core.pacing import Pace
 from kubeballoon.core.state import Stall, Thresholds
+from tests.support.cluster import memory_policy
 
 MIB = 1 << 20
 SIZE, HELD, TARGET = 1024 * MIB, 600 * MIB, 400 * MIB
@@ -68,9 +72,17 @@ def counted(keeper: Keeper, target: int | None) -> int:
     return core_vm(status.virtual_machines[0], None).backed(target)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - a look is no event
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture(autouse=True)
 def socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every pod has one."""
+    """Every pod has one, and looks follow each other quickly."""
+    monkeypatch.setattr(module, "LOOK", 0.02)
+    monkeypatch.setattr(module, "REST", 0.02)
     monkeypatch.setattr(module, "find", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
 
 
@@ -101,11 +113,29 @@ async def test_a_vm_that_cannot_be_reached_counts_as_what_it_held(target: int | 
     domain = Troublesome()
     async with looked_at(domain, {"target": target}) as keeper:
         domain.gone = HypervisorError("it is gone")
-        async with asyncio.timeout(10):
-            while keeper.view.problem is None:  # noqa: ASYNC110 - a look is no event
-                await asyncio.sleep(0.01)
+        await until(lambda: keeper.view.problem is not None)
         assert keeper.view.goal is None
         assert counted(keeper, target) == HELD
+
+
+@pytest.mark.parametrize(("bound", "left"), [(True, None), (False, 512 * MIB)])
+async def test_a_request_without_a_known_policy_is_reckoned_with_as_long_as_it_is_followed(
+    bound: bool,  # noqa: FBT001 - a parameter
+    left: int | None,
+) -> None:
+    """Else others were taken to their minimums for what such a VM would have without its request."""
+    reliever, limits = Reliever("here"), Thresholds(4, 3, 2, 1)
+    async with (
+        looked_at(Troublesome(actual=900 * MIB), {"target": 900 * MIB}) as sharing,
+        looked_at(Troublesome(actual=TARGET), {"target": TARGET, "uid": "other"}) as other,
+    ):
+        await until(lambda: sharing.view.need is not None)
+        sharing.update(sharing.instance, Mandate(MemoryPolicy.model_validate(memory_policy("p"))))
+        other.update(other.instance, Mandate(bound=bound))
+        keepers, memory = [sharing, other], HostMemory(1600 * MIB, 200 * MIB, Stall())
+        status = compose(memory, State.HARD, limits, keepers, [], datetime.now(UTC))
+        reliever.relieve(status, keepers)
+        assert sharing.relief == left
 
 
 async def test_a_vm_whose_driver_does_not_follow_counts_as_what_it_holds() -> None:

@@ -57,8 +57,11 @@ class Reliever:
         # While not all policies are known, requests hold that none is known to stand behind.
         believed = {keeper.instance.uid for keeper in keepers if keeper.target is not None} - requests.keys()
         node = core_node(self._node, status, governing, in_force)
-        vms = (replace(vm, course=Course.STAYS) if vm.uid in believed else vm for vm in node.vms)
-        goals = relieve(replace(node, vms=tuple(vms)), requests)
+        vms = tuple(
+            replace(vm, course=Course.STAYS) if vm.uid in believed and vm.course is Course.REQUEST else vm
+            for vm in node.vms
+        )
+        goals = relieve(replace(node, vms=vms), requests)
         self._decided = {uid: (requests[uid], goal) for uid, goal in goals.items()}
         changed = False
         for keeper in keepers:
