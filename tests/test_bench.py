@@ -8,8 +8,12 @@ import pytest
 
 from hack.bench import __main__ as bench
 from hack.bench.limits import LIMITS, Rows, exceeded
+from hack.bench.simulation import late, limited
+from kubeballoon.core.model import GIB, Amount, Policy
+from kubeballoon.simulate.synthetic import surge
+from kubeballoon.simulate.work import Setting
 
-CHEAP = {"vms": 50, "core_percent": 1.9, "resident_mib": 99.0}
+CHEAP = {"vms": 50, "core_percent": 1.9, "resident_mib": 99.0, "writes_per_minute": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -18,6 +22,7 @@ CHEAP = {"vms": 50, "core_percent": 1.9, "resident_mib": 99.0}
         (CHEAP, []),
         ({**CHEAP, "core_percent": 2.65}, ["agent: core_percent is 2.65, and may be 2"]),
         ({**CHEAP, "resident_mib": 102.3}, ["agent: resident_mib is 102.3, and may be 100"]),
+        ({**CHEAP, "writes_per_minute": 4.0}, ["agent: writes_per_minute is 4, and may be 2"]),
     ],
 )
 def test_what_an_agent_may_cost_is_held(row: dict[str, object], said: list[str]) -> None:
@@ -36,6 +41,32 @@ def test_a_limit_that_is_exceeded_fails_the_run_and_is_named(
     monkeypatch.setitem(bench.BENCHMARKS, "reaction", measured)
     assert bench.main(["reaction", f"--output={tmp_path / 'bench.json'}"]) == fails
     assert ("LIMIT EXCEEDED: reaction: kubeballoon_seconds" in capsys.readouterr().err) == bool(fails)
+
+
+@pytest.mark.parametrize(
+    ("ours", "static", "optimum", "most"),
+    [
+        (0.5, 100.0, 0.2, 0.6),  # once and a half the optimum, and what is seen late
+        (0.7, 100.0, 0.2, 0.6),
+        (0.5, 4.0, 0.2, 0.4),  # a tenth of the static split is less
+        (80.0, 200.0, 75.0, 112.8),  # where the optimum leaves a third of it, nobody reaches a tenth
+    ],
+)
+def test_what_guests_lack_is_held_to_the_optimum_and_the_static_split(
+    ours: float, static: float, optimum: float, most: float
+) -> None:
+    unmet = {"kubeballoon": ours, "static": static, "none": 0.0, "clairvoyant": optimum}
+    rows = [{"strategy": name, "overcommit": 1.5, "unmet_gib_hours": value} for name, value in unmet.items()]
+    found = limited(rows, late=0.3)
+    assert [row["allowed_gib_hours"] for row in found if "allowed_gib_hours" in row] == [pytest.approx(most)]
+    assert len(list(exceeded("simulation", found))) == (ours > most)
+
+
+def test_only_rises_beyond_the_headroom_are_seen_late() -> None:
+    workload = surge(10, size=4 * GIB, idle=0.25, part=0.2, peak=0.75)
+    rises = 2 * (2 - 0.4)  # GiB: two VMs jump by half their size, and have a tenth
+    assert late(workload, Setting(64 * GIB, Policy("p"), interval=10.0)) == pytest.approx(rises * 5 / 3600)
+    assert late(workload, Setting(64 * GIB, Policy("p", headroom=Amount(percent=50)))) == 0
 
 
 def test_every_limit_is_of_a_benchmark() -> None:

@@ -20,10 +20,10 @@ class Limit:
 LIMITS: Mapping[str, tuple[Limit, ...]] = {
     # One node's decision.
     "allocation": (Limit("median_ms", "allowed_ms"),),
-    # Eighty VMs for seven days.
-    "simulation": (Limit("wall_seconds", "allowed_seconds"),),
-    # Fifty VMs while nothing changes, and fewer of real daemons.
-    "agent": (Limit("core_percent", 2.0), Limit("resident_mib", 100.0)),
+    # Eighty VMs for seven days; and what the guests lack, on nodes of 128 GiB.
+    "simulation": (Limit("wall_seconds", "allowed_seconds"), Limit("unmet_gib_hours", "allowed_gib_hours")),
+    # Fifty VMs while nothing changes, and fewer of real daemons: a heartbeat in the half minute, and nothing else.
+    "agent": (Limit("core_percent", 2.0), Limit("resident_mib", 100.0), Limit("writes_per_minute", 2.0)),
     # From a node leaving High to being High again: once and a half what libvirt alone takes, and a second.
     "reaction": (Limit("kubeballoon_seconds", "allowed_seconds"),),
 }

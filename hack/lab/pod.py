@@ -265,10 +265,11 @@ class LauncherPod:
             yield
 
     @contextmanager
-    def hung_daemon(self) -> Iterator[None]:
-        """The libvirt daemon does not run meanwhile, as if it hung."""
-        with self._stopped(self.daemon_pid):
-            yield
+    def hung_daemon(self) -> Iterator[Callable[[], None]]:
+        """The libvirt daemon does not run meanwhile, as if it hung; or only until what is given is called."""
+        pid = self.daemon_pid
+        with self._stopped(pid):
+            yield lambda: os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Ends the pod and its guest at once, and takes its directory away, as the kubelet does.

@@ -52,7 +52,7 @@ def field(whole: Field) -> Iterator[Field]:
 class Fault:
     """What is done to the guest, and the reason it is then reported with."""
 
-    inflict: Callable[[Field], AbstractContextManager[None]]
+    inflict: Callable[[Field], AbstractContextManager[object]]
     reason: str
 
 

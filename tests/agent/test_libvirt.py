@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import libvirt
 import libvirt_qemu
 import pytest
 
+from hack.lab import LauncherPod
 from kubeballoon.agent import libvirt as module
-from kubeballoon.agent.hypervisor import AgentError, GoneError, HungError
+from kubeballoon.agent.hypervisor import AgentError, GoneError, HungError, HypervisorError
 from kubeballoon.agent.launchers import Launcher
 from kubeballoon.agent.libvirt import (
     CallThread,
+    Handle,
     LibvirtChannel,
     LibvirtHypervisor,
     _parse,
@@ -92,7 +96,7 @@ async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_aft
     thread = CallThread("agent")
     try:
         with pytest.raises(HungError, match="libvirt did not answer"):
-            await LibvirtChannel(thread, None, None, _parse("<domain type='kvm'/>")).command("guest-ping", {})
+            await LibvirtChannel(thread, Handle(None, None), _parse("<domain type='kvm'/>")).command("guest-ping", {})
     finally:
         over.set()
         thread.end()
@@ -142,3 +146,181 @@ async def test_the_thread_of_a_vm_that_is_gone_ends_when_its_call_returns(hung: 
     async with asyncio.timeout(5):
         while threads("default_gone"):  # noqa: ASYNC110 - a thread's end is no event
             await asyncio.sleep(0.01)
+
+
+@dataclass
+class Freed:
+    """The threads in which libvirt's objects were let go of, and how the calls for them end."""
+
+    by: list[str] = field(default_factory=list)
+    found: threading.Event = field(default_factory=threading.Event)
+    may_return: threading.Event = field(default_factory=threading.Event)
+    failure: FakeError | None = None
+
+    def __post_init__(self) -> None:
+        """Hold nothing up, unless the test does."""
+        self.may_return.set()
+
+    async def both(self) -> set[str]:
+        """The threads, once both objects are gone."""
+        async with asyncio.timeout(5):
+            while len(self.by) < 2:  # noqa: ASYNC110 - the end of an object is no event of the loop's
+                await asyncio.sleep(0.01)
+        return set(self.by)
+
+
+class FakeDomain:
+    """A domain that says where it was freed."""
+
+    def __init__(self, freed: Freed) -> None:
+        """Be freed there."""
+        self._freed = freed
+
+    def __del__(self) -> None:
+        """Say where."""
+        self._freed.by.append(threading.current_thread().name)
+
+    def XMLDesc(self) -> str:  # noqa: N802 - libvirt's name
+        """What it is made of."""
+        if self._freed.failure is not None:
+            raise self._freed.failure
+        return "<domain type='kvm'><memory>1024</memory></domain>"
+
+    def info(self) -> list[int]:
+        """Fail: the VM is gone."""
+        raise FakeError(libvirt.VIR_ERR_NO_DOMAIN, "no domain")
+
+
+class FakeConnection(FakeDomain):
+    """A connection that finds such a domain, and says where it was freed itself."""
+
+    def lookupByName(self, _: str) -> FakeDomain:  # noqa: N802 - libvirt's name
+        """Find one, when the test lets it."""
+        self._freed.found.set()
+        self._freed.may_return.wait()
+        return FakeDomain(self._freed)
+
+    def close(self) -> None:
+        """Nothing to do: freed is freed."""
+
+
+@pytest.fixture
+def freed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Freed]:
+    told = Freed()
+    monkeypatch.setattr(libvirt, "open", lambda _: FakeConnection(told))
+    yield told
+    told.may_return.set()
+
+
+def launcher(tmp_path: Path) -> Launcher:
+    return Launcher("pod", tmp_path / "virtqemud-sock")
+
+
+async def test_what_is_closed_is_freed_in_its_own_thread_whatever_still_looks_at_it(
+    freed: Freed, tmp_path: Path
+) -> None:
+    domain = await LibvirtHypervisor().connect(launcher(tmp_path), "vm")
+    failures: list[HypervisorError] = []
+    try:
+        await domain.sample()
+    except GoneError as error:
+        failures.append(error)  # with its frames, as a logger or a debugger may keep it
+    domain.close()
+    assert await freed.both() == {"libvirt vm"}
+    assert failures
+
+
+async def test_what_is_found_in_part_is_freed_in_its_own_thread(freed: Freed, tmp_path: Path) -> None:
+    freed.failure = FakeError(libvirt.VIR_ERR_NO_DOMAIN, "no domain")
+    with pytest.raises(GoneError) as raised:
+        await LibvirtHypervisor().connect(launcher(tmp_path), "vm")
+    assert await freed.both() == {"libvirt vm"}
+    assert raised.value.__cause__ is freed.failure
+
+
+@pytest.mark.parametrize("given_up", ["in time", "by its keeper"])
+async def test_what_comes_late_is_freed_in_its_own_thread(
+    freed: Freed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_up: str
+) -> None:
+    freed.may_return.clear()
+    hypervisor = LibvirtHypervisor()
+    if given_up == "in time":
+        monkeypatch.setattr(module, "CONNECT_DEADLINE", 0.05)
+        with pytest.raises(HungError):
+            await hypervisor.connect(launcher(tmp_path), "vm")
+    else:
+        connecting = asyncio.create_task(hypervisor.connect(launcher(tmp_path), "vm"))
+        await asyncio.to_thread(freed.found.wait)
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+    freed.may_return.set()
+    assert await freed.both() == {"libvirt vm"}
+
+
+async def test_what_comes_just_as_its_caller_gives_up_is_freed_in_the_thread(freed: Freed) -> None:
+    thread = CallThread("its own")
+    calling = asyncio.create_task(thread.call(5, lambda: (FakeConnection(freed), FakeDomain(freed))))
+    await asyncio.sleep(0)  # the call is on its way
+    returned = threading.Event()
+    thread.post(returned.set)
+    returned.wait()  # and has returned, before the loop could hear of it
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert await freed.both() == {"its own"}
+    thread.end()
+
+
+@contextmanager
+def hung_for_ten_seconds(pod: LauncherPod) -> Iterator[threading.Event]:
+    """The daemon hangs until the loop has gone on; if it does not, ten seconds, and that is what is set then."""
+    rescued = threading.Event()
+    with pod.hung_daemon() as wake:
+
+        def come() -> None:
+            rescued.set()
+            wake()
+
+        rescue = threading.Timer(10, come)
+        rescue.start()
+        try:
+            yield rescued
+        finally:
+            rescue.cancel()
+
+
+@pytest.mark.guest
+async def test_a_daemon_that_hangs_again_and_again_never_holds_up_the_loop(
+    lab_guest: LauncherPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONNECT_DEADLINE", 1.0)
+    monkeypatch.setattr(module, "DEADLINE", 1.0)
+    of, name = Launcher(lab_guest.uid, lab_guest.socket), lab_guest.spec.domain_name
+    hypervisor = LibvirtHypervisor()
+    with hung_for_ten_seconds(lab_guest) as rescued:
+        with pytest.raises(HungError):
+            await hypervisor.connect(of, name)
+        assert not rescued.is_set()
+    domain = await connected(hypervisor, of, name)  # the late connection has come, and is nobody's
+    with hung_for_ten_seconds(lab_guest) as rescued:
+        with pytest.raises(HungError):
+            await domain.sample()
+        domain.close()
+        del domain
+        await asyncio.sleep(0)
+        assert not rescued.is_set()
+    again = await connected(hypervisor, of, name)
+    assert (await again.sample()).running
+    again.close()
+    hypervisor.forget(of.pod)
+
+
+async def connected(hypervisor: LibvirtHypervisor, of: Launcher, name: str) -> Any:
+    """The VM, once its thread's late calls are through."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await hypervisor.connect(of, name)
+            except HungError:
+                await asyncio.sleep(0.05)

@@ -187,6 +187,18 @@ async def test_an_agent_gives_back_what_the_one_before_it_took(kept: Kept, known
     assert not kept.processors.returning
 
 
+@pytest.mark.parametrize("target", [2, 4])
+async def test_processors_taken_on_another_node_come_back_though_nothing_is_asked_any_more(
+    kept: Kept, target: int
+) -> None:
+    """As after a migration: what this agent has seen asked before its first look is all that it knows."""
+    kept.channel.online |= {2: False, 3: False}
+    kept.processors.expect(replace(kept.request, target=target))
+    await kept.look(target=None)
+    assert kept.used == 4
+    assert not kept.processors.returning
+
+
 async def test_the_guest_agent_of_one_that_must_be_left_alone_is_not_asked(kept: Kept) -> None:
     await kept.look(target=1, bar=("DedicatedCPU", "it has dedicated CPUs"))
     assert kept.channel.commands == []

@@ -37,8 +37,28 @@ def test_processors_are_taken_while_the_node_is_short_and_given_back_after(
     node.processors = AMPLE
     node.report(follow=True)
     until(lambda: node.processor_targets() == {"a": 4, "b": 4})
+    node.report(follow=True)
     installed.kubectl("delete", "cpupol", "default")
     until(lambda: all(asked(installed, node.namespace, name) == {} for name in node.vms))
+
+
+def test_what_was_taken_is_asked_back_and_the_request_goes_once_it_is_there(
+    installed: ControlPlane, node: FakeNode
+) -> None:
+    node.add("a")
+    node.report()
+    installed.apply(processor_policy("default", processors={"min": 1, "max": 1}, **CALM))
+    until(lambda: node.processor_targets() == {"a": 1})
+    node.report(follow=True)
+    node.vms["a"]["processors"]["reason"] = "Migrating"
+    node.report()
+    installed.kubectl("delete", "cpupol", "default")
+    until(lambda: node.processor_targets() == {"a": 4})
+    node.report()
+    throughout(lambda: node.processor_targets() == {"a": 4}, 2)
+    del node.vms["a"]["processors"]["reason"]
+    node.report(follow=True)
+    until(lambda: asked(installed, node.namespace, "a") == {})
 
 
 def test_a_change_is_followed_by_calm(installed: ControlPlane, node: FakeNode) -> None:

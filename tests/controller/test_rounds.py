@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, REASON
+from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, PROCESSOR_TARGET, REASON
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.snapshot import SILENT, Requested, core_processor_node, core_vm
 from kubeballoon.controller.counters import Counters
@@ -173,6 +173,40 @@ async def test_a_round_that_fails_is_told_once_and_costs_no_other_node(caplog: p
     controller.world.put_node(report(TODAY, node="bad", version=2), controller.clock())
     await controller.rounds.run("bad")
     assert controller.rounds.outcomes["bad"].fault is None
+
+
+async def test_processors_are_asked_back_until_they_are_there_wherever_the_vm_has_gone() -> None:
+    controller = Controller()
+    cluster = controller.cluster
+    steps: list[tuple[dict[str, Any], int | None]] = [  # what is reported of the processors, and what is asked then
+        ({"target": 2, "online": 2, "reason": "Migrating", "responsive": False}, 4),
+        ({"target": 4, "online": 2, "reason": "Migrating", "responsive": False}, 4),
+        ({"target": 4}, 4),  # the next node's agent has not looked yet
+        ({"target": 4, "online": 2}, 4),
+        ({"target": 4, "online": 4}, None),
+        ({"online": 4}, None),
+    ]
+    asked: str | None = "2"
+    for version, (seen, wanted) in enumerate(steps, start=1):
+        body = report(TODAY, version=version, processors={"size": 4, "policy": "gone", **seen})
+        body["status"]["processors"] = {"count": 4}
+        controller.world.put_node(body, controller.clock())
+        before = len(cluster.bodies)
+        await controller.rounds.run("n")
+        for written in cluster.bodies[before:]:
+            asked = written["metadata"]["annotations"].get(PROCESSOR_TARGET, asked)
+        assert asked == (None if wanted is None else str(wanted)), seen
+    assert sum(PROCESSOR_TARGET in body["metadata"]["annotations"] for body in cluster.bodies) == 2
+
+
+async def test_processors_that_cannot_come_back_are_not_asked_for_for_ever() -> None:
+    controller = Controller()
+    absent = {"size": 4, "online": 2, "target": 4, "policy": "gone", "reason": "GuestAgentAbsent", "responsive": False}
+    body = report(TODAY, processors=absent)
+    body["status"]["processors"] = {"count": 4}
+    controller.world.put_node(body, controller.clock())
+    await controller.rounds.run("n")
+    assert controller.cluster.bodies[0]["metadata"]["annotations"][PROCESSOR_TARGET] is None
 
 
 def test_dedicated_processors_are_known_from_the_report() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from kubeballoon.core.entitlement import Claim
-from kubeballoon.core.model import Amount, Change, Mode, Node, Policy, State, VirtualMachine, When
+from kubeballoon.core.model import Amount, Change, Course, Mode, Node, Policy, State, VirtualMachine, When
 
 MIB = 1 << 20
 
@@ -54,6 +54,7 @@ def policies() -> st.SearchStrategy[Policy]:
 def vm(draw: st.DrawFn, uid: str, policy: Policy | None) -> VirtualMachine:
     """One VM in any condition."""
     size = draw(st.integers(64 * MIB, 1 << 36))
+    excluded, responsive = draw(st.none() | st.just("it has no balloon")), draw(st.booleans())
     return VirtualMachine(
         uid=uid,
         name=f"default/{uid}",
@@ -64,10 +65,11 @@ def vm(draw: st.DrawFn, uid: str, policy: Policy | None) -> VirtualMachine:
         present_need=draw(st.none() | st.integers(0, size)),
         target=draw(st.none() | st.integers(0, size)),
         troubled=draw(st.booleans()),
-        excluded=draw(st.none() | st.just("it has no balloon")),
-        responsive=draw(st.booleans()),
+        excluded=excluded,
+        responsive=responsive,
         policy=policy,
         last_change=draw(st.none() | st.builds(Change, up=st.booleans(), age=st.floats(0, 600))),
+        course=Course.REQUEST if excluded is None and responsive else draw(st.sampled_from(Course)),
     )
 
 

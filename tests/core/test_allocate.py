@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from kubeballoon.core.allocate import allocate
 from kubeballoon.core.model import (
     Amount,
     Change,
+    Course,
     Decision,
     Mode,
     Node,
@@ -107,6 +109,47 @@ def test_vms_that_are_left_alone_carry_no_new_target(drawn: Node) -> None:
             assert each.target is None
         elif not each.vm.responsive or each.vm.need is None:
             assert each.target == (None if each.vm.target is None else max(each.vm.target, each.vm.minimum))
+
+
+def grows_to(each: Decision) -> int:
+    """What the VM's agent will leave it, once guests have followed."""
+    vm = each.vm
+    if vm.course is Course.WHOLE or (vm.course is Course.REQUEST and each.target is None):
+        return vm.size
+    return vm.actual if vm.course is Course.STAYS or each.target is None else each.target
+
+
+@given(nodes())
+def test_what_goes_back_to_a_vm_is_nobody_else_s_and_what_does_not_fit_is_the_risk(drawn: Node) -> None:
+    plan = allocate(drawn)
+    aside = sum(grows_to(each) for each in plan.decisions if each.target is None)
+    assert plan.capacity <= max(0, drawn.capacity - aside)
+    assert plan.risk >= sum(map(grows_to, plan.decisions)) - drawn.capacity
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        {"policy": None},
+        {"excluded": "its owner excluded it"},
+        {"policy": replace(POLICY, mode=Mode.OBSERVE)},
+        {"target": None, "need": None},
+        {"responsive": False, "course": Course.WHOLE},
+    ],
+    ids=["without policy", "excluded", "observed", "new, its need not known", "being resized"],
+)
+def test_a_vm_that_is_given_its_memory_back_counts_as_whole_at_once(leaves: dict[str, Any]) -> None:
+    given_back = replace(vm("a"), actual=GIB, **{"target": GIB, **leaves})
+    plan = allocate(node(given_back, vm("b"), capacity=6 * GIB))
+    assert decision(plan, "b").target == pytest.approx(2 * GIB, rel=0.03)
+    assert plan.risk == 0
+    assert allocate(node(given_back, vm("b"), capacity=4 * GIB)).risk == GIB, "b's minimum does not fit beside it"
+
+
+@pytest.mark.parametrize("leaves", [{"excluded": "it has no balloon"}, {"responsive": False}, {"policy": None}])
+def test_a_vm_that_its_agent_leaves_as_it_is_counts_as_what_it_holds(leaves: dict[str, Any]) -> None:
+    left = replace(vm("a"), actual=GIB, target=GIB, course=Course.STAYS, **leaves)
+    assert decision(allocate(node(left, vm("b"), capacity=4 * GIB)), "b").target == pytest.approx(3 * GIB, rel=0.01)
 
 
 @given(nodes())

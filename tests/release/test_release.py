@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,54 @@ async def test_a_cluster_that_lost_kubevirt_holds_nothing_up() -> None:
         clock.now += seconds
 
     assert await Release(WithoutKubeVirt(), FreeLease(), clock, sleep).run(60) == []
+
+
+class WithOneVM(WithoutKubeVirt):
+    """A fake cluster of one VM with two of four processors, whose agent gives it back what is not asked for."""
+
+    def __init__(self, reason: str | None) -> None:
+        """Have the agent say this of the VM's processors."""
+        self.processors: Object = {"size": 4, "online": 2, "target": 2, "reason": reason}
+        self.annotations: Object = {"kubeballoon.io/processor-target": "2"}
+
+    async def metadata(self, path: str) -> list[Object]:  # noqa: ARG002 - there is but one
+        """The VM."""
+        return [{"namespace": "shop", "name": "vm", "uid": "u", "annotations": self.annotations}]
+
+    async def get(self, path: str, **query: str) -> Object:  # noqa: ARG002 - there is but one
+        """Its node's report."""
+        vm = {
+            "uid": "u",
+            "namespace": "shop",
+            "name": "vm",
+            "size": "1Gi",
+            "actual": "1Gi",
+            "processors": self.processors,
+        }
+        memory = {"total": "2Gi", "available": "1Gi", "other": "0", "reserve": "0"}
+        now = datetime.now(UTC).isoformat()
+        status = {"observedAt": now, "memory": memory, "state": "High", "virtualMachines": [vm]}
+        return {"items": [{"metadata": {"name": "n"}, "status": status}]}
+
+    async def merge(self, path: str, body: Object) -> Object:  # noqa: ARG002 - there is but one
+        """Take the request off."""
+        self.annotations = {}
+        self.processors |= {"target": None, "online": 4}
+        return body
+
+
+async def test_a_vm_that_migrates_keeps_its_request_until_it_has_arrived() -> None:
+    clock, cluster = Clock(), WithOneVM("Migrating")
+    held: list[bool] = []
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
+        held.append(bool(cluster.annotations))
+        if len(held) == 3:
+            cluster.processors["reason"] = None
+
+    assert await Release(cluster, FreeLease(), clock, sleep).run(60) == []
+    assert held[:4] == [True, True, True, False]
 
 
 @pytest.fixture

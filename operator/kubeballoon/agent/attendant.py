@@ -54,7 +54,7 @@ class Attendant:
         self.process = Qemu(instance.domain, instance.pods)
         self.processors = Processors(self._agent, self.process)
         self.reservation = Reservation(self._agent, self.process, self._wake.set)
-        self._set_reservation()
+        self._take_in()
         self._processors_due = 0.0
         self._failures = 0  # since the VM was last looked at
 
@@ -62,12 +62,13 @@ class Attendant:
         """The VM's object changed: look at once if it asks for something else."""
         before, self.instance = self.instance, instance
         self.process.pods = instance.pods
-        self._set_reservation()
+        self._take_in()
         if _asks(before) != _asks(instance):
             self._processors_due = 0.0
             self._wake.set()
 
-    def _set_reservation(self) -> None:
+    def _take_in(self) -> None:
+        self.processors.expect(self.instance.processors)
         # Of a VM that may not be ballooned nothing is taken, and what a program holds there is given back.
         barred = self.instance.bar is not None
         self.reservation.method = ReclaimMethod.BALLOON if barred else self.instance.method

@@ -12,6 +12,8 @@ import logging
 import os
 import queue
 import threading
+import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -53,12 +55,16 @@ libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are 
 
 
 class CallThread:
-    """A thread that makes one VM's calls, one after the other; a daemon, so that a hung call delays no exit."""
+    """A thread that makes one VM's calls, one after the other; a daemon, so that a hung call delays no exit.
+
+    What a call returns, or has in its hands as it fails, is let go of here where nobody waits for it any more: to free
+    a connection is a call to its daemon, for which the event loop must not wait.
+    """
 
     def __init__(self, name: str) -> None:
         """Start it."""
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._hung: asyncio.Future[Any] | None = None
+        self._hung: asyncio.Future[None] | None = None
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     async def call(self, deadline: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -70,26 +76,31 @@ class CallThread:
         if self._hung is not None and not self._hung.done():
             raise HungError("an earlier call to libvirt has not returned yet")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
+        returned: asyncio.Future[None] = loop.create_future()
+        result: deque[R] = deque()
 
         def run() -> None:
             try:
-                result = function(*args, **kwargs)
+                result.append(function(*args, **kwargs))
             except Exception as error:  # noqa: BLE001 - carried over to whoever awaits
-                _settle(loop, partial(_fail, future, error))
+                traceback.clear_frames(error.__traceback__)
+                _settle(loop, partial(_fail, returned, error))
             else:
-                _settle(loop, partial(_succeed, future, result))
+                _settle(loop, partial(_succeed, returned))
 
         self._calls.put(run)
         try:
             async with asyncio.timeout(deadline):
-                return await asyncio.shield(future)
+                await asyncio.shield(returned)
+            return result.pop()
         except TimeoutError as error:
-            self._hung = future
-            future.add_done_callback(
-                lambda done: done.cancelled() or done.exception()
-            )  # late errors: nobody's any more
+            self._hung = returned
             raise HungError(f"libvirt did not answer within {deadline:.0f}s") from error
+        finally:
+            if not returned.done():
+                returned.add_done_callback(_overlook)
+            if not returned.done() or result:
+                self._calls.put(result.clear)
 
     def post(self, function: Callable[[], object]) -> None:
         """Have a function called in its turn, and do not wait for it."""
@@ -111,14 +122,19 @@ def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[[], None]) -> None
         _log.debug("a call returned after the end of the event loop")
 
 
-def _succeed(future: asyncio.Future[R], result: R) -> None:
+def _succeed(future: asyncio.Future[None]) -> None:
     if not future.done():
-        future.set_result(result)
+        future.set_result(None)
 
 
-def _fail(future: asyncio.Future[R], error: Exception) -> None:
+def _fail(future: asyncio.Future[None], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def _overlook(future: asyncio.Future[None]) -> None:
+    """An error that comes late is nobody's any more."""
+    _ = future.cancelled() or future.exception()
 
 
 def _quietly(function: Callable[[], object]) -> None:
@@ -138,14 +154,14 @@ class LibvirtHypervisor:
     async def connect(self, launcher: Launcher, domain: str) -> LibvirtDomain:
         """See ``Hypervisor.connect``."""
         thread = self._thread(launcher.pod, f"libvirt {domain}")
-        connection, found, xml = await _reach(thread, launcher, domain)
-        return LibvirtDomain(thread, connection, found, _layout(xml))
+        handle, xml = await _reach(thread, launcher, domain)
+        return LibvirtDomain(thread, handle, _layout(xml))
 
     async def open(self, launcher: Launcher, domain: str) -> LibvirtChannel:
         """See ``Hypervisor.open``."""
         thread = self._thread(f"{launcher.pod}{_CHANNEL}", f"guest {domain}")
-        connection, found, xml = await _reach(thread, launcher, domain)
-        return LibvirtChannel(thread, connection, found, xml)
+        handle, xml = await _reach(thread, launcher, domain)
+        return LibvirtChannel(thread, handle, xml)
 
     def forget(self, pod: str) -> None:
         """See ``Hypervisor.forget``."""
@@ -161,22 +177,41 @@ class LibvirtHypervisor:
         return thread
 
 
-class _Connected:
-    """One VM, connected: calls are made in one thread, each with a deadline."""
+class Handle:
+    """libvirt's own objects for one VM: used, and let go of, in the thread of its calls alone."""
 
-    def __init__(self, thread: CallThread, connection: Any, domain: Any) -> None:
-        """Take over a connection that was made in ``thread``."""
-        self._thread = thread
+    def __init__(self, connection: Any, domain: Any) -> None:
+        """Take over what was opened in that thread."""
         self._connection = connection
         self._domain = domain
 
+    def use(self, function: Callable[[Any], R]) -> R:
+        """Call a function with the domain."""
+        return function(self._domain)
+
+    def release(self) -> None:
+        """Close the connection: it stays open for as long as there is a domain of it."""
+        connection = self._connection
+        self._connection = self._domain = None
+        connection.close()
+
+
+class _Connected:
+    """One VM, connected: calls are made in one thread, each with a deadline."""
+
+    def __init__(self, thread: CallThread, handle: Handle) -> None:
+        """Take over what was opened in ``thread``."""
+        self._thread = thread
+        self._handle = handle
+
     def close(self) -> None:
         """See ``Domain.close``."""
-        self._thread.post(self._connection.close)
+        self._thread.post(self._handle.release)
 
-    async def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def _call(self, function: Callable[[Any], R]) -> R:
+        """Call a function with the domain, in its thread."""
         try:
-            return await self._thread.call(DEADLINE, function, *args, **kwargs)
+            return await self._thread.call(DEADLINE, self._handle.use, function)
         except libvirt.libvirtError as error:
             raise _translate(error) from error
 
@@ -184,14 +219,14 @@ class _Connected:
 class LibvirtDomain(_Connected):
     """See ``Domain``."""
 
-    def __init__(self, thread: CallThread, connection: Any, domain: Any, layout: _Layout) -> None:
-        """Take over a connection that was made in ``thread``."""
-        super().__init__(thread, connection, domain)
+    def __init__(self, thread: CallThread, handle: Handle, layout: _Layout) -> None:
+        """Take over what was opened in ``thread``."""
+        super().__init__(thread, handle)
         self._layout = layout
 
     async def sample(self) -> Sample:
         """See ``Domain.sample``."""
-        state, stats, layout = await self._call(_look, self._domain, self._layout)
+        state, stats, layout = await self._call(partial(_look, layout=self._layout))
         self._layout = layout
         return Sample(
             size=(layout.boot + layout.plugged) * _KIB,
@@ -207,35 +242,35 @@ class LibvirtDomain(_Connected):
         The balloon takes only from what the guest was booted with, so what is plugged in beyond is not asked for.
         """
         of_boot = min(self._layout.boot, -(-size // _KIB) - self._layout.plugged)
-        await self._call(self._domain.setMemoryFlags, max(0, of_boot), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        await self._call(lambda domain: domain.setMemoryFlags(max(0, of_boot), libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
     async def set_statistics_period(self, seconds: int) -> None:
         """See ``Domain.set_statistics_period``; without a balloon nothing reports."""
         if not self._layout.balloon:
             return
-        await self._call(self._domain.setMemoryStatsPeriod, seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        await self._call(lambda domain: domain.setMemoryStatsPeriod(seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
 
 class LibvirtChannel(_Connected):
     """See ``Channel``."""
 
-    def __init__(self, thread: CallThread, connection: Any, domain: Any, xml: ET.Element) -> None:
-        """Take over a connection that was made in ``thread``."""
-        super().__init__(thread, connection, domain)
+    def __init__(self, thread: CallThread, handle: Handle, xml: ET.Element) -> None:
+        """Take over what was opened in ``thread``."""
+        super().__init__(thread, handle)
         self.emulated = xml.get("type") == "qemu"
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """See ``Channel.command``."""
-        ask = partial(libvirt_qemu.qemuAgentCommand, self._domain, _command(name, arguments), AGENT_SECONDS, 0)
+        ask = partial(_ask_agent, command=_command(name, arguments))
         try:
-            answer = await self._thread.call(AGENT_DEADLINE, ask)
+            answer = await self._thread.call(AGENT_DEADLINE, self._handle.use, ask)
         except libvirt.libvirtError as error:
             raise _translate_agent(error) from error
         return json.loads(answer)["return"]
 
     async def plugged(self) -> Plugged:
         """See ``Channel.plugged``."""
-        return await self._call(_plugged, self._domain)
+        return await self._call(_plugged)
 
     async def unplug(self, name: str) -> None:
         """See ``Channel.unplug``.
@@ -243,27 +278,26 @@ class LibvirtChannel(_Connected):
         By QEMU's own command: libvirt's call holds all other calls for the VM up until the guest has followed, or for
         five seconds. libvirt learns from QEMU's event either way.
         """
-        await self._call(_monitor, self._domain, "device_del", {"id": name})
+        await self._call(partial(_monitor, name="device_del", arguments={"id": name}))
 
     async def plug(self, count: int) -> None:
         """See ``Channel.plug``."""
-        await self._call(self._domain.setVcpusFlags, count, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        await self._call(lambda domain: domain.setVcpusFlags(count, libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
 
-async def _reach(thread: CallThread, launcher: Launcher, name: str) -> tuple[Any, Any, ET.Element]:
-    """A connection, the domain, and what it is made of."""
+async def _reach(thread: CallThread, launcher: Launcher, name: str) -> tuple[Handle, ET.Element]:
+    """The VM, and what it is made of."""
     try:
-        connection, domain = await thread.call(CONNECT_DEADLINE, _connect, launcher, name)
-        xml = await thread.call(DEADLINE, domain.XMLDesc)
+        handle, xml = await thread.call(CONNECT_DEADLINE, _connect, launcher, name)
     except libvirt.libvirtError as error:
         raise _translate(error) from error
     except OSError as error:
         raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror}") from error
-    return connection, domain, _parse(xml)
+    return handle, _parse(xml)
 
 
-def _connect(launcher: Launcher, name: str) -> tuple[Any, Any]:
-    """Connect as to a daemon without root, then as to one with: each refuses the other's form."""
+def _connect(launcher: Launcher, name: str) -> tuple[Handle, str]:
+    """The VM and its XML: connect as to a daemon without root, then as to one with: each refuses the other's form."""
     directory = os.open(launcher.socket.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         session, system = uris(launcher, directory)
@@ -275,7 +309,8 @@ def _connect(launcher: Launcher, name: str) -> tuple[Any, Any]:
             connection = libvirt.open(system)
     finally:
         os.close(directory)
-    return connection, connection.lookupByName(name)
+    domain = connection.lookupByName(name)
+    return Handle(connection, domain), domain.XMLDesc()
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +370,12 @@ def _removable(tree: ET.Element) -> tuple[str, ...]:
     """
     found = tree.findall("./vcpus/vcpu[@enabled='yes'][@hotpluggable='yes']")
     return tuple(f"vcpu{index}" for index in sorted((int(each.get("id", "0")) for each in found), reverse=True))
+
+
+def _ask_agent(domain: Any, command: str) -> str:
+    """What the guest's agent answers to a command, both as JSON."""
+    answer: str = libvirt_qemu.qemuAgentCommand(domain, command, AGENT_SECONDS, 0)
+    return answer
 
 
 def _monitor(domain: Any, name: str, arguments: Mapping[str, Any]) -> None:

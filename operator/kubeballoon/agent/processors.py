@@ -148,6 +148,10 @@ class Processors:
         self.returning = report.target is not None or report.returning
         self._offline = self.returning and report.method is not ProcessorMethod.DRIVER
 
+    def expect(self, request: ProcessorRequest) -> None:
+        """Know what is asked before the VM can be looked at: what went before may have been taken on another node."""
+        self.returning = self.returning or (request.target is not None and request.bar is None)
+
     def fail(self, reason: str, message: str) -> None:
         """The VM cannot be looked at."""
         self.view = replace(self.view, online=None, usage=None, problem=(reason, message))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kubeballoon.agent.keeper import Keeper
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster.snapshot import Requested, core_node
-from kubeballoon.core.model import State
-from kubeballoon.core.relief import relieve
+from kubeballoon.core.model import Course, State
+from kubeballoon.core.relief import is_short, relieve
 from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Reliever:
 
     def needed(self, state: State, keepers: Sequence[Keeper]) -> bool:
         """Whether there may be anything to decide or to end: a cheap look before the careful one."""
-        return bool(self._decided) or state in (State.HARD, State.LOW) or any(map(_short, keepers))
+        return bool(self._decided) or state.desperate or any(map(_short, keepers))
 
     def relieve(self, status: NodePressureStatus, keepers: Sequence[Keeper]) -> bool:
         """Decide for each VM, and tell its keeper; whether anything changed by that."""
@@ -53,7 +54,14 @@ class Reliever:
             return policies[report.uid] if report.uid in requests else None
 
         in_force = {uid: Requested(present.get(uid, asked)) for uid, asked in requests.items()}
-        goals = relieve(core_node(self._node, status, governing, in_force), requests)
+        # While not all policies are known, requests hold that none is known to stand behind.
+        believed = {keeper.instance.uid for keeper in keepers if keeper.target is not None} - requests.keys()
+        node = core_node(self._node, status, governing, in_force)
+        vms = tuple(
+            replace(vm, course=Course.STAYS) if vm.uid in believed and vm.course is Course.REQUEST else vm
+            for vm in node.vms
+        )
+        goals = relieve(replace(node, vms=vms), requests)
         self._decided = {uid: (requests[uid], goal) for uid, goal in goals.items()}
         changed = False
         for keeper in keepers:
@@ -66,12 +74,12 @@ class Reliever:
 
 
 def _short(keeper: Keeper) -> bool:
-    """Whether a guest may be in trouble: it swaps or refaults, or has used up nearly all that it holds."""
+    """Whether a guest may be in trouble, by what its keeper sees."""
     view = keeper.view
     if view.need is None or view.sample is None or not view.responsive:
         return False
     held = view.sample.statistics.actual
-    return view.need.troubled or view.need.value >= held - view.sample.size // 64
+    return is_short(view.sample.size, held, view.need.value, troubled=view.need.troubled)
 
 
 def _say(keeper: Keeper, goal: int | None) -> None:

@@ -21,6 +21,7 @@ from kubeballoon.api.v1alpha1 import (
 from kubeballoon.core.demand import GuestStatistics
 from kubeballoon.core.model import State
 from kubeballoon.core.state import Thresholds
+from kubeballoon.core.wording import listed
 
 _NEWS = 100  # a figure is news when it moved by this part of its whole
 _LOST = ("Hung", "Unreachable")
@@ -45,7 +46,7 @@ def compose(
         type="Ready",
         status=Status.FALSE if lost else Status.TRUE,
         reason="VirtualMachinesUnreachable" if lost else "Reporting",
-        message=f"no connection to {', '.join(lost[:5])}" if lost else f"{len(reports)} VMs on this node",
+        message=f"no connection to {listed(lost)}" if lost else f"{len(reports)} VMs on this node",
         last_transition_time=now,
     )
     return NodePressureStatus(

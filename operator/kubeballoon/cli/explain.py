@@ -19,7 +19,7 @@ from kubeballoon.cli.sight import Place, Sight, find, look, split
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ClusterError
 from kubeballoon.core.allocate import allocate
-from kubeballoon.core.model import Decision, Mode, Node, Plan, Policy, Reason, State
+from kubeballoon.core.model import Decision, Mode, Node, Plan, Policy, Reason
 from kubeballoon.core.wording import human
 
 _CHANGES = 5  # events shown, the last
@@ -216,7 +216,7 @@ def _kept(node: Node, plan: Plan, decision: Decision) -> Iterator[str]:
     demands = sum(each.vm.demand or 0 for each in plan.decisions if each.reason not in _ALONE)
     if demands > plan.capacity:
         yield "the VMs' demands do not all fit: each has what its shares buy"
-    elif node.state in (State.HARD, State.LOW):
+    elif node.state.desperate:
         yield f"in state {node.state} its shares still buy this much"
     elif goal - demand <= vm.dead_band:
         yield f"it demands {human(demand)}: while all demands fit no VM is taken below its own"

@@ -26,10 +26,9 @@ from kubeballoon.cluster.lease import CONTROLLER
 from kubeballoon.cluster.snapshot import exclusion, processor_exclusion
 from kubeballoon.core import processors
 from kubeballoon.core.allocate import allocate
-from kubeballoon.core.wording import human
+from kubeballoon.core.model import State
+from kubeballoon.core.wording import human, listed
 
-_BAD = (NodeState.HARD, NodeState.LOW)
-_NAMED = 5  # VMs named in one line
 _SKEW = 60.0  # seconds by which clocks may differ before a controller counts as gone
 _UNINSTALLING = "release_"  # how the holder of the Lease is called that gives everything back
 
@@ -216,8 +215,7 @@ def _processors_stuck(report: VirtualMachineReport) -> bool:
 def _stuck(title: str, sight: Sight, is_stuck: Callable[[VirtualMachineReport], bool]) -> Iterator[str]:
     stuck = [f"{place.report.namespace}/{place.report.name}" for place in sight.places() if is_stuck(place.report)]
     if stuck:
-        more = f" and {len(stuck) - _NAMED} more" if len(stuck) > _NAMED else ""
-        yield f"{title}: {', '.join(stuck[:_NAMED])}{more}"
+        yield f"{title}: {listed(stuck)}"
 
 
 def _nodes(sight: Sight) -> Iterator[str]:
@@ -226,7 +224,7 @@ def _nodes(sight: Sight) -> Iterator[str]:
         if sight.silent(status):
             yield f"node {name}: its agent has not reported for {sight.age(status):.0f}s: its requests stand still"
             continue
-        if status.state in _BAD:
+        if State(status.state).desperate:
             yield f"node {name}: state {status.state}, {human(status.memory.available)} available"
         shortfall = allocate(sight.core(pressure, status)).shortfall
         if shortfall:

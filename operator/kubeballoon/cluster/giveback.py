@@ -17,12 +17,11 @@ from kubeballoon.api.v1alpha1 import NodePressure, ProcessorReport, VirtualMachi
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, ConflictError, NotFoundError, UnreachableError
 from kubeballoon.cluster.snapshot import SILENT
-from kubeballoon.core.wording import human
+from kubeballoon.core.wording import human, listed
 
 LOOK = 1.0  # seconds between looks at how far it is
 _ALLOWANCE = 64  # agents report a balloon's move from a hundredth of the VM's size on
 _AT_ONCE = 8  # patches under way at one time
-_MANY = 5  # VMs named before "and N more"
 
 
 class Held(ApiModel):
@@ -65,8 +64,7 @@ def held(
 
 def named(vms: Sequence[Held]) -> str:
     """The VMs and their reasons in one line, only the first of many."""
-    more = [f"and {len(vms) - _MANY} more"] if len(vms) > _MANY else []
-    return "; ".join([*map(str, vms[:_MANY]), *more])
+    return listed(vms, "; ")
 
 
 def _lacks(report: VirtualMachineReport, age: float) -> str | None:
@@ -96,7 +94,8 @@ def _lacks_processors(report: ProcessorReport | None) -> str | None:
     if report.target is not None:
         return f"is still asked to keep to {report.target} processors"
     # What its agent gives a reason for may need a restart of the VM, and is no memory: nobody waits for that.
-    if not report.eligible or report.online is None or report.online >= report.size or report.reason is not None:
+    # What nobody here took is its owner's affair.
+    if not report.returning or report.online is None or report.online >= report.size or report.reason is not None:
         return None
     return f"has {report.online} of {report.size} processors"
 

@@ -28,6 +28,15 @@ OWNER_EXCLUDED = "OwnerExcluded"
 DEDICATED = "DedicatedCPU"
 NO_BALLOON = "NoBalloon"
 RELEASED = "Released"
+MIGRATING = "Migrating"
+_COURSES = {
+    **dict.fromkeys(("MemoryHotplug", "BalloonIneffective"), model.Course.WHOLE),
+    **dict.fromkeys(
+        (MIGRATING, "Paused", "Hung", "Unreachable", "BadRequest", NO_BALLOON, "MethodChanging", "Unresponsive"),
+        model.Course.STAYS,
+    ),
+}
+"""What an agent does about a VM, by the reason that it reports; for other reasons it carries the request out."""
 SILENT = 180.0  # seconds without a report, three heartbeats, after which nothing is decided for a node
 
 
@@ -202,6 +211,7 @@ def core_vm(
         responsive=report.responsive,
         policy=None if policy is None else core_policy(policy),
         last_change=requested.change,
+        course=model.Course.WHOLE if not report.eligible else _COURSES.get(report.reason or "", model.Course.REQUEST),
     )
 
 

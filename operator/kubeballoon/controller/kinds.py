@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 from kubeballoon.api import names
@@ -17,7 +17,7 @@ from kubeballoon.api.v1alpha1 import (
     VirtualMachineReport,
 )
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.snapshot import P, exclusion, processor_exclusion
+from kubeballoon.cluster.snapshot import MIGRATING, P, exclusion, processor_exclusion
 from kubeballoon.core.wording import human
 
 _AUTO = "Auto"
@@ -45,6 +45,7 @@ class Kind(Generic[P]):
         path: its collection in the API.
         method: what a policy says of the method, None when it leaves that to the agent.
         reported: what a VM's agent reports to be asked of it.
+        parting: what is still asked of a VM, given what was, though nothing is to be any more.
         annotations: what asks it of a VM, with the reason; values of None take annotations away.
         said: an amount as an administrator reads it.
         exclusion: why a VM is left alone, as (reason, message), given whether its node is released.
@@ -58,6 +59,7 @@ class Kind(Generic[P]):
     path: str
     method: Callable[[P], str | None]
     reported: Callable[[VirtualMachineReport], Asked]
+    parting: Callable[[VirtualMachineReport, Asked], Asked]
     annotations: Callable[[Asked, str], dict[str, str | None]]
     said: Callable[[int], str]
     exclusion: Callable[[VirtualMachineReport, P, bool], tuple[str, str] | None]
@@ -80,6 +82,20 @@ def _processors_reported(report: VirtualMachineReport) -> Asked:
     if seen is None:
         return Asked()
     return Asked(seen.target, None, seen.policy, _unless_auto(seen.requested_method))
+
+
+def _processors_parting(report: VirtualMachineReport, asked: Asked) -> Asked:
+    """All processors, until they are back, or it is said why they are not: then nothing.
+
+    What is not asked for any more, only the agent that took it knows of, and the VM may be on its way to another.
+    """
+    seen = report.processors
+    if asked.target is None or seen is None or not seen.eligible:
+        return Asked()
+    back = seen.online is not None and seen.online >= seen.size
+    if seen.target == seen.size and (back or seen.reason not in (None, MIGRATING)):
+        return Asked()
+    return replace(asked, target=seen.size)
 
 
 def _memory_annotations(asked: Asked, message: str) -> dict[str, str | None]:
@@ -106,6 +122,7 @@ MEMORY: Kind[MemoryPolicy] = Kind(
     path=paths.MEMORY_POLICIES,
     method=lambda policy: _unless_auto(policy.spec.reclaim.method),
     reported=_memory_reported,
+    parting=lambda _report, _asked: Asked(),  # without a request every agent gives all memory back
     annotations=_memory_annotations,
     said=lambda size: f"{human(size)} ({size} bytes)",
     exclusion=lambda report, policy, released: exclusion(report, policy, released=released),
@@ -120,6 +137,7 @@ PROCESSORS: Kind[ProcessorPolicy] = Kind(
     path=paths.PROCESSOR_POLICIES,
     method=lambda policy: _unless_auto(policy.spec.method),
     reported=_processors_reported,
+    parting=_processors_parting,
     annotations=_processor_annotations,
     said=lambda count: f"{count} processors",
     exclusion=lambda report, policy, released: processor_exclusion(report, policy, released=released),

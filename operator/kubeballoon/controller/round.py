@@ -146,7 +146,8 @@ class Rounds:
             grounds = {} if last is None else {decision.vm.uid: _ground(decision) for decision in last.decisions}
             for decision in () if plan is None else plan.decisions:
                 uid = decision.vm.uid
-                asked, wanted = book.asked(reports[uid]), _wanted(book, decision)
+                asked = book.asked(reports[uid])
+                wanted = _wanted(book, decision) or book.kind.parting(reports[uid], asked)
                 explained = wanted.target is None or grounds.get(uid, _ground(decision)) == _ground(decision)
                 if wanted != asked or not explained:
                     changes.setdefault(uid, []).append(_Change(book, asked, wanted, decision.message))
@@ -216,10 +217,11 @@ def _ground(decision: AnyDecision) -> tuple[object, ...]:
     return (decision.reason,)
 
 
-def _wanted(book: Book[Any], decision: AnyDecision) -> Asked:
+def _wanted(book: Book[Any], decision: AnyDecision) -> Asked | None:
+    """What is to be asked of a VM; None: nothing."""
     policy = decision.vm.policy
     if decision.target is None or policy is None:
-        return Asked()
+        return None
     minimum = decision.vm.minimum if isinstance(decision, Decision) else None
     return Asked(decision.target, minimum, policy.name, book.kind.method(book.policies[policy.name]))
 

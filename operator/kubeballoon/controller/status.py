@@ -16,9 +16,7 @@ from kubeballoon.controller.kinds import MEMORY, Kind
 from kubeballoon.controller.round import AnyPlan, Outcome
 from kubeballoon.controller.world import Book, World
 from kubeballoon.core.model import Plan
-from kubeballoon.core.wording import human
-
-_MANY = 5  # names listed in a message before "and N more"
+from kubeballoon.core.wording import human, listed
 
 
 @dataclass(slots=True)
@@ -178,6 +176,4 @@ def _conflicted(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
 
 
 def _names(items: Iterable[str]) -> str:
-    ordered = sorted(items)
-    listed = ", ".join(ordered[:_MANY])
-    return listed if len(ordered) <= _MANY else f"{listed} and {len(ordered) - _MANY} more"
+    return listed(sorted(items))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, pairwise, repeat
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,28 @@ COOL_DOWNS_OF_REST = 60  # that while, since the target moved last
 
 
 class _Fixed(NamedTuple):
-    """A VM left out of the division: what is set aside for it, and what is decided nevertheless."""
+    """A VM left out of the division.
+
+    Attributes:
+        backed: what is set aside for it, bytes.
+        decision: what is decided nevertheless.
+    """
 
     backed: int
     decision: Decision
+
+    @classmethod
+    def aside(cls, vm: VirtualMachine, reason: Reason, note: str) -> Self:
+        """One that nothing is asked of, so that it may grow to all of its size."""
+        backed = vm.backed(None)
+        return cls(backed, Decision(vm, None, backed, reason, note=note))
 
 
 def allocate(node: Node) -> Plan:
     """Decide what every VM of the node may use.
 
-    1. VMs that must not or cannot be moved keep what they have; the rest share what is left of the capacity.
+    1. VMs that must not or cannot be moved have what they hold, and all of their size where nothing is asked of them;
+       the rest share what is left of the capacity.
     2. While demands fit, no VM is taken below its demand; when they do not, none gets more than its demand: headroom is
        the first to go, then what only a guest's past asks for. In Hard and Low only minimums hold.
     3. Inside those bounds one price divides the capacity by shares and idle tax.
@@ -84,22 +96,29 @@ def _plan(node: Node, bystanders: frozenset[str]) -> Plan:
         divided = iter(decisions)
         decisions = [next(divided) if entry is None else entry.decision for entry in sorted_out]
         decisions = _release(node, decisions) if patient else decisions
-    usable = sum([decision[0].held if decision[1] is None else decision[1] for decision in decisions])
+    usable = sum([_usable(decision) for decision in decisions])
     return Plan(node.name, capacity, shortfall, max(0, usable - whole), tuple(decisions))
+
+
+def _usable(decision: Decision) -> int:
+    """What a VM may come to hold, bytes."""
+    if decision.target is None or decision.reason in (Reason.UNRESPONSIVE, Reason.DEMAND_UNKNOWN):
+        return decision.entitlement
+    return decision.target
 
 
 def _leave(node: Node, vm: VirtualMachine, bystanders: frozenset[str]) -> _Fixed:
     """Why a VM does not share in the division: the first reason that applies."""
     if vm.policy is None:
-        return _Fixed(vm.actual, Decision(vm, None, vm.actual, Reason.NO_POLICY, note="no policy selects this VM"))
+        return _Fixed.aside(vm, Reason.NO_POLICY, "no policy selects this VM")
     if vm.excluded is not None:
-        return _Fixed(vm.actual, Decision(vm, None, vm.actual, Reason.EXCLUDED, note=vm.excluded))
+        return _Fixed.aside(vm, Reason.EXCLUDED, vm.excluded)
     if vm.uid in bystanders:
-        return _Fixed(vm.actual, Decision(vm, None, vm.actual, Reason.STEADY, note="its policy only observes"))
+        return _Fixed.aside(vm, Reason.STEADY, "its policy only observes")
     if not vm.responsive or vm.need is None:
         reason = Reason.DEMAND_UNKNOWN if vm.responsive else Reason.UNRESPONSIVE
         target = None if vm.target is None else max(vm.target, vm.minimum)
-        backed = max(vm.held, vm.minimum)  # what it is guaranteed and has not got is nobody else's
+        backed = max(vm.backed(target), vm.minimum)  # what it is guaranteed and has not got is nobody else's
         return _Fixed(backed, Decision(vm, target, backed, reason))
     return _Fixed(vm.demand, Decision(vm, vm.target, vm.maximum, Reason.NOT_UNDER_PRESSURE, node.state))
 
@@ -176,7 +195,7 @@ def _off(columns: _Columns) -> int:
 
 def _claims(node: Node, vms: Sequence[VirtualMachine], columns: _Columns, capacity: int) -> Claims:
     levels = [columns.minimum, columns.maximum]
-    if node.state.severity < State.HARD.severity:
+    if not node.state.desperate:
         levels[1:1] = [columns.present, columns.working_set, columns.demand]
     minimum, maximum = _between(levels, capacity)
     return Claims([vm.uid for vm in vms], minimum, maximum, columns.weight, columns.demand, columns.idle_tax)

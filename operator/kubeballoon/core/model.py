@@ -27,6 +27,11 @@ class State(enum.StrEnum):
         """0 for High to 3 for Low."""
         return _SEVERITY[self]
 
+    @property
+    def desperate(self) -> bool:
+        """Whether only the guaranteed minimums hold."""
+        return self in (State.HARD, State.LOW)
+
 
 _SEVERITY = {State.HIGH: 0, State.SOFT: 1, State.HARD: 2, State.LOW: 3}
 
@@ -47,6 +52,18 @@ class When(enum.StrEnum):
 
     OVERCOMMITTED = "Overcommitted"
     UNDER_PRESSURE = "UnderPressure"
+
+
+class Course(enum.StrEnum):
+    """What a node's agent does about a VM's memory.
+
+    It carries out the request, and without one gives the VM all of its memory; or it leaves the VM exactly as it is; or
+    it gives it all, whatever is asked.
+    """
+
+    REQUEST = "Request"
+    STAYS = "Stays"
+    WHOLE = "Whole"
 
 
 class Reason(enum.StrEnum):
@@ -107,6 +124,11 @@ class Change:
     age: float
 
 
+def dead_band(size: int) -> int:
+    """A change of the target of a VM of ``size`` that is not worth making, bytes."""
+    return size // 64
+
+
 class Figures(NamedTuple):
     """What an allocation reads of a VM, worked out once; bytes.
 
@@ -147,6 +169,7 @@ class VirtualMachine:
         excluded: why the VM must not be ballooned, or None.
         responsive: False while its driver does not follow requests.
         last_change: the target's last move, None when it has not moved yet.
+        course: what its agent does about it; only one that is excluded or not responsive does not follow its request.
     """
 
     uid: str
@@ -162,6 +185,7 @@ class VirtualMachine:
     responsive: bool = True
     policy: Policy | None = None
     last_change: Change | None = None
+    course: Course = Course.REQUEST
 
     figures: Figures = field(init=False, repr=False, compare=False)
 
@@ -185,7 +209,7 @@ class VirtualMachine:
                     present = max(minimum, min(working_set, self.present_need))
         target = -1 if self.target is None else self.target
         figures = Figures(
-            minimum, maximum, present, working_set, demand, self.actual, held, target, size // 64, weight, idle_tax
+            minimum, maximum, present, working_set, demand, self.actual, held, target, dead_band(size), weight, idle_tax
         )
         object.__setattr__(self, "figures", figures)  # the dataclass is frozen for everyone else
 
@@ -212,9 +236,14 @@ class VirtualMachine:
         """What the node must be able to back: a grant under way counts as already held."""
         return self.figures.held
 
+    def backed(self, target: int | None) -> int:
+        """What the node must be able to back where ``target`` is asked of the VM, bytes: without a request it grows."""
+        given = self.course is Course.WHOLE or (self.course is Course.REQUEST and target is None)
+        return self.size if given else self.held
+
     @property
     def dead_band(self) -> int:
-        """A change of target not worth making, bytes: 1/64 of the size."""
+        """See ``dead_band``."""
         return self.figures.dead_band
 
 
@@ -269,9 +298,9 @@ class Decision(NamedTuple):
             return self.note
         vm = self.vm
         if self.reason is Reason.UNRESPONSIVE:
-            return f"its driver does not follow requests: {human(vm.held)} counted as used"
+            return f"its driver does not follow requests: {human(self.entitlement)} counted as used"
         if self.reason is Reason.DEMAND_UNKNOWN:
-            return f"no fresh guest statistics: keeps its {human(vm.held)}"
+            return f"no fresh guest statistics: {human(self.entitlement)} counted as used"
         target = self.entitlement if self.target is None else self.target
         if self.reason is Reason.NOT_UNDER_PRESSURE:
             return f"node {self.state}, its policy reclaims under pressure only: may use {human(target)}"
@@ -303,7 +332,7 @@ class Plan:
         capacity: what the governed VMs share, after what cannot be moved is set aside.
         shortfall: by how much the minimums exceed that capacity; 0 when they fit.
         risk: how much more than the capacity the VMs could use at once, as ``UnderPressure`` and VMs that cannot be
-            ballooned allow.
+            ballooned, or of which nothing is asked, allow.
     """
 
     node: str

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kubeballoon.core.allocate import allocate
-from kubeballoon.core.model import Mode, Node, State, VirtualMachine
+from kubeballoon.core.model import Mode, Node, VirtualMachine, dead_band
 
-_DESPERATE = (State.HARD, State.LOW)
+
+def is_short(size: int, held: int, need: int, *, troubled: bool) -> bool:
+    """Whether a guest of ``size`` needs memory now: it swaps or refaults, or has used up what it holds; bytes."""
+    return troubled or need >= held - dead_band(size)
 
 
 def in_trouble(vm: VirtualMachine) -> bool:
-    """Whether a guest needs memory now: it swaps or refaults, or has used up what it holds."""
+    """Whether a guest needs memory now, and may have it."""
     if vm.policy is None or vm.policy.mode is Mode.OBSERVE or vm.excluded is not None:
         return False
     if not vm.responsive or vm.need is None:
         return False
-    return vm.actual < vm.maximum and (vm.troubled or vm.need >= vm.actual - vm.dead_band)
+    return vm.actual < vm.maximum and is_short(vm.size, vm.actual, vm.need, troubled=vm.troubled)
 
 
 def relieve(node: Node, requests: Mapping[str, int]) -> dict[str, int]:
@@ -36,7 +39,7 @@ def relieve(node: Node, requests: Mapping[str, int]) -> dict[str, int]:
     """
     troubled = [vm for vm in node.vms if vm.uid in requests and in_trouble(vm)]
     helped = any(vm.uid in requests and vm.target != requests[vm.uid] for vm in node.vms)
-    if not (troubled or helped or node.state in _DESPERATE):
+    if not (troubled or helped or node.state.desperate):
         return {}
     goals = {
         decision.vm.uid: decision.target

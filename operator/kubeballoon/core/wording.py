@@ -1,7 +1,10 @@
-"""Numbers as an administrator reads them."""
+"""Numbers and lists as an administrator reads them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+_MANY = 5  # items listed before "and N more"
 _UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
@@ -14,3 +17,9 @@ def human(size: float) -> str:
             text = f"{value:.{digits}f}"
             return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
     return f"{size:.0f} bytes"
+
+
+def listed(items: Sequence[object], separator: str = ", ") -> str:
+    """The items in one line, only the first of many: "a, b, c, d, e and 2 more"."""
+    first = separator.join(map(str, items[:_MANY]))
+    return first if len(items) <= _MANY else f"{first} and {len(items) - _MANY} more"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
@@ -14,6 +14,7 @@ from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster, NotFoundError
 from kubeballoon.cluster.giveback import Held, held, wait, withdraw
 from kubeballoon.cluster.lease import GIVE_UP, Lease
+from kubeballoon.cluster.snapshot import MIGRATING
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Release:
         """Give back, and wait for it; what is left after ``seconds``.
 
         1. Take the Lease: whoever led stops at its next renewal, at the latest when it could not renew for `GIVE_UP`.
-        2. Take every request off, also those written before that.
+        2. Take every request off, also those written before that; of a VM that migrates as soon as it has arrived.
         3. Wait until no agent reports a request or a balloon that is not let go of.
         4. Leave the Lease so that no controller leads while they are deleted.
 
@@ -70,11 +71,23 @@ class Release:
             instances = await self._cluster.metadata(paths.INSTANCES)
         except NotFoundError:
             return []  # KubeVirt was uninstalled before, and its VMs with it
-        asked = [each for each in instances if each.get("annotations", {}).keys() & _OURS]
+        pressures = (await self._cluster.get(paths.NODE_PRESSURES))["items"]
+        nodes = [NodePressure.model_validate(body) for body in pressures]
+        between = set(_between_nodes(nodes))
+        asked = [
+            each for each in instances if each.get("annotations", {}).keys() & _OURS and each["uid"] not in between
+        ]
         withdrawn = await withdraw(self._cluster, [(each["namespace"], each["name"], each["uid"]) for each in asked])
         for name in withdrawn:
             _log.info("%s: request withdrawn", name)
-        pressures = (await self._cluster.get(paths.NODE_PRESSURES))["items"]
-        nodes = [NodePressure.model_validate(body) for body in pressures]
         alive = {each["uid"] for each in instances}  # agents report a VM for a moment after its end
         return held(nodes, datetime.now(UTC), lambda _, report: report.uid in alive)
+
+
+def _between_nodes(nodes: Iterable[NodePressure]) -> Iterator[str]:
+    """The VMs that migrate without all of their processors: by the request the next agent knows that some are due."""
+    for pressure in nodes:
+        for report in () if pressure.status is None else pressure.status.virtual_machines:
+            seen = report.processors
+            if seen is not None and seen.reason == MIGRATING and seen.target is not None and seen.online != seen.size:
+                yield report.uid
