@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PlainSerializer, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -37,6 +37,12 @@ class ApiModel(BaseModel):
         if cls.rules:
             schema["x-kubernetes-validations"] = [rule.to_wire() for rule in cls.rules]
         return schema
+
+
+def fault(error: ValidationError) -> str:
+    """The first thing that is wrong with an object, and where, in a line."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _rfc3339(moment: datetime) -> str:

@@ -14,7 +14,7 @@ from kubeballoon.api.v1alpha1 import Exclusion, Mode, Policy, PolicyStatus, Virt
 from kubeballoon.cluster.snapshot import RELEASED, P
 from kubeballoon.controller.kinds import MEMORY, Kind
 from kubeballoon.controller.round import AnyPlan, Outcome
-from kubeballoon.controller.world import Book, World
+from kubeballoon.controller.world import Book, Unread, World
 from kubeballoon.core.model import Plan
 from kubeballoon.core.wording import human
 
@@ -98,6 +98,20 @@ def policy_status(
         conditions=set_conditions(present, wanted),
     )
     return kind.status(common, counts.taken)
+
+
+def unread_status(policy: Unread, now: datetime) -> PolicyStatus:
+    """The status of a policy that this version cannot read."""
+    ready = Condition(
+        type="Ready",
+        status=Status.FALSE,
+        reason="Unreadable",
+        message=f"this version of the controller cannot read it, so it governs no VM: {policy.fault}",
+        observed_generation=policy.metadata.generation,
+        last_transition_time=now,
+    )
+    present = policy.status.conditions if policy.status is not None else []
+    return PolicyStatus(observed_generation=policy.metadata.generation, conditions=set_conditions(present, [ready]))
 
 
 def _plans(kind: Kind[Any], counts: Tally, outcomes: Mapping[str, Outcome]) -> dict[str, AnyPlan]:
