@@ -175,6 +175,21 @@ async def test_a_round_that_fails_is_told_once_and_costs_no_other_node(caplog: p
     assert controller.rounds.outcomes["bad"].fault is None
 
 
+def test_all_policies_that_only_their_names_order_are_in_conflict() -> None:
+    world = World(today=lambda: TODAY)
+    for name in ("a", "b", "c", "d"):
+        world.memory.put(memory_policy(name))
+    world.memory.put(memory_policy("low", priority=-1))
+    world.put_node(report(TODAY), 0.0)
+    counts = tally(world, world.memory)
+    said = {}
+    for name, policy in world.memory.policies.items():
+        conditions = policy_status(MEMORY, policy, counts[name], {}, TODAY).conditions
+        (said[name],) = (each for each in conditions if each.type == "Conflicted")
+    assert {name: each.status for name, each in said.items()} == dict.fromkeys("abcd", "True") | {"low": "False"}
+    assert said["c"].message.endswith("at the same priority by a, b, d; a governs them")
+
+
 def test_dedicated_processors_are_known_from_the_report() -> None:
     bar = {"size": 8, "eligible": False, "reason": "DedicatedCPU", "message": "it has dedicated CPUs"}
     body = report(TODAY, processors=bar)

@@ -49,10 +49,9 @@ def tally(world: World, book: Book[P]) -> dict[str, Tally]:
             _count(book.kind, tallies[governance.governing.metadata.name], name, report, excluded)
             for other in governance.policies[1:]:
                 tallies[other.metadata.name].governed_by.add(governance.governing.metadata.name)
-            if governance.tied:
-                first, second = (policy.metadata.name for policy in governance.policies[:2])
-                tallies[first].tied_with.add(second)
-                tallies[second].tied_with.add(first)
+            tied = {policy.metadata.name for policy in governance.tied}
+            for each in tied:
+                tallies[each].tied_with |= tied - {each}
     return tallies
 
 
@@ -85,7 +84,7 @@ def policy_status(
             "Ready": _ready(policy, counts, _would_take(policy, counts, outcomes) if kind is MEMORY else None),
             "Degraded": _degraded(counts, outcomes),
             "Overcommitted": _overcommitted(kind, counts, outcomes),
-            "AtRisk": _at_risk(counts, outcomes),
+            **({"AtRisk": _at_risk(counts, outcomes)} if kind is MEMORY else {}),
             "Conflicted": _conflicted(policy, counts),
         }.items()
     ]
@@ -187,8 +186,8 @@ def _conflicted(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
     if not counts.tied_with:
         return False, "NoConflict", "no policy of the same priority selects the same VMs"
     first = min([policy.metadata.name, *counts.tied_with])
-    with_whom = _names(counts.tied_with)
-    return True, "SamePriority", f"{with_whom} selects some of the same VMs at the same priority; {first} governs them"
+    others = _names(counts.tied_with)
+    return True, "SamePriority", f"some of its VMs are selected at the same priority by {others}; {first} governs them"
 
 
 def _names(items: Iterable[str]) -> str:
