@@ -49,6 +49,27 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ),
 ]
 
+IN_SELECTOR: list[tuple[dict[str, Any], str, str]] = [
+    ({"matchLabels": {"not a key!": "a"}}, "matchLabels", "a label's key is a name such as tier"),
+    ({"matchLabels": {"example.com/": "a"}}, "matchLabels", "a label's key is a name such as tier"),
+    ({"matchLabels": {"tier": "bad value!"}}, "matchLabels.tier", "in body should match '^"),
+    (
+        {"matchExpressions": [{"key": "a/b/c", "operator": "Exists"}]},
+        "matchExpressions[0].key",
+        "a label's key is a name",
+    ),
+    (
+        {"matchExpressions": [{"key": "a", "operator": "In", "values": ["good", "-bad"]}]},
+        "matchExpressions[0].values[1]",
+        "in body should match '^",
+    ),
+]
+WRONG += [
+    ({"selector": {name: selector}}, f"spec.selector.{name}.{field}", reason)
+    for name in ("namespaceSelector", "virtualMachineSelector")
+    for selector, field, reason in IN_SELECTOR
+]
+
 RIGHT: list[tuple[str | int, int]] = [
     ("1.5Gi", 3 << 29),
     ("0.5Gi", 1 << 29),
