@@ -174,12 +174,15 @@ class Scheduler:
         try:
             await self._cluster.apply(paths.policy_status(book.kind.path, name), body)
         except NotFoundError:
-            return  # deleted a moment ago
+            self._rounds.counters.told("gone")
+            return
         except ClusterError as error:
+            self._rounds.counters.told("failed")
             if self._unwritten.get(subject) != str(error):
                 _log.warning("%s", error)
             self._unwritten[subject] = str(error)
             return
+        self._rounds.counters.told("written")
         self._unwritten.pop(subject, None)
         book.settle(name, policy.metadata.uid, status)
         before = {condition.type: condition.status for condition in policy.status.conditions} if policy.status else {}
