@@ -96,6 +96,8 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
         out["items"] = _structural(out["items"], definitions)
     if "x-kubernetes-int-or-string" in out:
         out.pop("type", None)
+        if isinstance(out.get("default"), int):
+            out["default"] = str(out["default"])  # as every other quantity is written
     if isinstance(out.get("description"), str):
         out["description"] = " ".join(out["description"].split())
     return out

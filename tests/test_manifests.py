@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from hack.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api import rules
-from kubeballoon.api.v1alpha1 import MemoryPolicySpec, ProcessorPolicySpec
+from kubeballoon.api.v1alpha1 import MemoryPolicy, MemoryPolicySpec, ProcessorPolicySpec
+from kubeballoon.cluster.snapshot import core_policy
 from kubeballoon.manifests import RefusedError, read
 from tests.support.cluster import Object, memory_policy, processor_policy
 
@@ -23,9 +24,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"memory": {"min": "80%", "max": "50%"}}, "spec.memory.min", "min must not exceed max"),
     ({"memory": {"min": "2Gi", "max": "1Gi"}}, "spec.memory.min", "min must not exceed max"),
     ({"memory": {"min": "150%"}}, "spec.memory.min", "a percentage from 0% to 100%"),
-    ({"memory": {"max": "much"}}, "spec.memory.max", "max must be a whole quantity of bytes such as 2Gi"),
-    ({"memory": {"min": -5}}, "spec.memory.min", "min must be a whole quantity of bytes"),
-    ({"memory": {"headroom": "1.5"}}, "spec.memory.headroom", "headroom must be a whole quantity of bytes"),
+    ({"memory": {"max": "much"}}, "spec.memory.max", "max must be a quantity of bytes such as 1.5Gi"),
+    ({"memory": {"min": -5}}, "spec.memory.min", "min must be a quantity of bytes"),
+    ({"memory": {"headroom": "1.5"}}, "spec.memory.headroom", "headroom must be a quantity of bytes"),
+    ({"memory": {"min": "+1Gi"}}, "spec.memory.min", "min must be a quantity of bytes"),
+    ({"memory": {"max": "1e003"}}, "spec.memory.max", "max must be a quantity of bytes"),
+    ({"memory": {"min": "1.5Gi", "max": "1.25Gi"}}, "spec.memory.min", "min must not exceed max"),
+    ({"reclaim": {"maxRate": "+1Mi"}}, "spec.reclaim.maxRate", "maxRate must be a positive quantity of bytes"),
     ({"memory": {"idleTax": 100}}, "spec.memory.idleTax", "should be less than or equal to 99"),
     ({"memory": {"shares": 0}}, "spec.memory.shares", "should be greater than or equal to 1"),
     ({"memory": {"shares": "many"}}, "spec.memory.shares", "in body must be of type integer"),
@@ -42,6 +47,42 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "spec.selector.virtualMachineSelector.matchExpressions[0].values",
         "values must be given for operators In and NotIn",
     ),
+]
+
+IN_SELECTOR: list[tuple[dict[str, Any], str, str]] = [
+    ({"matchLabels": {"not a key!": "a"}}, "matchLabels", "a label's key is a name such as tier"),
+    ({"matchLabels": {"example.com/": "a"}}, "matchLabels", "a label's key is a name such as tier"),
+    ({"matchLabels": {"tier": "bad value!"}}, "matchLabels.tier", "in body should match '^"),
+    (
+        {"matchExpressions": [{"key": "a/b/c", "operator": "Exists"}]},
+        "matchExpressions[0].key",
+        "a label's key is a name",
+    ),
+    (
+        {"matchExpressions": [{"key": "a", "operator": "In", "values": ["good", "-bad"]}]},
+        "matchExpressions[0].values[1]",
+        "in body should match '^",
+    ),
+]
+WRONG += [
+    ({"selector": {name: selector}}, f"spec.selector.{name}.{field}", reason)
+    for name in ("namespaceSelector", "virtualMachineSelector")
+    for selector, field, reason in IN_SELECTOR
+]
+
+RIGHT: list[tuple[str | int, int]] = [
+    ("1.5Gi", 3 << 29),
+    ("0.5Gi", 1 << 29),
+    ("1.0Gi", 1 << 30),
+    ("2.50Gi", 5 << 29),
+    (".5Ki", 512),
+    ("0.1Ki", 103),
+    ("100Ti", 100 << 40),
+    ("1Pi", 1 << 50),
+    ("1.5G", 1_500_000_000),
+    ("1e3", 1000),
+    ("1E+3", 1000),
+    (1 << 30, 1 << 30),
 ]
 
 WRONG_PROCESSORS: list[tuple[dict[str, Any], str, str]] = [
@@ -76,6 +117,21 @@ def test_files_and_api_server_refuse_alike(
     if policy["spec"]["selector"] is None:
         del policy["spec"]["selector"]
     assert_refused_alike(installed, tmp_path, policy, field, reason)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("text", "size"), RIGHT)
+def test_files_api_server_and_controller_take_the_same_quantities(
+    installed: ControlPlane, tmp_path: Path, text: str | int, size: int
+) -> None:
+    memory = {"min": text, "max": text, "headroom": text}
+    policy = memory_policy("right", memory=memory, reclaim={"maxRate": text})
+    installed.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(policy))
+    (taken,) = read([str(written(tmp_path, policy))])
+    assert isinstance(taken, MemoryPolicy)
+    meant = core_policy(taken)
+    assert {each.bytes for each in (meant.minimum, meant.maximum, meant.headroom)} == {size}
+    assert meant.max_rate == size
 
 
 @pytest.mark.cluster

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import re
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,6 +118,15 @@ def test_a_report_that_fails_is_counted_and_leaves_the_last_ones_time(agent: Age
     agent.wrote(None)
     assert value(agent.registry, "kubeballoon_agent_reports_total", result="failed") == 1
     assert value(agent.registry, "kubeballoon_agent_report_timestamp_seconds", node="n") == NOW.timestamp()
+
+
+def test_an_agent_that_has_never_reported_is_as_old_as_itself() -> None:
+    before = time.time()
+    agent = AgentMetrics("n", lambda: None)
+    agent.wrote(None)
+    began = value(agent.registry, "kubeballoon_agent_report_timestamp_seconds", node="n")
+    assert began is not None
+    assert before <= began <= time.time()
 
 
 def test_the_controller_exports_its_decisions(controller: Controller) -> None:

@@ -222,11 +222,16 @@ def _not_of_type(name: str) -> _Wording:
     return say
 
 
+def _mismatch(field: str, detail: ErrorDetails) -> str:
+    return f"Invalid value: \"{detail['input']}\": {field} in body should match '{detail['ctx']['pattern']}'"
+
+
 _WORDINGS: Mapping[str, _Wording] = {
     "enum": _unsupported,
     "missing": lambda field, detail: "Required value",  # noqa: ARG005 - one signature for all
     "greater_than_equal": _bound("greater than or equal to", "ge"),
     "less_than_equal": _bound("less than or equal to", "le"),
+    "string_pattern_mismatch": _mismatch,
     "int_type": _not_of_type("integer"),
     "int_from_float": _not_of_type("integer"),
     "string_type": _not_of_type("string"),

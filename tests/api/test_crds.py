@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
 import pytest
 
 from hack.controlplane import ControlPlane, ControlPlaneError
 from hack.generate_crds import CRDS, render
-from kubeballoon.api.v1alpha1 import KINDS
+from kubeballoon.api.v1alpha1 import KINDS, NodeMemory, NodePressureStatus, VirtualMachineReport
 from tests.support.cluster import get, memory_policy, processor_policy
 
 
@@ -22,9 +25,9 @@ def test_the_crds_are_what_the_models_say() -> None:
         ({"memory": {"min": "80%", "max": "50%"}}, "spec.memory.min", "min must not exceed max"),
         ({"memory": {"min": "2Gi", "max": "1Gi"}}, "spec.memory.min", "min must not exceed max"),
         ({"memory": {"min": "150%"}}, "spec.memory.min", "a percentage from 0% to 100%"),
-        ({"memory": {"max": "much"}}, "spec.memory.max", "a whole quantity of bytes such as 2Gi"),
-        ({"memory": {"min": -5}}, "spec.memory.min", "a whole quantity of bytes"),
-        ({"memory": {"headroom": "1.5"}}, "spec.memory.headroom", "a whole quantity of bytes"),
+        ({"memory": {"max": "much"}}, "spec.memory.max", "a quantity of bytes such as 1.5Gi"),
+        ({"memory": {"min": -5}}, "spec.memory.min", "a quantity of bytes"),
+        ({"memory": {"headroom": "1.5"}}, "spec.memory.headroom", "a quantity of bytes"),
         ({"memory": {"idleTax": 100}}, "spec.memory.idleTax", "less than or equal to 99"),
         ({"memory": {"shares": 0}}, "spec.memory.shares", "greater than or equal to 1"),
         ({"reclaim": {"maxRate": "0"}}, "spec.reclaim.maxRate", "a positive quantity of bytes"),
@@ -64,6 +67,16 @@ def test_what_is_left_out_has_a_default(installed: ControlPlane) -> None:
         "memory": {"min": 1024, "max": "1Gi", "shares": 1000, "idleTax": 75, "headroom": "10%"},
         "reclaim": {"when": "Overcommitted", "method": "Auto"},
     }
+
+
+@pytest.mark.cluster
+def test_a_quantity_that_is_left_out_of_a_status_is_a_string_as_any_other(installed: ControlPlane) -> None:
+    installed.apply(memory_policy("quantities"))
+    patch = json.dumps({"status": {"matched": 1}})
+    installed.kubectl("patch", "mempol", "quantities", "--subresource=status", "--type=merge", f"--patch={patch}")
+    status = get(installed, "mempol", "quantities")["status"]
+    installed.kubectl("delete", "mempol", "quantities")
+    assert status["reserved"] == "0"
 
 
 @pytest.mark.cluster
@@ -117,3 +130,21 @@ def test_kubectl_shows_what_an_administrator_looks_for(installed: ControlPlane) 
     installed.kubectl("delete", "mempol", "columns")
     assert header == ["NAME", "MODE", "PRIORITY", "GOVERNED", "RESERVED", "READY", "REASON", "AGE"]
     assert "nodepressures" in installed.kubectl("api-resources", "--categories=kubeballoon")
+
+
+@pytest.mark.cluster
+def test_kubectl_shows_what_is_taken_on_a_node(installed: ControlPlane) -> None:
+    memory = NodeMemory(total=2 << 30, available=1 << 30, other=0, reserve=0)
+    vms = [
+        VirtualMachineReport(uid=name, namespace="n", name=name, size=1 << 30, actual=left)
+        for name, left in (("a", 256 << 20), ("b", 512 << 20), ("c", None))
+    ]
+    status = NodePressureStatus(observed_at=datetime.now(UTC), memory=memory, virtual_machines=vms)
+    body = {"apiVersion": "kubeballoon.io/v1alpha1", "kind": "NodePressure", "metadata": {"name": "columns"}}
+    installed.apply(body)
+    written = json.dumps({**body, "status": status.to_wire()})
+    installed.kubectl("apply", "--server-side", "--subresource=status", "--filename=-", stdin=written)
+    header, row = (line.split() for line in installed.kubectl("get", "nodepressure", "columns").splitlines())
+    installed.kubectl("delete", "np", "columns")
+    assert header == ["NAME", "STATE", "TOTAL", "AVAILABLE", "RESERVED", "READY", "REPORTED", "AGE"]
+    assert row[1:5] == ["High", "2Gi", "1Gi", "1280Mi"]

@@ -31,15 +31,20 @@ def test_a_quantity_is_exact_to_the_byte(size: int) -> None:
         ("1E", 10**18),
         ("0", 0),
         (".5Ki", 512),
+        ("100Ti", 100 << 40),
+        ("1E+3", 1000),
+        ("0.1Ki", 103),
     ],
 )
 def test_quantities_are_written_as_in_kubernetes(text: str, size: int) -> None:
     assert parse_quantity(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "2 Gi", "-1Gi", "2gi", "1.5", "0.1Ki", "Gi", "1e-3", "50%"])
+@pytest.mark.parametrize(
+    "text", ["", "2 Gi", "-1Gi", "+1Gi", "2gi", "1.5", "1.", "Gi", "1e-3", "1e003", "50%", "1Gi\n"]
+)
 def test_what_is_no_quantity_of_bytes_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"quantity|whole number"):
+    with pytest.raises(ValueError, match="quantity"):
         parse_quantity(text)
 
 

@@ -94,6 +94,8 @@ def test_the_status_counts_what_is_governed_taken_and_left_out(installed: Contro
     assert status["excluded"] == [{"reason": "DedicatedCPU", "count": 1}]
     ready = condition(installed, "default", "Ready", of="cpupol")
     assert (ready["status"], ready["reason"]) == ("True", "Enforcing")
+    assert condition(installed, "default", "Degraded", of="cpupol")["status"] == "False"
+    assert condition(installed, "default", "AtRisk", of="cpupol") == {}, "that is of memory"
 
 
 def test_observing_takes_nothing(installed: ControlPlane, node: FakeNode) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, PROCESSOR_TARGET, REASON
 from kubeballoon.api.v1alpha1 import NodePressure
+from kubeballoon.cluster.announce import Reference
+from kubeballoon.cluster.client import ClusterError, NotFoundError
 from kubeballoon.cluster.snapshot import SILENT, Requested, core_processor_node, core_vm
 from kubeballoon.controller.counters import Counters
 from kubeballoon.controller.kinds import MEMORY
@@ -34,6 +36,21 @@ class FakeCluster:
         self.bodies: list[Object] = []
         self.scheduler: Scheduler | None = None
         self.stalls: list[str | None] = []
+        self.refusal: ClusterError | None = None  # of what is applied
+
+    async def get(self, path: str) -> Object:
+        """There is nothing."""
+        assert path
+        await asyncio.sleep(0)
+        return {"items": []}
+
+    async def apply(self, path: str, body: Object) -> Object:
+        """Take it, or refuse it."""
+        assert path.endswith("/status")
+        await asyncio.sleep(0)
+        if self.refusal is not None:
+            raise self.refusal
+        return body
 
     async def merge(self, path: str, body: Object) -> Object:
         """Take it."""
@@ -61,20 +78,27 @@ def report(observed: datetime, vms: int = 1, version: int = 1, node: str = "n", 
 class Controller:
     """Rounds, and what they are run with."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, announcer: Any = None) -> None:
+        """``announcer`` may be left out where nothing is announced, as on a first round."""
         self.clock = Clock()
         self.cluster = FakeCluster(self.clock, seconds)
         self.world = World(today=lambda: TODAY)
         self.world.memory.put(memory_policy("all"))
-        unused: Any = None  # nothing is announced on a first round
+        self.registry = new_registry()
         cluster: Any = self.cluster
-        self.rounds = Rounds(cluster, self.world, unused, Counters(new_registry()), self.clock)
-        self.scheduler = Scheduler(cluster, self.world, unused, self.rounds, self.clock)
+        self.rounds = Rounds(cluster, self.world, announcer, Counters(self.registry), self.clock)
+        self.scheduler = Scheduler(cluster, self.world, announcer, self.rounds, self.clock)
 
     async def silent(self) -> bool:
         """Whether a round finds that the agent is."""
         await self.rounds.run("n")
         return self.rounds.outcomes["n"].silent
+
+    def counted(self, what: str) -> dict[str, float]:
+        """How often each result was counted, of those that were."""
+        samples = (sample for family in self.registry.collect() for sample in family.samples)
+        found = {each.labels["result"]: each.value for each in samples if each.name == f"kubeballoon_{what}_total"}
+        return {result: count for result, count in found.items() if count}
 
 
 @pytest.mark.parametrize("wrong", [timedelta(hours=-3), timedelta(), timedelta(hours=3)], ids=str)
@@ -207,6 +231,82 @@ async def test_processors_that_cannot_come_back_are_not_asked_for_for_ever() -> 
     controller.world.put_node(body, controller.clock())
     await controller.rounds.run("n")
     assert controller.cluster.bodies[0]["metadata"]["annotations"][PROCESSOR_TARGET] is None
+
+
+async def test_only_a_round_that_decides_is_a_sign_of_life() -> None:
+    controller = Controller()
+    controller.world.put_node(report(TODAY, size="1024Ei"), controller.clock())
+    await controller.rounds.run("n")
+    assert (controller.counted("rounds"), controller.rounds.ended) == ({"failed": 1}, None)
+    controller.world.put_node(report(TODAY, version=2), controller.clock())
+    controller.clock.now += SILENT + 1
+    await controller.rounds.run("n")
+    await controller.rounds.run("gone")
+    assert (controller.counted("rounds"), controller.rounds.ended) == ({"failed": 1, "silent": 1}, None)
+    controller.world.put_node(report(TODAY + timedelta(seconds=1), version=3), controller.clock())
+    await controller.rounds.run("n")
+    assert controller.counted("rounds") == {"failed": 1, "silent": 1, "decided": 1}
+    assert controller.rounds.ended is not None
+
+
+class Announcer:
+    """Keeps what it is to post."""
+
+    def __init__(self) -> None:
+        self.posted: list[tuple[str, str, str, bool]] = []
+
+    async def post(self, about: Reference, reason: str, note: str, *, action: str, warning: bool = False) -> None:
+        """Keep it."""
+        assert action
+        self.posted.append((f"{about.kind}/{about.name}", reason, note, warning))
+
+
+async def test_a_node_s_change_of_state_is_told_as_an_event() -> None:
+    announcer = Announcer()
+    controller = Controller(announcer=announcer)
+    for version, state in enumerate(["Low", "Low", "Soft", "High", "Hard"], start=1):
+        body = report(TODAY, version=version)
+        body["status"]["state"] = state
+        controller.world.put_node(body, controller.clock())
+        await controller.rounds.run("n")
+    told = [each for each in announcer.posted if each[0] == "Node/n" and each[1].startswith("Memory")]
+    assert [(reason, warning) for _, reason, _, warning in told] == [
+        ("MemorySoft", False),
+        ("MemoryHigh", False),
+        ("MemoryHard", True),
+    ]
+    assert told[-1][2] == "from High to Hard: 100 MiB of 400 MiB are available"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "result"),
+    [(None, "written"), (NotFoundError("gone"), "gone"), (ClusterError("no"), "failed")],
+    ids=["written", "gone", "failed"],
+)
+async def test_the_statuses_that_are_written_are_counted(refusal: ClusterError | None, result: str) -> None:
+    controller = Controller()
+    controller.cluster.refusal = refusal
+    running = asyncio.create_task(controller.scheduler.run())
+    async with asyncio.timeout(10):
+        while not controller.counted("statuses"):  # noqa: ASYNC110 - a counter has no event
+            await asyncio.sleep(0.005)
+    running.cancel()
+    assert controller.counted("statuses") == {result: 1}
+
+
+def test_all_policies_that_only_their_names_order_are_in_conflict() -> None:
+    world = World(today=lambda: TODAY)
+    for name in ("a", "b", "c", "d"):
+        world.memory.put(memory_policy(name))
+    world.memory.put(memory_policy("low", priority=-1))
+    world.put_node(report(TODAY), 0.0)
+    counts = tally(world, world.memory)
+    said = {}
+    for name, policy in world.memory.policies.items():
+        conditions = policy_status(MEMORY, policy, counts[name], {}, TODAY).conditions
+        (said[name],) = (each for each in conditions if each.type == "Conflicted")
+    assert {name: each.status for name, each in said.items()} == dict.fromkeys("abcd", "True") | {"low": "False"}
+    assert said["c"].message.endswith("at the same priority by a, b, d; a governs them")
 
 
 def test_dedicated_processors_are_known_from_the_report() -> None:

@@ -102,7 +102,7 @@ POLICY = (
     [
         ("kind: Pod", "holds 0 MemoryPolicies, and one is needed"),
         ("{", "expected the node content"),
-        (POLICY.format("{min: 2X}"), "spec.memory.min: Invalid value: min must be a whole quantity of bytes"),
+        (POLICY.format("{min: 2X}"), "spec.memory.min: Invalid value: min must be a quantity of bytes"),
         (POLICY.format("{min: 90%, max: 50%}"), "spec.memory.min: Invalid value: min must not exceed max"),
         (POLICY.format("{idleTax: 100}"), "spec.memory.idleTax"),
         (POLICY.format("{floor: 1Gi}"), 'unknown field "spec.memory.floor"'),

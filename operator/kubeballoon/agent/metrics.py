@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.registry import Collector
 
 from kubeballoon.api.v1alpha1 import NodePressureStatus, NodeState
-from kubeballoon.metrics import BUCKETS, Gauge, Sample, new_registry
+from kubeballoon.metrics import BUCKETS, Gauge, new_registry
 
 _STATE = Gauge("kubeballoon_node_state", "1 for the state the node is in, 0 for the others.", ("node", "state"))
 _MEMORY = Gauge(
@@ -33,7 +33,9 @@ _RESPONSIVE = Gauge("kubeballoon_vm_responsive", "1 while the VM answers and its
 _ELIGIBLE = Gauge("kubeballoon_vm_eligible", "1 if the VM may be ballooned.", _VM)
 _LOOKED = Gauge("kubeballoon_vm_look_timestamp_seconds", "When the agent last looked at a VM, Unix time.", _VM)
 _REPORTED = Gauge(
-    "kubeballoon_agent_report_timestamp_seconds", "When the agent's last report was written, Unix time.", ("node",)
+    "kubeballoon_agent_report_timestamp_seconds",
+    "When the agent's last report was written, or before the first when the agent began, Unix time.",
+    ("node",),
 )
 _KINDS = ("size", "actual", "resident", "target", "min", "need")
 
@@ -54,7 +56,7 @@ class AgentMetrics(Collector):
         self._node = node
         self._look = look
         self._looked = looked
-        self._written: datetime | None = None
+        self._written = datetime.now(UTC)
         self.registry = new_registry()
         self.registry.register(self)
         self._reports = Counter(
@@ -93,5 +95,4 @@ class AgentMetrics(Collector):
         yield _RESPONSIVE.family(((vm.namespace, vm.name), float(vm.responsive)) for vm in vms)
         yield _ELIGIBLE.family(((vm.namespace, vm.name), float(vm.eligible)) for vm in vms)
         yield _LOOKED.family(self._looked().items())
-        written: Sample = (node,), None if self._written is None else self._written.timestamp()
-        yield _REPORTED.family([written])
+        yield _REPORTED.family([((node,), self._written.timestamp())])

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -32,11 +32,20 @@ class ApiModel(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The schema, with the rules where the API server looks for them."""
+        """The schema, with what is computed on the way out, and the rules where the API server looks for them."""
         schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, each in cls.model_computed_fields.items():
+            shape = TypeAdapter(each.return_type).json_schema()
+            schema["properties"][to_camel(name)] = {**shape, "description": each.description}
         if cls.rules:
             schema["x-kubernetes-validations"] = [rule.to_wire() for rule in cls.rules]
         return schema
+
+
+def fault(error: ValidationError) -> str:
+    """The first thing that is wrong with an object, and where, in a line."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -56,7 +65,7 @@ class Status(StrEnum):
 
 
 class Condition(ApiModel):
-    """metav1.Condition."""
+    """What holds at present or does not, since when and why, as everywhere in Kubernetes."""
 
     type: str = Field(pattern=r"^[A-Za-z]([A-Za-z0-9]*[A-Za-z0-9])?$", max_length=316)
     status: Status

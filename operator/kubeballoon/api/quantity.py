@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from typing import Annotated, Any
@@ -13,28 +14,26 @@ _SUFFIXES = {
     **{suffix: 1024**power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
     **{suffix: 1000**power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
 }
-_QUANTITY = re.compile(r"^(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?P<suffix>[KMGTPE]i|[kMGTPE]|[eE][+-]?[0-9]{1,2})?$")
-_COUNT = re.compile(r"^[1-9][0-9]{0,3}$")
-_PERCENT = re.compile(r"^(100|[1-9]?[0-9])%$")
+_UNIT = "([KMGTPE]i|[kMGTPE]|[eE][+]?[0-9]{1,2})"
+QUANTITY = f"^([0-9]+{_UNIT}?|[0-9]*[.][0-9]+{_UNIT})$"
+"""Of what Kubernetes reads as a quantity, that which can be meant for bytes: a fraction of something larger."""
+PERCENTAGE = "^(100|[1-9]?[0-9])%$"
+COUNT = "^[1-9][0-9]{0,3}$"
 
 
 def parse_quantity(value: str | int) -> int:
-    """Bytes of a quantity such as "2Gi", "1500M", "1.5Gi", "1e9" or 1073741824.
+    """Bytes of a quantity such as "2Gi", "1500M", "1.5Gi", "1e9" or 1073741824; rounded up, as Kubernetes does.
 
     Raises:
-        ValueError: it is not a quantity, is negative, or is not a whole number of bytes.
+        ValueError: it is not a quantity, or is negative.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    match = _QUANTITY.match(value) if isinstance(value, str) else None
-    if match is None:
+    if not isinstance(value, str) or re.fullmatch(QUANTITY, value) is None:
         raise ValueError(f"{value!r} is not a quantity of bytes such as 2Gi or 1500M")
-    suffix = match["suffix"] or ""
-    factor = _SUFFIXES.get(suffix)
-    exact = Decimal(match["number"] + suffix) if factor is None else Decimal(match["number"]) * factor
-    if exact != int(exact):
-        raise ValueError(f"{value!r} is not a whole number of bytes")
-    return int(exact)
+    suffix = value.lstrip("0123456789.")
+    number, factor = value.removesuffix(suffix), _SUFFIXES.get(suffix)
+    return math.ceil(Decimal(value) if factor is None else Decimal(number) * factor)
 
 
 def format_quantity(size: int) -> str:
@@ -52,10 +51,9 @@ def parse_amount(value: str | int) -> tuple[int | None, int | None]:
         ValueError: it is neither.
     """
     if isinstance(value, str) and value.endswith("%"):
-        match = _PERCENT.match(value)
-        if match is None:
+        if re.fullmatch(PERCENTAGE, value) is None:
             raise ValueError(f"{value!r} is not a percentage from 0% to 100%")
-        return None, int(match[1])
+        return None, int(value[:-1])
     return parse_quantity(value), None
 
 
@@ -67,7 +65,7 @@ def parse_count(value: str | int) -> tuple[int | None, int | None]:
     """
     if isinstance(value, str) and value.endswith("%"):
         return parse_amount(value)
-    if _COUNT.match(str(value)) is None:
+    if re.fullmatch(COUNT, str(value)) is None:
         raise ValueError(f"{value!r} is not a whole number of processors such as 2")
     return int(value), None
 

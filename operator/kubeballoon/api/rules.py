@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kubeballoon.api.quantity import parse_amount, parse_quantity
+from kubeballoon.api.quantity import COUNT, PERCENTAGE, QUANTITY, parse_amount, parse_count, parse_quantity
 
-_COUNT = "^[1-9][0-9]{0,3}$"
 _DURATION = "^([0-9]+([.][0-9]+)?(ms|s|m|h))+$"
 
 
@@ -37,19 +36,19 @@ class Rule:
 
 
 def amount(field: str) -> Rule:
-    """A whole, non-negative quantity of bytes, or a percentage from 0% to 100%."""
+    """A quantity of bytes, or a percentage from 0% to 100%."""
     return Rule(
         f"!has(self.{field}) || {_is_percentage(field)} || {_is_quantity(field)}",
-        f"{field} must be a whole quantity of bytes such as 2Gi, or a percentage from 0% to 100%",
+        f"{field} must be a quantity of bytes such as 1.5Gi, or a percentage from 0% to 100%",
         field,
         lambda written: field not in written or _amount(written[field]) is not None,
     )
 
 
 def positive_quantity(field: str) -> Rule:
-    """A whole, positive quantity of bytes."""
+    """A positive quantity of bytes."""
     return Rule(
-        f"!has(self.{field}) || ({_is_quantity(field)} && quantity({_text(field)}).asInteger() > 0)",
+        f"!has(self.{field}) || ({_is_quantity(field)} && quantity({_text(field)}).isGreaterThan(quantity('0')))",
         f"{field} must be a positive quantity of bytes such as 256Mi",
         field,
         lambda written: field not in written or _is_positive(written[field]),
@@ -109,16 +108,15 @@ def _percent(field: str) -> str:
 
 
 def _is_percentage(field: str) -> str:
-    return f"{_text(field)}.matches('^(100|[1-9]?[0-9])%$')"
+    return f"{_text(field)}.matches('{PERCENTAGE}')"
 
 
 def _is_quantity(field: str) -> str:
-    text = _text(field)
-    return f"(isQuantity({text}) && quantity({text}).isInteger() && quantity({text}).asInteger() >= 0)"
+    return f"{_text(field)}.matches('{QUANTITY}')"
 
 
 def _is_count(field: str) -> str:
-    return f"{_text(field)}.matches('{_COUNT}')"
+    return f"{_text(field)}.matches('{COUNT}')"
 
 
 def _amount(value: Any) -> tuple[int | None, int | None] | None:
@@ -130,8 +128,11 @@ def _amount(value: Any) -> tuple[int | None, int | None] | None:
 
 
 def _is_counted(value: Any) -> bool:
-    amount = _amount(value)
-    return re.fullmatch(_COUNT, str(value)) is not None or (amount is not None and amount[1] is not None)
+    try:
+        parse_count(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_positive(value: Any) -> bool:

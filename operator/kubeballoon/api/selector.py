@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
@@ -10,6 +11,17 @@ from pydantic import Field
 
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.rules import Rule
+
+_LABEL_PART = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+KEY = f"^({_DNS_LABEL}([.]{_DNS_LABEL})*/)?{_LABEL_PART}$"
+"""A label's key: a DNS name with a slash, where there is one, and a name."""
+_Value = Annotated[str, Field(max_length=63, pattern=f"^({_LABEL_PART})?$")]
+_NO_KEY = "a label's key is a name such as tier, or example.com/tier"
+
+
+def _is_key(text: object) -> bool:
+    return isinstance(text, str) and re.fullmatch(KEY, text) is not None
 
 
 class Operator(StrEnum):
@@ -32,11 +44,17 @@ class Requirement(ApiModel):
             "values",
             lambda written: bool(written.get("values")) == (written.get("operator") in ("In", "NotIn")),
         ),
+        Rule(
+            f"self.key.matches('{KEY}')",
+            _NO_KEY,
+            "key",
+            lambda written: "key" not in written or _is_key(written["key"]),
+        ),
     )
 
     key: str = Field(min_length=1, max_length=317)
     operator: Operator
-    values: list[Annotated[str, Field(max_length=63)]] = Field(
+    values: list[_Value] = Field(
         default_factory=list, max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )
 
@@ -56,7 +74,16 @@ class Requirement(ApiModel):
 class LabelSelector(ApiModel):
     """Labels that must all match; an empty selector matches everything."""
 
-    match_labels: dict[str, Annotated[str, Field(max_length=63)]] = Field(default_factory=dict, max_length=64)
+    rules = (
+        Rule(
+            f"!has(self.matchLabels) || self.matchLabels.all(key, key.matches('{KEY}'))",
+            _NO_KEY,
+            "matchLabels",
+            lambda written: all(map(_is_key, written.get("matchLabels") or ())),
+        ),
+    )
+
+    match_labels: dict[str, _Value] = Field(default_factory=dict, max_length=64)
     match_expressions: list[Requirement] = Field(
         default_factory=list, max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from kubeballoon.api import rules
 from kubeballoon.api.duration import Duration
@@ -67,7 +67,7 @@ class OwnerExclusion(StrEnum):
 
 
 class PolicySelector(ApiModel):
-    """Which VMs a policy is for. A selector left out, or empty, selects all."""
+    """Which VMs a policy is for. Either of the two selectors left out, or empty, selects all."""
 
     namespace_selector: LabelSelector = Field(
         default_factory=LabelSelector, description="Labels of the VM's namespace."
@@ -472,16 +472,23 @@ class NodePressureStatus(ApiModel):
     )
     conditions: Conditions
 
+    @computed_field(description="Memory taken back from the node's VMs.")  # type: ignore[prop-decorator]
+    @property
+    def reserved(self) -> Quantity:
+        """Memory taken back from the node's VMs, bytes."""
+        return sum(vm.reserved for vm in self.virtual_machines)
+
 
 class NodePressure(Resource):
     """NodePressure is what the agent of a node reports: its memory, its VMs, and how they follow their requests."""
 
     plural = "nodepressures"
-    short_names = ("nodepressure", "np")
+    short_names = ("np",)
     columns = (
         PrinterColumn(name="State", type="string", json_path=".status.state"),
         PrinterColumn(name="Total", type="string", json_path=".status.memory.total"),
         PrinterColumn(name="Available", type="string", json_path=".status.memory.available"),
+        PrinterColumn(name="Reserved", type="string", json_path=".status.reserved"),
         PrinterColumn(name="Ready", type="string", json_path='.status.conditions[?(@.type=="Ready")].status'),
         PrinterColumn(
             name="Reason", type="string", json_path='.status.conditions[?(@.type=="Ready")].reason', priority=1

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from kubeballoon.api.meta import fault
 from kubeballoon.api.v1alpha1 import (
     MemoryPolicy,
     NodePressure,
@@ -156,10 +157,8 @@ def _read(kind: type[Kind], item: Object) -> Kind:
     try:
         return kind.model_validate(item)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         name = item.get("metadata", {}).get("name")
-        raise ClusterError(f"{kind.__name__} {name} cannot be read: {where}: {first['msg']}") from error
+        raise ClusterError(f"{kind.__name__} {name} cannot be read: {fault(error)}") from error
 
 
 def split(text: str, namespace: str) -> tuple[str, str]:

@@ -42,19 +42,20 @@ SILENT = 180.0  # seconds without a report, three heartbeats, after which nothin
 
 @dataclass(frozen=True, slots=True)
 class Governance(Generic[P]):
-    """Which policies select a VM, first the one that governs it.
-
-    Attributes:
-        tied: whether the next one has the same priority, so that only its name kept it from governing.
-    """
+    """Which policies select a VM, first the one that governs it."""
 
     policies: tuple[P, ...] = ()
-    tied: bool = False
 
     @property
     def governing(self) -> P | None:
         """The policy that governs, if any selects the VM."""
         return self.policies[0] if self.policies else None
+
+    @property
+    def tied(self) -> tuple[P, ...]:
+        """Those of the highest priority where they are several: only its name made one of them govern."""
+        tied = tuple(each for each in self.policies if each.spec.priority == self.policies[0].spec.priority)
+        return tied if len(tied) > 1 else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,7 @@ def govern(policies: Sequence[P], labels: Mapping[str, str], namespace_labels: M
     """Highest priority first, then by name."""
     candidates = _candidates(policies, labels)
     matching = [policy for policy in candidates if policy.spec.selector.namespace_selector.matches(namespace_labels)]
-    tied = len(matching) > 1 and matching[0].spec.priority == matching[1].spec.priority
-    return Governance(tuple(matching), tied)
+    return Governance(tuple(matching))
 
 
 def may_govern(

@@ -13,7 +13,7 @@ from kubeballoon.metrics import Gauge
 
 _NODE = ("node",)
 _LEADER = Gauge("kubeballoon_leader", "1 on the replica that leads; only this one exports what it decided.")
-_LAST = Gauge("kubeballoon_last_round_timestamp_seconds", "When the last round ended, Unix time.")
+_LAST = Gauge("kubeballoon_last_round_timestamp_seconds", "When the last round that decided ended, Unix time.")
 _CAPACITY = Gauge(
     "kubeballoon_node_capacity_bytes",
     "What the driven VMs of a node share: its memory less what others use, the reserve, and VMs that are not driven.",

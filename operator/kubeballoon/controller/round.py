@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMachineReport
+from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, NodeState, VirtualMachineReport
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.announce import Announcer, Reference
 from kubeballoon.cluster.client import Cluster, ClusterError, ConflictError, NotFoundError, Object
@@ -21,6 +21,7 @@ from kubeballoon.controller.world import Book, World
 from kubeballoon.core import processors
 from kubeballoon.core.allocate import allocate
 from kubeballoon.core.model import Decision, Plan, Reason
+from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
 
@@ -36,15 +37,24 @@ class Outcome:
 
     Attributes:
         plans: what was decided, by the collection of the policies behind it.
+        state: the node's, as of then; None where nothing was decided.
         silent: its agent has not reported lately, so nothing was decided.
         failures: patches the API server refused, as one line each.
         fault: why nothing could be decided or written, in a line; None where all went as it should.
     """
 
     plans: Mapping[str, AnyPlan] = field(default_factory=dict)
+    state: NodeState | None = None
     silent: bool = False
     failures: list[str] = field(default_factory=list)
     fault: str | None = None
+
+    @property
+    def result(self) -> str:
+        """How it went, in a word."""
+        if self.fault is not None:
+            return "failed"
+        return "silent" if self.silent else "decided"
 
     @property
     def memory(self) -> Plan | None:
@@ -67,12 +77,12 @@ class Rounds:
     ) -> None:
         """Decide from ``world``, write through ``cluster``.
 
-        ``ended`` is when the last round did; ``moved`` when one last got on, in seconds of ``clock``.
+        ``ended`` is when the last round that decided did; ``moved`` when one last got on, in seconds of ``clock``.
         """
         self._cluster = cluster
         self._world = world
         self._announcer = announcer
-        self._counters = counters
+        self.counters = counters
         self._clock = clock
         self._today = today
         self.ended: datetime | None = None
@@ -82,20 +92,24 @@ class Rounds:
 
     async def run(self, name: str) -> None:
         """One round for the node ``name``, counted; one that fails is that node's, and of no other."""
-        with self._counters.durations.time():
+        with self.counters.durations.time():
             try:
                 await self._run(name)
             except Exception as error:  # noqa: BLE001 - whatever it is, the other nodes go on
                 self._fail(name, f"the round of node {name} failed: {error!r}", error)
-        self._counters.rounds.inc()
-        self.ended = self._today()
+        outcome = self.outcomes.get(name)
+        if outcome is None:
+            return  # the node is gone
+        self.counters.ended(outcome.result)
+        if outcome.result == "decided":
+            self.ended = self._today()
 
     def _fail(self, name: str, fault: str, error: Exception) -> None:
         """Keep what was decided before, and say once what went wrong."""
         before = self.outcomes.get(name, Outcome())
         if fault != before.fault:
             _log.error("%s", fault, exc_info=error)
-        self.outcomes[name] = Outcome(before.plans, fault=fault)
+        self.outcomes[name] = Outcome(before.plans, before.state, fault=fault)
 
     async def _run(self, name: str) -> None:
         """One round: a node that is gone is forgotten.
@@ -114,11 +128,12 @@ class Rounds:
             return
         before = self.outcomes.get(name, Outcome())
         plans = self._decide(name, status)
-        outcome = self.outcomes[name] = Outcome(plans)
+        outcome = self.outcomes[name] = Outcome(plans, status.state)
         reports = {report.uid: report for report in status.virtual_machines}
         changes = self._changes(reports, plans, before.plans)
         results = await asyncio.gather(*(self._apply(reports[uid], written) for uid, written in changes.items()))
         outcome.failures = [failure for failure in results if failure is not None]
+        await self._announce_state(pressure, status, before.state)
         for book in self._world.books:
             path = book.kind.path
             if path in plans:
@@ -160,19 +175,28 @@ class Rounds:
                 self.moved = self._clock()
                 await self._cluster.merge(paths.instance(report.namespace, report.name), _patch(report.uid, changes))
         except (NotFoundError, ConflictError):
-            self._counters.patched("gone")
+            self.counters.patched("gone")
             return None  # deleted, or another VM by that name: the agent's next report says so
         except ClusterError as error:
-            self._counters.patched("failed")
+            self.counters.patched("failed")
             _log.warning("%s", error)
             return str(error)
-        self._counters.patched("written")
+        self.counters.patched("written")
         for change in changes:
             change.book.record(report.uid, change.before, change.wanted, self._clock())
             target = change.wanted.target
             asked = "withdrawn" if target is None else change.book.kind.said(target)
             _log.info("%s/%s: target %s (%s)", report.namespace, report.name, asked, change.message)
         return None
+
+    async def _announce_state(self, node: NodePressure, status: NodePressureStatus, before: NodeState | None) -> None:
+        """An event when a node's state changes; none for the first that is known."""
+        state, memory = status.state, status.memory
+        if before is None or before is state:
+            return
+        note = f"from {before} to {state}: {human(memory.available)} of {human(memory.total)} are available"
+        short = state in (NodeState.HARD, NodeState.LOW)
+        await self._announcer.post(_node(node), f"Memory{state}", note, action="Allocate", warning=short)
 
     async def _announce(
         self,
@@ -183,11 +207,10 @@ class Rounds:
         plan: AnyPlan,
     ) -> None:
         """Events on transitions; on a first round no VM is known to have changed, but a shortfall is news."""
-        about_node = Reference("v1", "Node", node.metadata.name, node.metadata.name)
         if plan.shortfall and (before is None or not before.shortfall):
             name, shortfall = node.metadata.name, kind.said(plan.shortfall)
             note = f"the guaranteed minimums exceed the capacity of {name} for VMs by {shortfall}"
-            await self._announcer.post(about_node, "Overcommitted", note, action="Allocate", warning=True)
+            await self._announcer.post(_node(node), "Overcommitted", note, action="Allocate", warning=True)
         known = {decision.vm.uid: decision for decision in ([] if before is None else before.decisions)}
         for decision in plan.decisions:
             previous = known.get(decision.vm.uid)
@@ -198,6 +221,11 @@ class Rounds:
                 reason, warning = said
                 self.moved = self._clock()
                 await self._announcer.post(about, reason, decision.message, action="Allocate", warning=warning)
+
+
+def _node(node: NodePressure) -> Reference:
+    """The Node itself, as the kubelet refers to it: by its name for a uid."""
+    return Reference("v1", "Node", node.metadata.name, node.metadata.name)
 
 
 @dataclass(frozen=True, slots=True)

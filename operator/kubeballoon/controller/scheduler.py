@@ -15,8 +15,8 @@ from kubeballoon.cluster import paths
 from kubeballoon.cluster.announce import Announcer, Reference
 from kubeballoon.cluster.client import Cluster, ClusterError, NotFoundError
 from kubeballoon.controller.round import Rounds
-from kubeballoon.controller.status import Tally, policy_status, tally
-from kubeballoon.controller.world import Book, World
+from kubeballoon.controller.status import Tally, policy_status, tally, unread_status
+from kubeballoon.controller.world import Book, Unread, World
 
 _log = logging.getLogger(__name__)
 
@@ -122,15 +122,15 @@ class Scheduler:
 
     async def _audit(self) -> None:
         """Forget what is gone: kopf, where it has to list anew, says nothing of what was deleted meanwhile."""
-        kinds: tuple[tuple[str, MutableMapping[str, Any]], ...] = (
+        kinds: tuple[tuple[str, *tuple[MutableMapping[str, Any], ...]], ...] = (
             (paths.NAMESPACES, self._world.namespaces),
-            *((book.kind.path, book.policies) for book in self._world.books),
+            *((book.kind.path, book.policies, book.unread) for book in self._world.books),
             (paths.NODE_PRESSURES, self._world.nodes),
         )
-        for path, objects in kinds:
-            before = dict(objects)
+        for path, *places in kinds:
+            before = [(objects, name, item) for objects in places for name, item in objects.items()]
             names = await self._cluster.names(path)
-            for name, item in before.items():
+            for objects, name, item in before:
                 if name not in names and objects.get(name) is item:
                     del objects[name]
                     self._marked.add(name)  # lets a node's outcome go
@@ -154,11 +154,16 @@ class Scheduler:
             for policy in list(book.policies.values()):
                 counts = tallies.get(policy.metadata.name, Tally())
                 status = policy_status(book.kind, policy, counts, self._rounds.outcomes, datetime.now(UTC))
-                if policy.status is None or status != policy.status:
-                    await self._write(book, policy, status)
-                    self._beat = self._clock()
+                await self._update(book, policy, status)
+            for unread in list(book.unread.values()):
+                await self._update(book, unread, unread_status(unread, datetime.now(UTC)))
 
-    async def _write(self, book: Book[Any], policy: Policy, status: PolicyStatus) -> None:
+    async def _update(self, book: Book[Any], policy: Policy | Unread, status: PolicyStatus) -> None:
+        if policy.status is None or status != policy.status:
+            await self._write(book, policy, status)
+            self._beat = self._clock()
+
+    async def _write(self, book: Book[Any], policy: Policy | Unread, status: PolicyStatus) -> None:
         name, subject = policy.metadata.name, f"{policy.kind}/{policy.metadata.name}"
         body = {
             "apiVersion": API_VERSION,
@@ -169,16 +174,17 @@ class Scheduler:
         try:
             await self._cluster.apply(paths.policy_status(book.kind.path, name), body)
         except NotFoundError:
-            return  # deleted a moment ago
+            self._rounds.counters.told("gone")
+            return
         except ClusterError as error:
+            self._rounds.counters.told("failed")
             if self._unwritten.get(subject) != str(error):
                 _log.warning("%s", error)
             self._unwritten[subject] = str(error)
             return
+        self._rounds.counters.told("written")
         self._unwritten.pop(subject, None)
-        known = book.policies.get(name)
-        if known is not None and known.metadata.uid == policy.metadata.uid:
-            book.policies[name] = known.model_copy(update={"status": status})
+        book.settle(name, policy.metadata.uid, status)
         before = {condition.type: condition.status for condition in policy.status.conditions} if policy.status else {}
         about = Reference(API_VERSION, policy.kind, name, policy.metadata.uid)
         for condition in status.conditions:

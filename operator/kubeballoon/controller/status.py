@@ -14,7 +14,7 @@ from kubeballoon.api.v1alpha1 import Exclusion, Mode, Policy, PolicyStatus, Virt
 from kubeballoon.cluster.snapshot import RELEASED, P
 from kubeballoon.controller.kinds import MEMORY, Kind
 from kubeballoon.controller.round import AnyPlan, Outcome
-from kubeballoon.controller.world import Book, World
+from kubeballoon.controller.world import Book, Unread, World
 from kubeballoon.core.model import Plan
 from kubeballoon.core.wording import human, listed
 
@@ -47,10 +47,9 @@ def tally(world: World, book: Book[P]) -> dict[str, Tally]:
             _count(book.kind, tallies[governance.governing.metadata.name], name, report, excluded)
             for other in governance.policies[1:]:
                 tallies[other.metadata.name].governed_by.add(governance.governing.metadata.name)
-            if governance.tied:
-                first, second = (policy.metadata.name for policy in governance.policies[:2])
-                tallies[first].tied_with.add(second)
-                tallies[second].tied_with.add(first)
+            tied = {policy.metadata.name for policy in governance.tied}
+            for each in tied:
+                tallies[each].tied_with |= tied - {each}
     return tallies
 
 
@@ -83,7 +82,7 @@ def policy_status(
             "Ready": _ready(policy, counts, _would_take(policy, counts, outcomes) if kind is MEMORY else None),
             "Degraded": _degraded(counts, outcomes),
             "Overcommitted": _overcommitted(kind, counts, outcomes),
-            "AtRisk": _at_risk(counts, outcomes),
+            **({"AtRisk": _at_risk(counts, outcomes)} if kind is MEMORY else {}),
             "Conflicted": _conflicted(policy, counts),
         }.items()
     ]
@@ -96,6 +95,20 @@ def policy_status(
         conditions=set_conditions(present, wanted),
     )
     return kind.status(common, counts.taken)
+
+
+def unread_status(policy: Unread, now: datetime) -> PolicyStatus:
+    """The status of a policy that this version cannot read."""
+    ready = Condition(
+        type="Ready",
+        status=Status.FALSE,
+        reason="Unreadable",
+        message=f"this version of the controller cannot read it, so it governs no VM: {policy.fault}",
+        observed_generation=policy.metadata.generation,
+        last_transition_time=now,
+    )
+    present = policy.status.conditions if policy.status is not None else []
+    return PolicyStatus(observed_generation=policy.metadata.generation, conditions=set_conditions(present, [ready]))
 
 
 def _plans(kind: Kind[Any], counts: Tally, outcomes: Mapping[str, Outcome]) -> dict[str, AnyPlan]:
@@ -171,8 +184,8 @@ def _conflicted(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
     if not counts.tied_with:
         return False, "NoConflict", "no policy of the same priority selects the same VMs"
     first = min([policy.metadata.name, *counts.tied_with])
-    with_whom = _names(counts.tied_with)
-    return True, "SamePriority", f"{with_whom} selects some of the same VMs at the same priority; {first} governs them"
+    others = _names(counts.tied_with)
+    return True, "SamePriority", f"some of its VMs are selected at the same priority by {others}; {first} governs them"
 
 
 def _names(items: Iterable[str]) -> str:

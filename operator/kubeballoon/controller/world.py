@@ -11,12 +11,13 @@ from typing import Any, Generic
 
 from pydantic import ValidationError
 
-from kubeballoon.api.meta import ObjectMeta
+from kubeballoon.api.meta import ApiModel, ObjectMeta, fault
 from kubeballoon.api.v1alpha1 import (
     MemoryPolicy,
     NodePressure,
     NodePressureStatus,
     Policy,
+    PolicyStatus,
     ProcessorPolicy,
     VirtualMachineReport,
 )
@@ -46,33 +47,69 @@ class Request:
     confirmed: bool = False
 
 
+class Unread(ApiModel):
+    """What is left of a policy that this version cannot read: it governs no VM, whatever it said before."""
+
+    kind: str
+    metadata: ObjectMeta
+    status: PolicyStatus | None = None
+    fault: str
+
+
 @dataclass(slots=True)
 class Book(Generic[P]):
     """The policies of one kind, and what was written on VMs because of them."""
 
     kind: Kind[P]
     policies: dict[str, P] = field(default_factory=dict)
+    unread: dict[str, Unread] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
 
     def put(self, body: Mapping[str, Any]) -> bool:
         """Take a policy in; False when it does not change anything that is decided by."""
         try:
             policy = self.kind.model.model_validate(body)
-        except ValidationError as error:  # the CRD's schema lets none through; an older CRD might
-            name = body.get("metadata", {}).get("name")
-            _log.error("%s %s cannot be read: %s", self.kind.model.__name__, name, error.errors()[0]["msg"])
+        except ValidationError as error:  # this version's CRD lets none through; that of another may
+            return self._put_unread(body, fault(error))
+        name = policy.metadata.name
+        known = self.policies.get(name)
+        if self._knows_newer(policy.metadata):
             return False
-        known = self.policies.get(policy.metadata.name)
-        if known is not None and _is_older(policy.metadata, known.metadata):
-            return False
-        self.policies[policy.metadata.name] = policy
+        self.unread.pop(name, None)
+        self.policies[name] = policy
         return known is None or _decides(known) != _decides(policy)
+
+    def _put_unread(self, body: Mapping[str, Any], why: str) -> bool:
+        kind = self.kind.model.__name__
+        policy = Unread(kind=kind, metadata=body["metadata"], status=_status(body), fault=why)
+        name = policy.metadata.name
+        known = self.unread.get(name)
+        if self._knows_newer(policy.metadata):
+            return False
+        self.policies.pop(name, None)
+        self.unread[name] = policy
+        if known is not None and known.fault == why:
+            return False
+        _log.error("%s %s cannot be read: %s", kind, name, why)
+        return True
+
+    def _knows_newer(self, metadata: ObjectMeta) -> bool:
+        known = self.policies.get(metadata.name) or self.unread.get(metadata.name)
+        return known is not None and _is_older(metadata, known.metadata)
+
+    def settle(self, name: str, uid: str, status: PolicyStatus) -> None:
+        """A policy's status was written."""
+        for policies in self._having(name, uid):
+            policies[name] = policies[name].model_copy(update={"status": status})
 
     def drop(self, name: str, uid: str) -> None:
         """Forget a policy, but not another that has taken its name meanwhile."""
-        known = self.policies.get(name)
-        if known is not None and known.metadata.uid == uid:
-            del self.policies[name]
+        for policies in self._having(name, uid):
+            del policies[name]
+
+    def _having(self, name: str, uid: str) -> list[dict[str, Any]]:
+        places: tuple[dict[str, Any], ...] = (self.policies, self.unread)
+        return [each for each in places if name in each and each[name].metadata.uid == uid]
 
     def asked(self, report: VirtualMachineReport) -> Asked:
         """What is asked of a VM by now, as far as is known."""
@@ -227,6 +264,14 @@ def _decides(policy: Policy) -> tuple[object, ...]:
     """What of a policy decisions depend on."""
     metadata = policy.metadata
     return metadata.uid, policy.spec, metadata.deletion_timestamp is None, metadata.released
+
+
+def _status(body: Mapping[str, Any]) -> PolicyStatus | None:
+    """A policy's status as far as all kinds have it; None where there is none, or it cannot be read."""
+    try:
+        return PolicyStatus.model_validate(body.get("status"))
+    except ValidationError:
+        return None
 
 
 def _is_older(metadata: ObjectMeta, known: ObjectMeta) -> bool:

@@ -1,0 +1,92 @@
+"""A policy that this controller cannot read, as one of a newer version may be: it governs nobody, and says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from hack.controlplane import ControlPlane, ControlPlaneError
+from kubeballoon.controller.kinds import MEMORY
+from kubeballoon.controller.world import Book
+from tests.support.cluster import FakeNode, Object, condition, get, memory_policy
+from tests.support.waiting import until
+
+CRD = "memorypolicies.kubeballoon.io"
+MODES = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/mode/enum"
+UNKNOWN = "Dream"
+
+
+@pytest.fixture
+def newer(installed: ControlPlane) -> Iterator[ControlPlane]:
+    """An API server whose CRD is of a version that knows one mode more."""
+
+    def patch(operation: Object) -> None:
+        installed.kubectl("patch", "crd", CRD, "--type=json", f"--patch={json.dumps([operation])}")
+
+    def taken() -> bool:
+        policy = json.dumps(memory_policy("newer", mode=UNKNOWN))
+        try:
+            installed.kubectl("create", "--dry-run=server", "--filename=-", stdin=policy)
+        except ControlPlaneError as error:
+            if "Unsupported value" not in str(error):
+                raise
+            return False
+        return True
+
+    patch({"op": "add", "path": f"{MODES}/-", "value": UNKNOWN})
+    until(taken)
+    yield installed
+    installed.kubectl("delete", "mempol", "--all")
+    patch({"op": "remove", "path": f"{MODES}/2"})
+    until(lambda: not taken())
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("leader")
+def test_what_cannot_be_read_governs_nobody_any_more_and_says_so(newer: ControlPlane, node: FakeNode) -> None:
+    node.add("vm")
+    node.report()
+    newer.apply(memory_policy("default", memory={"max": "50%"}))
+    until(lambda: node.targets() != {})
+    newer.apply(memory_policy("default", mode=UNKNOWN, memory={"max": "50%"}))
+    until(lambda: condition(newer, "default", "Ready").get("reason") == "Unreadable")
+    ready = condition(newer, "default", "Ready")
+    assert ready["status"] == "False"
+    assert "spec.mode: Input should be 'Enforce' or 'Observe'" in ready["message"]
+    until(lambda: node.targets() == {})
+    status = get(newer, "mempol", "default")["status"]
+    assert status["observedGeneration"] == ready["observedGeneration"] == 2
+    assert [each["type"] for each in status["conditions"]] == ["Ready"]
+    newer.apply(memory_policy("default", memory={"max": "50%"}))
+    until(lambda: condition(newer, "default", "Ready").get("reason") == "Enforcing")
+    until(lambda: node.targets() != {})
+
+
+def policy(version: int, uid: str = "u", mode: str = "Enforce") -> Object:
+    body = memory_policy("p", mode=mode)
+    body["metadata"] |= {"uid": uid, "resourceVersion": str(version)}
+    return body
+
+
+def test_a_version_that_cannot_be_read_takes_the_place_of_older_ones_only() -> None:
+    book = Book(MEMORY)
+    assert book.put(policy(2))
+    assert not book.put(policy(1, mode=UNKNOWN)), "it is older"
+    assert (set(book.policies), set(book.unread)) == ({"p"}, set())
+    assert book.put(policy(3, mode=UNKNOWN))
+    assert not book.put(policy(2)), "it is older"
+    assert not book.put(policy(4, mode=UNKNOWN)), "it is no news"
+    assert (set(book.policies), set(book.unread)) == (set(), {"p"})
+    assert book.put(policy(5))
+    assert (set(book.policies), set(book.unread)) == ({"p"}, set())
+
+
+def test_one_that_is_deleted_is_forgotten_but_not_its_successor() -> None:
+    book = Book(MEMORY)
+    book.put(policy(1, mode=UNKNOWN))
+    book.drop("p", "another")
+    assert set(book.unread) == {"p"}
+    book.drop("p", "u")
+    assert not book.unread
