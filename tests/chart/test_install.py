@@ -15,7 +15,7 @@ from hack.chart import CHART, NAMESPACE, RELEASE, helm
 from hack.controlplane import ControlPlane, ControlPlaneError
 from tests.chart.conftest import OTHER_NODE, VM_NODES
 from tests.support import pods
-from tests.support.cluster import FakeNode, asked, get, memory_policy
+from tests.support.cluster import FakeNode, Object, asked, get, memory_policy
 from tests.support.processes import Command, await_leadership
 from tests.support.waiting import until
 
@@ -82,6 +82,38 @@ def test_its_pods_run_where_they_should(notes: str, cluster: ControlPlane) -> No
     assert sorted(found["agent"]) == sorted(VM_NODES)
     assert sorted(found["controller"]) == sorted({OTHER_NODE, VM_NODES[0]})  # on different nodes, not the tainted one
     assert found.keys() == {"agent", "controller"}
+
+
+def test_an_agent_stays_while_its_node_takes_no_new_vms(notes: str, cluster: ControlPlane) -> None:  # noqa: ARG001
+    before = agents(cluster)
+    try:
+        # As virt-handler says on its way out.
+        label(cluster, VM_NODES[0], "false")
+        # That it was heeded is seen by another node, which is labelled after it.
+        label(cluster, OTHER_NODE, "false")
+        until(lambda: agents(cluster).keys() == {*VM_NODES, OTHER_NODE} and counted(cluster) == 3, 60)
+        assert {name: agents(cluster)[name] for name in VM_NODES} == before
+    finally:
+        label(cluster, VM_NODES[0], "true")
+        label(cluster, OTHER_NODE, None)
+    until(lambda: agents(cluster) == before, 60)
+
+
+def agents(cluster: ControlPlane) -> dict[str, str]:
+    """The uid of each agent's pod, by its node."""
+    found = get(cluster, "pods", WHERE, "--selector=app.kubernetes.io/component=agent")["items"]
+    return {pod["spec"].get("nodeName", ""): pod["metadata"]["uid"] for pod in found}
+
+
+def counted(cluster: ControlPlane) -> int:
+    """How many agents the DaemonSet controller saw when it had last done its work."""
+    status: Object = get(cluster, "daemonset", "kubeballoon-agent", WHERE)["status"]
+    return int(status["numberReady"])
+
+
+def label(cluster: ControlPlane, node: str, value: str | None) -> None:
+    """Say whether KubeVirt may start VMs on a node; None: it does not run there."""
+    cluster.kubectl("label", "node", node, "--overwrite", "kubevirt.io/schedulable" + (f"={value}" if value else "-"))
 
 
 def test_its_agent_reports_with_its_own_token(notes: str, cluster: ControlPlane, tmp_path: Path) -> None:  # noqa: ARG001
