@@ -167,7 +167,7 @@ def heeded(installed: ControlPlane) -> ControlPlane:
                 return "may be written by" in str(error)
             return False
 
-        until(refuses, 60)
+        until(refuses, 60, lambda item=item: item)  # type: ignore[misc]  # bound on purpose
     return installed
 
 
