@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from hack.chart import CHART, render
-from hack.demo.stage import ROOT
 
 pytestmark = pytest.mark.usefixtures("tools")
 
+ROOT = CHART.parents[1]
 PROGRAMS = ("docker", "kind", "kubectl", "helm")
 FAKE = """#!/bin/sh
 { printf '%s\\t' "${0##*/}" "$@"; echo; } >>"$ASKED"
