@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
-# Creates a kind cluster with KubeVirt, its VMs emulated in software, and kubeballoon's CRDs.
+# Creates a kind cluster with KubeVirt, its VMs emulated in software, and kubeballoon as this checkout has it: to try it
+# with kubectl. Run again, it brings what has changed since. Tests and demo make up VMIs, which KubeVirt refuses; they are
+# for `python -m hack.controlplane up`, which needs nothing of the following.
 #
-# For those who have Docker: needs docker, kind and kubectl. UNTESTED: no container engine was at hand where it was
-# written; shellcheck is all it has passed. `python -m hack.controlplane up` needs none of them.
+# Needs docker, kind, kubectl and helm. It has never been run: there was no container engine where it was written. What it
+# does is checked with programs that only say what they are asked (tests/chart/test_kind.py).
 #
 # KUBEBALLOON_KIND_CLUSTER names the cluster (default: kubeballoon).
 set -euo pipefail
 
 readonly KUBEVIRT_VERSION=v1.9.0
 readonly RELEASE="https://github.com/kubevirt/kubevirt/releases/download/${KUBEVIRT_VERSION}"
+readonly REGISTRY=localhost/kubeballoon # of images that are nowhere but on this machine
 readonly CLUSTER="${KUBEBALLOON_KIND_CLUSTER:-kubeballoon}"
 
 cd "$(dirname "$0")/.."
 readonly KUBECONFIG="${PWD}/build/${CLUSTER}.kubeconfig" # not the user's own
 export KUBECONFIG
 
-for program in docker kind kubectl; do
+for program in docker kind kubectl helm; do
   if ! command -v "${program}" >/dev/null; then
     echo "error: ${program} is not on PATH" >&2
     exit 1
@@ -43,8 +46,16 @@ spec:
       useEmulation: true
 YAML
 kubectl wait kubevirt/kubevirt --namespace=kubevirt --for=condition=Available --timeout=20m
-kubectl apply --server-side --filename crds/
 
-echo "ready; to use it:"
-echo "  export KUBECONFIG=${KUBECONFIG}             # for kubectl"
-echo "  export KUBEBALLOON_KUBECONFIG=${KUBECONFIG} # for the tests"
+# Never the same twice, so that pods of what was built before are replaced.
+tag="dev-$(date +%s)"
+for part in controller agent; do
+  image="${REGISTRY}/${part}:${tag}"
+  docker build --quiet --file images/Containerfile --target "${part}" --tag "${image}" .
+  kind load docker-image "${image}" --name "${CLUSTER}"
+done
+helm upgrade --install kubeballoon charts/kubeballoon --namespace kubeballoon-system --create-namespace --wait \
+  --set "image.registry=${REGISTRY},image.tag=${tag},image.pullPolicy=Never"
+
+echo "ready; for kubectl and helm:"
+echo "  export KUBECONFIG=${KUBECONFIG}"

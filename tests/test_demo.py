@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+import yaml
 
 from hack.demo.scenes import FILES, SCENES, Scene
 from hack.demo.stage import ROOT
@@ -24,6 +25,11 @@ def test_the_scenes_that_are_named_are_those_that_exist(page: str) -> None:
     shown = next(line for line in text.splitlines() if "SCENE=" in line)
     named = re.findall(r"[a-z]+(?:-[a-z]+)*", shown.split("SCENE=", 1)[1].split(" show")[0])
     assert set(named) - {"and", "or"} == set(SCENES)
+
+
+def test_ci_plays_the_default_scene() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yaml").read_text())["jobs"]
+    assert "make demo" in [step.get("run") for step in jobs["test"]["steps"]]
 
 
 def test_the_default_is_the_long_scene() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,46 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_operator_is_no_package() -> None:
     assert not (ROOT / "operator/__init__.py").exists(), "it would shadow the standard library's operator"
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the package, beside the contracts of its imports."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return shutil.copytree(ROOT / "operator/kubeballoon", tmp_path / "operator/kubeballoon")
+
+
+def broken(copied: Path) -> str:
+    """What import-linter says of a copy that breaks a contract."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    environment = {**os.environ, "PYTHONPATH": str(copied.parent), "COLUMNS": "1000"}
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, cwd=copied.parents[1], env=environment
+    )
+    assert ended.returncode == 1, ended.stdout
+    return ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("library", "its_own"),
+    [("libvirt", "agent/libvirt.py"), ("kubernetes", "cluster/*.py"), ("kopf", "controller/*.py")],
+)
+def test_a_library_is_imported_where_it_belongs_and_nowhere_else(copied: Path, library: str, its_own: str) -> None:
+    modules = [path for path in copied.rglob("*.py") if (path.parent / "__init__.py").exists()]
+    others = [path for path in modules if not path.relative_to(copied).match(its_own)]
+    assert len(modules) - len(others) == len(list(copied.glob(its_own)))
+    for path in others:
+        path.write_text(f"{path.read_text()}\nimport {library}\n")
+    said = broken(copied)
+    names = {
+        ".".join(path.relative_to(copied.parent).with_suffix("").parts).removesuffix(".__init__") for path in others
+    }
+    assert {name for name in names if f"{name} -> {library} (" not in said} == set()
+
+
+def test_a_module_without_a_layer_is_named(copied: Path) -> None:
+    (copied / "stray.py").touch()
+    assert "stray" in broken(copied)
 
 
 def test_the_command_tells_its_version() -> None:

@@ -122,7 +122,7 @@ def test_a_report_that_fails_is_counted_and_leaves_the_last_ones_time(agent: Age
 
 def test_an_agent_that_has_never_reported_is_as_old_as_itself() -> None:
     before = time.time()
-    agent = AgentMetrics("n", lambda: None)
+    agent = AgentMetrics("n", lambda: None, dict)
     agent.wrote(None)
     began = value(agent.registry, "kubeballoon_agent_report_timestamp_seconds", node="n")
     assert began is not None

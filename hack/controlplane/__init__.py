@@ -24,7 +24,10 @@ __all__ = [
 ]
 
 KUBECONFIG_VARIABLE = "KUBEBALLOON_KUBECONFIG"
-"""Names a cluster to use instead of one of local processes. KUBECONFIG does not: this must be asked for."""
+"""Names a cluster to use instead of one of local processes. KUBECONFIG does not: this must be asked for.
+
+Tests and demo make up VMIs, so of KubeVirt it may have the CRDs only: virt-api refuses such VMIs.
+"""
 
 
 def open_control_plane(kubeconfig: Path | None = None, directory: Path | None = None) -> ControlPlane:

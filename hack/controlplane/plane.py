@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 Manifest = Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 """A file or directory, the text of one, an object, or several."""
 
-KUBEVIRT_CRDS = tuple(
-    f"{plural}.kubevirt.io"
-    for plural in ("kubevirts", "virtualmachines", "virtualmachineinstances", "virtualmachineinstancemigrations")
+KUBEVIRT_CRDS = (
+    "kubevirts.kubevirt.io",
+    "virtualmachines.kubevirt.io",
+    "virtualmachineinstances.kubevirt.io",
+    "virtualmachineinstancemigrations.kubevirt.io",
+    "virtualmachineinstancereplicasets.kubevirt.io",
+    "virtualmachinepools.pool.kubevirt.io",
 )
 KUBECTL_SECONDS = 60.0
 TOKEN_LIFETIME = "24h"  # noqa: S105  a duration

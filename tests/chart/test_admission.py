@@ -27,7 +27,24 @@ RESERVED = [
     "kubeballoon.io/policy",
     "kubeballoon.io/reason",
 ]
+# Where each kind has the annotations that its VMIs get.
+PLACES = {
+    "vmi": "metadata",
+    "vm": "spec.template.metadata",
+    "vmirs": "spec.template.metadata",
+    "vmpool": "spec.virtualMachineTemplate.spec.template.metadata",
+}
+# Metadata that the API server takes for a template's.
+ODD: list[Object | None] = [
+    None,
+    {},
+    {"creationTimestamp": None},
+    {"annotations": None},
+    {"annotations": {}},
+    {"labels": {"a": "b"}},
+]
 # What KubeVirt's role kubevirt.io:edit lets a namespace's tenants do with VMs, as far as it matters here.
+EDIT = ["get", "list", "watch", "create", "update", "patch", "delete"]
 TENANT = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
     "kind": "ClusterRole",
@@ -35,9 +52,10 @@ TENANT = {
     "rules": [
         {
             "apiGroups": ["kubevirt.io"],
-            "resources": ["virtualmachines", "virtualmachineinstances"],
-            "verbs": ["get", "list", "watch", "create", "update", "patch", "delete"],
-        }
+            "resources": ["virtualmachines", "virtualmachineinstances", "virtualmachineinstancereplicasets"],
+            "verbs": EDIT,
+        },
+        {"apiGroups": ["pool.kubevirt.io"], "resources": ["virtualmachinepools"], "verbs": EDIT},
     ],
 }
 
@@ -57,10 +75,10 @@ class User:
         return self.plane.kubectl(*command, stdin=stdin, kubeconfig=self.kubeconfig)
 
     def annotates(self, kind: str, name: str, **annotations: str | None) -> None:
-        """Annotate a VMI, or a VM's template; None takes an annotation away."""
-        body: Object = {"metadata": {"annotations": {_full(key): value for key, value in annotations.items()}}}
-        if kind == "vm":
-            body = {"spec": {"template": body}}
+        """Annotate a VMI, or another kind's template of it; None takes an annotation away."""
+        body: Object = {"annotations": {_full(key): value for key, value in annotations.items()}}
+        for field in reversed(PLACES[kind].split(".")):
+            body = {field: body}
         self.does("patch", kind, name, "--type=merge", f"--patch={json.dumps(body)}")
 
     def creates(self, item: Object) -> None:
@@ -77,16 +95,29 @@ def vmi(namespace: str, name: str = "vm", **annotations: str) -> Object:
     return vmi_object(GuestSpec(name=name, namespace=namespace, memory_bytes=64 * MIB), "pod", "node", annotations=keys)
 
 
-def vm(namespace: str, name: str = "vm", template: Any = None) -> Object:
-    return {
-        "apiVersion": "kubevirt.io/v1",
-        "kind": "VirtualMachine",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "runStrategy": "Halted",
-            "template": {"spec": {"domain": {"devices": {}}}} | ({} if template is None else {"metadata": template}),
-        },
-    }
+def templated(kind: str, namespace: str, name: str = "vm", metadata: Any = None) -> Object:
+    """A VM, a replica set or a pool, whose template of a VMI has this metadata, or none."""
+    template = {"spec": {"domain": {"devices": {}}}} | ({} if metadata is None else {"metadata": metadata})
+    vm = {"runStrategy": "Halted", "template": template}
+    selector = {"matchLabels": {"a": "b"}}
+    group, full, spec = {
+        "vm": ("kubevirt.io/v1", "VirtualMachine", vm),
+        "vmirs": ("kubevirt.io/v1", "VirtualMachineInstanceReplicaSet", {"selector": selector, "template": template}),
+        "vmpool": (
+            "pool.kubevirt.io/v1beta1",
+            "VirtualMachinePool",
+            {"selector": selector, "virtualMachineTemplate": {"spec": vm}},
+        ),
+    }[kind]
+    return {"apiVersion": group, "kind": full, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def annotated(kind: str, namespace: str, **annotations: str) -> Object:
+    """One of a kind, with annotations where its VMIs get theirs from."""
+    if kind == "vmi":
+        return vmi(namespace, **annotations)
+    metadata = {"annotations": {_full(key): value for key, value in annotations.items()}}
+    return templated(kind, namespace, metadata=metadata)
 
 
 def refused(action: Callable[[], object]) -> str:
@@ -127,7 +158,7 @@ def admin(heeded: ControlPlane, namespace: str) -> User:
 @pytest.fixture(scope="session")
 def heeded(installed: ControlPlane) -> ControlPlane:
     """The control plane once it heeds the last of its policies."""
-    for item in (vmi("default", memory_target="1Gi"), vm("default", template={"annotations": {TARGET: "1Gi"}})):
+    for item in [annotated(kind, "default", memory_target="1Gi") for kind in PLACES]:
 
         def refuses(item: Object = item) -> bool:
             try:
@@ -136,7 +167,7 @@ def heeded(installed: ControlPlane) -> ControlPlane:
                 return "may be written by" in str(error)
             return False
 
-        until(refuses, 60)
+        until(refuses, 60, lambda item=item: item)  # type: ignore[misc]  # bound on purpose
     return installed
 
 
@@ -171,22 +202,20 @@ def test_a_tenant_may_do_all_else_with_a_vm_that_has_a_request(tenant: User, con
     tenant.does("delete", "vmi", "vm", "--wait=false")
 
 
-def test_a_vm_that_arrives_with_a_request_is_refused(tenant: User) -> None:
-    assert f"{TARGET} may be written" in refused(lambda: tenant.creates(vmi(tenant.namespace, memory_target="1Gi")))
-    item = vm(tenant.namespace, template={"annotations": {TARGET: "1Gi"}})
-    assert f"spec.template.metadata.annotations: {TARGET}" in refused(lambda: tenant.creates(item))
-    tenant.creates(vm(tenant.namespace, template={"annotations": {"kubeballoon.io/exclude": "true"}}))
-    refused(lambda: tenant.annotates("vm", "vm", memory_min="1Gi"))
-    tenant.annotates("vm", "vm", exclude=None)
+@pytest.mark.parametrize(("kind", "path"), PLACES.items())
+def test_what_arrives_with_a_request_is_refused(tenant: User, kind: str, path: str) -> None:
+    item = annotated(kind, tenant.namespace, memory_target="1Gi")
+    assert f"{path}.annotations: {TARGET} may be written" in refused(lambda: tenant.creates(item))
+    tenant.creates(annotated(kind, tenant.namespace, exclude="true"))
+    assert "may be written" in refused(lambda: tenant.annotates(kind, "vm", memory_min="1Gi"))
+    tenant.annotates(kind, "vm", exclude=None)
 
 
-@pytest.mark.parametrize(
-    "template",
-    [None, {}, {"creationTimestamp": None}, {"annotations": None}, {"annotations": {}}, {"labels": {"a": "b"}}],
-)
-def test_odd_templates_are_no_obstacle(tenant: User, template: Any) -> None:
-    tenant.creates(vm(tenant.namespace, template=template))
-    tenant.does("label", "vm", "vm", "a=b")
+@pytest.mark.parametrize("kind", ["vm", "vmirs", "vmpool"])
+def test_odd_templates_are_no_obstacle(tenant: User, kind: str) -> None:
+    for number, metadata in enumerate(ODD):
+        tenant.creates(templated(kind, tenant.namespace, f"vm-{number}", metadata))
+    tenant.does("label", kind, "--all", "a=b")
 
 
 def test_kubevirt_carries_requests_along(heeded: ControlPlane, namespace: str, controller: User) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from hack.chart import CHART, NAMESPACE, RELEASE, helm
 from hack.controlplane import ControlPlane, ControlPlaneError
 from tests.chart.conftest import OTHER_NODE, VM_NODES
 from tests.support import pods
-from tests.support.cluster import FakeNode, asked, get, memory_policy
+from tests.support.cluster import FakeNode, Object, asked, get, memory_policy
 from tests.support.processes import Command, await_leadership
 from tests.support.waiting import until
 
@@ -26,6 +26,8 @@ CRD = "crd/memorypolicies.kubeballoon.io"
 WHERE = f"--namespace={NAMESPACE}"
 LIMIT = "--timeout=240s"
 SECONDS = 300.0  # more than helm's own limit, so that helm says what it waited for
+IN_NAMESPACE = "deployment,daemonset,job,role,rolebinding,poddisruptionbudget,podmonitor,prometheusrule,networkpolicy"
+EVERYWHERE = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
 MONITORING = "--set=monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboard.enabled=true"
 
 
@@ -45,14 +47,20 @@ def notes(cluster: ControlPlane) -> Iterator[str]:
         uninstall(cluster, "--no-hooks")
 
 
-@pytest.fixture(scope="module")
-def controller(notes: str, cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:  # noqa: ARG001
+@pytest.fixture
+def controller(notes: str, cluster: ControlPlane, tmp_path: Path) -> Iterator[Command]:  # noqa: ARG001
     """The controller of the installed Deployment, which leads."""
-    pod = pods.running_pod(cluster, NAMESPACE, "controller")
-    with pods.run(cluster, pod, tmp_path_factory.mktemp("controller") / "log") as command:
-        await_leadership(command)
+    with leading(cluster, tmp_path / "controller.log") as command:
         yield command
         assert "Traceback" not in command.said()
+
+
+@contextmanager
+def leading(cluster: ControlPlane, log: Path) -> Iterator[Command]:
+    """A controller, once it leads."""
+    with pods.run(cluster, pods.running_pod(cluster, NAMESPACE, "controller"), log) as command:
+        await_leadership(command)
+        yield command
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +90,38 @@ def test_its_pods_run_where_they_should(notes: str, cluster: ControlPlane) -> No
     assert sorted(found["agent"]) == sorted(VM_NODES)
     assert sorted(found["controller"]) == sorted({OTHER_NODE, VM_NODES[0]})  # on different nodes, not the tainted one
     assert found.keys() == {"agent", "controller"}
+
+
+def test_an_agent_stays_while_its_node_takes_no_new_vms(notes: str, cluster: ControlPlane) -> None:  # noqa: ARG001
+    before = agents(cluster)
+    try:
+        # As virt-handler says on its way out.
+        label(cluster, VM_NODES[0], "false")
+        # That it was heeded is seen by another node, which is labelled after it.
+        label(cluster, OTHER_NODE, "false")
+        until(lambda: agents(cluster).keys() == {*VM_NODES, OTHER_NODE} and counted(cluster) == 3, 60)
+        assert {name: agents(cluster)[name] for name in VM_NODES} == before
+    finally:
+        label(cluster, VM_NODES[0], "true")
+        label(cluster, OTHER_NODE, None)
+    until(lambda: agents(cluster) == before, 60)
+
+
+def agents(cluster: ControlPlane) -> dict[str, str]:
+    """The uid of each agent's pod, by its node."""
+    found = get(cluster, "pods", WHERE, "--selector=app.kubernetes.io/component=agent")["items"]
+    return {pod["spec"].get("nodeName", ""): pod["metadata"]["uid"] for pod in found}
+
+
+def counted(cluster: ControlPlane) -> int:
+    """How many agents the DaemonSet controller saw when it had last done its work."""
+    status: Object = get(cluster, "daemonset", "kubeballoon-agent", WHERE)["status"]
+    return int(status["numberReady"])
+
+
+def label(cluster: ControlPlane, node: str, value: str | None) -> None:
+    """Say whether KubeVirt may start VMs on a node; None: it does not run there."""
+    cluster.kubectl("label", "node", node, "--overwrite", "kubevirt.io/schedulable" + (f"={value}" if value else "-"))
 
 
 def test_its_agent_reports_with_its_own_token(notes: str, cluster: ControlPlane, tmp_path: Path) -> None:  # noqa: ARG001
@@ -116,18 +156,47 @@ def test_an_upgrade_brings_new_crds_and_keeps_policies(node: FakeNode, cluster: 
     assert len(node.targets()) == 3
 
 
-def hook(cluster: ControlPlane, log: Path, node: FakeNode, controller: Command) -> None:
-    """Run the release that helm's hook asks for, and play the agent beside it."""
+def present(cluster: ControlPlane) -> set[str]:
+    """The names of what the chart installs, its CRDs aside."""
+    ours = "--selector=app.kubernetes.io/instance=kubeballoon"
+    wanted = ((IN_NAMESPACE, WHERE), (EVERYWHERE, ours))
+    return {name for what in wanted for name in cluster.kubectl("get", *what, "--output=name").split()}
+
+
+def hook(cluster: ControlPlane, log: Path, node: FakeNode, controller: Command, *, stuck: bool = False) -> None:
+    """Run the release that helm's hook asks for, and play the agent beside it; balloons may be stuck."""
     pod = pods.running_pod(cluster, NAMESPACE, "release")
+    if stuck:
+        pod["spec"]["containers"][0]["args"].append("--wait=30s")  # not the chart's minutes
     with pods.run(cluster, pod, log) as command:
         until(lambda: "request withdrawn" in command.said(), 60)
         assert controller.process.wait(60) == 1  # until then it may ask again
         until(lambda: all(asked(cluster, GUESTS, name) == {} for name in node.vms), 60)
         node.report()
         until(lambda: f"{GUESTS}/a on {node.name}: has " in command.said(), 60, command.said)
-        node.report(follow=True)
-        assert command.process.wait(60) == 0, command.said()
-    pods.end(cluster, pod)
+        if not stuck:
+            node.report(follow=True)
+        assert command.process.wait(60) == int(stuck), command.said()
+    pods.end(cluster, pod, failed=stuck)
+
+
+def test_an_uninstallation_that_gets_no_memory_back_deletes_nothing(
+    node: FakeNode, controller: Command, cluster: ControlPlane, tmp_path: Path
+) -> None:
+    node.report(follow=True)
+    before = present(cluster)
+    with ThreadPoolExecutor() as pool:
+        uninstalled = pool.submit(uninstall, cluster)
+        hook(cluster, tmp_path / "log", node, controller, stuck=True)
+        with pytest.raises(ControlPlaneError, match="kubeballoon-release"):
+            uninstalled.result()
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert "not all memory is back after 30s" in last
+    assert all(f"{GUESTS}/{name} on {node.name}" in last for name in node.vms)
+    assert present(cluster) >= before | {"job.batch/kubeballoon-release"}
+    # As its kubelet would start it again.
+    with leading(cluster, tmp_path / "next.log"):
+        until(lambda: len(node.targets()) == 3, 60)
 
 
 def test_an_uninstallation_gives_everything_back_first(
@@ -141,11 +210,7 @@ def test_an_uninstallation_gives_everything_back_first(
     assert "leadership was lost" in controller.said()
     assert all(asked(cluster, GUESTS, name) == {} for name in node.vms)
     assert "every VM has its memory" in (tmp_path / "log").read_text()
-    kinds = "deployment,daemonset,job,role,rolebinding,poddisruptionbudget,podmonitor,prometheusrule,networkpolicy"
-    assert not get(cluster, kinds, WHERE)["items"]
-    ours = "--selector=app.kubernetes.io/instance=kubeballoon"
-    everywhere = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
-    assert not get(cluster, everywhere, ours)["items"]
+    assert not present(cluster)
     # The CRDs stay, and every policy with them.
     assert get(cluster, "mempol", "default")["spec"]["selector"] == {}
 

@@ -110,7 +110,7 @@ def test_named_cluster_signs_its_users_certificates(control_plane: ControlPlane)
 
 
 def test_installs_all_of_kubevirts_crds(control_plane: ControlPlane) -> None:
-    kinds = control_plane.kubectl("api-resources", "--api-group=kubevirt.io", "--output=name").split()
+    kinds = control_plane.kubectl("api-resources", "--output=name").split()
     assert set(kinds) >= set(KUBEVIRT_CRDS)
 
 

@@ -1,5 +1,5 @@
-// Command kubevirtcrds prints the CustomResourceDefinitions that KubeVirt's operator installs, built by KubeVirt's
-// own code, as one List in JSON.
+// Command kubevirtcrds prints those of the CustomResourceDefinitions that KubeVirt's operator installs which concern
+// kubeballoon, built by KubeVirt's own code, as one List in JSON.
 package main
 
 import (
@@ -25,6 +25,8 @@ func run() error {
 	for _, build := range []func() (*extv1.CustomResourceDefinition, error){
 		components.NewVirtualMachineInstanceCrd,
 		components.NewVirtualMachineCrd,
+		components.NewReplicaSetCrd,
+		components.NewVirtualMachinePoolCrd,
 		components.NewVirtualMachineInstanceMigrationCrd,
 		components.NewKubeVirtCrd,
 	} {
