@@ -15,20 +15,25 @@ from tests.support.patience import eventually
 
 @contextmanager
 def presented(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> Iterator[LauncherPod]:
-    """The guest with its objects, which go with the context, all of its memory, and a policy for what it is asked."""
+    """The guest with its objects, a policy for what it is asked, and all of its memory, which it has again after it."""
     plane.apply(node_object(node.name, node.memory_bytes))
     plane.apply(memory_policy(node.name))
     plane.apply(vmi_object(guest.spec, guest.uid, node.name))
     try:
-        if guest.spec.balloon:
-            guest.set_memory(guest.spec.memory_bytes)
-            eventually(lambda: guest.actual_bytes() == guest.spec.memory_bytes)
+        _make_whole(guest)
         yield guest
+        _make_whole(guest)
     finally:
         plane.kubectl("delete", "vmi", guest.spec.name)
         plane.kubectl("delete", "mempol", node.name, "--ignore-not-found")
         plane.kubectl("delete", "nodepressure", node.name, "--ignore-not-found")
         plane.kubectl("delete", "node", node.name)
+
+
+def _make_whole(guest: LauncherPod) -> None:
+    if guest.spec.balloon:
+        guest.set_memory(guest.spec.memory_bytes)
+        eventually(lambda: guest.actual_bytes() == guest.spec.memory_bytes)
 
 
 def reported(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> dict[str, Any]:
