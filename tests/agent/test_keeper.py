@@ -335,7 +335,7 @@ async def test_demand_goes_on_falling_slowly_after_a_connection_was_lost() -> No
 
 
 async def test_a_guest_that_could_not_be_told_to_report_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Keeper, "_patience", 0.0)
+    monkeypatch.setattr(module, "GRACE", 0.0)
     domain, of = FakeDomain(reports=False), instance(frozen=("Migrating", "it is migrating"))
     async with kept(of, domain) as keeper:
         await looks(keeper)

@@ -233,7 +233,8 @@ class Keeper:
     async def _rearm(self, domain: Domain, sample: Sample, now: float) -> None:
         """Have a guest report again that does not: another client may have ended it, or nobody has begun it."""
         at_fault = sample.running and sample.balloon and sample.problem is None and not self._is_fresh(sample, now)
-        if at_fault and self._may_ask and now - self._rearmed > self._patience:
+        pause = self._patience if sample.statistics.updated else GRACE  # there may be no driver at all
+        if at_fault and self._may_ask and now - self._rearmed > pause:
             self._rearmed = now
             await domain.set_statistics_period(self._settings.period)
 
