@@ -196,6 +196,17 @@ async def test_a_step_is_not_taken_back_because_its_answer_is_late(max_rate: str
     assert up == 1024 * MIB
 
 
+async def test_a_step_that_waits_for_an_answer_is_taken_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOOK", "REST"):
+        monkeypatch.setattr(module, name, 3600.0)
+    domain, of = LateDomain(looks=2), instance(target=900 * MIB)
+    async with kept(of, domain) as keeper:
+        await until(lambda: domain.actual == 900 * MIB)
+        domain.looks = 0
+        keeper.update(replace(of, target=800 * MIB), keeper.mandate)
+        await until(lambda: domain.actual == 800 * MIB)
+
+
 async def test_a_guest_that_says_it_can_give_no_more_is_not_pushed() -> None:
     domain = FakeDomain(spare=0)
     async with kept(instance(target=300 * MIB), domain) as keeper:

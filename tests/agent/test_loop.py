@@ -205,6 +205,17 @@ async def test_a_vm_that_cannot_be_reported_is_told_as_that_and_hides_no_other(s
         await until(lambda: api.vm("evil").get("need"))
 
 
+async def test_a_vm_that_cannot_be_read_is_left_alone_and_hides_no_other(still: Path) -> None:
+    strange = vmi("strange")
+    strange["spec"]["domain"]["memory"] = {"guest": "much"}
+    thousandths = vmi("thousandths")
+    thousandths["spec"]["domain"]["memory"] = {"guest": f"{SIZE * 1000 - 1}m"}
+    api = cluster(strange, thousandths)
+    async with running(api, still, strange=FakeDomain(), thousandths=FakeDomain()):
+        await until(lambda: api.vm("thousandths").get("need"))
+    assert [vm["name"] for vm in api.reports[-1]["virtualMachines"]] == ["thousandths"]
+
+
 async def test_absurd_requests_are_reported_as_what_they_come_to(still: Path) -> None:
     api = cluster(vmi(memory_target="1024Ei", memory_min="1e40", processor_target="9" * 30))
     async with running(api, still, vm=FakeDomain()):

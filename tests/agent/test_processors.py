@@ -199,6 +199,19 @@ async def test_processors_taken_on_another_node_come_back_though_nothing_is_aske
     assert not kept.processors.returning
 
 
+async def test_processors_taken_on_another_node_come_back_once_their_guest_s_agent_answers_again(kept: Kept) -> None:
+    kept.channel.online |= {2: False, 3: False}
+    kept.processors.expect(replace(kept.request, target=4))
+    kept.channel.absent = ABSENT
+    await kept.look(target=4)
+    await kept.look(target=None)
+    assert kept.processors.returning, "its threads tell nothing of what the guest took offline"
+    kept.channel.absent = None
+    await kept.look(target=None, times=10)
+    assert kept.used == 4
+    assert not kept.processors.returning
+
+
 async def test_the_guest_agent_of_one_that_must_be_left_alone_is_not_asked(kept: Kept) -> None:
     await kept.look(target=1, bar=("DedicatedCPU", "it has dedicated CPUs"))
     assert kept.channel.commands == []

@@ -147,6 +147,30 @@ async def test_what_a_program_holds_is_looked_for_until_its_guest_has_told(guest
     assert guest.asked == 0, "a balloon that works is to reserve alone"
 
 
+async def test_a_program_of_before_is_understood_and_one_that_is_not_is_looked_for_again(guest: Guest) -> None:
+    guest.reservation.sample(BALLOONED)
+    guest.channel.files[STATUS] = b'["a program of tomorrow"]'
+    await guest.reservation.look()
+    guest.clock.now += 60
+    assert guest.reservation.due
+    guest.channel.files[STATUS] = json.dumps({"number": 1, "asked": 0, "held": MIB, "available": MIB}).encode()
+    await guest.reservation.look()
+    assert guest.reservation.held is not None
+    assert guest.reservation.held.held == MIB
+
+
+async def test_a_program_that_holds_nearly_what_is_asked_is_not_asked_all_the_time(guest: Guest) -> None:
+    guest.say(held=0)
+    guest.reservation.sample(BARE)
+    await guest.reservation.look()
+    guest.reservation.ask(105 * MIB + 5)
+    await guest.reservation.look()
+    assert guest.reservation.moving
+    guest.say(held=105 * MIB)
+    await guest.reservation.look()
+    assert not guest.reservation.moving
+
+
 async def test_a_program_that_has_ended_is_not_taken_for_alive_by_what_it_left(guest: Guest) -> None:
     guest.say(held=100 * MIB)
     guest.reservation.sample(BARE)

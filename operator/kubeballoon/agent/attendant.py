@@ -72,7 +72,7 @@ class Attendant:
         # Of a VM that may not be ballooned nothing is taken, and what a program holds there is given back.
         barred = self.instance.bar is not None
         self.reservation.method = ReclaimMethod.BALLOON if barred else self.instance.method
-        self.reservation.frozen = self.instance.frozen is not None
+        self.reservation.frozen = self.instance.frozen is not None or self.instance.fault is not None
 
     async def run(self) -> None:
         """Attend until cancelled.
@@ -227,7 +227,7 @@ class Attendants:
 
 
 def _asks(instance: Instance) -> tuple[object, ...]:
-    return instance.processors, instance.frozen, instance.bar, instance.method
+    return instance.processors, instance.frozen, instance.fault, instance.bar, instance.method
 
 
 def _method(vm: VirtualMachineReport, attendant: Attendant) -> dict[str, object]:

@@ -228,5 +228,7 @@ def _size(vmi: Object) -> int:
 
 
 def _quantity(value: str | int | None) -> int | None:
-    """A quantity KubeVirt wrote, in bytes; None when it is absent."""
+    """A quantity KubeVirt wrote, in bytes, which may be in thousandths: 1.1Gi becomes that; None when it is absent."""
+    if isinstance(value, str) and value.endswith("m"):
+        return -(-int(value[:-1]) // 1000)
     return None if value is None else parse_quantity(value)

@@ -196,8 +196,12 @@ class Keeper:
             self._hypervisor.forget(str(self._pod))
         self._pod = launcher.pod
         domain = await self._hypervisor.connect(launcher, self.instance.domain)
-        if self._may_ask:
-            await domain.set_statistics_period(self._settings.period)
+        try:
+            if self._may_ask:
+                await domain.set_statistics_period(self._settings.period)
+        except HypervisorError:
+            domain.close()
+            raise
         return domain
 
     async def _keep(self, domain: Domain) -> None:
@@ -226,9 +230,11 @@ class Keeper:
         if goal is None:
             self.view = replace(self.view, pace=replace(self.view.pace, asked=None))
             return False
-        if sample.pending is None or goal > sample.pending:  # before its answer a guest is asked for nothing more
+        waits = sample.pending is not None and goal <= sample.pending  # before its answer nothing more is asked
+        if not waits:
             await self._pursue(domain, sample, goal, now)
-        return self.view.pace.asked is not None and abs(sample.statistics.actual - goal) > pacing.TOLERANCE
+        under_way = waits or self.view.pace.asked is not None
+        return under_way and abs(sample.statistics.actual - goal) > pacing.TOLERANCE
 
     async def _rearm(self, domain: Domain, sample: Sample, now: float) -> None:
         """Have a guest report again that does not: another client may have ended it, or nobody has begun it."""

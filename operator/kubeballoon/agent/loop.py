@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from kubeballoon.agent import attendant, report
+from kubeballoon.agent import attendant, instance, report
 from kubeballoon.agent.attendant import Attendants
 from kubeballoon.agent.host import Host, HostError, HostMemory
 from kubeballoon.agent.hypervisor import Hypervisor
-from kubeballoon.agent.instance import Instance, read
+from kubeballoon.agent.instance import Instance
 from kubeballoon.agent.keeper import Keeper, Settings
 from kubeballoon.agent.mandate import Policies
 from kubeballoon.agent.metrics import AgentMetrics
@@ -82,6 +82,7 @@ class Agent:
         self._recall_due = True
         self._recalled: NodePressureStatus | None = None  # what the agent before this one last reported
         self._stale = True  # whether VMs or policies changed since they were last read
+        self._unread: set[str] = set()  # VMs that cannot be read
         self._matched = False  # whether each VM has had its keeper
         self._look = asyncio.Event()
         self._news = asyncio.Event()
@@ -183,33 +184,45 @@ class Agent:
             return
         self._stale = False
         policies = Policies.read(self._policies.objects()) if self._policies.synced.is_set() else Policies()
-        running = {
-            instance.uid: instance for vmi in self._vms.objects() if (instance := read(vmi, self._node)) is not None
-        }
-        self._labels = self._read_labels({instance.namespace for instance in running.values()})
+        read = (self._read(vmi) for vmi in self._vms.objects())
+        running = {vm.uid: vm for vm in read if vm is not None}
+        self._labels = self._read_labels({vm.namespace for vm in running.values()})
         self._attendants.match(running)
         for uid in ended:
             keeper, task = self._keepers.pop(uid)
             _log.error("%s: its keeper ended: %r", keeper.instance.domain, task.exception())
         for uid in self._keepers.keys() - running.keys():
             self._keepers.pop(uid)[1].cancel()
-        for uid, instance in running.items():
+        for uid, vm in running.items():
             if uid not in self._keepers:
-                self._keep(instance)
-            self._keepers[uid][0].update(instance, policies.mandate(instance, self._labels.get(instance.namespace)))
+                self._keep(vm)
+            self._keepers[uid][0].update(vm, policies.mandate(vm, self._labels.get(vm.namespace)))
         if not self._matched and self._recalled is not None:  # of a VM that comes later it tells nothing
             self._attendants.recall(self._recalled)
-            for vm in self._recalled.virtual_machines:
-                if vm.uid in self._keepers:
-                    self._keepers[vm.uid][0].recall(vm, self._recalled.observed_at.timestamp())
+            for known in self._recalled.virtual_machines:
+                if known.uid in self._keepers:
+                    self._keepers[known.uid][0].recall(known, self._recalled.observed_at.timestamp())
         self._matched = True
         self._news.set()
 
-    def _keep(self, instance: Instance) -> None:
-        uid, looks = instance.uid, self.metrics.looks.time
+    def _read(self, vmi: Object) -> Instance | None:
+        """The VM; None where it does not run here, or cannot be read: then it is left alone, and counts as in use."""
+        name = "{namespace}/{name}".format_map(vmi["metadata"])
+        try:
+            found = instance.read(vmi, self._node)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if name not in self._unread:
+                _log.error("%s cannot be read, and is left alone: %r", name, error)
+            self._unread.add(name)
+            return None
+        self._unread.discard(name)
+        return found
+
+    def _keep(self, vm: Instance) -> None:
+        uid, looks = vm.uid, self.metrics.looks.time
         reached_by, process = self._attendants.hypervisor(uid), self._attendants.process(uid)
-        keeper = Keeper(instance, reached_by, self._settings, self._news.set, timed=looks, process=process)
-        self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {instance.domain}")
+        keeper = Keeper(vm, reached_by, self._settings, self._news.set, timed=looks, process=process)
+        self._keepers[uid] = keeper, asyncio.create_task(keeper.run(), name=f"keep {vm.domain}")
 
     def _read_labels(self, namespaces: Collection[str]) -> dict[str, Mapping[str, str]]:
         """The labels of those of the namespaces that are known."""

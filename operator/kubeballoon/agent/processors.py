@@ -150,7 +150,8 @@ class Processors:
 
     def expect(self, request: ProcessorRequest) -> None:
         """Know what is asked before the VM can be looked at: what went before may have been taken on another node."""
-        self.returning = self.returning or (request.target is not None and request.bar is None)
+        if not self.returning and request.target is not None and request.bar is None:
+            self.returning, self._offline = True, request.method is not ProcessorMethod.DRIVER
 
     def fail(self, reason: str, message: str) -> None:
         """The VM cannot be looked at."""

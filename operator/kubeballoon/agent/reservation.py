@@ -68,8 +68,9 @@ def parse(text: bytes) -> Held | None:
     """What a status file says; None where it is not one: the guest can write anything there."""
     try:
         status = json.loads(text)
-        said = [status[key] for key in ("number", "asked", "held", "available", "spare")]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        said = [status[key] for key in ("number", "asked", "held", "available")]
+        said.append(status.get("spare", status["available"]))  # a program of before does not tell
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return Held(*said) if all(type(figure) is int and figure >= 0 for figure in said) else None
 
@@ -151,8 +152,10 @@ class Reservation:
 
     @property
     def moving(self) -> bool:
-        """Whether the program is on its way to what was asked of it."""
-        return self.engaged and self.held is not None and self.wanted not in (None, self.held.held)
+        """Whether the program is on its way to what was asked of it, and not long after that."""
+        if not self.engaged or self.held is None or self.wanted is None:
+            return False
+        return abs(self.wanted - self.held.held) > TOLERANCE and self._clock() - self._asked_at <= FORGOTTEN
 
     @property
     def regained_by(self) -> Regain:
@@ -264,7 +267,7 @@ class Reservation:
     def _take(self, text: bytes | None) -> None:
         now, held = self._clock(), None if text is None else parse(text)
         if held is None:
-            self.held, self._unsure = None, False
+            self.held, self._unsure = None, text is not None
         elif held.number != self._number:
             self.held, self._number, self._seen, self.problem, self._unsure = held, held.number, now, None, False
         elif now - self._seen > FORGOTTEN:  # it has ended, and its memory is free; or it was only stopped

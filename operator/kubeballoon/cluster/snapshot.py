@@ -30,9 +30,9 @@ NO_BALLOON = "NoBalloon"
 RELEASED = "Released"
 MIGRATING = "Migrating"
 _COURSES = {
-    **dict.fromkeys(("MemoryHotplug", "BalloonIneffective"), model.Course.WHOLE),
+    **dict.fromkeys(("MemoryHotplug", "BalloonIneffective", "MethodChanging"), model.Course.WHOLE),
     **dict.fromkeys(
-        (MIGRATING, "Paused", "Hung", "Unreachable", "BadRequest", NO_BALLOON, "MethodChanging", "Unresponsive"),
+        (MIGRATING, "Paused", "Hung", "Unreachable", "BadRequest", NO_BALLOON, "Unresponsive"),
         model.Course.STAYS,
     ),
 }
