@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from kubeballoon.agent.launchers import Launcher
 from kubeballoon.agent.reservation import PROBE, Reservation
 from kubeballoon.api.v1alpha1 import ReclaimMethod
 from kubeballoon.core.demand import GuestStatistics
-from tests.support.waiting import Clock
+from tests.support.waiting import Clock, soon
+
+until = partial(soon, seconds=5.0)
 
 
 @pytest.fixture(autouse=True)
@@ -53,13 +56,6 @@ async def attended(channels: dict[str, FakeChannel]) -> AsyncIterator[Attendants
         yield attendants
     finally:
         await attendants.close()
-
-
-async def until(condition: object) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - any condition, most without an event
-            await asyncio.sleep(0.005)
 
 
 async def test_what_a_vm_is_asked_is_carried_out_and_undone_when_it_is_not_asked_any_more() -> None:

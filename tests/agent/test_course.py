@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from kubeballoon.core.model import State
 from kubeballoon.core.pacing import Pace
 from kubeballoon.core.state import Stall, Thresholds
 from tests.support.cluster import memory_policy
+from tests.support.waiting import soon
+
+until = partial(soon, seconds=20.0)
 
 MIB = 1 << 20
 SIZE, HELD, TARGET = 1024 * MIB, 600 * MIB, 400 * MIB
@@ -70,12 +74,6 @@ def counted(keeper: Keeper, target: int | None) -> int:
     """What the controller sets aside for the VM, by its agent's report, where it is to be asked this."""
     status = compose(HostMemory(SIZE, 0, Stall()), State.HIGH, Thresholds(4, 3, 2, 1), [keeper], [], datetime.now(UTC))
     return core_vm(status.virtual_machines[0], None).backed(target)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - a look is no event
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from kubeballoon.agent.mandate import Mandate
 from kubeballoon.api.v1alpha1 import MemoryPolicy, VirtualMachineReport
 from kubeballoon.core.demand import GuestStatistics
 from kubeballoon.core.guard import FLOOR
-from tests.support.waiting import Clock
+from tests.support.waiting import Clock, soon
+
+until = partial(soon, seconds=5.0)
 
 MIB = 1 << 20
 
@@ -58,18 +61,14 @@ async def kept(of: Instance, domain: FakeDomain) -> AsyncIterator[Keeper]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: object, seconds: float = 5.0) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - any condition, most without an event
-            await asyncio.sleep(0.005)
-
-
 async def looks(keeper: Keeper, count: int = 5) -> None:
     """Wait for some more looks at the VM."""
     for _ in range(count):
-        before = keeper.view
-        await until(lambda before=before: keeper.view is not before)
+        await until(partial(has_looked, keeper, keeper.view))
+
+
+def has_looked(keeper: Keeper, before: module.View) -> bool:
+    return keeper.view is not before
 
 
 async def test_a_request_is_reached_in_bounded_steps() -> None:
@@ -287,7 +286,7 @@ async def test_a_pod_that_is_replaced_is_left_for_the_new_one() -> None:
 async def test_one_that_hangs_delays_no_other() -> None:
     hung, well = FakeDomain(hangs=True), FakeDomain()
     async with kept(instance("hung", target=400 * MIB), hung) as stuck, kept(instance("well", target=400 * MIB), well):
-        await until(lambda: well.actual == 400 * MIB, 3.0)
+        await until(lambda: well.actual == 400 * MIB, seconds=3.0)
         await until(lambda: stuck.view.problem is not None)
         assert stuck.view.problem is not None
         assert stuck.view.problem[0] == "Hung"

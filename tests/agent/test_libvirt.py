@@ -27,6 +27,7 @@ from kubeballoon.agent.libvirt import (
     _removable,
     _translate_agent,
 )
+from tests.support.waiting import soon
 
 
 class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no types
@@ -163,9 +164,7 @@ class Freed:
 
     async def both(self) -> set[str]:
         """The threads, once both objects are gone."""
-        async with asyncio.timeout(5):
-            while len(self.by) < 2:  # noqa: ASYNC110 - the end of an object is no event of the loop's
-                await asyncio.sleep(0.01)
+        await soon(lambda: len(self.by) >= 2, 5)
         return set(self.by)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ForbiddenError, NotFoundError, UnreachableError
 from tests.support.cluster import Object, memory_policy
+from tests.support.waiting import soon
+
+until = partial(soon, seconds=10.0)
 
 SIZE = 1024 * MIB
 LONG_AGO = "2020-01-01T00:00:00Z"
@@ -222,12 +226,6 @@ async def test_absurd_requests_are_reported_as_what_they_come_to(still: Path) ->
         await until(lambda: api.vm("vm").get("need"))
         assert api.vm("vm")["target"] == api.vm("vm")["min"] == "1Gi"
         assert api.vm("vm")["processors"]["target"] == api.vm("vm")["processors"]["size"]
-
-
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - any condition, most without an event
-            await asyncio.sleep(0.005)
 
 
 @dataclass

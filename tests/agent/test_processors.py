@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -322,16 +323,19 @@ def busy_processors(guest: LauncherPod) -> int:
     return sum(seconds > 0.1 * sum(ran.values()) for seconds in ran.values())
 
 
+@contextmanager
+def attended(plane: ControlPlane, node: LabNode, spec: GuestSpec, logs: Path) -> Iterator[LauncherPod]:
+    """A guest of the test's own, and an agent."""
+    with booted(node, spec) as pod, presented(plane, node, pod), agent(plane, node, logs / "agent"):
+        yield pod
+
+
 @pytest.mark.cluster
 @pytest.mark.guest
 def test_an_unplugged_processor_leaves_the_node_and_the_guest_is_fine(
     installed: ControlPlane, lab_node: LabNode, tmp_path: Path
 ) -> None:
-    with (
-        booted(lab_node, GuestSpec(name="plugged", vcpus=3, guest_agent=False)) as pod,
-        presented(installed, lab_node, pod),
-        agent(installed, lab_node, tmp_path / "agent"),
-    ):
+    with attended(installed, lab_node, GuestSpec(name="plugged", vcpus=3, guest_agent=False), tmp_path) as pod:
         annotate(installed, pod, processor_target="2", processor_method="Driver")
         eventually(lambda: len(pod.vcpu_threads()) == 2)
         eventually(lambda: reported(installed, lab_node, pod)["processors"]["online"] == 2)
@@ -347,11 +351,7 @@ def test_an_unplugged_processor_leaves_the_node_and_the_guest_is_fine(
 def test_a_guest_that_was_reset_boots_with_all_processors_and_they_are_taken_again(
     installed: ControlPlane, lab_node: LabNode, tmp_path: Path
 ) -> None:
-    with (
-        booted(lab_node, GuestSpec(name="rebooting", vcpus=2, reboots=True)) as pod,
-        presented(installed, lab_node, pod),
-        agent(installed, lab_node, tmp_path / "agent"),
-    ):
+    with attended(installed, lab_node, GuestSpec(name="rebooting", vcpus=2, reboots=True), tmp_path) as pod:
         annotate(installed, pod, processor_target="1", processor_method="GuestAgent")
         eventually(lambda: pod.online() == 1)
         boot = eventually(lambda: pod.read_file(_BOOT))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +160,17 @@ def admin(heeded: ControlPlane, namespace: str) -> User:
 def heeded(installed: ControlPlane) -> ControlPlane:
     """The control plane once it heeds the last of its policies."""
     for item in [annotated(kind, "default", memory_target="1Gi") for kind in PLACES]:
-
-        def refuses(item: Object = item) -> bool:
-            try:
-                installed.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(item))
-            except ControlPlaneError as error:
-                return "may be written by" in str(error)
-            return False
-
-        until(refuses, 60, lambda item=item: item)  # type: ignore[misc]  # bound on purpose
+        until(partial(refuses, installed, item), 60, partial(json.dumps, item))
     return installed
+
+
+def refuses(plane: ControlPlane, item: Object) -> bool:
+    """Whether the API server takes no object with a request from whoever is not the controller."""
+    try:
+        plane.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(item))
+    except ControlPlaneError as error:
+        return "may be written by" in str(error)
+    return False
 
 
 @pytest.mark.parametrize("annotation", RESERVED)

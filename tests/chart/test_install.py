@@ -48,7 +48,7 @@ def notes(cluster: ControlPlane) -> Iterator[str]:
 
 
 @pytest.fixture
-def controller(notes: str, cluster: ControlPlane, tmp_path: Path) -> Iterator[Command]:  # noqa: ARG001
+def controller(notes: str, cluster: ControlPlane, tmp_path: Path) -> Iterator[Command]:  # noqa: ARG001 - needs the Deployment
     """The controller of the installed Deployment, which leads."""
     with leading(cluster, tmp_path / "controller.log") as command:
         yield command
@@ -82,7 +82,8 @@ def test_it_says_what_to_do_next(notes: str) -> None:
     assert "WARNING" not in notes
 
 
-def test_its_pods_run_where_they_should(notes: str, cluster: ControlPlane) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("notes")
+def test_its_pods_run_where_they_should(cluster: ControlPlane) -> None:
     found: dict[str, list[str]] = {}
     for pod in get(cluster, "pods", WHERE)["items"]:
         component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
@@ -92,7 +93,8 @@ def test_its_pods_run_where_they_should(notes: str, cluster: ControlPlane) -> No
     assert found.keys() == {"agent", "controller"}
 
 
-def test_an_agent_stays_while_its_node_takes_no_new_vms(notes: str, cluster: ControlPlane) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("notes")
+def test_an_agent_stays_while_its_node_takes_no_new_vms(cluster: ControlPlane) -> None:
     before = agents(cluster)
     try:
         # As virt-handler says on its way out.
@@ -124,7 +126,8 @@ def label(cluster: ControlPlane, node: str, value: str | None) -> None:
     cluster.kubectl("label", "node", node, "--overwrite", "kubevirt.io/schedulable" + (f"={value}" if value else "-"))
 
 
-def test_its_agent_reports_with_its_own_token(notes: str, cluster: ControlPlane, tmp_path: Path) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("notes")
+def test_its_agent_reports_with_its_own_token(cluster: ControlPlane, tmp_path: Path) -> None:
     pod = pods.running_pod(cluster, NAMESPACE, "agent")
     name = pod["spec"]["nodeName"]
     (container,) = pod["spec"]["containers"]

@@ -21,7 +21,7 @@ from kubeballoon.controller.status import policy_status, tally
 from kubeballoon.controller.world import World
 from kubeballoon.metrics import new_registry
 from tests.support.cluster import MIB, Object, memory_policy
-from tests.support.waiting import Clock
+from tests.support.waiting import Clock, soon
 
 TODAY = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -287,9 +287,7 @@ async def test_the_statuses_that_are_written_are_counted(refusal: ClusterError |
     controller = Controller()
     controller.cluster.refusal = refusal
     running = asyncio.create_task(controller.scheduler.run())
-    async with asyncio.timeout(10):
-        while not controller.counted("statuses"):  # noqa: ASYNC110 - a counter has no event
-            await asyncio.sleep(0.005)
+    await soon(lambda: controller.counted("statuses"), 10)
     running.cancel()
     assert controller.counted("statuses") == {result: 1}
 

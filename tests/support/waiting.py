@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ def until(condition: Callable[[], T], seconds: float = 20.0, tell: Callable[[], 
             pytest.fail(f"not so within {seconds:g} s; last seen: {value if tell is None else tell()!r}")
         time.sleep(_POLL_SECONDS)
     return value
+
+
+async def soon(condition: Callable[[], object], seconds: float) -> None:
+    """Let the event loop go on until the condition is true; TimeoutError when that is not in time."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - any condition, most without an event
+            await asyncio.sleep(0.005)
 
 
 def throughout(condition: Callable[[], bool], seconds: float) -> None:

@@ -70,7 +70,7 @@ def parse(text: bytes) -> Held | None:
         status = json.loads(text)
         said = [status[key] for key in ("number", "asked", "held", "available")]
         said.append(status.get("spare", status["available"]))  # a program of before does not tell
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return Held(*said) if all(type(figure) is int and figure >= 0 for figure in said) else None
 

@@ -472,7 +472,7 @@ class NodePressureStatus(ApiModel):
     )
     conditions: Conditions
 
-    @computed_field(description="Memory taken back from the node's VMs.")  # type: ignore[prop-decorator]
+    @computed_field(description="Memory taken back from the node's VMs.")  # type: ignore[prop-decorator]  # mypy knows none
     @property
     def reserved(self) -> Quantity:
         """Memory taken back from the node's VMs, bytes."""

@@ -20,7 +20,7 @@ from kubeballoon.controller.kinds import Asked, Kind
 from kubeballoon.controller.world import Book, World
 from kubeballoon.core import processors
 from kubeballoon.core.allocate import allocate
-from kubeballoon.core.model import Decision, Plan, Reason
+from kubeballoon.core.model import Decision, Plan, Reason, State
 from kubeballoon.core.wording import human
 
 _log = logging.getLogger(__name__)
@@ -195,8 +195,8 @@ class Rounds:
         if before is None or before is state:
             return
         note = f"from {before} to {state}: {human(memory.available)} of {human(memory.total)} are available"
-        short = state in (NodeState.HARD, NodeState.LOW)
-        await self._announcer.post(_node(node), f"Memory{state}", note, action="Allocate", warning=short)
+        warning = State(state).desperate
+        await self._announcer.post(_node(node), f"Memory{state}", note, action="Allocate", warning=warning)
 
     async def _announce(
         self,

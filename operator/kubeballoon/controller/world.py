@@ -67,35 +67,28 @@ class Book(Generic[P]):
 
     def put(self, body: Mapping[str, Any]) -> bool:
         """Take a policy in; False when it does not change anything that is decided by."""
+        policy = self._read(body)
+        name = policy.metadata.name
+        known = self.policies.get(name) or self.unread.get(name)
+        if known is not None and _is_older(policy.metadata, known.metadata):
+            return False
+        if isinstance(policy, Unread):
+            self.policies.pop(name, None)
+            self.unread[name] = policy
+        else:
+            self.unread.pop(name, None)
+            self.policies[name] = policy
+        changed = known is None or _decides(known) != _decides(policy)
+        if changed and isinstance(policy, Unread):
+            _log.error("%s %s cannot be read: %s", policy.kind, name, policy.fault)
+        return changed
+
+    def _read(self, body: Mapping[str, Any]) -> P | Unread:
         try:
-            policy = self.kind.model.model_validate(body)
+            return self.kind.model.model_validate(body)
         except ValidationError as error:  # this version's CRD lets none through; that of another may
-            return self._put_unread(body, fault(error))
-        name = policy.metadata.name
-        known = self.policies.get(name)
-        if self._knows_newer(policy.metadata):
-            return False
-        self.unread.pop(name, None)
-        self.policies[name] = policy
-        return known is None or _decides(known) != _decides(policy)
-
-    def _put_unread(self, body: Mapping[str, Any], why: str) -> bool:
-        kind = self.kind.model.__name__
-        policy = Unread(kind=kind, metadata=body["metadata"], status=_status(body), fault=why)
-        name = policy.metadata.name
-        known = self.unread.get(name)
-        if self._knows_newer(policy.metadata):
-            return False
-        self.policies.pop(name, None)
-        self.unread[name] = policy
-        if known is not None and known.fault == why:
-            return False
-        _log.error("%s %s cannot be read: %s", kind, name, why)
-        return True
-
-    def _knows_newer(self, metadata: ObjectMeta) -> bool:
-        known = self.policies.get(metadata.name) or self.unread.get(metadata.name)
-        return known is not None and _is_older(metadata, known.metadata)
+            kind = self.kind.model.__name__
+            return Unread(kind=kind, metadata=body["metadata"], status=_status(body), fault=fault(error))
 
     def settle(self, name: str, uid: str, status: PolicyStatus) -> None:
         """A policy's status was written."""
@@ -260,8 +253,10 @@ class World:
         self._heard = {name: heard for name, heard in self._heard.items() if name in self.nodes}
 
 
-def _decides(policy: Policy) -> tuple[object, ...]:
-    """What of a policy decisions depend on."""
+def _decides(policy: Policy | Unread) -> tuple[object, ...]:
+    """What of a policy decisions depend on; of one that cannot be read, why not."""
+    if isinstance(policy, Unread):
+        return (policy.fault,)
     metadata = policy.metadata
     return metadata.uid, policy.spec, metadata.deletion_timestamp is None, metadata.released
 
