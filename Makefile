@@ -7,7 +7,7 @@ READY := .venv/.ready
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml uv.lock hack/bootstrap.sh hack/lab/packages.txt
+$(READY): pyproject.toml uv.lock hack/bootstrap.sh hack/testbed/lab/packages.txt
 	@hack/bootstrap.sh
 	@touch $@
 
@@ -16,7 +16,7 @@ demo: $(READY) ## Watch real guests give memory back; SCENE=processors, unplug o
 	@$(BIN)/python -m hack.demo $(SCENE)
 
 test: $(READY) ## Run all tests, on a real control plane and real guests
-	@$(BIN)/python -m hack.prepare
+	@$(BIN)/python -m hack.testbed.prepare
 	@$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
 lint: $(READY) ## Check style, types, layers, and that generated files are fresh
@@ -26,7 +26,7 @@ lint: $(READY) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/lint-imports
 	$(BIN)/python -m hack.generate_crds --check
 	$(BIN)/hadolint images/Containerfile
-	$$($(BIN)/python -m hack.tools actionlint)
+	$$($(BIN)/python -m hack.testbed.tools actionlint)
 	$(BIN)/python -m hack.generate_docs --check
 
 format: $(READY) ## Put the code into the one style

@@ -22,9 +22,9 @@ as_root() {
 }
 
 install_packages() {
-    command -v dpkg-query >/dev/null || die "this is not Debian: install what hack/lab/packages.txt lists yourself"
+    command -v dpkg-query >/dev/null || die "this is not Debian: install what hack/testbed/lab/packages.txt lists yourself"
     local wanted package
-    mapfile -t wanted < <(sed 's/#.*//; s/[[:space:]]*$//; /^$/d' hack/lab/packages.txt "$@")
+    mapfile -t wanted < <(sed 's/#.*//; s/[[:space:]]*$//; /^$/d' hack/testbed/lab/packages.txt "$@")
     find_python >/dev/null || wanted+=(python3 python3-venv python3-dev)
     missing=()
     for package in "${wanted[@]}"; do

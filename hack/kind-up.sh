@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Creates a kind cluster with KubeVirt, its VMs emulated in software, and kubeballoon as this checkout has it: to try it
 # with kubectl. Run again, it brings what has changed since. Tests and demo make up VMIs, which KubeVirt refuses; they are
-# for `python -m hack.controlplane up`, which needs nothing of the following.
+# for `python -m hack.testbed.controlplane up`, which needs nothing of the following.
 #
 # Needs docker, kind, kubectl and helm. It has never been run: there was no container engine where it was written. What it
 # does is checked with programs that only say what they are asked (tests/chart/test_kind.py).

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hack import chart
-from hack.controlplane import ControlPlane, open_control_plane
-from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
+from hack.testbed import chart
+from hack.testbed.controlplane import ControlPlane, open_control_plane
+from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
 from tests.support.cluster import FakeNode
 from tests.support.processes import Command, await_leadership, controller
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hack.controlplane import ControlPlane
 from hack.generate_docs import REFERENCE, render
+from hack.testbed.controlplane import ControlPlane
 from kubeballoon.api import names
 from kubeballoon.cli.arguments import parser
 from kubeballoon.manifests import read

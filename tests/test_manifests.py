@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from hack.controlplane import ControlPlane, ControlPlaneError
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api import rules
 from kubeballoon.api.v1alpha1 import MemoryPolicy, MemoryPolicySpec, ProcessorPolicySpec
 from kubeballoon.cluster.snapshot import core_policy

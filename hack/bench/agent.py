@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.chart import NAMESPACE, agent_environment, agent_kubeconfig, install
-from hack.controlplane import ControlPlane, open_control_plane
-from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
+from hack.testbed.chart import NAMESPACE, agent_environment, agent_kubeconfig, install
+from hack.testbed.controlplane import ControlPlane, open_control_plane
+from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.core.state import Thresholds, thresholds
 
 _REAL, _FAKE = 4, 50  # VMs: as many real guests as any machine holds; and with fakes, what a full node has

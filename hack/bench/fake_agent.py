@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from hack.lab.fakes import FakeChannel, FakeDomain, FakeHypervisor
+from hack.testbed.lab.fakes import FakeChannel, FakeDomain, FakeHypervisor
 from kubeballoon.agent.host import Host
 from kubeballoon.agent.keeper import Settings
 from kubeballoon.agent.launchers import RUNTIME

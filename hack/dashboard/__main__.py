@@ -14,15 +14,15 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from hack.chart import CHART
-from hack.controlplane import ControlPlaneError
 from hack.dashboard.page import draw
 from hack.dashboard.prometheus import Prometheus, Span, free_address
 from hack.demo.play import Play, SceneError
 from hack.demo.record import Recorder
 from hack.demo.screen import Screen
 from hack.demo.stage import ROOT, Stage
-from hack.lab import LabError
+from hack.testbed.chart import CHART
+from hack.testbed.controlplane import ControlPlaneError
+from hack.testbed.lab import LabError
 
 _PICTURE = ROOT / "docs/dashboard.png"
 _SEEN = ROOT / "build/dashboard"

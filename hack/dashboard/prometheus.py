@@ -16,9 +16,9 @@ from typing import Any, Self
 
 import yaml
 
-from hack.controlplane.daemon import Daemon
-from hack.controlplane.errors import ControlPlaneError
-from hack.tools import PROMETHEUS
+from hack.testbed.controlplane.daemon import Daemon
+from hack.testbed.controlplane.errors import ControlPlaneError
+from hack.testbed.tools import PROMETHEUS
 
 _LOOPBACK = "127.0.0.1"
 _START_SECONDS = 60.0

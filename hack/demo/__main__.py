@@ -21,14 +21,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hack.controlplane import ControlPlaneError
 from hack.demo.picture import draw
 from hack.demo.play import Play, SceneError
 from hack.demo.record import Recorder
 from hack.demo.scenes import SCENES, show
 from hack.demo.screen import Screen
 from hack.demo.stage import ROOT, Stage
-from hack.lab import LabError
+from hack.testbed.controlplane import ControlPlaneError
+from hack.testbed.lab import LabError
 
 BUILD = ROOT / "build"
 

@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 from hack.demo.record import Recorder
 from hack.demo.stage import GUEST_BYTES, NODE_BYTES
-from hack.lab import MIB
+from hack.testbed.lab import MIB
 
 _COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e")
 

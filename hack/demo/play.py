@@ -11,7 +11,7 @@ from typing import Any
 from hack.demo.record import Moment, Recorder
 from hack.demo.screen import Screen
 from hack.demo.stage import GUEST_BYTES, NODE_BYTES, ROOT, Background, Stage
-from hack.lab import MIB
+from hack.testbed.lab import MIB
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.core.wording import human
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from hack.demo.stage import NODE_BYTES, Stage
-from hack.lab import LabError
+from hack.testbed.lab import LabError
 
 _SECONDS = 0.5
 

@@ -14,9 +14,9 @@ from typing import Any
 from hack.demo.play import SceneError
 from hack.demo.screen import Screen
 from hack.demo.stage import ROOT, Stage
-from hack.lab import MIB, GuestSpec, LauncherPod
-from hack.lab.accelerator import kvm_boots
-from hack.lab.ksm import merging
+from hack.testbed.lab import MIB, GuestSpec, LauncherPod
+from hack.testbed.lab.accelerator import kvm_boots
+from hack.testbed.lab.ksm import merging
 from kubeballoon.core.wording import human
 from kubeballoon.guest import kubeballoon_guest
 

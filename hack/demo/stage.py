@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hack import chart
-from hack.controlplane import ControlPlane, open_control_plane
-from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
+from hack.testbed import chart
+from hack.testbed.controlplane import ControlPlane, open_control_plane
+from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = "node-1"

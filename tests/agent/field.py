@@ -16,9 +16,9 @@ from typing import Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from hack.chart import agent_kubeconfig
-from hack.controlplane import ControlPlane
-from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
+from hack.testbed.chart import agent_kubeconfig
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster.snapshot import core_node

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from hack.controlplane import ControlPlane
-from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
 from kubeballoon.agent.keeper import INEFFECTIVE
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.core.guard import STOOD

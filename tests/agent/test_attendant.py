@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from hack.lab import GuestSpec, vmi_object
-from hack.lab.fakes import FakeChannel, FakeHypervisor
+from hack.testbed.lab import GuestSpec, vmi_object
+from hack.testbed.lab.fakes import FakeChannel, FakeHypervisor
 from kubeballoon.agent import attendant as module
 from kubeballoon.agent.attendant import Attendant, Attendants
 from kubeballoon.agent.guestagent import RETRY_AT_MOST, GuestAgent

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import libvirt
 import pytest
 
-from hack.lab import GuestSpec, LabNode, LauncherPod
+from hack.testbed.lab import GuestSpec, LabNode, LauncherPod
 from kubeballoon.agent.hypervisor import GoneError, HypervisorError
 from kubeballoon.agent.launchers import LONGEST_SOCKET_PATH, Launcher, find, uris
 from kubeballoon.agent.libvirt import LibvirtHypervisor

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from hack.lab import GuestSpec, vmi_object
-from hack.lab.fakes import FakeDomain, FakeHypervisor
+from hack.testbed.lab import GuestSpec, vmi_object
+from hack.testbed.lab.fakes import FakeDomain, FakeHypervisor
 from kubeballoon.agent import keeper as module
 from kubeballoon.agent.host import HostMemory
 from kubeballoon.agent.hypervisor import HypervisorError, Sample

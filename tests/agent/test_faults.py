@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from hack.controlplane import ControlPlane, LocalControlPlane
-from hack.lab import MIB, GuestSpec
+from hack.testbed.controlplane import ControlPlane, LocalControlPlane
+from hack.testbed.lab import MIB, GuestSpec
 from kubeballoon.agent.keeper import LOOK
 from kubeballoon.api.names import EXCLUDE
 from kubeballoon.api.quantity import parse_quantity

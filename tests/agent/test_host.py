@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hack.lab import MIB
-from hack.lab.cgroups import NodeCgroup
+from hack.testbed.lab import MIB
+from hack.testbed.lab.cgroups import NodeCgroup
 from kubeballoon.agent.host import Host, HostError
 from tests.support.patience import SLOW
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hack.lab import GuestSpec, vmi_object
+from hack.testbed.lab import GuestSpec, vmi_object
 from kubeballoon.agent.host import Host, HostError
 from kubeballoon.agent.instance import bar, read
 from kubeballoon.agent.launchers import LONGEST_SOCKET_PATH, Launcher, find, uris

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from hack.lab import GuestSpec, vmi_object
-from hack.lab.fakes import FakeDomain, FakeHypervisor
+from hack.testbed.lab import GuestSpec, vmi_object
+from hack.testbed.lab.fakes import FakeDomain, FakeHypervisor
 from kubeballoon.agent import keeper as module
 from kubeballoon.agent.hypervisor import GoneError, Sample
 from kubeballoon.agent.instance import Instance, read

@@ -14,7 +14,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from hack.lab import LauncherPod
+from hack.testbed.lab import LauncherPod
 from kubeballoon.agent import libvirt as module
 from kubeballoon.agent.hypervisor import AgentError, GoneError, HungError, HypervisorError
 from kubeballoon.agent.launchers import Launcher

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from hack.lab import MIB, GuestSpec, vmi_object
-from hack.lab.fakes import FakeChannel, FakeDomain, FakeHypervisor
+from hack.testbed.lab import MIB, GuestSpec, vmi_object
+from hack.testbed.lab.fakes import FakeChannel, FakeDomain, FakeHypervisor
 from kubeballoon.agent import attendant, keeper, loop
 from kubeballoon.agent.host import Host
 from kubeballoon.agent.keeper import Settings

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hack.lab import MIB, GuestSpec, vmi_object
+from hack.testbed.lab import MIB, GuestSpec, vmi_object
 from kubeballoon.agent.instance import Instance, read
 from kubeballoon.agent.mandate import Mandate, Policies
 from tests.support.cluster import Object, memory_policy

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from hack.controlplane import ControlPlane
-from hack.lab import GuestSpec, LabNode, LauncherPod
-from hack.lab.fakes import FakeChannel
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.lab import GuestSpec, LabNode, LauncherPod
+from hack.testbed.lab.fakes import FakeChannel
 from kubeballoon.agent import guestagent
 from kubeballoon.agent.guestagent import GuestAgent
 from kubeballoon.agent.hypervisor import AgentError, HypervisorError

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hack.controlplane import ControlPlane
-from hack.lab import MIB, GuestSpec, LabNode, LauncherPod
-from hack.lab.fakes import FakeChannel, FakeDomain
-from hack.lab.ksm import merging
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
+from hack.testbed.lab.fakes import FakeChannel, FakeDomain
+from hack.testbed.lab.ksm import merging
 from kubeballoon.agent import guestagent
 from kubeballoon.agent.guestagent import GuestAgent
 from kubeballoon.agent.hypervisor import AgentError, Sample

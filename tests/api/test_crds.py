@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hack.controlplane import ControlPlane, ControlPlaneError
 from hack.generate_crds import CRDS, render
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api.v1alpha1 import KINDS, NodeMemory, NodePressureStatus, VirtualMachineReport
 from tests.support.cluster import get, memory_policy, processor_policy
 

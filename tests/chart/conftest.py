@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from hack.chart import NAMESPACE
-from hack.controlplane import ControlPlane, LocalControlPlane
-from hack.controlplane.assets import Assets
-from hack.controlplane.daemon import Daemon
-from hack.tools import KWOK, TOOLS, flux_crds, monitoring_crds
+from hack.testbed.chart import NAMESPACE
+from hack.testbed.controlplane import ControlPlane, LocalControlPlane
+from hack.testbed.controlplane.assets import Assets
+from hack.testbed.controlplane.daemon import Daemon
+from hack.testbed.tools import KWOK, TOOLS, flux_crds, monitoring_crds
 from tests.support.cluster import get
 from tests.support.waiting import until
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from hack.chart import NAMESPACE, RELEASE, agent_kubeconfig
-from hack.controlplane import ControlPlane, ControlPlaneError
-from hack.lab import GuestSpec, vmi_object
+from hack.testbed.chart import NAMESPACE, RELEASE, agent_kubeconfig
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError
+from hack.testbed.lab import GuestSpec, vmi_object
 from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, may
 from tests.support.waiting import until
 

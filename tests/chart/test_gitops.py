@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hack.controlplane import ControlPlane, ControlPlaneError
-from hack.tools import flux_crds
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError
+from hack.testbed.tools import flux_crds
 
 pytestmark = pytest.mark.cluster
 

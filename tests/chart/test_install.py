@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hack.chart import CHART, NAMESPACE, RELEASE, helm
-from hack.controlplane import ControlPlane, ControlPlaneError
+from hack.testbed.chart import CHART, NAMESPACE, RELEASE, helm
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from tests.chart.conftest import OTHER_NODE, VM_NODES
 from tests.support import pods
 from tests.support.cluster import FakeNode, Object, asked, get, memory_policy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hack.chart import CHART, render
+from hack.testbed.chart import CHART, render
 
 pytestmark = pytest.mark.usefixtures("tools")
 

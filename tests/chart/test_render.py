@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 import kubeballoon
-from hack.chart import CHART, NAMESPACE, Object, helm, render
-from hack.controlplane import ControlPlane, ControlPlaneError
+from hack.testbed.chart import CHART, NAMESPACE, Object, helm, render
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS, EXCLUDE
 from kubeballoon.api.v1alpha1 import KINDS
 

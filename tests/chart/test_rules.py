@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hack.chart import CHART, render
-from hack.controlplane.commands import run
-from hack.tools import PROMTOOL
+from hack.testbed.chart import CHART, render
+from hack.testbed.controlplane.commands import run
+from hack.testbed.tools import PROMTOOL
 
 pytestmark = pytest.mark.usefixtures("tools")
 

@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from hack.controlplane import ControlPlane
+from hack.testbed.controlplane import ControlPlane
 from tests.support.cli import balloon
 
 

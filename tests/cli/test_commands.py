@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 import pytest
 import yaml
 
-from hack.controlplane import ControlPlane
+from hack.testbed.controlplane import ControlPlane
 from tests.support.cli import balloon
 from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, Object, condition, memory_policy, processor_policy
 from tests.support.processes import Command

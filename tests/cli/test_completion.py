@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hack.controlplane import ControlPlane
+from hack.testbed.controlplane import ControlPlane
 from kubeballoon.cli import names
 from tests.support.cluster import FakeNode, memory_policy, processor_policy
 from tests.support.waiting import until

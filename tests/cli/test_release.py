@@ -9,7 +9,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from hack.controlplane import ControlPlane
+from hack.testbed.controlplane import ControlPlane
 from tests.support.cli import balloon
 from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, asked, condition, get, may, memory_policy
 from tests.support.waiting import throughout, until

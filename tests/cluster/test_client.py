@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hack.controlplane import ControlPlane
+from hack.testbed.controlplane import ControlPlane
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import Cluster
 

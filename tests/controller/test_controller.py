@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hack.controlplane import ControlPlane
+from hack.testbed.controlplane import ControlPlane
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.controller.scheduler import RESYNC
 from tests.support.cluster import MIB, FakeNode, Object, asked, condition, get, memory_policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hack.controlplane import ControlPlane
+from hack.testbed.controlplane import ControlPlane
 from tests.support.cluster import FakeNode, asked, get, memory_policy
 from tests.support.waiting import until
 

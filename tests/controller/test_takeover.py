@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hack.controlplane import ControlPlane
+from hack.testbed.controlplane import ControlPlane
 from tests.support.cluster import FakeNode, asked, get, memory_policy
 from tests.support.processes import LEAD_SECONDS, SYSTEM, Command, controller
 from tests.support.waiting import until

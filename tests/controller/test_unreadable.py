@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hack.controlplane import ControlPlane, ControlPlaneError
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.controller.kinds import MEMORY
 from kubeballoon.controller.world import Book
 from tests.support.cluster import FakeNode, Object, condition, get, memory_policy

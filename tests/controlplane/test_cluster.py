@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from hack.controlplane import ControlPlane, ControlPlaneError
-from hack.controlplane.assets import WITHOUT_CONTROLLERS
-from hack.controlplane.plane import KUBEVIRT_CRDS, NamedControlPlane
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError
+from hack.testbed.controlplane.assets import WITHOUT_CONTROLLERS
+from hack.testbed.controlplane.plane import KUBEVIRT_CRDS, NamedControlPlane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,7 +147,7 @@ def test_deletes_what_a_deleted_owner_owned(control_plane: ControlPlane, namespa
 
 
 def test_command_line_runs_until_asked_to_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hack.controlplane", "up", "--bare", "--dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "hack.testbed.controlplane", "up", "--bare", "--dir", str(tmp_path / "run")]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, encoding="utf-8") as running:
         assert running.stdout
         assert Path(running.stdout.readline().strip()).is_file()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hack.controlplane import LocalControlPlane
-from hack.controlplane.assets import Assets
+from hack.testbed.controlplane import LocalControlPlane
+from hack.testbed.controlplane.assets import Assets
 from tests.support.processes import Command
 from tests.support.waiting import until
 

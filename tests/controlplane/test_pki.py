@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from hack.controlplane import pki
+from hack.testbed.controlplane import pki
 
 
 def test_server_certificate_is_good_for_its_names_only() -> None:

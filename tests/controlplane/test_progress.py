@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from hack.controlplane.progress import Progress
+from hack.testbed.controlplane.progress import Progress
 
 
 class Terminal(io.StringIO):

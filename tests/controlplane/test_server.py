@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hack.controlplane import ControlPlaneError, LocalControlPlane
-from hack.controlplane.assets import DIRECTORY_VARIABLE, Assets
-from hack.controlplane.daemon import Daemon
+from hack.testbed.controlplane import ControlPlaneError, LocalControlPlane
+from hack.testbed.controlplane.assets import DIRECTORY_VARIABLE, Assets
+from hack.testbed.controlplane.daemon import Daemon
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_SECONDS = 30
@@ -81,7 +81,7 @@ def test_daemons_die_with_whoever_started_them(tmp_path: Path, ready: Path) -> N
     program = script(tmp_path / "daemon", f"echo >{ready}; exec sleep infinity")
     start = f"""
 from pathlib import Path
-from hack.controlplane.daemon import Daemon
+from hack.testbed.controlplane.daemon import Daemon
 print(Daemon.start(Path({str(program)!r}), (), Path({str(tmp_path)!r})).process.pid, flush=True)
 input()
 """
@@ -97,7 +97,7 @@ input()
 
 def test_command_line_shows_errors_without_traceback(broken: Assets, tmp_path: Path) -> None:
     environment = {**os.environ, DIRECTORY_VARIABLE: str(broken.etcd.parent)}
-    command = [sys.executable, "-m", "hack.controlplane", "up", "--dir", str(tmp_path)]
+    command = [sys.executable, "-m", "hack.testbed.controlplane", "up", "--dir", str(tmp_path)]
     run = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60, check=False
     )

@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hack.controlplane import KUBECONFIG_VARIABLE, ControlPlaneError, NamedControlPlane, build, open_control_plane
-from hack.controlplane.assets import DIRECTORY_VARIABLE, Assets
+from hack.testbed.controlplane import (
+    KUBECONFIG_VARIABLE,
+    ControlPlaneError,
+    NamedControlPlane,
+    build,
+    open_control_plane,
+)
+from hack.testbed.controlplane.assets import DIRECTORY_VARIABLE, Assets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

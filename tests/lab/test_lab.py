@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hack.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
+from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from tests.support.guests import ballooned, loaded
 from tests.support.patience import eventually
 

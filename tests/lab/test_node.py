@@ -9,8 +9,8 @@ from typing import cast
 
 import pytest
 
-from hack.lab import GuestSpec, LabError, LabNode, LauncherPod
-from hack.lab.errors import DeadlineError
+from hack.testbed.lab import GuestSpec, LabError, LabNode, LauncherPod
+from hack.testbed.lab.errors import DeadlineError
 
 SPEC = GuestSpec(name="vm")
 

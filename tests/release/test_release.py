@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hack.controlplane import ControlPlane
+from hack.testbed.controlplane import ControlPlane
 from kubeballoon.cluster.client import Cluster, NotFoundError
 from kubeballoon.cluster.lease import Lease
 from kubeballoon.release.work import Release

@@ -6,9 +6,9 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hack.chart import NAMESPACE, RELEASE
-from hack.controlplane import ControlPlane
-from hack.lab import GuestSpec, vmi_object
+from hack.testbed.chart import NAMESPACE, RELEASE
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.lab import GuestSpec, vmi_object
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
 from kubeballoon.api.quantity import parse_quantity
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hack.lab import GuestSpec, LabNode, LauncherPod, LoadReport
+from hack.testbed.lab import GuestSpec, LabNode, LauncherPod, LoadReport
 from tests.support.patience import eventually
 
 

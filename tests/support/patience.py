@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from hack.lab import GuestKilledError, LabError
+from hack.testbed.lab import GuestKilledError, LabError
 from kubeballoon.agent.loop import HEARTBEAT
 from tests.support.waiting import until
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hack.controlplane import ControlPlane
+from hack.testbed.controlplane import ControlPlane
 from tests.support.cluster import Object, get
 from tests.support.processes import Command
 from tests.support.waiting import until

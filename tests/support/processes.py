@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from hack.chart import agent_kubeconfig
-from hack.controlplane import ControlPlane
-from hack.lab import LabNode
+from hack.testbed.chart import agent_kubeconfig
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.lab import LabNode
 from kubeballoon.cluster.lease import DURATION, RETRY
 from tests.support.waiting import until
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hack.controlplane import ControlPlane
-from hack.lab import LabNode, LauncherPod, node_object, vmi_object
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.lab import LabNode, LauncherPod, node_object, vmi_object
 from tests.support.cluster import AS_CONTROLLER, memory_policy
 from tests.support.patience import eventually
 

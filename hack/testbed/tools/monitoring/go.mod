@@ -1,4 +1,4 @@
-module kubeballoon.io/hack/tools/monitoring
+module kubeballoon.io/hack/testbed/tools/monitoring
 
 go 1.26.0
 

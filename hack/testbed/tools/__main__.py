@@ -1,11 +1,11 @@
-"""`python -m hack.tools [NAME]`: gets what the tests need, or the one that is named, and prints where it is."""
+"""`python -m hack.testbed.tools [NAME]`: gets what the tests need, or the one that is named, and prints where it is."""
 
 from __future__ import annotations
 
 import sys
 
-from hack.controlplane import ControlPlaneError
-from hack.tools import ACTIONLINT, PROMETHEUS, TOOLS
+from hack.testbed.controlplane import ControlPlaneError
+from hack.testbed.tools import ACTIONLINT, PROMETHEUS, TOOLS
 
 EVERY = (*TOOLS, PROMETHEUS, ACTIONLINT)
 

@@ -1,4 +1,4 @@
-"""`python -m hack.controlplane`: builds the control plane, or runs it until interrupted."""
+"""`python -m hack.testbed.controlplane`: builds the control plane, or runs it until interrupted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m hack.controlplane",
+        prog="python -m hack.testbed.controlplane",
         description="A real Kubernetes API for development, without a container engine.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-module kubeballoon.io/hack/tools/actionlint
+module kubeballoon.io/hack/testbed/tools/actionlint
 
 go 1.26.0
 

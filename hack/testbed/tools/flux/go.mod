@@ -1,4 +1,4 @@
-module kubeballoon.io/hack/tools/flux
+module kubeballoon.io/hack/testbed/tools/flux
 
 go 1.26.0
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from hack.controlplane import KUBECONFIG_VARIABLE, ControlPlaneError, build
-from hack.controlplane.assets import Assets
-from hack.lab import LabError, image
-from hack.tools import TOOLS, monitoring_crds
+from hack.testbed.controlplane import KUBECONFIG_VARIABLE, ControlPlaneError, build
+from hack.testbed.controlplane.assets import Assets
+from hack.testbed.lab import LabError, image
+from hack.testbed.tools import TOOLS, monitoring_crds
 
 
 def main() -> int:

@@ -9,9 +9,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.controlplane import ControlPlaneError
-from hack.controlplane.build import GoModule, generated, parse_version, program, sources
-from hack.controlplane.commands import run
+from hack.testbed.controlplane import ControlPlaneError
+from hack.testbed.controlplane.build import GoModule, generated, parse_version, program, sources
+from hack.testbed.controlplane.commands import run
 
 _HERE = Path(__file__).resolve().parent
 _ASK_SECONDS = 30.0

@@ -1,4 +1,4 @@
-module kubeballoon.io/hack/controlplane/kubevirtcrds
+module kubeballoon.io/hack/testbed/controlplane/kubevirtcrds
 
 go 1.24.0
 

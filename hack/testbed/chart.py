@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from hack.controlplane import ControlPlane
-from hack.controlplane.commands import run
-from hack.tools import HELM
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.controlplane.commands import run
+from hack.testbed.tools import HELM
 
-CHART = Path(__file__).resolve().parents[1] / "charts/kubeballoon"
+CHART = Path(__file__).resolve().parents[2] / "charts/kubeballoon"
 NAMESPACE = "kubeballoon-system"
 RELEASE = "kubeballoon"
 KUBEVIRT_API = "kubevirt.io/v1/VirtualMachineInstance"

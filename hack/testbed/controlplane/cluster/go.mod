@@ -1,4 +1,4 @@
-module kubeballoon.io/hack/controlplane/cluster
+module kubeballoon.io/hack/testbed/controlplane/cluster
 
 go 1.26.0
 

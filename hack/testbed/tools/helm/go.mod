@@ -1,4 +1,4 @@
-module kubeballoon.io/hack/tools/helm
+module kubeballoon.io/hack/testbed/tools/helm
 
 go 1.26.0
 

@@ -1,4 +1,4 @@
-"""Play with the lab by hand: `python -m hack.lab up` boots guests and holds them until Ctrl-C."""
+"""Play with the lab by hand: `python -m hack.testbed.lab up` boots guests and holds them until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .spec import MIB, GuestSpec
 
 def main() -> int:
     """Build the image, or run a node with guests."""
-    parser = argparse.ArgumentParser(prog="python -m hack.lab", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m hack.testbed.lab", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="only build what guests boot")
     up = commands.add_parser("up", help="boot guests and hold them until Ctrl-C")

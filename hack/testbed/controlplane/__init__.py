@@ -1,6 +1,6 @@
 """A real Kubernetes API for development and tests, without a container engine.
 
-`open_control_plane` gives one; `python -m hack.controlplane --help` is the same from a terminal.
+`open_control_plane` gives one; `python -m hack.testbed.controlplane --help` is the same from a terminal.
 """
 
 from __future__ import annotations

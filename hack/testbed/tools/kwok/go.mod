@@ -1,4 +1,4 @@
-module kubeballoon.io/hack/tools/kwok
+module kubeballoon.io/hack/testbed/tools/kwok
 
 go 1.26.0
 
