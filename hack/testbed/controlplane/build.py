@@ -45,16 +45,22 @@ class GoModule:
         directory: Where go.mod is.
         package: The program's package: the module's own, or another's that go.mod requires.
         tags: Build tags.
+        others: Packages of further programs, for `programs`.
+        cgo: Whether C is compiled too, which needs a C compiler.
     """
 
     directory: Path
     title: str
     package: str = "."
     tags: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    cgo: bool = False
 
     def fingerprint(self) -> str:
         """A name for what a build of this would give: of the sources, the locked dependencies and the platform."""
-        what = (sys.platform, platform.machine(), *((self.package, *self.tags) if self.package != "." else ()))
+        options = (*self.others, *(("cgo",) if self.cgo else ()))
+        named = (self.package, *self.tags, *options) if self.package != "." or options else ()
+        what = (sys.platform, platform.machine(), *named)
         digest = hashlib.sha256(" ".join(what).encode())
         sources = sorted(self.directory.glob("*.go"))
         for path in (self.directory / "go.mod", self.directory / "go.sum", *sources):
@@ -68,7 +74,7 @@ class GoModule:
 
     def requirement(self, module: str) -> str:
         """The version of a module that go.mod requires, as in "v1.36.3"."""
-        return self._find(rf"^\s+{re.escape(module)} (v\S+)")
+        return self._find(rf"^(?:require)?\s+{re.escape(module)} (v\S+)")
 
     def _find(self, pattern: str) -> str:
         text = (self.directory / "go.mod").read_text()
@@ -121,6 +127,20 @@ def program(module: GoModule, link_flags: str = "") -> Path:
     return cached(f"{name}-{module.fingerprint()}", make) / name
 
 
+def programs(module: GoModule, link_flags: str = "") -> Path:
+    """The directory with all of the module's programs, built now unless they were built before.
+
+    Raises:
+        ControlPlaneError: There is no Go to be had, or the build failed.
+    """
+
+    def make(result: Path) -> None:
+        result.mkdir()
+        _build(module, result, link_flags)
+
+    return cached(f"{module.directory.name}-{module.fingerprint()}", make)
+
+
 def sources(module: GoModule, requirement: str) -> Path:
     """Where the sources of what `module` requires are, fetched now unless they were before.
 
@@ -156,14 +176,17 @@ def generated(module: GoModule, tool: str, *arguments: str) -> Path:
 
 def _build_control_plane(result: Path) -> None:
     result.mkdir()
-    version = CLUSTER.requirement("k8s.io/kubernetes")
-    major, minor = parse_version(version)[:2]
-    # Without these the API server calls itself v0.0.0-master.
-    stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    flags = (f"-X k8s.io/component-base/version.{name}={value}" for name, value in stamp.items())
-    _build(CLUSTER, result / "controlplane", " ".join(flags))
+    _build(CLUSTER, result / "controlplane", kubernetes_flags(CLUSTER))
     for program in PROGRAMS:
         (result / program).symlink_to("controlplane")
+
+
+def kubernetes_flags(module: GoModule) -> str:
+    """The linker's flags for a program of Kubernetes; without them it calls itself v0.0.0-master."""
+    version = module.requirement("k8s.io/kubernetes")
+    major, minor = parse_version(version)[:2]
+    stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    return " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in stamp.items())
 
 
 def _build_kubevirt_crds(result: Path) -> None:
@@ -212,11 +235,12 @@ def _build(module: GoModule, output: Path, link_flags: str = "") -> None:
     log = cache_directory() / f"{module.directory.name}-build.log"
     go = _find_go(module.go_version())
     flags = ("-ldflags", f"-s -w {link_flags}".rstrip(), "-o", str(output))
+    named = (module.package, *module.others)
     tags = ("-tags", ",".join(module.tags)) if module.tags else ()
     with log.open("w", buffering=1) as file, Progress(module.title) as progress:
-        runner = _Runner(go, module.directory, file.write, log)
-        packages = _list_packages(runner, progress, (*tags, module.package))
-        _compile(runner, progress, packages, (*tags, *flags, module.package))
+        runner = _Runner(go, module, file.write, log)
+        packages = _list_packages(runner, progress, (*tags, *named))
+        _compile(runner, progress, packages, (*tags, *flags, *named))
 
 
 def _list_packages(runner: _Runner, progress: Progress, what: tuple[str, ...]) -> set[str]:
@@ -245,7 +269,7 @@ class _Runner:
     """Runs go commands in one module."""
 
     go: Path
-    directory: Path
+    module: GoModule
     record: Callable[[str], object]
     log: Path
 
@@ -258,8 +282,8 @@ class _Runner:
         command = [str(self.go), *arguments]
         with subprocess.Popen(
             command,
-            cwd=self.directory,
-            env=_go_environment(),
+            cwd=self.module.directory,
+            env=_go_environment(cgo=self.module.cgo),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -275,7 +299,7 @@ class _Runner:
                 deadline.cancel()
                 process.kill()  # nothing, unless the reader gave up
         if process.returncode:
-            raise ControlPlaneError(f"`go {arguments[0]}` failed in {self.directory}", self.log)
+            raise ControlPlaneError(f"`go {arguments[0]}` failed in {self.module.directory}", self.log)
 
     def _read(self, process: subprocess.Popen[str]) -> Iterator[str]:
         for line in process.stdout or ():
@@ -300,13 +324,13 @@ def _installed_version(go: str) -> tuple[int, ...]:
         return ()
 
 
-def _go_environment() -> dict[str, str]:
+def _go_environment(*, cgo: bool = False) -> dict[str, str]:
     """For any go command: the module alone decides, with the toolchain that was chosen.
 
     Without cgo no C compiler is needed. GOROOT may be that of another Go; each finds its own.
     """
     inherited = {name: value for name, value in os.environ.items() if name != "GOROOT"}
-    return {**inherited, "GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0"}
+    return {**inherited, "GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": str(int(cgo))}
 
 
 def _install_go(result: Path) -> None:
