@@ -3,9 +3,9 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint format generate dashboard bench clean
+.PHONY: help demo test lint format generate dashboard bench cluster cluster-down e2e clean
 help: ## Say what there is to make
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml uv.lock hack/bootstrap.sh hack/testbed/lab/packages.txt
 	@hack/bootstrap.sh
@@ -43,6 +43,17 @@ dashboard: $(READY) ## Draw docs/dashboard.png, the chart's dashboard, of a real
 
 bench: $(READY) ## Measure, and fail above a limit; results in build/bench.json
 	@$(BIN)/python -m hack.bench
+
+cluster: $(READY) ## Make a real KubeVirt cluster of two nodes on this machine, with kubeballoon in it; needs root
+	@hack/bootstrap.sh hack/testbed/kubevirt/packages.txt
+	@$(BIN)/python -m hack.testbed.kubevirt up
+
+cluster-down: $(READY) ## Take it down; nothing of it is left
+	@$(BIN)/python -m hack.testbed.kubevirt down
+
+e2e: $(READY) ## Run the tests that need it, on the cluster of `make cluster`
+	@$(BIN)/python -m hack.testbed.kubevirt ensure
+	@$(BIN)/pytest tests/e2e -m e2e --numprocesses=0
 
 clean: ## Remove what was built here; caches of the user stay
 	rm -rf .venv build dist

@@ -1,0 +1,181 @@
+"""The whole cluster: made, and taken down whatever state it is in."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError, NamedControlPlane
+from hack.testbed.controlplane import build as control_plane
+from hack.testbed.lab import image
+from hack.testbed.lab.accelerator import kvm_boots
+
+from . import build, cgroups, checks, kubevirt, network, processes, product
+from .control import Control
+from .node import Node
+
+DIRECTORY = Path("/var/lib/kubeballoon-cluster")
+"""Everything that the cluster writes. There is one cluster on a machine."""
+KUBECONFIG = DIRECTORY / "kubeconfig"
+PORT_VARIABLE = "KUBEBALLOON_CLUSTER_PORT"
+NODES = 2
+
+_PORT = 16443
+_NETWORK = DIRECTORY / "network"
+_READY = DIRECTORY / "ready"  # there once all of it was
+_FORWARD = Path(__file__).with_name("forward.py")
+_LOCK = Path("/run/lock/kubeballoon-cluster")
+_READY_SECONDS = 120.0
+_POLL_SECONDS = 0.5
+
+
+def up() -> None:
+    """Makes the cluster anew, with KubeVirt in it; one that is there is taken down first.
+
+    Raises:
+        ControlPlaneError: The machine cannot, or a part did not start; what was started is still there, with its logs.
+    """
+    with _locked():
+        _take_down()
+        checks.check(DIRECTORY)
+        with network.listen(port()):
+            pass  # told before minutes are spent
+        say("building what is not built yet")
+        archives = _build()
+        _start()
+        import_images(*archives)
+        say("waiting for the nodes")
+        _await_api()
+        with NamedControlPlane(KUBECONFIG) as plane:
+            _prepare_nodes(plane)
+            say("installing KubeVirt")
+            kubevirt.install(plane)
+            kubevirt.wait(plane)
+            say("installing kubeballoon")
+            product.install(plane)
+        _READY.touch()
+        say(f"ready: export KUBECONFIG={KUBECONFIG}")
+
+
+def ensure() -> None:
+    """Makes the cluster unless it is there; has it run what this checkout is in either case."""
+    if not _READY.exists():
+        up()
+        return
+    import_images(product.archive())
+    with NamedControlPlane(KUBECONFIG) as plane:
+        product.install(plane)
+
+
+def down() -> None:
+    """Takes the cluster down, however much of it there is; nothing of it is left."""
+    with _locked():
+        _take_down()
+    _LOCK.unlink(missing_ok=True)
+
+
+def port() -> int:
+    """The port of this machine's loopback on which the API server is reached."""
+    return int(os.environ.get(PORT_VARIABLE, _PORT))
+
+
+def say(text: str) -> None:
+    """Tells how far it is."""
+    print(f"cluster: {text}", file=sys.stderr, flush=True)
+
+
+def nodes() -> list[Node]:
+    """The nodes of the cluster."""
+    return [Node(number, DIRECTORY / f"node-{number}") for number in range(1, NODES + 1)]
+
+
+def import_images(*archives: Path) -> None:
+    """Gives every node the images of archives."""
+    say("giving the nodes their images")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda node: node.import_images(*archives), nodes()))
+
+
+def _build() -> tuple[Path, ...]:
+    """Builds all that is needed; returns the archives of images."""
+    control_plane.control_plane()
+    build.kubelet()
+    build.dns()
+    return kubevirt.archive(), product.archive()
+
+
+def _start() -> None:
+    say("starting the control plane and the nodes")
+    DIRECTORY.mkdir(mode=0o700, parents=True)
+    network.create(_NETWORK)
+    roots = cgroups.hierarchies()
+    control = Control(DIRECTORY / "control")
+    control.write(KUBECONFIG, port())
+    own = cgroups.create("control", roots)
+    control.start(_NETWORK, own)
+    _forward(own)
+    kvm = kvm_boots(image.build())
+    for node in nodes():
+        node.write(control)
+        node.start(_NETWORK, roots, kvm=kvm)
+
+
+def _forward(own: list[Path]) -> None:
+    """Starts what connects the port on loopback with the API server: it listens outside of the namespace it is in."""
+    with network.listen(port()) as listener:
+        to = (str(listener.fileno()), network.API_SERVICE, str(network.API_PORT))
+        command: list[str | Path] = [*network.inside(_NETWORK), sys.executable, _FORWARD, *to]
+        processes.start(command, DIRECTORY / "forward.log", own, inherit=(listener.fileno(),))
+
+
+def _await_api() -> None:
+    """Waits until the API server answers."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while True:
+        try:
+            with NamedControlPlane(KUBECONFIG):  # which asks whether it is ready
+                return
+        except ControlPlaneError as error:
+            if time.monotonic() > deadline:
+                log = DIRECTORY / "control/kube-apiserver.log"
+                raise ControlPlaneError("the API server is not ready in time", log) from error
+            time.sleep(_POLL_SECONDS)
+
+
+def _prepare_nodes(plane: ControlPlane) -> None:
+    """Waits until the nodes are ready, and labels them as those that KubeVirt puts its own parts on."""
+    deadline = time.monotonic() + _READY_SECONDS
+    names = [node.name for node in nodes()]
+    while sorted(plane.kubectl("get", "node", "--output=jsonpath={.items[*].metadata.name}").split()) != names:
+        if time.monotonic() > deadline:
+            raise ControlPlaneError("a kubelet does not register its node", nodes()[0].directory / "logs/kubelet.log")
+        time.sleep(_POLL_SECONDS)
+    plane.kubectl("label", "node", "--all", "node-role.kubernetes.io/control-plane=")
+    timeout = f"--timeout={_READY_SECONDS:g}s"
+    plane.kubectl("wait", "node", "--all", "--for=condition=Ready", timeout, seconds=_READY_SECONDS * 2)
+
+
+def _take_down() -> None:
+    """Ends all processes by their cgroups, and with them their namespaces and mounts; then removes the files."""
+    cgroups.remove(cgroups.hierarchies())
+    network.remove(_NETWORK)
+    if DIRECTORY.exists():
+        shutil.rmtree(DIRECTORY)
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    checks.check_root()
+    with _LOCK.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ControlPlaneError("another make cluster or make cluster-down is at work") from error
+        yield

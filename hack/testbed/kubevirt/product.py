@@ -1,0 +1,99 @@
+"""kubeballoon itself in the cluster: its images, built from this checkout, and the chart, installed by helm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from hack.testbed.chart import CHART, NAMESPACE, RELEASE, helm
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.controlplane.build import cache_directory, cached
+from hack.testbed.controlplane.commands import run
+from hack.testbed.controlplane.progress import Progress
+
+from . import build, cgroups
+from .images import REGISTRY, Image, pack
+
+PROGRAM = "/opt/kubeballoon/bin/kubeballoon"
+"""Every image's entrypoint."""
+
+_CHECKOUT = CHART.parents[1]
+_SUITE = "bookworm"  # as of images/Containerfile's base
+_PACKAGES = ("python3", "ca-certificates", "libvirt0")
+_HERE = Path(__file__).resolve().parent
+_SOURCES = ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "images/Containerfile", "images/slim.sh")
+_BUILD_SECONDS = 1200.0
+_INSTALL_SECONDS = 300
+_USERS = {"controller": "65532:65532", "agent": "0:0"}  # as images/Containerfile has them
+_NODE_VARIABLE = "NODE_NAME"  # of the chart's agents
+_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def tag() -> str:
+    """The images' tag: another for each state of the checkout."""
+    own = [_HERE / name for name in ("product.py", "product.sh", "images.py", "packages-product-build.txt")]
+    sources = [*(_CHECKOUT / name for name in _SOURCES), *sorted((_CHECKOUT / "operator").rglob("*.py")), *own]
+    return build.fingerprint(path.read_bytes() for path in sources)
+
+
+def archive() -> Path:
+    """The archive with the images of controller, which also uninstalls, and agent, as this checkout has them."""
+    return cached(f"kubeballoon-images-{tag()}.tar", _pack)
+
+
+def _pack(result: Path) -> None:
+    base = build.root_file_system("kubeballoon", _PACKAGES, _SUITE)
+    tools = build.root_file_system("kubeballoon's build", build.listed(_HERE / "packages-product-build.txt"), _SUITE)
+    scratch = result.with_suffix(".build")
+    scratch.mkdir()
+    downloads = cache_directory() / "python-downloads"
+    downloads.mkdir(exist_ok=True)
+    with Progress("building kubeballoon's images") as progress:
+        progress.show("a minute")
+        run([_HERE / "product.sh", _CHECKOUT, tools, downloads, scratch], seconds=_BUILD_SECONDS)
+    images = [
+        Image(f"{REGISTRY}/{part}:{tag()}", [base, scratch / f"{part}.tar"], [PROGRAM], user, _ENVIRONMENT)
+        for part, user in _USERS.items()
+    ]
+    pack(images, result)
+    shutil.rmtree(scratch)
+
+
+def install(plane: ControlPlane) -> None:
+    """Installs the chart, or upgrades it, with this checkout's images, and waits until all of its pods are ready.
+
+    Raises:
+        ControlPlaneError: They are not within five minutes.
+    """
+    images = f"image.registry={REGISTRY},image.tag={tag()},image.pullPolicy=Never"
+    where = ("upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace")
+    wait = ("--wait", f"--timeout={_INSTALL_SECONDS}s", "--set", images)
+    helm(*where, *wait, kubeconfig=plane.kubeconfig, seconds=_INSTALL_SECONDS + 60)
+    _limit_nodes(plane)
+
+
+def _limit_nodes(plane: ControlPlane) -> None:
+    """Has agents take their node's share of the machine, the cgroup of its pods, for the node's memory."""
+    daemons = ("daemonset", f"{RELEASE}-agent", f"--namespace={NAMESPACE}")
+    pod = json.loads(plane.kubectl("get", *daemons, "--output=json"))["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    option = f"--node-memory-cgroup=/nodes/$({_NODE_VARIABLE})/kubepods"
+    arguments = [*(each for each in container["args"] if each != option), option]
+    mount = {"name": "nodes", "mountPath": "/nodes", "readOnly": True}
+    volume = {"name": "nodes", "hostPath": {"path": str(cgroups.memory_hierarchy() / cgroups.NAME)}}
+    changed = {"name": container["name"], "args": arguments, "volumeMounts": [mount]}
+    patch = {"spec": {"template": {"spec": {"containers": [changed], "volumes": [volume]}}}}
+    plane.kubectl("patch", *daemons, f"--patch={json.dumps(patch)}")
+    timeout = f"--timeout={_INSTALL_SECONDS}s"
+    plane.kubectl("rollout", "status", *daemons, timeout, seconds=_INSTALL_SECONDS + 60)
+
+
+def uninstall(plane: ControlPlane) -> None:
+    """Uninstalls the chart: every VM has all of its memory back when this returns.
+
+    Raises:
+        ControlPlaneError: One has not in time.
+    """
+    command = ("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", f"--timeout={_INSTALL_SECONDS}s")
+    helm(*command, kubeconfig=plane.kubeconfig, seconds=_INSTALL_SECONDS + 60)
