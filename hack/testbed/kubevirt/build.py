@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hack.testbed.controlplane.build import GoModule, cached, kubernetes_flags, program, programs, sources
@@ -93,6 +93,15 @@ def root_file_system(title: str, packages: Sequence[str], suite: str = SUITE) ->
 def launcher_root() -> Path:
     """The root file system of KubeVirt's images."""
     return root_file_system("KubeVirt", listed(_HERE / "packages-launcher.txt"))
+
+
+def only(kind: str, mark: str, make: Callable[[Path], None]) -> Path:
+    """The archive of a kind by this mark, made now unless it was before; those by other marks go, for each is large."""
+    made = cached(f"{kind}-{mark}.tar", make)
+    for other in made.parent.glob(f"{kind}-*.tar"):
+        if other != made:
+            other.unlink(missing_ok=True)
+    return made
 
 
 def fingerprint(parts: Iterable[bytes]) -> str:

@@ -29,9 +29,8 @@ def hierarchies(mounts: str | None = None) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def memory_hierarchy() -> Path:
+def memory_hierarchy(roots: list[Path]) -> Path:
     """Where the memory of cgroups is limited."""
-    roots = hierarchies()
     return next((root for root in roots if "memory" in root.name.split(",")), roots[0])
 
 

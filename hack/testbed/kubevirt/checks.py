@@ -29,7 +29,7 @@ _PROGRAMS = {
 }
 _PLUGIN = Path("/usr/lib/cni/bridge")
 _FILE_SYSTEMS = Path("/proc/filesystems")
-_MEMORY = Path("/proc/meminfo")
+MEMINFO = Path("/proc/meminfo")
 _TUN = Path("/dev/net/tun")
 
 
@@ -81,7 +81,7 @@ def _program_problems() -> list[str]:
 
 def _room_problems(directory: Path) -> list[str]:
     problems = []
-    fields = dict(line.split(":") for line in _MEMORY.read_text().splitlines())
+    fields = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
     available = int(fields["MemAvailable"].split()[0]) << 10
     if available < MEMORY_BYTES:
         problems.append(f"{available >> 20} MiB of memory are free, and the cluster takes {MEMORY_BYTES >> 20}")

@@ -16,6 +16,7 @@ from hack.testbed.controlplane import ControlPlane, ControlPlaneError, NamedCont
 from hack.testbed.controlplane import build as control_plane
 from hack.testbed.lab import image
 from hack.testbed.lab.accelerator import kvm_boots
+from hack.testbed.tools import HELM
 
 from . import build, cgroups, checks, kubevirt, network, processes, product
 from .control import Control
@@ -61,7 +62,8 @@ def up() -> None:
             say("installing kubeballoon")
             product.install(plane)
         _READY.touch()
-        say(f"ready: export KUBECONFIG={KUBECONFIG}")
+        say("ready; for kubectl, kubectl balloon and helm:")
+        print(f"export KUBECONFIG={KUBECONFIG} PATH={_link_programs()}:$PATH", flush=True)
 
 
 def ensure() -> None:
@@ -101,6 +103,20 @@ def import_images(*archives: Path) -> None:
     say("giving the nodes their images")
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: node.import_images(*archives), nodes()))
+
+
+def _link_programs() -> Path:
+    """Makes the directory with the programs that a user of the cluster needs."""
+    directory = DIRECTORY / "bin"
+    directory.mkdir()
+    programs = (
+        control_plane.control_plane() / "kubectl",
+        HELM.path(),
+        Path(sys.executable).with_name("kubectl-balloon"),
+    )
+    for program in programs:
+        (directory / program.name).symlink_to(program)
+    return directory
 
 
 def _build() -> tuple[Path, ...]:

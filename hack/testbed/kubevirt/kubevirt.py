@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hack.testbed.controlplane import ControlPlane
-from hack.testbed.controlplane.build import cached
 from hack.testbed.controlplane.commands import run
 from hack.testbed.lab import image as lab
 
@@ -39,8 +38,8 @@ def archive() -> Path:
     """The archive of all images that the cluster needs beside kubeballoon's own."""
     parts = (build.kubevirt(), build.c_programs(), build.launcher_root(), lab.build().directory)
     sources = (Path(__file__), Path(__file__).with_name("images.py"))
-    name = build.fingerprint([*(path.name.encode() for path in parts), *(path.read_bytes() for path in sources)])
-    return cached(f"kubevirt-images-{name}.tar", _pack)
+    mark = build.fingerprint([*(path.name.encode() for path in parts), *(path.read_bytes() for path in sources)])
+    return build.only("kubevirt-images", mark, _pack)
 
 
 def _pack(result: Path) -> None:
@@ -86,11 +85,11 @@ def _add_guest(writer: LayerWriter, scratch: Path) -> None:
     guest = lab.build()
     writer.file("boot/vmlinuz", guest.kernel)
     padded = scratch / "initramfs"
-    padded.write_bytes(_with_small_checksum(guest.initramfs.read_bytes()))
+    padded.write_bytes(with_small_checksum(guest.initramfs.read_bytes()))
     writer.file("boot/initramfs", padded)
 
 
-def _with_small_checksum(initramfs: bytes) -> bytes:
+def with_small_checksum(initramfs: bytes) -> bytes:
     """Pads an initramfs with zero words, which the kernel skips, until its CRC32 fits into 31 bits.
 
     KubeVirt 1.7.0 has the checksum of a kernelBoot's files in a status field of type int32, and refuses others.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hack.testbed.chart import CHART, NAMESPACE, RELEASE, helm
 from hack.testbed.controlplane import ControlPlane
-from hack.testbed.controlplane.build import cache_directory, cached
+from hack.testbed.controlplane.build import cache_directory
 from hack.testbed.controlplane.commands import run
 from hack.testbed.controlplane.progress import Progress
 
@@ -39,7 +39,7 @@ def tag() -> str:
 
 def archive() -> Path:
     """The archive with the images of controller, which also uninstalls, and agent, as this checkout has them."""
-    return cached(f"kubeballoon-images-{tag()}.tar", _pack)
+    return build.only("kubeballoon-images", tag(), _pack)
 
 
 def _pack(result: Path) -> None:
@@ -66,6 +66,9 @@ def install(plane: ControlPlane) -> None:
     Raises:
         ControlPlaneError: They are not within five minutes.
     """
+    # One that was interrupted would refuse all others.
+    interrupted = "--selector=owner=helm,status in (pending-install,pending-upgrade,pending-rollback)"
+    plane.kubectl("delete", "secret", f"--namespace={NAMESPACE}", interrupted)
     images = f"image.registry={REGISTRY},image.tag={tag()},image.pullPolicy=Never"
     where = ("upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace")
     wait = ("--wait", f"--timeout={_INSTALL_SECONDS}s", "--set", images)
@@ -81,7 +84,10 @@ def _limit_nodes(plane: ControlPlane) -> None:
     option = f"--node-memory-cgroup=/nodes/$({_NODE_VARIABLE})/kubepods"
     arguments = [*(each for each in container["args"] if each != option), option]
     mount = {"name": "nodes", "mountPath": "/nodes", "readOnly": True}
-    volume = {"name": "nodes", "hostPath": {"path": str(cgroups.memory_hierarchy() / cgroups.NAME)}}
+    volume = {
+        "name": "nodes",
+        "hostPath": {"path": str(cgroups.memory_hierarchy(cgroups.hierarchies()) / cgroups.NAME)},
+    }
     changed = {"name": container["name"], "args": arguments, "volumeMounts": [mount]}
     patch = {"spec": {"template": {"spec": {"containers": [changed], "volumes": [volume]}}}}
     plane.kubectl("patch", *daemons, f"--patch={json.dumps(patch)}")

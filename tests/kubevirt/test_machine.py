@@ -1,0 +1,89 @@
+"""What the cluster asks of a machine, and what it says when that is not there."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from hack.testbed.controlplane import ControlPlaneError
+from hack.testbed.kubevirt import __main__ as command
+from hack.testbed.kubevirt import cgroups, checks, network
+
+V1 = """\
+30 23 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+32 30 0:28 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset
+33 30 0:29 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+34 30 0:30 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids
+35 30 0:31 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+"""
+V2 = "30 23 0:26 / {root} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
+def test_cgroups_of_version_1_are_one_hierarchy_for_each_controller() -> None:
+    roots = cgroups.hierarchies(V1)
+    assert [root.name for root in roots] == ["cpu,cpuacct", "cpuset", "memory", "pids", "unified"]
+    assert cgroups.missing_controllers(roots) == set()
+    assert cgroups.missing_controllers(roots[:2]) == {"memory", "pids"}
+    assert cgroups.memory_hierarchy(roots) == roots[2]
+
+
+def test_a_cgroup_of_version_2_gets_its_controllers_from_its_parents(tmp_path: Path) -> None:
+    (root,) = cgroups.hierarchies(V2.format(root=tmp_path))
+    assert cgroups.memory_hierarchy([root]) == root
+    for directory in (root, root / cgroups.NAME):
+        directory.mkdir(exist_ok=True)
+        (directory / "cgroup.controllers").write_text("cpuset cpu memory pids\n")
+    assert cgroups.missing_controllers([root]) == set()
+    assert cgroups.create("node-1", [root]) == [root / cgroups.NAME / "node-1"]
+    for directory in (root, root / cgroups.NAME):
+        assert (directory / "cgroup.subtree_control").read_text() == "+cpuset +cpu +memory +pids"
+    assert not (root / cgroups.NAME / "node-1/cgroup.subtree_control").exists()  # a kubelet's, or of processes
+
+
+def test_a_new_cgroup_of_version_1_has_processors_and_memory_to_run_on(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.clone_children").write_text("0\n")
+    (tmp_path / "cpuset.cpus").write_text("0-1\n")
+    (tmp_path / "cpuset.mems").write_text("0\n")
+    directory = tmp_path / cgroups.NAME / "node-1"
+    directory.mkdir(parents=True)
+    for parent in (tmp_path / cgroups.NAME,):
+        (parent / "cgroup.clone_children").write_text("0\n")
+        (parent / "cpuset.cpus").touch()
+        (parent / "cpuset.mems").touch()
+    assert cgroups.create("node-1", [tmp_path]) == [directory]
+    assert [(directory / f"cpuset.{what}").read_text() for what in ("cpus", "mems")] == ["0-1\n", "0\n"]
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind((network.LOOPBACK, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ControlPlaneError) as caught:
+            network.listen(port)
+    assert str(caught.value) == f"port {port} of 127.0.0.1 is not free: Address already in use"
+
+
+def test_too_little_memory_and_disk_are_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = tmp_path / "meminfo"
+    memory.write_text("MemTotal: 2048000 kB\nMemAvailable: 1024000 kB\n")
+    monkeypatch.setattr(checks, "MEMINFO", memory)
+    monkeypatch.setattr(checks, "DISK_BYTES", 1 << 60)
+    monkeypatch.setattr(checks, "CACHE_BYTES", 0)
+    with pytest.raises(ControlPlaneError) as caught:
+        checks.check(tmp_path / "not" / "there")
+    said = str(caught.value).splitlines()
+    assert f"1000 MiB of memory are free, and the cluster takes {checks.MEMORY_BYTES >> 20}" in said
+    assert [line for line in said if f"free in {tmp_path}" in line]
+
+
+def test_whoever_is_not_root_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert command.main(["up"]) == 1
+    assert capsys.readouterr().err == "cluster: the cluster needs root, for namespaces, mounts and cgroups\n"
