@@ -17,6 +17,7 @@ from .images import REGISTRY, Image, pack
 
 PROGRAM = "/opt/kubeballoon/bin/kubeballoon"
 """Every image's entrypoint."""
+PYTHON = "/opt/kubeballoon/bin/python"
 
 _CHECKOUT = CHART.parents[1]
 _SUITE = "bookworm"  # as of images/Containerfile's base
@@ -60,6 +61,11 @@ def _pack(result: Path) -> None:
     shutil.rmtree(scratch)
 
 
+def options() -> tuple[str, ...]:
+    """What helm is told beside the chart's own values: this checkout's images."""
+    return ("--set", f"image.registry={REGISTRY},image.tag={tag()},image.pullPolicy=Never")
+
+
 def install(plane: ControlPlane) -> None:
     """Installs the chart, or upgrades it, with this checkout's images, and waits until all of its pods are ready.
 
@@ -69,10 +75,9 @@ def install(plane: ControlPlane) -> None:
     # One that was interrupted would refuse all others.
     interrupted = "--selector=owner=helm,status in (pending-install,pending-upgrade,pending-rollback)"
     plane.kubectl("delete", "secret", f"--namespace={NAMESPACE}", interrupted)
-    images = f"image.registry={REGISTRY},image.tag={tag()},image.pullPolicy=Never"
     where = ("upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace")
-    wait = ("--wait", f"--timeout={_INSTALL_SECONDS}s", "--set", images)
-    helm(*where, *wait, kubeconfig=plane.kubeconfig, seconds=_INSTALL_SECONDS + 60)
+    wait = ("--wait", f"--timeout={_INSTALL_SECONDS}s")
+    helm(*where, *wait, *options(), kubeconfig=plane.kubeconfig, seconds=_INSTALL_SECONDS + 60)
     _limit_nodes(plane)
 
 

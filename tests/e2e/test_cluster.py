@@ -1,0 +1,183 @@
+"""kubeballoon on a real KubeVirt cluster, installed by its chart from images of this checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hack.testbed.chart import NAMESPACE as SYSTEM
+from hack.testbed.chart import RELEASE, render
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.kubevirt import product
+from tests.e2e.conftest import pods
+from tests.support.cluster import MIB, asked, condition, get
+from tests.support.kubevirt import NAMESPACE, VM, migrate
+from tests.support.waiting import throughout, until
+
+SECONDS = 180.0  # for whatever has to follow from something else, on a busy machine
+LEAST = 512 * MIB  # of both VMs together: they are a GiB larger than what their node has for them
+
+
+def whole(vm: VM) -> bool:
+    """Whether a VM has all of its memory, and nothing is asked of it."""
+    return vm.actual() == vm.memory and "memory-target" not in asked(vm.plane, NAMESPACE, vm.name)
+
+
+def reclaimed(vms: tuple[VM, VM]) -> int:
+    """What both balloons hold together, bytes."""
+    return sum(vm.memory - vm.actual() for vm in vms)
+
+
+@pytest.fixture
+def squeezed(vms: tuple[VM, VM], policy: str) -> tuple[VM, VM]:
+    """Both VMs, with much of their memory reclaimed, since together they are larger than the node."""
+    assert policy
+    until(lambda: reclaimed(vms) > LEAST, SECONDS, lambda: reclaimed(vms))
+    return vms
+
+
+def test_the_images_start_as_the_chart_runs_them(plane: ControlPlane) -> None:
+    for part in ("controller", "agent"):
+        assert len(until(lambda part=part: pods(plane, part), SECONDS)) == 2  # type: ignore[misc]
+    leaders = [
+        pod
+        for pod in pods(plane, "controller")
+        if "leading as" in plane.kubectl("logs", pod, f"--namespace={SYSTEM}", "--tail=-1")
+    ]
+    assert len(leaders) == 1
+    listed = get(plane, "pod", f"--namespace={SYSTEM}")["items"]
+    assert {pod["metadata"]["name"]: restarts(pod) for pod in listed if restarts(pod)} == {}
+
+
+_LOOK = """
+import errno, os, pwd, socket
+import kubeballoon.{part}.main
+try:
+    open("/written", "w")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+print(os.getuid(), os.getuid() in [each.pw_uid for each in pwd.getpwall()])
+try:
+    socket.getaddrinfo("kubernetes.default.svc", 443)
+except OSError:
+    print("no DNS")
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "user"), [("controller", "65532 False"), ("release", "65532 False"), ("agent", "0 True")]
+)
+def test_an_image_loads_all_of_its_program_read_only_and_without_dns(plane: ControlPlane, part: str, user: str) -> None:
+    template = next(
+        item["spec"]["template"]
+        for item in render(*product.options())
+        if item["metadata"]["name"] == f"{RELEASE}-{part}" and "template" in item.get("spec", {})
+    )
+    (container,) = template["spec"]["containers"]
+    kept = {key: container[key] for key in ("name", "image", "imagePullPolicy", "securityContext")}
+    looks = {**kept, "command": [product.PYTHON, "-c", _LOOK.format(part=part)]}
+    nowhere = {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["127.0.0.1"]}, "restartPolicy": "Never"}
+    # The uninstaller's account is there only while it runs.
+    spec = {**template["spec"], **nowhere, "containers": [looks], "serviceAccountName": "default"}
+    name = f"looks-{part}"
+    plane.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": SYSTEM}, "spec": spec})
+    try:
+        until(lambda: phase(plane, name) in ("Succeeded", "Failed"), SECONDS, lambda: phase(plane, name))
+        log = plane.kubectl("logs", name, f"--namespace={SYSTEM}")
+        assert log.splitlines() == ["EROFS", user, "no DNS"]
+    finally:
+        plane.kubectl("delete", "pod", name, f"--namespace={SYSTEM}", "--wait=false")
+
+
+def phase(plane: ControlPlane, pod: str) -> str | None:
+    """A pod's phase; None while it has none."""
+    found: str | None = get(plane, "pod", pod, f"--namespace={SYSTEM}").get("status", {}).get("phase")
+    return found
+
+
+def restarts(pod: dict[str, object]) -> int:
+    """How often a pod's containers were started again."""
+    statuses = json.loads(json.dumps(pod))["status"].get("containerStatuses", [])
+    return sum(status["restartCount"] for status in statuses)
+
+
+def test_a_policy_reclaims_memory_a_load_gets_it_and_deletion_gives_all_back(
+    plane: ControlPlane, squeezed: tuple[VM, VM], policy: str
+) -> None:
+    calm, busy = squeezed
+    before = busy.actual()
+    busy.fill(before)  # which it has not, for its kernel needs some: the load ends when it has got more
+    assert busy.actual() > before
+    until(lambda: calm.actual() < before, SECONDS, calm.actual)
+    busy.empty()
+    plane.kubectl("delete", "mempol", policy)
+    until(lambda: all(map(whole, squeezed)), SECONDS, lambda: reclaimed(squeezed))
+
+
+def test_an_inflated_balloon_migrates_to_the_other_node_and_its_agent_goes_on(
+    plane: ControlPlane, squeezed: tuple[VM, VM]
+) -> None:
+    vm, other = squeezed
+    before = vm.node()
+    assert other.node() == before
+    migrate(vm)
+    # Each node has one VM now, and room for all of it.
+    until(lambda: vm.actual() == vm.memory, SECONDS, vm.actual)
+
+    def reported() -> list[str]:
+        status = get(plane, "nodepressure", vm.node()).get("status", {})
+        return [each["name"] for each in status.get("virtualMachines", [])]
+
+    until(lambda: vm.name in reported(), SECONDS, reported)
+    migrate(vm)
+    assert vm.node() == before
+    until(lambda: reclaimed(squeezed) > LEAST, SECONDS, lambda: reclaimed(squeezed))
+
+
+def test_kubectl_balloon_tells_what_happened(plane: ControlPlane, squeezed: tuple[VM, VM], policy: str) -> None:
+    vm = squeezed[0]
+    until(lambda: condition(plane, policy, "Ready").get("status") == "True", SECONDS)
+    explained = balloon(plane, "explain", vm.name, f"--namespace={NAMESPACE}")
+    assert policy in explained
+    assert "node-1" in balloon(plane, "top", "nodes")
+    lease = get(plane, "lease", "kubeballoon-controller", f"--namespace={SYSTEM}")
+    assert lease["spec"]["holderIdentity"].rpartition("_")[0] in pods(plane, "controller")
+    of_vm = f"--field-selector=involvedObject.kind=VirtualMachineInstance,involvedObject.name={vm.name}"
+    events = get(plane, "events", f"--namespace={NAMESPACE}", of_vm)["items"]
+    assert "kubeballoon.io/controller" in {event.get("reportingComponent") for event in events}
+
+
+def balloon(plane: ControlPlane, *arguments: str) -> str:
+    """What `kubectl balloon` prints."""
+    command = [sys.executable, "-m", "kubeballoon.cli.main", *arguments]
+    environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode in (0, 3), ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("part", ["agent", "controller"])
+def test_balloons_stay_while_pods_are_replaced(plane: ControlPlane, squeezed: tuple[VM, VM], part: str) -> None:
+    before = pods(plane, part)
+    plane.kubectl("delete", "pod", *before, f"--namespace={SYSTEM}", "--wait=false")
+
+    def replaced() -> bool:
+        now = pods(plane, part)
+        assert reclaimed(squeezed) > LEAST
+        return len(now) == len(before) and not set(now) & set(before)
+
+    until(replaced, SECONDS)
+    throughout(lambda: reclaimed(squeezed) > LEAST, 10.0)
+
+
+def test_helm_uninstall_gives_all_memory_back(plane: ControlPlane, squeezed: tuple[VM, VM]) -> None:
+    product.uninstall(plane)
+    try:
+        assert [vm.actual() for vm in squeezed] == [vm.memory for vm in squeezed]
+        assert [asked(plane, NAMESPACE, vm.name) for vm in squeezed] == [{}, {}]
+    finally:
+        product.install(plane)
