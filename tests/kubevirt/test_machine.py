@@ -10,7 +10,7 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlaneError
 from hack.testbed.kubevirt import __main__ as command
-from hack.testbed.kubevirt import cgroups, checks, network
+from hack.testbed.kubevirt import cgroups, checks, cluster, network
 
 V1 = """\
 30 23 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
@@ -50,10 +50,8 @@ def test_a_new_cgroup_of_version_1_has_processors_and_memory_to_run_on(tmp_path:
     (tmp_path / "cpuset.mems").write_text("0\n")
     directory = tmp_path / cgroups.NAME / "node-1"
     directory.mkdir(parents=True)
-    for parent in (tmp_path / cgroups.NAME,):
-        (parent / "cgroup.clone_children").write_text("0\n")
-        (parent / "cpuset.cpus").touch()
-        (parent / "cpuset.mems").touch()
+    for name in ("cgroup.clone_children", "cpuset.cpus", "cpuset.mems"):
+        (directory.parent / name).touch()
     assert cgroups.create("node-1", [tmp_path]) == [directory]
     assert [(directory / f"cpuset.{what}").read_text() for what in ("cpus", "mems")] == ["0-1\n", "0\n"]
 
@@ -66,6 +64,13 @@ def test_a_port_in_use_is_one_line() -> None:
         with pytest.raises(ControlPlaneError) as caught:
             network.listen(port)
     assert str(caught.value) == f"port {port} of 127.0.0.1 is not free: Address already in use"
+
+
+@pytest.mark.parametrize("wanted", ["", "0", "http", "65536", "-1"])
+def test_what_is_no_port_is_one_line(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cluster.PORT_VARIABLE, wanted)
+    with pytest.raises(ControlPlaneError, match=f"KUBEBALLOON_CLUSTER_PORT is no port: {wanted}$"):
+        cluster.port()
 
 
 def test_too_little_memory_and_disk_are_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

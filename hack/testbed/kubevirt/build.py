@@ -15,7 +15,7 @@ SUITE = "trixie"
 """The Debian release of KubeVirt's images: the first whose libvirt and QEMU are not older than KubeVirt's own."""
 
 _HERE = Path(__file__).resolve().parent
-_SHARED_SECONDS = 1800.0
+_BOOTSTRAP_SECONDS = 1800.0
 _COMPILE_SECONDS = 120.0
 
 _KUBELET = GoModule(_HERE / "kubelet", "building the kubelet")
@@ -78,14 +78,14 @@ def root_file_system(title: str, packages: Sequence[str], suite: str = SUITE) ->
         *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"),
         *('--aptopt=APT::Install-Recommends "false"', "--dpkgopt=path-exclude=/usr/share/man/*"),
         *("--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*"),
-        # Times are not part of what is installed.
+        # What the installation logged and cached is of no use in an image.
         *("--customize-hook=rm -rf $1/var/log/* $1/var/cache/*", suite),
     ]
 
     def make(result: Path) -> None:
         with Progress(f"making {title}'s root file system of Debian {suite}") as progress:
             progress.show("some minutes")
-            run([*command, result], seconds=_SHARED_SECONDS)
+            run([*command, result], seconds=_BOOTSTRAP_SECONDS)
 
     return cached(f"root-{fingerprint([' '.join(command).encode()])}.tar", make)
 

@@ -29,6 +29,7 @@ PORT_VARIABLE = "KUBEBALLOON_CLUSTER_PORT"
 NODES = 2
 
 _PORT = 16443
+_LAST_PORT = (1 << 16) - 1
 _NETWORK = DIRECTORY / "network"
 _READY = DIRECTORY / "ready"  # there once all of it was
 _FORWARD = Path(__file__).with_name("forward.py")
@@ -84,8 +85,15 @@ def down() -> None:
 
 
 def port() -> int:
-    """The port of this machine's loopback on which the API server is reached."""
-    return int(os.environ.get(PORT_VARIABLE, _PORT))
+    """The port of this machine's loopback on which the API server is reached.
+
+    Raises:
+        ControlPlaneError: `PORT_VARIABLE` says something else than a port.
+    """
+    wanted = os.environ.get(PORT_VARIABLE, str(_PORT))
+    if not wanted.isascii() or not wanted.isdigit() or not 0 < int(wanted) <= _LAST_PORT:
+        raise ControlPlaneError(f"{PORT_VARIABLE} is no port: {wanted}")
+    return int(wanted)
 
 
 def say(text: str) -> None:
@@ -124,6 +132,7 @@ def _build() -> tuple[Path, ...]:
     control_plane.control_plane()
     build.kubelet()
     build.dns()
+    HELM.path()
     return kubevirt.archive(), product.archive()
 
 

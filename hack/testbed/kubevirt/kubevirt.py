@@ -103,10 +103,10 @@ def with_small_checksum(initramfs: bytes) -> bytes:
 
 
 def install(plane: ControlPlane) -> None:
-    """Installs the operator and waits until it has deployed KubeVirt.
+    """Installs the operator, and asks it for KubeVirt.
 
     Raises:
-        ControlPlaneError: It was refused, or is not deployed within fifteen minutes.
+        ControlPlaneError: The API server refused an object.
     """
     manifests = run([build.kubevirt() / "manifests", REGISTRY, build.KUBEVIRT_VERSION], seconds=_ASK_SECONDS)
     items = json.loads(manifests)["items"]

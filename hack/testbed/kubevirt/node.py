@@ -94,7 +94,8 @@ class Node:
                     f"{self.name}'s containerd does not start", self.directory / "logs/containerd.log"
                 )
             time.sleep(_POLL_SECONDS)
-        client = ("ctr", "--address", socket, "--namespace", "k8s.io")
+        # It is in no cgroup of the cluster: whoever ends this program must not leave it behind.
+        client = ("setpriv", "--pdeathsig=KILL", "--", "ctr", "--address", socket, "--namespace", "k8s.io")
         for archive in archives:
             run([*client, "images", "import", "--digests", archive], seconds=_IMPORT_SECONDS)
 
@@ -138,14 +139,14 @@ class Node:
             # The machine's disk and memory are not the node's alone.
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
             # Pods share this much of the machine, by a cgroup of their own.
-            "systemReserved": {"memory": str(max(0, memory_bytes() - MEMORY_BYTES))},
+            "systemReserved": {"memory": str(max(0, _machine_bytes() - MEMORY_BYTES))},
             "enforceNodeAllocatable": ["pods"],
             "imageGCHighThresholdPercent": 100,
             "nodeStatusUpdateFrequency": "10s",
         }
 
 
-def memory_bytes() -> int:
+def _machine_bytes() -> int:
     """The memory of this machine, as a kubelet on it sees it."""
     (line,) = (line for line in _MEMORY.read_text().splitlines() if line.startswith("MemTotal:"))
     return int(line.split()[1]) << 10
