@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 .PHONY: help demo test lint format generate dashboard bench cluster cluster-down e2e clean
 help: ## Say what there is to make
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml uv.lock hack/bootstrap.sh hack/testbed/lab/packages.txt
 	@hack/bootstrap.sh
