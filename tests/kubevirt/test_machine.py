@@ -78,12 +78,13 @@ def test_too_little_memory_and_disk_are_a_line_each(tmp_path: Path, monkeypatch:
     memory.write_text("MemTotal: 2048000 kB\nMemAvailable: 1024000 kB\n")
     monkeypatch.setattr(checks, "MEMINFO", memory)
     monkeypatch.setattr(checks, "DISK_BYTES", 1 << 60)
-    monkeypatch.setattr(checks, "CACHE_BYTES", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(ControlPlaneError) as caught:
         checks.check(tmp_path / "not" / "there")
     said = str(caught.value).splitlines()
     assert f"1000 MiB of memory are free, and the cluster takes {checks.MEMORY_BYTES >> 20}" in said
-    assert [line for line in said if f"free in {tmp_path}" in line]
+    both = (1 << 60) + checks.BUILD_BYTES  # on one disk
+    assert [line for line in said if line.endswith(f"free in {tmp_path}, and the cluster takes {both >> 20}")]
 
 
 def test_whoever_is_not_root_is_told_in_one_line(

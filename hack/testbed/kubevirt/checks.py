@@ -13,8 +13,9 @@ from hack.testbed.controlplane.build import cache_directory
 from . import cgroups
 
 MEMORY_BYTES = 6 << 30  # the control plane 1 GiB, KubeVirt and the nodes 2 GiB, kubeballoon, four small VMs
-DISK_BYTES = 8 << 30  # the images, once for each node
-CACHE_BYTES = 8 << 30  # sources, Go's build cache, programs, images
+DISK_BYTES = 6 << 30  # the images, once for each node: 4.3 GB
+BUILD_BYTES = 12 << 30  # sources, Go's own cache, programs, root file systems
+REBUILD_BYTES = 2 << 30  # where all of that is there, but for what changed since
 KERNEL = (5, 8)  # the first with all that KubeVirt's programs use of cgroup v2
 
 _PROGRAMS = {
@@ -85,8 +86,14 @@ def _room_problems(directory: Path) -> list[str]:
     available = int(fields["MemAvailable"].split()[0]) << 10
     if available < MEMORY_BYTES:
         problems.append(f"{available >> 20} MiB of memory are free, and the cluster takes {MEMORY_BYTES >> 20}")
-    for path, needed in ((directory, DISK_BYTES), (cache_directory(), CACHE_BYTES)):
+    cache = cache_directory()
+    built = any(cache.glob("kubevirt-images-*.tar"))
+    wanted: dict[int, tuple[Path, int]] = {}
+    for path, needed in ((directory, DISK_BYTES), (cache, REBUILD_BYTES if built else BUILD_BYTES)):
         there = next(each for each in (path, *path.parents) if each.exists())
+        disk = there.stat().st_dev
+        wanted[disk] = (there, needed + (wanted[disk][1] if disk in wanted else 0))
+    for there, needed in wanted.values():
         free = shutil.disk_usage(there).free
         if free < needed:
             problems.append(f"{free >> 20} MiB are free in {there}, and the cluster takes {needed >> 20}")
