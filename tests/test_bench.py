@@ -9,9 +9,10 @@ import pytest
 from hack.bench import __main__ as bench
 from hack.bench.limits import LIMITS, Rows, exceeded
 from hack.bench.simulation import late, limited
-from kubeballoon.core.model import GIB, Amount, Policy
-from kubeballoon.simulate.synthetic import surge
-from kubeballoon.simulate.work import Setting
+from hack.testbed.workloads import surge
+from kubeballoon.core.memory.model import Amount, MemoryTerms
+from kubeballoon.core.units import GIB
+from kubeballoon.replay.comparison import ReplaySettings
 
 CHEAP = {"vms": 50, "core_percent": 1.9, "resident_mib": 99.0, "writes_per_minute": 2.0}
 
@@ -65,8 +66,8 @@ def test_what_guests_lack_is_held_to_the_optimum_and_the_static_split(
 def test_only_rises_beyond_the_headroom_are_seen_late() -> None:
     workload = surge(10, size=4 * GIB, idle=0.25, part=0.2, peak=0.75)
     rises = 2 * (2 - 0.4)  # GiB: two VMs jump by half their size, and have a tenth
-    assert late(workload, Setting(64 * GIB, Policy("p"), interval=10.0)) == pytest.approx(rises * 5 / 3600)
-    assert late(workload, Setting(64 * GIB, Policy("p", headroom=Amount(percent=50)))) == 0
+    assert late(workload, ReplaySettings(64 * GIB, MemoryTerms("p"), interval=10.0)) == pytest.approx(rises * 5 / 3600)
+    assert late(workload, ReplaySettings(64 * GIB, MemoryTerms("p", headroom=Amount(percent=50)))) == 0
 
 
 def test_every_limit_is_of_a_benchmark() -> None:

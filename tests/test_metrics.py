@@ -18,12 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.api.v1alpha1 import NodePressureStatus
+from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.counters import Counters
-from kubeballoon.controller.kinds import MEMORY
 from kubeballoon.controller.metrics import ControllerMetrics
-from kubeballoon.controller.round import Outcome, Rounds
-from kubeballoon.controller.world import World
-from kubeballoon.core.allocate import allocate
+from kubeballoon.controller.rounds import RoundResult, RoundRunner
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.metrics import new_registry
 from kubeballoon.options import add_serving_options
 from kubeballoon.serving import serve
@@ -48,7 +48,7 @@ def status(*vms: dict[str, Any]) -> dict[str, Any]:
         "observedAt": "2026-01-01T00:00:00Z",
         "memory": {"total": "1Gi", "available": "512Mi", "other": "64Mi", "reserve": "32Mi"},
         "stall": {"some": 7, "full": 1},
-        "state": "Soft",
+        "state": "Tight",
         "virtualMachines": list(vms),
         "conditions": [],
     }
@@ -58,10 +58,10 @@ class Controller:
     """A controller's registry, and what it exports of."""
 
     def __init__(self) -> None:
-        self.world = World()
+        self.world = ClusterState()
         self.registry = new_registry()
         unused: Any = None  # no round is run here: only their outcomes are read
-        self.rounds = Rounds(unused, self.world, unused, Counters(self.registry))
+        self.rounds = RoundRunner(unused, self.world, unused, Counters(self.registry))
         self.registry.register(ControllerMetrics(self.world, self.rounds, lambda: True))
 
     def knows(self, *vms: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ class Controller:
         self.world.put_node({"metadata": {"name": "n"}, "status": status(*vms)}, 0.0)
         report = self.world.nodes["n"].status
         assert report is not None
-        self.rounds.outcomes["n"] = Outcome({MEMORY.path: allocate(self.world.snapshot("n", report, 0.0))})
+        self.rounds.outcomes["n"] = RoundResult({MEMORY.path: allocate_memory(self.world.snapshot("n", report, 0.0))})
         self.rounds.ended = NOW
 
 
@@ -103,7 +103,12 @@ def test_the_agent_exports_its_node_and_vms(agent: AgentMetrics) -> None:
     def shown(name: str, /, **labels: str) -> float | None:
         return value(agent.registry, f"kubeballoon_{name}", **labels)
 
-    assert [shown("node_state", node="n", state=state) for state in ("High", "Soft", "Hard", "Low")] == [0, 1, 0, 0]
+    assert [shown("node_state", node="n", state=state) for state in ("Ample", "Tight", "Scarce", "Critical")] == [
+        0,
+        1,
+        0,
+        0,
+    ]
     assert shown("node_memory_bytes", node="n", kind="other") == 64 * MIB
     assert shown("node_stall_percent", node="n", kind="some") == 7
     assert shown("vm_memory_bytes", namespace="shop", name="a", kind="target") == 256 * MIB
@@ -168,7 +173,7 @@ async def test_metrics_are_served_as_the_scraper_likes_them(
         session.get(f"http://127.0.0.1:{unused_tcp_port}/metrics", headers={"Accept": accept}) as answer,
     ):
         assert answer.headers["Content-Type"].startswith(kind)
-        assert 'kubeballoon_node_state{node="n",state="Soft"} 1.0' in await answer.text()
+        assert 'kubeballoon_node_state{node="n",state="Tight"} 1.0' in await answer.text()
 
 
 def _has(family: socket.AddressFamily, address: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from hack.testbed.chart import NAMESPACE, agent_environment, agent_kubeconfig, install
 from hack.testbed.controlplane import ControlPlane, open_control_plane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
-from kubeballoon.core.state import Thresholds, thresholds
+from kubeballoon.core.memory.node_state import StateThresholds, state_thresholds
 
 _REAL, _FAKE = 4, 50  # VMs: as many real guests as any machine holds; and with fakes, what a full node has
 _WATCHED = 30.0  # seconds for which the cost is measured
@@ -41,7 +41,7 @@ def cost() -> list[Row]:
 
 
 def reaction() -> list[Row]:
-    """How long a node is not High, against the same final sizes set through libvirt at once."""
+    """How long a node is not Ample, against the same final sizes set through libvirt at once."""
     with _installed() as plane:
         return [_reaction(plane)]
 
@@ -120,7 +120,7 @@ def _watch(plane: ControlPlane, node: str, pid: int, vms: int, on: str) -> Row:
 
 
 def _reaction(plane: ControlPlane) -> Row:
-    """A node leaves High because its guests fill their page caches; how soon is it High again, by whom?"""
+    """A node leaves Ample because its guests fill their page caches; how soon is it Ample again, by whom?"""
     specs = [
         GuestSpec(name=f"busy-{number}", memory_bytes=_GUEST, disk_bytes=_GUEST, free_page_reporting=False)
         for number in range(3)
@@ -130,14 +130,14 @@ def _reaction(plane: ControlPlane) -> Row:
         pods = lab.boot(specs)
         for pod in pods:
             plane.apply(vmi_object(pod.spec, pod.uid, lab.name))
-        limits = thresholds(lab.memory_bytes, 16 * MIB, 16 * MIB)
+        limits = state_thresholds(lab.memory_bytes, 16 * MIB, 16 * MIB)
         ours, sizes = _by_kubeballoon(plane, lab, pods, limits)
         direct = _by_libvirt(lab, pods, sizes, limits)
     return {"kubeballoon_seconds": ours, "libvirt_seconds": direct, "allowed_seconds": 1.5 * direct + 1}
 
 
 def _by_kubeballoon(
-    plane: ControlPlane, lab: LabNode, pods: list[LauncherPod], limits: Thresholds
+    plane: ControlPlane, lab: LabNode, pods: list[LauncherPod], limits: StateThresholds
 ) -> tuple[float, list[int]]:
     agent, controller = (
         agent_kubeconfig(plane, lab.name),
@@ -151,31 +151,31 @@ def _by_kubeballoon(
         plane.apply(_POLICY)
         _until(lambda: all("target" in vm for vm in _status(plane, lab.name).get("virtualMachines", [{}])), "requests")
         left = _leave_high(lab, pods, limits)
-        _until(lambda: _free(lab) >= limits.high, "the node to be High again")
+        _until(lambda: _free(lab) >= limits.ample, "the node to be Ample again")
         took = time.monotonic() - left
-        _until(lambda: _state(plane, lab.name) == "High", "the agent to say so")
+        _until(lambda: _state(plane, lab.name) == "Ample", "the agent to say so")
         sizes = [pod.actual_bytes() for pod in pods]
     plane.kubectl("delete", "mempol", "bench")
     return took, sizes
 
 
-def _by_libvirt(lab: LabNode, pods: list[LauncherPod], sizes: list[int], limits: Thresholds) -> float:
+def _by_libvirt(lab: LabNode, pods: list[LauncherPod], sizes: list[int], limits: StateThresholds) -> float:
     for pod in pods:
         pod.set_memory(_GUEST)
     _until(lambda: all(pod.actual_bytes() == _GUEST for pod in pods), "the balloons to be empty")
     left = _leave_high(lab, pods, limits)
     for pod, size in zip(pods, sizes, strict=True):
         pod.set_memory(size)
-    _until(lambda: _free(lab) >= limits.high, "the node to be High again")
+    _until(lambda: _free(lab) >= limits.ample, "the node to be Ample again")
     return time.monotonic() - left
 
 
-def _leave_high(lab: LabNode, pods: list[LauncherPod], limits: Thresholds) -> float:
-    """Guests read files they do not need until the node has left High; when that was."""
+def _leave_high(lab: LabNode, pods: list[LauncherPod], limits: StateThresholds) -> float:
+    """Guests read files they do not need until the node has left Ample; when that was."""
     for cached in range(8, _GUEST // MIB, 8):
         for pod in pods:
             pod.load.cache(cached)
-            if _free(lab) < limits.soft:
+            if _free(lab) < limits.tight:
                 return time.monotonic()
     raise RuntimeError(f"the guests' caches do not fill {lab.name}")
 

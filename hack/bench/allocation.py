@@ -7,8 +7,10 @@ import statistics
 import time
 from typing import Any
 
-from kubeballoon.core.allocate import allocate
-from kubeballoon.core.model import GIB, Change, Node, Policy, VirtualMachine
+from kubeballoon.core.decision import TargetChange
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.model import MemoryNode, MemoryTerms, MemoryVM
+from kubeballoon.core.units import GIB
 
 _ROUNDS = 200
 _OVERCOMMIT = 1.6
@@ -27,29 +29,29 @@ def rows() -> list[dict[str, Any]]:
     return [*found, {"nodes": _NODES, "vms": _VMS, "median_ms": _median(cluster, rounds=5)}]
 
 
-def _median(nodes: list[Node], rounds: int) -> float:
+def _median(nodes: list[MemoryNode], rounds: int) -> float:
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
         for node in nodes:
-            allocate(node)
+            allocate_memory(node)
         times.append(time.perf_counter() - start)
     return statistics.median(times) * 1e3
 
 
-def _node(vms: int, seed: int) -> Node:
+def _node(vms: int, seed: int) -> MemoryNode:
     """VMs of several sizes, a third of them busy, amid moves."""
     draw = random.Random(seed)  # noqa: S311 - not for secrets
-    policy = Policy("default")
+    policy = MemoryTerms("default")
     seats = tuple(_vm(index, draw, policy) for index in range(vms))
     total = int(sum(vm.size for vm in seats) / _OVERCOMMIT) + 4 * GIB
-    return Node("node", total, available=10 * GIB, other=2 * GIB, reserve=2 * GIB, vms=seats)
+    return MemoryNode("node", total, available=10 * GIB, other=2 * GIB, reserve=2 * GIB, vms=seats)
 
 
-def _vm(index: int, draw: random.Random, policy: Policy) -> VirtualMachine:
+def _vm(index: int, draw: random.Random, policy: MemoryTerms) -> MemoryVM:
     size = draw.choice([2, 4, 8, 16]) * GIB
     busy = draw.random() < 1 / 3
-    return VirtualMachine(
+    return MemoryVM(
         uid=f"uid-{index}",
         name=f"default/vm-{index}",
         size=size,
@@ -57,5 +59,5 @@ def _vm(index: int, draw: random.Random, policy: Policy) -> VirtualMachine:
         need=int(size * (draw.uniform(0.5, 0.85) if busy else draw.uniform(0.1, 0.5))),
         target=int(size * draw.uniform(0.5, 1)),
         policy=policy,
-        last_change=Change(up=draw.random() < 1 / 2, age=draw.uniform(0, 100)),
+        last_change=TargetChange(up=draw.random() < 1 / 2, age=draw.uniform(0, 100)),
     )

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from hack.testbed.lab.fakes import FakeChannel, FakeDomain, FakeHypervisor
-from kubeballoon.agent.host import Host
-from kubeballoon.agent.keeper import Settings
-from kubeballoon.agent.launchers import RUNTIME
-from kubeballoon.agent.libvirt import CallThread
-from kubeballoon.agent.loop import Agent, Limits
-from kubeballoon.cluster.client import Cluster
+from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.hypervisor.launchers import RUNTIME
+from kubeballoon.agent.hypervisor.libvirt import CallThread
+from kubeballoon.agent.node.memory import HostMemoryReader
+from kubeballoon.agent.vm.memory_worker import WorkerSettings
+from kubeballoon.cluster.client import ApiClient
 
 _PERIOD = 5
 
@@ -30,9 +30,16 @@ async def main(kubeconfig: str, node: str, pods: str, *domains: str) -> None:
             listener.bind(str(directory / "virtqemud-sock"))
     fakes = {domain: FakeDomain(thread=CallThread(domain)) for domain in domains}
     channels = {domain: FakeChannel(thread=CallThread(f"{domain} guest")) for domain in domains}
-    async with await Cluster.connect("kubeballoon-agent", Path(kubeconfig)) as cluster:
-        settings = Settings(Path(pods), window=300.0, period=_PERIOD)
-        agent = Agent(node, cluster, FakeHypervisor(fakes, channels), Host(), settings, Limits(100 << 20, 64 << 20))
+    async with await ApiClient.connect("kubeballoon-agent", Path(kubeconfig)) as cluster:
+        settings = WorkerSettings(Path(pods), window=300.0, period=_PERIOD)
+        agent = Agent(
+            node,
+            cluster,
+            FakeHypervisor(fakes, channels),
+            HostMemoryReader(),
+            settings,
+            NodeLimits(100 << 20, 64 << 20),
+        )
         await agent.run()
 
 

@@ -24,7 +24,7 @@ LIMITS: Mapping[str, tuple[Limit, ...]] = {
     "simulation": (Limit("wall_seconds", "allowed_seconds"), Limit("unmet_gib_hours", "allowed_gib_hours")),
     # Fifty VMs while nothing changes, and fewer of real daemons: a heartbeat in the half minute, and nothing else.
     "agent": (Limit("core_percent", 2.0), Limit("resident_mib", 100.0), Limit("writes_per_minute", 2.0)),
-    # From a node leaving High to being High again: once and a half what libvirt alone takes, and a second.
+    # From a node leaving Ample to being Ample again: once and a half what libvirt alone takes, and a second.
     "reaction": (Limit("kubeballoon_seconds", "allowed_seconds"),),
 }
 

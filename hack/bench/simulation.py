@@ -9,35 +9,36 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from kubeballoon.core.model import GIB, Amount, Policy
-from kubeballoon.simulate.synthetic import diurnal, surge
-from kubeballoon.simulate.traces import Workload
-from kubeballoon.simulate.work import Setting, simulate
+from hack.testbed.workloads import diurnal, surge
+from kubeballoon.core.memory.model import Amount, MemoryTerms
+from kubeballoon.core.units import GIB
+from kubeballoon.replay.comparison import ReplaySettings, compare_strategies
+from kubeballoon.replay.traces import Workload
 
 _NODE = 128 * GIB  # for all but the surge
 
 
 def rows() -> list[dict[str, Any]]:
     """One row per workload, strategy and overcommit ratio."""
-    policy, jobs = Policy("default"), os.cpu_count() or 1
+    policy, jobs = MemoryTerms("default"), os.cpu_count() or 1
     lower = replace(policy, minimum=Amount(percent=25))  # at the default's half, minimums pin everybody from 2 on
     surging, daily = surge(100), diurnal(80)
     node = int(sum(trace.size for trace in surging.traces) / 1.6)
     # All on one node at the higher ratio; at 1.3 the same node holds fewer of them.
     scenes = {
-        "surge": (surging, Setting(node, policy), (1.3, 1.6)),
-        "diurnal": (daily, Setting(_NODE, policy), (1.25, 1.5, 1.75)),
-        "diurnal, every 2 s": (daily, Setting(_NODE, policy, interval=2.0), (1.5,)),
-        "diurnal, min 25 %": (daily, Setting(_NODE, lower), (2, 3)),
+        "surge": (surging, ReplaySettings(node, policy), (1.3, 1.6)),
+        "diurnal": (daily, ReplaySettings(_NODE, policy), (1.25, 1.5, 1.75)),
+        "diurnal, every 2 s": (daily, ReplaySettings(_NODE, policy, interval=2.0), (1.5,)),
+        "diurnal, min 25 %": (daily, ReplaySettings(_NODE, lower), (2, 3)),
     }
     found: list[dict[str, Any]] = []
     for name, (workload, setting, ratios) in scenes.items():
-        runs = simulate(workload, setting, ratios, jobs).runs
+        runs = compare_strategies(workload, setting, ratios, jobs).runs
         found += limited([{"workload": name, **run.to_json()} for run in runs], late(workload, setting))
     return [*found, _speed(jobs)]
 
 
-def late(workload: Workload, setting: Setting) -> float:
+def late(workload: Workload, setting: ReplaySettings) -> float:
     """What is missed because a demand is seen half an interval late on average, GiB·h.
 
     That is of each rise what exceeds the VM's headroom, for as long.
@@ -67,5 +68,5 @@ def _speed(jobs: int) -> dict[str, Any]:
     """How long one replay takes: well under a minute."""
     week = diurnal(80, days=7)
     started = time.perf_counter()
-    simulate(week, Setting(_NODE, Policy("default")), (1.5,), jobs)
+    compare_strategies(week, ReplaySettings(_NODE, MemoryTerms("default")), (1.5,), jobs)
     return {"workload": "80 VMs, 7 days", "wall_seconds": time.perf_counter() - started, "allowed_seconds": 40.0}

@@ -17,7 +17,7 @@ from kubeballoon.core.wording import human
 
 POLICY = ROOT / "hack/demo/policy.yaml"
 MINIMUM = GUEST_BYTES // 4  # as the policy says
-_SHORT = 70 * MIB  # free memory below which the node's agent calls the node Soft
+_SHORT = 70 * MIB  # free memory below which the node's agent calls the node Tight
 _CACHE_STEP = 20
 _LOAD = 330  # MiB: far more than a quarter of the node
 _LOAD_STEP = 12
@@ -57,7 +57,7 @@ class Play:
             else:
                 continue
             break
-        self._until("the node is short of memory", lambda _: self._state in ("Soft", "Hard", "Low"))
+        self._until("the node is short of memory", lambda _: self._state in ("Tight", "Scarce", "Critical"))
         self._pressed = self.recorder.now()
 
     def apply_policy(self) -> None:
@@ -66,7 +66,7 @@ class Play:
         self.stage.start_controller()
         self._say(f"kubectl apply -f {POLICY.relative_to(ROOT)}")
         self.stage.plane.apply(POLICY)
-        self._until("balloons inflate and the node is High again", lambda _: self._state == "High")
+        self._until("balloons inflate and the node is Ample again", lambda _: self._state == "Ample")
         self._relief = self.recorder.now() - self._pressed
         after = self.recorder.last
         regained = sum(before.resident[name] - after.resident[name] for name in before.resident)

@@ -8,9 +8,9 @@ import logging
 import sys
 
 from kubeballoon import __version__
-from kubeballoon.cluster.client import ClusterError
+from kubeballoon.cluster.client import ApiError
 
-_COMMANDS = ("controller", "agent", "release", "simulate")
+_COMMANDS = ("controller", "agent", "uninstall", "replay")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         status: int = options.run(options)
-    except ClusterError as error:
+    except ApiError as error:
         print(f"kubeballoon: {error}", file=sys.stderr)  # noqa: T201 - a command's own last words
         return 1
     except KeyboardInterrupt:

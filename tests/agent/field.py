@@ -21,7 +21,7 @@ from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
-from kubeballoon.cluster.snapshot import core_node
+from kubeballoon.governance.translation import memory_node
 from tests.support.cluster import AS_CONTROLLER, memory_policy
 from tests.support.patience import eventually
 from tests.support.processes import Command, await_leadership
@@ -97,7 +97,7 @@ class Field:
 
     def capacity(self) -> int:
         """What the node has for ``GUESTS``, bytes: as the agent sees it now, for a report may be a percent off."""
-        node = core_node(self.lab.name, NodePressureStatus.model_validate(self.status()), lambda _: None, {})
+        node = memory_node(self.lab.name, NodePressureStatus.model_validate(self.status()), lambda _: None, {})
         other = round(self._metric("kubeballoon_node_memory_bytes", kind="other"))
         return replace(node, other=other).capacity - HOPELESS
 
@@ -124,11 +124,11 @@ class Field:
         self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={"field": self.lab.name}))
 
     def rest(self) -> None:
-        """Wait until the node is High, and ``GUESTS`` are well and have what was asked of them, and nothing else."""
+        """Wait until the node is Ample, and ``GUESTS`` are well and have what was asked of them, and nothing else."""
 
         def restless() -> list[Any]:
             status, reports = self.status(), self.reports()
-            state = [] if status.get("state") == "High" else [status]
+            state = [] if status.get("state") == "Ample" else [status]
             return state + [reports.get(name) for name in GUESTS if not _at_rest(reports.get(name, {}))]
 
         eventually(lambda: not restless(), tell=restless)
@@ -199,10 +199,10 @@ class Field:
 
     @contextmanager
     def short(self) -> Iterator[None]:
-        """Something else holds nearly all that is left of the node meanwhile; it is reported High after that."""
+        """Something else holds nearly all that is left of the node meanwhile; it is reported Ample after that."""
         with self.lab.holding(self.lab.memory_bytes - self.lab.used_bytes() - 24 * MIB):
             yield
-        eventually(lambda: self.status()["state"] == "High")
+        eventually(lambda: self.status()["state"] == "Ample")
 
     def restart_agent(self) -> None:
         """The agent is killed, and another started."""

@@ -12,9 +12,9 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
-from kubeballoon.agent.keeper import INEFFECTIVE
+from kubeballoon.agent.vm.memory_worker import INEFFECTIVE
 from kubeballoon.api.quantity import parse_quantity
-from kubeballoon.core.guard import STOOD
+from kubeballoon.core.memory.guard import STOOD
 from tests.support.cluster import get
 from tests.support.guests import booted, loaded
 from tests.support.patience import eventually
@@ -43,7 +43,7 @@ def test_the_node_and_its_vms_are_reported(
     with agent(installed, lab_node, tmp_path / "log") as command:
         vm = eventually(lambda: now if "need" in (now := reported(installed, lab_node, guest)) else {})
         eventually(lambda: reported(installed, lab_node, guest)["responsive"])
-        eventually(lambda: get(installed, "nodepressure", lab_node.name)["status"]["state"] == "High")
+        eventually(lambda: get(installed, "nodepressure", lab_node.name)["status"]["state"] == "Ample")
         pressure = get(installed, "nodepressure", lab_node.name)
         assert command.stop() == 0
     assert parse_quantity(vm["size"]) == parse_quantity(vm["actual"]) == guest.spec.memory_bytes
@@ -129,7 +129,7 @@ def test_a_hung_qemu_is_reported_and_welcomed_back(
 ) -> None:
     with agent(installed, lab_node, tmp_path / "log") as command:
         tasks = Path(f"/proc/{command.process.pid}/task")
-        # Its keeper has its thread by then, and its attendant.
+        # Its worker has its thread by then, and its guest_worker.
         eventually(lambda: (vm := reported(installed, lab_node, guest))["need"] and vm["processors"]["online"])
         threads = len(list(tasks.iterdir()))
         with guest.hung():

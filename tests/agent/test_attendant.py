@@ -1,4 +1,4 @@
-"""An attendant and its VM; the VM is a fake."""
+"""An guest_worker and its VM; the VM is a fake."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeChannel, FakeHypervisor
-from kubeballoon.agent import attendant as module
-from kubeballoon.agent.attendant import Attendant, Attendants
-from kubeballoon.agent.guestagent import RETRY_AT_MOST, GuestAgent
-from kubeballoon.agent.hypervisor import AgentError, GoneError, Plugged, Sample
-from kubeballoon.agent.instance import Instance, read
-from kubeballoon.agent.launchers import Launcher
-from kubeballoon.agent.reservation import PROBE, Reservation
+from kubeballoon.agent.hypervisor.guest_agent import RETRY_AT_MOST, GuestAgent
+from kubeballoon.agent.hypervisor.interface import AgentError, DomainSample, GoneError, PluggedProcessors
+from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.vm import guest_worker as module
+from kubeballoon.agent.vm.guest_program import PROBE, GuestProgram
+from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
+from kubeballoon.agent.vm.instance import Instance, read
 from kubeballoon.api.v1alpha1 import ReclaimMethod
-from kubeballoon.core.demand import GuestStatistics
+from kubeballoon.core.memory.demand import GuestStatistics
 from tests.support.waiting import Clock, soon
 
 until = partial(soon, seconds=5.0)
@@ -48,21 +48,21 @@ def instance(name: str, **annotations: str) -> Instance:
 
 
 @asynccontextmanager
-async def attended(channels: dict[str, FakeChannel]) -> AsyncIterator[Attendants]:
+async def attended(channels: dict[str, FakeChannel]) -> AsyncIterator[GuestWorkers]:
     named = {f"default_{name}": channel for name, channel in channels.items()}
-    attendants = Attendants(FakeHypervisor({}, named), Path("/pods"), lambda: None)
-    attendants.match({name: instance(name, processor_target="2") for name in channels})
+    guest_workers = GuestWorkers(FakeHypervisor({}, named), Path("/pods"), lambda: None)
+    guest_workers.match({name: instance(name, processor_target="2") for name in channels})
     try:
-        yield attendants
+        yield guest_workers
     finally:
-        await attendants.close()
+        await guest_workers.close()
 
 
 async def test_what_a_vm_is_asked_is_carried_out_and_undone_when_it_is_not_asked_any_more() -> None:
     channel = FakeChannel()
-    async with attended({"a": channel}) as attendants:
+    async with attended({"a": channel}) as guest_workers:
         await until(lambda: sum(channel.online.values()) == 2)
-        attendants.match({"a": instance("a")})
+        guest_workers.match({"a": instance("a")})
         await until(lambda: sum(channel.online.values()) == 4)
 
 
@@ -84,44 +84,46 @@ async def test_one_that_hangs_delays_no_other() -> None:
 
 async def test_a_vm_that_left_is_attended_to_no_more() -> None:
     channel = FakeChannel()
-    async with attended({"a": channel}) as attendants:
+    async with attended({"a": channel}) as guest_workers:
         await until(lambda: channel.looks > 0)
-        attendants.match({})
+        guest_workers.match({})
         await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "attend default_a"])
 
 
 async def test_a_frozen_vm_s_attendant_rests_until_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
 
-    async def pause(_: Attendant, seconds: float) -> None:
+    async def pause(_: GuestWorker, seconds: float) -> None:
         pauses.append(seconds)
         await asyncio.sleep(0.002)
 
-    monkeypatch.setattr(Attendant, "_pause", pause)
+    monkeypatch.setattr(GuestWorker, "_pause", pause)
     channel = FakeChannel()
-    async with attended({"a": channel}) as attendants:
+    async with attended({"a": channel}) as guest_workers:
         await until(lambda: sum(channel.online.values()) == 2)
-        attendants.match({"a": replace(instance("a"), frozen=("Migrating", "it is migrating"))})
+        guest_workers.match({"a": replace(instance("a"), hold=("Migrating", "it is migrating"))})
         await until(lambda: pauses and pauses[-1] == module.IDLE)
         rested, looks = len(pauses), channel.looks
         await until(lambda: len(pauses) > rested + 10)
         assert set(pauses[rested:]) == {module.IDLE}
         assert channel.looks == looks
-        attendants.match({"a": instance("a")})
+        guest_workers.match({"a": instance("a")})
         await until(lambda: sum(channel.online.values()) == 4)
 
 
 async def test_a_vm_of_which_nothing_is_asked_is_looked_at_rarely() -> None:
     agent, channel = GuestAgent(), FakeChannel()
-    reservation = Reservation(agent, channel, lambda: None)
-    reservation.sample(Sample(1 << 30, 1 << 30, running=True, balloon=True, statistics=GuestStatistics(1 << 30, 1.0)))
-    await reservation.look()
-    assert reservation.rest <= PROBE, "it is not known whether a program holds memory"
+    guest_program = GuestProgram(agent, channel, lambda: None)
+    guest_program.sample(
+        DomainSample(1 << 30, 1 << 30, running=True, balloon=True, statistics=GuestStatistics(1 << 30, 1.0))
+    )
+    await guest_program.look()
+    assert guest_program.rest <= PROBE, "it is not known whether a program holds memory"
     agent.channel = channel
-    await reservation.look()
-    assert reservation.rest == math.inf, "its balloon works"
-    reservation.method = ReclaimMethod.GUEST_AGENT
-    assert reservation.rest <= PROBE
+    await guest_program.look()
+    assert guest_program.rest == math.inf, "its balloon works"
+    guest_program.method = ReclaimMethod.GUEST_AGENT
+    assert guest_program.rest <= PROBE
 
 
 class Garbling(FakeChannel):
@@ -176,7 +178,7 @@ class Faulty(FakeChannel):
 
     faulty: bool = True
 
-    async def plugged(self) -> Plugged:
+    async def plugged(self) -> PluggedProcessors:
         """See ``Channel.plugged``."""
         self.looks += 1
         if self.faulty:
@@ -189,20 +191,20 @@ async def test_what_nobody_expects_is_contained_and_the_reservation_stays(monkey
     monkeypatch.setattr(module, "RETRY", (0.01, 0.02, 0.03))
     channel = Faulty()
 
-    async def pause(_: Attendant, seconds: float) -> None:
+    async def pause(_: GuestWorker, seconds: float) -> None:
         pauses.append(seconds)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(Attendant, "_pause", pause)
-    attendant = Attendant(
+    monkeypatch.setattr(GuestWorker, "_pause", pause)
+    guest_worker = GuestWorker(
         instance("a", processor_target="2"), FakeHypervisor({}, {"default_a": channel}), Path("/pods"), lambda: None
     )
-    task = asyncio.create_task(attendant.run())
+    task = asyncio.create_task(guest_worker.run())
     await until(lambda: channel.looks > 4)
     assert pauses[:4] == [0.01, 0.02, 0.03, 0.03]
-    assert attendant.processors.view.problem == (
+    assert guest_worker.processors.view.problem == (
         "InternalError",
-        "its attendant failed: ZeroDivisionError('nobody expects it')",
+        "its guest_worker failed: ZeroDivisionError('nobody expects it')",
     )
     channel.faulty = False
     await until(lambda: sum(channel.online.values()) == 2)

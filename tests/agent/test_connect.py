@@ -12,9 +12,9 @@ import libvirt
 import pytest
 
 from hack.testbed.lab import GuestSpec, LabNode, LauncherPod
-from kubeballoon.agent.hypervisor import GoneError, HypervisorError
-from kubeballoon.agent.launchers import LONGEST_SOCKET_PATH, Launcher, find, uris
-from kubeballoon.agent.libvirt import LibvirtHypervisor
+from kubeballoon.agent.hypervisor.interface import GoneError, HypervisorError
+from kubeballoon.agent.hypervisor.launchers import LONGEST_SOCKET_PATH, Launcher, find_launcher, uris
+from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from tests.agent.test_libvirt import FakeError
 
 SESSION, SYSTEM = "/session", "/system"
@@ -122,7 +122,7 @@ def far(lab_node: LabNode, tmp_path: Path) -> Iterator[LauncherPod]:
 
 @pytest.mark.guest
 async def test_a_real_daemon_is_reached_however_long_its_path_is(far: LauncherPod) -> None:
-    launcher = find(far.pods, [far.uid])
+    launcher = find_launcher(far.pods, [far.uid])
     assert launcher is not None
     domain = await LibvirtHypervisor().connect(launcher, far.spec.domain_name)
     assert (await domain.sample()).size == far.spec.memory_bytes

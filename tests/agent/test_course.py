@@ -15,21 +15,21 @@ import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeDomain, FakeHypervisor
-from kubeballoon.agent import keeper as module
-from kubeballoon.agent.host import HostMemory
-from kubeballoon.agent.hypervisor import HypervisorError, Sample
-from kubeballoon.agent.instance import read
-from kubeballoon.agent.keeper import INEFFECTIVE, STALE, Keeper, Settings
-from kubeballoon.agent.launchers import Launcher
-from kubeballoon.agent.mandate import Mandate
-from kubeballoon.agent.reliever import Reliever
+from kubeballoon.agent.emergency import EmergencyAllocator
+from kubeballoon.agent.hypervisor.interface import DomainSample, HypervisorError
+from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.node.memory import HostMemory
 from kubeballoon.agent.report import compose
-from kubeballoon.agent.reservation import CHANGING
+from kubeballoon.agent.vm import memory_worker as module
+from kubeballoon.agent.vm.authorization import Authorization
+from kubeballoon.agent.vm.guest_program import CHANGING
+from kubeballoon.agent.vm.instance import read
+from kubeballoon.agent.vm.memory_worker import INEFFECTIVE, STALE, MemoryWorker, WorkerSettings
 from kubeballoon.api.v1alpha1 import MemoryPolicy
-from kubeballoon.cluster.snapshot import core_vm
-from kubeballoon.core.model import State
-from kubeballoon.core.pacing import Pace
-from kubeballoon.core.state import Stall, Thresholds
+from kubeballoon.core.memory.node_state import MemoryStall, StateThresholds
+from kubeballoon.core.memory.pacing import Pace
+from kubeballoon.governance.translation import memory_vm
+from kubeballoon.vocabulary import NodeState
 from tests.support.cluster import memory_policy
 from tests.support.waiting import soon
 
@@ -45,35 +45,42 @@ class Troublesome(FakeDomain):
 
     actual: int = HELD
     follows: bool = False
-    problem: tuple[str, str] | None = None
+    problem: Problem | None = None
 
-    async def sample(self) -> Sample:
+    async def sample(self) -> DomainSample:
         """See ``FakeDomain``."""
         return replace(await super().sample(), problem=self.problem)
 
 
 @asynccontextmanager
-async def looked_at(domain: FakeDomain, changes: dict[str, Any]) -> AsyncIterator[Keeper]:
-    """A keeper that has looked at its VM once."""
+async def looked_at(domain: FakeDomain, changes: dict[str, Any]) -> AsyncIterator[MemoryWorker]:
+    """A worker that has looked at its VM once."""
     vmi = vmi_object(GuestSpec(name="vm", memory_bytes=SIZE), "pod", "here")
     vmi["metadata"]["uid"] = "vm"
     found = read(vmi, "here")
     assert found is not None
     hypervisor, told = FakeHypervisor({found.domain: domain}), asyncio.Event()
-    keeper = Keeper(replace(found, **changes), hypervisor, Settings(Path("/pods"), 60.0, 1), told.set)
-    task = asyncio.create_task(keeper.run())
+    worker = MemoryWorker(replace(found, **changes), hypervisor, WorkerSettings(Path("/pods"), 60.0, 1), told.set)
+    task = asyncio.create_task(worker.run())
     await told.wait()
     try:
-        yield keeper
+        yield worker
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-def counted(keeper: Keeper, target: int | None) -> int:
+def counted(worker: MemoryWorker, target: int | None) -> int:
     """What the controller sets aside for the VM, by its agent's report, where it is to be asked this."""
-    status = compose(HostMemory(SIZE, 0, Stall()), State.HIGH, Thresholds(4, 3, 2, 1), [keeper], [], datetime.now(UTC))
-    return core_vm(status.virtual_machines[0], None).backed(target)
+    status = compose(
+        HostMemory(SIZE, 0, MemoryStall()),
+        NodeState.AMPLE,
+        StateThresholds(4, 3, 2, 1),
+        [worker],
+        [],
+        datetime.now(UTC),
+    )
+    return memory_vm(status.virtual_machines[0], None).backed(target)
 
 
 @pytest.fixture(autouse=True)
@@ -101,20 +108,20 @@ async def test_a_vm_counts_as_what_its_agent_is_going_to_leave_it(
     problem: str | None, changes: dict[str, Any], target: int | None
 ) -> None:
     domain = Troublesome(problem=None if problem is None else (problem, "so it is"))
-    async with looked_at(domain, {"target": target, **changes}) as keeper:
+    async with looked_at(domain, {"target": target, **changes}) as worker:
         # What one method reserved is given back by the domain, and what is resized has all of it, whatever the goal.
-        given_all = keeper.view.goal == SIZE or "whole" in changes or (problem == CHANGING[0] and not changes)
-        assert counted(keeper, target) == (SIZE if given_all else HELD)
+        given_all = worker.view.goal == SIZE or "whole" in changes or (problem == CHANGING[0] and not changes)
+        assert counted(worker, target) == (SIZE if given_all else HELD)
 
 
 @pytest.mark.parametrize("target", [None, TARGET])
 async def test_a_vm_that_cannot_be_reached_counts_as_what_it_held(target: int | None) -> None:
     domain = Troublesome()
-    async with looked_at(domain, {"target": target}) as keeper:
+    async with looked_at(domain, {"target": target}) as worker:
         domain.gone = HypervisorError("it is gone")
-        await until(lambda: keeper.view.problem is not None)
-        assert keeper.view.goal is None
-        assert counted(keeper, target) == HELD
+        await until(lambda: worker.view.problem is not None)
+        assert worker.view.goal is None
+        assert counted(worker, target) == HELD
 
 
 @pytest.mark.parametrize(("bound", "left"), [(True, None), (False, 512 * MIB)])
@@ -123,22 +130,22 @@ async def test_a_request_without_a_known_policy_is_reckoned_with_as_long_as_it_i
     left: int | None,
 ) -> None:
     """Else others were taken to their minimums for what such a VM would have without its request."""
-    reliever, limits = Reliever("here"), Thresholds(4, 3, 2, 1)
+    reliever, limits = EmergencyAllocator("here"), StateThresholds(4, 3, 2, 1)
     async with (
         looked_at(Troublesome(actual=900 * MIB), {"target": 900 * MIB}) as sharing,
         looked_at(Troublesome(actual=TARGET), {"target": TARGET, "uid": "other"}) as other,
     ):
         await until(lambda: sharing.view.need is not None)
-        sharing.update(sharing.instance, Mandate(MemoryPolicy.model_validate(memory_policy("p"))))
-        other.update(other.instance, Mandate(bound=bound))
-        keepers, memory = [sharing, other], HostMemory(1600 * MIB, 200 * MIB, Stall())
-        status = compose(memory, State.HARD, limits, keepers, [], datetime.now(UTC))
-        reliever.relieve(status, keepers)
+        sharing.update(sharing.instance, Authorization(MemoryPolicy.model_validate(memory_policy("p"))))
+        other.update(other.instance, Authorization(bound=bound))
+        workers, memory = [sharing, other], HostMemory(1600 * MIB, 200 * MIB, MemoryStall())
+        status = compose(memory, NodeState.SCARCE, limits, workers, [], datetime.now(UTC))
+        reliever.relieve(status, workers)
         assert sharing.relief == left
 
 
 async def test_a_vm_whose_driver_does_not_follow_counts_as_what_it_holds() -> None:
-    async with looked_at(Troublesome(), {}) as keeper:
-        keeper.view = replace(keeper.view, pace=Pace(retry=60.0))
-        assert not keeper.view.responsive
-        assert counted(keeper, None) == HELD
+    async with looked_at(Troublesome(), {}) as worker:
+        worker.view = replace(worker.view, pace=Pace(retry=60.0))
+        assert not worker.view.responsive
+        assert counted(worker, None) == HELD

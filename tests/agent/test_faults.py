@@ -13,7 +13,7 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane, LocalControlPlane
 from hack.testbed.lab import MIB, GuestSpec
-from kubeballoon.agent.keeper import LOOK
+from kubeballoon.agent.vm.memory_worker import LOOK
 from kubeballoon.api.names import EXCLUDE
 from kubeballoon.api.quantity import parse_quantity
 from tests.agent.field import GUESTS, MINIMUM, SIZE, Field

@@ -12,7 +12,7 @@ import pytest
 
 from hack.testbed.lab import MIB
 from hack.testbed.lab.cgroups import NodeCgroup
-from kubeballoon.agent.host import Host, HostError
+from kubeballoon.agent.node.memory import HostError, HostMemoryReader
 from tests.support.patience import SLOW
 
 _THRASH = """
@@ -35,7 +35,7 @@ def proc(directory: Path, text: str) -> Path:
 
 
 def test_a_machine_is_read_from_meminfo(tmp_path: Path) -> None:
-    memory = Host(proc(tmp_path, "MemTotal: 2048 kB\nMemFree: 1 kB\nMemAvailable: 1024 kB\n")).memory()
+    memory = HostMemoryReader(proc(tmp_path, "MemTotal: 2048 kB\nMemFree: 1 kB\nMemAvailable: 1024 kB\n")).memory()
     assert (memory.total, memory.available) == (2 * MIB, MIB)
     assert (memory.stall.some, memory.stall.full) == (0, 0), "a kernel without pressure stall information"
 
@@ -50,16 +50,16 @@ def test_a_cgroup_of_version_2_stands_for_the_node(tmp_path: Path) -> None:
     (group / "memory.pressure").write_text(
         "some avg10=12.50 avg60=0.00 avg300=0.00 total=1\nfull avg10=3.00 avg60=0.00 avg300=0.00 total=1\n"
     )
-    memory = Host(machine, group).memory()
+    memory = HostMemoryReader(machine, group).memory()
     assert (memory.total, memory.available) == (64 * MIB, (24 + 15) * MIB)
     assert (memory.stall.some, memory.stall.full) == (12.5, 3.0)
     (group / "memory.max").write_text("max\n")
-    assert Host(machine, group).memory().total == 1024 * MIB
+    assert HostMemoryReader(machine, group).memory().total == 1024 * MIB
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="the node's memory cannot be read"):
-        Host(tmp_path).memory()
+        HostMemoryReader(tmp_path).memory()
 
 
 @pytest.mark.guest
@@ -67,7 +67,7 @@ def test_tasks_that_stall_raise_the_alarm_at_once(tmp_path: Path) -> None:
     file = tmp_path / "file"
     group = NodeCgroup.create(f"kubeballoon-test-{uuid.uuid4().hex[:8]}", 32 * MIB)
     raised = threading.Event()
-    host = Host(cgroup=group.memory)
+    host = HostMemoryReader(cgroup=group.memory)
     try:
         host.alarm(raised.set)
         command = [sys.executable, "-c", _THRASH, str(file), str(96 * MIB), *map(str, group.directories)]

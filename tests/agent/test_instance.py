@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
-from kubeballoon.agent.host import Host, HostError
-from kubeballoon.agent.instance import bar, read
-from kubeballoon.agent.launchers import LONGEST_SOCKET_PATH, Launcher, find, uris
+from kubeballoon.agent.hypervisor.launchers import LONGEST_SOCKET_PATH, Launcher, find_launcher, uris
+from kubeballoon.agent.node.memory import HostError, HostMemoryReader
+from kubeballoon.agent.vm.instance import ineligibility, read
 
 MIB = 1 << 20
 
@@ -31,8 +31,8 @@ def test_a_vm_is_read_with_what_is_asked_of_it() -> None:
     assert instance is not None
     assert (instance.target, instance.minimum, instance.policy) == (128 * MIB, 100 * MIB, "default")
     assert (instance.size, instance.pods, instance.domain) == (256 * MIB, ("pod-1",), "default_vm")
-    assert instance.bar is None
-    assert instance.frozen is None
+    assert instance.ineligibility is None
+    assert instance.hold is None
 
 
 def test_a_vm_elsewhere_or_not_running_is_not_ours() -> None:
@@ -65,18 +65,18 @@ def test_an_annotation_that_cannot_be_read_is_a_fault_and_not_a_request() -> Non
     ],
 )
 def test_vms_that_must_not_be_ballooned_are_known(domain: dict[str, object], reason: str | None) -> None:
-    found = bar({"spec": {"domain": domain}})
+    found = ineligibility({"spec": {"domain": domain}})
     assert (found and found[0]) == reason
 
 
 def test_a_network_device_by_resource_claim_is_a_passed_through_device() -> None:
-    found = bar({"spec": {"domain": {}, "networks": [{"name": "x", "resourceClaim": {"name": "nic"}}]}})
+    found = ineligibility({"spec": {"domain": {}, "networks": [{"name": "x", "resourceClaim": {"name": "nic"}}]}})
     assert found is not None
     assert found[0] == "VFIO"
 
 
 def test_guaranteed_pods_keep_their_promise() -> None:
-    found = bar({"status": {"qosClass": "Guaranteed"}})
+    found = ineligibility({"status": {"qosClass": "Guaranteed"}})
     assert found is not None
     assert found[0] == "Guaranteed"
 
@@ -86,11 +86,11 @@ def test_a_vm_is_frozen_from_the_start_of_a_migration_to_its_end() -> None:
     migrating["status"]["migrationState"] = {"migrationUid": "m", "startTimestamp": "2026-01-01T00:00:00Z"}
     instance = read(migrating, "here")
     assert instance is not None
-    assert instance.frozen is not None
+    assert instance.hold is not None
     migrating["status"]["migrationState"]["completed"] = True
     instance = read(migrating, "here")
     assert instance is not None
-    assert instance.frozen is None
+    assert instance.hold is None
 
 
 def test_the_target_of_a_migration_takes_over_when_it_has_completed() -> None:
@@ -101,11 +101,11 @@ def test_the_target_of_a_migration_takes_over_when_it_has_completed() -> None:
     moving["status"]["nodeName"] = "there"
     arriving = read(moving, "there")
     assert arriving is not None
-    assert (arriving.pods, arriving.frozen and arriving.frozen[0]) == (("pod-2",), "Migrating")
+    assert (arriving.pods, arriving.hold and arriving.hold[0]) == (("pod-2",), "Migrating")
     moving["status"]["migrationState"]["completed"] = True
     arrived = read(moving, "there")
     assert arrived is not None
-    assert arrived.frozen is None
+    assert arrived.hold is None
     assert read(moving, "here") is None
 
 
@@ -114,7 +114,7 @@ def test_a_migration_that_failed_leaves_the_vm_with_its_node() -> None:
     staying["status"]["migrationState"] = {"migrationUid": "m", "failed": True}
     instance = read(staying, "here")
     assert instance is not None
-    assert instance.frozen is None
+    assert instance.hold is None
 
 
 @contextmanager
@@ -129,14 +129,14 @@ def listening(directory: Path, name: str) -> Iterator[None]:
 
 def test_a_launcher_is_found_by_its_socket(tmp_path: Path) -> None:
     path = tmp_path / "uid/volumes/kubernetes.io~empty-dir/libvirt-runtime"
-    assert find(tmp_path, ["uid"]) is None
+    assert find_launcher(tmp_path, ["uid"]) is None
     path.mkdir(parents=True)
     (path / "virtqemud-sock").touch()
-    assert find(tmp_path, ["uid"]) is None, "a file is no socket"
+    assert find_launcher(tmp_path, ["uid"]) is None, "a file is no socket"
     (path / "virtqemud-sock").unlink()
     with listening(path, "virtqemud-sock"):
-        assert find(tmp_path, ["other", "uid"]) == Launcher("uid", path / "virtqemud-sock")
-        assert find(tmp_path, ["../uid"]) is None
+        assert find_launcher(tmp_path, ["other", "uid"]) == Launcher("uid", path / "virtqemud-sock")
+        assert find_launcher(tmp_path, ["../uid"]) is None
 
 
 def test_a_path_too_long_for_a_socket_is_shortened() -> None:
@@ -157,7 +157,7 @@ def test_the_node_s_memory_is_the_machine_s(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text(MEMINFO)
     (tmp_path / "pressure").mkdir()
     (tmp_path / "pressure/memory").write_text(STALL)
-    memory = Host(proc=tmp_path).memory()
+    memory = HostMemoryReader(proc=tmp_path).memory()
     assert (memory.total, memory.available) == (1000 * 1024, 400 * 1024)
     assert (memory.stall.some, memory.stall.full) == (12.5, 3.0)
 
@@ -171,7 +171,7 @@ def test_a_cgroup_of_version_2_can_stand_for_the_node(tmp_path: Path) -> None:
         "memory.pressure": STALL,
     }.items():
         (tmp_path / name).write_text(text)
-    memory = Host(proc=tmp_path, cgroup=tmp_path).memory()
+    memory = HostMemoryReader(proc=tmp_path, cgroup=tmp_path).memory()
     assert (memory.total, memory.available) == (500000, 300000)
     assert memory.stall.some == 12.5
 
@@ -185,13 +185,13 @@ def test_a_cgroup_of_version_1_has_its_stall_in_the_unified_hierarchy(tmp_path: 
     (group / "memory.usage_in_bytes").write_text("300000")
     (group / "memory.stat").write_text("active_file 0\ntotal_active_file 30000\ntotal_inactive_file 70000\n")
     (unified / "memory.pressure").write_text(STALL)
-    memory = Host(proc=tmp_path, cgroup=group).memory()
+    memory = HostMemoryReader(proc=tmp_path, cgroup=group).memory()
     assert (memory.total, memory.available, memory.stall.full) == (500000, 300000, 3.0)
 
 
 def test_a_node_that_does_not_tell_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot be read"):
-        Host(proc=tmp_path).memory()
+        HostMemoryReader(proc=tmp_path).memory()
 
 
 def test_what_is_asked_of_processors_is_read_apart_from_memory() -> None:
@@ -227,5 +227,5 @@ def test_vms_whose_processors_must_stay_have_a_reason(cpu: dict[str, Any], reaso
     made["spec"]["domain"]["cpu"] = cpu
     instance = read(made, "here")
     assert instance is not None
-    assert instance.processors.bar is not None
-    assert instance.processors.bar[0] == reason
+    assert instance.processors.ineligibility is not None
+    assert instance.processors.ineligibility[0] == reason

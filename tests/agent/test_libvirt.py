@@ -15,13 +15,13 @@ import libvirt_qemu
 import pytest
 
 from hack.testbed.lab import LauncherPod
-from kubeballoon.agent import libvirt as module
-from kubeballoon.agent.hypervisor import AgentError, GoneError, HungError, HypervisorError
-from kubeballoon.agent.launchers import Launcher
-from kubeballoon.agent.libvirt import (
+from kubeballoon.agent.hypervisor import libvirt as module
+from kubeballoon.agent.hypervisor.interface import AgentError, GoneError, HungError, HypervisorError
+from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.hypervisor.libvirt import (
     CallThread,
-    Handle,
-    LibvirtChannel,
+    DomainHandle,
+    LibvirtGuestControl,
     LibvirtHypervisor,
     _parse,
     _removable,
@@ -97,7 +97,9 @@ async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_aft
     thread = CallThread("agent")
     try:
         with pytest.raises(HungError, match="libvirt did not answer"):
-            await LibvirtChannel(thread, Handle(None, None), _parse("<domain type='kvm'/>")).command("guest-ping", {})
+            await LibvirtGuestControl(thread, DomainHandle(None, None), _parse("<domain type='kvm'/>")).command(
+                "guest-ping", {}
+            )
     finally:
         over.set()
         thread.end()
@@ -237,7 +239,7 @@ async def test_what_is_found_in_part_is_freed_in_its_own_thread(freed: Freed, tm
     assert raised.value.__cause__ is freed.failure
 
 
-@pytest.mark.parametrize("given_up", ["in time", "by its keeper"])
+@pytest.mark.parametrize("given_up", ["in time", "by its worker"])
 async def test_what_comes_late_is_freed_in_its_own_thread(
     freed: Freed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_up: str
 ) -> None:

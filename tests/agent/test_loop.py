@@ -15,13 +15,14 @@ import pytest
 
 from hack.testbed.lab import MIB, GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeChannel, FakeDomain, FakeHypervisor
-from kubeballoon.agent import attendant, keeper, loop
-from kubeballoon.agent.host import Host
-from kubeballoon.agent.keeper import Settings
-from kubeballoon.agent.launchers import Launcher
-from kubeballoon.agent.loop import Agent, Limits
-from kubeballoon.agent.meter import Meter
-from kubeballoon.agent.reservation import DIRECTORY
+from kubeballoon.agent import agent
+from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.node.memory import HostMemoryReader
+from kubeballoon.agent.node.processors import HostProcessorReader
+from kubeballoon.agent.vm import guest_worker, memory_worker
+from kubeballoon.agent.vm.guest_program import DIRECTORY
+from kubeballoon.agent.vm.memory_worker import WorkerSettings
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster import paths
@@ -100,13 +101,13 @@ def still(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A node whose figures stay as they are, and looks that follow each other quickly; its /proc."""
     (tmp_path / "meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n")
     (tmp_path / "stat").write_text("cpu 1 0 1 8 0 0 0 0\ncpu0 1 0 1 8 0 0 0 0\n")
-    monkeypatch.setattr(attendant, "Meter", lambda: Meter(tmp_path))
-    monkeypatch.setattr(attendant, "Qemu", lambda *_: FakeChannel(held=700 * MIB))
+    monkeypatch.setattr(guest_worker, "Meter", lambda: HostProcessorReader(tmp_path))
+    monkeypatch.setattr(guest_worker, "Qemu", lambda *_: FakeChannel(held=700 * MIB))
     for name in ("INTERVAL", "SETTLE", "CHECK"):
-        monkeypatch.setattr(loop, name, 0.01)
+        monkeypatch.setattr(agent, name, 0.01)
     for name in ("LOOK", "REST", "STEP"):
-        monkeypatch.setattr(keeper, name, 0.01)
-    for module in (keeper, attendant):
+        monkeypatch.setattr(memory_worker, name, 0.01)
+    for module in (memory_worker, guest_worker):
         monkeypatch.setattr(module, "RETRY", (0.02,))
         monkeypatch.setattr(module, "find", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
     return tmp_path
@@ -144,7 +145,14 @@ async def running(
     channel_of = {f"default_{name}": given.get(name) or FakeChannel() for name in domains}
     hypervisor = FakeHypervisor(fakes, channel_of)
     connection: Any = api
-    agent = Agent("here", connection, hypervisor, Host(proc), Settings(Path("/pods"), 60.0, 1), Limits(0, 64 * MIB))
+    agent = Agent(
+        "here",
+        connection,
+        hypervisor,
+        HostMemoryReader(proc),
+        WorkerSettings(Path("/pods"), 60.0, 1),
+        NodeLimits(0, 64 * MIB),
+    )
     task = asyncio.create_task(agent.run())
     try:
         yield agent

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hack.testbed.lab import MIB, GuestSpec, vmi_object
-from kubeballoon.agent.instance import Instance, read
-from kubeballoon.agent.mandate import Mandate, Policies
+from kubeballoon.agent.vm.authorization import Authorization, KnownPolicies
+from kubeballoon.agent.vm.instance import Instance, read
 from tests.support.cluster import Object, memory_policy
 
 SIZE = 1024 * MIB
@@ -31,7 +31,7 @@ def policy(name: str, minimum: str, *, namespace: dict[str, str] | None = None, 
 
 def held_to(*bodies: Object, namespace: dict[str, str] | None, **annotations: str) -> tuple[int | None, bool]:
     """The minimum, MiB, and whether the VM is to follow requests."""
-    found = Policies.read(bodies).mandate(vm(**annotations), namespace)
+    found = KnownPolicies.read(bodies).authorization(vm(**annotations), namespace)
     minimum = found.minimum(vm(**annotations), SIZE)
     return None if minimum is None else minimum // MIB, found.bound
 
@@ -73,8 +73,8 @@ def test_an_owner_s_exclusion_counts_where_the_policy_lets_it() -> None:
 
 
 def test_annotations_are_believed_only_while_no_policies_are_known() -> None:
-    assert Policies().mandate(vm(memory_min="100Mi"), {}) == Mandate(None, bound=True)
-    assert Policies().mandate(vm(), {}).minimum(vm(memory_min="100Mi"), SIZE) == 100 * MIB
+    assert KnownPolicies().authorization(vm(memory_min="100Mi"), {}) == Authorization(None, bound=True)
+    assert KnownPolicies().authorization(vm(), {}).minimum(vm(memory_min="100Mi"), SIZE) == 100 * MIB
 
 
 def test_a_policy_of_a_newer_version_takes_nothing_away_from_what_is_asked() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kubeballoon.agent.host import HostError
-from kubeballoon.agent.meter import Meter
+from kubeballoon.agent.node.memory import HostError
+from kubeballoon.agent.node.processors import HostProcessorReader
 from tests.support.waiting import Clock
 
 
@@ -18,7 +18,7 @@ def write(proc: Path, busy: int, idle: int) -> None:
 
 def test_usage_follows_what_was_counted_since_the_last_look(tmp_path: Path) -> None:
     clock = Clock()
-    meter = Meter(tmp_path, clock)
+    meter = HostProcessorReader(tmp_path, clock)
     write(tmp_path, busy=100, idle=900)
     assert meter.look().count == 2
     for busy in (300, 400, 500):
@@ -30,10 +30,10 @@ def test_usage_follows_what_was_counted_since_the_last_look(tmp_path: Path) -> N
 
 def test_the_stall_is_the_kernel_s_own_and_none_where_it_tells_none(tmp_path: Path) -> None:
     write(tmp_path, busy=1, idle=1)
-    assert Meter(tmp_path).look().pressure.stall == 0
+    assert HostProcessorReader(tmp_path).look().pressure.stall == 0
     (tmp_path / "pressure").mkdir()
     (tmp_path / "pressure/cpu").write_text("some avg10=37.50 avg60=1.00 avg300=0.10 total=5\nfull avg10=0.00\n")
-    assert Meter(tmp_path).look().pressure.stall == 37.5
+    assert HostProcessorReader(tmp_path).look().pressure.stall == 37.5
 
 
 @pytest.mark.parametrize("text", [None, "", "cpu  x y z\n"])
@@ -41,4 +41,4 @@ def test_a_file_that_tells_nothing_is_one_line(tmp_path: Path, text: str | None)
     if text is not None:
         (tmp_path / "stat").write_text(text)
     with pytest.raises(HostError, match="the node's processors cannot be read"):
-        Meter(tmp_path).look()
+        HostProcessorReader(tmp_path).look()

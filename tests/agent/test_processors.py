@@ -13,11 +13,11 @@ import pytest
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import GuestSpec, LabNode, LauncherPod
 from hack.testbed.lab.fakes import FakeChannel
-from kubeballoon.agent import guestagent
-from kubeballoon.agent.guestagent import GuestAgent
-from kubeballoon.agent.hypervisor import AgentError, HypervisorError
-from kubeballoon.agent.instance import ProcessorRequest
-from kubeballoon.agent.processors import PATIENCE, SILENT, TRIES, Processors
+from kubeballoon.agent.hypervisor import guest_agent
+from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
+from kubeballoon.agent.hypervisor.interface import AgentError, HypervisorError
+from kubeballoon.agent.vm.guest_processors import PATIENCE, SILENT, TRIES, GuestProcessors
+from kubeballoon.agent.vm.instance import InstanceProcessors
 from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
 from tests.support.cluster import condition, get, processor_policy
 from tests.support.guests import booted, refuse
@@ -37,8 +37,8 @@ class Kept:
 
     channel: FakeChannel
     clock: Clock
-    processors: Processors
-    request: ProcessorRequest
+    processors: GuestProcessors
+    request: InstanceProcessors
 
     async def look(self, times: int = 3, **asked: object) -> None:
         """Look so many times, a second apart, with something else asked."""
@@ -63,7 +63,7 @@ def kept() -> Kept:
     channel, clock = FakeChannel(), Clock()
     guest_agent = GuestAgent(clock)
     guest_agent.channel = channel
-    return Kept(channel, clock, Processors(guest_agent, channel, clock), ProcessorRequest(size=4))
+    return Kept(channel, clock, GuestProcessors(guest_agent, channel, clock), InstanceProcessors(size=4))
 
 
 async def test_the_guest_takes_the_last_processors_offline_and_brings_them_back(kept: Kept) -> None:
@@ -98,8 +98,8 @@ async def test_a_forged_request_leaves_one(kept: Kept, target: int) -> None:
 
 
 async def test_one_that_must_be_left_alone_is_left_alone(kept: Kept) -> None:
-    await kept.look(target=1, bar=("DedicatedCPU", "it has dedicated CPUs"))
-    await kept.look(target=1, bar=None, fault="annotation x: no")
+    await kept.look(target=1, ineligibility=("DedicatedCPU", "it has dedicated CPUs"))
+    await kept.look(target=1, ineligibility=None, fault="annotation x: no")
     assert kept.used == 4
 
 
@@ -214,7 +214,7 @@ async def test_processors_taken_on_another_node_come_back_once_their_guest_s_age
 
 
 async def test_the_guest_agent_of_one_that_must_be_left_alone_is_not_asked(kept: Kept) -> None:
-    await kept.look(target=1, bar=("DedicatedCPU", "it has dedicated CPUs"))
+    await kept.look(target=1, ineligibility=("DedicatedCPU", "it has dedicated CPUs"))
     assert kept.channel.commands == []
     assert kept.processors.view.online == 4, "by its threads"
 
@@ -248,7 +248,7 @@ async def test_without_agent_and_driver_there_is_a_reason_and_a_pause(kept: Kept
     kept.channel.absent = ABSENT
     await kept.look(times=20, target=2, method=GUEST_AGENT)
     assert kept.reason == "GuestAgentAbsent"
-    assert len(kept.channel.commands) <= 20 / guestagent.RETRY + 1, "not at every look"
+    assert len(kept.channel.commands) <= 20 / guest_agent.RETRY + 1, "not at every look"
     kept.channel.absent = None
     await kept.look(times=60)
     assert kept.used == 2
@@ -285,7 +285,7 @@ async def test_what_windows_cannot_bring_online_has_its_agent_s_own_words(window
         "GuestAgentRefused",
         "its guest agent refused: this feature or command is not currently supported",
     )
-    assert windows.channel.commands.count("guest-set-vcpus") <= 20 / guestagent.RETRY + 1, "not at every look"
+    assert windows.channel.commands.count("guest-set-vcpus") <= 20 / guest_agent.RETRY + 1, "not at every look"
 
 
 @pytest.fixture

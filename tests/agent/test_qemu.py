@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kubeballoon.agent.qemu import Qemu
+from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -22,18 +22,21 @@ def process(proc: Path, pid: int, *command: str, started: int = 500, pages: int 
 def test_a_vm_s_process_is_found_by_its_name_and_weighed(tmp_path: Path) -> None:
     process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on", pages=3)
     process(tmp_path, 8, "qemu", "-name", "guest=shop_cart2,debug-threads=on", pages=5)
-    assert (Qemu("shop_cart", proc=tmp_path).pid, Qemu("shop_cart", proc=tmp_path).resident()) == (7, 3 * PAGE)
-    assert Qemu("shop_cart2", proc=tmp_path).resident() == 5 * PAGE
+    assert (QemuProcess("shop_cart", proc=tmp_path).pid, QemuProcess("shop_cart", proc=tmp_path).resident()) == (
+        7,
+        3 * PAGE,
+    )
+    assert QemuProcess("shop_cart2", proc=tmp_path).resident() == 5 * PAGE
 
 
 def test_what_cannot_be_seen_is_none(tmp_path: Path) -> None:
-    qemu = Qemu("shop_cart", proc=tmp_path)
+    qemu = QemuProcess("shop_cart", proc=tmp_path)
     assert (qemu.pid, qemu.resident(), qemu.vcpus(), qemu.merged()) == (None, None, None, None)
 
 
 def test_another_process_of_its_number_is_not_taken_for_it(tmp_path: Path) -> None:
     process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on")
-    qemu = Qemu("shop_cart", proc=tmp_path)
+    qemu = QemuProcess("shop_cart", proc=tmp_path)
     found = [qemu.pid]
     (tmp_path / "7/cmdline").write_bytes(b"")  # it is still the same, whether that can be read or not
     found.append(qemu.pid)
@@ -51,6 +54,6 @@ def test_the_process_in_the_vm_s_own_pod_is_found_while_the_one_before_it_ends(t
             f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{pod.replace('-', '_')}.slice/cri-x.scope"
         )
         (tmp_path / str(pid) / "cgroup").write_text(f"0::/../..{scope}\n")
-    qemu = Qemu("shop_cart", [new], proc=tmp_path)
+    qemu = QemuProcess("shop_cart", [new], proc=tmp_path)
     assert (qemu.pid, qemu.resident()) == (8, 8 * PAGE)
-    assert Qemu("shop_cart", [], proc=tmp_path).pid is None
+    assert QemuProcess("shop_cart", [], proc=tmp_path).pid is None

@@ -147,4 +147,4 @@ def test_kubectl_shows_what_is_taken_on_a_node(installed: ControlPlane) -> None:
     header, row = (line.split() for line in installed.kubectl("get", "nodepressure", "columns").splitlines())
     installed.kubectl("delete", "np", "columns")
     assert header == ["NAME", "STATE", "TOTAL", "AVAILABLE", "RESERVED", "READY", "REPORTED", "AGE"]
-    assert row[1:5] == ["High", "2Gi", "1Gi", "1280Mi"]
+    assert row[1:5] == ["Ample", "2Gi", "1Gi", "1280Mi"]

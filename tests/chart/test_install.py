@@ -191,12 +191,12 @@ def test_an_uninstallation_that_gets_no_memory_back_deletes_nothing(
     with ThreadPoolExecutor() as pool:
         uninstalled = pool.submit(uninstall, cluster)
         hook(cluster, tmp_path / "log", node, controller, stuck=True)
-        with pytest.raises(ControlPlaneError, match="kubeballoon-release"):
+        with pytest.raises(ControlPlaneError, match="kubeballoon-uninstall"):
             uninstalled.result()
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert "not all memory is back after 30s" in last
     assert all(f"{GUESTS}/{name} on {node.name}" in last for name in node.vms)
-    assert present(cluster) >= before | {"job.batch/kubeballoon-release"}
+    assert present(cluster) >= before | {"job.batch/kubeballoon-uninstall"}
     # As its kubelet would start it again.
     with leading(cluster, tmp_path / "next.log"):
         until(lambda: len(node.targets()) == 3, 60)
@@ -221,7 +221,7 @@ def test_an_uninstallation_gives_everything_back_first(
 def test_who_asks_for_it_loses_the_crds_too(node: FakeNode, cluster: ControlPlane) -> None:
     with suppress(ControlPlaneError):
         uninstall(cluster, "--no-hooks")
-    install(cluster, "--set=crds.keep=false,release.enabled=false")
+    install(cluster, "--set=crds.keep=false,uninstall.enabled=false")
     node.remove()
     said = uninstall(cluster)
     assert "kept due to the resource policy" not in said

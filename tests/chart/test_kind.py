@@ -66,7 +66,7 @@ def test_the_chart_runs_what_was_built_and_loaded(tmp_path: Path) -> None:
     assert {name: container["image"] for name, container in containers.items()} == {
         "kubeballoon-agent": built["agent"],
         "kubeballoon-controller": built["controller"],
-        "kubeballoon-release": built["controller"],
+        "kubeballoon-uninstall": built["controller"],
     }
     assert {container["imagePullPolicy"] for container in containers.values()} == {"Never"}
 

@@ -29,7 +29,7 @@ TOGGLES = {
     "admission.enabled": "ValidatingAdmissionPolicy/kubeballoon-virtualmachineinstances",
     "rbac.aggregate": "ClusterRole/kubeballoon-view",
     "controller.podDisruptionBudget.enabled": "PodDisruptionBudget/kubeballoon-controller",
-    "release.enabled": "Job/kubeballoon-release",
+    "uninstall.enabled": "Job/kubeballoon-uninstall",
     "networkPolicy.enabled": "NetworkPolicy/kubeballoon",
     "monitoring.podMonitor.enabled": "PodMonitor/kubeballoon",
     "monitoring.rules.enabled": "PrometheusRule/kubeballoon",
@@ -81,7 +81,7 @@ def test_a_single_controller_holds_up_no_drain() -> None:
 
 @pytest.mark.parametrize(("timeout", "seconds"), [("4m", 270), ("1h0.5m", 3660), ("1500ms", 32)])
 def test_a_release_that_could_not_start_is_over_when_its_time_is(timeout: str, seconds: int) -> None:
-    job = one(render(f"--set=release.timeout={timeout}"), "Job/kubeballoon-release")
+    job = one(render(f"--set=uninstall.timeout={timeout}"), "Job/kubeballoon-uninstall")
     assert job["spec"]["activeDeadlineSeconds"] == seconds
 
 
@@ -104,10 +104,10 @@ def test_no_role_has_a_wildcard() -> None:
 
 def test_each_part_has_an_account_of_its_own() -> None:
     used = {name: pod["serviceAccountName"] for name, pod, _ in containers(render())}
-    assert used == {name: name for name in ("kubeballoon-controller", "kubeballoon-agent", "kubeballoon-release")}
+    assert used == {name: name for name in ("kubeballoon-controller", "kubeballoon-agent", "kubeballoon-uninstall")}
 
 
-@pytest.mark.parametrize("part", ["kubeballoon-controller", "kubeballoon-release"])
+@pytest.mark.parametrize("part", ["kubeballoon-controller", "kubeballoon-uninstall"])
 def test_what_decides_has_no_privilege_on_its_node(part: str) -> None:
     ((pod, container),) = ((pod, container) for name, pod, container in containers(render()) if name == part)
     assert pod["securityContext"]["runAsNonRoot"]
@@ -166,7 +166,7 @@ def test_a_digest_goes_before_a_tag() -> None:
     options = ("--set=image.registry=mirror/x,image.tag=v9", f"--set=agent.image.digest={digest}")
     images = {name: container["image"] for name, _, container in containers(render(*options))}
     assert images["kubeballoon-agent"] == f"mirror/x/agent@{digest}"
-    assert images["kubeballoon-controller"] == images["kubeballoon-release"] == "mirror/x/controller:v9"
+    assert images["kubeballoon-controller"] == images["kubeballoon-uninstall"] == "mirror/x/controller:v9"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_digest_goes_before_a_tag() -> None:
         ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),
         ("controller.podDisruptionBudget.minAvailable=101%", "/controller/podDisruptionBudget/minAvailable"),
         ("agent.kubeletRootDir=here", "/agent/kubeletRootDir"),
-        ("release.timeout=0", "/release/timeout"),
+        ("uninstall.timeout=0", "/release/timeout"),
         ("networkPolicy.apiServerPorts={https}", "/networkPolicy/apiServerPorts/0"),
         ("logLevel=LOUD", "/logLevel"),
         ("monitoring.rules.runbookUrl=here", "/monitoring/rules/runbookUrl"),

@@ -44,7 +44,7 @@ def test_top_nodes_shows_the_node_and_json_and_yaml_agree(cli: Cli, busy: FakeNo
     assert shown.returncode == 0, shown.stderr
     header, *nodes = rows(shown.stdout)
     line = dict(zip(header, next(row for row in nodes if row[0] == busy.name), strict=True))
-    assert (line["STATE"], line["TOTAL"], line["VMS"], line["RELEASED"]) == ("High", "1.17 GiB", "4", "no")
+    assert (line["STATE"], line["TOTAL"], line["VMS"], line["RELEASED"]) == ("Ample", "1.17 GiB", "4", "no")
     documents = [
         json.loads(cli("top", "nodes", "-o", "json").stdout),
         yaml.safe_load(cli("top", "nodes", "-o", "yaml").stdout),
@@ -186,7 +186,7 @@ def test_an_agent_without_processors_is_shown_without(cli: Cli, installed: Contr
     header, *lines = rows(cli("top", "nodes").stdout)
     assert dict(zip(header, next(line for line in lines if line[0] == node.name), strict=True))["CPUS"] == "-"
     assert "processors" not in json.loads(cli("explain", f"{node.namespace}/a", "-o", "json").stdout)
-    assert cli("simulate", "-f", "-", stdin=yaml.safe_dump(processor_policy("cpus"))).returncode == 0
+    assert cli("diff", "-f", "-", stdin=yaml.safe_dump(processor_policy("cpus"))).returncode == 0
 
 
 def test_explain_says_why_not_more_and_why_not_less(cli: Cli, busy: FakeNode) -> None:
@@ -218,7 +218,7 @@ def test_explain_tells_what_the_agent_does_on_its_own(
     request = ("kubeballoon.io/memory-target=350Mi", "kubeballoon.io/policy=default")
     installed.kubectl("annotate", "vmi", "idle", f"--namespace={busy.namespace}", *request, *AS_CONTROLLER)
     busy.vms["idle"].update(relief=str(relief * MIB), troubled=True)
-    busy.report(state="Hard")
+    busy.report(state="Scarce")
     said = json.loads(cli("explain", f"{busy.namespace}/idle", "-o", "json").stdout)
     assert (said["relief"], said["target"], said["troubled"]) == (relief * MIB, 350 * MIB, True)
     (line,) = (line for line in said["whyNotMore"] + said["whyNotLess"] if "without waiting for the controller" in line)
@@ -257,11 +257,11 @@ def test_status_is_well_only_when_all_is(cli: Cli, installed: ControlPlane, lead
     assert leader.process.poll() is None
     assert re.match(rf"Controller \S+_{leader.process.pid} leads\n", well.stdout)
     node.add("b", responsive=False)
-    node.report(state="Hard")
+    node.report(state="Scarce")
     ill = json.loads(cli("status", "-o", "json").stdout)
-    assert ill["states"] == {"High": 0, "Soft": 0, "Hard": 1, "Low": 0}
+    assert ill["states"] == {"Ample": 0, "Tight": 0, "Scarce": 1, "Critical": 0}
     assert ill["unresponsive"] == 1
-    assert any(line.startswith(f"node {node.name}: state Hard") for line in ill["attention"])
+    assert any(line.startswith(f"node {node.name}: state Scarce") for line in ill["attention"])
     assert any(f"{node.namespace}/b" in line for line in ill["attention"])
     node.report(age=600)
     assert "its agent has not reported for" in cli("status").stdout
@@ -278,23 +278,23 @@ def test_simulating_tells_what_would_change_and_writes_nothing(
     cli: Cli, installed: ControlPlane, tmp_path: Path
 ) -> None:
     stricter = policies(tmp_path, memory_policy("default", memory={"min": "350Mi"}), {"kind": "ConfigMap"})
-    shown = cli("simulate", "-f", str(stricter))
+    shown = cli("diff", "-f", str(stricter))
     assert shown.returncode == 0, shown.stderr
     assert "MemoryPolicy default changed" in shown.stdout
     line = next(row for row in rows(shown.stdout) if row[1:2] == ["idle"])
     assert "256 MiB → 350 MiB" in line
     assert installed.kubectl("get", "mempol", "default", "--output=jsonpath={.spec.memory.min}") == "50%"
-    assert cli("simulate", "-f", str(stricter), "--fail-on=change").returncode == 3
+    assert cli("diff", "-f", str(stricter), "--fail-on=change").returncode == 3
 
 
 def test_simulating_what_is_there_changes_nothing(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
     same = policies(tmp_path, memory_policy("default"))
-    shown = cli("simulate", "-f", str(tmp_path), "--fail-on=change")
+    shown = cli("diff", "-f", str(tmp_path), "--fail-on=change")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout == f"Nothing would change for {len(busy.vms)} VMs.\n"
     observed = json.loads(
         cli(
-            "simulate",
+            "diff",
             "-f",
             "-",
             "-o",
@@ -309,7 +309,7 @@ def test_simulating_what_is_there_changes_nothing(cli: Cli, busy: FakeNode, tmp_
 
 def test_simulating_minimums_that_do_not_fit_ends_with_3(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
     greedy = policies(tmp_path, memory_policy("default", memory={"min": "100%"}))
-    shown = cli("simulate", "-f", str(greedy), "-o", "json")
+    shown = cli("diff", "-f", str(greedy), "-o", "json")
     assert shown.returncode == 3
     (line,) = (each for each in json.loads(shown.stdout)["nodes"] if each["name"] == busy.name)
     assert (line["shortfallBefore"], line["shortfallAfter"]) == (0, (3 * 512 + 64 - 1200) * MIB)
@@ -324,7 +324,7 @@ def test_processors_are_simulated_as_the_node_is_and_as_it_would_be_when_short(
     node.processors = {"count": 3, "usage": 10, "stall": 0}
     node.report()
     file = policies(tmp_path, processor_policy("cpus", processors={"min": 1}))
-    shown = json.loads(cli("simulate", "-f", str(file), "-o", "json").stdout)
+    shown = json.loads(cli("diff", "-f", str(file), "-o", "json").stdout)
     assert shown["policies"] == [{"kind": "ProcessorPolicy", "name": "cpus", "change": "created"}]
     a, _, idle = (vm["processors"] for vm in shown["virtualMachines"])
     assert (a["now"], a["before"], a["after"], a["shortBefore"], a["shortAfter"]) == (4, 4, 4, 4, 1)
@@ -335,30 +335,30 @@ def test_processors_are_simulated_as_the_node_is_and_as_it_would_be_when_short(
     assert (line["takenAfter"], line["shortTakenBefore"], line["shortTakenAfter"]) == (0, 0, 6)
     node.processors = {"count": 3, "usage": 97, "stall": 61}
     node.report()
-    text = cli("simulate", "-f", str(file)).stdout
+    text = cli("diff", "-f", str(file)).stdout
     header = next(row for row in rows(text) if "CPU POLICY" in row)
     row = dict(zip(header, next(each for each in rows(text) if each[1:2] == ["a"]), strict=True))
     assert (row["BEFORE"], row["AFTER"], row["WHEN SHORT"], row["MIN"]) == ("4", "1", "4 → 1", "- → 1")
     assert installed.kubectl("get", "cpupol", "--output=name") == ""
-    assert cli("simulate", "-f", str(file), "--fail-on=change").returncode == 3
+    assert cli("diff", "-f", str(file), "--fail-on=change").returncode == 3
     installed.apply(processor_policy("cpus", processors={"min": 1}))
-    assert cli("simulate", "-f", str(file), "--fail-on=change").returncode == 0
+    assert cli("diff", "-f", str(file), "--fail-on=change").returncode == 0
     greedy = policies(tmp_path, processor_policy("cpus", processors={"min": "100%"}))
-    refused = cli("simulate", "-f", str(greedy), "-o", "json")
+    refused = cli("diff", "-f", str(greedy), "-o", "json")
     assert refused.returncode == 3
     (line,) = (each["processors"] for each in json.loads(refused.stdout)["nodes"] if each["name"] == node.name)
     assert (line["shortfallBefore"], line["shortfallAfter"]) == (0, 9)
 
 
 def test_policies_for_processors_are_checked(cli: Cli, tmp_path: Path) -> None:
-    broken = cli("simulate", "-f", str(policies(tmp_path, processor_policy("cpus", coolDown="soon"))))
+    broken = cli("diff", "-f", str(policies(tmp_path, processor_policy("cpus", coolDown="soon"))))
     assert broken.returncode == 2
     assert 'The ProcessorPolicy "cpus" is invalid: spec.coolDown' in broken.stderr
 
 
 def test_pruning_lets_go_of_what_the_files_leave_out(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
     other = policies(tmp_path, memory_policy("other", selector={"namespaceSelector": {"matchLabels": {"no": "where"}}}))
-    shown = json.loads(cli("simulate", "-f", str(other), "--prune", "-o", "json").stdout)
+    shown = json.loads(cli("diff", "-f", str(other), "--prune", "-o", "json").stdout)
     assert {each["name"]: each["change"] for each in shown["policies"]} == {"default": "deleted", "other": "created"}
     after = {vm["name"]: vm["after"] for vm in shown["virtualMachines"]}
     assert after == {"busy": 512 * MIB, "idle": 512 * MIB, "lazy": 512 * MIB, "barred": 64 * MIB}

@@ -16,7 +16,7 @@ def lease(holder: str, renewed: str) -> dict[str, object]:
 
 
 LEADS = lease("pod_1", "2025-12-31T23:59:50.000000Z")
-UNINSTALLS = lease("release_pod_3", "2026-01-01T00:00:00Z")
+UNINSTALLS = lease("uninstall_pod_3", "2026-01-01T00:00:00Z")
 DEAD = lease("pod_2", "2025-12-31T23:50:00.000000Z")
 
 

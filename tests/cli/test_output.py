@@ -37,13 +37,13 @@ def shown(monkeypatch: pytest.MonkeyPatch, form: str | None = None, *, terminal:
     monkeypatch.setattr("sys.stdout", screen)
     output = Output.of(form)
     if not output.document(View(node_name="n")):
-        output.table(["NODE", "STATE"], [("n", Cell("Hard", Style.BAD)), ("longer", Cell("High"))])
+        output.table(["NODE", "STATE"], [("n", Cell("Scarce", Style.BAD)), ("longer", Cell("Ample"))])
     return screen.getvalue()
 
 
 def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[31mHard\x1b[0m" in shown(monkeypatch, terminal=True)
-    assert shown(monkeypatch, terminal=False) == "NODE     STATE\nn        Hard\nlonger   High\n"
+    assert shown(monkeypatch, terminal=False) == "NODE     STATE\nn        Scarce\nlonger   Ample\n"
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

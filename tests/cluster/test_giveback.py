@@ -10,7 +10,8 @@ import pytest
 
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.client import UnreachableError
-from kubeballoon.cluster.giveback import Held, held, named, wait
+from kubeballoon.cluster.withdrawal import wait_for_returns
+from kubeballoon.governance.returns import PendingReturn, listed_returns, pending_returns
 from tests.support.waiting import Clock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -26,8 +27,8 @@ def vm(name: str, **report: Any) -> dict[str, Any]:
     return {"uid": name, "namespace": "n", "name": name, "size": "1Gi", "actual": "1Gi", **report}
 
 
-def everything(nodes: list[NodePressure]) -> list[Held]:
-    return held(nodes, NOW, lambda *_: True)
+def everything(nodes: list[NodePressure]) -> list[PendingReturn]:
+    return pending_returns(nodes, NOW, lambda *_: True)
 
 
 @pytest.mark.parametrize(
@@ -55,16 +56,20 @@ def test_a_vm_is_done_when_it_has_everything(report: dict[str, Any], reason: str
 
 def test_a_silent_agent_is_named_where_a_vm_lacks_something() -> None:
     found = everything([node("node", vm("a", actual="512Mi"), vm("b"), observed="2025-12-31T23:50:00Z")])
-    assert named(found) == "n/a on node: has 512 MiB of 1 GiB; its node's agent has not reported for 600s"
+    assert listed_returns(found) == "n/a on node: has 512 MiB of 1 GiB; its node's agent has not reported for 600s"
 
 
 def test_only_those_that_are_meant_are_waited_for() -> None:
     nodes = [node("one", vm("a", target="1Mi"), vm("b", target="1Mi")), node("two", vm("c", target="1Mi"))]
-    assert [each.name for each in held(nodes, NOW, lambda where, report: where == "one" and report.uid != "a")] == ["b"]
+    assert [
+        each.name for each in pending_returns(nodes, NOW, lambda where, report: where == "one" and report.uid != "a")
+    ] == ["b"]
 
 
 def test_only_the_first_of_many_are_named() -> None:
-    lines = named(everything([node("node", *(vm(f"vm-{number}", target="1Mi") for number in range(9)))])).split("; ")
+    lines = listed_returns(
+        everything([node("node", *(vm(f"vm-{number}", target="1Mi") for number in range(9)))])
+    ).split("; ")
     assert len(lines) == 5
     assert lines[-1].endswith(" and 4 more")
 
@@ -75,12 +80,12 @@ LEFT = everything([node("node", vm("a", target="1Mi"))])
 class Looks:
     """What each look finds: the last one's again and again."""
 
-    def __init__(self, *found: list[Held] | UnreachableError) -> None:
+    def __init__(self, *found: list[PendingReturn] | UnreachableError) -> None:
         self.found = list(found)
         self.clock = Clock()
         self.said: list[str] = []
 
-    async def look(self) -> list[Held]:
+    async def look(self) -> list[PendingReturn]:
         """The next."""
         each = self.found.pop(0) if len(self.found) > 1 else self.found[0]
         if isinstance(each, UnreachableError):
@@ -91,9 +96,9 @@ class Looks:
         """Time passes."""
         self.clock.now += seconds
 
-    def wait(self, seconds: float, **options: float) -> Awaitable[list[Held]]:
+    def wait_for_returns(self, seconds: float, **options: float) -> Awaitable[list[PendingReturn]]:
         """Wait so long."""
-        return wait(self.look, self.said.append, seconds, clock=self.clock, sleep=self.sleep, **options)
+        return wait_for_returns(self.look, self.said.append, seconds, clock=self.clock, sleep=self.sleep, **options)
 
 
 async def test_it_ends_when_nobody_lacks_anything() -> None:

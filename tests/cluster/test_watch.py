@@ -12,7 +12,7 @@ from aiohttp import web
 from kubernetes.aio.client import Configuration
 
 from kubeballoon.cluster import client as module
-from kubeballoon.cluster.client import Cluster, UnreachableError
+from kubeballoon.cluster.client import ApiClient, UnreachableError
 from kubeballoon.cluster.reflector import Reflector
 
 PATH = "/apis/example.io/v1/things"
@@ -47,7 +47,7 @@ class FakeServer:
         return response
 
     @asynccontextmanager
-    async def running(self, port: int) -> AsyncIterator[Cluster]:
+    async def running(self, port: int) -> AsyncIterator[ApiClient]:
         """Serve on a port, and have a client of it."""
         application = web.Application()
         application.router.add_get(PATH, self.handle)
@@ -55,7 +55,7 @@ class FakeServer:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         try:
-            async with Cluster(Configuration(host=f"http://127.0.0.1:{port}"), "test") as cluster:
+            async with ApiClient(Configuration(host=f"http://127.0.0.1:{port}"), "test") as cluster:
                 yield cluster
         finally:
             self._end.set()

@@ -10,15 +10,17 @@ import pytest
 
 from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, PROCESSOR_TARGET, REASON
 from kubeballoon.api.v1alpha1 import NodePressure
-from kubeballoon.cluster.announce import Reference
-from kubeballoon.cluster.client import ClusterError, NotFoundError
-from kubeballoon.cluster.snapshot import SILENT, Requested, core_processor_node, core_vm
+from kubeballoon.cluster.client import ApiError, NotFoundError
+from kubeballoon.cluster.events import ObjectReference
+from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.counters import Counters
-from kubeballoon.controller.kinds import MEMORY
-from kubeballoon.controller.round import Rounds
+from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import RESYNC, Scheduler
-from kubeballoon.controller.status import policy_status, tally
-from kubeballoon.controller.world import World
+from kubeballoon.controller.status import count_policies, policy_status
+from kubeballoon.governance.policy_types import MEMORY
+from kubeballoon.governance.reports import SILENT_AFTER
+from kubeballoon.governance.requests import LastRequest
+from kubeballoon.governance.translation import memory_vm, processor_node
 from kubeballoon.metrics import new_registry
 from tests.support.cluster import MIB, Object, memory_policy
 from tests.support.waiting import Clock, soon
@@ -36,7 +38,7 @@ class FakeCluster:
         self.bodies: list[Object] = []
         self.scheduler: Scheduler | None = None
         self.stalls: list[str | None] = []
-        self.refusal: ClusterError | None = None  # of what is applied
+        self.refusal: ApiError | None = None  # of what is applied
 
     async def get(self, path: str) -> Object:
         """There is nothing."""
@@ -71,7 +73,7 @@ def report(observed: datetime, vms: int = 1, version: int = 1, node: str = "n", 
         for index in range(vms)
     ]
     memory = {"total": str(vms * 400 * MIB), "available": str(100 * MIB), "other": "0", "reserve": "0"}
-    status = {"observedAt": observed.isoformat(), "memory": memory, "state": "High", "virtualMachines": guests}
+    status = {"observedAt": observed.isoformat(), "memory": memory, "state": "Ample", "virtualMachines": guests}
     return {"metadata": {"name": node, "uid": node, "resourceVersion": str(version)}, "status": status}
 
 
@@ -82,11 +84,11 @@ class Controller:
         """``announcer`` may be left out where nothing is announced, as on a first round."""
         self.clock = Clock()
         self.cluster = FakeCluster(self.clock, seconds)
-        self.world = World(today=lambda: TODAY)
+        self.world = ClusterState(today=lambda: TODAY)
         self.world.memory.put(memory_policy("all"))
         self.registry = new_registry()
         cluster: Any = self.cluster
-        self.rounds = Rounds(cluster, self.world, announcer, Counters(self.registry), self.clock)
+        self.rounds = RoundRunner(cluster, self.world, announcer, Counters(self.registry), self.clock)
         self.scheduler = Scheduler(cluster, self.world, announcer, self.rounds, self.clock)
 
     async def silent(self) -> bool:
@@ -110,7 +112,7 @@ async def test_an_agent_is_silent_by_the_controller_s_clock_whatever_its_own_say
             report(TODAY + wrong + timedelta(seconds=60 * beat), version=beat), controller.clock()
         )
         assert beat == 1 or not await controller.silent()
-    controller.clock.now += SILENT
+    controller.clock.now += SILENT_AFTER
     assert not await controller.silent()
     controller.clock.now += 1
     assert await controller.silent()
@@ -118,21 +120,21 @@ async def test_an_agent_is_silent_by_the_controller_s_clock_whatever_its_own_say
 
 async def test_the_first_report_s_own_date_tells_whether_its_agent_is_gone() -> None:
     controller = Controller()
-    controller.world.put_node(report(TODAY - timedelta(seconds=SILENT + 1)), controller.clock())
+    controller.world.put_node(report(TODAY - timedelta(seconds=SILENT_AFTER + 1)), controller.clock())
     assert await controller.silent()
 
 
 async def test_a_report_that_is_only_read_again_is_no_sign_of_life() -> None:
     controller = Controller()
     controller.world.put_node(report(TODAY), controller.clock())
-    controller.clock.now += SILENT + 1
+    controller.clock.now += SILENT_AFTER + 1
     controller.world.put_node(report(TODAY, version=2), controller.clock())
     assert await controller.silent()
 
 
 async def test_a_request_that_stays_is_explained_anew_when_its_reason_changes() -> None:
     controller = Controller()
-    cluster, said = controller.cluster, ["High", "High", "Soft", "Soft"]
+    cluster, said = controller.cluster, ["Ample", "Ample", "Tight", "Tight"]
     counts = []
     for version, state in enumerate(said, start=1):
         body = report(TODAY, vms=2, version=version)
@@ -149,8 +151,8 @@ async def test_a_request_that_stays_is_explained_anew_when_its_reason_changes() 
     assert counts == [2, 2, 4, 4]
     first, last = (body["metadata"]["annotations"] for body in (cluster.bodies[0], cluster.bodies[-1]))
     assert first[MEMORY_TARGET] == last[MEMORY_TARGET]
-    assert "node High" in first[REASON]
-    assert "node Soft" in last[REASON]
+    assert "node Ample" in first[REASON]
+    assert "node Tight" in last[REASON]
 
 
 async def test_a_round_of_many_slow_patches_counts_as_alive_while_it_gets_on() -> None:
@@ -189,7 +191,7 @@ async def test_a_round_that_fails_is_told_once_and_costs_no_other_node(caplog: p
     assert fault.startswith("the round of node bad failed: OverflowError")
     assert caplog.text.count(fault) == 1
     assert len(controller.cluster.patches) == 1, "of the node that is well"
-    counts = tally(controller.world, controller.world.memory)["all"]
+    counts = count_policies(controller.world, controller.world.memory)["all"]
     policy = controller.world.memory.policies["all"]
     status = policy_status(MEMORY, policy, counts, controller.rounds.outcomes, TODAY)
     (degraded,) = (condition for condition in status.conditions if condition.type == "Degraded")
@@ -239,7 +241,7 @@ async def test_only_a_round_that_decides_is_a_sign_of_life() -> None:
     await controller.rounds.run("n")
     assert (controller.counted("rounds"), controller.rounds.ended) == ({"failed": 1}, None)
     controller.world.put_node(report(TODAY, version=2), controller.clock())
-    controller.clock.now += SILENT + 1
+    controller.clock.now += SILENT_AFTER + 1
     await controller.rounds.run("n")
     await controller.rounds.run("gone")
     assert (controller.counted("rounds"), controller.rounds.ended) == ({"failed": 1, "silent": 1}, None)
@@ -255,7 +257,7 @@ class Announcer:
     def __init__(self) -> None:
         self.posted: list[tuple[str, str, str, bool]] = []
 
-    async def post(self, about: Reference, reason: str, note: str, *, action: str, warning: bool = False) -> None:
+    async def post(self, about: ObjectReference, reason: str, note: str, *, action: str, warning: bool = False) -> None:
         """Keep it."""
         assert action
         self.posted.append((f"{about.kind}/{about.name}", reason, note, warning))
@@ -264,26 +266,26 @@ class Announcer:
 async def test_a_node_s_change_of_state_is_told_as_an_event() -> None:
     announcer = Announcer()
     controller = Controller(announcer=announcer)
-    for version, state in enumerate(["Low", "Low", "Soft", "High", "Hard"], start=1):
+    for version, state in enumerate(["Critical", "Critical", "Tight", "Ample", "Scarce"], start=1):
         body = report(TODAY, version=version)
         body["status"]["state"] = state
         controller.world.put_node(body, controller.clock())
         await controller.rounds.run("n")
     told = [each for each in announcer.posted if each[0] == "Node/n" and each[1].startswith("Memory")]
     assert [(reason, warning) for _, reason, _, warning in told] == [
-        ("MemorySoft", False),
-        ("MemoryHigh", False),
-        ("MemoryHard", True),
+        ("MemoryTight", False),
+        ("MemoryAmple", False),
+        ("MemoryScarce", True),
     ]
-    assert told[-1][2] == "from High to Hard: 100 MiB of 400 MiB are available"
+    assert told[-1][2] == "from Ample to Scarce: 100 MiB of 400 MiB are available"
 
 
 @pytest.mark.parametrize(
     ("refusal", "result"),
-    [(None, "written"), (NotFoundError("gone"), "gone"), (ClusterError("no"), "failed")],
+    [(None, "written"), (NotFoundError("gone"), "gone"), (ApiError("no"), "failed")],
     ids=["written", "gone", "failed"],
 )
-async def test_the_statuses_that_are_written_are_counted(refusal: ClusterError | None, result: str) -> None:
+async def test_the_statuses_that_are_written_are_counted(refusal: ApiError | None, result: str) -> None:
     controller = Controller()
     controller.cluster.refusal = refusal
     running = asyncio.create_task(controller.scheduler.run())
@@ -293,12 +295,12 @@ async def test_the_statuses_that_are_written_are_counted(refusal: ClusterError |
 
 
 def test_all_policies_that_only_their_names_order_are_in_conflict() -> None:
-    world = World(today=lambda: TODAY)
+    world = ClusterState(today=lambda: TODAY)
     for name in ("a", "b", "c", "d"):
         world.memory.put(memory_policy(name))
     world.memory.put(memory_policy("low", priority=-1))
     world.put_node(report(TODAY), 0.0)
-    counts = tally(world, world.memory)
+    counts = count_policies(world, world.memory)
     said = {}
     for name, policy in world.memory.policies.items():
         conditions = policy_status(MEMORY, policy, counts[name], {}, TODAY).conditions
@@ -313,7 +315,7 @@ def test_dedicated_processors_are_known_from_the_report() -> None:
     body["status"]["processors"] = {"count": 16}
     status = NodePressure.model_validate(body).status
     assert status is not None
-    node = core_processor_node("n", status, lambda _: None, {"u0": Requested(None)})
+    node = processor_node("n", status, lambda _: None, {"u0": LastRequest(None)})
     assert node is not None
     assert node.vms[0].dedicated
 
@@ -327,5 +329,5 @@ def test_what_a_program_claims_counts_when_the_node_has_regained_it(method: str,
     status = NodePressure.model_validate(body).status
     assert status is not None
     (vm,) = status.virtual_machines
-    assert core_vm(vm, None).actual == backed * MIB
+    assert memory_vm(vm, None).actual == backed * MIB
     assert MEMORY.taken(vm) == (512 - backed) * MIB

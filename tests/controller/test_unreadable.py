@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
-from kubeballoon.controller.kinds import MEMORY
-from kubeballoon.controller.world import Book
+from kubeballoon.controller.policy_store import PolicyStore
+from kubeballoon.governance.policy_types import MEMORY
 from tests.support.cluster import FakeNode, Object, condition, get, memory_policy
 from tests.support.waiting import until
 
@@ -71,7 +71,7 @@ def policy(version: int, uid: str = "u", mode: str = "Enforce") -> Object:
 
 
 def test_a_version_that_cannot_be_read_takes_the_place_of_older_ones_only() -> None:
-    book = Book(MEMORY)
+    book = PolicyStore(MEMORY)
     assert book.put(policy(2))
     assert not book.put(policy(1, mode=UNKNOWN)), "it is older"
     assert (set(book.policies), set(book.unread)) == ({"p"}, set())
@@ -84,7 +84,7 @@ def test_a_version_that_cannot_be_read_takes_the_place_of_older_ones_only() -> N
 
 
 def test_one_that_is_deleted_is_forgotten_but_not_its_successor() -> None:
-    book = Book(MEMORY)
+    book = PolicyStore(MEMORY)
     book.put(policy(1, mode=UNKNOWN))
     book.drop("p", "another")
     assert set(book.unread) == {"p"}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from kubeballoon.core.decision import TargetChange
 from kubeballoon.core.entitlement import Claim
-from kubeballoon.core.model import Amount, Change, Course, Mode, Node, Policy, State, VirtualMachine, When
+from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
+from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
 
 MIB = 1 << 20
 
@@ -31,14 +33,14 @@ def claims(draw: st.DrawFn, most: int = 1 << 38, at_most: int = 12) -> list[Clai
     return [draw(claim(f"vm-{index}", most)) for index in range(count)]
 
 
-def policies() -> st.SearchStrategy[Policy]:
+def policies() -> st.SearchStrategy[MemoryTerms]:
     """Policies, with percentages and quantities."""
     amounts = st.one_of(
         st.builds(Amount, percent=st.integers(0, 100)),
         st.builds(Amount, bytes=st.integers(0, 1 << 36)),
     )
     return st.builds(
-        Policy,
+        MemoryTerms,
         name=st.just("p"),
         minimum=amounts,
         maximum=amounts,
@@ -46,16 +48,16 @@ def policies() -> st.SearchStrategy[Policy]:
         shares_per_gib=st.integers(1, 10_000),
         idle_tax=st.integers(0, 99),
         mode=st.sampled_from(Mode),
-        when=st.sampled_from(When),
+        when=st.sampled_from(ReclaimWhen),
     )
 
 
 @st.composite
-def vm(draw: st.DrawFn, uid: str, policy: Policy | None) -> VirtualMachine:
+def vm(draw: st.DrawFn, uid: str, policy: MemoryTerms | None) -> MemoryVM:
     """One VM in any condition."""
     size = draw(st.integers(64 * MIB, 1 << 36))
     excluded, responsive = draw(st.none() | st.just("it has no balloon")), draw(st.booleans())
-    return VirtualMachine(
+    return MemoryVM(
         uid=uid,
         name=f"default/{uid}",
         size=size,
@@ -68,23 +70,23 @@ def vm(draw: st.DrawFn, uid: str, policy: Policy | None) -> VirtualMachine:
         excluded=excluded,
         responsive=responsive,
         policy=policy,
-        last_change=draw(st.none() | st.builds(Change, up=st.booleans(), age=st.floats(0, 600))),
-        course=Course.REQUEST if excluded is None and responsive else draw(st.sampled_from(Course)),
+        last_change=draw(st.none() | st.builds(TargetChange, up=st.booleans(), age=st.floats(0, 600))),
+        agent_action=AgentAction.FOLLOWS if excluded is None and responsive else draw(st.sampled_from(AgentAction)),
     )
 
 
 @st.composite
-def nodes(draw: st.DrawFn) -> Node:
+def nodes(draw: st.DrawFn) -> MemoryNode:
     """One node with VMs in any condition."""
     governing = st.none() | policies()
     vms = tuple(draw(vm(f"vm-{index}", draw(governing))) for index in range(draw(st.integers(0, 6))))
     total = draw(st.integers(0, 1 << 39))
-    return Node(
+    return MemoryNode(
         name="node",
         total=total,
         available=draw(st.integers(0, total)),
         other=draw(st.integers(0, total)),
         reserve=draw(st.integers(0, total)),
-        state=draw(st.sampled_from(State)),
+        state=draw(st.sampled_from(NodeState)),
         vms=vms,
     )

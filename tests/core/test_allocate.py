@@ -9,41 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.allocate import allocate
-from kubeballoon.core.model import (
-    Amount,
-    Change,
-    Course,
-    Decision,
-    Mode,
-    Node,
-    Plan,
-    Policy,
-    Reason,
-    State,
-    VirtualMachine,
-    When,
-)
+from kubeballoon.core.decision import DecisionReason, TargetChange
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.model import Amount, MemoryDecision, MemoryNode, MemoryPlan, MemoryTerms, MemoryVM
+from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
 from tests.core.strategies import nodes
 
 GIB = 1 << 30
 MIB = 1 << 20
-POLICY = Policy("p", minimum=Amount(percent=25), headroom=Amount(percent=10))
+POLICY = MemoryTerms("p", minimum=Amount(percent=25), headroom=Amount(percent=10))
 
 
-def vm(uid: str, *, need: int | None = GIB, size: int = 4 * GIB, policy: Policy | None = POLICY) -> VirtualMachine:
-    return VirtualMachine(uid=uid, name=f"default/{uid}", size=size, actual=size, need=need, policy=policy)
+def vm(uid: str, *, need: int | None = GIB, size: int = 4 * GIB, policy: MemoryTerms | None = POLICY) -> MemoryVM:
+    return MemoryVM(uid=uid, name=f"default/{uid}", size=size, actual=size, need=need, policy=policy)
 
 
-def node(*vms: VirtualMachine, capacity: int = 8 * GIB, state: State = State.HIGH) -> Node:
-    return Node("node", total=capacity + GIB, available=4 * GIB, other=0, reserve=GIB, state=state, vms=vms)
+def node(*vms: MemoryVM, capacity: int = 8 * GIB, state: NodeState = NodeState.AMPLE) -> MemoryNode:
+    return MemoryNode("node", total=capacity + GIB, available=4 * GIB, other=0, reserve=GIB, state=state, vms=vms)
 
 
-def decision(plan: Plan, uid: str) -> Decision:
+def decision(plan: MemoryPlan, uid: str) -> MemoryDecision:
     return next(decision for decision in plan.decisions if decision.vm.uid == uid)
 
 
-def follow(before: Node, plan: Plan) -> Node:
+def follow(before: MemoryNode, plan: MemoryPlan) -> MemoryNode:
     """The node once every guest has followed its request."""
     vms = tuple(
         each.vm
@@ -54,38 +43,38 @@ def follow(before: Node, plan: Plan) -> Node:
             target=each.target,
             last_change=each.vm.last_change
             if each.vm.target in (None, each.target)
-            else Change(up=each.target > (each.vm.target or 0), age=0),
+            else TargetChange(up=each.target > (each.vm.target or 0), age=0),
         )
         for each in plan.decisions
     )
     return replace(before, vms=vms)
 
 
-def settle(before: Node, rounds: int = 20) -> Node:
+def settle(before: MemoryNode, rounds: int = 20) -> MemoryNode:
     for _ in range(rounds):
-        before = follow(before, allocate(before))
+        before = follow(before, allocate_memory(before))
     return before
 
 
 @given(nodes())
-def test_each_vm_gets_one_decision_in_order_with_words(drawn: Node) -> None:
-    plan = allocate(drawn)
+def test_each_vm_gets_one_decision_in_order_with_words(drawn: MemoryNode) -> None:
+    plan = allocate_memory(drawn)
     assert [each.vm for each in plan.decisions] == list(drawn.vms)
     assert all(each.message for each in plan.decisions)
 
 
 @given(nodes())
-def test_no_target_is_below_the_minimum_or_above_the_maximum(drawn: Node) -> None:
-    for each in allocate(drawn).decisions:
+def test_no_target_is_below_the_minimum_or_above_the_maximum(drawn: MemoryNode) -> None:
+    for each in allocate_memory(drawn).decisions:
         if each.target is not None:
             assert each.vm.minimum <= each.target
             assert each.target <= each.vm.maximum or each.target == each.vm.target
-            assert each.target <= each.vm.maximum or each.reason not in (*_DIVIDED, Reason.NOT_UNDER_PRESSURE)
+            assert each.target <= each.vm.maximum or each.reason not in (*_DIVIDED, DecisionReason.NOT_UNDER_PRESSURE)
 
 
 @given(nodes())
-def test_a_grant_never_exceeds_what_is_free(drawn: Node) -> None:
-    plan = allocate(drawn)
+def test_a_grant_never_exceeds_what_is_free(drawn: MemoryNode) -> None:
+    plan = allocate_memory(drawn)
     moved = [each for each in plan.decisions if each.reason in _DIVIDED and each.target is not None]
     before = sum(max(each.vm.held, each.vm.minimum) for each in moved)
     after = sum(max(each.vm.actual, each.target or 0) for each in moved)
@@ -93,35 +82,35 @@ def test_a_grant_never_exceeds_what_is_free(drawn: Node) -> None:
 
 
 @given(nodes())
-def test_targets_together_never_exceed_what_the_vms_share_or_their_minimums(drawn: Node) -> None:
-    plan = allocate(drawn)
+def test_targets_together_never_exceed_what_the_vms_share_or_their_minimums(drawn: MemoryNode) -> None:
+    plan = allocate_memory(drawn)
     shared = [each for each in plan.decisions if each.reason in _DIVIDED and each.target is not None]
     assert sum(each.target or 0 for each in shared) <= max(plan.capacity, sum(each.vm.minimum for each in shared))
 
 
-_DIVIDED = (Reason.SATISFIED, Reason.RECLAIMED, Reason.AT_MINIMUM, Reason.WAITING)
+_DIVIDED = (DecisionReason.SATISFIED, DecisionReason.RECLAIMED, DecisionReason.AT_MINIMUM, DecisionReason.WAITING)
 
 
 @given(nodes())
-def test_vms_that_are_left_alone_carry_no_new_target(drawn: Node) -> None:
-    for each in allocate(drawn).decisions:
+def test_vms_that_are_left_alone_carry_no_new_target(drawn: MemoryNode) -> None:
+    for each in allocate_memory(drawn).decisions:
         if each.vm.policy is None or each.vm.excluded is not None or each.vm.policy.mode is Mode.OBSERVE:
             assert each.target is None
         elif not each.vm.responsive or each.vm.need is None:
             assert each.target == (None if each.vm.target is None else max(each.vm.target, each.vm.minimum))
 
 
-def grows_to(each: Decision) -> int:
+def grows_to(each: MemoryDecision) -> int:
     """What the VM's agent will leave it, once guests have followed."""
     vm = each.vm
-    if vm.course is Course.WHOLE or (vm.course is Course.REQUEST and each.target is None):
+    if vm.agent_action is AgentAction.RETURNS_ALL or (vm.agent_action is AgentAction.FOLLOWS and each.target is None):
         return vm.size
-    return vm.actual if vm.course is Course.STAYS or each.target is None else each.target
+    return vm.actual if vm.agent_action is AgentAction.HOLDS or each.target is None else each.target
 
 
 @given(nodes())
-def test_what_goes_back_to_a_vm_is_nobody_else_s_and_what_does_not_fit_is_the_risk(drawn: Node) -> None:
-    plan = allocate(drawn)
+def test_what_goes_back_to_a_vm_is_nobody_else_s_and_what_does_not_fit_is_the_risk(drawn: MemoryNode) -> None:
+    plan = allocate_memory(drawn)
     aside = sum(grows_to(each) for each in plan.decisions if each.target is None)
     assert plan.capacity <= max(0, drawn.capacity - aside)
     assert plan.risk >= sum(map(grows_to, plan.decisions)) - drawn.capacity
@@ -134,48 +123,52 @@ def test_what_goes_back_to_a_vm_is_nobody_else_s_and_what_does_not_fit_is_the_ri
         {"excluded": "its owner excluded it"},
         {"policy": replace(POLICY, mode=Mode.OBSERVE)},
         {"target": None, "need": None},
-        {"responsive": False, "course": Course.WHOLE},
+        {"responsive": False, "course": AgentAction.RETURNS_ALL},
     ],
     ids=["without policy", "excluded", "observed", "new, its need not known", "being resized"],
 )
 def test_a_vm_that_is_given_its_memory_back_counts_as_whole_at_once(leaves: dict[str, Any]) -> None:
     given_back = replace(vm("a"), actual=GIB, **{"target": GIB, **leaves})
-    plan = allocate(node(given_back, vm("b"), capacity=6 * GIB))
+    plan = allocate_memory(node(given_back, vm("b"), capacity=6 * GIB))
     assert decision(plan, "b").target == pytest.approx(2 * GIB, rel=0.03)
     assert plan.risk == 0
-    assert allocate(node(given_back, vm("b"), capacity=4 * GIB)).risk == GIB, "b's minimum does not fit beside it"
+    assert allocate_memory(node(given_back, vm("b"), capacity=4 * GIB)).risk == GIB, (
+        "b's minimum does not fit beside it"
+    )
 
 
 @pytest.mark.parametrize("leaves", [{"excluded": "it has no balloon"}, {"responsive": False}, {"policy": None}])
 def test_a_vm_that_its_agent_leaves_as_it_is_counts_as_what_it_holds(leaves: dict[str, Any]) -> None:
-    left = replace(vm("a"), actual=GIB, target=GIB, course=Course.STAYS, **leaves)
-    assert decision(allocate(node(left, vm("b"), capacity=4 * GIB)), "b").target == pytest.approx(3 * GIB, rel=0.01)
+    left = replace(vm("a"), actual=GIB, target=GIB, agent_action=AgentAction.HOLDS, **leaves)
+    assert decision(allocate_memory(node(left, vm("b"), capacity=4 * GIB)), "b").target == pytest.approx(
+        3 * GIB, rel=0.01
+    )
 
 
 @given(nodes())
-def test_without_pressure_no_more_is_given_back_than_is_free(drawn: Node) -> None:
-    calm = replace(drawn, state=State.HIGH)
+def test_without_pressure_no_more_is_given_back_than_is_free(drawn: MemoryNode) -> None:
+    calm = replace(drawn, state=NodeState.AMPLE)
     given_back = [
         max(0, (each.target or 0) - max(each.vm.held, each.vm.minimum))
-        for each in allocate(calm).decisions
-        if each.reason is Reason.NOT_UNDER_PRESSURE
+        for each in allocate_memory(calm).decisions
+        if each.reason is DecisionReason.NOT_UNDER_PRESSURE
     ]
     assert sum(given_back) <= max(0, calm.available - calm.reserve)
 
 
 def test_without_pressure_a_little_that_is_free_moves_nobody() -> None:
-    patient = replace(POLICY, when=When.UNDER_PRESSURE)
+    patient = replace(POLICY, when=ReclaimWhen.UNDER_PRESSURE)
     vms = [replace(vm(name, policy=patient), actual=2 * GIB, target=2 * GIB) for name in "abc"]
     nearly = replace(node(*vms), available=GIB + 3)
-    assert [each.target for each in allocate(nearly).decisions] == [2 * GIB] * 3
-    turning = [replace(each, last_change=Change(up=False, age=1)) for each in vms]
-    assert [each.target for each in allocate(node(*turning)).decisions] == [2 * GIB] * 3
+    assert [each.target for each in allocate_memory(nearly).decisions] == [2 * GIB] * 3
+    turning = [replace(each, last_change=TargetChange(up=False, age=1)) for each in vms]
+    assert [each.target for each in allocate_memory(node(*turning)).decisions] == [2 * GIB] * 3
 
 
 def test_a_minimum_that_was_raised_by_a_little_is_had_at_once() -> None:
     raised = replace(POLICY, minimum=Amount(bytes=2 * GIB + 40 * MIB))
     vms = [replace(vm(name, policy=raised), actual=2 * GIB, target=2 * GIB) for name in "abcd"]
-    for each in allocate(node(*vms, capacity=9 * GIB)).decisions:
+    for each in allocate_memory(node(*vms, capacity=9 * GIB)).decisions:
         assert (each.target or 0) >= 2 * GIB + 40 * MIB
 
 
@@ -183,25 +176,25 @@ def test_the_minimum_of_a_vm_that_does_not_follow_counts() -> None:
     high = replace(POLICY, minimum=Amount(percent=75))
     vms = [replace(vm(name, policy=high), actual=2 * GIB, target=2 * GIB) for name in "abc"]
     vms[1] = replace(vms[1], responsive=False)
-    plan = allocate(node(*vms))
+    plan = allocate_memory(node(*vms))
     assert plan.shortfall == GIB
     assert decision(plan, "b").target == 3 * GIB
 
 
 def test_vms_that_fit_have_all_of_their_memory() -> None:
-    plan = allocate(node(vm("a"), vm("b")))
+    plan = allocate_memory(node(vm("a"), vm("b")))
     assert [each.target for each in plan.decisions] == [4 * GIB, 4 * GIB]
-    assert {each.reason for each in plan.decisions} == {Reason.SATISFIED}
+    assert {each.reason for each in plan.decisions} == {DecisionReason.SATISFIED}
 
 
 def test_an_overcommitted_node_takes_idle_memory_until_its_vms_fit() -> None:
-    plan = allocate(node(vm("a"), vm("b"), vm("c"), vm("d", need=3 * GIB)))
+    plan = allocate_memory(node(vm("a"), vm("b"), vm("c"), vm("d", need=3 * GIB)))
     assert sum(each.target or 0 for each in plan.decisions) <= 8 * GIB
     assert "taxed at 75 %" in decision(plan, "a").message
 
 
-@pytest.mark.parametrize("state", [State.HIGH, State.SOFT])
-def test_nobody_is_taken_below_its_demand_while_another_has_idle_memory(state: State) -> None:
+@pytest.mark.parametrize("state", [NodeState.AMPLE, NodeState.TIGHT])
+def test_nobody_is_taken_below_its_demand_while_another_has_idle_memory(state: NodeState) -> None:
     busy = vm("busy", need=3 * GIB)
     settled = settle(node(busy, vm("idle"), vm("idle-too"), state=state))
     assert settled.vms[0].actual >= (busy.demand or 0)
@@ -210,7 +203,7 @@ def test_nobody_is_taken_below_its_demand_while_another_has_idle_memory(state: S
 def test_in_hard_only_minimums_hold() -> None:
     light = replace(POLICY, shares_per_gib=1)
     settled = settle(
-        node(vm("light", need=3 * GIB, policy=light), vm("a"), vm("b"), capacity=6 * GIB, state=State.HARD)
+        node(vm("light", need=3 * GIB, policy=light), vm("a"), vm("b"), capacity=6 * GIB, state=NodeState.SCARCE)
     )
     assert GIB <= settled.vms[0].actual < 3 * GIB
 
@@ -224,31 +217,31 @@ def test_when_demands_do_not_fit_nobody_gets_more_than_its_demand() -> None:
 def test_first_take_then_give() -> None:
     start = settle(node(vm("a"), vm("b"), vm("c")))
     hungry = replace(start, vms=(replace(start.vms[0], need=3 * GIB), *start.vms[1:]))
-    first = allocate(hungry)
-    assert decision(first, "a").reason is Reason.WAITING
+    first = allocate_memory(hungry)
+    assert decision(first, "a").reason is DecisionReason.WAITING
     assert decision(first, "b").target is not None
     assert (decision(first, "b").target or 0) < start.vms[1].actual
-    second = allocate(follow(hungry, first))
+    second = allocate_memory(follow(hungry, first))
     assert (decision(second, "a").target or 0) > (decision(first, "a").target or 0)
 
 
 def test_a_fixed_load_settles_and_stays() -> None:
     settled = settle(node(vm("a", need=3 * GIB), vm("b"), vm("c", need=2 * GIB), vm("d", size=2 * GIB)))
-    again = allocate(settled)
+    again = allocate_memory(settled)
     assert [each.target for each in again.decisions] == [each.target for each in settled.vms]
 
 
 def test_a_change_within_the_dead_band_is_not_made() -> None:
     settled = settle(node(vm("a"), vm("b"), vm("c")))
     nudged = replace(settled, vms=(replace(settled.vms[0], need=GIB + 8 * MIB), *settled.vms[1:]))
-    assert [each.target for each in allocate(nudged).decisions] == [each.target for each in settled.vms]
+    assert [each.target for each in allocate_memory(nudged).decisions] == [each.target for each in settled.vms]
 
 
 @given(st.integers(-32 * MIB, 32 * MIB))
 def test_a_node_that_needs_a_little_more_or_less_for_itself_moves_nobody(change: int) -> None:
     settled = settle(replace(node(vm("a"), vm("b"), vm("c")), other=64 * MIB))
     wavering = replace(settled, other=settled.other + change)
-    assert [each.target for each in allocate(wavering).decisions] == [each.target for each in settled.vms]
+    assert [each.target for each in allocate_memory(wavering).decisions] == [each.target for each in settled.vms]
 
 
 def test_what_is_in_use_comes_before_what_the_past_asks_for() -> None:
@@ -263,14 +256,14 @@ def test_headroom_rests_while_working_sets_fit_and_demands_do_not() -> None:
     assert sum(each.demand for each in settled.vms) > 8 * GIB
     for need in (2.45, 2.35, 2.42):
         busier = replace(settled, vms=(*settled.vms[:2], replace(settled.vms[2], need=int(need * GIB))))
-        assert [each.target for each in allocate(busier).decisions] == [each.target for each in settled.vms]
+        assert [each.target for each in allocate_memory(busier).decisions] == [each.target for each in settled.vms]
 
 
 def test_idle_memory_does_not_follow_every_change_of_another_s_demand() -> None:
     settled = settle(node(vm("a"), vm("b"), vm("c"), vm("d")))
     for need in (1.2, 1.0, 1.3, 1.1):
         busier = replace(settled, vms=(replace(settled.vms[0], need=int(need * GIB)), *settled.vms[1:]))
-        assert [each.target for each in allocate(busier).decisions] == [each.target for each in settled.vms]
+        assert [each.target for each in allocate_memory(busier).decisions] == [each.target for each in settled.vms]
 
 
 def test_idle_memory_far_off_its_fair_share_is_divided_anew_though_nobody_needs_it() -> None:
@@ -284,10 +277,10 @@ def test_what_is_off_by_less_is_put_right_once_it_has_stood_for_a_while() -> Non
     held = {"a": 2.2, "b": 1.9, "c": 1.9, "d": 2.0}
     vms = [replace(vm(name), actual=int(gib * GIB), target=int(gib * GIB)) for name, gib in held.items()]
     lately, long_ago = (
-        node(*(replace(each, last_change=Change(up=True, age=age)) for each in vms)) for age in (30.0, 3600.0)
+        node(*(replace(each, last_change=TargetChange(up=True, age=age)) for each in vms)) for age in (30.0, 3600.0)
     )
-    assert decision(allocate(lately), "a").target == vms[0].target
-    fair = decision(allocate(long_ago), "a")
+    assert decision(allocate_memory(lately), "a").target == vms[0].target
+    fair = decision(allocate_memory(long_ago), "a")
     assert fair.target == fair.entitlement <= 2 * GIB
 
 
@@ -295,25 +288,27 @@ def test_what_one_needs_is_taken_from_as_few_as_can_be() -> None:
     held = {"a": 2.25, "b": 1.55, "c": 1.85, "d": 2.35}
     vms = [replace(vm(name), actual=int(gib * GIB), target=int(gib * GIB)) for name, gib in held.items()]
     vms[3] = replace(vms[3], need=int(2.2 * GIB))
-    plan = allocate(node(*vms))
+    plan = allocate_memory(node(*vms))
     assert [each.vm.uid for each in plan.decisions if (each.target or 0) < each.vm.actual] == ["a"]
-    assert (decision(allocate(follow(node(*vms), plan)), "d").target or 0) > vms[3].actual
+    assert (decision(allocate_memory(follow(node(*vms), plan)), "d").target or 0) > vms[3].actual
 
 
 def test_a_target_does_not_turn_within_the_cool_down() -> None:
     settled = settle(node(vm("a"), vm("b"), vm("c"), vm("d")))
-    lowered = tuple(replace(each, last_change=Change(up=False, age=10)) for each in settled.vms[:3])
+    lowered = tuple(replace(each, last_change=TargetChange(up=False, age=10)) for each in settled.vms[:3])
     gone = replace(settled, vms=lowered)
-    assert [each.target for each in allocate(gone).decisions] == [each.target for each in lowered]
-    later = tuple(replace(each, last_change=Change(up=False, age=61)) for each in lowered)
-    assert all((each.target or 0) > (each.vm.target or 0) for each in allocate(replace(gone, vms=later)).decisions)
+    assert [each.target for each in allocate_memory(gone).decisions] == [each.target for each in lowered]
+    later = tuple(replace(each, last_change=TargetChange(up=False, age=61)) for each in lowered)
+    assert all(
+        (each.target or 0) > (each.vm.target or 0) for each in allocate_memory(replace(gone, vms=later)).decisions
+    )
 
 
 def test_a_guest_in_need_does_not_wait_for_the_cool_down() -> None:
     settled = settle(node(vm("a"), vm("b"), vm("c")))
-    hungry = replace(settled.vms[0], need=3 * GIB, last_change=Change(up=False, age=1))
-    others = tuple(replace(each, last_change=Change(up=True, age=1)) for each in settled.vms[1:])
-    plan = allocate(replace(settled, vms=(hungry, *others)))
+    hungry = replace(settled.vms[0], need=3 * GIB, last_change=TargetChange(up=False, age=1))
+    others = tuple(replace(each, last_change=TargetChange(up=True, age=1)) for each in settled.vms[1:])
+    plan = allocate_memory(replace(settled, vms=(hungry, *others)))
     assert all((each.target or 0) < (each.vm.target or 0) for each in plan.decisions[1:])
 
 
@@ -322,12 +317,12 @@ def test_a_stuck_vm_does_not_make_the_others_swing() -> None:
     settled = settle(node(stuck, vm("a"), vm("b"), vm("c", need=2 * GIB)))
     targets = [each.target for each in settled.vms]
     for _ in range(5):
-        settled = follow(settled, allocate(settled))
+        settled = follow(settled, allocate_memory(settled))
         assert [each.target for each in settled.vms] == targets
 
 
 def test_minimums_that_do_not_fit_are_kept_and_reported() -> None:
-    plan = allocate(node(vm("a"), vm("b"), vm("c"), capacity=2 * GIB))
+    plan = allocate_memory(node(vm("a"), vm("b"), vm("c"), capacity=2 * GIB))
     assert plan.shortfall == GIB
     assert all(each.target == GIB for each in plan.decisions)
     assert sum(each.entitlement for each in plan.decisions) == 2 * GIB
@@ -335,27 +330,27 @@ def test_minimums_that_do_not_fit_are_kept_and_reported() -> None:
 
 def test_observed_vms_are_told_what_would_be_and_nobody_pays_for_it() -> None:
     watched = vm("watched", policy=replace(POLICY, mode=Mode.OBSERVE))
-    plan = allocate(node(watched, vm("a"), vm("b")))
+    plan = allocate_memory(node(watched, vm("a"), vm("b")))
     assert decision(plan, "watched").target is None
     assert "reclaimed" in decision(plan, "watched").message
     assert sum(each.target or 0 for each in plan.decisions) <= 4 * GIB
 
 
 def test_under_pressure_vms_keep_their_maximum_until_the_node_leaves_high() -> None:
-    patient = replace(POLICY, when=When.UNDER_PRESSURE)
+    patient = replace(POLICY, when=ReclaimWhen.UNDER_PRESSURE)
     vms = tuple(vm(name, policy=patient) for name in "abc")
-    plan = allocate(node(*vms))
+    plan = allocate_memory(node(*vms))
     assert [each.target for each in plan.decisions] == [4 * GIB] * 3
     assert plan.risk == 4 * GIB
-    soft = allocate(node(*vms, state=State.SOFT))
+    soft = allocate_memory(node(*vms, state=NodeState.TIGHT))
     assert sum(each.target or 0 for each in soft.decisions) <= 8 * GIB
     assert soft.risk == 0
 
 
 def test_unknown_need_is_no_guess() -> None:
-    plan = allocate(node(vm("unknown", need=None), vm("a"), vm("b")))
+    plan = allocate_memory(node(vm("unknown", need=None), vm("a"), vm("b")))
     unknown = decision(plan, "unknown")
-    assert unknown.reason is Reason.DEMAND_UNKNOWN
+    assert unknown.reason is DecisionReason.DEMAND_UNKNOWN
     assert unknown.target is None
     assert "no fresh guest statistics" in unknown.message
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.demand import GuestStatistics, Need, Ruler, present_need, update
+from kubeballoon.core.memory.demand import BalloonCalibration, GuestStatistics, Need, present_need, update
 
 MIB = 1 << 20
 WINDOW = 300.0
@@ -48,7 +48,7 @@ def test_an_old_sample_changes_nothing() -> None:
 
 def test_with_autodeflate_a_balloon_that_inflates_is_no_demand() -> None:
     """There `available` stays, whatever the balloon does."""
-    ruler, actual, held = Ruler(), SIZE, SIZE
+    ruler, actual, held = BalloonCalibration(), SIZE, SIZE
     needs: list[int] = []
     for second in range(40):
         for tick in range(5):
@@ -78,7 +78,7 @@ def test_a_clock_that_was_set_back_begins_the_estimate_anew() -> None:
 
 def test_a_ruler_measures_on_after_the_clock_was_set_back() -> None:
     first = stats(100 * MIB, 7200)
-    ruler = Ruler().look(first, SIZE, 7200)
+    ruler = BalloonCalibration().look(first, SIZE, 7200)
     second = first._replace(updated=15, available=900 * MIB)
     ruler = ruler.look(second, SIZE, 10).look(second, SIZE, 20)
     assert ruler.measure(second) is not None
@@ -129,7 +129,7 @@ def test_a_guest_without_memavailable_is_measured_by_free_memory_and_caches() ->
 def test_the_ruler_measures_what_a_guest_held_when_it_reported() -> None:
     size, kernel = 512 * MIB, 42 * MIB
     report = GuestStatistics(actual=size, updated=10, available=size - kernel, usable=400 * MIB)
-    ruler = Ruler().look(report, size, 8.0).look(report, size, 10.5)
+    ruler = BalloonCalibration().look(report, size, 8.0).look(report, size, 10.5)
     # The balloon is set to 200 MiB; the guest's report is still the one from before.
     moved = report._replace(actual=200 * MIB)
     ruler = ruler.look(moved, size, 11.0)
@@ -143,4 +143,4 @@ def test_the_ruler_measures_what_a_guest_held_when_it_reported() -> None:
 
 def test_the_ruler_says_nothing_before_a_report_beside_a_still_balloon() -> None:
     report = GuestStatistics(actual=200 * MIB, updated=10, available=150 * MIB, usable=50 * MIB)
-    assert Ruler().look(report, 512 * MIB, 12.0).measure(report) is None
+    assert BalloonCalibration().look(report, 512 * MIB, 12.0).measure(report) is None

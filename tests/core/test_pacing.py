@@ -5,15 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.guard import FLOOR, clamp
-from kubeballoon.core.pacing import (
+from kubeballoon.core.memory.guard import FLOOR, clamp
+from kubeballoon.core.memory.pacing import (
     AHEAD,
     FIRST_RATE,
     PATIENCE,
     RETRY,
     TOLERANCE,
+    BalloonSample,
     Pace,
-    Sample,
     advance,
     most_off,
 )
@@ -30,7 +30,7 @@ def drive(
     pace, held, asked, at = Pace(), start, start, 0.0
     looks = []
     for _ in range(limit):
-        pace, request = advance(pace, Sample(held, at, spare=held), goal, max_rate)
+        pace, request = advance(pace, BalloonSample(held, at, spare=held), goal, max_rate)
         asked = asked if request is None else request
         looks.append((held, request))
         assert pace.responsive
@@ -42,7 +42,7 @@ def drive(
 
 
 def test_the_first_step_is_small() -> None:
-    _, request = advance(Pace(), Sample(4 * GIB, 0.0, spare=GIB), GIB)
+    _, request = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
     assert request == 4 * GIB - int(FIRST_RATE * AHEAD)
 
 
@@ -58,14 +58,14 @@ def test_a_quick_guest_is_quickly_done() -> None:
 
 
 def test_memory_is_given_at_once() -> None:
-    pace, request = advance(Pace(), Sample(GIB, 0.0), 4 * GIB)
+    pace, request = advance(Pace(), BalloonSample(GIB, 0.0), 4 * GIB)
     assert request == 4 * GIB
-    assert advance(pace, Sample(4 * GIB, 0.2), 4 * GIB)[1] is None
+    assert advance(pace, BalloonSample(4 * GIB, 0.2), 4 * GIB)[1] is None
 
 
 def test_a_balloon_at_its_goal_is_left_alone_by_a_new_agent() -> None:
-    assert advance(Pace(), Sample(2 * GIB, 0.0), 2 * GIB)[1] is None
-    assert advance(Pace(), Sample(2 * GIB + TOLERANCE // 2, 0.0), 2 * GIB)[1] is None
+    assert advance(Pace(), BalloonSample(2 * GIB, 0.0), 2 * GIB)[1] is None
+    assert advance(Pace(), BalloonSample(2 * GIB + TOLERANCE // 2, 0.0), 2 * GIB)[1] is None
 
 
 @given(st.integers(FLOOR, 64 * GIB), st.floats(-1, 1), st.floats(0.3, 1))
@@ -73,7 +73,7 @@ def test_a_balloon_that_is_a_little_off_follows_and_is_left_alone(size: int, off
     error, goal, held, pace = int(off * most_off(size)), int(part * size), size, Pace()
     requests = []
     for look in range(1000):
-        sample = Sample(held, look * 0.2, spare=held, off=most_off(size))
+        sample = BalloonSample(held, look * 0.2, spare=held, off=most_off(size))
         pace, request = advance(pace, sample, goal)
         assert pace.responsive
         if request is not None:
@@ -87,8 +87,8 @@ def test_a_balloon_that_is_a_little_off_follows_and_is_left_alone(size: int, off
 def test_a_balloon_that_is_off_is_not_given_memory_by_a_small_step_down() -> None:
     off = most_off(4 * GIB)
     slow = Pace(rate=float(4 * MIB), asked=2 * GIB)
-    pace, _ = advance(slow, Sample(2 * GIB + 5 * MIB, 0.0, spare=GIB, off=off), 2 * GIB)
-    _, request = advance(pace, Sample(2 * GIB + 5 * MIB, 10.0, spare=GIB, off=off), GIB)
+    pace, _ = advance(slow, BalloonSample(2 * GIB + 5 * MIB, 0.0, spare=GIB, off=off), 2 * GIB)
+    _, request = advance(pace, BalloonSample(2 * GIB + 5 * MIB, 10.0, spare=GIB, off=off), GIB)
     assert request is not None
     assert request < 2 * GIB
 
@@ -96,18 +96,18 @@ def test_a_balloon_that_is_off_is_not_given_memory_by_a_small_step_down() -> Non
 def test_a_balloon_that_is_off_goes_on_to_another_goal() -> None:
     off = most_off(4 * GIB)
     pace = Pace(arrived=2 * GIB)
-    assert advance(pace, Sample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB)[1] is None
-    assert advance(pace, Sample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB - off)[1] == 2 * GIB - off
-    assert advance(pace, Sample(2 * GIB + off, 0.0, spare=GIB, off=off), 4 * GIB)[1] == 4 * GIB
+    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB)[1] is None
+    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB - off)[1] == 2 * GIB - off
+    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 4 * GIB)[1] == 4 * GIB
 
 
 def test_the_policy_can_only_slow_it() -> None:
-    _, request = advance(Pace(), Sample(4 * GIB, 0.0, spare=GIB), GIB, max_rate=8 * MIB)
+    _, request = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB, max_rate=8 * MIB)
     assert request == 4 * GIB - 8 * MIB
 
 
 def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
-    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=0), GIB)
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=0), GIB)
     assert request is None
     assert pace.responsive
 
@@ -128,40 +128,40 @@ def test_a_slow_guest_is_not_taken_for_one_that_does_not_follow(speed: float) ->
 
 def test_memory_is_given_back_to_a_guest_that_was_given_up() -> None:
     stuck = Pace(retry=RETRY, progress=0.0, held=GIB, mark=GIB)
-    assert advance(stuck, Sample(GIB, 1.0, spare=GIB // 2), GIB // 2)[1] is None
-    assert advance(stuck, Sample(GIB, 1.0, spare=GIB // 2), 2 * GIB)[1] == 2 * GIB
+    assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), GIB // 2)[1] is None
+    assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), 2 * GIB)[1] == 2 * GIB
 
 
 def test_a_balloon_that_others_moved_is_asked_again() -> None:
-    pace, request = advance(Pace(), Sample(GIB, 0.0, spare=GIB), GIB - 16 * MIB)
+    pace, request = advance(Pace(), BalloonSample(GIB, 0.0, spare=GIB), GIB - 16 * MIB)
     assert request == GIB - 16 * MIB
-    pace, request = advance(pace, Sample(GIB - 16 * MIB, 0.2, spare=GIB), GIB - 16 * MIB)
+    pace, request = advance(pace, BalloonSample(GIB - 16 * MIB, 0.2, spare=GIB), GIB - 16 * MIB)
     assert request is None
-    assert advance(pace, Sample(GIB, 5.0, spare=GIB), GIB - 16 * MIB)[1] == GIB - 16 * MIB
+    assert advance(pace, BalloonSample(GIB, 5.0, spare=GIB), GIB - 16 * MIB)[1] == GIB - 16 * MIB
 
 
 def test_nothing_is_asked_of_a_guest_whose_statistics_are_missing() -> None:
-    pace, request = advance(Pace(), Sample(2 * GIB, 0.0), GIB)
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0), GIB)
     assert request is None
-    assert advance(pace, Sample(2 * GIB, 1.0), 3 * GIB)[1] == 3 * GIB, "but it is given what it is to have"
+    assert advance(pace, BalloonSample(2 * GIB, 1.0), 3 * GIB)[1] == 3 * GIB, "but it is given what it is to have"
 
 
 def test_a_guest_in_trouble_is_asked_no_further() -> None:
-    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=GIB), GIB)
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=GIB), GIB)
     assert request is not None
     held = request + 16 * MIB
-    pace, request = advance(pace, Sample(held, 0.2, spare=GIB, troubled=True), GIB)
+    pace, request = advance(pace, BalloonSample(held, 0.2, spare=GIB, troubled=True), GIB)
     assert request == held, "what was asked before is withdrawn"
     assert pace.rate < FIRST_RATE * 5
-    assert advance(pace, Sample(held, 0.4, spare=GIB, troubled=True), GIB)[1] is None
+    assert advance(pace, BalloonSample(held, 0.4, spare=GIB, troubled=True), GIB)[1] is None
 
 
 def test_a_request_is_withdrawn_when_the_guest_has_no_more_to_give() -> None:
-    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=GIB), GIB)
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=GIB), GIB)
     assert request is not None
     held = request + 20 * MIB
     for look in range(1, 200):
-        pace, request = advance(pace, Sample(held, look * 0.2, spare=0), GIB)
+        pace, request = advance(pace, BalloonSample(held, look * 0.2, spare=0), GIB)
         assert pace.responsive
         if request is not None:
             assert request >= held
@@ -169,11 +169,11 @@ def test_a_request_is_withdrawn_when_the_guest_has_no_more_to_give() -> None:
 
 
 def test_nothing_is_under_way_once_a_guest_has_given_what_it_has() -> None:
-    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=20 * MIB), GIB)
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=20 * MIB), GIB)
     assert request == 2 * GIB - 20 * MIB
-    pace, again = advance(pace, Sample(request, 0.2, spare=0), GIB)
+    pace, again = advance(pace, BalloonSample(request, 0.2, spare=0), GIB)
     assert (again, pace.asked) == (None, None)
-    _, more = advance(pace, Sample(request, 5.2, spare=10 * MIB), GIB)
+    _, more = advance(pace, BalloonSample(request, 5.2, spare=10 * MIB), GIB)
     assert more == request - 10 * MIB, "it has some again"
 
 
@@ -181,7 +181,7 @@ def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() 
     pace, held = Pace(), 2 * GIB
     events: list[tuple[float, int]] = []
     for look in range(600):
-        pace, request = advance(pace, Sample(held, look * 0.2, spare=GIB), GIB)
+        pace, request = advance(pace, BalloonSample(held, look * 0.2, spare=GIB), GIB)
         if request is not None:
             events.append((look * 0.2, request))
     withdrawn = [at for at, request in events if request == held]
@@ -195,9 +195,9 @@ def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() 
 
 def test_a_driver_that_follows_again_is_welcomed_back() -> None:
     stuck = Pace(retry=RETRY, progress=0.0, held=2 * GIB)
-    pace, request = advance(stuck, Sample(2 * GIB, RETRY + 1, spare=GIB), GIB)
+    pace, request = advance(stuck, BalloonSample(2 * GIB, RETRY + 1, spare=GIB), GIB)
     assert request is not None
-    pace, _ = advance(pace, Sample(request, RETRY + 1.2), GIB)
+    pace, _ = advance(pace, BalloonSample(request, RETRY + 1.2), GIB)
     assert pace.responsive
 
 

@@ -9,33 +9,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeballoon.core.decision import DecisionReason, TargetChange
 from kubeballoon.core.entitlement import Claim
-from kubeballoon.core.model import Change, Mode, Reason, When
-from kubeballoon.core.processors import (
+from kubeballoon.core.processors.allocation import allocate_processors, divide_whole
+from kubeballoon.core.processors.model import (
     Count,
-    Node,
-    Policy,
-    Pressure,
-    Threshold,
-    Trigger,
-    VirtualMachine,
-    allocate,
-    divide_whole,
+    Hysteresis,
+    ProcessorNode,
+    ProcessorPressure,
+    ProcessorTerms,
+    ProcessorTrigger,
+    ProcessorVM,
 )
+from kubeballoon.vocabulary import Mode, ReclaimWhen
 from tests.core.strategies import claims
 
-ALWAYS = Trigger(When.OVERCOMMITTED)
-PRESSED = Pressure(stall=60, usage=100)
+ALWAYS = ProcessorTrigger(ReclaimWhen.OVERCOMMITTED)
+PRESSED = ProcessorPressure(stall=60, usage=100)
 capacities = st.integers(0, 400)
 
 
-def vm(uid: str, size: int = 4, policy: Policy | None = None, **changes: object) -> VirtualMachine:
-    made = VirtualMachine(uid, f"default/{uid}", size, online=size, policy=policy)
+def vm(uid: str, size: int = 4, policy: ProcessorTerms | None = None, **changes: object) -> ProcessorVM:
+    made = ProcessorVM(uid, f"default/{uid}", size, online=size, policy=policy)
     return replace(made, **changes)  # type: ignore[arg-type]  # named as the fields are
 
 
-def targets(node: Node) -> list[int | None]:
-    return [decision.target for decision in allocate(node).decisions]
+def targets(node: ProcessorNode) -> list[int | None]:
+    return [decision.target for decision in allocate_processors(node).decisions]
 
 
 @given(claims(most=64), capacities)
@@ -78,16 +78,16 @@ def test_the_largest_remainder_has_what_is_left_over() -> None:
 
 
 def test_shares_divide_a_node_that_is_always_overcommitted() -> None:
-    half = Policy("p", minimum=Count(1), trigger=ALWAYS)
+    half = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
     rich = replace(half, name="rich", shares=3000)
-    assert targets(Node("n", 8, vms=(vm("a", 8, half), vm("b", 8, rich)))) == [2, 6]
+    assert targets(ProcessorNode("n", 8, vms=(vm("a", 8, half), vm("b", 8, rich)))) == [2, 6]
 
 
 @given(st.integers(1, 16), st.lists(st.integers(1, 16), max_size=6), st.integers(0, 100), st.integers(0, 100))
 def test_no_vm_is_below_its_minimum_or_without_a_processor(count: int, sizes: list[int], low: int, high: int) -> None:
-    policy = Policy("p", minimum=Count(percent=low), maximum=Count(percent=high), trigger=ALWAYS)
-    node = Node("n", count, vms=tuple(vm(f"vm-{index}", size, policy) for index, size in enumerate(sizes)))
-    for decision in allocate(node).decisions:
+    policy = ProcessorTerms("p", minimum=Count(percent=low), maximum=Count(percent=high), trigger=ALWAYS)
+    node = ProcessorNode("n", count, vms=tuple(vm(f"vm-{index}", size, policy) for index, size in enumerate(sizes)))
+    for decision in allocate_processors(node).decisions:
         assert decision.target is not None
         assert 1 <= decision.vm.minimum <= decision.target <= decision.vm.maximum <= decision.vm.size
 
@@ -98,19 +98,19 @@ def test_percentages_are_rounded_up() -> None:
 
 
 def test_nothing_is_taken_before_tasks_wait_and_processors_are_in_use() -> None:
-    policy = Policy("p", minimum=Count(1))
+    policy = ProcessorTerms("p", minimum=Count(1))
     vms = (vm("a", 4, policy), vm("b", 4, policy))
-    for pressure in (Pressure(), Pressure(stall=90), Pressure(usage=100)):
-        decisions = allocate(Node("n", 2, pressure, vms)).decisions
+    for pressure in (ProcessorPressure(), ProcessorPressure(stall=90), ProcessorPressure(usage=100)):
+        decisions = allocate_processors(ProcessorNode("n", 2, pressure, vms)).decisions
         assert {decision.target for decision in decisions} == {4}
-        assert {decision.reason for decision in decisions} == {Reason.NOT_UNDER_PRESSURE}
-    assert targets(Node("n", 2, PRESSED, vms)) == [1, 1]
+        assert {decision.reason for decision in decisions} == {DecisionReason.NOT_UNDER_PRESSURE}
+    assert targets(ProcessorNode("n", 2, PRESSED, vms)) == [1, 1]
 
 
 @given(st.floats(0, 100), st.floats(0, 100), st.booleans())
 def test_between_its_thresholds_a_trigger_stays_as_it_is(stall: float, usage: float, before: bool) -> None:  # noqa: FBT001 - drawn
-    trigger = Trigger(stall=Threshold(40, 20), usage=Threshold(90, 70))
-    now = trigger.pulled(Pressure(stall, usage), before=before)
+    trigger = ProcessorTrigger(stall=Hysteresis(40, 20), usage=Hysteresis(90, 70))
+    now = trigger.pulled(ProcessorPressure(stall, usage), before=before)
     if now and not before:
         assert stall >= 40
         assert usage >= 90
@@ -120,70 +120,74 @@ def test_between_its_thresholds_a_trigger_stays_as_it_is(stall: float, usage: fl
 
 
 def test_what_is_held_back_keeps_the_trigger_pulled_until_both_have_ended() -> None:
-    policy = Policy("p", minimum=Count(1))
+    policy = ProcessorTerms("p", minimum=Count(1))
     held = tuple(vm(name, 4, policy, target=1) for name in "ab")
-    assert targets(Node("n", 2, Pressure(stall=0, usage=95), held)) == [1, 1]
-    assert targets(Node("n", 2, Pressure(stall=0, usage=30), held)) == [4, 4]
+    assert targets(ProcessorNode("n", 2, ProcessorPressure(stall=0, usage=95), held)) == [1, 1]
+    assert targets(ProcessorNode("n", 2, ProcessorPressure(stall=0, usage=30), held)) == [4, 4]
 
 
 @given(st.integers(1, 8), st.floats(0, 299), st.integers(1, 64))
 def test_a_target_stays_for_the_cool_down(target: int, age: float, count: int) -> None:
-    policy = Policy("p", minimum=Count(1), trigger=ALWAYS)
-    one = vm("a", 8, policy, target=target, last_change=Change(up=True, age=age))
-    assert targets(Node("n", count, vms=(one,))) == [target]
+    policy = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
+    one = vm("a", 8, policy, target=target, last_change=TargetChange(up=True, age=age))
+    assert targets(ProcessorNode("n", count, vms=(one,))) == [target]
 
 
 def test_a_target_out_of_bounds_does_not_wait_for_the_cool_down() -> None:
-    policy = Policy("p", minimum=Count(3), trigger=ALWAYS)
-    one = vm("a", 8, policy, target=1, last_change=Change(up=False, age=1))
-    assert targets(Node("n", 1, vms=(one,))) == [3]
+    policy = ProcessorTerms("p", minimum=Count(3), trigger=ALWAYS)
+    one = vm("a", 8, policy, target=1, last_change=TargetChange(up=False, age=1))
+    assert targets(ProcessorNode("n", 1, vms=(one,))) == [3]
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"policy": None}, Reason.NO_POLICY),
-        ({"excluded": "it has dedicated CPUs"}, Reason.EXCLUDED),
-        ({"responsive": False}, Reason.UNRESPONSIVE),
+        ({"policy": None}, DecisionReason.NO_POLICY),
+        ({"excluded": "it has dedicated CPUs"}, DecisionReason.EXCLUDED),
+        ({"responsive": False}, DecisionReason.UNRESPONSIVE),
     ],
 )
-def test_those_left_alone_have_a_reason_and_crush_nobody(changes: dict[str, object], reason: Reason) -> None:
-    policy = Policy("p", minimum=Count(1), trigger=ALWAYS)
+def test_those_left_alone_have_a_reason_and_crush_nobody(changes: dict[str, object], reason: DecisionReason) -> None:
+    policy = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
     alone = replace(vm("alone", 40, policy), **changes)  # type: ignore[arg-type]  # named as the fields are
-    plan = allocate(Node("n", 28, vms=(alone, vm("a", 8, policy), vm("b", 8, policy))))
+    plan = allocate_processors(ProcessorNode("n", 28, vms=(alone, vm("a", 8, policy), vm("b", 8, policy))))
     assert plan.decisions[0].reason is reason
     assert plan.decisions[0].target is None
     assert [decision.target for decision in plan.decisions[1:]] == [4, 4]
 
 
 def test_observing_says_what_would_be_and_asks_nothing() -> None:
-    watch = Policy("w", minimum=Count(1), mode=Mode.OBSERVE, trigger=ALWAYS)
-    (decision,) = allocate(Node("n", 2, vms=(vm("a", 4, watch),))).decisions
+    watch = ProcessorTerms("w", minimum=Count(1), mode=Mode.OBSERVE, trigger=ALWAYS)
+    (decision,) = allocate_processors(ProcessorNode("n", 2, vms=(vm("a", 4, watch),))).decisions
     assert decision.target is None
-    assert decision.reason is Reason.RECLAIMED
+    assert decision.reason is DecisionReason.RECLAIMED
 
 
 def test_minimums_that_do_not_fit_are_kept_and_reported() -> None:
-    policy = Policy("p", minimum=Count(3), trigger=ALWAYS)
-    plan = allocate(Node("n", 4, vms=(vm("a", 4, policy), vm("b", 4, policy))))
+    policy = ProcessorTerms("p", minimum=Count(3), trigger=ALWAYS)
+    plan = allocate_processors(ProcessorNode("n", 4, vms=(vm("a", 4, policy), vm("b", 4, policy))))
     assert [decision.target for decision in plan.decisions] == [3, 3]
     assert plan.shortfall == 2
 
 
-@pytest.mark.parametrize("policy", [None, Policy("p", minimum=Count(1), trigger=ALWAYS)], ids=["free", "governed"])
-def test_dedicated_processors_are_divided_among_nobody(policy: Policy | None) -> None:
+@pytest.mark.parametrize(
+    "policy", [None, ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)], ids=["free", "governed"]
+)
+def test_dedicated_processors_are_divided_among_nobody(policy: ProcessorTerms | None) -> None:
     own = replace(vm("own", 8, policy), excluded="it has dedicated CPUs", dedicated=True)
-    sharing = Policy("p", minimum=Count(1), trigger=ALWAYS)
+    sharing = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
     others = tuple(vm(f"v{number}", 8, sharing) for number in range(4))
-    plan = allocate(Node("n", 16, vms=(own, *others)))
+    plan = allocate_processors(ProcessorNode("n", 16, vms=(own, *others)))
     assert [decision.target for decision in plan.decisions] == [None, 2, 2, 2, 2]
     assert plan.shortfall == 0
-    assert allocate(Node("n", 10, vms=(own, *others))).shortfall == 2
+    assert allocate_processors(ProcessorNode("n", 10, vms=(own, *others))).shortfall == 2
 
 
 def test_one_that_does_not_follow_keeps_no_trigger_pulled() -> None:
-    policy = Policy("p", minimum=Count(1))
+    policy = ProcessorTerms("p", minimum=Count(1))
     stuck = replace(vm("stuck", 4, policy, target=1), responsive=False)
-    between = Pressure(stall=0, usage=75)
-    assert targets(Node("n", 4, between, (vm("a", 4, policy, target=4), stuck))) == [4, 1]
-    assert targets(Node("n", 4, between, (vm("a", 4, policy, target=3), stuck)))[0] != 4, "one that follows does"
+    between = ProcessorPressure(stall=0, usage=75)
+    assert targets(ProcessorNode("n", 4, between, (vm("a", 4, policy, target=4), stuck))) == [4, 1]
+    assert targets(ProcessorNode("n", 4, between, (vm("a", 4, policy, target=3), stuck)))[0] != 4, (
+        "one that follows does"
+    )

@@ -6,60 +6,60 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.model import State
-from kubeballoon.core.state import Stall, StallLimits, Thresholds, next_state, thresholds
+from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, StateThresholds, next_state, state_thresholds
+from kubeballoon.vocabulary import NodeState
 
-LIMITS = Thresholds(high=60, soft=40, hard=20, low=10)
-CALM = Stall()
+LIMITS = StateThresholds(ample=60, tight=40, scarce=20, critical=10)
+CALM = MemoryStall()
 STALL = StallLimits()
 
 
 @pytest.mark.parametrize(
     ("before", "available", "after"),
     [
-        (State.HIGH, 50, State.HIGH),
-        (State.HIGH, 39, State.SOFT),
-        (State.SOFT, 59, State.SOFT),
-        (State.SOFT, 60, State.HIGH),
-        (State.SOFT, 19, State.HARD),
-        (State.HARD, 39, State.HARD),
-        (State.HARD, 40, State.SOFT),
-        (State.HIGH, 9, State.LOW),
-        (State.LOW, 19, State.LOW),
-        (State.LOW, 20, State.HARD),
-        (State.LOW, 100, State.HIGH),
+        (NodeState.AMPLE, 50, NodeState.AMPLE),
+        (NodeState.AMPLE, 39, NodeState.TIGHT),
+        (NodeState.TIGHT, 59, NodeState.TIGHT),
+        (NodeState.TIGHT, 60, NodeState.AMPLE),
+        (NodeState.TIGHT, 19, NodeState.SCARCE),
+        (NodeState.SCARCE, 39, NodeState.SCARCE),
+        (NodeState.SCARCE, 40, NodeState.TIGHT),
+        (NodeState.AMPLE, 9, NodeState.CRITICAL),
+        (NodeState.CRITICAL, 19, NodeState.CRITICAL),
+        (NodeState.CRITICAL, 20, NodeState.SCARCE),
+        (NodeState.CRITICAL, 100, NodeState.AMPLE),
     ],
 )
 def test_states_are_entered_below_their_threshold_and_left_at_the_next(
-    before: State, available: int, after: State
+    before: NodeState, available: int, after: NodeState
 ) -> None:
     assert next_state(before, available, LIMITS, CALM, STALL) is after
 
 
-@given(st.sampled_from(State), st.integers(0, 100), st.floats(0, 100), st.floats(0, 100))
-def test_a_state_lasts_while_nothing_changes(before: State, available: int, some: float, full: float) -> None:
-    stall = Stall(some, full)
+@given(st.sampled_from(NodeState), st.integers(0, 100), st.floats(0, 100), st.floats(0, 100))
+def test_a_state_lasts_while_nothing_changes(before: NodeState, available: int, some: float, full: float) -> None:
+    stall = MemoryStall(some, full)
     state = next_state(before, available, LIMITS, stall, STALL)
     assert next_state(state, available, LIMITS, stall, STALL) is state
 
 
 def test_a_stall_counts_whatever_memory_looks_free() -> None:
-    assert next_state(State.HIGH, 100, LIMITS, Stall(some=25), STALL) is State.SOFT
-    assert next_state(State.HIGH, 100, LIMITS, Stall(some=50, full=12), STALL) is State.HARD
-    assert next_state(State.HARD, 100, LIMITS, Stall(some=50, full=6), STALL) is State.HARD
-    assert next_state(State.HARD, 100, LIMITS, Stall(some=5, full=4), STALL) is State.HIGH
+    assert next_state(NodeState.AMPLE, 100, LIMITS, MemoryStall(some=25), STALL) is NodeState.TIGHT
+    assert next_state(NodeState.AMPLE, 100, LIMITS, MemoryStall(some=50, full=12), STALL) is NodeState.SCARCE
+    assert next_state(NodeState.SCARCE, 100, LIMITS, MemoryStall(some=50, full=6), STALL) is NodeState.SCARCE
+    assert next_state(NodeState.SCARCE, 100, LIMITS, MemoryStall(some=5, full=4), STALL) is NodeState.AMPLE
 
 
 @given(st.integers(1 << 26, 1 << 42), st.integers(0, 1 << 32), st.integers(0, 1 << 28))
 def test_no_threshold_is_below_what_the_kubelet_evicts_at(total: int, eviction: int, margin: int) -> None:
-    found = thresholds(total, eviction, margin)
-    assert eviction + margin <= found.low < found.hard < found.soft < found.high
+    found = state_thresholds(total, eviction, margin)
+    assert eviction + margin <= found.critical < found.scarce < found.tight < found.ample
 
 
 def test_the_defaults_are_those_of_esx() -> None:
-    assert thresholds(10_000, 0, 0) == Thresholds(high=600, soft=400, hard=200, low=100)
+    assert state_thresholds(10_000, 0, 0) == StateThresholds(ample=600, tight=400, scarce=200, critical=100)
 
 
 def test_thresholds_out_of_order_are_refused() -> None:
     with pytest.raises(ValueError, match="must decrease"):
-        thresholds(1000, 0, 0, (4, 6, 2, 1))
+        state_thresholds(1000, 0, 0, (4, 6, 2, 1))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeballoon.agent.reservation import PROGRAM, PYTHON
+from kubeballoon.agent.vm.guest_program import PROGRAM, PYTHON
 from kubeballoon.guest import kubeballoon_guest as program
 from tests.support.patience import SLOW, eventually
 
@@ -72,71 +72,75 @@ def guest() -> FakeGuest:
 
 
 @pytest.fixture
-def reservation(guest: FakeGuest) -> program.Reservation:
+def guest_program(guest: FakeGuest) -> program.Reservation:
     return program.Reservation(guest, guest.hoard)
 
 
-def look(reservation: program.Reservation, asked: int, times: int = 30) -> None:
+def look(guest_program: program.Reservation, asked: int, times: int = 30) -> None:
     for _ in range(times):
-        reservation.look(asked)
+        guest_program.look(asked)
 
 
-def test_what_is_asked_is_reserved_in_growing_steps(guest: FakeGuest, reservation: program.Reservation) -> None:
+def test_what_is_asked_is_reserved_in_growing_steps(guest: FakeGuest, guest_program: program.Reservation) -> None:
     steps = []
-    while reservation.look(500 * MIB):
+    while guest_program.look(500 * MIB):
         steps.append(guest.hoard.held)
     assert guest.hoard.held == 500 * MIB
     assert steps[0] == 16 * MIB
     assert steps[1] - steps[0] == 32 * MIB
 
 
-def test_the_guest_keeps_what_it_uses_and_something_beyond(guest: FakeGuest, reservation: program.Reservation) -> None:
-    look(reservation, 1024 * MIB)
+def test_the_guest_keeps_what_it_uses_and_something_beyond(
+    guest: FakeGuest, guest_program: program.Reservation
+) -> None:
+    look(guest_program, 1024 * MIB)
     assert guest.available() >= guest.total() // 16
 
 
-def test_what_more_it_could_give_is_told(guest: FakeGuest, reservation: program.Reservation) -> None:
-    reservation.look(0)
-    assert reservation.spare == guest.available() - guest.total() // 16
-    look(reservation, 1024 * MIB)
-    assert reservation.spare < program.CHUNK
+def test_what_more_it_could_give_is_told(guest: FakeGuest, guest_program: program.Reservation) -> None:
+    guest_program.look(0)
+    assert guest_program.spare == guest.available() - guest.total() // 16
+    look(guest_program, 1024 * MIB)
+    assert guest_program.spare < program.CHUNK
     guest.used += guest.available()
-    reservation.look(1024 * MIB)
+    guest_program.look(1024 * MIB)
     guest.used = 0
-    reservation.look(1024 * MIB)
-    assert reservation.short
-    assert reservation.spare == 0, "a guest that ran short is to give nothing for a while"
+    guest_program.look(1024 * MIB)
+    assert guest_program.short
+    assert guest_program.spare == 0, "a guest that ran short is to give nothing for a while"
 
 
-def test_less_asked_is_given_back_at_once(guest: FakeGuest, reservation: program.Reservation) -> None:
-    look(reservation, 500 * MIB)
-    reservation.look(100 * MIB)
+def test_less_asked_is_given_back_at_once(guest: FakeGuest, guest_program: program.Reservation) -> None:
+    look(guest_program, 500 * MIB)
+    guest_program.look(100 * MIB)
     assert guest.hoard.held == 100 * MIB
 
 
-def test_a_guest_that_runs_short_has_memory_back_at_once(guest: FakeGuest, reservation: program.Reservation) -> None:
-    look(reservation, 700 * MIB)
+def test_a_guest_that_runs_short_has_memory_back_at_once(guest: FakeGuest, guest_program: program.Reservation) -> None:
+    look(guest_program, 700 * MIB)
     guest.used += guest.available()
-    reservation.look(700 * MIB)
+    guest_program.look(700 * MIB)
     assert guest.available() >= guest.total() // 16
-    assert reservation.short
+    assert guest_program.short
     held = guest.hoard.held
-    look(reservation, 700 * MIB)
+    look(guest_program, 700 * MIB)
     assert guest.hoard.held <= held, "nothing more is taken for a while"
 
 
-def test_a_guest_whose_tasks_wait_for_memory_has_some_back(guest: FakeGuest, reservation: program.Reservation) -> None:
-    look(reservation, 400 * MIB)
+def test_a_guest_whose_tasks_wait_for_memory_has_some_back(
+    guest: FakeGuest, guest_program: program.Reservation
+) -> None:
+    look(guest_program, 400 * MIB)
     guest.waited += 1.0
-    reservation.look(400 * MIB)
+    guest_program.look(400 * MIB)
     assert guest.hoard.held == 300 * MIB
 
 
-def test_a_kernel_that_gives_no_more_is_not_pressed(guest: FakeGuest, reservation: program.Reservation) -> None:
+def test_a_kernel_that_gives_no_more_is_not_pressed(guest: FakeGuest, guest_program: program.Reservation) -> None:
     guest.hoard.most = 100 * MIB
-    look(reservation, 500 * MIB)
+    look(guest_program, 500 * MIB)
     assert guest.hoard.held <= 100 * MIB
-    assert not reservation.look(500 * MIB)
+    assert not guest_program.look(500 * MIB)
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"reserve": "much", "id": 1}', "[]"])

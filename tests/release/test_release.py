@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
-from kubeballoon.cluster.client import Cluster, NotFoundError
+from kubeballoon.cluster.client import ApiClient, NotFoundError
 from kubeballoon.cluster.lease import Lease
-from kubeballoon.release.work import Release
+from kubeballoon.uninstall.uninstaller import Uninstaller
 from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, asked, get
 from tests.support.processes import Command, await_leadership
 from tests.support.waiting import Clock, until
 
 
-class WithoutKubeVirt(Cluster):
+class WithoutKubeVirt(ApiClient):
     """A fake cluster that has no such kind, nor any other."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ async def test_a_cluster_that_lost_kubevirt_holds_nothing_up() -> None:
     async def sleep(seconds: float) -> None:
         clock.now += seconds
 
-    assert await Release(WithoutKubeVirt(), FreeLease(), clock, sleep).run(60) == []
+    assert await Uninstaller(WithoutKubeVirt(), FreeLease(), clock, sleep).run(60) == []
 
 
 class WithOneVM(WithoutKubeVirt):
@@ -71,7 +71,7 @@ class WithOneVM(WithoutKubeVirt):
         }
         memory = {"total": "2Gi", "available": "1Gi", "other": "0", "reserve": "0"}
         now = datetime.now(UTC).isoformat()
-        status = {"observedAt": now, "memory": memory, "state": "High", "virtualMachines": [vm]}
+        status = {"observedAt": now, "memory": memory, "state": "Ample", "virtualMachines": [vm]}
         return {"items": [{"metadata": {"name": "n"}, "status": status}]}
 
     async def merge(self, path: str, body: Object) -> Object:  # noqa: ARG002 - there is but one
@@ -91,7 +91,7 @@ async def test_a_vm_that_migrates_keeps_its_request_until_it_has_arrived() -> No
         if len(held) == 3:
             cluster.processors["reason"] = None
 
-    assert await Release(cluster, FreeLease(), clock, sleep).run(60) == []
+    assert await Uninstaller(cluster, FreeLease(), clock, sleep).run(60) == []
     assert held[:4] == [True, True, True, False]
 
 
@@ -135,7 +135,7 @@ def test_it_takes_the_lease_from_whoever_holds_it(installed: ControlPlane, short
             short.report(follow=True)
             assert command.process.wait(150) == 0
     lease = get(installed, "lease", "kubeballoon-controller", where)["spec"]
-    assert lease["holderIdentity"].startswith("release_")
+    assert lease["holderIdentity"].startswith("uninstall_")
     assert lease["leaseDurationSeconds"] == 60
 
 

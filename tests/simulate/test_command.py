@@ -41,7 +41,7 @@ def traces(tmp_path: Path) -> Path:
 
 
 def command(traces: Path, *options: str) -> list[str]:
-    return ["simulate", str(traces), "--node-memory", "16Gi", *options]
+    return ["replay", str(traces), "--node-memory", "16Gi", *options]
 
 
 def runs(text: str) -> dict[tuple[str, float], dict[str, float]]:
@@ -122,7 +122,7 @@ def test_a_bad_policy_is_one_line(
 
 def test_bad_traces_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(tmp_path)) == 1
-    assert capsys.readouterr().err == f"kubeballoon simulate: {tmp_path}: holds no .csv file\n"
+    assert capsys.readouterr().err == f"kubeballoon replay: {tmp_path}: holds no .csv file\n"
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(
@@ -131,7 +131,7 @@ def test_a_directory_that_cannot_be_made_is_one_line(
     taken = tmp_path / "taken"
     taken.write_text("")
     assert main(command(traces, "--output", str(taken))) == 1
-    assert capsys.readouterr().err == f"kubeballoon simulate: {taken}: File exists\n"
+    assert capsys.readouterr().err == f"kubeballoon replay: {taken}: File exists\n"
 
 
 def test_a_missing_extra_is_one_line(
@@ -139,7 +139,7 @@ def test_a_missing_extra_is_one_line(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert main(command(traces)) == 1
-    assert capsys.readouterr().err == "kubeballoon simulate: needs matplotlib: pip install 'kubeballoon[simulate]'\n"
+    assert capsys.readouterr().err == "kubeballoon replay: needs matplotlib: pip install 'kubeballoon[replay]'\n"
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.demand import present_need
-from kubeballoon.core.model import GIB
-from kubeballoon.simulate.guest import DEFLATION, INFLATION, Driver, Guest
+from kubeballoon.core.memory.demand import present_need
+from kubeballoon.core.units import GIB
+from kubeballoon.replay.guest import DEFLATION, INFLATION, BalloonDriver, SimulatedGuest
 
 
-def guest(demand: int, request: int, actual: int = 4 * GIB, driver: Driver | None = None) -> Guest:
-    made = Guest(4 * GIB, GIB, float(actual), request, driver or Driver())
+def guest(demand: int, request: int, actual: int = 4 * GIB, driver: BalloonDriver | None = None) -> SimulatedGuest:
+    made = SimulatedGuest(4 * GIB, GIB, float(actual), request, driver or BalloonDriver())
     made.demands(demand)
     return made
 
 
-def after(seconds: float, one: Guest) -> Guest:
+def after(seconds: float, one: SimulatedGuest) -> SimulatedGuest:
     one.advance(seconds)
     return one
 
@@ -58,8 +58,8 @@ def test_it_reports_what_it_works_with() -> None:
 
 
 def test_a_hidden_lower_limit_and_a_stuck_driver_stop_the_balloon() -> None:
-    assert after(60.0, guest(0, GIB, driver=Driver(floor=3 * GIB))).actual == 3 * GIB
-    stuck = guest(0, GIB, driver=Driver(stuck=(0.0, 30.0)))
+    assert after(60.0, guest(0, GIB, driver=BalloonDriver(floor=3 * GIB))).actual == 3 * GIB
+    stuck = guest(0, GIB, driver=BalloonDriver(stuck=(0.0, 30.0)))
     assert after(30.0, stuck).actual == 4 * GIB
     assert after(60.0, stuck).actual == GIB
-    assert after(60.0, guest(0, GIB, driver=Driver(stuck=(0.0, 30.0)))).actual == GIB
+    assert after(60.0, guest(0, GIB, driver=BalloonDriver(stuck=(0.0, 30.0)))).actual == GIB

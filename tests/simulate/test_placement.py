@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kubeballoon.simulate.placement import place
-from kubeballoon.simulate.traces import step_trace
+from kubeballoon.replay.placement import place
+from kubeballoon.replay.traces import step_trace
 
 
 def test_each_node_is_filled_in_order_until_the_overcommitted_memory_is_reached() -> None:

@@ -6,11 +6,12 @@ from dataclasses import astuple, replace
 
 import pytest
 
-from kubeballoon.core.model import GIB, Amount, Policy
-from kubeballoon.simulate.replay import Replay
-from kubeballoon.simulate.strategies import Load
-from kubeballoon.simulate.synthetic import diurnal, surge
-from kubeballoon.simulate.traces import Workload
+from hack.testbed.workloads import diurnal, surge
+from kubeballoon.core.memory.model import Amount, MemoryTerms
+from kubeballoon.core.units import GIB
+from kubeballoon.replay.node_replay import NodeReplay
+from kubeballoon.replay.strategies import NodeWorkload
+from kubeballoon.replay.traces import Workload
 
 
 @pytest.mark.parametrize("workload", [surge(10), diurnal(6, days=0.1), diurnal(6, days=0.1, seed=2)])
@@ -19,8 +20,8 @@ def test_skipping_rounds_changes_what_matters_in_nothing_and_what_moves_hardly(
     workload: Workload, overcommit: float
 ) -> None:
     memory = int(sum(trace.size for trace in workload.traces) / overcommit)
-    load = Load("node", memory, workload.traces, Policy("p", minimum=Amount(percent=25)), workload.seconds)
-    skipping, each = Replay(load).run(), Replay(load, skip=False).run()
+    load = NodeWorkload("node", memory, workload.traces, MemoryTerms("p", minimum=Amount(percent=25)), workload.seconds)
+    skipping, each = NodeReplay(load).run(), NodeReplay(load, skip=False).run()
     alike = replace(skipping, moved=each.moved, direction_changes=each.direction_changes)
     assert astuple(alike) == pytest.approx(astuple(each), rel=1e-6)
     # A skipped round may make a decayed need's move later.
@@ -30,5 +31,7 @@ def test_skipping_rounds_changes_what_matters_in_nothing_and_what_moves_hardly(
 
 def test_a_replay_is_the_same_each_time() -> None:
     workload = diurnal(4, days=0.1)
-    load = Load("node", 8 * GIB, workload.traces, Policy("p", minimum=Amount(percent=25)), workload.seconds)
-    assert Replay(load).run() == Replay(load).run()
+    load = NodeWorkload(
+        "node", 8 * GIB, workload.traces, MemoryTerms("p", minimum=Amount(percent=25)), workload.seconds
+    )
+    assert NodeReplay(load).run() == NodeReplay(load).run()

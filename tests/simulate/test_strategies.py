@@ -9,36 +9,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubeballoon.core.model import GIB, Amount, Policy, When
-from kubeballoon.simulate.replay import Replay
-from kubeballoon.simulate.strategies import Load, bounds, clairvoyant, none, static
-from kubeballoon.simulate.traces import step_trace
+from kubeballoon.core.memory.model import Amount, MemoryTerms
+from kubeballoon.core.units import GIB
+from kubeballoon.replay.node_replay import NodeReplay
+from kubeballoon.replay.strategies import NodeWorkload, bounds, clairvoyant, none, static
+from kubeballoon.replay.traces import step_trace
+from kubeballoon.vocabulary import ReclaimWhen
 
 SIZE = 4 * GIB
 STEPS = 8  # in which the brute force tries each VM's allocation
 
 
 @st.composite
-def loads(draw: st.DrawFn) -> Load:
+def loads(draw: st.DrawFn) -> NodeWorkload:
     """Three VMs for one second, on a node too small for them."""
     parts = draw(st.tuples(*[st.integers(0, STEPS)] * 3))
     traces = [step_trace(f"vm{index}", SIZE, [0.0], [SIZE * part // STEPS]) for index, part in enumerate(parts)]
-    policy = Policy(
+    policy = MemoryTerms(
         "p",
         minimum=Amount(percent=25),
         maximum=Amount(percent=draw(st.sampled_from([50, 75, 100]))),
-        when=draw(st.sampled_from(When)),
+        when=draw(st.sampled_from(ReclaimWhen)),
     )
-    return Load("node", draw(st.integers(4 * GIB, 12 * GIB)), traces, policy, 1.0)
+    return NodeWorkload("node", draw(st.integers(4 * GIB, 12 * GIB)), traces, policy, 1.0)
 
 
 @given(loads())
 @settings(max_examples=50)
-def test_no_allocation_within_bounds_and_capacity_leaves_less_unmet_than_the_optimum(load: Load) -> None:
+def test_no_allocation_within_bounds_and_capacity_leaves_less_unmet_than_the_optimum(load: NodeWorkload) -> None:
     limits = bounds(load)
     demands = [int(trace.demand[0]) for trace in load.traces]
     capacity, least = load.capacity, limits.minimum
-    if load.policy.when is When.UNDER_PRESSURE:  # what counts is what is used, of all the node has
+    if load.policy.when is ReclaimWhen.UNDER_PRESSURE:  # what counts is what is used, of all the node has
         capacity, least = load.memory, np.minimum(demands, limits.minimum)
     choices = [
         [part * SIZE // STEPS for part in range(STEPS + 1) if low <= part * SIZE // STEPS <= high]
@@ -56,7 +58,7 @@ def test_no_allocation_within_bounds_and_capacity_leaves_less_unmet_than_the_opt
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> Load:
+def histories(draw: st.DrawFn) -> NodeWorkload:
     """Up to five VMs for ten minutes, on a node that they overcommit."""
     traces = []
     for index in range(draw(st.integers(2, 5))):
@@ -64,27 +66,27 @@ def histories(draw: st.DrawFn) -> Load:
         times = sorted({0.0, *draw(st.lists(st.floats(1, 599), max_size=6))})
         shares = draw(st.lists(st.floats(0.05, 1), min_size=len(times), max_size=len(times)))
         traces.append(step_trace(f"vm{index}", size, times, [int(share * size) for share in shares]))
-    policy = Policy(
+    policy = MemoryTerms(
         "p",
         minimum=Amount(percent=draw(st.integers(0, 60))),
         maximum=Amount(percent=draw(st.integers(70, 100))),
         headroom=Amount(percent=draw(st.integers(0, 20))),
-        when=draw(st.sampled_from(When)),
+        when=draw(st.sampled_from(ReclaimWhen)),
     )
     memory = int(sum(trace.size for trace in traces) / draw(st.floats(1.05, 3)))
-    return Load("node", memory, traces, policy, 600.0, interval=draw(st.sampled_from([2.0, 10.0])))
+    return NodeWorkload("node", memory, traces, policy, 600.0, interval=draw(st.sampled_from([2.0, 10.0])))
 
 
 @given(histories())
 @settings(max_examples=60, deadline=None)
-def test_nobody_meets_more_demand_than_the_optimum(load: Load) -> None:
+def test_nobody_meets_more_demand_than_the_optimum(load: NodeWorkload) -> None:
     optimum = clairvoyant(load).unmet
-    assert Replay(load).run().unmet >= optimum - 1
+    assert NodeReplay(load).run().unmet >= optimum - 1
     assert static(load).unmet >= optimum - 1
 
 
 def test_without_balloons_a_node_is_exhausted_each_time_its_guests_use_more_than_it_has() -> None:
     traces = [step_trace(name, SIZE, [0.0, 10.0, 20.0, 30.0], [GIB, SIZE, GIB, SIZE]) for name in "ab"]
-    tally = none(Load("node", 6 * GIB, traces, Policy("p"), 40.0))
+    tally = none(NodeWorkload("node", 6 * GIB, traces, MemoryTerms("p"), 40.0))
     assert tally.exhaustions == 2
     assert tally.unmet == pytest.approx(20.0 * 2 * GIB)

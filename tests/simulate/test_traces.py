@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kubeballoon.simulate.placement import place
-from kubeballoon.simulate.traces import TraceError, read, step_trace
+from kubeballoon.replay.placement import place
+from kubeballoon.replay.traces import TraceError, read, step_trace
 
 GIB = 1 << 30
 SIMPLE = "seconds,size_bytes,used_bytes\n"

@@ -98,7 +98,7 @@ class FakeNode:
             **report,
         }
 
-    def report(self, *, state: str = "High", follow: bool = False, age: float = 0.0) -> None:
+    def report(self, *, state: str = "Ample", follow: bool = False, age: float = 0.0) -> None:
         """Write the report; with ``follow`` every guest has done what was asked of it by then."""
         for name, vm in self.vms.items():
             wanted = asked(self.plane, self.namespace, name)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hack.testbed.lab import GuestKilledError, LabError
-from kubeballoon.agent.loop import HEARTBEAT
+from kubeballoon.agent.agent import HEARTBEAT
 from tests.support.waiting import until
 
 T = TypeVar("T")

@@ -9,10 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kubeballoon.agent.hypervisor import AgentError, Channel, Domain, HungError, HypervisorError, Plugged, Sample
-from kubeballoon.agent.launchers import Launcher
-from kubeballoon.agent.libvirt import CallThread
-from kubeballoon.core.demand import GuestStatistics
+from kubeballoon.agent.hypervisor.interface import (
+    AgentError,
+    DomainSample,
+    GuestControl,
+    HungError,
+    HypervisorError,
+    MemoryControl,
+    PluggedProcessors,
+)
+from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.hypervisor.libvirt import CallThread
+from kubeballoon.core.memory.demand import GuestStatistics
 
 from .spec import MIB
 
@@ -55,7 +63,7 @@ class FakeDomain:
     spare: int | None = None
     thread: CallThread | None = None
 
-    async def sample(self) -> Sample:
+    async def sample(self) -> DomainSample:
         """Look at the numbers."""
         await self._answer()
         statistics = GuestStatistics(
@@ -64,7 +72,7 @@ class FakeDomain:
             available=self.actual - KERNEL if self.reports else None,
             usable=max(0, self.actual - self.used) if self.reports else None,
         )
-        seen = Sample(self.size, self.actual, self.running, self.balloon, statistics)
+        seen = DomainSample(self.size, self.actual, self.running, self.balloon, statistics)
         return replace(seen, alone=self.alone, spare=self.spare)
 
     async def set_memory(self, size: int) -> None:
@@ -174,7 +182,7 @@ class FakeChannel:
                 return {"id": self.system}
         return None
 
-    async def plugged(self) -> Plugged:
+    async def plugged(self) -> PluggedProcessors:
         """Look at the numbers."""
         await _hop(self.thread)
         self.looks += 1
@@ -183,7 +191,7 @@ class FakeChannel:
         if self.hangs:
             await asyncio.sleep(3600)
         removable = tuple(f"vcpu{index}" for index in sorted(self.online, reverse=True) if index)
-        return Plugged(self.counted, removable, 0.0)
+        return PluggedProcessors(self.counted, removable, 0.0)
 
     async def unplug(self, name: str) -> None:
         """Have the guest give a processor up, if the test lets it."""
@@ -223,12 +231,12 @@ class FakeHypervisor:
     connected: int = 0
     forgotten: list[str] = field(default_factory=list)
 
-    async def connect(self, launcher: Launcher, domain: str) -> Domain:  # noqa: ARG002 - any launcher will do
+    async def connect(self, launcher: Launcher, domain: str) -> MemoryControl:  # noqa: ARG002 - any launcher will do
         """Find the fake."""
         self.connected += 1
         return self.domains[domain]
 
-    async def open(self, launcher: Launcher, domain: str) -> Channel:  # noqa: ARG002 - any launcher will do
+    async def open(self, launcher: Launcher, domain: str) -> GuestControl:  # noqa: ARG002 - any launcher will do
         """Find the fake."""
         return self.channels[domain]
 

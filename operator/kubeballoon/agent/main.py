@@ -12,13 +12,13 @@ import signal
 import sys
 from pathlib import Path
 
-from kubeballoon.agent.host import Host
-from kubeballoon.agent.hypervisor import Hypervisor
-from kubeballoon.agent.keeper import Settings
-from kubeballoon.agent.loop import Agent, Limits
+from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.hypervisor.interface import Hypervisor
+from kubeballoon.agent.node.memory import HostMemoryReader
+from kubeballoon.agent.vm.memory_worker import WorkerSettings
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_quantity
-from kubeballoon.cluster.client import Cluster
+from kubeballoon.cluster.client import ApiClient
 from kubeballoon.options import add_client_options, add_serving_options, at_least_a_second, checked
 from kubeballoon.serving import serve
 
@@ -76,13 +76,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    from kubeballoon.agent.libvirt import LibvirtHypervisor  # noqa: PLC0415 - an extra that only the agent needs
+    from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor  # noqa: PLC0415 - an extra that only the agent needs
 
-    settings = Settings(options.pods_dir, options.demand_window, max(1, round(options.stats_period)))
-    limits = Limits(options.eviction_threshold, options.eviction_margin)
+    settings = WorkerSettings(options.pods_dir, options.demand_window, max(1, round(options.stats_period)))
+    limits = NodeLimits(options.eviction_threshold, options.eviction_margin)
     hypervisor: Hypervisor = LibvirtHypervisor()
-    async with await Cluster.connect("kubeballoon-agent", options.kubeconfig) as cluster:
-        host = Host(cgroup=options.node_memory_cgroup)
+    async with await ApiClient.connect("kubeballoon-agent", options.kubeconfig) as cluster:
+        host = HostMemoryReader(cgroup=options.node_memory_cgroup)
         agent = Agent(options.node_name, cluster, hypervisor, host, settings, limits)
         async with serve(*options.listen, live=agent.stalled, ready=agent.unready, metrics=agent.metrics.registry):
             return await _until_stopped(agent)

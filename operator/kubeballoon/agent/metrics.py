@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.registry import Collector
 
-from kubeballoon.api.v1alpha1 import NodePressureStatus, NodeState
+from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.metrics import BUCKETS, Gauge, new_registry
+from kubeballoon.vocabulary import NodeState
 
 _STATE = Gauge("kubeballoon_node_state", "1 for the state the node is in, 0 for the others.", ("node", "state"))
 _MEMORY = Gauge(

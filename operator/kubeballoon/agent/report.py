@@ -6,40 +6,35 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from kubeballoon import __version__
-from kubeballoon.agent import attendant
-from kubeballoon.agent.host import HostMemory
-from kubeballoon.agent.keeper import Keeper, View, describe
+from kubeballoon.agent.node.memory import HostMemory
+from kubeballoon.agent.problem import Problem
+from kubeballoon.agent.vm import guest_worker
+from kubeballoon.agent.vm.memory_worker import MemoryView, MemoryWorker, describe
 from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, Status, set_conditions
-from kubeballoon.api.v1alpha1 import (
-    GuestReport,
-    NodeMemory,
-    NodePressureStatus,
-    NodeState,
-    Stall,
-    VirtualMachineReport,
-)
-from kubeballoon.core.demand import GuestStatistics
-from kubeballoon.core.model import State
-from kubeballoon.core.state import Thresholds
+from kubeballoon.api.reasons import AgentReason
+from kubeballoon.api.v1alpha1 import GuestReport, NodeMemory, NodePressureStatus, Stall, VirtualMachineReport
+from kubeballoon.core.memory.demand import GuestStatistics
+from kubeballoon.core.memory.node_state import StateThresholds
 from kubeballoon.core.wording import listed
+from kubeballoon.vocabulary import NodeState
 
 _NEWS = 100  # a figure is news when it moved by this part of its whole
-_LOST = ("Hung", "Unreachable")
+_LOST = (AgentReason.HUNG, AgentReason.UNREACHABLE)
 _LARGEST = (1 << 63) - 1  # number an API server takes; a driver may say more
-BAD_REPORT = "BadReport"
+BAD_REPORT = AgentReason.BAD_REPORT
 
 
 def compose(
     memory: HostMemory,
-    state: State,
-    limits: Thresholds,
-    vms: Iterable[Keeper],
+    state: NodeState,
+    limits: StateThresholds,
+    vms: Iterable[MemoryWorker],
     conditions: Iterable[Condition],
     now: datetime,
 ) -> NodePressureStatus:
     """The report as of ``now``; ``conditions`` are those of the last one."""
     # One that nobody has looked at yet would count twice: as a whole, and in what others use.
-    reports = sorted((_told(keeper) for keeper in vms if keeper.view.known), key=lambda report: report.uid)
+    reports = sorted((_told(worker) for worker in vms if worker.view.known), key=lambda report: report.uid)
     held = sum((report.resident or 0) for report in reports)
     lost = [f"{report.namespace}/{report.name}" for report in reports if report.reason in _LOST]
     ready = Condition(
@@ -56,7 +51,7 @@ def compose(
             total=memory.total,
             available=memory.available,
             other=max(0, memory.total - memory.available - held),
-            reserve=limits.high,
+            reserve=limits.ample,
         ),
         stall=Stall(some=round(memory.stall.some), full=round(memory.stall.full)),
         state=NodeState(state),
@@ -69,7 +64,7 @@ def is_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
     """Whether the controller could decide otherwise because of what changed."""
     if before is None or before.state is not now.state or before.conditions != now.conditions:
         return True
-    if attendant.is_news(before, now):
+    if guest_worker.is_news(before, now):
         return True
     whole = now.memory.total
     figures = ("available", "other", "reserve", "total")
@@ -98,23 +93,23 @@ def moved(before: int | None, now: int | None, whole: int) -> bool:
     return abs(before - now) * _NEWS > whole
 
 
-def _told(keeper: Keeper) -> VirtualMachineReport:
+def _told(worker: MemoryWorker) -> VirtualMachineReport:
     """One VM, whatever it makes its node's agent see: what cannot be told of one is told of no other."""
     try:
-        return _vm(keeper)
+        return _vm(worker)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        instance = keeper.instance
+        instance = worker.instance
         return VirtualMachineReport(
             uid=instance.uid,
             namespace=instance.namespace,
             name=instance.name,
             labels=dict(instance.labels),
             size=instance.size,
-            resident=keeper.view.resident,
+            resident=worker.view.resident,
             overhead=instance.overhead,
             target=_within(instance.target, instance.size),
             policy=instance.policy,
-            eligible=instance.bar is None,
+            eligible=instance.ineligibility is None,
             responsive=False,
             reason=BAD_REPORT,
             message=f"what is seen of it cannot be reported: {' '.join(str(error).split())}"[:LONGEST_MESSAGE],
@@ -122,12 +117,12 @@ def _told(keeper: Keeper) -> VirtualMachineReport:
         )
 
 
-def _vm(keeper: Keeper) -> VirtualMachineReport:
+def _vm(worker: MemoryWorker) -> VirtualMachineReport:
     """One VM. Of one that cannot be reached the last that was seen holds: nobody moves its balloon meanwhile."""
-    instance, view = keeper.instance, keeper.view
+    instance, view = worker.instance, worker.view
     sample = view.sample
-    message = describe(instance, view, bound=keeper.mandate.bound)
-    kept = instance.frozen or instance.whole
+    message = describe(instance, view, bound=worker.authorization.bound)
+    kept = instance.hold or instance.return_all
     size = sample.size if sample is not None else instance.size
     return VirtualMachineReport(
         uid=instance.uid,
@@ -143,11 +138,11 @@ def _vm(keeper: Keeper) -> VirtualMachineReport:
         troubled=view.need is not None and view.need.troubled,
         min=_within(instance.minimum, size),
         target=_within(instance.target, size),
-        relief=keeper.relief,
+        emergency_target=worker.emergency_target,
         policy=instance.policy,
-        eligible=instance.bar is None,
+        eligible=instance.ineligibility is None,
         responsive=kept is None and view.responsive,
-        reason=_reason(view, instance.bar or kept),
+        reason=_reason(view, instance.ineligibility or kept),
         message=None if message is None else message[:LONGEST_MESSAGE],
         owner_excluded=instance.owner_excluded,
         guest=None if sample is None or view.need is None else _guest(sample.statistics),
@@ -159,12 +154,12 @@ def _within(request: int | None, size: int) -> int | None:
     return None if request is None else min(request, size)
 
 
-def _reason(view: View, barred: tuple[str, str] | None) -> str | None:
+def _reason(view: MemoryView, barred: Problem | None) -> AgentReason | None:
     if barred is not None:
-        return barred[0]
+        return barred.reason
     if view.problem is not None:
-        return view.problem[0]
-    return None if view.pace.responsive else "Unresponsive"
+        return view.problem.reason
+    return None if view.pace.responsive else AgentReason.UNRESPONSIVE
 
 
 def _guest(statistics: GuestStatistics) -> GuestReport:

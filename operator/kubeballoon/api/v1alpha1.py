@@ -5,14 +5,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, computed_field
+from pydantic import Field, WithJsonSchema, computed_field
 
 from kubeballoon.api import rules
 from kubeballoon.api.duration import Duration
 from kubeballoon.api.meta import ApiModel, Condition, ObjectMeta, Time
 from kubeballoon.api.names import GROUP, VERSION
 from kubeballoon.api.quantity import Amount, Count, Quantity
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
+from kubeballoon.vocabulary import Mode, NodeState, ReclaimWhen
 
 API_VERSION = f"{GROUP}/{VERSION}"
 Conditions = Annotated[
@@ -23,6 +25,8 @@ Conditions = Annotated[
     ),
 ]
 Percent = Annotated[int, Field(ge=0, le=100)]
+Reason = Annotated[AgentReason, WithJsonSchema({"type": "string"})]
+"""A reason in a report. The CRD does not list them: it must let through what a newer agent says."""
 
 
 class PrinterColumn(ApiModel):
@@ -43,20 +47,6 @@ class Resource(ApiModel):
     columns: ClassVar[tuple[PrinterColumn, ...]]
 
     metadata: ObjectMeta
-
-
-class Mode(StrEnum):
-    """Enforce carries the decisions out; Observe computes and reports them, and changes nothing."""
-
-    ENFORCE = "Enforce"
-    OBSERVE = "Observe"
-
-
-class When(StrEnum):
-    """Overcommitted keeps targets within the node's capacity always; UnderPressure waits for the node to run short."""
-
-    OVERCOMMITTED = "Overcommitted"
-    UNDER_PRESSURE = "UnderPressure"
 
 
 class OwnerExclusion(StrEnum):
@@ -126,13 +116,13 @@ class Policy(Resource):
     status: PolicyStatus | None = None
 
 
-def _policy_columns(taken: PrinterColumn) -> tuple[PrinterColumn, ...]:
-    """A policy's columns; ``taken`` says how much it takes."""
+def _policy_columns(reclaimed: PrinterColumn) -> tuple[PrinterColumn, ...]:
+    """List the columns of a policy; ``reclaimed`` is the one that says how much it reclaims."""
     return (
         PrinterColumn(name="Mode", type="string", json_path=".spec.mode"),
         PrinterColumn(name="Priority", type="integer", json_path=".spec.priority"),
         PrinterColumn(name="Governed", type="integer", json_path=".status.governed"),
-        taken,
+        reclaimed,
         PrinterColumn(name="Ready", type="string", json_path='.status.conditions[?(@.type=="Ready")].status'),
         PrinterColumn(name="Reason", type="string", json_path='.status.conditions[?(@.type=="Ready")].reason'),
         PrinterColumn(name="Matched", type="integer", json_path=".status.matched", priority=1),
@@ -184,15 +174,15 @@ class ReclaimMethod(StrEnum):
 
 
 class ReclaimSettings(ApiModel):
-    """When, how and how fast memory is taken back."""
+    """When, how and how fast memory is reclaimed."""
 
     rules = (rules.positive_quantity("maxRate"),)
 
-    when: When = When.OVERCOMMITTED
+    when: ReclaimWhen = ReclaimWhen.OVERCOMMITTED
     method: ReclaimMethod = ReclaimMethod.AUTO
     max_rate: Quantity | None = Field(
         default=None,
-        description="The most that is taken from one VM in a second. Left out, the guest's own pace decides.",
+        description="The most that is reclaimed from one VM in a second. Left out, the guest's own pace decides.",
     )
 
 
@@ -206,15 +196,15 @@ class MemoryPolicySpec(PolicySpec):
 class MemoryPolicyStatus(PolicyStatus):
     """What the policy does at present."""
 
-    reserved: Quantity = Field(default=0, description="Memory taken back from the governed VMs.")
+    reclaimed: Quantity = Field(default=0, description="Memory reclaimed from the governed VMs.")
 
 
 class MemoryPolicy(Policy):
-    """MemoryPolicy says how much memory VMs are guaranteed and may use, and when it is taken back from them."""
+    """MemoryPolicy says how much memory VMs are guaranteed and may use, and when it is reclaimed from them."""
 
     plural = "memorypolicies"
     short_names = ("mempol",)
-    columns = _policy_columns(PrinterColumn(name="Reserved", type="string", json_path=".status.reserved"))
+    columns = _policy_columns(PrinterColumn(name="Reclaimed", type="string", json_path=".status.reclaimed"))
 
     api_version: Literal["kubeballoon.io/v1alpha1"] = "kubeballoon.io/v1alpha1"
     kind: Literal["MemoryPolicy"] = "MemoryPolicy"
@@ -251,13 +241,13 @@ class Threshold(ApiModel):
 
 
 class TriggerSettings(ApiModel):
-    """When processors are taken.
+    """When processors are reclaimed.
 
     Pressure starts when stall and usage have both reached their start, and ends when both are below their end.
     """
 
-    when: When = Field(
-        default=When.UNDER_PRESSURE,
+    when: ReclaimWhen = Field(
+        default=ReclaimWhen.UNDER_PRESSURE,
         description="UnderPressure waits for the node to run short; Overcommitted keeps the VMs' processors within the "
         "node's at all times.",
     )
@@ -301,29 +291,20 @@ class ProcessorPolicySpec(PolicySpec):
 class ProcessorPolicyStatus(PolicyStatus):
     """What the policy does at present."""
 
-    taken: int = Field(default=0, description="Processors taken from the governed VMs.")
+    reclaimed: int = Field(default=0, description="Processors reclaimed from the governed VMs.")
 
 
 class ProcessorPolicy(Policy):
-    """ProcessorPolicy says how many processors VMs are guaranteed and may use, and when they are taken from them."""
+    """ProcessorPolicy says how many processors VMs are guaranteed and may use, and when they are reclaimed from them."""
 
     plural = "processorpolicies"
     short_names = ("cpupol",)
-    columns = _policy_columns(PrinterColumn(name="Taken", type="integer", json_path=".status.taken"))
+    columns = _policy_columns(PrinterColumn(name="Reclaimed", type="integer", json_path=".status.reclaimed"))
 
     api_version: Literal["kubeballoon.io/v1alpha1"] = "kubeballoon.io/v1alpha1"
     kind: Literal["ProcessorPolicy"] = "ProcessorPolicy"
     spec: ProcessorPolicySpec
     status: ProcessorPolicyStatus | None = None
-
-
-class NodeState(StrEnum):
-    """How short of memory the node is, from ample to desperate."""
-
-    HIGH = "High"
-    SOFT = "Soft"
-    HARD = "Hard"
-    LOW = "Low"
 
 
 class NodeMemory(ApiModel):
@@ -332,7 +313,7 @@ class NodeMemory(ApiModel):
     total: Quantity = Field(description="What the node's workloads may use.")
     available: Quantity = Field(description="Of that, what could be had now without swapping.")
     other: Quantity = Field(description="Memory in use by whatever is not a VM.")
-    reserve: Quantity = Field(description="What is kept free: the threshold of state High.")
+    reserve: Quantity = Field(description="What is kept free: the threshold of state Ample.")
 
 
 class NodeProcessors(ApiModel):
@@ -350,8 +331,8 @@ class Stall(ApiModel):
     full: Percent = Field(default=0, description="Of the time in which all did.")
 
 
-class Regain(StrEnum):
-    """How a node gets memory back that a program in a guest has reserved; None: not at all."""
+class FreedBy(StrEnum):
+    """FreedBy says how a node gets memory back that a program in a guest has reserved; None: not at all."""
 
     KSM = "KSM"
     NONE = "None"
@@ -380,21 +361,21 @@ class ProcessorReport(ApiModel):
     )
     target: int | None = Field(default=None, description="The request in force.")
     returning: bool = Field(
-        default=False, description="Nothing is requested any more, and what was taken is not all back yet."
+        default=False, description="Nothing is requested any more, and what was reclaimed is not all back yet."
     )
     policy: str | None = Field(default=None, description="The policy the request came from.")
     requested_method: ProcessorMethod = Field(
         default=ProcessorMethod.AUTO, description="How the request is to be carried out."
     )
     method: ProcessorMethod | None = Field(default=None, description="What carries it out.")
-    eligible: bool = Field(default=True, description="Whether processors may be taken from the VM.")
+    eligible: bool = Field(default=True, description="Whether processors may be reclaimed from the VM.")
     responsive: bool = Field(default=True, description="Whether its guest follows requests.")
-    reason: str | None = Field(default=None, description="Why it is not eligible or not responsive: one word.")
+    reason: Reason | None = Field(default=None, description="Why it is not eligible or not responsive: one word.")
     message: str | None = Field(default=None, description="Why it has what it has.", max_length=1024)
 
     @property
-    def taken(self) -> int:
-        """How many the VM is without."""
+    def reclaimed(self) -> int:
+        """How many processors the VM is without."""
         return 0 if self.online is None else max(0, self.size - self.online)
 
 
@@ -414,13 +395,13 @@ class VirtualMachineReport(ApiModel):
     troubled: bool = Field(default=False, description="The guest swaps or refaults for want of memory.")
     min: Quantity | None = Field(default=None, description="The guarantee as requested.")
     target: Quantity | None = Field(default=None, description="The request in force.")
-    relief: Quantity | None = Field(
-        default=None, description="What takes the place of the request while node or guest is in trouble."
+    emergency_target: Quantity | None = Field(
+        default=None, description="What the agent moves it to instead of the target while node or guest is in trouble."
     )
     policy: str | None = Field(default=None, description="The policy the request came from.")
     eligible: bool = Field(default=True, description="Whether the VM may be ballooned.")
     responsive: bool = Field(default=True, description="Whether its driver follows requests.")
-    reason: str | None = Field(default=None, description="Why it is not eligible or not responsive: one word.")
+    reason: Reason | None = Field(default=None, description="Why it is not eligible or not responsive: one word.")
     message: str | None = Field(default=None, description="Why it has what it has.", max_length=1024)
     owner_excluded: bool = Field(default=False, description="Its owner asks for it to be left alone.")
     requested_method: ReclaimMethod = Field(
@@ -429,17 +410,17 @@ class VirtualMachineReport(ApiModel):
     method: ReclaimMethod | None = Field(default=None, description="What reserves it.")
     claimed: Quantity | None = Field(
         default=None,
-        description="What the program in the guest says it holds. What the node regained of it shows in resident.",
+        description="What the program in the guest says it holds. What the node has back of it shows in resident.",
     )
-    regained_by: Regain | None = Field(
+    freed_by: FreedBy | None = Field(
         default=None, description="How the node gets back what the program in the guest has reserved."
     )
     guest: GuestReport | None = None
     processors: ProcessorReport | None = None
 
     @property
-    def reserved(self) -> int:
-        """Memory taken back from the VM, bytes: what a program in it claims counts once the node has regained it."""
+    def reclaimed(self) -> int:
+        """Memory reclaimed from the VM, bytes: what a program in its guest holds counts once the node has it back."""
         return 0 if self.actual is None else self.size - self.backed(self.actual)
 
     def backed(self, actual: int, *, as_claimed: bool = True) -> int:
@@ -452,31 +433,31 @@ class VirtualMachineReport(ApiModel):
         return min(self.size, actual)
 
     @property
-    def processors_taken(self) -> int:
-        """How many processors the VM is without."""
-        return 0 if self.processors is None else self.processors.taken
+    def processors_reclaimed(self) -> int:
+        """How many processors the VM is without; 0 where they are not reported."""
+        return 0 if self.processors is None else self.processors.reclaimed
 
 
 class NodePressureStatus(ApiModel):
     """What the agent of the node reports."""
 
-    observed_at: Time = Field(description="When the agent last looked and wrote.")
+    observed_at: Time = Field(description="ReclaimWhen the agent last looked and wrote.")
     agent_version: str = Field(default="", description="The version of the agent that reports.")
     memory: NodeMemory
     processors: NodeProcessors | None = None
     stall: Stall = Field(default_factory=Stall)
-    state: NodeState = NodeState.HIGH
+    state: NodeState = NodeState.AMPLE
     virtual_machines: list[VirtualMachineReport] = Field(
         default_factory=list,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
     )
     conditions: Conditions
 
-    @computed_field(description="Memory taken back from the node's VMs.")  # type: ignore[prop-decorator]  # mypy knows none
+    @computed_field(description="Memory reclaimed from the node's VMs.")  # type: ignore[prop-decorator]  # mypy knows none
     @property
-    def reserved(self) -> Quantity:
-        """Memory taken back from the node's VMs, bytes."""
-        return sum(vm.reserved for vm in self.virtual_machines)
+    def reclaimed(self) -> Quantity:
+        """Memory reclaimed from the node's VMs, bytes."""
+        return sum(vm.reclaimed for vm in self.virtual_machines)
 
 
 class NodePressure(Resource):
@@ -488,7 +469,7 @@ class NodePressure(Resource):
         PrinterColumn(name="State", type="string", json_path=".status.state"),
         PrinterColumn(name="Total", type="string", json_path=".status.memory.total"),
         PrinterColumn(name="Available", type="string", json_path=".status.memory.available"),
-        PrinterColumn(name="Reserved", type="string", json_path=".status.reserved"),
+        PrinterColumn(name="Reclaimed", type="string", json_path=".status.reclaimed"),
         PrinterColumn(name="Ready", type="string", json_path='.status.conditions[?(@.type=="Ready")].status'),
         PrinterColumn(
             name="Reason", type="string", json_path='.status.conditions[?(@.type=="Ready")].reason', priority=1

@@ -32,7 +32,7 @@ exit status:
   0  done; nothing needs attention
   1  failed: no access, kubeballoon is not installed, no such VM
   2  wrong usage, or a policy that the API server would refuse
-  3  status: something needs attention; simulate: what --fail-on names would happen
+  3  status: something needs attention; diff: what --fail-on names would happen
   4  release: not all memory was back in time
 """
 
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _status(commands)
     _top(commands)
     _explain(commands)
-    _simulate(commands)
+    _diff(commands)
     _release(commands)
     _completion(commands)
     return top
@@ -96,9 +96,9 @@ class _Names(BaseCompleter):
         parsed_args: argparse.Namespace,
     ) -> list[str]:
         """The names as far as they can be had soon."""
-        from kubeballoon.cli import names  # noqa: PLC0415 - only for who completes
+        from kubeballoon.cli import completion_names  # noqa: PLC0415 - only for who completes
 
-        return names.complete(self._thing, parsed_args, prefix)
+        return completion_names.complete(self._thing, parsed_args, prefix)
 
 
 def _complete(action: argparse.Action, completer: BaseCompleter) -> None:
@@ -162,10 +162,10 @@ def _name(text: str) -> str:
     return text
 
 
-def _simulate(commands: _Commands[argparse.ArgumentParser]) -> None:
+def _diff(commands: _Commands[argparse.ArgumentParser]) -> None:
     command = _command(
         commands,
-        "simulate",
+        "diff",
         "say what policies in files would change, without applying them",
         "Decides with the cluster's present reports. Nothing is written.",
     )

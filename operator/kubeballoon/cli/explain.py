@@ -13,20 +13,22 @@ from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.cli import processors
 from kubeballoon.cli.arguments import Exit
+from kubeballoon.cli.cluster_view import ClusterView, ReportedVM, find_vm, read_cluster, split
 from kubeballoon.cli.output import Cell, Output, Style, size, warn
 from kubeballoon.cli.processors import ProcessorExplanation
-from kubeballoon.cli.sight import Place, Sight, find, look, split
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import Cluster, ClusterError
-from kubeballoon.core.allocate import allocate
-from kubeballoon.core.model import Decision, Mode, Node, Plan, Policy, Reason
+from kubeballoon.cluster.client import ApiClient, ApiError
+from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryTerms
 from kubeballoon.core.wording import human
+from kubeballoon.vocabulary import Mode
 
 _CHANGES = 5  # events shown, the last
 _FULL_TAX = 100
 
 
-class Change(ApiModel):
+class VMEvent(ApiModel):
     """An event about the VM."""
 
     at: str
@@ -34,7 +36,7 @@ class Change(ApiModel):
     note: str
 
 
-class Settings(ApiModel):
+class GoverningMemoryPolicy(ApiModel):
     """What the governing policy says of this VM; bytes."""
 
     name: str
@@ -57,12 +59,12 @@ class Explanation(ApiModel):
     node: str
     node_state: str
     capacity: int
-    policy: Settings | None = None
+    policy: GoverningMemoryPolicy | None = None
     size: int
     actual: int | None = None
     resident: int | None = None
     target: int | None = None
-    relief: int | None = None
+    emergency_target: int | None = None
     troubled: bool
     entitlement: int
     need: int | None = None
@@ -73,14 +75,14 @@ class Explanation(ApiModel):
     why_not_more: list[str]
     why_not_less: list[str]
     processors: ProcessorExplanation | None = None
-    changes: list[Change] = Field(default_factory=list)
+    changes: list[VMEvent] = Field(default_factory=list)
 
 
-def explain(sight: Sight, place: Place) -> Explanation:
+def explain(sight: ClusterView, place: ReportedVM) -> Explanation:
     """All but the changes."""
     report = place.report
     node = sight.core(place.pressure, place.status)
-    plan = allocate(node)
+    plan = allocate_memory(node)
     decision = next(each for each in plan.decisions if each.vm.uid == report.uid)
     vm = decision.vm
     held = vm.actual
@@ -95,7 +97,7 @@ def explain(sight: Sight, place: Place) -> Explanation:
         actual=report.actual,
         resident=report.resident,
         target=vm.target,
-        relief=report.relief,
+        emergency_target=report.emergency_target,
         troubled=vm.troubled,
         entitlement=decision.entitlement,
         need=vm.need,
@@ -109,17 +111,17 @@ def explain(sight: Sight, place: Place) -> Explanation:
     )
 
 
-def _settings(sight: Sight, place: Place, decision: Decision) -> Settings | None:
+def _settings(sight: ClusterView, place: ReportedVM, decision: MemoryDecision) -> GoverningMemoryPolicy | None:
     governance = sight.governance(place.report)
     policy, vm = decision.vm.policy, decision.vm
     if governance.governing is None or policy is None:
         return None
-    return Settings(
+    return GoverningMemoryPolicy(
         name=policy.name,
         mode=policy.mode,
         when=policy.when,
-        priority=governance.governing.spec.priority,
-        over=[other.metadata.name for other in governance.policies[1:]],
+        priority=governance.governing.resource.spec.priority,
+        over=[other.name for other in governance.policies[1:]],
         min=vm.minimum,
         max=vm.maximum,
         headroom=policy.headroom.of(vm.size),
@@ -130,7 +132,7 @@ def _settings(sight: Sight, place: Place, decision: Decision) -> Settings | None
 
 def helped(report: VirtualMachineReport, *, up: bool) -> Iterator[str]:
     """What the node's agent does about a VM on its own, where that is more (``up``) or less than requested."""
-    goal, request = report.relief, report.target
+    goal, request = report.emergency_target, report.target
     if goal is None or request is None or goal == request or (goal > request) is not up:
         return
     yield (
@@ -139,10 +141,10 @@ def helped(report: VirtualMachineReport, *, up: bool) -> Iterator[str]:
     )
 
 
-_ALONE = (Reason.EXCLUDED, Reason.NO_POLICY, Reason.UNRESPONSIVE, Reason.DEMAND_UNKNOWN)
+_ALONE = (DecisionReason.EXCLUDED, DecisionReason.NO_POLICY, DecisionReason.UNRESPONSIVE, DecisionReason.DEMAND_UNKNOWN)
 
 
-def why_not_more(node: Node, plan: Plan, decision: Decision) -> Iterator[str]:
+def why_not_more(node: MemoryNode, plan: MemoryPlan, decision: MemoryDecision) -> Iterator[str]:
     """What keeps the VM from having more; the strongest first."""
     vm, policy = decision.vm, decision.vm.policy
     if decision.reason in _ALONE or policy is None:
@@ -153,7 +155,7 @@ def why_not_more(node: Node, plan: Plan, decision: Decision) -> Iterator[str]:
         yield f"it may use all of its {human(vm.size)}"
     elif goal >= vm.maximum:
         yield f"its policy's max is {human(vm.maximum)}"
-    elif decision.reason is Reason.NOT_UNDER_PRESSURE:
+    elif decision.reason is DecisionReason.NOT_UNDER_PRESSURE:
         yield decision.message
     else:
         yield from _divided(node, plan, decision, policy)
@@ -161,10 +163,10 @@ def why_not_more(node: Node, plan: Plan, decision: Decision) -> Iterator[str]:
         yield f"it holds {human(vm.actual)}: its guest has not taken the rest yet"
 
 
-def _divided(node: Node, plan: Plan, decision: Decision, policy: Policy) -> Iterator[str]:
+def _divided(node: MemoryNode, plan: MemoryPlan, decision: MemoryDecision, policy: MemoryTerms) -> Iterator[str]:
     """Why a VM that shares the node does not have its maximum."""
     vm, demand = decision.vm, decision.vm.demand
-    if decision.reason is Reason.WAITING:
+    if decision.reason is DecisionReason.WAITING:
         yield decision.message
     if plan.shortfall:
         yield f"the minimums alone exceed the node's capacity by {human(plan.shortfall)}"
@@ -184,13 +186,13 @@ def _divided(node: Node, plan: Plan, decision: Decision, policy: Policy) -> Iter
             yield f"with {change}, all else the same, it would be entitled to {human(entitled)}"
 
 
-def _entitled(node: Node, uid: str, policy: Policy) -> int:
+def _entitled(node: MemoryNode, uid: str, policy: MemoryTerms) -> int:
     """What a VM would be entitled to under another policy, all else the same."""
     vms = tuple(replace(vm, policy=policy) if vm.uid == uid else vm for vm in node.vms)
-    return next(each.entitlement for each in allocate(replace(node, vms=vms)).decisions if each.vm.uid == uid)
+    return next(each.entitlement for each in allocate_memory(replace(node, vms=vms)).decisions if each.vm.uid == uid)
 
 
-def why_not_less(node: Node, plan: Plan, decision: Decision) -> Iterator[str]:
+def why_not_less(node: MemoryNode, plan: MemoryPlan, decision: MemoryDecision) -> Iterator[str]:
     """What keeps the VM from having to give more; the strongest first."""
     vm, policy = decision.vm, decision.vm.policy
     if decision.reason in _ALONE or policy is None:
@@ -201,7 +203,7 @@ def why_not_less(node: Node, plan: Plan, decision: Decision) -> Iterator[str]:
     goal = decision.entitlement if decision.target is None else decision.target
     if goal <= vm.minimum:
         yield f"{human(vm.minimum)} are guaranteed to it by the min of its policy {policy.name}"
-    elif decision.reason is Reason.NOT_UNDER_PRESSURE:
+    elif decision.reason is DecisionReason.NOT_UNDER_PRESSURE:
         yield decision.message
     else:
         yield from _kept(node, plan, decision)
@@ -209,14 +211,14 @@ def why_not_less(node: Node, plan: Plan, decision: Decision) -> Iterator[str]:
         yield f"it holds {human(vm.actual)}: its guest gives as fast as it was seen to follow"
 
 
-def _kept(node: Node, plan: Plan, decision: Decision) -> Iterator[str]:
+def _kept(node: MemoryNode, plan: MemoryPlan, decision: MemoryDecision) -> Iterator[str]:
     """Why a VM that shares the node has more than its minimum."""
     vm, demand = decision.vm, decision.vm.demand or 0
     goal = decision.entitlement if decision.target is None else decision.target
     demands = sum(each.vm.demand or 0 for each in plan.decisions if each.reason not in _ALONE)
     if demands > plan.capacity:
         yield "the VMs' demands do not all fit: each has what its shares buy"
-    elif node.state.desperate:
+    elif node.state.only_minimums_hold:
         yield f"in state {node.state} its shares still buy this much"
     elif goal - demand <= vm.dead_band:
         yield f"it demands {human(demand)}: while all demands fit no VM is taken below its own"
@@ -228,15 +230,15 @@ def _kept(node: Node, plan: Plan, decision: Decision) -> Iterator[str]:
         yield f"a move to its entitlement of {human(decision.entitlement)} {why}"
 
 
-async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
+async def run(options: argparse.Namespace, cluster: ApiClient, output: Output) -> Exit:
     """Print it."""
-    sight = await look(cluster)
+    sight = await read_cluster(cluster)
     namespace, name = split(options.vm, options.namespace or cluster.namespace)
-    place = await find(cluster, sight, namespace, name)
-    changes: list[Change] = []
+    place = await find_vm(cluster, sight, namespace, name)
+    changes: list[VMEvent] = []
     try:
         changes = await _changes(cluster, namespace, place.report.uid)
-    except ClusterError as error:
+    except ApiError as error:
         warn(f"without its last changes: {error}")
     said = explain(sight, place).model_copy(update={"changes": changes})
     if sight.silent(place.status):
@@ -246,11 +248,11 @@ async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> 
     return Exit.DONE
 
 
-async def _changes(cluster: Cluster, namespace: str, uid: str) -> list[Change]:
+async def _changes(cluster: ApiClient, namespace: str, uid: str) -> list[VMEvent]:
     answer = await cluster.get(paths.events(namespace), fieldSelector=f"regarding.uid={uid}")
     ours = [each for each in answer["items"] if each.get("reportingController") == "kubeballoon.io/controller"]
     ours.sort(key=_when)
-    return [Change(at=_when(each), reason=each["reason"], note=each.get("note", "")) for each in ours[-_CHANGES:]]
+    return [VMEvent(at=_when(each), reason=each["reason"], note=each.get("note", "")) for each in ours[-_CHANGES:]]
 
 
 def _when(event: dict[str, Any]) -> str:
@@ -266,7 +268,11 @@ def _print(said: Explanation, output: Output) -> None:
         ("actual", size(said.actual), "what its balloon leaves it"),
         ("resident", size(said.resident), "what its process holds of the node's memory"),
         ("target", size(said.target), "what is requested" if said.target is not None else "nothing is requested"),
-        *([("relief", size(said.relief), "what its agent moves it to instead")] if said.relief is not None else []),
+        *(
+            [("emergency_target", size(said.emergency_target), "what its agent moves it to instead")]
+            if said.emergency_target is not None
+            else []
+        ),
         ("entitlement", size(said.entitlement), "what its policy and the node come to"),
         ("need", size(said.need), f"what its guest works with{', and it swaps or refaults' if said.troubled else ''}"),
         ("demand", size(said.demand), "need and headroom, within its bounds"),
@@ -286,7 +292,7 @@ def _print(said: Explanation, output: Output) -> None:
         output.table(["AT", "REASON", "WHY"], [(each.at, each.reason, each.note) for each in said.changes])
 
 
-def _print_policy(policy: Settings | None, output: Output) -> None:
+def _print_policy(policy: GoverningMemoryPolicy | None, output: Output) -> None:
     if policy is None:
         output.say("No MemoryPolicy selects it.")
         return

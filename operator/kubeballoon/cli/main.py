@@ -40,20 +40,20 @@ def _run(options: argparse.Namespace) -> int:
         from kubeballoon.cli import completion  # noqa: PLC0415 - each command imports what it needs, for quick starts
 
         return completion.run(options.shell)
-    from kubeballoon.cluster.client import ClusterError  # noqa: PLC0415 - as above: this one takes a second
+    from kubeballoon.cluster.client import ApiError  # noqa: PLC0415 - as above: this one takes a second
 
     try:
         return asyncio.run(_on_cluster(options))
-    except ClusterError as error:
+    except ApiError as error:
         warn(f"{PROGRAM}: {error}")
         return Exit.FAILED
 
 
 async def _on_cluster(options: argparse.Namespace) -> int:
-    from kubeballoon.cluster.client import Cluster  # noqa: PLC0415 - as above
+    from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - as above
 
     command = importlib.import_module(f"kubeballoon.cli.{options.command}")
-    async with await Cluster.connect("kubectl-balloon", options.kubeconfig, options.context) as cluster:
+    async with await ApiClient.connect("kubectl-balloon", options.kubeconfig, options.context) as cluster:
         status: int = await command.run(options, cluster, Output.of(options.output))
         sys.stdout.flush()
         return status

@@ -7,13 +7,15 @@ from dataclasses import replace
 
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.v1alpha1 import ProcessorReport, VirtualMachineReport
+from kubeballoon.cli.cluster_view import ClusterView, ReportedVM
 from kubeballoon.cli.output import Cell, Output, Style
-from kubeballoon.cli.sight import Place, Sight
-from kubeballoon.core.model import Mode, Reason
-from kubeballoon.core.processors import Decision, Node, Plan, Policy, allocate
+from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.processors.allocation import allocate_processors
+from kubeballoon.core.processors.model import ProcessorDecision, ProcessorNode, ProcessorPlan, ProcessorTerms
+from kubeballoon.vocabulary import Mode
 
 
-class Processors(ApiModel):
+class VMProcessors(ApiModel):
     """A VM's processors; ``usage`` in percent of one of the node's. What is not known is left out."""
 
     policy: str | None = None
@@ -30,7 +32,7 @@ class Processors(ApiModel):
     problem: str | None = None
 
 
-class ProcessorSettings(ApiModel):
+class GoverningProcessorPolicy(ApiModel):
     """What the governing ProcessorPolicy says of a VM; ``cool_down`` in seconds, thresholds in percent."""
 
     name: str
@@ -55,23 +57,23 @@ class ProcessorExplanation(ApiModel):
     node_count: int
     node_usage: int
     node_stall: int
-    policy: ProcessorSettings | None = None
-    current: Processors
+    policy: GoverningProcessorPolicy | None = None
+    current: VMProcessors
     why_not_more: list[str]
     why_not_fewer: list[str]
 
 
-def decisions(node: Node | None) -> Mapping[str, Decision]:
+def decisions(node: ProcessorNode | None) -> Mapping[str, ProcessorDecision]:
     """What would be decided of a node's VMs now, by uid; nothing where its agent does not report processors."""
-    return {} if node is None else {decision.vm.uid: decision for decision in allocate(node).decisions}
+    return {} if node is None else {decision.vm.uid: decision for decision in allocate_processors(node).decisions}
 
 
-def view(report: VirtualMachineReport, decision: Decision | None) -> Processors | None:
+def view(report: VirtualMachineReport, decision: ProcessorDecision | None) -> VMProcessors | None:
     """A VM's processors; None where they are not reported."""
     seen = report.processors
     if seen is None or decision is None:
         return None
-    return Processors(
+    return VMProcessors(
         policy=None if decision.vm.policy is None else decision.vm.policy.name,
         size=seen.size,
         online=seen.online,
@@ -94,7 +96,7 @@ def _problem(seen: ProcessorReport) -> str | None:
     return seen.reason if seen.message is None else f"{seen.reason}: {seen.message}"
 
 
-def explain(sight: Sight, place: Place) -> ProcessorExplanation | None:
+def explain(sight: ClusterView, place: ReportedVM) -> ProcessorExplanation | None:
     """Why the VM has the processors it has; None where they are not reported."""
     node = sight.processors(place.pressure, place.status)
     decision = decisions(node).get(place.report.uid)
@@ -113,18 +115,18 @@ def explain(sight: Sight, place: Place) -> ProcessorExplanation | None:
     )
 
 
-def _settings(sight: Sight, place: Place, decision: Decision) -> ProcessorSettings | None:
+def _settings(sight: ClusterView, place: ReportedVM, decision: ProcessorDecision) -> GoverningProcessorPolicy | None:
     governance = sight.processor_governance(place.report)
     policy, vm = decision.vm.policy, decision.vm
     if governance.governing is None or policy is None:
         return None
-    spec, trigger = governance.governing.spec, policy.trigger
-    return ProcessorSettings(
+    spec, trigger = governance.governing.resource.spec, policy.trigger
+    return GoverningProcessorPolicy(
         name=policy.name,
         mode=policy.mode,
         when=trigger.when,
         priority=spec.priority,
-        over=[other.metadata.name for other in governance.policies[1:]],
+        over=[other.name for other in governance.policies[1:]],
         min=vm.minimum,
         max=vm.maximum,
         shares=policy.shares,
@@ -137,10 +139,10 @@ def _settings(sight: Sight, place: Place, decision: Decision) -> ProcessorSettin
     )
 
 
-_ALONE = (Reason.EXCLUDED, Reason.NO_POLICY, Reason.UNRESPONSIVE)
+_ALONE = (DecisionReason.EXCLUDED, DecisionReason.NO_POLICY, DecisionReason.UNRESPONSIVE)
 
 
-def why_not_more(node: Node, decision: Decision, current: Processors) -> Iterator[str]:
+def why_not_more(node: ProcessorNode, decision: ProcessorDecision, current: VMProcessors) -> Iterator[str]:
     """What keeps the VM from having more processors; the strongest first."""
     vm, policy = decision.vm, decision.vm.policy
     if decision.reason in _ALONE or policy is None:
@@ -159,7 +161,7 @@ def why_not_more(node: Node, decision: Decision, current: Processors) -> Iterato
     yield from _under_way(decision, current, up=True)
 
 
-def why_not_fewer(node: Node, decision: Decision, current: Processors) -> Iterator[str]:
+def why_not_fewer(node: ProcessorNode, decision: ProcessorDecision, current: VMProcessors) -> Iterator[str]:
     """What keeps the VM from having to give more processors; the strongest first."""
     vm, policy = decision.vm, decision.vm.policy
     if decision.reason in _ALONE or policy is None:
@@ -169,7 +171,7 @@ def why_not_fewer(node: Node, decision: Decision, current: Processors) -> Iterat
     elif decision.target is None or decision.target <= vm.minimum:
         are = "is" if vm.minimum == 1 else "are"
         yield f"{vm.minimum} {are} guaranteed to it by the min of its policy {policy.name}"
-    elif decision.reason is Reason.NOT_UNDER_PRESSURE:
+    elif decision.reason is DecisionReason.NOT_UNDER_PRESSURE:
         trigger = policy.trigger
         yield (
             f"the node is not short of processors: {_pressure(node)}; its policy takes some from usage "
@@ -180,18 +182,18 @@ def why_not_fewer(node: Node, decision: Decision, current: Processors) -> Iterat
     yield from _under_way(decision, current, up=False)
 
 
-def _pressure(node: Node) -> str:
+def _pressure(node: ProcessorNode) -> str:
     return f"usage {node.pressure.usage:.0f} %, stall {node.pressure.stall:.0f} %"
 
 
-def _with(node: Node, uid: str, policy: Policy) -> int:
+def _with(node: ProcessorNode, uid: str, policy: ProcessorTerms) -> int:
     """How many processors a VM would have under another policy of the same name, all else the same."""
     vms = tuple(replace(vm, policy=policy) if vm.uid == uid else vm for vm in node.vms)
-    plan: Plan = allocate(replace(node, vms=vms))
+    plan: ProcessorPlan = allocate_processors(replace(node, vms=vms))
     return next(each.target or 0 for each in plan.decisions if each.vm.uid == uid)
 
 
-def _under_way(decision: Decision, current: Processors, *, up: bool) -> Iterator[str]:
+def _under_way(decision: ProcessorDecision, current: VMProcessors, *, up: bool) -> Iterator[str]:
     """What is decided but not requested yet, and requested but not done yet."""
     goal, request, online, policy = decision.target, current.target, current.online, decision.vm.policy
     if policy is not None and None not in (goal, request) and goal != request and ((goal or 0) > (request or 0)) is up:
@@ -234,7 +236,7 @@ def show(said: ProcessorExplanation, output: Output) -> None:
         output.bullets(title, lines)
 
 
-def _show_policy(policy: ProcessorSettings, output: Output) -> None:
+def _show_policy(policy: GoverningProcessorPolicy, output: Output) -> None:
     over = f", over {', '.join(policy.over)}" if policy.over else ""
     output.table(
         ["PROCESSOR POLICY", policy.name, f"{policy.mode}, {policy.when}, priority {policy.priority}{over}"],
@@ -264,7 +266,7 @@ HEADER = ("CPUS", "CPU TARGET")
 WIDE_HEADER = ("CPU OFFLINABLE", "CPU USAGE", "CPU METHOD", "CPU POLICY", "CPU REASON", "CPU MESSAGE")
 
 
-def row(seen: Processors | None) -> list[str | Cell]:
+def row(seen: VMProcessors | None) -> list[str | Cell]:
     """A VM's cells of HEADER and WIDE_HEADER."""
     if seen is None:
         return ["-"] * (len(HEADER) + len(WIDE_HEADER))

@@ -17,18 +17,19 @@ from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.names import EXCLUDE, RELEASE
 from kubeballoon.api.v1alpha1 import KINDS, NodePressure, OwnerExclusion, VirtualMachineReport
 from kubeballoon.cli.arguments import Exit
+from kubeballoon.cli.cluster_view import ClusterView, ReportedVM, find_vm, items, nodes_of, read_cluster, split
+from kubeballoon.cli.kind_words import NODE_WORDS
 from kubeballoon.cli.output import Output, warn
-from kubeballoon.cli.sight import Place, Sight, find, items, look, nodes_of, split
-from kubeballoon.cli.words import NODE_WORDS
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import Cluster, ClusterError
-from kubeballoon.cluster.giveback import Held, held, wait, withdraw
+from kubeballoon.cluster.client import ApiClient, ApiError
+from kubeballoon.cluster.withdrawal import wait_for_returns, withdraw
 from kubeballoon.core.wording import human
+from kubeballoon.governance.returns import PendingReturn, pending_returns
 
 QUIET = 3.0  # seconds in which nothing must be left to do: a round under way may still have asked for something
 
 
-class Scope(Enum):
+class ReleaseScope(Enum):
     """What is released."""
 
     ALL = auto()
@@ -37,49 +38,49 @@ class Scope(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ReleaseTarget:
     """What is released; ``namespace`` for a VM only, ``name`` for a VM or a node."""
 
-    scope: Scope
+    scope: ReleaseScope
     name: str = ""
     namespace: str = ""
 
     def covers(self, node: str, report: VirtualMachineReport) -> bool:
         """Whether a VM is part of it."""
-        if self.scope is Scope.VM:
+        if self.scope is ReleaseScope.VM:
             return (report.namespace, report.name) == (self.namespace, self.name)
-        return self.scope is Scope.ALL or node == self.name
+        return self.scope is ReleaseScope.ALL or node == self.name
 
     @property
     def argument(self) -> str:
         """How it is written on the command line."""
-        if self.scope is Scope.VM:
+        if self.scope is ReleaseScope.VM:
             return f"{self.namespace}/{self.name}"
-        return "--all" if self.scope is Scope.ALL else f"node/{self.name}"
+        return "--all" if self.scope is ReleaseScope.ALL else f"node/{self.name}"
 
     def __str__(self) -> str:
-        if self.scope is Scope.ALL:
+        if self.scope is ReleaseScope.ALL:
             return "all VMs"
         return f"VM {self.namespace}/{self.name}" if self.namespace else f"node {self.name}"
 
 
-class Result(ApiModel):
+class ReleaseResult(ApiModel):
     """How a release ended."""
 
     released: str
     undone: bool
     changed: list[str]
-    held: list[Held]
+    held: list[PendingReturn]
 
 
-async def mark(cluster: Cluster, target: Target, *, on: bool) -> list[str]:
+async def mark(cluster: ApiClient, target: ReleaseTarget, *, on: bool) -> list[str]:
     """Put the marks on, or take them off; what was changed by that.
 
     Raises:
         ClusterError: a mark could not be written.
     """
-    if target.scope is Scope.VM:
-        place = await find(cluster, await look(cluster), target.namespace, target.name)
+    if target.scope is ReleaseScope.VM:
+        place = await find_vm(cluster, await read_cluster(cluster), target.namespace, target.name)
         path = paths.instance(target.namespace, target.name)
         # Read here, for the report may be older than the last release.
         annotations = (await cluster.get(path))["metadata"].get("annotations", {})
@@ -88,11 +89,11 @@ async def mark(cluster: Cluster, target: Target, *, on: bool) -> list[str]:
     changed = []
     for kind in KINDS:
         # All that is released by --undo --all; else either the policies or the one node.
-        both = target.scope is Scope.ALL and not on
-        if both or (kind is NodePressure) == (target.scope is Scope.NODE):
+        both = target.scope is ReleaseScope.ALL and not on
+        if both or (kind is NodePressure) == (target.scope is ReleaseScope.NODE):
             for item in await items(cluster, kind):
                 name, uid = item["metadata"]["name"], item["metadata"]["uid"]
-                if target.scope is Scope.NODE and name != target.name:
+                if target.scope is ReleaseScope.NODE and name != target.name:
                     continue
                 path = f"{paths.ours(kind.plural)}/{name}"
                 present = item["metadata"].get("annotations", {}).get(RELEASE) == "true"
@@ -102,7 +103,7 @@ async def mark(cluster: Cluster, target: Target, *, on: bool) -> list[str]:
 
 
 async def _annotate(
-    cluster: Cluster, path: str, uid: str, annotation: str, label: str, *, wanted: bool, present: bool
+    cluster: ApiClient, path: str, uid: str, annotation: str, label: str, *, wanted: bool, present: bool
 ) -> list[str]:
     if wanted == present:
         return []
@@ -111,7 +112,7 @@ async def _annotate(
     return [label]
 
 
-def exposed(nodes: Sequence[NodePressure], target: Target) -> list[str]:
+def exposed(nodes: Sequence[NodePressure], target: ReleaseTarget) -> list[str]:
     """The nodes that have less memory than their VMs may use once they are released, as one line each."""
     lines = []
     for pressure in nodes:
@@ -125,24 +126,24 @@ def exposed(nodes: Sequence[NodePressure], target: Target) -> list[str]:
     return lines
 
 
-async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
+async def run(options: argparse.Namespace, cluster: ApiClient, output: Output) -> Exit:
     """Release, or undo that."""
     target = await _target(options, cluster)
     if not options.undo:
         for line in exposed(await nodes_of(cluster), target):
             warn(line)
     changed = await mark(cluster, target, on=not options.undo)
-    left: list[Held] = []
+    left: list[PendingReturn] = []
     if not options.undo:
 
-        async def look_again() -> list[Held]:
-            return held(await nodes_of(cluster), datetime.now(UTC), target.covers)
+        async def look_again() -> list[PendingReturn]:
+            return pending_returns(await nodes_of(cluster), datetime.now(UTC), target.covers)
 
         if options.without_controller:
             await withdraw(cluster, [(vm.namespace, vm.name, vm.uid) for vm in await look_again()])
         if options.wait:
-            left = await wait(look_again, warn, options.timeout, quiet=QUIET)
-    result = Result(released=str(target), undone=options.undo, changed=changed, held=left)
+            left = await wait_for_returns(look_again, warn, options.timeout, quiet=QUIET)
+    result = ReleaseResult(released=str(target), undone=options.undo, changed=changed, held=left)
     if not output.document(result):
         _tell(output, options, target, result)
     for vm in left:
@@ -150,7 +151,7 @@ async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> 
     return Exit.INCOMPLETE if left else Exit.DONE
 
 
-def _tell(output: Output, options: argparse.Namespace, target: Target, result: Result) -> None:
+def _tell(output: Output, options: argparse.Namespace, target: ReleaseTarget, result: ReleaseResult) -> None:
     if options.undo:
         output.say(
             f"{target}: " + (f"driven again ({', '.join(result.changed)})" if result.changed else "not released")
@@ -161,45 +162,45 @@ def _tell(output: Output, options: argparse.Namespace, target: Target, result: R
         output.say(f"{target}: all memory is back, and stays until `kubectl balloon release {target.argument} --undo`")
     else:
         output.say(f"{target}: released; the memory comes back as fast as the guests take it")
-    if target.scope is Scope.VM and not options.undo:
+    if target.scope is ReleaseScope.VM and not options.undo:
         output.say(
             f"For as long as it runs. To keep it after a restart set {EXCLUDE} in its VirtualMachine's template."
         )
 
 
-async def _target(options: argparse.Namespace, cluster: Cluster) -> Target:
+async def _target(options: argparse.Namespace, cluster: ApiClient) -> ReleaseTarget:
     """What the user means.
 
     Raises:
         ClusterError: nothing is called so, more than one thing is, or releasing it would have no effect.
     """
     if options.all:
-        return Target(Scope.ALL)
+        return ReleaseTarget(ReleaseScope.ALL)
     word, slash, name = options.what.partition("/")
     if slash and word in NODE_WORDS:
         if name not in {node.metadata.name for node in await nodes_of(cluster)}:
-            raise ClusterError(f"no agent reports a node {name}")
-        return Target(Scope.NODE, name)
-    sight = await look(cluster)
+            raise ApiError(f"no agent reports a node {name}")
+        return ReleaseTarget(ReleaseScope.NODE, name)
+    sight = await read_cluster(cluster)
     namespace, name = split(options.what, options.namespace or cluster.namespace)
     if not slash and (node := _node(sight, name)) is not None:
         if any((place.report.namespace, place.report.name) == (namespace, name) for place in sight.places()):
-            raise ClusterError(f"{name} is a node and a VM: write node/{name} or vm/{name}")
+            raise ApiError(f"{name} is a node and a VM: write node/{name} or vm/{name}")
         return node
-    place = await find(cluster, sight, namespace, name)
+    place = await find_vm(cluster, sight, namespace, name)
     if not options.undo:
         _check_exclusion(sight, place)
-    return Target(Scope.VM, name, namespace)
+    return ReleaseTarget(ReleaseScope.VM, name, namespace)
 
 
-def _node(sight: Sight, name: str) -> Target | None:
-    return Target(Scope.NODE, name) if any(node.metadata.name == name for node in sight.nodes) else None
+def _node(sight: ClusterView, name: str) -> ReleaseTarget | None:
+    return ReleaseTarget(ReleaseScope.NODE, name) if any(node.metadata.name == name for node in sight.nodes) else None
 
 
-def _check_exclusion(sight: Sight, place: Place) -> None:
+def _check_exclusion(sight: ClusterView, place: ReportedVM) -> None:
     policy = sight.governance(place.report).governing
-    if policy is not None and policy.spec.owner_exclusion is OwnerExclusion.DENY:
-        raise ClusterError(
-            f"the policy {policy.metadata.name} governs {place.report.namespace}/{place.report.name} and says "
+    if policy is not None and policy.resource.spec.owner_exclusion is OwnerExclusion.DENY:
+        raise ApiError(
+            f"the policy {policy.name} governs {place.report.namespace}/{place.report.name} and says "
             f"ownerExclusion: Deny: change it, or release the VM's node {place.pressure.metadata.name}"
         )

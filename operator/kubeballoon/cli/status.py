@@ -9,32 +9,26 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from kubeballoon.api.meta import ApiModel
-from kubeballoon.api.v1alpha1 import (
-    MemoryPolicy,
-    NodeState,
-    Policy,
-    PolicyStatus,
-    ProcessorPolicy,
-    VirtualMachineReport,
-)
+from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, PolicyStatus, ProcessorPolicy, VirtualMachineReport
 from kubeballoon.cli.arguments import Exit
+from kubeballoon.cli.cluster_view import ClusterView, read_cluster
 from kubeballoon.cli.output import Cell, Output, Style, size
-from kubeballoon.cli.sight import Sight, look
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import Cluster, ForbiddenError, Object
+from kubeballoon.cluster.client import ApiClient, ForbiddenError, Object
 from kubeballoon.cluster.lease import CONTROLLER
-from kubeballoon.cluster.snapshot import exclusion, processor_exclusion
-from kubeballoon.core import processors
-from kubeballoon.core.allocate import allocate
-from kubeballoon.core.model import State
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.wording import human, listed
+from kubeballoon.governance.exclusion import Excluded, memory_exclusion, processor_exclusion
+from kubeballoon.governance.loaded_policy import AnyLoadedPolicy
+from kubeballoon.vocabulary import NodeState
 
 _SKEW = 60.0  # seconds by which clocks may differ before a controller counts as gone
-_UNINSTALLING = "release_"  # how the holder of the Lease is called that gives everything back
+_UNINSTALLING = "uninstall_"  # how the holder of the Lease is called that gives everything back
 
 
 class PolicyLine(ApiModel):
-    """A policy at a glance: a MemoryPolicy says how many bytes it has taken, a ProcessorPolicy how many processors."""
+    """A policy at a glance: a MemoryPolicy says how many bytes it reclaims, a ProcessorPolicy how many processors."""
 
     kind: str
     name: str
@@ -42,8 +36,8 @@ class PolicyLine(ApiModel):
     priority: int
     governed: int
     excluded: int
-    reserved: int | None = None
-    taken: int | None = None
+    reclaimed: int | None = None
+    processors_reclaimed: int | None = None
     ready: str
     reason: str
 
@@ -55,7 +49,7 @@ class ProcessorOverview(ApiModel):
     excluded: dict[str, int]
     unresponsive: int
     size: int
-    taken: int
+    reclaimed: int
     usage: int
     stall: int
 
@@ -72,7 +66,7 @@ class Overview(ApiModel):
     excluded: dict[str, int]
     unresponsive: int
     size: int
-    reserved: int
+    reclaimed: int
     processors: ProcessorOverview
     policies: list[PolicyLine]
     attention: list[str]
@@ -86,11 +80,11 @@ class _Count:
     excluded: Counter[str] = field(default_factory=Counter)
     unresponsive: int = 0
 
-    def add(self, policy: Policy | None, excluded: tuple[str, str] | None, *, responsive: bool) -> None:
+    def add(self, policy: AnyLoadedPolicy | None, excluded: Excluded | None, *, responsive: bool) -> None:
         """One VM more."""
         self.governed += policy is not None
         if excluded is not None and policy is not None:
-            self.excluded[excluded[0]] += 1
+            self.excluded[excluded.reason] += 1
         self.unresponsive += excluded is None and not responsive
 
     @property
@@ -128,7 +122,7 @@ def _renewal(spec: Object, now: datetime) -> tuple[bool, float, str]:
     return bool(holder) and age <= spec.get("leaseDurationSeconds", 0) + _SKEW, -age, holder
 
 
-def overview(sight: Sight, leads: Leadership) -> Overview:
+def overview(sight: ClusterView, leads: Leadership) -> Overview:
     """The cluster at a glance."""
     memory, cpus = _Count(), _Count()
     reports = []
@@ -136,10 +130,14 @@ def overview(sight: Sight, leads: Leadership) -> Overview:
         report, released = place.report, place.pressure.metadata.released
         reports.append(report)
         policy = sight.governance(report).governing
-        memory.add(policy, exclusion(report, policy, released=released), responsive=report.responsive)
+        memory.add(
+            policy,
+            memory_exclusion(report, None if policy is None else policy.resource, node_released=released),
+            responsive=report.responsive,
+        )
         if report.processors is not None:
             other = sight.processor_governance(report).governing
-            why = processor_exclusion(report, other, released=released)
+            why = processor_exclusion(report, None if other is None else other.resource, node_released=released)
             cpus.add(other, why, responsive=report.processors.responsive)
     nodes = [status.processors for _, status in sight.reported() if status.processors is not None]
     return Overview(
@@ -152,13 +150,13 @@ def overview(sight: Sight, leads: Leadership) -> Overview:
         excluded=memory.reasons,
         unresponsive=memory.unresponsive,
         size=sum(report.size for report in reports),
-        reserved=sum(report.reserved for report in reports),
+        reclaimed=sum(report.reclaimed for report in reports),
         processors=ProcessorOverview(
             governed=cpus.governed,
             excluded=cpus.reasons,
             unresponsive=cpus.unresponsive,
             size=sum(report.processors.size for report in reports if report.processors is not None),
-            taken=sum(report.processors_taken for report in reports),
+            reclaimed=sum(report.processors_reclaimed for report in reports),
             usage=max((node.usage for node in nodes), default=0),
             stall=max((node.stall for node in nodes), default=0),
         ),
@@ -173,11 +171,11 @@ def _order(policy: Policy) -> tuple[str, int, str]:
 
 def _policy(policy: Policy) -> PolicyLine:
     status = policy.status or PolicyStatus()
-    reserved, taken = None, None
+    memory, processors = None, None
     if isinstance(policy, MemoryPolicy):
-        reserved = 0 if policy.status is None else policy.status.reserved
+        memory = 0 if policy.status is None else policy.status.reclaimed
     if isinstance(policy, ProcessorPolicy):
-        taken = 0 if policy.status is None else policy.status.taken
+        processors = 0 if policy.status is None else policy.status.reclaimed
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return PolicyLine(
         kind=policy.kind,
@@ -186,14 +184,14 @@ def _policy(policy: Policy) -> PolicyLine:
         priority=policy.spec.priority,
         governed=status.governed,
         excluded=sum(each.count for each in status.excluded),
-        reserved=reserved,
-        taken=taken,
+        reclaimed=memory,
+        processors_reclaimed=processors,
         ready="Unknown" if ready is None else ready.status,
         reason="NotSeenByController" if ready is None else ready.reason,
     )
 
 
-def attention(sight: Sight) -> Iterator[str]:
+def attention(sight: ClusterView) -> Iterator[str]:
     """What an administrator should look at, one line each, the worst first."""
     if not sight.nodes:
         yield "no agent has reported: do agents run on the nodes?"
@@ -212,25 +210,25 @@ def _processors_stuck(report: VirtualMachineReport) -> bool:
     return seen is not None and seen.target is not None and seen.eligible and not seen.responsive
 
 
-def _stuck(title: str, sight: Sight, is_stuck: Callable[[VirtualMachineReport], bool]) -> Iterator[str]:
+def _stuck(title: str, sight: ClusterView, is_stuck: Callable[[VirtualMachineReport], bool]) -> Iterator[str]:
     stuck = [f"{place.report.namespace}/{place.report.name}" for place in sight.places() if is_stuck(place.report)]
     if stuck:
         yield f"{title}: {listed(stuck)}"
 
 
-def _nodes(sight: Sight) -> Iterator[str]:
+def _nodes(sight: ClusterView) -> Iterator[str]:
     for pressure, status in sight.reported():
         name = pressure.metadata.name
         if sight.silent(status):
             yield f"node {name}: its agent has not reported for {sight.age(status):.0f}s: its requests stand still"
             continue
-        if State(status.state).desperate:
+        if NodeState(status.state).only_minimums_hold:
             yield f"node {name}: state {status.state}, {human(status.memory.available)} available"
-        shortfall = allocate(sight.core(pressure, status)).shortfall
+        shortfall = allocate_memory(sight.core(pressure, status)).shortfall
         if shortfall:
             yield f"node {name}: the guaranteed minimums exceed its capacity by {human(shortfall)}"
         cpus = sight.processors(pressure, status)
-        lacking = 0 if cpus is None else processors.allocate(cpus).shortfall
+        lacking = 0 if cpus is None else allocate_processors(cpus).shortfall
         if lacking:
             yield f"node {name}: the guaranteed minimums exceed its processors by {lacking}"
         if pressure.metadata.released:
@@ -240,7 +238,7 @@ def _nodes(sight: Sight) -> Iterator[str]:
             yield f"node {pressure.metadata.name}: its agent has not reported yet"
 
 
-def _policies(sight: Sight) -> Iterator[str]:
+def _policies(sight: ClusterView) -> Iterator[str]:
     if not sight.every_policy:
         yield "no policy: nothing is requested of any VM"
     for policy in sight.every_policy:
@@ -256,15 +254,15 @@ def _policies(sight: Sight) -> Iterator[str]:
                     yield f"{name}: {condition.message}"
 
 
-async def run(_: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
+async def run(_: argparse.Namespace, cluster: ApiClient, output: Output) -> Exit:
     """Print it; 3 when something needs attention."""
-    seen = overview(await look(cluster), await _leadership(cluster))
+    seen = overview(await read_cluster(cluster), await _leadership(cluster))
     if not output.document(seen):
         _print(seen, output)
     return Exit.ATTENTION if seen.attention else Exit.DONE
 
 
-async def _leadership(cluster: Cluster) -> Leadership:
+async def _leadership(cluster: ApiClient) -> Leadership:
     try:
         leases = (await cluster.get(paths.LEASES, fieldSelector=f"metadata.name={CONTROLLER}"))["items"]
     except ForbiddenError:
@@ -283,17 +281,17 @@ def _print(seen: Overview, output: Output) -> None:
         f"{seen.virtual_machines}, {seen.governed} governed",
         _left_out(", not ballooned: ", seen.excluded, seen.unresponsive),
     )
-    output.say(Cell("Memory     ", Style.STRONG), f"{size(seen.reserved)} taken back of {size(seen.size)}")
+    output.say(Cell("Memory     ", Style.STRONG), f"{size(seen.reclaimed)} reclaimed of {size(seen.size)}")
     cpus = seen.processors
     output.say(
         Cell("Processors ", Style.STRONG),
-        f"{cpus.taken} taken of {cpus.size}, of {cpus.governed} VMs governed",
+        f"{cpus.reclaimed} reclaimed of {cpus.size}, of {cpus.governed} VMs governed",
         _left_out(", left alone: ", cpus.excluded, cpus.unresponsive),
         f"; nodes' usage up to {cpus.usage}%, stall up to {cpus.stall}%",
     )
     if seen.policies:
         output.say()
-        header = ["KIND", "POLICY", "MODE", "PRIORITY", "GOVERNED", "EXCLUDED", "TAKEN", "READY", "REASON"]
+        header = ["KIND", "POLICY", "MODE", "PRIORITY", "GOVERNED", "EXCLUDED", "RECLAIMED", "READY", "REASON"]
         output.table(header, [_row(policy) for policy in seen.policies])
     output.say()
     if not seen.attention:
@@ -317,7 +315,7 @@ def _row(policy: PolicyLine) -> list[str | Cell]:
         str(policy.priority),
         str(policy.governed),
         str(policy.excluded),
-        size(policy.reserved) if policy.taken is None else f"{policy.taken} processors",
+        size(policy.reclaimed) if policy.processors_reclaimed is None else f"{policy.processors_reclaimed} processors",
         Cell(policy.ready, Style.GOOD if policy.ready == "True" else Style.WARN),
         policy.reason,
     ]

@@ -10,25 +10,26 @@ from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus
 from kubeballoon.cli import processors
 from kubeballoon.cli.arguments import Exit
+from kubeballoon.cli.cluster_view import ClusterView, read_cluster
 from kubeballoon.cli.output import Cell, Output, Style, size, warn
-from kubeballoon.cli.processors import Processors, percent
-from kubeballoon.cli.sight import Sight, look
-from kubeballoon.cluster.client import Cluster, ClusterError
-from kubeballoon.core import processors as processors_core
-from kubeballoon.core.allocate import allocate
-from kubeballoon.core.model import Decision, State
+from kubeballoon.cli.processors import VMProcessors, percent
+from kubeballoon.cluster.client import ApiClient, ApiError
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.model import MemoryDecision
+from kubeballoon.core.processors.allocation import allocate_processors
+from kubeballoon.vocabulary import NodeState
 
-_STYLES = {State.SOFT: Style.WARN, State.HARD: Style.BAD, State.LOW: Style.BAD}
+_STYLES = {NodeState.TIGHT: Style.WARN, NodeState.SCARCE: Style.BAD, NodeState.CRITICAL: Style.BAD}
 
 
-class NodeProcessors(ApiModel):
+class NodeProcessorLine(ApiModel):
     """A node's processors: usage and stall in percent, and what its VMs were given and are without."""
 
     count: int
     usage: int
     stall: int
     size: int
-    taken: int
+    reclaimed: int
     shortfall: int
 
 
@@ -44,12 +45,12 @@ class NodeLine(ApiModel):
     capacity: int
     virtual_machines: int
     size: int
-    reserved: int
+    reclaimed: int
     shortfall: int
     risk: int
     stall_some: int
     stall_full: int
-    processors: NodeProcessors | None = None
+    processors: NodeProcessorLine | None = None
     age: int
     silent: bool
     released: bool
@@ -69,29 +70,29 @@ class VirtualMachineLine(ApiModel):
     target: int | None = None
     min: int
     demand: int | None = None
-    reserved: int
+    reclaimed: int
     reason: str
     message: str
-    processors: Processors | None = None
+    processors: VMProcessors | None = None
 
 
-class Nodes(ApiModel):
+class NodeList(ApiModel):
     """All nodes."""
 
     nodes: list[NodeLine]
 
 
-class VirtualMachines(ApiModel):
+class VirtualMachineList(ApiModel):
     """All VMs asked for."""
 
     virtual_machines: list[VirtualMachineLine]
 
 
-def nodes(sight: Sight) -> Iterator[NodeLine]:
+def nodes(sight: ClusterView) -> Iterator[NodeLine]:
     """The nodes whose agents have reported."""
     for pressure, status in sight.reported():
         node = sight.core(pressure, status)
-        plan = allocate(node)
+        plan = allocate_memory(node)
         memory, vms = status.memory, status.virtual_machines
         yield NodeLine(
             name=pressure.metadata.name,
@@ -103,7 +104,7 @@ def nodes(sight: Sight) -> Iterator[NodeLine]:
             capacity=node.capacity,
             virtual_machines=len(vms),
             size=sum(vm.size for vm in vms),
-            reserved=sum(vm.reserved for vm in vms),
+            reclaimed=sum(vm.reclaimed for vm in vms),
             shortfall=plan.shortfall,
             risk=plan.risk,
             stall_some=status.stall.some,
@@ -116,31 +117,33 @@ def nodes(sight: Sight) -> Iterator[NodeLine]:
         )
 
 
-def _node_processors(sight: Sight, pressure: NodePressure, status: NodePressureStatus) -> NodeProcessors | None:
+def _node_processors(
+    sight: ClusterView, pressure: NodePressure, status: NodePressureStatus
+) -> NodeProcessorLine | None:
     node, seen, vms = sight.processors(pressure, status), status.processors, status.virtual_machines
     if node is None or seen is None:
         return None
-    return NodeProcessors(
+    return NodeProcessorLine(
         count=seen.count,
         usage=seen.usage,
         stall=seen.stall,
         size=sum(vm.processors.size for vm in vms if vm.processors is not None),
-        taken=sum(vm.processors_taken for vm in vms),
-        shortfall=processors_core.allocate(node).shortfall,
+        reclaimed=sum(vm.processors_reclaimed for vm in vms),
+        shortfall=allocate_processors(node).shortfall,
     )
 
 
-def vms(sight: Sight, namespace: str | None, node: str | None) -> Iterator[VirtualMachineLine]:
+def vms(sight: ClusterView, namespace: str | None, node: str | None) -> Iterator[VirtualMachineLine]:
     """The VMs of a namespace, a node, or all (None)."""
     for pressure, status in sight.reported():
         if node not in (None, pressure.metadata.name):
             continue
-        decisions = {decision.vm.uid: decision for decision in allocate(sight.core(pressure, status)).decisions}
+        decisions = {decision.vm.uid: decision for decision in allocate_memory(sight.core(pressure, status)).decisions}
         cpus = processors.decisions(sight.processors(pressure, status))
         for report in status.virtual_machines:
             if namespace not in (None, report.namespace):
                 continue
-            decision: Decision = decisions[report.uid]
+            decision: MemoryDecision = decisions[report.uid]
             yield VirtualMachineLine(
                 namespace=report.namespace,
                 name=report.name,
@@ -152,7 +155,7 @@ def vms(sight: Sight, namespace: str | None, node: str | None) -> Iterator[Virtu
                 target=report.target,
                 min=decision.vm.minimum,
                 demand=decision.vm.demand,
-                reserved=report.reserved,
+                reclaimed=report.reclaimed,
                 reason=decision.reason,
                 message=decision.message,
                 processors=processors.view(report, cpus.get(report.uid)),
@@ -161,33 +164,33 @@ def vms(sight: Sight, namespace: str | None, node: str | None) -> Iterator[Virtu
 
 _NODE_ORDERS: dict[str, Callable[[NodeLine], tuple[object, ...]]] = {
     "name": lambda node: (node.name,),
-    "state": lambda node: (-State(node.state).severity, node.available / max(1, node.total), node.name),
+    "state": lambda node: (-NodeState(node.state).severity, node.available / max(1, node.total), node.name),
     "available": lambda node: (node.available, node.name),
-    "reclaimed": lambda node: (-node.reserved, node.name),
+    "reclaimed": lambda node: (-node.reclaimed, node.name),
     "cpu": lambda node: (*((0, 0) if (cpus := node.processors) is None else (-cpus.stall, -cpus.usage)), node.name),
 }
 _VM_ORDERS: dict[str, Callable[[VirtualMachineLine], tuple[object, ...]]] = {
     "name": lambda vm: (vm.namespace, vm.name),
     "size": lambda vm: (-vm.size, vm.namespace, vm.name),
     "demand": lambda vm: (-(vm.demand or 0), vm.namespace, vm.name),
-    "reclaimed": lambda vm: (-vm.reserved, vm.namespace, vm.name),
+    "reclaimed": lambda vm: (-vm.reclaimed, vm.namespace, vm.name),
     "cpu": lambda vm: (-((vm.processors.usage or 0) if vm.processors is not None else 0), vm.namespace, vm.name),
 }
 
 
-async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
+async def run(options: argparse.Namespace, cluster: ApiClient, output: Output) -> Exit:
     """Print nodes or VMs."""
-    sight = await look(cluster)
+    sight = await read_cluster(cluster)
     if options.thing == "nodes":
         _print_nodes(sorted(nodes(sight), key=_NODE_ORDERS[options.sort_by]), output)
         return Exit.DONE
     if options.node is not None and options.node not in {node.metadata.name for node in sight.nodes}:
-        raise ClusterError(f"no agent reports a node {options.node}")
+        raise ApiError(f"no agent reports a node {options.node}")
     # A node's VMs are all meant unless a namespace is named.
     every = options.all_namespaces or (options.node is not None and options.namespace is None)
     namespace = None if every else options.namespace or cluster.namespace
     if options.policy not in (None, *(policy.metadata.name for policy in sight.every_policy)):
-        raise ClusterError(f"there is no policy {options.policy}")
+        raise ApiError(f"there is no policy {options.policy}")
     lines = [line for line in vms(sight, namespace, options.node) if options.policy in (None, *_policies(line))]
     _print_vms(sorted(lines, key=_VM_ORDERS[options.sort_by]), output)
     return Exit.DONE
@@ -200,7 +203,7 @@ def _policies(vm: VirtualMachineLine) -> Iterator[str | None]:
 
 
 def _print_nodes(lines: list[NodeLine], output: Output) -> None:
-    if output.document(Nodes(nodes=lines)):
+    if output.document(NodeList(nodes=lines)):
         return
     if not lines:
         warn("no agent has reported: do agents run on the nodes?")
@@ -213,14 +216,24 @@ def _print_nodes(lines: list[NodeLine], output: Output) -> None:
         "CAPACITY",
         "VMS",
         "SIZE",
-        "RESERVED",
+        "RECLAIMED",
         "CPUS",
         "CPU USAGE",
         "CPU STALL",
         "REPORTED",
     ]
     if output.wide:
-        header += ["OTHER", "RESERVE", "STALL", "SHORTFALL", "RISK", "CPUS TAKEN", "CPU SHORTFALL", "RELEASED", "AGENT"]
+        header += [
+            "OTHER",
+            "RESERVE",
+            "STALL",
+            "SHORTFALL",
+            "RISK",
+            "CPUS RECLAIMED",
+            "CPU SHORTFALL",
+            "RELEASED",
+            "AGENT",
+        ]
     output.table(header, [_node_row(node, wide=output.wide) for node in lines])
 
 
@@ -228,10 +241,10 @@ def _node_row(node: NodeLine, *, wide: bool) -> list[str | Cell]:
     cpus = node.processors
     row: list[str | Cell] = [
         node.name,
-        Cell(node.state, _STYLES.get(State(node.state), Style.PLAIN)),
+        Cell(node.state, _STYLES.get(NodeState(node.state), Style.PLAIN)),
         *map(size, (node.total, node.available, node.capacity)),
         str(node.virtual_machines),
-        *map(size, (node.size, node.reserved)),
+        *map(size, (node.size, node.reclaimed)),
         *(["-"] * 3 if cpus is None else [str(cpus.count), percent(cpus.usage), percent(cpus.stall)]),
         Cell(f"{format_duration(node.age)} ago", Style.BAD if node.silent else Style.PLAIN),
     ]
@@ -241,7 +254,7 @@ def _node_row(node: NodeLine, *, wide: bool) -> list[str | Cell]:
             f"{node.stall_some}%/{node.stall_full}%",
             Cell(size(node.shortfall), Style.BAD if node.shortfall else Style.PLAIN),
             size(node.risk),
-            "-" if cpus is None else f"{cpus.taken} of {cpus.size}",
+            "-" if cpus is None else f"{cpus.reclaimed} of {cpus.size}",
             "-" if cpus is None else Cell(str(cpus.shortfall), Style.BAD if cpus.shortfall else Style.PLAIN),
             "yes" if node.released else "no",
             node.agent_version or "-",
@@ -250,7 +263,7 @@ def _node_row(node: NodeLine, *, wide: bool) -> list[str | Cell]:
 
 
 def _print_vms(lines: list[VirtualMachineLine], output: Output) -> None:
-    if output.document(VirtualMachines(virtual_machines=lines)):
+    if output.document(VirtualMachineList(virtual_machines=lines)):
         return
     if not lines:
         warn("no such VM runs on a node with an agent (-A looks into all namespaces)")

@@ -13,7 +13,7 @@ from typing import Any, Self
 import aiohttp
 import yaml
 
-from kubeballoon.cluster.library import ConfigException, client, config
+from kubeballoon.cluster.client_library import ConfigException, client, config
 
 Object = dict[str, Any]
 
@@ -29,11 +29,11 @@ MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 
-class ClusterError(Exception):
+class ApiError(Exception):
     """A request failed; the text is one line for a person."""
 
 
-class UnreachableError(ClusterError):
+class UnreachableError(ApiError):
     """The API server did not answer, or not in time: try again later."""
 
 
@@ -41,23 +41,23 @@ class BusyError(UnreachableError):
     """The API server asks to be asked again in a moment, as for a kind whose CRD has just been installed."""
 
 
-class NotFoundError(ClusterError):
+class NotFoundError(ApiError):
     """There is no such object, or no such kind."""
 
 
-class ConflictError(ClusterError):
+class ConflictError(ApiError):
     """The object is not the one that was meant, or has changed since it was read."""
 
 
-class ForbiddenError(ClusterError):
+class ForbiddenError(ApiError):
     """A privilege is missing; the text names it."""
 
 
-class ExpiredError(ClusterError):
+class ExpiredError(ApiError):
     """A watch cannot go on from where it was: list again."""
 
 
-_ERRORS: Mapping[int, type[ClusterError]] = {
+_ERRORS: Mapping[int, type[ApiError]] = {
     401: ForbiddenError,
     403: ForbiddenError,
     404: NotFoundError,
@@ -71,7 +71,7 @@ _ERRORS: Mapping[int, type[ClusterError]] = {
 }
 
 
-class Cluster:
+class ApiClient:
     """A connection to one cluster. Close it, or use it as an async context manager."""
 
     def __init__(self, configuration: client.Configuration, field_manager: str, namespace: str = "default") -> None:
@@ -95,7 +95,7 @@ class Cluster:
             ClusterError: there is no usable configuration.
         """
         if kubeconfig is not None and not kubeconfig.is_file():  # noqa: ASYNC240 - once, before anything runs
-            raise ClusterError(f"no access to a cluster: there is no kubeconfig {kubeconfig}")
+            raise ApiError(f"no access to a cluster: there is no kubeconfig {kubeconfig}")
         configuration = client.Configuration()
         namespace = "default"
         try:
@@ -107,9 +107,9 @@ class Cluster:
                 config.load_incluster_config(client_configuration=configuration)
             else:
                 where = config.KUBE_CONFIG_DEFAULT_LOCATION
-                raise ClusterError(f"no access to a cluster: there is no kubeconfig {where}, and this is no pod")
+                raise ApiError(f"no access to a cluster: there is no kubeconfig {where}, and this is no pod")
         except (ConfigException, OSError) as error:
-            raise ClusterError(f"no access to a cluster: {_one_line(error)}") from error
+            raise ApiError(f"no access to a cluster: {_one_line(error)}") from error
         except (
             yaml.YAMLError,
             AttributeError,
@@ -117,7 +117,7 @@ class Cluster:
             TypeError,
             ValueError,
         ) as error:  # it is not looked into first
-            raise ClusterError(f"no access to a cluster: the kubeconfig cannot be read: {_one_line(error)}") from error
+            raise ApiError(f"no access to a cluster: the kubeconfig cannot be read: {_one_line(error)}") from error
         return cls(configuration, field_manager, namespace)
 
     async def __aenter__(self) -> Self:
@@ -244,14 +244,14 @@ async def _in_time(what: str) -> AsyncIterator[None]:
         raise UnreachableError(f"the API server cannot be reached: {_one_line(error)}") from error
 
 
-async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ClusterError:
+async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ApiError:
     text = await response.text()
     try:
         message = json.loads(text)["message"]
     except (ValueError, KeyError, TypeError):
         unknown = response.status == 404  # noqa: PLR2004 - HTTP; of an object that is missing it tells in JSON
         message = "there is no such kind: is its CRD installed?" if unknown else text[:200] or response.reason
-    kind = _ERRORS.get(response.status, ClusterError)
+    kind = _ERRORS.get(response.status, ApiError)
     return kind(f"{method} {path}: {_one_line(message)}")
 
 
@@ -269,7 +269,7 @@ async def _events(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[
         async for line in _lines(response):
             event: Object = json.loads(line)
             if event["type"] == "ERROR":
-                kind = _ERRORS.get(event["object"].get("code", 0), ClusterError)
+                kind = _ERRORS.get(event["object"].get("code", 0), ApiError)
                 raise kind(f"watch {path}: {_one_line(event['object'].get('message', 'failed'))}")
             yield event
     except TimeoutError:

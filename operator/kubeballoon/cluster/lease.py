@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import Cluster, ClusterError, ConflictError, NotFoundError, Object
+from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, NotFoundError, Object
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Lease:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ApiClient,
         namespace: str,
         name: str,
         identity: str,
@@ -99,7 +99,7 @@ class Lease:
             if lease["spec"].get("holderIdentity") == self._identity:
                 lease["spec"].update(holderIdentity="", leaseDurationSeconds=1)
                 await self._cluster.replace(self._path, lease)
-        except ClusterError as error:
+        except ApiError as error:
             _log.warning("%s", error)
 
     async def _attempt(self, seconds: float = GIVE_UP) -> bool | None:
@@ -109,7 +109,7 @@ class Lease:
                 taken = await self._take()
         except ConflictError:
             return None  # written by another a moment ago: looked at again soon
-        except (ClusterError, TimeoutError) as error:
+        except (ApiError, TimeoutError) as error:
             fault = str(error) or f"the API server did not answer for the lease {self._namespace}/{self._name}"
             if fault != self.fault:
                 _log.warning("%s", fault)

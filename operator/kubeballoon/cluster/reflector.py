@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
 
-from kubeballoon.cluster.client import Cluster, ClusterError, ExpiredError, Object
+from kubeballoon.cluster.client import ApiClient, ApiError, ExpiredError, Object
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Reflector:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ApiClient,
         path: str,
         *,
         label_selector: str = "",
@@ -61,7 +61,7 @@ class Reflector:
                 await self._follow()
             except ExpiredError:
                 self._version = ""
-            except ClusterError as error:
+            except ApiError as error:
                 if self._failures == 0:
                     _log.warning("%s", error)
                 self.reachable = False

@@ -15,16 +15,17 @@ from typing import Any
 import kopf
 
 from kubeballoon.api.names import GROUP, VERSION
+from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.policy_store import PolicyStore
 from kubeballoon.controller.scheduler import Scheduler
-from kubeballoon.controller.world import Book, World
 
 
 class Handlers:
     """The handlers, bound to what they feed."""
 
-    def __init__(self, world: World, scheduler: Scheduler) -> None:
-        """Feed ``world``, and mark nodes with ``scheduler``."""
-        self._world = world
+    def __init__(self, state: ClusterState, scheduler: Scheduler) -> None:
+        """Feed ``state``, and mark nodes with ``scheduler``."""
+        self._state = state
         self._scheduler = scheduler
 
     def registry(self) -> kopf.OperatorRegistry:
@@ -32,33 +33,35 @@ class Handlers:
         handlers = kopf.OperatorRegistry()
         kopf.on.startup(registry=handlers)(configure)
         kopf.on.login(registry=handlers)(login)
-        for book in self._world.books:
-            kopf.on.event(GROUP, VERSION, book.kind.model.plural, registry=handlers)(partial(self.policy, book))
+        for store in self._state.stores:
+            kopf.on.event(GROUP, VERSION, store.policy_type.model.plural, registry=handlers)(
+                partial(self.policy, store)
+            )
         kopf.on.event(GROUP, VERSION, "nodepressures", registry=handlers)(self.node)
         kopf.on.event("", "v1", "namespaces", registry=handlers)(self.namespace)
         return handlers
 
-    async def policy(self, book: Book[Any], event: kopf.RawEvent, name: str, uid: str, **_: Any) -> None:
+    async def policy(self, store: PolicyStore[Any, Any], event: kopf.RawEvent, name: str, uid: str, **_: Any) -> None:
         """A policy of the book's kind came, changed or went."""
         if event["type"] == "DELETED":
-            book.drop(name, uid)
+            store.remove(name, uid)
             self._scheduler.mark_all()
-        elif book.put(event["object"]):
+        elif store.put(event["object"]):
             self._scheduler.mark_all()
 
     async def node(self, event: kopf.RawEvent, name: str, **_: Any) -> None:
         """An agent reported, or its node went."""
         if event["type"] == "DELETED":
-            self._world.forget_node(name)
+            self._state.forget_node(name)
             self._scheduler.mark(name)
-        elif self._world.put_node(event["object"], time.monotonic()):
+        elif self._state.put_node(event["object"], time.monotonic()):
             self._scheduler.mark(name)
 
     async def namespace(self, event: kopf.RawEvent, name: str, labels: kopf.Labels, **_: Any) -> None:
         """A namespace came, changed or went."""
         if event["type"] == "DELETED":
-            self._world.namespaces.pop(name, None)
-        elif self._world.put_namespace(name, labels):
+            self._state.namespaces.pop(name, None)
+        elif self._state.put_namespace(name, labels):
             self._scheduler.mark_all()
 
 

@@ -14,15 +14,15 @@ from typing import Any
 import kopf
 
 from kubeballoon.api.duration import parse_duration
-from kubeballoon.cluster.announce import Announcer
-from kubeballoon.cluster.client import Cluster
+from kubeballoon.cluster.client import ApiClient
+from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
+from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.counters import Counters
 from kubeballoon.controller.handlers import Handlers
 from kubeballoon.controller.metrics import ControllerMetrics
-from kubeballoon.controller.round import Rounds
+from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
-from kubeballoon.controller.world import World
 from kubeballoon.metrics import new_registry
 from kubeballoon.options import add_client_options, add_serving_options, checked
 from kubeballoon.serving import serve
@@ -59,16 +59,16 @@ async def _run(options: argparse.Namespace) -> int:
     stop = asyncio.Event()
     _heed_signals(stop)
     identity = f"{socket.gethostname()}_{os.getpid()}"
-    async with await Cluster.connect("kubeballoon-controller", options.kubeconfig) as cluster:
-        world = World(options.cool_down)
-        announcer = Announcer(cluster, identity)
+    async with await ApiClient.connect("kubeballoon-controller", options.kubeconfig) as cluster:
+        state = ClusterState(options.cool_down)
+        announcer = EventRecorder(cluster, identity)
         registry = new_registry()
-        rounds = Rounds(cluster, world, announcer, Counters(registry))
-        scheduler = Scheduler(cluster, world, announcer, rounds)
+        rounds = RoundRunner(cluster, state, announcer, Counters(registry))
+        scheduler = Scheduler(cluster, state, announcer, rounds)
         lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
         leading = asyncio.create_task(lease.acquire(), name="acquire")
 
-        registry.register(ControllerMetrics(world, rounds, leading.done))
+        registry.register(ControllerMetrics(state, rounds, leading.done))
 
         def live() -> str | None:
             return scheduler.stalled() if leading.done() else None
@@ -81,21 +81,21 @@ async def _run(options: argparse.Namespace) -> int:
                 return 0
             _log.info("leading as %s", identity)
             try:
-                return await _lead(world, scheduler, lease, stop)
+                return await _lead(state, scheduler, lease, stop)
             finally:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_HANDOVER):
                         await lease.release()
 
 
-async def _lead(world: World, scheduler: Scheduler, lease: Lease, stop: asyncio.Event) -> int:
+async def _lead(state: ClusterState, scheduler: Scheduler, lease: Lease, stop: asyncio.Event) -> int:
     """Run all parts until the stop is asked for; 1 when one of them ends before."""
     parts = {
         asyncio.create_task(scheduler.run(), name="scheduler"),
         asyncio.create_task(lease.keep(), name="lease"),
         asyncio.create_task(stop.wait(), name="stop"),
     }
-    kopf_ = asyncio.create_task(_watch(Handlers(world, scheduler).registry(), stop), name="kopf")
+    kopf_ = asyncio.create_task(_watch(Handlers(state, scheduler).registry(), stop), name="kopf")
     done, _ = await asyncio.wait({*parts, kopf_}, return_when=asyncio.FIRST_COMPLETED)
     asked = stop.is_set()
     stop.set()

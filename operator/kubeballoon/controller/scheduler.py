@@ -12,11 +12,12 @@ from typing import Any
 
 from kubeballoon.api.v1alpha1 import API_VERSION, Policy, PolicyStatus
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.announce import Announcer, Reference
-from kubeballoon.cluster.client import Cluster, ClusterError, NotFoundError
-from kubeballoon.controller.round import Rounds
-from kubeballoon.controller.status import Tally, policy_status, tally, unread_status
-from kubeballoon.controller.world import Book, Unread, World
+from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
+from kubeballoon.cluster.events import EventRecorder, ObjectReference
+from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
+from kubeballoon.controller.rounds import RoundRunner
+from kubeballoon.controller.status import PolicyCounts, count_policies, policy_status, unreadable_status
 
 _log = logging.getLogger(__name__)
 
@@ -31,18 +32,18 @@ class Scheduler:
 
     def __init__(
         self,
-        cluster: Cluster,
-        world: World,
-        announcer: Announcer,
-        rounds: Rounds,
+        cluster: ApiClient,
+        state: ClusterState,
+        announcer: EventRecorder,
+        rounds: RoundRunner,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Schedule ``rounds`` over ``world``.
+        """Schedule ``rounds`` over ``state``.
 
         ``fault`` says what keeps decisions from being made on what the API server has; None when nothing does.
         """
         self._cluster = cluster
-        self._world = world
+        self._state = state
         self._announcer = announcer
         self._rounds = rounds
         self._clock = clock
@@ -61,7 +62,7 @@ class Scheduler:
 
     def mark_all(self) -> None:
         """Every node needs a round."""
-        self._marked.update(self._world.nodes)
+        self._marked.update(self._state.nodes)
         self._wake.set()
 
     def stalled(self) -> str | None:
@@ -95,14 +96,14 @@ class Scheduler:
         self._resync_due = self._clock() + RESYNC
         if self._clock() >= self._audit_due and await self._reads(self._audit()):
             self._audit_due = self._clock() + AUDIT
-        self._world.prune()
+        self._state.prune()
         self.mark_all()
 
     async def _reads(self, reading: Awaitable[None]) -> bool:
         """Whether the API server lets itself be read; what is wrong is said once."""
         try:
             await reading
-        except ClusterError as error:
+        except ApiError as error:
             fault = str(error)
             if fault != self.fault:
                 _log.error("%s", fault)
@@ -113,19 +114,19 @@ class Scheduler:
 
     async def _load(self) -> None:
         for body in (await self._cluster.get(paths.NAMESPACES))["items"]:
-            self._world.put_namespace(body["metadata"]["name"], body["metadata"].get("labels", {}))
-        for book in self._world.books:
-            for body in (await self._cluster.get(book.kind.path))["items"]:
-                book.put(body)
+            self._state.put_namespace(body["metadata"]["name"], body["metadata"].get("labels", {}))
+        for store in self._state.stores:
+            for body in (await self._cluster.get(_collection(store)))["items"]:
+                store.put(body)
         for body in (await self._cluster.get(paths.NODE_PRESSURES))["items"]:
-            self._world.put_node(body, self._clock())
+            self._state.put_node(body, self._clock())
 
     async def _audit(self) -> None:
         """Forget what is gone: kopf, where it has to list anew, says nothing of what was deleted meanwhile."""
         kinds: tuple[tuple[str, *tuple[MutableMapping[str, Any], ...]], ...] = (
-            (paths.NAMESPACES, self._world.namespaces),
-            *((book.kind.path, book.policies, book.unread) for book in self._world.books),
-            (paths.NODE_PRESSURES, self._world.nodes),
+            (paths.NAMESPACES, self._state.namespaces),
+            *((_collection(store), store.policies, store.unreadable) for store in self._state.stores),
+            (paths.NODE_PRESSURES, self._state.nodes),
         )
         for path, *places in kinds:
             before = [(objects, name, item) for objects in places for name, item in objects.items()]
@@ -149,21 +150,25 @@ class Scheduler:
 
     async def _report(self) -> None:
         """Write the statuses that changed."""
-        for book in self._world.books:
-            tallies = tally(self._world, book)
-            for policy in list(book.policies.values()):
-                counts = tallies.get(policy.metadata.name, Tally())
-                status = policy_status(book.kind, policy, counts, self._rounds.outcomes, datetime.now(UTC))
-                await self._update(book, policy, status)
-            for unread in list(book.unread.values()):
-                await self._update(book, unread, unread_status(unread, datetime.now(UTC)))
+        for store in self._state.stores:
+            counts_by_policy = count_policies(self._state, store)
+            for policy in [loaded.resource for loaded in store.policies.values()]:
+                counts = counts_by_policy.get(policy.metadata.name, PolicyCounts())
+                status = policy_status(store.policy_type, policy, counts, self._rounds.results, datetime.now(UTC))
+                await self._update(store, policy, status)
+            for unreadable in list(store.unreadable.values()):
+                await self._update(store, unreadable, unreadable_status(unreadable, datetime.now(UTC)))
 
-    async def _update(self, book: Book[Any], policy: Policy | Unread, status: PolicyStatus) -> None:
+    async def _update(
+        self, store: PolicyStore[Any, Any], policy: Policy | UnreadablePolicy, status: PolicyStatus
+    ) -> None:
         if policy.status is None or status != policy.status:
-            await self._write(book, policy, status)
+            await self._write(store, policy, status)
             self._beat = self._clock()
 
-    async def _write(self, book: Book[Any], policy: Policy | Unread, status: PolicyStatus) -> None:
+    async def _write(
+        self, store: PolicyStore[Any, Any], policy: Policy | UnreadablePolicy, status: PolicyStatus
+    ) -> None:
         name, subject = policy.metadata.name, f"{policy.kind}/{policy.metadata.name}"
         body = {
             "apiVersion": API_VERSION,
@@ -172,11 +177,11 @@ class Scheduler:
             "status": status.to_wire(),
         }
         try:
-            await self._cluster.apply(paths.policy_status(book.kind.path, name), body)
+            await self._cluster.apply(paths.policy_status(_collection(store), name), body)
         except NotFoundError:
             self._rounds.counters.told("gone")
             return
-        except ClusterError as error:
+        except ApiError as error:
             self._rounds.counters.told("failed")
             if self._unwritten.get(subject) != str(error):
                 _log.warning("%s", error)
@@ -184,10 +189,15 @@ class Scheduler:
             return
         self._rounds.counters.told("written")
         self._unwritten.pop(subject, None)
-        book.settle(name, policy.metadata.uid, status)
+        store.set_status(name, policy.metadata.uid, status)
         before = {condition.type: condition.status for condition in policy.status.conditions} if policy.status else {}
-        about = Reference(API_VERSION, policy.kind, name, policy.metadata.uid)
+        about = ObjectReference(API_VERSION, policy.kind, name, policy.metadata.uid)
         for condition in status.conditions:
             if before.get(condition.type) not in (None, condition.status):
                 bad = (condition.type == "Ready") != (condition.status == "True")
                 await self._announcer.post(about, condition.reason, condition.message, action="Report", warning=bad)
+
+
+def _collection(store: PolicyStore[Any, Any]) -> str:
+    """Say where in the API the store's policies are."""
+    return paths.ours(store.policy_type.model.plural)

@@ -10,22 +10,25 @@ from typing import Any
 
 from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
-from kubeballoon.api.v1alpha1 import Exclusion, Mode, Policy, PolicyStatus, VirtualMachineReport
-from kubeballoon.cluster.snapshot import RELEASED, P
-from kubeballoon.controller.kinds import MEMORY, Kind
-from kubeballoon.controller.round import AnyPlan, Outcome
-from kubeballoon.controller.world import Book, Unread, World
-from kubeballoon.core.model import Plan
+from kubeballoon.api.v1alpha1 import Exclusion, Policy, PolicyStatus, VirtualMachineReport
+from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
+from kubeballoon.controller.rounds import AnyPlan, RoundResult
+from kubeballoon.core.memory.model import MemoryPlan
 from kubeballoon.core.wording import human, listed
+from kubeballoon.governance.exclusion import Excluded, ExclusionReason
+from kubeballoon.governance.loaded_policy import P, Terms
+from kubeballoon.governance.policy_types import MEMORY, PolicyType
+from kubeballoon.vocabulary import Mode
 
 
 @dataclass(slots=True)
-class Tally:
+class PolicyCounts:
     """What was counted for one policy."""
 
     matched: int = 0
     governed: int = 0
-    taken: int = 0
+    reclaimed: int = 0
     excluded: Counter[str] = field(default_factory=Counter)
     nodes: set[str] = field(default_factory=set)
     unresponsive: list[str] = field(default_factory=list)
@@ -33,40 +36,50 @@ class Tally:
     tied_with: set[str] = field(default_factory=set)
 
 
-def tally(world: World, book: Book[P]) -> dict[str, Tally]:
+def count_policies(state: ClusterState, store: PolicyStore[P, Terms]) -> dict[str, PolicyCounts]:
     """Count every VM of every node once, for each of the book's policies by name."""
-    tallies = {name: Tally() for name in book.policies}
-    for name, pressure in world.nodes.items():
+    counts_by_policy = {name: PolicyCounts() for name in store.policies}
+    for name, pressure in state.nodes.items():
         for report in pressure.status.virtual_machines if pressure.status is not None else ():
-            governance = world.governance(book, report)
+            governance = state.governance(store, report)
             for policy in governance.policies:
-                tallies[policy.metadata.name].matched += 1
+                counts_by_policy[policy.name].matched += 1
             if governance.governing is None:
                 continue
-            excluded = book.kind.exclusion(report, governance.governing, pressure.metadata.released)
-            _count(book.kind, tallies[governance.governing.metadata.name], name, report, excluded)
+            excluded = store.policy_type.exclusion(
+                report, governance.governing.resource, node_released=pressure.metadata.released
+            )
+            _count(store.policy_type, counts_by_policy[governance.governing.name], name, report, excluded)
             for other in governance.policies[1:]:
-                tallies[other.metadata.name].governed_by.add(governance.governing.metadata.name)
-            tied = {policy.metadata.name for policy in governance.tied}
+                counts_by_policy[other.name].governed_by.add(governance.governing.name)
+            tied = {policy.name for policy in governance.tied}
             for each in tied:
-                tallies[each].tied_with |= tied - {each}
-    return tallies
+                counts_by_policy[each].tied_with |= tied - {each}
+    return counts_by_policy
 
 
 def _count(
-    kind: Kind[P], counts: Tally, node: str, report: VirtualMachineReport, excluded: tuple[str, str] | None
+    policy_type: PolicyType[P, Any],
+    counts: PolicyCounts,
+    node: str,
+    report: VirtualMachineReport,
+    excluded: Excluded | None,
 ) -> None:
     counts.governed += 1
     counts.nodes.add(node)
     if excluded is not None:
-        counts.excluded[excluded[0]] += 1
-    elif not kind.responsive(report):
+        counts.excluded[excluded.reason] += 1
+    elif not policy_type.responsive(report):
         counts.unresponsive.append(f"{report.namespace}/{report.name}")
-    counts.taken += kind.taken(report)
+    counts.reclaimed += policy_type.reclaimed(report)
 
 
 def policy_status(
-    kind: Kind[Any], policy: Policy, counts: Tally, outcomes: Mapping[str, Outcome], now: datetime
+    policy_type: PolicyType[Any, Any],
+    policy: Policy,
+    counts: PolicyCounts,
+    results: Mapping[str, RoundResult],
+    now: datetime,
 ) -> PolicyStatus:
     """The status of one policy, keeping the transition times of conditions that did not change."""
     wanted = [
@@ -79,10 +92,10 @@ def policy_status(
             last_transition_time=now,
         )
         for each, (holds, reason, message) in {
-            "Ready": _ready(policy, counts, _would_take(policy, counts, outcomes) if kind is MEMORY else None),
-            "Degraded": _degraded(counts, outcomes),
-            "Overcommitted": _overcommitted(kind, counts, outcomes),
-            **({"AtRisk": _at_risk(counts, outcomes)} if kind is MEMORY else {}),
+            "Ready": _ready(policy, counts, _would_take(policy, counts, results) if policy_type is MEMORY else None),
+            "Degraded": _degraded(counts, results),
+            "Overcommitted": _overcommitted(policy_type, counts, results),
+            **({"AtRisk": _at_risk(counts, results)} if policy_type is MEMORY else {}),
             "Conflicted": _conflicted(policy, counts),
         }.items()
     ]
@@ -94,10 +107,10 @@ def policy_status(
         excluded=[Exclusion(reason=reason, count=count) for reason, count in sorted(counts.excluded.items())],
         conditions=set_conditions(present, wanted),
     )
-    return kind.status(common, counts.taken)
+    return policy_type.status(common, counts.reclaimed)
 
 
-def unread_status(policy: Unread, now: datetime) -> PolicyStatus:
+def unreadable_status(policy: UnreadablePolicy, now: datetime) -> PolicyStatus:
     """The status of a policy that this version cannot read."""
     ready = Condition(
         type="Ready",
@@ -111,30 +124,32 @@ def unread_status(policy: Unread, now: datetime) -> PolicyStatus:
     return PolicyStatus(observed_generation=policy.metadata.generation, conditions=set_conditions(present, [ready]))
 
 
-def _plans(kind: Kind[Any], counts: Tally, outcomes: Mapping[str, Outcome]) -> dict[str, AnyPlan]:
+def _plans(
+    policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]
+) -> dict[str, AnyPlan]:
     """What was last decided on the nodes with VMs of the policy, by node."""
     return {
-        name: outcomes[name].plans[kind.path]
+        name: results[name].plans[policy_type.model.plural]
         for name in sorted(counts.nodes)
-        if name in outcomes and kind.path in outcomes[name].plans
+        if name in results and policy_type.model.plural in results[name].plans
     }
 
 
-def _would_take(policy: Policy, counts: Tally, outcomes: Mapping[str, Outcome]) -> int:
+def _would_take(policy: Policy, counts: PolicyCounts, results: Mapping[str, RoundResult]) -> int:
     """The memory that a policy would take from its VMs if it did not only observe, bytes."""
-    plans = _plans(MEMORY, counts, outcomes).values()
+    plans = _plans(MEMORY, counts, results).values()
     return sum(
         max(0, decision.vm.size - decision.entitlement)
         for plan in plans
-        if isinstance(plan, Plan)
+        if isinstance(plan, MemoryPlan)
         for decision in plan.decisions
         if decision.vm.policy is not None and decision.vm.policy.name == policy.metadata.name
     )
 
 
-def _ready(policy: Policy, counts: Tally, would_take: int | None) -> tuple[bool, str, str]:
+def _ready(policy: Policy, counts: PolicyCounts, would_take: int | None) -> tuple[bool, str, str]:
     if policy.metadata.released:
-        return False, RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
+        return False, ExclusionReason.RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
     if not counts.matched:
         return False, "NoVirtualMachines", "its selector selects no running VM on a node with an agent"
     if not counts.governed:
@@ -146,15 +161,15 @@ def _ready(policy: Policy, counts: Tally, would_take: int | None) -> tuple[bool,
     return True, "Enforcing", f"governs {where}"
 
 
-def _degraded(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
-    mine = [(name, outcomes[name]) for name in sorted(counts.nodes) if name in outcomes]
-    failures = [failure for _, outcome in mine for failure in outcome.failures]
+def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> tuple[bool, str, str]:
+    mine = [(name, results[name]) for name in sorted(counts.nodes) if name in results]
+    failures = [failure for _, result in mine for failure in result.failures]
     if failures:
         return True, "PatchFailed", failures[0]
-    faults = [outcome.fault for _, outcome in mine if outcome.fault is not None]
+    faults = [result.fault for _, result in mine if result.fault is not None]
     if faults:
         return True, "RoundFailed", faults[0]
-    silent = [name for name, outcome in mine if outcome.silent]
+    silent = [name for name, result in mine if result.silent]
     if silent:
         return True, "AgentSilent", f"no recent report from the agents of {_names(silent)}: requests there stand still"
     if counts.unresponsive:
@@ -162,25 +177,27 @@ def _degraded(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str
     return False, "AsExpected", "all agents report, all guests follow"
 
 
-def _overcommitted(kind: Kind[Any], counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
-    short = {name: plan.shortfall for name, plan in _plans(kind, counts, outcomes).items() if plan.shortfall}
+def _overcommitted(
+    policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]
+) -> tuple[bool, str, str]:
+    short = {name: plan.shortfall for name, plan in _plans(policy_type, counts, results).items() if plan.shortfall}
     if not short:
         return False, "MinimumsFit", "the guaranteed minimums fit on every node"
-    said = [f"{name} by {kind.said(shortfall)}" for name, shortfall in short.items()]
+    said = [f"{name} by {policy_type.amount_text(shortfall)}" for name, shortfall in short.items()]
     return True, "MinimumsExceedCapacity", f"the guaranteed minimums exceed the capacity of {_names(said)}"
 
 
-def _at_risk(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
+def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> tuple[bool, str, str]:
     """Whether VMs could use more at once than their node has: what is not held back before the node runs short."""
-    plans = _plans(MEMORY, counts, outcomes)
-    risks = {name: plan.risk for name, plan in plans.items() if isinstance(plan, Plan) and plan.risk}
+    plans = _plans(MEMORY, counts, results)
+    risks = {name: plan.risk for name, plan in plans.items() if isinstance(plan, MemoryPlan) and plan.risk}
     if not risks:
         return False, "CapacitySuffices", "the VMs of no node could use more than it has"
     said = [f"{human(risk)} on {name}" for name, risk in risks.items()]
     return True, "CapacityExceeded", f"all VMs at once could use more than there is: {_names(said)}"
 
 
-def _conflicted(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
+def _conflicted(policy: Policy, counts: PolicyCounts) -> tuple[bool, str, str]:
     if not counts.tied_with:
         return False, "NoConflict", "no policy of the same priority selects the same VMs"
     first = min([policy.metadata.name, *counts.tied_with])

@@ -1,0 +1,1 @@
+"""What the agent does for each VM: reading its object, moving its memory and its processors, guarding it."""

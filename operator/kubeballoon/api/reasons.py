@@ -1,0 +1,125 @@
+"""Reasons that a node's agent reports of a VM, and what the agent does about the VM while each of them holds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+from kubeballoon.vocabulary import AgentAction
+
+_FOLLOWS, _HOLDS, _RETURNS_ALL = AgentAction.FOLLOWS, AgentAction.HOLDS, AgentAction.RETURNS_ALL
+
+
+class AgentReason(StrEnum):
+    """AgentReason names, in one word, why a VM has something else than is requested of it.
+
+    The controller sets memory aside by these: what an agent does about a VM is said here, beside the reason, and nowhere
+    else.
+
+    Attributes:
+        memory: what the agent does about the VM's memory.
+        processors: what it does about the VM's processors.
+        meaning: the reason for a person, a whole clause.
+    """
+
+    memory: AgentAction
+    processors: AgentAction
+    meaning: str
+
+    def __new__(cls, value: str, memory: AgentAction, processors: AgentAction, meaning: str) -> Self:
+        """Make a member of its name, what the agent does, and the meaning."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.memory, member.processors, member.meaning = memory, processors, meaning
+        return member
+
+    @classmethod
+    def _missing_(cls, value: object) -> AgentReason | None:
+        """Read a reason of a newer agent as UNKNOWN, so that one new word does not cost the report of a whole node."""
+        return cls.UNKNOWN if isinstance(value, str) else None
+
+    UNKNOWN = (
+        "Unknown",
+        _HOLDS,
+        _HOLDS,
+        "the agent is of a newer version and gives a reason that this version does not know",
+    )
+
+    # What KubeVirt or the VM's owner has made of the VM: it is not ballooned at all.
+    HUGEPAGES = "Hugepages", _RETURNS_ALL, _FOLLOWS, "its memory is hugepages, which a balloon does not give back"
+    DEDICATED_CPU = "DedicatedCPU", _RETURNS_ALL, _HOLDS, "it has dedicated CPUs"
+    REALTIME = "Realtime", _RETURNS_ALL, _HOLDS, "it is a realtime VM"
+    NUMA_PASSTHROUGH = "NUMAPassthrough", _RETURNS_ALL, _HOLDS, "its NUMA topology is passed through"
+    VFIO = "VFIO", _RETURNS_ALL, _FOLLOWS, "a device passed through pins its memory, so a balloon frees nothing"
+    MEMORY_LOCKED = "MemoryLocked", _RETURNS_ALL, _FOLLOWS, "its memory is locked"
+    LAUNCH_SECURITY = "LaunchSecurity", _RETURNS_ALL, _FOLLOWS, "its memory is encrypted"
+    GUARANTEED = (
+        "Guaranteed",
+        _RETURNS_ALL,
+        _FOLLOWS,
+        "its pod is of QoS class Guaranteed: all its memory is promised to it",
+    )
+
+    # What happens to the VM for a while.
+    MIGRATING = "Migrating", _HOLDS, _HOLDS, "it is migrating"
+    PAUSED = "Paused", _HOLDS, _HOLDS, "it is paused"
+    MEMORY_HOTPLUG = "MemoryHotplug", _RETURNS_ALL, _FOLLOWS, "its memory is being resized"
+
+    # What keeps the agent from moving the VM's memory.
+    BAD_REQUEST = "BadRequest", _HOLDS, _HOLDS, "one of its annotations cannot be read"
+    HUNG = "Hung", _HOLDS, _HOLDS, "a call to its libvirt daemon has not returned in time"
+    UNREACHABLE = "Unreachable", _HOLDS, _HOLDS, "its libvirt daemon cannot be reached"
+    UNRESPONSIVE = "Unresponsive", _HOLDS, _HOLDS, "its balloon driver does not follow requests"
+    NO_BALLOON = "NoBalloon", _HOLDS, _HOLDS, "its libvirt domain has no balloon"
+    NO_DRIVER = "NoDriver", _FOLLOWS, _FOLLOWS, "its guest has no balloon driver, or one that has never reported"
+    STATISTICS_STALE = "StatisticsStale", _FOLLOWS, _FOLLOWS, "its balloon driver has stopped reporting"
+    BALLOON_INEFFECTIVE = (
+        "BalloonIneffective",
+        _RETURNS_ALL,
+        _FOLLOWS,
+        "its balloon takes memory from the guest and frees none on the node",
+    )
+    BAD_REPORT = "BadReport", _FOLLOWS, _FOLLOWS, "what the agent sees of it does not fit into a report"
+
+    # What concerns the program in the guest, and the guest agent that it is reached by.
+    METHOD_CHANGING = (
+        "MethodChanging",
+        _RETURNS_ALL,
+        _FOLLOWS,
+        "what one method reserved is given back before the other reserves anything",
+    )
+    GUEST_UNSUPPORTED = "GuestUnsupported", _FOLLOWS, _FOLLOWS, "the reservation program does not run on such a guest"
+    GUEST_PROGRAM_ABSENT = "GuestProgramAbsent", _FOLLOWS, _FOLLOWS, "the reservation program does not run in its guest"
+    GUEST_AGENT_ABSENT = "GuestAgentAbsent", _FOLLOWS, _HOLDS, "its guest runs no QEMU guest agent"
+    GUEST_AGENT_HUNG = "GuestAgentHung", _FOLLOWS, _HOLDS, "its guest agent does not answer in time"
+    GUEST_AGENT_BUSY = "GuestAgentBusy", _FOLLOWS, _HOLDS, "its guest agent is busy with another client"
+    GUEST_AGENT_REFUSED = "GuestAgentRefused", _FOLLOWS, _HOLDS, "its guest agent refuses a command"
+    GUEST_AGENT_GARBLED = "GuestAgentGarbled", _FOLLOWS, _HOLDS, "its guest agent answers something that is no answer"
+    INTERNAL_ERROR = (
+        "InternalError",
+        _FOLLOWS,
+        _HOLDS,
+        "the agent failed while it looked after this VM's processors or guest agent",
+    )
+
+    # What concerns processors alone.
+    NOT_FOLLOWING = (
+        "NotFollowing",
+        _FOLLOWS,
+        _HOLDS,
+        "its guest uses as many processors as before, whatever is requested",
+    )
+    UNPLUG_LOST = (
+        "UnplugLost",
+        _FOLLOWS,
+        _FOLLOWS,
+        "libvirt did not hear that processors were unplugged: the guest agent takes over",
+    )
+    UNPLUG_REFUSED = (
+        "UnplugRefused",
+        _FOLLOWS,
+        _FOLLOWS,
+        "its guest did not give a processor up: the guest agent takes over",
+    )
+    NOT_REMOVABLE = "NotRemovable", _FOLLOWS, _FOLLOWS, "its processors cannot be unplugged: the guest agent takes over"
+    NOT_OFFLINABLE = "NotOfflinable", _FOLLOWS, _FOLLOWS, "its guest offers no more processors to take"

@@ -1,0 +1,1 @@
+"""What the chart runs before it is uninstalled: every VM gets all of its memory and processors back."""
