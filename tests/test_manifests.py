@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api import rules
 from kubeballoon.api.v1alpha1 import MemoryPolicy, MemoryPolicySpec, ProcessorPolicySpec
-from kubeballoon.governance.translation import memory_terms
+from kubeballoon.governance.loaded_policy import load_memory_policy
 from kubeballoon.manifests import RefusedError, read
 from tests.support.cluster import Object, memory_policy, processor_policy
 
@@ -129,7 +129,7 @@ def test_files_api_server_and_controller_take_the_same_quantities(
     installed.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(policy))
     (taken,) = read([str(written(tmp_path, policy))])
     assert isinstance(taken, MemoryPolicy)
-    meant = memory_terms(taken)
+    meant = load_memory_policy(taken).terms
     assert {each.bytes for each in (meant.minimum, meant.maximum, meant.headroom)} == {size}
     assert meant.max_rate == size
 

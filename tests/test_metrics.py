@@ -58,20 +58,22 @@ class Controller:
     """A controller's registry, and what it exports of."""
 
     def __init__(self) -> None:
-        self.world = ClusterState()
+        self.state = ClusterState()
         self.registry = new_registry()
         unused: Any = None  # no round is run here: only their outcomes are read
-        self.rounds = RoundRunner(unused, self.world, unused, Counters(self.registry))
-        self.registry.register(ControllerMetrics(self.world, self.rounds, lambda: True))
+        self.rounds = RoundRunner(unused, self.state, unused, Counters(self.registry))
+        self.registry.register(ControllerMetrics(self.state, self.rounds, lambda: True))
 
     def knows(self, *vms: dict[str, Any]) -> None:
         """A node's report, and the round after it."""
-        self.world.nodes.clear()
-        self.world.memory.put(memory_policy("default"))
-        self.world.put_node({"metadata": {"name": "n"}, "status": status(*vms)}, 0.0)
-        report = self.world.nodes["n"].status
+        self.state.nodes.clear()
+        self.state.memory.put(memory_policy("default"))
+        self.state.put_node({"metadata": {"name": "n"}, "status": status(*vms)}, 0.0)
+        report = self.state.nodes["n"].status
         assert report is not None
-        self.rounds.outcomes["n"] = RoundResult({MEMORY.path: allocate_memory(self.world.snapshot("n", report, 0.0))})
+        self.rounds.results["n"] = RoundResult(
+            {MEMORY.model.plural: allocate_memory(self.state.snapshot("n", report, 0.0))}
+        )
         self.rounds.ended = NOW
 
 

@@ -6,10 +6,10 @@ import enum
 
 
 class NodeState(enum.StrEnum):
-    """NodeState says how short of memory a node is.
+    """A node's state says how short of memory the node is.
 
-    The four are the reclamation states of VMware ESX, which calls them high, soft, hard and low (Waldspurger, OSDI 2002,
-    section 6.3).
+    The four are the reclamation states of VMware ESX, which calls them high, soft, hard and low (Waldspurger, OSDI
+    2002, section 6.3).
     """
 
     AMPLE = "Ample"
@@ -39,11 +39,7 @@ class Mode(enum.StrEnum):
 
 
 class ReclaimWhen(enum.StrEnum):
-    """ReclaimWhen says when a policy reclaims.
-
-    Overcommitted keeps the VMs' targets within the node's capacity at all times; UnderPressure leaves the VMs at their
-    maximum until the node runs short.
-    """
+    """Overcommitted keeps VMs' targets within the node's capacity; UnderPressure waits for the node to run short."""
 
     OVERCOMMITTED = "Overcommitted"
     UNDER_PRESSURE = "UnderPressure"

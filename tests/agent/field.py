@@ -103,11 +103,11 @@ class Field:
 
     def looks(self) -> float:
         """How often the agent has looked at guests since its start."""
-        return self._metric("kubeballoon_agent_look_duration_seconds_count")
+        return self._metric("kubeballoon_agent_sample_duration_seconds_count")
 
     def looked(self) -> dict[str, float]:
         """When the agent looked at each guest, Unix seconds, by name."""
-        name = "kubeballoon_vm_look_timestamp_seconds"
+        name = "kubeballoon_vm_sample_timestamp_seconds"
         return {sample.labels["name"]: sample.value for sample in self._samples() if sample.name == name}
 
     def annotate(self, name: str, **asked: str | None) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
-from kubeballoon.agent.vm.memory_worker import INEFFECTIVE
 from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.guard import STOOD
 from tests.support.cluster import get
 from tests.support.guests import booted, loaded
@@ -209,7 +209,9 @@ def test_memory_that_the_guest_had_returned_before_is_no_fault_of_the_balloon(
             eventually(lambda: reported(installed, lab_node, guest).get("need"))
             annotate(installed, guest, memory_target="160Mi", memory_min="128Mi")
             eventually(lambda: guest.actual_bytes() == 160 * MIB)
-            throughout(lambda: reported(installed, lab_node, guest).get("reason") != INEFFECTIVE, STOOD + 2)
+            throughout(
+                lambda: reported(installed, lab_node, guest).get("reason") != AgentReason.BALLOON_INEFFECTIVE, STOOD + 2
+            )
 
 
 def test_a_report_that_is_deleted_is_made_anew(

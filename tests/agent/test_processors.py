@@ -18,6 +18,7 @@ from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
 from kubeballoon.agent.hypervisor.interface import AgentError, HypervisorError
 from kubeballoon.agent.vm.guest_processors import PATIENCE, SILENT, TRIES, GuestProcessors
 from kubeballoon.agent.vm.instance import InstanceProcessors
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
 from tests.support.cluster import condition, get, processor_policy
 from tests.support.guests import booted, refuse
@@ -26,7 +27,7 @@ from tests.support.processes import agent, controller
 from tests.support.reports import annotate, presented, reported
 from tests.support.waiting import Clock, throughout
 
-ABSENT = AgentError("GuestAgentAbsent", "its guest runs no QEMU guest agent")
+ABSENT = AgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest runs no QEMU guest agent")
 DRIVER = ProcessorMethod.DRIVER
 GUEST_AGENT = ProcessorMethod.GUEST_AGENT
 
@@ -238,7 +239,7 @@ async def test_where_qemu_unplugs_nothing_the_guest_agent_does_it(kept: Kept) ->
 
 
 async def test_a_guest_agent_that_fails_is_not_looked_at_twice(kept: Kept) -> None:
-    kept.channel.absent = AgentError("GuestAgentBusy", "its guest agent is busy with another client")
+    kept.channel.absent = AgentError(AgentReason.GUEST_AGENT_BUSY, "its guest agent is busy with another client")
     await kept.look(times=1, target=2)
     assert (kept.channel.looks, kept.channel.commands) == (1, ["guest-get-vcpus"])
     assert kept.reason == "GuestAgentBusy"

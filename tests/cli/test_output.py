@@ -42,7 +42,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, form: str | None = None, *, terminal:
 
 
 def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "\x1b[31mHard\x1b[0m" in shown(monkeypatch, terminal=True)
+    assert "\x1b[31mScarce\x1b[0m" in shown(monkeypatch, terminal=True)
     assert shown(monkeypatch, terminal=False) == "NODE     STATE\nn        Scarce\nlonger   Ample\n"
 
 

@@ -184,8 +184,8 @@ def test_minimums_that_do_not_fit_are_reported_in_bytes(installed: ControlPlane,
         node.add(name)
     node.report()
     installed.apply(memory_policy("greedy", memory={"min": "100%"}))
-    until(lambda: condition(installed, "greedy", "Overcommitted").get("status") == "True")
-    message = condition(installed, "greedy", "Overcommitted")["message"]
+    until(lambda: condition(installed, "greedy", "Shortfall").get("status") == "True")
+    message = condition(installed, "greedy", "Shortfall")["message"]
     assert node.name in message
     assert f"({(3 * 512 - 1200) * MIB} bytes)" in message
     assert set(node.targets().values()) == {512 * MIB}
@@ -204,7 +204,7 @@ def test_an_overcommitted_node_is_told_of_as_an_event_once_also_when_it_was_so_b
         node.add(name)
     node.report()  # the controller's first round for the node finds it so
     (event,) = until(told)
-    assert (event["type"], event["reason"]) == ("Warning", "Overcommitted")
+    assert (event["type"], event["reason"]) == ("Warning", "Shortfall")
     assert f"capacity of {node.name} for VMs by" in event["message"]
     assert f"({(3 * 512 - 1200) * MIB} bytes)" in event["message"]
     node.report(follow=True)

@@ -123,7 +123,7 @@ def test_taking_and_giving_back_are_told_as_events(installed: ControlPlane, node
         events = get(installed, "events", f"--namespace={node.namespace}")["items"]
         return {event["reason"] for event in events}
 
-    until(lambda: "ProcessorsTaken" in told())
+    until(lambda: "ProcessorsReclaimed" in told())
     node.processors = AMPLE
     node.report(follow=True)
     until(lambda: "ProcessorsReturned" in told())

@@ -84,17 +84,17 @@ class Controller:
         """``announcer`` may be left out where nothing is announced, as on a first round."""
         self.clock = Clock()
         self.cluster = FakeCluster(self.clock, seconds)
-        self.world = ClusterState(today=lambda: TODAY)
-        self.world.memory.put(memory_policy("all"))
+        self.state = ClusterState(today=lambda: TODAY)
+        self.state.memory.put(memory_policy("all"))
         self.registry = new_registry()
         cluster: Any = self.cluster
-        self.rounds = RoundRunner(cluster, self.world, announcer, Counters(self.registry), self.clock)
-        self.scheduler = Scheduler(cluster, self.world, announcer, self.rounds, self.clock)
+        self.rounds = RoundRunner(cluster, self.state, announcer, Counters(self.registry), self.clock)
+        self.scheduler = Scheduler(cluster, self.state, announcer, self.rounds, self.clock)
 
     async def silent(self) -> bool:
         """Whether a round finds that the agent is."""
         await self.rounds.run("n")
-        return self.rounds.outcomes["n"].silent
+        return self.rounds.results["n"].silent
 
     def counted(self, what: str) -> dict[str, float]:
         """How often each result was counted, of those that were."""
@@ -108,7 +108,7 @@ async def test_an_agent_is_silent_by_the_controller_s_clock_whatever_its_own_say
     controller = Controller()
     for beat in range(1, 5):
         controller.clock.now += 60
-        controller.world.put_node(
+        controller.state.put_node(
             report(TODAY + wrong + timedelta(seconds=60 * beat), version=beat), controller.clock()
         )
         assert beat == 1 or not await controller.silent()
@@ -120,15 +120,15 @@ async def test_an_agent_is_silent_by_the_controller_s_clock_whatever_its_own_say
 
 async def test_the_first_report_s_own_date_tells_whether_its_agent_is_gone() -> None:
     controller = Controller()
-    controller.world.put_node(report(TODAY - timedelta(seconds=SILENT_AFTER + 1)), controller.clock())
+    controller.state.put_node(report(TODAY - timedelta(seconds=SILENT_AFTER + 1)), controller.clock())
     assert await controller.silent()
 
 
 async def test_a_report_that_is_only_read_again_is_no_sign_of_life() -> None:
     controller = Controller()
-    controller.world.put_node(report(TODAY), controller.clock())
+    controller.state.put_node(report(TODAY), controller.clock())
     controller.clock.now += SILENT_AFTER + 1
-    controller.world.put_node(report(TODAY, version=2), controller.clock())
+    controller.state.put_node(report(TODAY, version=2), controller.clock())
     assert await controller.silent()
 
 
@@ -145,7 +145,7 @@ async def test_a_request_that_stays_is_explained_anew_when_its_reason_changes() 
                 asked = written["metadata"]["annotations"]
                 guest |= {"target": asked[MEMORY_TARGET], "min": asked[MEMORY_MIN], "policy": asked[POLICY]}
                 guest["actual"] = guest["target"]
-        controller.world.put_node(body, controller.clock())
+        controller.state.put_node(body, controller.clock())
         await controller.rounds.run("n")
         counts.append(len(cluster.bodies))
     assert counts == [2, 2, 4, 4]
@@ -158,7 +158,7 @@ async def test_a_request_that_stays_is_explained_anew_when_its_reason_changes() 
 async def test_a_round_of_many_slow_patches_counts_as_alive_while_it_gets_on() -> None:
     controller = Controller(seconds=5)
     controller.cluster.scheduler = controller.scheduler
-    controller.world.put_node(report(TODAY, vms=20), controller.clock())
+    controller.state.put_node(report(TODAY, vms=20), controller.clock())
     await controller.rounds.run("n")
     assert controller.cluster.stalls == [None] * 20
     controller.clock.now += 4 * RESYNC
@@ -169,10 +169,10 @@ async def test_a_round_of_many_slow_patches_counts_as_alive_while_it_gets_on() -
 async def test_an_absurd_figure_of_a_vm_counts_as_its_size(figure: str) -> None:
     controller = Controller()
     absurd: dict[str, Any] = {figure: "1024Ei"}
-    controller.world.put_node(report(TODAY, **absurd), controller.clock())
+    controller.state.put_node(report(TODAY, **absurd), controller.clock())
     await controller.rounds.run("n")
-    assert controller.rounds.outcomes["n"].fault is None
-    plan = controller.rounds.outcomes["n"].memory
+    assert controller.rounds.results["n"].fault is None
+    plan = controller.rounds.results["n"].memory
     assert plan is not None
     (decision,) = plan.decisions
     assert decision.target is not None
@@ -181,24 +181,24 @@ async def test_an_absurd_figure_of_a_vm_counts_as_its_size(figure: str) -> None:
 
 async def test_a_round_that_fails_is_told_once_and_costs_no_other_node(caplog: pytest.LogCaptureFixture) -> None:
     controller = Controller()
-    controller.world.put_node(report(TODAY, node="bad", size="1024Ei"), controller.clock())
-    controller.world.put_node(report(TODAY), controller.clock())
+    controller.state.put_node(report(TODAY, node="bad", size="1024Ei"), controller.clock())
+    controller.state.put_node(report(TODAY), controller.clock())
     for _ in range(3):
         await controller.rounds.run("bad")
     await controller.rounds.run("n")
-    fault = controller.rounds.outcomes["bad"].fault
+    fault = controller.rounds.results["bad"].fault
     assert fault is not None
     assert fault.startswith("the round of node bad failed: OverflowError")
     assert caplog.text.count(fault) == 1
     assert len(controller.cluster.patches) == 1, "of the node that is well"
-    counts = count_policies(controller.world, controller.world.memory)["all"]
-    policy = controller.world.memory.policies["all"]
-    status = policy_status(MEMORY, policy, counts, controller.rounds.outcomes, TODAY)
+    counts = count_policies(controller.state, controller.state.memory)["all"]
+    policy = controller.state.memory.policies["all"].resource
+    status = policy_status(MEMORY, policy, counts, controller.rounds.results, TODAY)
     (degraded,) = (condition for condition in status.conditions if condition.type == "Degraded")
     assert (degraded.status, degraded.reason, degraded.message) == ("True", "RoundFailed", fault)
-    controller.world.put_node(report(TODAY, node="bad", version=2), controller.clock())
+    controller.state.put_node(report(TODAY, node="bad", version=2), controller.clock())
     await controller.rounds.run("bad")
-    assert controller.rounds.outcomes["bad"].fault is None
+    assert controller.rounds.results["bad"].fault is None
 
 
 async def test_processors_are_asked_back_until_they_are_there_wherever_the_vm_has_gone() -> None:
@@ -216,7 +216,7 @@ async def test_processors_are_asked_back_until_they_are_there_wherever_the_vm_ha
     for version, (seen, wanted) in enumerate(steps, start=1):
         body = report(TODAY, version=version, processors={"size": 4, "policy": "gone", **seen})
         body["status"]["processors"] = {"count": 4}
-        controller.world.put_node(body, controller.clock())
+        controller.state.put_node(body, controller.clock())
         before = len(cluster.bodies)
         await controller.rounds.run("n")
         for written in cluster.bodies[before:]:
@@ -230,22 +230,22 @@ async def test_processors_that_cannot_come_back_are_not_asked_for_for_ever() -> 
     absent = {"size": 4, "online": 2, "target": 4, "policy": "gone", "reason": "GuestAgentAbsent", "responsive": False}
     body = report(TODAY, processors=absent)
     body["status"]["processors"] = {"count": 4}
-    controller.world.put_node(body, controller.clock())
+    controller.state.put_node(body, controller.clock())
     await controller.rounds.run("n")
     assert controller.cluster.bodies[0]["metadata"]["annotations"][PROCESSOR_TARGET] is None
 
 
 async def test_only_a_round_that_decides_is_a_sign_of_life() -> None:
     controller = Controller()
-    controller.world.put_node(report(TODAY, size="1024Ei"), controller.clock())
+    controller.state.put_node(report(TODAY, size="1024Ei"), controller.clock())
     await controller.rounds.run("n")
     assert (controller.counted("rounds"), controller.rounds.ended) == ({"failed": 1}, None)
-    controller.world.put_node(report(TODAY, version=2), controller.clock())
+    controller.state.put_node(report(TODAY, version=2), controller.clock())
     controller.clock.now += SILENT_AFTER + 1
     await controller.rounds.run("n")
     await controller.rounds.run("gone")
     assert (controller.counted("rounds"), controller.rounds.ended) == ({"failed": 1, "silent": 1}, None)
-    controller.world.put_node(report(TODAY + timedelta(seconds=1), version=3), controller.clock())
+    controller.state.put_node(report(TODAY + timedelta(seconds=1), version=3), controller.clock())
     await controller.rounds.run("n")
     assert controller.counted("rounds") == {"failed": 1, "silent": 1, "decided": 1}
     assert controller.rounds.ended is not None
@@ -269,7 +269,7 @@ async def test_a_node_s_change_of_state_is_told_as_an_event() -> None:
     for version, state in enumerate(["Critical", "Critical", "Tight", "Ample", "Scarce"], start=1):
         body = report(TODAY, version=version)
         body["status"]["state"] = state
-        controller.world.put_node(body, controller.clock())
+        controller.state.put_node(body, controller.clock())
         await controller.rounds.run("n")
     told = [each for each in announcer.posted if each[0] == "Node/n" and each[1].startswith("Memory")]
     assert [(reason, warning) for _, reason, _, warning in told] == [
@@ -303,7 +303,7 @@ def test_all_policies_that_only_their_names_order_are_in_conflict() -> None:
     counts = count_policies(world, world.memory)
     said = {}
     for name, policy in world.memory.policies.items():
-        conditions = policy_status(MEMORY, policy, counts[name], {}, TODAY).conditions
+        conditions = policy_status(MEMORY, policy.resource, counts[name], {}, TODAY).conditions
         (said[name],) = (each for each in conditions if each.type == "Conflicted")
     assert {name: each.status for name, each in said.items()} == dict.fromkeys("abcd", "True") | {"low": "False"}
     assert said["c"].message.endswith("at the same priority by a, b, d; a governs them")
@@ -330,4 +330,4 @@ def test_what_a_program_claims_counts_when_the_node_has_regained_it(method: str,
     assert status is not None
     (vm,) = status.virtual_machines
     assert memory_vm(vm, None).actual == backed * MIB
-    assert MEMORY.taken(vm) == (512 - backed) * MIB
+    assert MEMORY.reclaimed(vm) == (512 - backed) * MIB

@@ -71,22 +71,22 @@ def policy(version: int, uid: str = "u", mode: str = "Enforce") -> Object:
 
 
 def test_a_version_that_cannot_be_read_takes_the_place_of_older_ones_only() -> None:
-    book = PolicyStore(MEMORY)
-    assert book.put(policy(2))
-    assert not book.put(policy(1, mode=UNKNOWN)), "it is older"
-    assert (set(book.policies), set(book.unread)) == ({"p"}, set())
-    assert book.put(policy(3, mode=UNKNOWN))
-    assert not book.put(policy(2)), "it is older"
-    assert not book.put(policy(4, mode=UNKNOWN)), "it is no news"
-    assert (set(book.policies), set(book.unread)) == (set(), {"p"})
-    assert book.put(policy(5))
-    assert (set(book.policies), set(book.unread)) == ({"p"}, set())
+    store = PolicyStore(MEMORY)
+    assert store.put(policy(2))
+    assert not store.put(policy(1, mode=UNKNOWN)), "it is older"
+    assert (set(store.policies), set(store.unreadable)) == ({"p"}, set())
+    assert store.put(policy(3, mode=UNKNOWN))
+    assert not store.put(policy(2)), "it is older"
+    assert not store.put(policy(4, mode=UNKNOWN)), "it is no news"
+    assert (set(store.policies), set(store.unreadable)) == (set(), {"p"})
+    assert store.put(policy(5))
+    assert (set(store.policies), set(store.unreadable)) == ({"p"}, set())
 
 
 def test_one_that_is_deleted_is_forgotten_but_not_its_successor() -> None:
-    book = PolicyStore(MEMORY)
-    book.put(policy(1, mode=UNKNOWN))
-    book.drop("p", "another")
-    assert set(book.unread) == {"p"}
-    book.drop("p", "u")
-    assert not book.unread
+    store = PolicyStore(MEMORY)
+    store.put(policy(1, mode=UNKNOWN))
+    store.remove("p", "another")
+    assert set(store.unreadable) == {"p"}
+    store.remove("p", "u")
+    assert not store.unreadable

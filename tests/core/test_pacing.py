@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory.guard import FLOOR, clamp
 from kubeballoon.core.memory.pacing import (
     AHEAD,
     FIRST_RATE,
     PATIENCE,
-    RETRY,
     TOLERANCE,
     BalloonSample,
     Pace,
@@ -127,7 +127,7 @@ def test_a_slow_guest_is_not_taken_for_one_that_does_not_follow(speed: float) ->
 
 
 def test_memory_is_given_back_to_a_guest_that_was_given_up() -> None:
-    stuck = Pace(retry=RETRY, progress=0.0, held=GIB, mark=GIB)
+    stuck = Pace(retry=Backoff().shortest, progress=0.0, held=GIB, mark=GIB)
     assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), GIB // 2)[1] is None
     assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), 2 * GIB)[1] == 2 * GIB
 
@@ -188,16 +188,16 @@ def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() 
     tried = [next(at for at, request in events if at > end and request < held) for end in withdrawn[:-1]]
     pauses = [again - end for end, again in zip(withdrawn, tried, strict=False)]
     assert withdrawn[0] >= PATIENCE
-    assert pauses[0] >= RETRY
-    assert pauses[1] >= 2 * RETRY
+    assert pauses[0] >= Backoff().shortest
+    assert pauses[1] >= 2 * Backoff().shortest
     assert not pace.responsive
 
 
 def test_a_driver_that_follows_again_is_welcomed_back() -> None:
-    stuck = Pace(retry=RETRY, progress=0.0, held=2 * GIB)
-    pace, request = advance(stuck, BalloonSample(2 * GIB, RETRY + 1, spare=GIB), GIB)
+    stuck = Pace(retry=Backoff().shortest, progress=0.0, held=2 * GIB)
+    pace, request = advance(stuck, BalloonSample(2 * GIB, Backoff().shortest + 1, spare=GIB), GIB)
     assert request is not None
-    pace, _ = advance(pace, BalloonSample(request, RETRY + 1.2), GIB)
+    pace, _ = advance(pace, BalloonSample(request, Backoff().shortest + 1.2), GIB)
     assert pace.responsive
 
 

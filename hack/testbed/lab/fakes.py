@@ -20,6 +20,7 @@ from kubeballoon.agent.hypervisor.interface import (
 )
 from kubeballoon.agent.hypervisor.launchers import Launcher
 from kubeballoon.agent.hypervisor.libvirt import CallThread
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
 
 from .spec import MIB
@@ -149,7 +150,7 @@ class FakeChannel:
         if self.absent is not None:
             raise self.absent
         if name in self.refused:
-            raise AgentError("GuestAgentRefused", f"its guest agent refused: {self.refused[name]}")
+            raise AgentError(AgentReason.GUEST_AGENT_REFUSED, f"its guest agent refused: {self.refused[name]}")
         if name == "guest-get-vcpus":
             return [
                 {"logical-id": index, "online": online, "can-offline": index not in self.fixed}
@@ -166,7 +167,9 @@ class FakeChannel:
         match name:
             case "guest-file-open":
                 if arguments["mode"] == "r" and arguments["path"] not in self.files:
-                    raise AgentError("GuestAgentRefused", "its guest agent refused: No such file or directory")
+                    raise AgentError(
+                        AgentReason.GUEST_AGENT_REFUSED, "its guest agent refused: No such file or directory"
+                    )
                 return arguments["path"]
             case "guest-file-read":
                 return {"buf-b64": base64.b64encode(self.files[arguments["handle"]]).decode()}

@@ -7,7 +7,8 @@ the two are the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
@@ -50,7 +51,9 @@ def set_emergency_targets(name: str, status: NodePressureStatus, workers: Sequen
     return changed
 
 
-def _node(name: str, status: NodePressureStatus, workers: Sequence[MemoryWorker], requested: Set[str]) -> MemoryNode:
+def _node(
+    name: str, status: NodePressureStatus, workers: Sequence[MemoryWorker], requested: AbstractSet[str]
+) -> MemoryNode:
     """Translate the node; only VMs whose uids are ``requested`` may be moved."""
     policies = {worker.instance.uid: worker.authorization.policy for worker in workers}
 

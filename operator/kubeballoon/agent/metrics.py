@@ -32,7 +32,7 @@ _VM_MEMORY = Gauge(
 )
 _RESPONSIVE = Gauge("kubeballoon_vm_responsive", "1 while the VM answers and its driver follows requests.", _VM)
 _ELIGIBLE = Gauge("kubeballoon_vm_eligible", "1 if the VM may be ballooned.", _VM)
-_LOOKED = Gauge("kubeballoon_vm_look_timestamp_seconds", "When the agent last looked at a VM, Unix time.", _VM)
+_LOOKED = Gauge("kubeballoon_vm_sample_timestamp_seconds", "When the agent last looked at a VM, Unix time.", _VM)
 _REPORTED = Gauge(
     "kubeballoon_agent_report_timestamp_seconds",
     "When the agent's last report was written, or before the first when the agent began, Unix time.",
@@ -69,7 +69,7 @@ class AgentMetrics(Collector):
         for result in ("written", "failed"):
             self._reports.labels(result)
         self.looks = Histogram(
-            "kubeballoon_agent_look_duration_seconds",
+            "kubeballoon_agent_sample_duration_seconds",
             "How long a look at a VM takes its libvirt daemon.",
             buckets=BUCKETS,
             registry=self.registry,

@@ -13,8 +13,8 @@ _FOLLOWS, _HOLDS, _RETURNS_ALL = AgentAction.FOLLOWS, AgentAction.HOLDS, AgentAc
 class AgentReason(StrEnum):
     """AgentReason names, in one word, why a VM has something else than is requested of it.
 
-    The controller sets memory aside by these: what an agent does about a VM is said here, beside the reason, and nowhere
-    else.
+    The controller sets memory aside by these: what an agent does about a VM is said here, beside the reason, and
+    nowhere else.
 
     Attributes:
         memory: what the agent does about the VM's memory.

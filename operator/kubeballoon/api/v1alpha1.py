@@ -295,7 +295,7 @@ class ProcessorPolicyStatus(PolicyStatus):
 
 
 class ProcessorPolicy(Policy):
-    """ProcessorPolicy says how many processors VMs are guaranteed and may use, and when they are reclaimed from them."""
+    """ProcessorPolicy says how many processors VMs are guaranteed and may use, and when others are reclaimed."""
 
     plural = "processorpolicies"
     short_names = ("cpupol",)
@@ -441,7 +441,7 @@ class VirtualMachineReport(ApiModel):
 class NodePressureStatus(ApiModel):
     """What the agent of the node reports."""
 
-    observed_at: Time = Field(description="ReclaimWhen the agent last looked and wrote.")
+    observed_at: Time = Field(description="When the agent last looked and wrote.")
     agent_version: str = Field(default="", description="The version of the agent that reports.")
     memory: NodeMemory
     processors: NodeProcessors | None = None

@@ -216,7 +216,7 @@ class RoundRunner:
         if plan.shortfall and (before is None or not before.shortfall):
             name, shortfall = node.metadata.name, policy_type.amount_text(plan.shortfall)
             note = f"the guaranteed minimums exceed the capacity of {name} for VMs by {shortfall}"
-            await self._announcer.post(_node(node), "Overcommitted", note, action="Allocate", warning=True)
+            await self._announcer.post(_node(node), "Shortfall", note, action="Allocate", warning=True)
         known = {decision.vm.uid: decision for decision in ([] if before is None else before.decisions)}
         for decision in plan.decisions:
             previous = known.get(decision.vm.uid)

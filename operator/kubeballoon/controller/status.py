@@ -94,7 +94,7 @@ def policy_status(
         for each, (holds, reason, message) in {
             "Ready": _ready(policy, counts, _would_take(policy, counts, results) if policy_type is MEMORY else None),
             "Degraded": _degraded(counts, results),
-            "Overcommitted": _overcommitted(policy_type, counts, results),
+            "Shortfall": _shortfall(policy_type, counts, results),
             **({"AtRisk": _at_risk(counts, results)} if policy_type is MEMORY else {}),
             "Conflicted": _conflicted(policy, counts),
         }.items()
@@ -177,7 +177,7 @@ def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> tuple
     return False, "AsExpected", "all agents report, all guests follow"
 
 
-def _overcommitted(
+def _shortfall(
     policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]
 ) -> tuple[bool, str, str]:
     short = {name: plan.shortfall for name, plan in _plans(policy_type, counts, results).items() if plan.shortfall}

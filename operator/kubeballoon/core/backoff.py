@@ -1,31 +1,31 @@
-"""How fast a guest is asked to give memory: never faster than it was just seen to give.
-
-A request is at most one second's worth ahead of the guest, at the rate the guest has shown; looked at several times a
-second, a guest that follows at once shows a higher rate, one that lags a lower one (the patent's claims 8 and 20).
-Nothing is asked of a guest of which it is not known what it could spare. Upward there is no pacing: memory a guest
-needs comes at once.
-"""
+"""Ever longer pauses between attempts that come to nothing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from kubeballoon.core.memory.pacing import RETRY, RETRY_AT_MOST
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Ever longer pauses between attempts that come to nothing.
+    """A Backoff says when to try again after failures: each pause is twice the one before, within bounds.
 
     Attributes:
-        pause: the present one, seconds; 0 before the first failure.
-        until: its end, seconds.
+        shortest: the first pause, seconds.
+        longest: the longest pause, seconds.
+        pause: the present pause, seconds; 0 before the first failure.
+        until: when the present pause ends, seconds of the caller's clock.
     """
 
+    shortest: float = 10.0
+    longest: float = 300.0
     pause: float = 0.0
     until: float = 0.0
 
     def failed(self, now: float) -> Backoff:
-        """After one more failure at ``now`` seconds."""
-        pause = min(RETRY_AT_MOST, max(RETRY, 2 * self.pause))
-        return Backoff(pause, now + pause)
+        """Count one more failure, at ``now`` seconds."""
+        pause = min(self.longest, max(self.shortest, 2 * self.pause))
+        return replace(self, pause=pause, until=now + pause)
+
+    def succeeded(self) -> Backoff:
+        """Begin anew: the next failure's pause is the shortest."""
+        return replace(self, pause=0.0, until=0.0)

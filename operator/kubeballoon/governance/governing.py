@@ -26,13 +26,13 @@ class Governance(Generic[L]):
 
     @property
     def tied(self) -> tuple[L, ...]:
-        """The policies that share the highest priority, where several do: then only its name makes one of them govern."""
+        """The policies that share the highest priority, where several do: only its name makes one of them govern."""
         highest = tuple(each for each in self.policies if _priority(each) == _priority(self.policies[0]))
         return highest if len(highest) > 1 else ()
 
 
 def govern(policies: Sequence[L], labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> Governance[L]:
-    """Find the policies that select a VM by its labels and its namespace's: the highest priority first, then by name."""
+    """Find the policies that select a VM by its labels and its namespace's, in the order in which they would govern."""
     candidates = _candidates(policies, labels)
     return Governance(
         tuple(
@@ -48,8 +48,8 @@ def may_govern(
 ) -> tuple[L, ...]:
     """Find the policies one of which governs a VM, if any does.
 
-    They are more than one only where the labels of the VM's namespace are not known (None): then they are all that might
-    govern, down to the first that selects VMs of any namespace.
+    They are more than one only where the labels of the VM's namespace are not known (None): then they are all that
+    might govern, down to the first that selects VMs of any namespace.
     """
     if namespace_labels is not None:
         return govern(policies, labels, namespace_labels).policies[:1]
@@ -59,7 +59,7 @@ def may_govern(
 
 
 def _candidates(policies: Sequence[L], labels: Mapping[str, str]) -> list[L]:
-    """Find the policies whose VM selector takes these labels, in the order in which they would govern."""
+    """Find the policies whose VM selector takes these labels: the highest priority first, then by name."""
     selecting = (
         policy
         for policy in policies

@@ -1,6 +1,6 @@
 """What kubeballoon is measured against: a static split, no balloon, and the optimum for who knows every demand.
 
-All share the policy's bounds and the capacity: the node's memory less the reserve that keeps it in Ample. But "none" may
+All share the policy's bounds and the capacity: the node's memory less its reserve. But "none" may
 use all the node has, as may the optimum where the policy lets VMs do so (``reclaim.when: UnderPressure``). None of them
 has speed or a control interval: memory is where it should be at once.
 """

@@ -115,7 +115,7 @@ class MemoryWorker:
     ) -> None:
         """Keep ``instance``; ``changed`` is called after news; ``clock`` is the wall's: guests report by it.
 
-        ``authorization`` is what stands behind the requests; ``relief`` is a goal that takes the place of the request while
+        ``authorization`` is what stands behind the requests; ``emergency_target`` takes the place of the request while
         node or guest is in trouble, in bytes; ``looked`` is when the VM was last looked at, seconds.
         """
         self.instance = instance

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kubeballoon.core.decision import DecisionReason
 from kubeballoon.core.entitlement import Claims, Ints, scale, share_out
-from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM
+from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM, VMFigures
 from kubeballoon.vocabulary import Mode, NodeState, ReclaimWhen
 
 _PARTS_OF_CHANGE = 128  # of the capacity one that idle memory and headroom leave free: small changes then move nobody

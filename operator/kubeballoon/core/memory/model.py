@@ -58,7 +58,9 @@ Figure = TypeVar("Figure")
 
 
 class VMFigures(NamedTuple, Generic[Figure]):
-    """VMFigures are what an allocation reads of a VM, worked out once: an int each, or of many VMs an array each; bytes.
+    """VMFigures are what an allocation reads of a VM, worked out once, in bytes.
+
+    Each is an int, or for many VMs an array.
 
     Attributes:
         present: what the guest uses of its working set at this moment.
@@ -97,7 +99,7 @@ class MemoryVM:
         excluded: why the VM must not be ballooned, or None.
         responsive: False while its driver does not follow requests.
         last_change: the target's last move, None when it has not moved yet.
-        agent_action: what its agent does about it; only one that is excluded or not responsive does not follow its request.
+        agent_action: what its agent does about it; unless it is excluded or not responsive, it follows the request.
     """
 
     uid: str

@@ -15,7 +15,7 @@ _BY_SEVERITY = tuple(sorted(NodeState, key=lambda state: state.severity))
 
 @dataclass(frozen=True, slots=True)
 class StateThresholds:
-    """StateThresholds says, for each state, the free memory in bytes at which it begins; each is below the one before."""
+    """StateThresholds says at which free memory, in bytes, each state begins; every one is below the one before."""
 
     ample: int
     tight: int

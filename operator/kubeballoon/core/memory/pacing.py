@@ -17,8 +17,6 @@ FIRST_RATE = 32 << 20  # bytes a second: what any guest above the floor can try
 SLOWEST = 4 << 20  # bytes a second: still arrives, and is felt by no guest
 AHEAD = 1.0  # seconds a request may be ahead of the guest
 PATIENCE = 10.0  # seconds without progress until a driver counts as unresponsive
-RETRY = 10.0  # seconds until such a driver is tried again; doubles
-RETRY_AT_MOST = 300.0
 TOLERANCE = 1 << 20  # bytes not worth a request
 _OFF = 256, 16 << 20  # part of its size, and bytes, by which a guest's balloon may be off its goal at most
 
@@ -132,7 +130,7 @@ def _judge(before: Pace, sample: BalloonSample, goal: int) -> Pace:
         return replace(looked, rate=rate, mark=sample.actual, progress=sample.at, retry=0.0)
     if sample.at - before.progress < PATIENCE:
         return replace(looked, rate=_halved(before.rate))
-    retry = Backoff(before.retry).failed(sample.at).pause
+    retry = Backoff(pause=before.retry).failed(sample.at).pause
     return replace(looked, rate=_halved(before.rate), progress=sample.at, retry=retry)
 
 

@@ -101,15 +101,15 @@ def still(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A node whose figures stay as they are, and looks that follow each other quickly; its /proc."""
     (tmp_path / "meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n")
     (tmp_path / "stat").write_text("cpu 1 0 1 8 0 0 0 0\ncpu0 1 0 1 8 0 0 0 0\n")
-    monkeypatch.setattr(guest_worker, "Meter", lambda: HostProcessorReader(tmp_path))
-    monkeypatch.setattr(guest_worker, "Qemu", lambda *_: FakeChannel(held=700 * MIB))
+    monkeypatch.setattr(guest_worker, "HostProcessorReader", lambda: HostProcessorReader(tmp_path))
+    monkeypatch.setattr(guest_worker, "QemuProcess", lambda *_: FakeChannel(held=700 * MIB))
     for name in ("INTERVAL", "SETTLE", "CHECK"):
         monkeypatch.setattr(agent, name, 0.01)
     for name in ("LOOK", "REST", "STEP"):
         monkeypatch.setattr(memory_worker, name, 0.01)
     for module in (memory_worker, guest_worker):
         monkeypatch.setattr(module, "RETRY", (0.02,))
-        monkeypatch.setattr(module, "find", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
+        monkeypatch.setattr(module, "find_launcher", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
     return tmp_path
 
 

@@ -16,7 +16,7 @@ def modules(statements: str) -> set[str]:
     )
 
 
-@pytest.mark.parametrize("part", ["agent.main", "agent.libvirt", "cli.main"])
+@pytest.mark.parametrize("part", ["agent.main", "agent.hypervisor.libvirt", "cli.main"])
 def test_what_is_not_used_is_not_loaded(part: str) -> None:
     assert not modules(f"import kubeballoon.{part}") & {"kopf", "requests", "oauthlib", "websocket", "matplotlib"}
 

@@ -123,7 +123,7 @@ def test_what_goes_back_to_a_vm_is_nobody_else_s_and_what_does_not_fit_is_the_ri
         {"excluded": "its owner excluded it"},
         {"policy": replace(POLICY, mode=Mode.OBSERVE)},
         {"target": None, "need": None},
-        {"responsive": False, "course": AgentAction.RETURNS_ALL},
+        {"responsive": False, "agent_action": AgentAction.RETURNS_ALL},
     ],
     ids=["without policy", "excluded", "observed", "new, its need not known", "being resized"],
 )

@@ -1,4 +1,4 @@
-"""What `kubeballoon release` waits for, and what it says when it waited in vain."""
+"""What `kubeballoon uninstall` waits for, and what it says when it waited in vain."""
 
 from __future__ import annotations
 

@@ -18,10 +18,12 @@ from hack.testbed.lab.fakes import FakeChannel, FakeHypervisor
 from kubeballoon.agent.hypervisor.guest_agent import RETRY_AT_MOST, GuestAgent
 from kubeballoon.agent.hypervisor.interface import AgentError, DomainSample, GoneError, PluggedProcessors
 from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.problem import Problem
 from kubeballoon.agent.vm import guest_worker as module
 from kubeballoon.agent.vm.guest_program import PROBE, GuestProgram
 from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.instance import Instance, read
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ReclaimMethod
 from kubeballoon.core.memory.demand import GuestStatistics
 from tests.support.waiting import Clock, soon
@@ -35,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOOK", "IDLE", "STEP"):
         monkeypatch.setattr(module, name, 0.01)
     monkeypatch.setattr(module, "RETRY", (0.01,))
-    monkeypatch.setattr(module, "find", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
+    monkeypatch.setattr(module, "find_launcher", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
 
 
 def instance(name: str, **annotations: str) -> Instance:
@@ -101,7 +103,7 @@ async def test_a_frozen_vm_s_attendant_rests_until_that_ends(monkeypatch: pytest
     channel = FakeChannel()
     async with attended({"a": channel}) as guest_workers:
         await until(lambda: sum(channel.online.values()) == 2)
-        guest_workers.match({"a": replace(instance("a"), hold=("Migrating", "it is migrating"))})
+        guest_workers.match({"a": replace(instance("a"), hold=Problem(AgentReason.MIGRATING, "it is migrating"))})
         await until(lambda: pauses and pauses[-1] == module.IDLE)
         rested, looks = len(pauses), channel.looks
         await until(lambda: len(pauses) > rested + 10)

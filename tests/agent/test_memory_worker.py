@@ -25,6 +25,7 @@ from kubeballoon.agent.vm.memory_worker import MemoryWorker, WorkerSettings, des
 from kubeballoon.api.v1alpha1 import MemoryPolicy, VirtualMachineReport
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.guard import FLOOR
+from kubeballoon.governance.loaded_policy import load_memory_policy
 from tests.support.waiting import Clock, soon
 
 until = partial(soon, seconds=5.0)
@@ -39,7 +40,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REST", 0.02)
     monkeypatch.setattr(module, "STEP", 0.01)
     monkeypatch.setattr(module, "RETRY", (0.02,))
-    monkeypatch.setattr(module, "find", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
+    monkeypatch.setattr(module, "find_launcher", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
 
 
 def instance(name: str = "vm", **changes: Any) -> Instance:
@@ -120,7 +121,7 @@ async def test_a_request_that_nothing_stands_behind_is_no_request() -> None:
     domain = FakeDomain(actual=400 * MIB)
     async with kept(instance(target=400 * MIB), domain) as worker:
         await looks(worker)
-        worker.relieve(300 * MIB)
+        worker.set_emergency_target(300 * MIB)
         worker.update(worker.instance, Authorization(bound=False))
         await until(lambda: domain.actual == 1024 * MIB)
     assert domain.requests[-1] == 1024 * MIB
@@ -185,7 +186,7 @@ async def test_a_step_is_not_taken_back_because_its_answer_is_late(max_rate: str
     domain = LateDomain()
     of = instance(target=600 * MIB, minimum=300 * MIB)
     async with kept(of, domain) as worker:
-        worker.update(of, Authorization(MemoryPolicy.model_validate(paced(max_rate))))
+        worker.update(of, Authorization(load_memory_policy(MemoryPolicy.model_validate(paced(max_rate)))))
         await until(lambda: domain.actual == 600 * MIB)
         worker.update(replace(of, target=1024 * MIB), worker.authorization)
         await until(lambda: domain.actual == 1024 * MIB)

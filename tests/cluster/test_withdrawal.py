@@ -96,7 +96,7 @@ class Looks:
         """Time passes."""
         self.clock.now += seconds
 
-    def wait_for_returns(self, seconds: float, **options: float) -> Awaitable[list[PendingReturn]]:
+    def wait(self, seconds: float, **options: float) -> Awaitable[list[PendingReturn]]:
         """Wait so long."""
         return wait_for_returns(self.look, self.said.append, seconds, clock=self.clock, sleep=self.sleep, **options)
 

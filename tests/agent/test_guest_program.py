@@ -25,8 +25,8 @@ from kubeballoon.agent.vm.guest_program import (
     GuestProgram,
     ProgramMemoryControl,
 )
-from kubeballoon.agent.vm.memory_worker import INEFFECTIVE
 from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import FreedBy, ReclaimMethod
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.guest import kubeballoon_guest
@@ -144,7 +144,7 @@ async def test_what_a_program_holds_is_looked_for_until_its_guest_has_told(guest
     guest.guest_program.sample(BALLOONED)
     guest.channel.files[REQUEST] = json.dumps({"reserve": 100 * MIB}).encode()
     guest.say(held=100 * MIB)
-    guest.channel.absent = AgentError("GuestAgentHung", "its guest agent did not answer")
+    guest.channel.absent = AgentError(AgentReason.GUEST_AGENT_HUNG, "its guest agent did not answer")
     await guest.guest_program.look()
     guest.channel.absent = None
     guest.clock.now += 60
@@ -226,9 +226,9 @@ async def test_what_the_node_regained_counts_and_not_what_is_claimed(guest: Gues
 
 
 async def test_how_the_node_regains_is_told(guest: Guest) -> None:
-    ways = [guest.guest_program.regained_by]
+    ways = [guest.guest_program.freed_by]
     guest.merges = False
-    ways.append(guest.guest_program.regained_by)
+    ways.append(guest.guest_program.freed_by)
     assert ways == [FreedBy.KSM, FreedBy.NONE]
 
 
@@ -333,7 +333,7 @@ async def test_an_agent_that_does_not_answer_leaves_what_is_held_as_it_is(guest:
     guest.say(held=100 * MIB)
     guest.guest_program.sample(BARE)
     await guest.guest_program.look()
-    guest.channel.absent = AgentError("GuestAgentHung", "its guest agent did not answer")
+    guest.channel.absent = AgentError(AgentReason.GUEST_AGENT_HUNG, "its guest agent did not answer")
     guest.clock.now += 60
     await guest.guest_program.look()
     sample = guest.guest_program.sample(BARE)
@@ -412,7 +412,7 @@ def test_a_node_that_merges_nothing_gets_nothing_and_gives_it_back(
 ) -> None:
     def found_out() -> bool:
         vm = reported(installed, lab_node, bare)
-        return (vm["reason"], vm["regainedBy"], vm["responsive"]) == (INEFFECTIVE, "None", False)
+        return (vm["reason"], vm["regainedBy"], vm["responsive"]) == (AgentReason.BALLOON_INEFFECTIVE, "None", False)
 
     with agent(installed, lab_node, tmp_path / "agent"):
         annotate(installed, bare, memory_target=str(bare.spec.memory_bytes - 150 * MIB))

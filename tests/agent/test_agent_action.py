@@ -15,19 +15,22 @@ import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeDomain, FakeHypervisor
-from kubeballoon.agent.emergency import EmergencyAllocator
+from kubeballoon.agent.emergency import set_emergency_targets
 from kubeballoon.agent.hypervisor.interface import DomainSample, HypervisorError
 from kubeballoon.agent.hypervisor.launchers import Launcher
 from kubeballoon.agent.node.memory import HostMemory
+from kubeballoon.agent.problem import Problem
 from kubeballoon.agent.report import compose
 from kubeballoon.agent.vm import memory_worker as module
 from kubeballoon.agent.vm.authorization import Authorization
 from kubeballoon.agent.vm.guest_program import CHANGING
 from kubeballoon.agent.vm.instance import read
-from kubeballoon.agent.vm.memory_worker import INEFFECTIVE, STALE, MemoryWorker, WorkerSettings
+from kubeballoon.agent.vm.memory_worker import MemoryWorker, WorkerSettings
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy
 from kubeballoon.core.memory.node_state import MemoryStall, StateThresholds
 from kubeballoon.core.memory.pacing import Pace
+from kubeballoon.governance.loaded_policy import load_memory_policy
 from kubeballoon.governance.translation import memory_vm
 from kubeballoon.vocabulary import NodeState
 from tests.support.cluster import memory_policy
@@ -88,7 +91,7 @@ def socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pod has one, and looks follow each other quickly."""
     monkeypatch.setattr(module, "LOOK", 0.02)
     monkeypatch.setattr(module, "REST", 0.02)
-    monkeypatch.setattr(module, "find", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
+    monkeypatch.setattr(module, "find_launcher", lambda pods, uids: Launcher(uids[0], pods / uids[0]))
 
 
 @pytest.mark.parametrize("target", [None, TARGET])
@@ -96,21 +99,21 @@ def socket(monkeypatch: pytest.MonkeyPatch) -> None:
     "changes",
     [
         {},
-        {"bar": ("VFIO", "a device is passed through")},
-        {"frozen": ("Migrating", "it is migrating")},
+        {"ineligibility": Problem(AgentReason.VFIO, "a device is passed through")},
+        {"hold": Problem(AgentReason.MIGRATING, "it is migrating")},
         {"fault": "annotation x: no"},
-        {"whole": ("MemoryHotplug", "its memory is being resized")},
+        {"return_all": Problem(AgentReason.MEMORY_HOTPLUG, "its memory is being resized")},
     ],
-    ids=["nothing about it", "barred", "frozen", "a request that cannot be read", "being resized"],
+    ids=["nothing about it", "not eligible", "held", "a request that cannot be read", "being resized"],
 )
-@pytest.mark.parametrize("problem", [None, "Paused", "NoBalloon", "NoDriver", INEFFECTIVE, STALE, CHANGING[0]])
+@pytest.mark.parametrize("problem", [None, *AgentReason])
 async def test_a_vm_counts_as_what_its_agent_is_going_to_leave_it(
-    problem: str | None, changes: dict[str, Any], target: int | None
+    problem: AgentReason | None, changes: dict[str, Any], target: int | None
 ) -> None:
-    domain = Troublesome(problem=None if problem is None else (problem, "so it is"))
+    domain = Troublesome(problem=None if problem is None else Problem(problem, problem.meaning))
     async with looked_at(domain, {"target": target, **changes}) as worker:
         # What one method reserved is given back by the domain, and what is resized has all of it, whatever the goal.
-        given_all = worker.view.goal == SIZE or "whole" in changes or (problem == CHANGING[0] and not changes)
+        given_all = worker.view.goal == SIZE or "return_all" in changes or (problem is CHANGING.reason and not changes)
         assert counted(worker, target) == (SIZE if given_all else HELD)
 
 
@@ -130,18 +133,20 @@ async def test_a_request_without_a_known_policy_is_reckoned_with_as_long_as_it_i
     left: int | None,
 ) -> None:
     """Else others were taken to their minimums for what such a VM would have without its request."""
-    reliever, limits = EmergencyAllocator("here"), StateThresholds(4, 3, 2, 1)
+    limits = StateThresholds(4, 3, 2, 1)
     async with (
         looked_at(Troublesome(actual=900 * MIB), {"target": 900 * MIB}) as sharing,
         looked_at(Troublesome(actual=TARGET), {"target": TARGET, "uid": "other"}) as other,
     ):
         await until(lambda: sharing.view.need is not None)
-        sharing.update(sharing.instance, Authorization(MemoryPolicy.model_validate(memory_policy("p"))))
+        sharing.update(
+            sharing.instance, Authorization(load_memory_policy(MemoryPolicy.model_validate(memory_policy("p"))))
+        )
         other.update(other.instance, Authorization(bound=bound))
         workers, memory = [sharing, other], HostMemory(1600 * MIB, 200 * MIB, MemoryStall())
         status = compose(memory, NodeState.SCARCE, limits, workers, [], datetime.now(UTC))
-        reliever.relieve(status, workers)
-        assert sharing.relief == left
+        set_emergency_targets("here", status, workers)
+        assert sharing.emergency_target == left
 
 
 async def test_a_vm_whose_driver_does_not_follow_counts_as_what_it_holds() -> None:
