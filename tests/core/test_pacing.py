@@ -80,13 +80,13 @@ def test_a_balloon_that_is_a_little_off_follows_and_is_left_alone(size: int, off
             requests.append(look)
             held = min(size, request + error) if request > held else min(held, request + error)
     assert abs(held - goal) <= most_off(size)
-    assert pace.asked is None
+    assert pace.request is None
     assert not requests or requests[-1] < 900
 
 
 def test_a_balloon_that_is_off_is_not_given_memory_by_a_small_step_down() -> None:
     off = most_off(4 * GIB)
-    slow = Pace(rate=float(4 * MIB), asked=2 * GIB)
+    slow = Pace(rate=float(4 * MIB), request=2 * GIB)
     pace, _ = advance(slow, BalloonSample(2 * GIB + 5 * MIB, 0.0, spare=GIB, off=off), 2 * GIB)
     _, request = advance(pace, BalloonSample(2 * GIB + 5 * MIB, 10.0, spare=GIB, off=off), GIB)
     assert request is not None
@@ -165,14 +165,14 @@ def test_a_request_is_withdrawn_when_the_guest_has_no_more_to_give() -> None:
         assert pace.responsive
         if request is not None:
             assert request >= held
-    assert pace.asked is None
+    assert pace.request is None
 
 
 def test_nothing_is_under_way_once_a_guest_has_given_what_it_has() -> None:
     pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=20 * MIB), GIB)
     assert request == 2 * GIB - 20 * MIB
     pace, again = advance(pace, BalloonSample(request, 0.2, spare=0), GIB)
-    assert (again, pace.asked) == (None, None)
+    assert (again, pace.request) == (None, None)
     _, more = advance(pace, BalloonSample(request, 5.2, spare=10 * MIB), GIB)
     assert more == request - 10 * MIB, "it has some again"
 

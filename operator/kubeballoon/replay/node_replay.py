@@ -138,7 +138,7 @@ class SimulatedVM:
         if request is not None:
             guest.ask(request)
         self.settled, self.shown = False, None
-        arrived = self.pace.asked is None or abs(guest.actual - self.pace.asked) <= pacing.TOLERANCE
+        arrived = self.pace.request is None or abs(guest.actual - self.pace.request) <= pacing.TOLERANCE
         return request is not None or guest.moving or not arrived or not self.pace.responsive
 
     def seen(self, now: float) -> MemoryVM:

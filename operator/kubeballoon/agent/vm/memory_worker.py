@@ -94,7 +94,7 @@ class MemoryView:
     @property
     def withheld(self) -> int:
         """What the guest was asked for and does not have to give, bytes."""
-        if self.sample is None or self.goal is None or self.pace.asked is not None or not self.responsive:
+        if self.sample is None or self.goal is None or self.pace.request is not None or not self.responsive:
             return 0
         excess = self.sample.statistics.actual - self.goal
         return excess if excess > pacing.most_off(self.sample.size) else 0
@@ -247,12 +247,12 @@ class MemoryWorker:
         self.view = replace(self.view, sample=sample, need=need, problem=problem, goal=goal)
         await self._rearm(domain, sample, now)
         if goal is None:
-            self.view = replace(self.view, pace=replace(self.view.pace, asked=None))
+            self.view = replace(self.view, pace=replace(self.view.pace, request=None))
             return False
         waits = sample.pending is not None and goal <= sample.pending  # before its answer nothing more is asked
         if not waits:
             await self._pursue(domain, sample, goal, now)
-        under_way = waits or self.view.pace.asked is not None
+        under_way = waits or self.view.pace.request is not None
         return under_way and abs(sample.statistics.actual - goal) > pacing.TOLERANCE
 
     async def _rearm(self, domain: MemoryControl, sample: DomainSample, now: float) -> None:

@@ -50,7 +50,7 @@ class Pace:
 
     Attributes:
         rate: bytes a second the guest is trusted to give.
-        asked: the request under way, None when none is.
+        request: the request under way, None when none is.
         arrived: the last request that the balloon came to rest at, None before the first.
         beyond: how much more than that the guest was left with, bytes.
         held: what the guest held at the last look, bytes.
@@ -62,7 +62,7 @@ class Pace:
     """
 
     rate: float = float(FIRST_RATE)
-    asked: int | None = None
+    request: int | None = None
     arrived: int | None = None
     beyond: int = 0
     held: int = 0
@@ -79,7 +79,7 @@ class Pace:
 
     def rests(self, now: float) -> bool:
         """Whether the driver, given up, is still to be left alone at ``now`` seconds."""
-        return self.retry > 0 and self.asked is None and now - self.progress < self.retry
+        return self.retry > 0 and self.request is None and now - self.progress < self.retry
 
 
 def most_off(size: int) -> int:
@@ -99,32 +99,32 @@ def advance(before: Pace, sample: BalloonSample, goal: int, max_rate: int | None
         return _withdraw(pace, sample, goal)
     if pace.rests(sample.at) and goal <= sample.actual:
         return pace, None
-    if pace.asked is not None and sample.is_at(pace.asked) and _near(goal, pace.asked):
+    if pace.request is not None and sample.is_at(pace.request) and _near(goal, pace.request):
         # Arrived: what moves it away from here is asked for anew.
-        pace = replace(pace, asked=None, arrived=pace.asked, beyond=max(0, sample.actual - pace.asked))
+        pace = replace(pace, request=None, arrived=pace.request, beyond=max(0, sample.actual - pace.request))
     request = _request(pace, sample, goal, max_rate)
-    if request is None and pace.asked is not None and pace.asked < sample.actual - TOLERANCE:
+    if request is None and pace.request is not None and pace.request < sample.actual - TOLERANCE:
         return _withdraw(pace, sample, goal)
     if request is None and sample.spare is not None and sample.spare < TOLERANCE:
-        return replace(pace, asked=None), None  # it has given what it has: there is nothing under way
-    if request is None or request == pace.asked:
+        return replace(pace, request=None), None  # it has given what it has: there is nothing under way
+    if request is None or request == pace.request:
         return pace, None
-    started = pace.asked is None or (request > sample.actual) != (pace.asked > sample.actual)
+    started = pace.request is None or (request > sample.actual) != (pace.request > sample.actual)
     took = sample.at if request < sample.actual else pace.took
-    return replace(pace, asked=request, took=took, progress=sample.at if started else pace.progress), request
+    return replace(pace, request=request, took=took, progress=sample.at if started else pace.progress), request
 
 
 def _withdraw(pace: Pace, sample: BalloonSample, goal: int) -> tuple[Pace, int]:
     """Ask for no more: a driver would take what is still asked later, when it may have become too much."""
-    return replace(pace, asked=None), max(goal, sample.actual)
+    return replace(pace, request=None), max(goal, sample.actual)
 
 
 def _judge(before: Pace, sample: BalloonSample, goal: int) -> Pace:
     """What the guest did since the last look tells of its speed."""
     looked = replace(before, held=sample.actual, at=sample.at)
-    if before.asked is None:
+    if before.request is None:
         return replace(looked, mark=sample.actual)
-    arrived = _near(sample.actual, before.asked) or (_near(goal, before.asked) and sample.is_at(goal))
+    arrived = _near(sample.actual, before.request) or (_near(goal, before.request) and sample.is_at(goal))
     if arrived or not _near(sample.actual, before.mark):
         rate = _shown(before, sample, arrived=arrived)
         return replace(looked, rate=rate, mark=sample.actual, progress=sample.at, retry=0.0)
@@ -158,7 +158,7 @@ def _halved(rate: float) -> float:
 
 
 def _request(pace: Pace, sample: BalloonSample, goal: int, max_rate: int | None) -> int | None:
-    if pace.asked is None and (_near(goal, sample.actual) or _rests(pace, sample, goal)):
+    if pace.request is None and (_near(goal, sample.actual) or _rests(pace, sample, goal)):
         return None
     if goal >= sample.actual:
         return goal
