@@ -127,7 +127,7 @@ def test_a_slow_guest_is_not_taken_for_one_that_does_not_follow(speed: float) ->
 
 
 def test_memory_is_given_back_to_a_guest_that_was_given_up() -> None:
-    stuck = Pace(retry=Backoff().shortest, progress=0.0, held=GIB, mark=GIB)
+    stuck = Pace(retry_seconds=Backoff().shortest, progress=0.0, held=GIB, mark=GIB)
     assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), GIB // 2)[1] is None
     assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), 2 * GIB)[1] == 2 * GIB
 
@@ -194,7 +194,7 @@ def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() 
 
 
 def test_a_driver_that_follows_again_is_welcomed_back() -> None:
-    stuck = Pace(retry=Backoff().shortest, progress=0.0, held=2 * GIB)
+    stuck = Pace(retry_seconds=Backoff().shortest, progress=0.0, held=2 * GIB)
     pace, request = advance(stuck, BalloonSample(2 * GIB, Backoff().shortest + 1, spare=GIB), GIB)
     assert request is not None
     pace, _ = advance(pace, BalloonSample(request, Backoff().shortest + 1.2), GIB)

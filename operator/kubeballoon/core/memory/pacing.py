@@ -58,7 +58,7 @@ class Pace:
         took: when it was last asked for memory, seconds.
         mark: what it held when it was last seen to follow, bytes.
         progress: when the guest last followed, or was last given up, seconds.
-        retry: seconds for which the driver is left alone since it stopped following; 0 while it follows.
+        retry_seconds: seconds for which the driver is left alone since it stopped following; 0 while it follows.
     """
 
     rate: float = float(FIRST_RATE)
@@ -70,16 +70,16 @@ class Pace:
     took: float = -math.inf
     mark: int = 0
     progress: float = 0.0
-    retry: float = 0.0
+    retry_seconds: float = 0.0
 
     @property
     def responsive(self) -> bool:
         """Whether the driver follows requests, as far as is known."""
-        return self.retry == 0
+        return self.retry_seconds == 0
 
     def rests(self, now: float) -> bool:
         """Whether the driver, given up, is still to be left alone at ``now`` seconds."""
-        return self.retry > 0 and self.request is None and now - self.progress < self.retry
+        return self.retry_seconds > 0 and self.request is None and now - self.progress < self.retry_seconds
 
 
 def most_off(size: int) -> int:
@@ -95,7 +95,7 @@ def advance(before: Pace, sample: BalloonSample, goal: int, max_rate: int | None
         The pace now and the request to make, in bytes, or None when there is nothing to ask.
     """
     pace = _judge(before, sample, goal)
-    if pace.retry > before.retry:
+    if pace.retry_seconds > before.retry_seconds:
         return _withdraw(pace, sample, goal)
     if pace.rests(sample.at) and goal <= sample.actual:
         return pace, None
@@ -127,11 +127,11 @@ def _judge(before: Pace, sample: BalloonSample, goal: int) -> Pace:
     arrived = _near(sample.actual, before.request) or (_near(goal, before.request) and sample.is_at(goal))
     if arrived or not _near(sample.actual, before.mark):
         rate = _shown(before, sample, arrived=arrived)
-        return replace(looked, rate=rate, mark=sample.actual, progress=sample.at, retry=0.0)
+        return replace(looked, rate=rate, mark=sample.actual, progress=sample.at, retry_seconds=0.0)
     if sample.at - before.progress < PATIENCE:
         return replace(looked, rate=_halved(before.rate))
-    retry = Backoff(pause=before.retry).failed(sample.at).pause
-    return replace(looked, rate=_halved(before.rate), progress=sample.at, retry=retry)
+    retry_seconds = Backoff(pause=before.retry_seconds).failed(sample.at).pause
+    return replace(looked, rate=_halved(before.rate), progress=sample.at, retry_seconds=retry_seconds)
 
 
 def _shown(before: Pace, sample: BalloonSample, *, arrived: bool) -> float:
