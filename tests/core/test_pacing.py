@@ -15,7 +15,7 @@ from kubeballoon.core.memory.pacing import (
     BalloonSample,
     Pace,
     advance,
-    most_off,
+    max_residual,
 )
 from kubeballoon.core.wording import human
 
@@ -70,22 +70,22 @@ def test_a_balloon_at_its_goal_is_left_alone_by_a_new_agent() -> None:
 
 @given(st.integers(FLOOR, 64 * GIB), st.floats(-1, 1), st.floats(0.3, 1))
 def test_a_balloon_that_is_a_little_off_follows_and_is_left_alone(size: int, off: float, part: float) -> None:
-    error, goal, held, pace = int(off * most_off(size)), int(part * size), size, Pace()
+    error, goal, held, pace = int(off * max_residual(size)), int(part * size), size, Pace()
     requests = []
     for look in range(1000):
-        sample = BalloonSample(held, look * 0.2, spare=held, off=most_off(size))
+        sample = BalloonSample(held, look * 0.2, spare=held, off=max_residual(size))
         pace, request = advance(pace, sample, goal)
         assert pace.responsive
         if request is not None:
             requests.append(look)
             held = min(size, request + error) if request > held else min(held, request + error)
-    assert abs(held - goal) <= most_off(size)
+    assert abs(held - goal) <= max_residual(size)
     assert pace.request is None
     assert not requests or requests[-1] < 900
 
 
 def test_a_balloon_that_is_off_is_not_given_memory_by_a_small_step_down() -> None:
-    off = most_off(4 * GIB)
+    off = max_residual(4 * GIB)
     slow = Pace(rate=float(4 * MIB), request=2 * GIB)
     pace, _ = advance(slow, BalloonSample(2 * GIB + 5 * MIB, 0.0, spare=GIB, off=off), 2 * GIB)
     _, request = advance(pace, BalloonSample(2 * GIB + 5 * MIB, 10.0, spare=GIB, off=off), GIB)
@@ -94,7 +94,7 @@ def test_a_balloon_that_is_off_is_not_given_memory_by_a_small_step_down() -> Non
 
 
 def test_a_balloon_that_is_off_goes_on_to_another_goal() -> None:
-    off = most_off(4 * GIB)
+    off = max_residual(4 * GIB)
     pace = Pace(arrived=2 * GIB)
     assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB)[1] is None
     assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB - off)[1] == 2 * GIB - off

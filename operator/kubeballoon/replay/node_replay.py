@@ -131,7 +131,7 @@ class SimulatedVM:
         guest = self.guest
         guest.advance(now)
         troubled = self.need is not None and self.need.troubled
-        actual, off = int(guest.actual), pacing.most_off(guest.size)
+        actual, off = int(guest.actual), pacing.max_residual(guest.size)
         sample = BalloonSample(actual, now, max(0, int(guest.actual - guest.used)), troubled, off)
         goal = guard.clamp(self.target, guest.minimum, guest.size)
         self.pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)

@@ -97,7 +97,7 @@ class MemoryView:
         if self.sample is None or self.goal is None or self.pace.request is not None or not self.responsive:
             return 0
         excess = self.sample.statistics.actual - self.goal
-        return excess if excess > pacing.most_off(self.sample.size) else 0
+        return excess if excess > pacing.max_residual(self.sample.size) else 0
 
 
 class MemoryWorker:
@@ -268,7 +268,7 @@ class MemoryWorker:
         statistics, need, policy = sample.statistics, self.view.need, self.authorization.policy
         troubled = need is not None and need.troubled
         seen = pacing.BalloonSample(
-            statistics.actual, now, _spare(sample, need), troubled, pacing.most_off(sample.size)
+            statistics.actual, now, _spare(sample, need), troubled, pacing.max_residual(sample.size)
         )
         max_rate = None if policy is None else policy.terms.max_rate
         pace, request = pacing.advance(self.view.pace, seen, goal, max_rate)

@@ -82,7 +82,7 @@ class Pace:
         return self.retry_seconds > 0 and self.request is None and now - self.progress < self.retry_seconds
 
 
-def most_off(size: int) -> int:
+def max_residual(size: int) -> int:
     """By how many bytes the balloon of a guest of ``size`` bytes may be off: drivers round, and some keep a little."""
     part, most = _OFF
     return max(TOLERANCE, min(size // part, most))
