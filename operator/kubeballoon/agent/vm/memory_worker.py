@@ -331,7 +331,7 @@ class MemoryWorker:
         """Whether a balloon that stands still gives the node anything."""
         if (
             now < self._barren.until
-            or now - self._ruler.stood < guard.STOOD + sample.lag
+            or now - self._ruler.stood < guard.STILL_SECONDS + sample.lag
             or self.instance.ineligibility is not None
         ):
             return

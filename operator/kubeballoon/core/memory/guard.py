@@ -5,7 +5,7 @@ from __future__ import annotations
 FLOOR = 64 << 20
 """Bytes below which no guest is taken, whatever a policy or a forged annotation says: its kernel must live."""
 
-STOOD = 5.0
+STILL_SECONDS = 5.0
 """Seconds a balloon must have stood still before its effect is judged."""
 
 _SLACK = 16 << 20  # bytes by which a process may exceed what is expected of it, for guests of any size
