@@ -29,7 +29,7 @@ import numpy as np
 
 from kubeballoon.core.decision import DecisionReason, TargetChange
 from kubeballoon.core.memory import demand, guard, pacing
-from kubeballoon.core.memory.allocation import COOL_DOWNS_OF_REST, allocate_memory
+from kubeballoon.core.memory.allocation import COOL_DOWNS_BEFORE_REBALANCING, allocate_memory
 from kubeballoon.core.memory.demand import GuestStatistics, Need
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryDecision, MemoryNode, MemoryPlan, MemoryTerms, MemoryVM
 from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state
@@ -52,7 +52,7 @@ REPORT = 1.0
 _SETTLING = 50  # rounds in which the first targets are found; a handful is usual
 _FASTER = 16  # by which each stride over rounds without effect is longer than the one before
 _SPREAD = 0.2  # by which guests' balloon speeds differ from the measured ones, either way
-_RESTED = COOL_DOWNS_OF_REST * COOL_DOWN  # seconds from which on a change's exact age does not matter
+_RESTED = COOL_DOWNS_BEFORE_REBALANCING * COOL_DOWN  # seconds from which on a change's exact age does not matter
 _LONG_AGO = {rose: TargetChange(rose, _RESTED) for rose in (True, False)}
 
 

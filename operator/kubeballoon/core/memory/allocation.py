@@ -17,7 +17,7 @@ from kubeballoon.vocabulary import Mode, NodeState, ReclaimWhen
 
 _PARTS_OF_CHANGE = 128  # of the capacity one that idle memory and headroom leave free: small changes then move nobody
 _DEAD_BANDS_OF_IDLE = 8  # by which idle memory may be off its fair share for a while, as nobody needs it: 1/8 of size
-COOL_DOWNS_OF_REST = 60  # that while, since the target moved last
+COOL_DOWNS_BEFORE_REBALANCING = 60  # that while, since the target moved last
 
 
 class _Fixed(NamedTuple):
@@ -242,7 +242,9 @@ def _moved(vms: Sequence[MemoryVM], cool_down: float, *, up: bool) -> npt.NDArra
 def _rested(vms: Sequence[MemoryVM], cool_down: float) -> npt.NDArray[np.bool_]:
     """Which VMs' targets have stood long enough to be put right for fairness alone; not those only just taken over."""
     changes = [vm.last_change for vm in vms]
-    return np.array([change is not None and change.age >= COOL_DOWNS_OF_REST * cool_down for change in changes])
+    return np.array(
+        [change is not None and change.age >= COOL_DOWNS_BEFORE_REBALANCING * cool_down for change in changes]
+    )
 
 
 def _grant(columns: VMFigures[Ints], claims: Claims, wanted: Ints, capacity: int) -> Ints:
