@@ -70,7 +70,7 @@ def test_a_clock_that_was_set_back_begins_the_estimate_anew() -> None:
     need = update(None, None, first, WINDOW)
     need = update(need, first, second, WINDOW)
     assert need is not None
-    assert (need.value, need.at) == (100 * MIB, 10)
+    assert (need.value, need.updated) == (100 * MIB, 10)
     need = update(need, second, stats(800 * MIB, 11), WINDOW)
     assert need is not None
     assert need.value == 800 * MIB
@@ -102,11 +102,11 @@ def test_a_troubled_guest_works_with_what_it_has_swapped_out_as_well() -> None:
     thrashing = stats(100 * MIB, 11)._replace(swap_out=250 * MIB, swap_in=50 * MIB)
     troubled = update(need, counted, thrashing, WINDOW)
     assert troubled is not None
-    assert troubled.now == 300 * MIB
+    assert troubled.present == 300 * MIB
     assert troubled.value == 500 * MIB, "by its next report as much again may be out"
     at_rest = update(troubled, thrashing, thrashing._replace(updated=12), WINDOW)
     assert at_rest is not None
-    assert at_rest.now == 100 * MIB
+    assert at_rest.present == 100 * MIB
 
 
 def test_a_counter_that_fell_is_another_boot_and_no_trouble() -> None:

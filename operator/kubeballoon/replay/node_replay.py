@@ -112,7 +112,7 @@ class SimulatedVM:
         stats = self.guest.statistics()
         need = self.need = demand.update(self.need, self.stats, stats, WINDOW)
         self.stats, self.shown = stats, None
-        self.settled = need is not None and not need.troubled and need.value == need.now and self.guest.calm
+        self.settled = need is not None and not need.troubled and need.value == need.present and self.guest.calm
 
     def demands(self, wanted: int, now: float) -> None:
         """The guest works with ``wanted`` bytes from ``now`` on."""
@@ -173,7 +173,7 @@ class SimulatedVM:
             size=self.guest.size,
             actual=int(self.guest.actual),
             need=None if need is None else need.value,
-            present_need=None if need is None else need.now,
+            present_need=None if need is None else need.present,
             target=self.target,
             troubled=need is not None and need.troubled,
             responsive=self.pace.responsive,

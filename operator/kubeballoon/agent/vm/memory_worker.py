@@ -311,7 +311,7 @@ class MemoryWorker:
             return self.view.need
         known = (
             self._remembered
-            if self._remembered is not None and 0 <= now - self._remembered.at <= SILENT_AFTER
+            if self._remembered is not None and 0 <= now - self._remembered.updated <= SILENT_AFTER
             else None
         )
         need = self._remembered = demand.update(known, self._before, statistics, self._settings.window)
@@ -403,7 +403,7 @@ def _spare(sample: DomainSample, need: demand.Need | None) -> int | None:
     """What a guest could give without harm, bytes; None where its statistics do not tell."""
     if need is None:
         return None
-    spare = max(0, sample.statistics.actual - need.now - sample.size // _KEPT)
+    spare = max(0, sample.statistics.actual - need.present - sample.size // _KEPT)
     return spare if sample.spare is None else min(spare, sample.spare)
 
 

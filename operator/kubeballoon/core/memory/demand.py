@@ -43,16 +43,17 @@ class Need(NamedTuple):
     """The estimate so far; all averages in bytes.
 
     Attributes:
-        at: when the statistics behind it were taken, seconds.
+        present: what the guest works with by the latest statistics alone, bytes.
+        updated: when the guest reported those statistics, seconds.
         troubled: the guest swaps in, or refaults, for want of memory.
         swapped: what it has swapped out in this trouble and not read back: it works with that as well, bytes.
         ahead: by how much that grew since the sample before, and may grow again until the next one, bytes.
     """
 
-    now: int
+    present: int
     fast: float
     slow: float
-    at: float
+    updated: float
     troubled: bool = False
     swapped: int = 0
     ahead: int = 0
@@ -60,7 +61,7 @@ class Need(NamedTuple):
     @property
     def value(self) -> int:
         """The need in bytes: the largest of the three, and what a guest in trouble will miss by its next report."""
-        return max(self.now + self.ahead, int(self.fast), int(self.slow))
+        return max(self.present + self.ahead, int(self.fast), int(self.slow))
 
 
 def present_need(stats: GuestStatistics) -> int | None:
@@ -146,23 +147,23 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
     """
     if before is not None and stats.updated < before.updated:
         previous = before = None
-    if previous is not None and stats.updated <= previous.at:
+    if previous is not None and stats.updated <= previous.updated:
         return previous
-    now = present_need(stats)
-    if now is None:
+    present = present_need(stats)
+    if present is None:
         return None
     if previous is None:
-        return Need(now=now, fast=now, slow=now, at=stats.updated)
-    elapsed = stats.updated - previous.at
+        return Need(present=present, fast=present, slow=present, updated=stats.updated)
+    elapsed = stats.updated - previous.updated
     troubled = before is not None and _troubled(before, stats, elapsed)
     grown = _swapped(before, stats) if before is not None and troubled else 0
     swapped = max(0, previous.swapped + grown) if troubled else 0
-    now += swapped
+    present += swapped
     return Need(
-        now=now,
-        fast=_average(previous.fast, now, elapsed, window / 5),
-        slow=_average(previous.slow, now, elapsed, window),
-        at=stats.updated,
+        present=present,
+        fast=_average(previous.fast, present, elapsed, window / 5),
+        slow=_average(previous.slow, present, elapsed, window),
+        updated=stats.updated,
         troubled=troubled,
         swapped=swapped,
         ahead=max(0, grown),
