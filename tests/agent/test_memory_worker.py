@@ -167,7 +167,7 @@ class LateDomain(FakeDomain):
 
     def said(self) -> GuestStatistics:
         """What such a program tells."""
-        return GuestStatistics(self.told, time.time(), usable=self.told - self.used, held=self.told)
+        return GuestStatistics(self.told, time.time(), usable=self.told - self.used, actual_at_report=self.told)
 
     async def set_memory(self, size: int) -> None:
         """See ``FakeDomain``."""

@@ -24,7 +24,7 @@ class GuestStatistics(NamedTuple):
         unused: wholly unused (MemFree).
         disk_caches: what could be had back quickly.
         updated: when the guest last reported, seconds.
-        held: what the balloon left it when it reported, where that is known better than by ``actual``.
+        actual_at_report: what the balloon left it when it reported, where that is known better than by ``actual``.
     """
 
     actual: int
@@ -36,7 +36,7 @@ class GuestStatistics(NamedTuple):
     swap_in: int | None = None
     swap_out: int | None = None
     major_faults: int | None = None
-    held: int | None = None
+    actual_at_report: int | None = None
 
 
 class Need(NamedTuple):
@@ -75,7 +75,7 @@ def present_need(stats: GuestStatistics) -> int | None:
         if stats.unused is None:
             return None
         spare = stats.unused + (stats.disk_caches or 0) // 2
-    return max(0, (stats.actual if stats.held is None else stats.held) - spare)
+    return max(0, (stats.actual if stats.actual_at_report is None else stats.actual_at_report) - spare)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +125,14 @@ class BalloonCalibration:
         return replace(self, before=(available, actual), reported=reported, deflates=deflates)
 
     def measure(self, stats: GuestStatistics) -> GuestStatistics | None:
-        """The statistics with ``held``; None while that cannot be told."""
-        if stats.held is not None:
+        """The statistics with ``actual_at_report``; None while that cannot be told."""
+        if stats.actual_at_report is not None:
             return stats
         if stats.available is None or self.deflates:
             return stats if stats.updated > self.stood else None
         if self.whole is None:
             return None
-        return stats._replace(held=self.size - (self.whole - stats.available))
+        return stats._replace(actual_at_report=self.size - (self.whole - stats.available))
 
 
 def update(previous: Need | None, before: GuestStatistics | None, stats: GuestStatistics, window: float) -> Need | None:
