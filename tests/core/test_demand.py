@@ -57,8 +57,8 @@ def test_with_autodeflate_a_balloon_that_inflates_is_no_demand() -> None:
                 actual -= 4 * MIB
             held = actual if tick == 0 else held  # as of the report
             report = GuestStatistics(actual, float(100 + second), available=SIZE, usable=held - 300 * MIB)
-            ruler = ruler.look(report, SIZE, now)
-            if (measured := ruler.measure(report)) is not None:
+            ruler = ruler.observe(report, SIZE, now)
+            if (measured := ruler.calibrate(report)) is not None:
                 needs.append(present_need(measured) or 0)
     assert ruler.deflates
     assert needs[-1] == 300 * MIB
@@ -78,10 +78,10 @@ def test_a_clock_that_was_set_back_begins_the_estimate_anew() -> None:
 
 def test_a_ruler_measures_on_after_the_clock_was_set_back() -> None:
     first = stats(100 * MIB, 7200)
-    ruler = BalloonCalibration().look(first, SIZE, 7200)
+    ruler = BalloonCalibration().observe(first, SIZE, 7200)
     second = first._replace(updated=15, available=900 * MIB)
-    ruler = ruler.look(second, SIZE, 10).look(second, SIZE, 20)
-    assert ruler.measure(second) is not None
+    ruler = ruler.observe(second, SIZE, 10).observe(second, SIZE, 20)
+    assert ruler.calibrate(second) is not None
 
 
 def test_swapping_in_and_refaulting_are_trouble() -> None:
@@ -129,18 +129,18 @@ def test_a_guest_without_memavailable_is_measured_by_free_memory_and_caches() ->
 def test_the_ruler_measures_what_a_guest_held_when_it_reported() -> None:
     size, kernel = 512 * MIB, 42 * MIB
     report = GuestStatistics(actual=size, updated=10, available=size - kernel, usable=400 * MIB)
-    ruler = BalloonCalibration().look(report, size, 8.0).look(report, size, 10.5)
+    ruler = BalloonCalibration().observe(report, size, 8.0).observe(report, size, 10.5)
     # The balloon is set to 200 MiB; the guest's report is still the one from before.
     moved = report._replace(actual=200 * MIB)
-    ruler = ruler.look(moved, size, 11.0)
-    stale = ruler.measure(moved)
+    ruler = ruler.observe(moved, size, 11.0)
+    stale = ruler.calibrate(moved)
     assert stale is not None
     assert present_need(stale) == 112 * MIB
-    fresh = ruler.measure(moved._replace(updated=12, available=200 * MIB - kernel, usable=88 * MIB))
+    fresh = ruler.calibrate(moved._replace(updated=12, available=200 * MIB - kernel, usable=88 * MIB))
     assert fresh is not None
     assert present_need(fresh) == 112 * MIB
 
 
 def test_the_ruler_says_nothing_before_a_report_beside_a_still_balloon() -> None:
     report = GuestStatistics(actual=200 * MIB, updated=10, available=150 * MIB, usable=50 * MIB)
-    assert BalloonCalibration().look(report, 512 * MIB, 12.0).measure(report) is None
+    assert BalloonCalibration().observe(report, 512 * MIB, 12.0).calibrate(report) is None

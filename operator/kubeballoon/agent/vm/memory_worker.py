@@ -302,11 +302,11 @@ class MemoryWorker:
 
     def _estimate(self, sample: DomainSample, now: float) -> demand.Need | None:
         """The need, from statistics that are fresh."""
-        self._ruler = self._ruler.look(sample.statistics, sample.size, now)
+        self._ruler = self._ruler.observe(sample.statistics, sample.size, now)
         if not self._is_fresh(sample, now):
             self._before = None
             return None
-        statistics = self._ruler.measure(sample.statistics)
+        statistics = self._ruler.calibrate(sample.statistics)
         if statistics is None:
             return self.view.need
         known = (
@@ -331,7 +331,7 @@ class MemoryWorker:
         """Whether a balloon that stands still gives the node anything."""
         if (
             now < self._barren.until
-            or now - self._ruler.stood < guard.STILL_SECONDS + sample.lag
+            or now - self._ruler.still_since < guard.STILL_SECONDS + sample.lag
             or self.instance.ineligibility is not None
         ):
             return

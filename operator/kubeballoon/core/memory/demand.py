@@ -89,7 +89,7 @@ class BalloonCalibration:
     Attributes:
         size: the guest's, bytes.
         actual: as last seen, bytes.
-        stood: since when it has stood still, seconds.
+        still_since: since when it has stood still, seconds.
         whole: what ``available`` is without a balloon, bytes; None until that was seen.
         before: ``available`` in the last report, and ``actual`` when that was first seen, bytes.
         reported: the time of that report, seconds.
@@ -98,22 +98,22 @@ class BalloonCalibration:
 
     size: int = 0
     actual: int = 0
-    stood: float = 0.0
+    still_since: float = 0.0
     whole: int | None = None
     before: tuple[int, int] | None = None
     reported: float = -math.inf
     deflates: bool = False
 
-    def look(self, stats: GuestStatistics, size: int, now: float) -> BalloonCalibration:
+    def observe(self, stats: GuestStatistics, size: int, now: float) -> BalloonCalibration:
         """The ruler after one more look at the guest, at ``now`` seconds."""
-        if size != self.size or now < self.stood:  # the clock was set back
+        if size != self.size or now < self.still_since:  # the clock was set back
             return BalloonCalibration(size, stats.actual, now, deflates=self.deflates and size == self.size)
         if stats.updated > self.reported and stats.available is not None:
-            return self._read(stats.available, stats.actual, stats.updated).look(stats, size, now)
+            return self._read(stats.available, stats.actual, stats.updated).observe(stats, size, now)
         if stats.actual != self.actual:
-            return replace(self, actual=stats.actual, stood=now)
+            return replace(self, actual=stats.actual, still_since=now)
         # Reports are dated in whole seconds, rounded down.
-        if stats.available is not None and stats.updated > self.stood:
+        if stats.available is not None and stats.updated > self.still_since:
             return replace(self, whole=stats.available + size - stats.actual)
         return self
 
@@ -124,12 +124,12 @@ class BalloonCalibration:
             deflates = available == self.before[0]
         return replace(self, before=(available, actual), reported=reported, deflates=deflates)
 
-    def measure(self, stats: GuestStatistics) -> GuestStatistics | None:
+    def calibrate(self, stats: GuestStatistics) -> GuestStatistics | None:
         """The statistics with ``actual_at_report``; None while that cannot be told."""
         if stats.actual_at_report is not None:
             return stats
         if stats.available is None or self.deflates:
-            return stats if stats.updated > self.stood else None
+            return stats if stats.updated > self.still_since else None
         if self.whole is None:
             return None
         return stats._replace(actual_at_report=self.size - (self.whole - stats.available))
