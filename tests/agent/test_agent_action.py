@@ -83,7 +83,7 @@ def counted(worker: MemoryWorker, target: int | None) -> int:
         [],
         datetime.now(UTC),
     )
-    return memory_vm(status.virtual_machines[0], None).backed(target)
+    return memory_vm(status.virtual_machines[0], None).charge(target)
 
 
 @pytest.fixture(autouse=True)

@@ -24,18 +24,18 @@ class _Fixed(NamedTuple):
     """A VM left out of the division.
 
     Attributes:
-        backed: what is set aside for it, bytes.
+        charge: what is set aside for it, bytes.
         decision: what is decided nevertheless.
     """
 
-    backed: int
+    charge: int
     decision: MemoryDecision
 
     @classmethod
     def aside(cls, vm: MemoryVM, reason: DecisionReason, note: str) -> Self:
         """One that nothing is asked of, so that it may grow to all of its size."""
-        backed = vm.backed(None)
-        return cls(backed, MemoryDecision(vm, None, backed, reason, note=note))
+        charge = vm.charge(None)
+        return cls(charge, MemoryDecision(vm, None, charge, reason, note=note))
 
 
 def allocate_memory(node: MemoryNode) -> MemoryPlan:
@@ -80,7 +80,7 @@ def _plan(node: MemoryNode, bystanders: frozenset[str]) -> MemoryPlan:
     fixed = [_left_out(node, vm, bystanders) for vm in node.vms]
     sharers = [vm for vm, left_out in zip(node.vms, fixed, strict=True) if left_out is None]
     whole = node.capacity
-    capacity = max(0, whole - sum([left_out.backed for left_out in fixed if left_out is not None]))
+    capacity = max(0, whole - sum([left_out.charge for left_out in fixed if left_out is not None]))
     decisions, shortfall = _share(node, sharers, capacity)
     if len(sharers) < len(fixed):
         shared = iter(decisions)
@@ -108,8 +108,8 @@ def _left_out(node: MemoryNode, vm: MemoryVM, bystanders: frozenset[str]) -> _Fi
     if not vm.responsive or vm.need is None:
         reason = DecisionReason.DEMAND_UNKNOWN if vm.responsive else DecisionReason.UNRESPONSIVE
         target = None if vm.target is None else max(vm.target, vm.minimum)
-        backed = max(vm.backed(target), vm.minimum)  # what it is guaranteed and has not got is nobody else's
-        return _Fixed(backed, MemoryDecision(vm, target, backed, reason))
+        charge = max(vm.charge(target), vm.minimum)  # what it is guaranteed and has not got is nobody else's
+        return _Fixed(charge, MemoryDecision(vm, target, charge, reason))
     if node.state is NodeState.AMPLE and vm.policy.when is ReclaimWhen.UNDER_PRESSURE:
         decision = MemoryDecision(vm, vm.target, vm.maximum, DecisionReason.NOT_UNDER_PRESSURE, node.state)
         return _Fixed(vm.demand, decision)

@@ -175,7 +175,7 @@ class MemoryVM:
         """What the node must be able to back: a grant under way counts as already held."""
         return self.figures.held
 
-    def backed(self, target: int | None) -> int:
+    def charge(self, target: int | None) -> int:
         """What the node must be able to back where ``target`` is asked of the VM, bytes: without a request it grows."""
         given = self.agent_action is AgentAction.RETURNS_ALL or (
             self.agent_action is AgentAction.FOLLOWS and target is None
