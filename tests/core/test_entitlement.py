@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.entitlement import Claim, divide, scale
+from kubeballoon.core.entitlement import Claim, divide, scale_minimums
 from tests.core.strategies import claim, claims
 
 capacities = st.integers(0, 1 << 41)
@@ -102,9 +102,9 @@ def test_idle_memory_costs_what_the_tax_says() -> None:
 def test_minimums_that_do_not_fit_are_kept_and_scaled_for_the_report() -> None:
     wanted = [Claim("a", 300, 400, 1, 0), Claim("b", 100, 400, 1, 0)]
     assert divide(wanted, 200) == [300, 100]
-    assert scale(np.array([claim.minimum for claim in wanted]), 200).tolist() == [150, 50]
+    assert scale_minimums(np.array([claim.minimum for claim in wanted]), 200).tolist() == [150, 50]
 
 
 @given(claims(at_most=8).filter(lambda wanted: any(claim.minimum for claim in wanted)), st.integers(0, 1 << 40))
 def test_scaled_minimums_add_up_exactly(wanted: list[Claim], capacity: int) -> None:
-    assert sum(scale(np.array([claim.minimum for claim in wanted]), capacity).tolist()) == capacity
+    assert sum(scale_minimums(np.array([claim.minimum for claim in wanted]), capacity).tolist()) == capacity

@@ -76,7 +76,7 @@ def test_no_target_is_below_the_minimum_or_above_the_maximum(drawn: MemoryNode) 
 def test_a_grant_never_exceeds_what_is_free(drawn: MemoryNode) -> None:
     plan = allocate_memory(drawn)
     moved = [each for each in plan.decisions if each.reason in _DIVIDED and each.target is not None]
-    before = sum(max(each.vm.held, each.vm.minimum) for each in moved)
+    before = sum(max(each.vm.committed, each.vm.minimum) for each in moved)
     after = sum(max(each.vm.actual, each.target or 0) for each in moved)
     assert after <= max(before, plan.capacity)
 
@@ -149,7 +149,7 @@ def test_a_vm_that_its_agent_leaves_as_it_is_counts_as_what_it_holds(leaves: dic
 def test_without_pressure_no_more_is_given_back_than_is_free(drawn: MemoryNode) -> None:
     calm = replace(drawn, state=NodeState.AMPLE)
     given_back = [
-        max(0, (each.target or 0) - max(each.vm.held, each.vm.minimum))
+        max(0, (each.target or 0) - max(each.vm.committed, each.vm.minimum))
         for each in allocate_memory(calm).decisions
         if each.reason is DecisionReason.NOT_UNDER_PRESSURE
     ]
