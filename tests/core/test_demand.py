@@ -60,7 +60,7 @@ def test_with_autodeflate_a_balloon_that_inflates_is_no_demand() -> None:
             ruler = ruler.observe(report, SIZE, now)
             if (measured := ruler.calibrate(report)) is not None:
                 needs.append(present_need(measured) or 0)
-    assert ruler.deflates
+    assert ruler.autodeflate
     assert needs[-1] == 300 * MIB
     assert max(needs) <= 340 * MIB, "until it has been found out"
 

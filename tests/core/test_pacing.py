@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory.guard import FLOOR, clamp
 from kubeballoon.core.memory.pacing import (
-    AHEAD,
-    FIRST_RATE,
-    PATIENCE,
+    INITIAL_RATE,
+    LEAD_SECONDS,
     TOLERANCE,
+    UNRESPONSIVE_AFTER,
     BalloonSample,
     Pace,
     advance,
@@ -43,14 +43,14 @@ def drive(
 
 def test_the_first_step_is_small() -> None:
     _, request = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
-    assert request == 4 * GIB - int(FIRST_RATE * AHEAD)
+    assert request == 4 * GIB - int(INITIAL_RATE * LEAD_SECONDS)
 
 
 @given(st.floats(8 * MIB, 2 * GIB))
 def test_a_guest_is_never_asked_for_more_than_it_was_seen_to_give(speed: float) -> None:
     looks = drive(speed, 4 * GIB, GIB)
-    most = max(FIRST_RATE, speed * 1.01 + TOLERANCE)
-    assert all(held - request <= most * AHEAD for held, request in looks if request is not None)
+    most = max(INITIAL_RATE, speed * 1.01 + TOLERANCE)
+    assert all(held - request <= most * LEAD_SECONDS for held, request in looks if request is not None)
 
 
 def test_a_quick_guest_is_quickly_done() -> None:
@@ -73,7 +73,7 @@ def test_a_balloon_that_is_a_little_off_follows_and_is_left_alone(size: int, off
     error, goal, held, pace = int(off * max_residual(size)), int(part * size), size, Pace()
     requests = []
     for look in range(1000):
-        sample = BalloonSample(held, look * 0.2, spare=held, off=max_residual(size))
+        sample = BalloonSample(held, look * 0.2, spare=held, max_residual=max_residual(size))
         pace, request = advance(pace, sample, goal)
         assert pace.responsive
         if request is not None:
@@ -87,18 +87,20 @@ def test_a_balloon_that_is_a_little_off_follows_and_is_left_alone(size: int, off
 def test_a_balloon_that_is_off_is_not_given_memory_by_a_small_step_down() -> None:
     off = max_residual(4 * GIB)
     slow = Pace(rate=float(4 * MIB), request=2 * GIB)
-    pace, _ = advance(slow, BalloonSample(2 * GIB + 5 * MIB, 0.0, spare=GIB, off=off), 2 * GIB)
-    _, request = advance(pace, BalloonSample(2 * GIB + 5 * MIB, 10.0, spare=GIB, off=off), GIB)
+    pace, _ = advance(slow, BalloonSample(2 * GIB + 5 * MIB, 0.0, spare=GIB, max_residual=off), 2 * GIB)
+    _, request = advance(pace, BalloonSample(2 * GIB + 5 * MIB, 10.0, spare=GIB, max_residual=off), GIB)
     assert request is not None
     assert request < 2 * GIB
 
 
 def test_a_balloon_that_is_off_goes_on_to_another_goal() -> None:
     off = max_residual(4 * GIB)
-    pace = Pace(arrived=2 * GIB)
-    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB)[1] is None
-    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB - off)[1] == 2 * GIB - off
-    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 4 * GIB)[1] == 4 * GIB
+    pace = Pace(reached=2 * GIB)
+    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, max_residual=off), 2 * GIB)[1] is None
+    assert (
+        advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, max_residual=off), 2 * GIB - off)[1] == 2 * GIB - off
+    )
+    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, max_residual=off), 4 * GIB)[1] == 4 * GIB
 
 
 def test_the_policy_can_only_slow_it() -> None:
@@ -127,7 +129,7 @@ def test_a_slow_guest_is_not_taken_for_one_that_does_not_follow(speed: float) ->
 
 
 def test_memory_is_given_back_to_a_guest_that_was_given_up() -> None:
-    stuck = Pace(retry_seconds=Backoff().shortest, progress=0.0, held=GIB, mark=GIB)
+    stuck = Pace(retry_seconds=Backoff().shortest, progress_at=0.0, actual=GIB, progress_actual=GIB)
     assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), GIB // 2)[1] is None
     assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), 2 * GIB)[1] == 2 * GIB
 
@@ -152,7 +154,7 @@ def test_a_guest_in_trouble_is_asked_no_further() -> None:
     held = request + 16 * MIB
     pace, request = advance(pace, BalloonSample(held, 0.2, spare=GIB, troubled=True), GIB)
     assert request == held, "what was asked before is withdrawn"
-    assert pace.rate < FIRST_RATE * 5
+    assert pace.rate < INITIAL_RATE * 5
     assert advance(pace, BalloonSample(held, 0.4, spare=GIB, troubled=True), GIB)[1] is None
 
 
@@ -187,14 +189,14 @@ def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() 
     withdrawn = [at for at, request in events if request == held]
     tried = [next(at for at, request in events if at > end and request < held) for end in withdrawn[:-1]]
     pauses = [again - end for end, again in zip(withdrawn, tried, strict=False)]
-    assert withdrawn[0] >= PATIENCE
+    assert withdrawn[0] >= UNRESPONSIVE_AFTER
     assert pauses[0] >= Backoff().shortest
     assert pauses[1] >= 2 * Backoff().shortest
     assert not pace.responsive
 
 
 def test_a_driver_that_follows_again_is_welcomed_back() -> None:
-    stuck = Pace(retry_seconds=Backoff().shortest, progress=0.0, held=2 * GIB)
+    stuck = Pace(retry_seconds=Backoff().shortest, progress_at=0.0, actual=2 * GIB)
     pace, request = advance(stuck, BalloonSample(2 * GIB, Backoff().shortest + 1, spare=GIB), GIB)
     assert request is not None
     pace, _ = advance(pace, BalloonSample(request, Backoff().shortest + 1.2), GIB)

@@ -110,7 +110,7 @@ def test_nothing_is_taken_before_tasks_wait_and_processors_are_in_use() -> None:
 @given(st.floats(0, 100), st.floats(0, 100), st.booleans())
 def test_between_its_thresholds_a_trigger_stays_as_it_is(stall: float, usage: float, before: bool) -> None:  # noqa: FBT001 - drawn
     trigger = ProcessorTrigger(stall=Hysteresis(40, 20), usage=Hysteresis(90, 70))
-    now = trigger.pulled(ProcessorPressure(stall, usage), before=before)
+    now = trigger.is_active(ProcessorPressure(stall, usage), was_active=before)
     if now and not before:
         assert stall >= 40
         assert usage >= 90
