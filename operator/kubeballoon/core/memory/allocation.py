@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kubeballoon.core.decision import DecisionReason, merge_observed
 from kubeballoon.core.entitlement import Claims, Ints, divide_columns, scale_minimums
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM, VMFigures
-from kubeballoon.vocabulary import Mode, NodeState, ReclaimWhen
+from kubeballoon.vocabulary import NodeState, ReclaimWhen
 
 # 1/128 of the capacity stays unallocated above working sets: other processes' memory and guests' needs waver by about
 # as much, and then no target has to move.
@@ -114,7 +114,7 @@ def _left_out(node: MemoryNode, vm: MemoryVM, *, as_if_enforced: bool) -> _LeftO
         return _LeftOut.without_request(vm, DecisionReason.NO_POLICY, "no policy selects this VM")
     if vm.excluded is not None:
         return _LeftOut.without_request(vm, DecisionReason.EXCLUDED, vm.excluded)
-    if vm.policy.mode is Mode.OBSERVE and not as_if_enforced:
+    if vm.observed and not as_if_enforced:
         return _LeftOut.without_request(vm, DecisionReason.STEADY, "its policy only observes")
     if not vm.responsive or vm.need is None:
         reason = DecisionReason.DEMAND_UNKNOWN if vm.responsive else DecisionReason.UNRESPONSIVE

@@ -110,7 +110,8 @@ class MemoryVM:
         policy: the governing policy's terms; None where no policy selects the VM.
         last_change: the target's last change; None when it has not changed yet.
         agent_action: what the VM's agent does about it; it follows requests unless the VM is excluded or unresponsive.
-        figures: the numbers that an allocation reads, computed from the above.
+        observed: whether the policy only observes; computed once, because every allocation asks.
+        figures: the numbers that an allocation reads, computed once from the above.
     """
 
     uid: str
@@ -128,6 +129,7 @@ class MemoryVM:
     last_change: TargetChange | None = None
     agent_action: AgentAction = AgentAction.FOLLOWS
 
+    observed: bool = field(init=False, repr=False, compare=False)
     figures: VMFigures[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -162,12 +164,9 @@ class MemoryVM:
             weight=weight,
             idle_tax=idle_tax,
         )
-        object.__setattr__(self, "figures", figures)  # the dataclass is frozen for everyone else
-
-    @property
-    def observed(self) -> bool:
-        """Whether the policy that governs the VM only observes."""
-        return self.policy is not None and self.policy.mode is Mode.OBSERVE
+        # The dataclass is frozen for everyone else.
+        object.__setattr__(self, "observed", policy is not None and policy.mode is Mode.OBSERVE)
+        object.__setattr__(self, "figures", figures)
 
     @property
     def minimum(self) -> int:
