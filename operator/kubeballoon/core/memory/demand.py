@@ -96,7 +96,7 @@ class BalloonCalibration:
 
     A guest's report is up to seconds old, whereas ``actual`` is live. Without autodeflate a guest's ``available`` falls
     and rises with its balloon. Once it has been seen while the balloon stood still, it tells where the balloon was at
-    every later report. With autodeflate it stays as it is. Then only reports made while the balloon stood still can be
+    every later report. With autodeflate it stays the same, and only reports made while the balloon stood still can be
     used.
 
     Attributes:
