@@ -28,28 +28,28 @@ class NodeState(enum.StrEnum):
         return self in (NodeState.SCARCE, NodeState.CRITICAL)
 
 
-_SEVERITY = {state: rank for rank, state in enumerate(NodeState)}
+_SEVERITY = {state: rank for rank, state in enumerate(NodeState)}  # members stand in order of severity
 
 
 class Mode(enum.StrEnum):
-    """Enforce carries a policy's decisions out; Observe computes and reports them, and changes nothing."""
+    """Whether the policy's decisions are carried out (Enforce), or only computed and reported (Observe)."""
 
     ENFORCE = "Enforce"
     OBSERVE = "Observe"
 
 
 class ReclaimWhen(enum.StrEnum):
-    """Overcommitted keeps VMs' targets within the node's capacity; UnderPressure waits for the node to run short."""
+    """When the policy reclaims: while not all VMs fit (Overcommitted), or once the node runs short (UnderPressure)."""
 
     OVERCOMMITTED = "Overcommitted"
     UNDER_PRESSURE = "UnderPressure"
 
 
 class AgentAction(enum.StrEnum):
-    """AgentAction says what a node's agent does about a VM.
+    """An AgentAction is what a node's agent does about a VM.
 
-    It FOLLOWS the request, and without one gives the VM all it was given; it HOLDS the VM exactly as it is; or it
-    RETURNS_ALL to the VM, whatever is requested.
+    Follows: it carries the request out; without a request it gives the VM everything the VM was given by its owner.
+    Holds: it leaves the VM as it is. ReturnsAll: it gives the VM everything, whatever is requested.
     """
 
     FOLLOWS = "Follows"

@@ -14,7 +14,7 @@ from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.core.memory.guard import STOOD
+from kubeballoon.core.memory.guard import STILL_SECONDS
 from tests.support.cluster import get
 from tests.support.guests import booted, loaded
 from tests.support.patience import eventually
@@ -210,7 +210,8 @@ def test_memory_that_the_guest_had_returned_before_is_no_fault_of_the_balloon(
             annotate(installed, guest, memory_target="160Mi", memory_min="128Mi")
             eventually(lambda: guest.actual_bytes() == 160 * MIB)
             throughout(
-                lambda: reported(installed, lab_node, guest).get("reason") != AgentReason.BALLOON_INEFFECTIVE, STOOD + 2
+                lambda: reported(installed, lab_node, guest).get("reason") != AgentReason.BALLOON_INEFFECTIVE,
+                STILL_SECONDS + 2,
             )
 
 

@@ -83,7 +83,7 @@ def counted(worker: MemoryWorker, target: int | None) -> int:
         [],
         datetime.now(UTC),
     )
-    return memory_vm(status.virtual_machines[0], None).backed(target)
+    return memory_vm(status.virtual_machines[0], None).charge(target)
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +151,6 @@ async def test_a_request_without_a_known_policy_is_reckoned_with_as_long_as_it_i
 
 async def test_a_vm_whose_driver_does_not_follow_counts_as_what_it_holds() -> None:
     async with looked_at(Troublesome(), {}) as worker:
-        worker.view = replace(worker.view, pace=Pace(retry=60.0))
+        worker.view = replace(worker.view, pace=Pace(retry_seconds=60.0))
         assert not worker.view.responsive
         assert counted(worker, None) == HELD

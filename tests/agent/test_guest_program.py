@@ -107,7 +107,7 @@ async def test_the_program_takes_the_place_of_a_balloon_that_is_not_there(guest:
     guest.say(held=SIZE - 600 * MIB, available=50 * MIB)
     await guest.guest_program.look()
     sample = await reserving.sample()
-    assert sample.statistics.actual == sample.statistics.held == 600 * MIB
+    assert sample.statistics.actual == sample.statistics.actual_at_report == 600 * MIB
     assert sample.statistics.usable == 50 * MIB
     assert domain.requests == []
 

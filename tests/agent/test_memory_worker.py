@@ -167,7 +167,7 @@ class LateDomain(FakeDomain):
 
     def said(self) -> GuestStatistics:
         """What such a program tells."""
-        return GuestStatistics(self.told, time.time(), usable=self.told - self.used, held=self.told)
+        return GuestStatistics(self.told, time.time(), usable=self.told - self.used, actual_at_report=self.told)
 
     async def set_memory(self, size: int) -> None:
         """See ``FakeDomain``."""
@@ -230,7 +230,7 @@ async def test_need_is_known_once_the_guest_reported_beside_a_still_balloon() ->
     async with kept(instance(), FakeDomain()) as worker:
         await until(lambda: worker.view.need is not None)
         assert worker.view.need is not None
-        assert worker.view.need.now == 200 * MIB
+        assert worker.view.need.present == 200 * MIB
 
 
 async def test_a_guest_without_driver_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +340,7 @@ async def test_demand_goes_on_falling_slowly_after_a_connection_was_lost() -> No
         domain.gone, domain.used = GoneError("the socket vanished"), 200 * MIB
         await until(lambda: worker.view.problem is not None)
         domain.gone = None
-        await until(lambda: worker.view.need is not None and worker.view.need.now == 200 * MIB)
+        await until(lambda: worker.view.need is not None and worker.view.need.present == 200 * MIB)
         assert worker.view.need is not None
         assert worker.view.need.value > 500 * MIB
 
@@ -365,7 +365,7 @@ async def test_demand_goes_on_falling_slowly_from_what_the_agent_before_saw() ->
     worker.recall(report, time.time())
     assert worker.view.need is not None
     task = asyncio.create_task(worker.run())
-    await until(lambda: worker.view.need is not None and worker.view.need.now == 200 * MIB)
+    await until(lambda: worker.view.need is not None and worker.view.need.present == 200 * MIB)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert 500 * MIB < worker.view.need.value <= 700 * MIB

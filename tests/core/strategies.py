@@ -1,4 +1,4 @@
-"""What hypothesis draws for the core: claims and nodes as they could be."""
+"""Hypothesis strategies for the core: claims, policies, VMs and nodes in any condition."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 from kubeballoon.core.decision import TargetChange
 from kubeballoon.core.entitlement import Claim
 from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
+from kubeballoon.core.units import MIB
 from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
-
-MIB = 1 << 20
 
 
 @st.composite
 def claim(draw: st.DrawFn, key: str, most: int = 1 << 38) -> Claim:
-    """One claim with bounds in order."""
+    """Draw one claim whose minimum does not exceed its maximum."""
     minimum, maximum = sorted((draw(st.integers(0, most)), draw(st.integers(0, most))))
     return Claim(
         key=key,
@@ -28,13 +27,13 @@ def claim(draw: st.DrawFn, key: str, most: int = 1 << 38) -> Claim:
 
 @st.composite
 def claims(draw: st.DrawFn, most: int = 1 << 38, at_most: int = 12) -> list[Claim]:
-    """Several, with keys of their own."""
+    """Draw several claims, each with another key."""
     count = draw(st.integers(0, at_most))
     return [draw(claim(f"vm-{index}", most)) for index in range(count)]
 
 
 def policies() -> st.SearchStrategy[MemoryTerms]:
-    """Policies, with percentages and quantities."""
+    """Draw policies whose amounts are percentages or bytes."""
     amounts = st.one_of(
         st.builds(Amount, percent=st.integers(0, 100)),
         st.builds(Amount, bytes=st.integers(0, 1 << 36)),
@@ -54,7 +53,7 @@ def policies() -> st.SearchStrategy[MemoryTerms]:
 
 @st.composite
 def vm(draw: st.DrawFn, uid: str, policy: MemoryTerms | None) -> MemoryVM:
-    """One VM in any condition."""
+    """Draw one VM in any condition."""
     size = draw(st.integers(64 * MIB, 1 << 36))
     excluded, responsive = draw(st.none() | st.just("it has no balloon")), draw(st.booleans())
     return MemoryVM(
@@ -77,7 +76,7 @@ def vm(draw: st.DrawFn, uid: str, policy: MemoryTerms | None) -> MemoryVM:
 
 @st.composite
 def nodes(draw: st.DrawFn) -> MemoryNode:
-    """One node with VMs in any condition."""
+    """Draw one node with VMs in any condition."""
     governing = st.none() | policies()
     vms = tuple(draw(vm(f"vm-{index}", draw(governing))) for index in range(draw(st.integers(0, 6))))
     total = draw(st.integers(0, 1 << 39))

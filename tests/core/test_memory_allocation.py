@@ -1,7 +1,9 @@
-"""Decisions for a whole node."""
+"""The allocation of memory: decisions for all VMs of a node."""
 
 from __future__ import annotations
 
+from collections import namedtuple
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeballoon.core.decision import DecisionReason, TargetChange
+from kubeballoon.core.memory import allocation, model
 from kubeballoon.core.memory.allocation import allocate_memory
-from kubeballoon.core.memory.model import Amount, MemoryDecision, MemoryNode, MemoryPlan, MemoryTerms, MemoryVM
+from kubeballoon.core.memory.model import (
+    Amount,
+    MemoryDecision,
+    MemoryNode,
+    MemoryPlan,
+    MemoryTerms,
+    MemoryVM,
+    VMFigures,
+)
+from kubeballoon.core.units import GIB, MIB
 from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
 from tests.core.strategies import nodes
 
-GIB = 1 << 30
-MIB = 1 << 20
 POLICY = MemoryTerms("p", minimum=Amount(percent=25), headroom=Amount(percent=10))
 
 
@@ -33,7 +43,7 @@ def decision(plan: MemoryPlan, uid: str) -> MemoryDecision:
 
 
 def follow(before: MemoryNode, plan: MemoryPlan) -> MemoryNode:
-    """The node once every guest has followed its request."""
+    """Return the node once every guest has followed its request."""
     vms = tuple(
         each.vm
         if each.target is None or not each.vm.responsive
@@ -69,14 +79,17 @@ def test_no_target_is_below_the_minimum_or_above_the_maximum(drawn: MemoryNode) 
         if each.target is not None:
             assert each.vm.minimum <= each.target
             assert each.target <= each.vm.maximum or each.target == each.vm.target
-            assert each.target <= each.vm.maximum or each.reason not in (*_DIVIDED, DecisionReason.NOT_UNDER_PRESSURE)
+            assert each.target <= each.vm.maximum or each.reason not in (
+                *_SHARERS_REASONS,
+                DecisionReason.NOT_UNDER_PRESSURE,
+            )
 
 
 @given(nodes())
 def test_a_grant_never_exceeds_what_is_free(drawn: MemoryNode) -> None:
     plan = allocate_memory(drawn)
-    moved = [each for each in plan.decisions if each.reason in _DIVIDED and each.target is not None]
-    before = sum(max(each.vm.held, each.vm.minimum) for each in moved)
+    moved = [each for each in plan.decisions if each.reason in _SHARERS_REASONS and each.target is not None]
+    before = sum(max(each.vm.committed, each.vm.minimum) for each in moved)
     after = sum(max(each.vm.actual, each.target or 0) for each in moved)
     assert after <= max(before, plan.capacity)
 
@@ -84,15 +97,20 @@ def test_a_grant_never_exceeds_what_is_free(drawn: MemoryNode) -> None:
 @given(nodes())
 def test_targets_together_never_exceed_what_the_vms_share_or_their_minimums(drawn: MemoryNode) -> None:
     plan = allocate_memory(drawn)
-    shared = [each for each in plan.decisions if each.reason in _DIVIDED and each.target is not None]
+    shared = [each for each in plan.decisions if each.reason in _SHARERS_REASONS and each.target is not None]
     assert sum(each.target or 0 for each in shared) <= max(plan.capacity, sum(each.vm.minimum for each in shared))
 
 
-_DIVIDED = (DecisionReason.SATISFIED, DecisionReason.RECLAIMED, DecisionReason.AT_MINIMUM, DecisionReason.WAITING)
+_SHARERS_REASONS = (
+    DecisionReason.SATISFIED,
+    DecisionReason.RECLAIMED,
+    DecisionReason.AT_MINIMUM,
+    DecisionReason.WAITING,
+)
 
 
 @given(nodes())
-def test_vms_that_are_left_alone_carry_no_new_target(drawn: MemoryNode) -> None:
+def test_vms_that_are_left_out_carry_no_new_target(drawn: MemoryNode) -> None:
     for each in allocate_memory(drawn).decisions:
         if each.vm.policy is None or each.vm.excluded is not None or each.vm.policy.mode is Mode.OBSERVE:
             assert each.target is None
@@ -101,7 +119,7 @@ def test_vms_that_are_left_alone_carry_no_new_target(drawn: MemoryNode) -> None:
 
 
 def grows_to(each: MemoryDecision) -> int:
-    """What the VM's agent will leave it, once guests have followed."""
+    """Return what the VM's agent will leave it once guests have followed, in bytes."""
     vm = each.vm
     if vm.agent_action is AgentAction.RETURNS_ALL or (vm.agent_action is AgentAction.FOLLOWS and each.target is None):
         return vm.size
@@ -149,7 +167,7 @@ def test_a_vm_that_its_agent_leaves_as_it_is_counts_as_what_it_holds(leaves: dic
 def test_without_pressure_no_more_is_given_back_than_is_free(drawn: MemoryNode) -> None:
     calm = replace(drawn, state=NodeState.AMPLE)
     given_back = [
-        max(0, (each.target or 0) - max(each.vm.held, each.vm.minimum))
+        max(0, (each.target or 0) - max(each.vm.committed, each.vm.minimum))
         for each in allocate_memory(calm).decisions
         if each.reason is DecisionReason.NOT_UNDER_PRESSURE
     ]
@@ -165,7 +183,7 @@ def test_without_pressure_a_little_that_is_free_moves_nobody() -> None:
     assert [each.target for each in allocate_memory(node(*turning)).decisions] == [2 * GIB] * 3
 
 
-def test_a_minimum_that_was_raised_by_a_little_is_had_at_once() -> None:
+def test_a_minimum_that_was_raised_by_a_little_is_granted_at_once() -> None:
     raised = replace(POLICY, minimum=Amount(bytes=2 * GIB + 40 * MIB))
     vms = [replace(vm(name, policy=raised), actual=2 * GIB, target=2 * GIB) for name in "abcd"]
     for each in allocate_memory(node(*vms, capacity=9 * GIB)).decisions:
@@ -187,20 +205,20 @@ def test_vms_that_fit_have_all_of_their_memory() -> None:
     assert {each.reason for each in plan.decisions} == {DecisionReason.SATISFIED}
 
 
-def test_an_overcommitted_node_takes_idle_memory_until_its_vms_fit() -> None:
+def test_an_overcommitted_node_reclaims_idle_memory_until_its_vms_fit() -> None:
     plan = allocate_memory(node(vm("a"), vm("b"), vm("c"), vm("d", need=3 * GIB)))
     assert sum(each.target or 0 for each in plan.decisions) <= 8 * GIB
     assert "taxed at 75 %" in decision(plan, "a").message
 
 
 @pytest.mark.parametrize("state", [NodeState.AMPLE, NodeState.TIGHT])
-def test_nobody_is_taken_below_its_demand_while_another_has_idle_memory(state: NodeState) -> None:
+def test_no_vm_is_reduced_below_its_demand_while_another_has_idle_memory(state: NodeState) -> None:
     busy = vm("busy", need=3 * GIB)
     settled = settle(node(busy, vm("idle"), vm("idle-too"), state=state))
-    assert settled.vms[0].actual >= (busy.demand or 0)
+    assert settled.vms[0].actual >= busy.demand
 
 
-def test_in_hard_only_minimums_hold() -> None:
+def test_in_scarce_only_minimums_hold() -> None:
     light = replace(POLICY, shares_per_gib=1)
     settled = settle(
         node(vm("light", need=3 * GIB, policy=light), vm("a"), vm("b"), capacity=6 * GIB, state=NodeState.SCARCE)
@@ -210,11 +228,11 @@ def test_in_hard_only_minimums_hold() -> None:
 
 def test_when_demands_do_not_fit_nobody_gets_more_than_its_demand() -> None:
     settled = settle(node(vm("a", need=3 * GIB), vm("b", need=3 * GIB), vm("c", need=GIB), capacity=6 * GIB))
-    assert all(each.actual <= (each.demand or 0) for each in settled.vms)
+    assert all(each.actual <= each.demand for each in settled.vms)
     assert sum(each.actual for each in settled.vms) == 6 * GIB
 
 
-def test_first_take_then_give() -> None:
+def test_memory_is_reclaimed_before_it_is_granted() -> None:
     start = settle(node(vm("a"), vm("b"), vm("c")))
     hungry = replace(start, vms=(replace(start.vms[0], need=3 * GIB), *start.vms[1:]))
     first = allocate_memory(hungry)
@@ -268,25 +286,27 @@ def test_idle_memory_does_not_follow_every_change_of_another_s_demand() -> None:
 
 def test_idle_memory_far_off_its_fair_share_is_divided_anew_though_nobody_needs_it() -> None:
     targets = (int(3.2 * GIB), int(1.6 * GIB), int(1.6 * GIB), int(1.6 * GIB))
-    unfair = tuple(replace(vm(name), actual=held, target=held) for name, held in zip("abcd", targets, strict=True))
+    unfair = tuple(
+        replace(vm(name), actual=target, target=target) for name, target in zip("abcd", targets, strict=True)
+    )
     settled = settle(node(*unfair))
     assert max(each.actual for each in settled.vms) - min(each.actual for each in settled.vms) <= 4 * GIB // 8
 
 
-def test_what_is_off_by_less_is_put_right_once_it_has_stood_for_a_while() -> None:
-    held = {"a": 2.2, "b": 1.9, "c": 1.9, "d": 2.0}
-    vms = [replace(vm(name), actual=int(gib * GIB), target=int(gib * GIB)) for name, gib in held.items()]
-    lately, long_ago = (
+def test_a_small_unfairness_is_corrected_once_targets_have_stayed_for_a_while() -> None:
+    actual = {"a": 2.2, "b": 1.9, "c": 1.9, "d": 2.0}
+    vms = [replace(vm(name), actual=int(gib * GIB), target=int(gib * GIB)) for name, gib in actual.items()]
+    recent, long_ago = (
         node(*(replace(each, last_change=TargetChange(up=True, age=age)) for each in vms)) for age in (30.0, 3600.0)
     )
-    assert decision(allocate_memory(lately), "a").target == vms[0].target
+    assert decision(allocate_memory(recent), "a").target == vms[0].target
     fair = decision(allocate_memory(long_ago), "a")
     assert fair.target == fair.entitlement <= 2 * GIB
 
 
-def test_what_one_needs_is_taken_from_as_few_as_can_be() -> None:
-    held = {"a": 2.25, "b": 1.55, "c": 1.85, "d": 2.35}
-    vms = [replace(vm(name), actual=int(gib * GIB), target=int(gib * GIB)) for name, gib in held.items()]
+def test_what_one_vm_needs_is_reclaimed_from_as_few_others_as_can_be() -> None:
+    actual = {"a": 2.25, "b": 1.55, "c": 1.85, "d": 2.35}
+    vms = [replace(vm(name), actual=int(gib * GIB), target=int(gib * GIB)) for name, gib in actual.items()]
     vms[3] = replace(vms[3], need=int(2.2 * GIB))
     plan = allocate_memory(node(*vms))
     assert [each.vm.uid for each in plan.decisions if (each.target or 0) < each.vm.actual] == ["a"]
@@ -328,7 +348,7 @@ def test_minimums_that_do_not_fit_are_kept_and_reported() -> None:
     assert sum(each.entitlement for each in plan.decisions) == 2 * GIB
 
 
-def test_observed_vms_are_told_what_would_be_and_nobody_pays_for_it() -> None:
+def test_decisions_for_observed_vms_say_what_would_be_and_nobody_pays_for_it() -> None:
     watched = vm("watched", policy=replace(POLICY, mode=Mode.OBSERVE))
     plan = allocate_memory(node(watched, vm("a"), vm("b")))
     assert decision(plan, "watched").target is None
@@ -336,18 +356,18 @@ def test_observed_vms_are_told_what_would_be_and_nobody_pays_for_it() -> None:
     assert sum(each.target or 0 for each in plan.decisions) <= 4 * GIB
 
 
-def test_under_pressure_vms_keep_their_maximum_until_the_node_leaves_high() -> None:
+def test_under_pressure_vms_keep_their_maximum_while_the_node_is_ample() -> None:
     patient = replace(POLICY, when=ReclaimWhen.UNDER_PRESSURE)
     vms = tuple(vm(name, policy=patient) for name in "abc")
     plan = allocate_memory(node(*vms))
     assert [each.target for each in plan.decisions] == [4 * GIB] * 3
     assert plan.risk == 4 * GIB
-    soft = allocate_memory(node(*vms, state=NodeState.TIGHT))
-    assert sum(each.target or 0 for each in soft.decisions) <= 8 * GIB
-    assert soft.risk == 0
+    tight = allocate_memory(node(*vms, state=NodeState.TIGHT))
+    assert sum(each.target or 0 for each in tight.decisions) <= 8 * GIB
+    assert tight.risk == 0
 
 
-def test_unknown_need_is_no_guess() -> None:
+def test_an_unknown_need_is_not_guessed() -> None:
     plan = allocate_memory(node(vm("unknown", need=None), vm("a"), vm("b")))
     unknown = decision(plan, "unknown")
     assert unknown.reason is DecisionReason.DEMAND_UNKNOWN
@@ -357,4 +377,15 @@ def test_unknown_need_is_no_guess() -> None:
 
 def test_a_guest_in_trouble_demands_more_than_it_holds() -> None:
     troubled = replace(vm("a", need=GIB), actual=2 * GIB, troubled=True)
-    assert (troubled.demand or 0) > 2 * GIB
+    assert troubled.demand > 2 * GIB
+
+
+@given(nodes(), st.permutations(VMFigures._fields))
+def test_the_order_of_a_vm_s_figures_does_not_matter(drawn: MemoryNode, order: Sequence[str]) -> None:
+    plan = allocate_memory(drawn)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (model, allocation):
+            patch.setattr(module, "VMFigures", namedtuple("Reordered", order))  # noqa: PYI024 - the order is drawn
+        reordered = replace(drawn, vms=tuple(replace(each) for each in drawn.vms))  # computes the figures anew
+        assert all(each.figures._fields == tuple(order) for each in reordered.vms)
+        assert allocate_memory(reordered) == plan

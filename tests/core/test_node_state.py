@@ -1,4 +1,4 @@
-"""A node's state, and how hard it is to leave."""
+"""When a node enters a state, and when it leaves it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, StateThresholds, next_state, state_thresholds
 from kubeballoon.vocabulary import NodeState
 
-LIMITS = StateThresholds(ample=60, tight=40, scarce=20, critical=10)
+THRESHOLDS = StateThresholds(ample=60, tight=40, scarce=20, critical=10)
 CALM = MemoryStall()
 STALL = StallLimits()
 
@@ -33,21 +33,21 @@ STALL = StallLimits()
 def test_states_are_entered_below_their_threshold_and_left_at_the_next(
     before: NodeState, available: int, after: NodeState
 ) -> None:
-    assert next_state(before, available, LIMITS, CALM, STALL) is after
+    assert next_state(before, available, THRESHOLDS, CALM, STALL) is after
 
 
 @given(st.sampled_from(NodeState), st.integers(0, 100), st.floats(0, 100), st.floats(0, 100))
 def test_a_state_lasts_while_nothing_changes(before: NodeState, available: int, some: float, full: float) -> None:
     stall = MemoryStall(some, full)
-    state = next_state(before, available, LIMITS, stall, STALL)
-    assert next_state(state, available, LIMITS, stall, STALL) is state
+    state = next_state(before, available, THRESHOLDS, stall, STALL)
+    assert next_state(state, available, THRESHOLDS, stall, STALL) is state
 
 
 def test_a_stall_counts_whatever_memory_looks_free() -> None:
-    assert next_state(NodeState.AMPLE, 100, LIMITS, MemoryStall(some=25), STALL) is NodeState.TIGHT
-    assert next_state(NodeState.AMPLE, 100, LIMITS, MemoryStall(some=50, full=12), STALL) is NodeState.SCARCE
-    assert next_state(NodeState.SCARCE, 100, LIMITS, MemoryStall(some=50, full=6), STALL) is NodeState.SCARCE
-    assert next_state(NodeState.SCARCE, 100, LIMITS, MemoryStall(some=5, full=4), STALL) is NodeState.AMPLE
+    assert next_state(NodeState.AMPLE, 100, THRESHOLDS, MemoryStall(some=25), STALL) is NodeState.TIGHT
+    assert next_state(NodeState.AMPLE, 100, THRESHOLDS, MemoryStall(some=50, full=12), STALL) is NodeState.SCARCE
+    assert next_state(NodeState.SCARCE, 100, THRESHOLDS, MemoryStall(some=50, full=6), STALL) is NodeState.SCARCE
+    assert next_state(NodeState.SCARCE, 100, THRESHOLDS, MemoryStall(some=5, full=4), STALL) is NodeState.AMPLE
 
 
 @given(st.integers(1 << 26, 1 << 42), st.integers(0, 1 << 32), st.integers(0, 1 << 28))

@@ -1,4 +1,4 @@
-"""How fast a guest is asked."""
+"""How fast a guest is asked for memory."""
 
 from __future__ import annotations
 
@@ -8,49 +8,47 @@ from hypothesis import strategies as st
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory.guard import FLOOR, clamp
 from kubeballoon.core.memory.pacing import (
-    AHEAD,
-    FIRST_RATE,
-    PATIENCE,
+    INITIAL_RATE,
+    LEAD_SECONDS,
     TOLERANCE,
+    UNRESPONSIVE_AFTER,
     BalloonSample,
     Pace,
     advance,
-    most_off,
+    max_residual,
 )
+from kubeballoon.core.units import GIB, MIB
 from kubeballoon.core.wording import human
-
-MIB = 1 << 20
-GIB = 1 << 30
 
 
 def drive(
     speed: float, start: int, goal: int, *, tick: float = 0.2, limit: int = 2000, max_rate: int | None = None
 ) -> list[tuple[int, int | None]]:
-    """A guest that gives ``speed`` bytes a second, until it is at its goal: (held, request) at each look."""
-    pace, held, asked, at = Pace(), start, start, 0.0
-    looks = []
+    """Pace a guest that gives ``speed`` bytes a second to its goal; what it had and the request, at each sample."""
+    pace, actual, target, now = Pace(), start, start, 0.0
+    samples = []
     for _ in range(limit):
-        pace, request = advance(pace, BalloonSample(held, at, spare=held), goal, max_rate)
-        asked = asked if request is None else request
-        looks.append((held, request))
+        pace, request = advance(pace, BalloonSample(actual, now, spare=actual), goal, max_rate)
+        target = target if request is None else request
+        samples.append((actual, request))
         assert pace.responsive
-        if abs(held - goal) <= TOLERANCE:
-            return looks
-        at += tick
-        held = max(asked, held - int(speed * tick)) if asked < held else asked
-    raise AssertionError(f"still at {held} after {at:.0f} s")
+        if abs(actual - goal) <= TOLERANCE:
+            return samples
+        now += tick
+        actual = max(target, actual - int(speed * tick)) if target < actual else target
+    raise AssertionError(f"still at {actual} after {now:.0f} s")
 
 
 def test_the_first_step_is_small() -> None:
     _, request = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
-    assert request == 4 * GIB - int(FIRST_RATE * AHEAD)
+    assert request == 4 * GIB - int(INITIAL_RATE * LEAD_SECONDS)
 
 
 @given(st.floats(8 * MIB, 2 * GIB))
 def test_a_guest_is_never_asked_for_more_than_it_was_seen_to_give(speed: float) -> None:
-    looks = drive(speed, 4 * GIB, GIB)
-    most = max(FIRST_RATE, speed * 1.01 + TOLERANCE)
-    assert all(held - request <= most * AHEAD for held, request in looks if request is not None)
+    samples = drive(speed, 4 * GIB, GIB)
+    most = max(INITIAL_RATE, speed * 1.01 + TOLERANCE)
+    assert all(actual - request <= most * LEAD_SECONDS for actual, request in samples if request is not None)
 
 
 def test_a_quick_guest_is_quickly_done() -> None:
@@ -69,36 +67,39 @@ def test_a_balloon_at_its_goal_is_left_alone_by_a_new_agent() -> None:
 
 
 @given(st.integers(FLOOR, 64 * GIB), st.floats(-1, 1), st.floats(0.3, 1))
-def test_a_balloon_that_is_a_little_off_follows_and_is_left_alone(size: int, off: float, part: float) -> None:
-    error, goal, held, pace = int(off * most_off(size)), int(part * size), size, Pace()
+def test_a_balloon_that_rests_a_little_off_its_goal_follows_and_is_left_alone(
+    size: int, part_off: float, part: float
+) -> None:
+    error, goal, actual, pace = int(part_off * max_residual(size)), int(part * size), size, Pace()
     requests = []
-    for look in range(1000):
-        sample = BalloonSample(held, look * 0.2, spare=held, off=most_off(size))
+    for number in range(1000):
+        sample = BalloonSample(actual, number * 0.2, spare=actual, max_residual=max_residual(size))
         pace, request = advance(pace, sample, goal)
         assert pace.responsive
         if request is not None:
-            requests.append(look)
-            held = min(size, request + error) if request > held else min(held, request + error)
-    assert abs(held - goal) <= most_off(size)
-    assert pace.asked is None
+            requests.append(number)
+            actual = min(size, request + error) if request > actual else min(actual, request + error)
+    assert abs(actual - goal) <= max_residual(size)
+    assert pace.request is None
     assert not requests or requests[-1] < 900
 
 
-def test_a_balloon_that_is_off_is_not_given_memory_by_a_small_step_down() -> None:
-    off = most_off(4 * GIB)
-    slow = Pace(rate=float(4 * MIB), asked=2 * GIB)
-    pace, _ = advance(slow, BalloonSample(2 * GIB + 5 * MIB, 0.0, spare=GIB, off=off), 2 * GIB)
-    _, request = advance(pace, BalloonSample(2 * GIB + 5 * MIB, 10.0, spare=GIB, off=off), GIB)
+def test_a_small_step_down_never_gives_memory_to_a_balloon_with_a_residual() -> None:
+    residual = max_residual(4 * GIB)
+    slow = Pace(rate=float(4 * MIB), request=2 * GIB)
+    pace, _ = advance(slow, BalloonSample(2 * GIB + 5 * MIB, 0.0, spare=GIB, max_residual=residual), 2 * GIB)
+    _, request = advance(pace, BalloonSample(2 * GIB + 5 * MIB, 10.0, spare=GIB, max_residual=residual), GIB)
     assert request is not None
     assert request < 2 * GIB
 
 
-def test_a_balloon_that_is_off_goes_on_to_another_goal() -> None:
-    off = most_off(4 * GIB)
-    pace = Pace(arrived=2 * GIB)
-    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB)[1] is None
-    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB - off)[1] == 2 * GIB - off
-    assert advance(pace, BalloonSample(2 * GIB + off, 0.0, spare=GIB, off=off), 4 * GIB)[1] == 4 * GIB
+def test_a_balloon_with_a_residual_goes_on_to_another_goal() -> None:
+    residual = max_residual(4 * GIB)
+    pace = Pace(reached=2 * GIB)
+    sample = BalloonSample(2 * GIB + residual, 0.0, spare=GIB, max_residual=residual)
+    assert advance(pace, sample, 2 * GIB)[1] is None
+    assert advance(pace, sample, 2 * GIB - residual)[1] == 2 * GIB - residual
+    assert advance(pace, sample, 4 * GIB)[1] == 4 * GIB
 
 
 def test_the_policy_can_only_slow_it() -> None:
@@ -113,12 +114,12 @@ def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
 
 
 @given(st.integers(MIB // 2, 128 * MIB))
-def test_no_second_takes_more_than_the_policy_s_rate(max_rate: int) -> None:
-    looks = [held for held, _ in drive(GIB, 2 * GIB, 2 * GIB - 8 * max_rate - 8 * MIB, max_rate=max_rate)]
-    for second in range(len(looks) - 5):
-        taken = looks[second] - looks[second + 5]
-        assert taken <= 2 * max(max_rate, TOLERANCE) + TOLERANCE, "and what was saved up before"
-    assert len(looks) * 0.2 >= 7
+def test_no_second_reclaims_more_than_the_policy_s_rate(max_rate: int) -> None:
+    samples = [actual for actual, _ in drive(GIB, 2 * GIB, 2 * GIB - 8 * max_rate - 8 * MIB, max_rate=max_rate)]
+    for second in range(len(samples) - 5):
+        reclaimed = samples[second] - samples[second + 5]
+        assert reclaimed <= 2 * max(max_rate, TOLERANCE) + TOLERANCE, "and what was saved up before"
+    assert len(samples) * 0.2 >= 7
 
 
 @given(st.floats(2 * MIB, 8 * MIB))
@@ -127,7 +128,7 @@ def test_a_slow_guest_is_not_taken_for_one_that_does_not_follow(speed: float) ->
 
 
 def test_memory_is_given_back_to_a_guest_that_was_given_up() -> None:
-    stuck = Pace(retry=Backoff().shortest, progress=0.0, held=GIB, mark=GIB)
+    stuck = Pace(retry_seconds=Backoff().shortest, progress_at=0.0, actual=GIB, progress_actual=GIB)
     assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), GIB // 2)[1] is None
     assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), 2 * GIB)[1] == 2 * GIB
 
@@ -149,52 +150,52 @@ def test_nothing_is_asked_of_a_guest_whose_statistics_are_missing() -> None:
 def test_a_guest_in_trouble_is_asked_no_further() -> None:
     pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=GIB), GIB)
     assert request is not None
-    held = request + 16 * MIB
-    pace, request = advance(pace, BalloonSample(held, 0.2, spare=GIB, troubled=True), GIB)
-    assert request == held, "what was asked before is withdrawn"
-    assert pace.rate < FIRST_RATE * 5
-    assert advance(pace, BalloonSample(held, 0.4, spare=GIB, troubled=True), GIB)[1] is None
+    actual = request + 16 * MIB
+    pace, request = advance(pace, BalloonSample(actual, 0.2, spare=GIB, troubled=True), GIB)
+    assert request == actual, "the request before is withdrawn"
+    assert pace.rate < INITIAL_RATE * 5
+    assert advance(pace, BalloonSample(actual, 0.4, spare=GIB, troubled=True), GIB)[1] is None
 
 
 def test_a_request_is_withdrawn_when_the_guest_has_no_more_to_give() -> None:
     pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=GIB), GIB)
     assert request is not None
-    held = request + 20 * MIB
-    for look in range(1, 200):
-        pace, request = advance(pace, BalloonSample(held, look * 0.2, spare=0), GIB)
+    actual = request + 20 * MIB
+    for number in range(1, 200):
+        pace, request = advance(pace, BalloonSample(actual, number * 0.2, spare=0), GIB)
         assert pace.responsive
         if request is not None:
-            assert request >= held
-    assert pace.asked is None
+            assert request >= actual
+    assert pace.request is None
 
 
 def test_nothing_is_under_way_once_a_guest_has_given_what_it_has() -> None:
     pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=20 * MIB), GIB)
     assert request == 2 * GIB - 20 * MIB
     pace, again = advance(pace, BalloonSample(request, 0.2, spare=0), GIB)
-    assert (again, pace.asked) == (None, None)
+    assert (again, pace.request) == (None, None)
     _, more = advance(pace, BalloonSample(request, 5.2, spare=10 * MIB), GIB)
     assert more == request - 10 * MIB, "it has some again"
 
 
 def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() -> None:
-    pace, held = Pace(), 2 * GIB
+    pace, actual = Pace(), 2 * GIB
     events: list[tuple[float, int]] = []
-    for look in range(600):
-        pace, request = advance(pace, BalloonSample(held, look * 0.2, spare=GIB), GIB)
+    for number in range(600):
+        pace, request = advance(pace, BalloonSample(actual, number * 0.2, spare=GIB), GIB)
         if request is not None:
-            events.append((look * 0.2, request))
-    withdrawn = [at for at, request in events if request == held]
-    tried = [next(at for at, request in events if at > end and request < held) for end in withdrawn[:-1]]
+            events.append((number * 0.2, request))
+    withdrawn = [at for at, request in events if request == actual]
+    tried = [next(at for at, request in events if at > end and request < actual) for end in withdrawn[:-1]]
     pauses = [again - end for end, again in zip(withdrawn, tried, strict=False)]
-    assert withdrawn[0] >= PATIENCE
+    assert withdrawn[0] >= UNRESPONSIVE_AFTER
     assert pauses[0] >= Backoff().shortest
     assert pauses[1] >= 2 * Backoff().shortest
     assert not pace.responsive
 
 
-def test_a_driver_that_follows_again_is_welcomed_back() -> None:
-    stuck = Pace(retry=Backoff().shortest, progress=0.0, held=2 * GIB)
+def test_a_driver_that_follows_again_is_responsive_again() -> None:
+    stuck = Pace(retry_seconds=Backoff().shortest, progress_at=0.0, actual=2 * GIB)
     pace, request = advance(stuck, BalloonSample(2 * GIB, Backoff().shortest + 1, spare=GIB), GIB)
     assert request is not None
     pace, _ = advance(pace, BalloonSample(request, Backoff().shortest + 1.2), GIB)

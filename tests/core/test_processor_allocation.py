@@ -1,4 +1,4 @@
-"""Processors: bounded, exact, the same whatever the order, calm, with a trigger that does not flutter."""
+"""The allocation of processors: within bounds, exact, independent of order, and steady."""
 
 from __future__ import annotations
 
@@ -39,42 +39,42 @@ def targets(node: ProcessorNode) -> list[int | None]:
 
 
 @given(claims(most=64), capacities)
-def test_bounds_hold_and_no_processor_is_lost(wanted: list[Claim], capacity: int) -> None:
-    shares = divide_whole(wanted, capacity)
-    assert all(claim.minimum <= share <= claim.maximum for claim, share in zip(wanted, shares, strict=True))
-    least, most = sum(claim.minimum for claim in wanted), sum(claim.maximum for claim in wanted)
+def test_bounds_hold_and_no_processor_is_lost(drawn: list[Claim], capacity: int) -> None:
+    shares = divide_whole(drawn, capacity)
+    assert all(claim.minimum <= share <= claim.maximum for claim, share in zip(drawn, shares, strict=True))
+    least, most = sum(claim.minimum for claim in drawn), sum(claim.maximum for claim in drawn)
     assert sum(shares) == max(least, min(capacity, most))
 
 
 @given(claims(most=64), capacities, st.randoms(use_true_random=False))
-def test_the_order_of_claims_does_not_matter(wanted: list[Claim], capacity: int, shuffle: random.Random) -> None:
-    shares = dict(zip((claim.key for claim in wanted), divide_whole(wanted, capacity), strict=True))
-    shuffle.shuffle(wanted)
-    assert [shares[claim.key] for claim in wanted] == divide_whole(wanted, capacity)
+def test_the_order_of_claims_does_not_matter(drawn: list[Claim], capacity: int, shuffle: random.Random) -> None:
+    shares = dict(zip((claim.key for claim in drawn), divide_whole(drawn, capacity), strict=True))
+    shuffle.shuffle(drawn)
+    assert [shares[claim.key] for claim in drawn] == divide_whole(drawn, capacity)
 
 
 @given(claims(most=64, at_most=6), capacities)
-def test_another_processor_costs_nobody_more_than_a_rounding(wanted: list[Claim], capacity: int) -> None:
-    before, after = divide_whole(wanted, capacity), divide_whole(wanted, capacity + 1)
+def test_another_processor_costs_nobody_more_than_a_rounding(drawn: list[Claim], capacity: int) -> None:
+    before, after = divide_whole(drawn, capacity), divide_whole(drawn, capacity + 1)
     assert all(now >= then - 1 for then, now in zip(before, after, strict=True))
 
 
 @given(st.lists(st.integers(1, 5000), min_size=2, max_size=8), st.integers(1, 64), capacities)
 def test_who_has_more_shares_never_has_fewer_processors(shares: list[int], size: int, capacity: int) -> None:
-    wanted = [Claim(f"vm-{index:02}", 0, size, weight, size) for index, weight in enumerate(sorted(shares))]
-    given_ = divide_whole(wanted, capacity)
+    declared = [Claim(f"vm-{index:02}", 0, size, weight, size) for index, weight in enumerate(sorted(shares))]
+    allocated = divide_whole(declared, capacity)
     assert all(
         less <= more
-        for one, less in zip(wanted, given_, strict=True)
-        for other, more in zip(wanted, given_, strict=True)
+        for one, less in zip(declared, allocated, strict=True)
+        for other, more in zip(declared, allocated, strict=True)
         if one.weight < other.weight
     )
 
 
 def test_the_largest_remainder_has_what_is_left_over() -> None:
     # 7 by 5 : 3 : 2 is 3.5, 2.1 and 1.4.
-    wanted = [Claim("a", 0, 9, 5, 9), Claim("b", 0, 9, 3, 9), Claim("c", 0, 9, 2, 9)]
-    assert divide_whole(wanted, 7) == [4, 2, 1]
+    declared = [Claim("a", 0, 9, 5, 9), Claim("b", 0, 9, 3, 9), Claim("c", 0, 9, 2, 9)]
+    assert divide_whole(declared, 7) == [4, 2, 1]
 
 
 def test_shares_divide_a_node_that_is_always_overcommitted() -> None:
@@ -97,7 +97,7 @@ def test_percentages_are_rounded_up() -> None:
     assert Count(percent=0).of(4) == 1
 
 
-def test_nothing_is_taken_before_tasks_wait_and_processors_are_in_use() -> None:
+def test_nothing_is_reclaimed_before_tasks_wait_and_processors_are_in_use() -> None:
     policy = ProcessorTerms("p", minimum=Count(1))
     vms = (vm("a", 4, policy), vm("b", 4, policy))
     for pressure in (ProcessorPressure(), ProcessorPressure(stall=90), ProcessorPressure(usage=100)):
@@ -110,7 +110,7 @@ def test_nothing_is_taken_before_tasks_wait_and_processors_are_in_use() -> None:
 @given(st.floats(0, 100), st.floats(0, 100), st.booleans())
 def test_between_its_thresholds_a_trigger_stays_as_it_is(stall: float, usage: float, before: bool) -> None:  # noqa: FBT001 - drawn
     trigger = ProcessorTrigger(stall=Hysteresis(40, 20), usage=Hysteresis(90, 70))
-    now = trigger.pulled(ProcessorPressure(stall, usage), before=before)
+    now = trigger.is_active(ProcessorPressure(stall, usage), was_active=before)
     if now and not before:
         assert stall >= 40
         assert usage >= 90
@@ -119,11 +119,11 @@ def test_between_its_thresholds_a_trigger_stays_as_it_is(stall: float, usage: fl
         assert usage < 70
 
 
-def test_what_is_held_back_keeps_the_trigger_pulled_until_both_have_ended() -> None:
+def test_a_reduced_vm_keeps_the_trigger_active_until_stall_and_usage_have_fallen() -> None:
     policy = ProcessorTerms("p", minimum=Count(1))
-    held = tuple(vm(name, 4, policy, target=1) for name in "ab")
-    assert targets(ProcessorNode("n", 2, ProcessorPressure(stall=0, usage=95), held)) == [1, 1]
-    assert targets(ProcessorNode("n", 2, ProcessorPressure(stall=0, usage=30), held)) == [4, 4]
+    reduced = tuple(vm(name, 4, policy, target=1) for name in "ab")
+    assert targets(ProcessorNode("n", 2, ProcessorPressure(stall=0, usage=95), reduced)) == [1, 1]
+    assert targets(ProcessorNode("n", 2, ProcessorPressure(stall=0, usage=30), reduced)) == [4, 4]
 
 
 @given(st.integers(1, 8), st.floats(0, 299), st.integers(1, 64))
@@ -147,10 +147,12 @@ def test_a_target_out_of_bounds_does_not_wait_for_the_cool_down() -> None:
         ({"responsive": False}, DecisionReason.UNRESPONSIVE),
     ],
 )
-def test_those_left_alone_have_a_reason_and_crush_nobody(changes: dict[str, object], reason: DecisionReason) -> None:
+def test_vms_left_out_have_a_reason_and_do_not_crowd_out_others(
+    changes: dict[str, object], reason: DecisionReason
+) -> None:
     policy = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
-    alone = replace(vm("alone", 40, policy), **changes)  # type: ignore[arg-type]  # named as the fields are
-    plan = allocate_processors(ProcessorNode("n", 28, vms=(alone, vm("a", 8, policy), vm("b", 8, policy))))
+    left_out = replace(vm("left-out", 40, policy), **changes)  # type: ignore[arg-type]  # named as the fields are
+    plan = allocate_processors(ProcessorNode("n", 28, vms=(left_out, vm("a", 8, policy), vm("b", 8, policy))))
     assert plan.decisions[0].reason is reason
     assert plan.decisions[0].target is None
     assert [decision.target for decision in plan.decisions[1:]] == [4, 4]
@@ -183,11 +185,11 @@ def test_dedicated_processors_are_divided_among_nobody(policy: ProcessorTerms | 
     assert allocate_processors(ProcessorNode("n", 10, vms=(own, *others))).shortfall == 2
 
 
-def test_one_that_does_not_follow_keeps_no_trigger_pulled() -> None:
+def test_a_vm_that_does_not_follow_keeps_no_trigger_active() -> None:
     policy = ProcessorTerms("p", minimum=Count(1))
     stuck = replace(vm("stuck", 4, policy, target=1), responsive=False)
     between = ProcessorPressure(stall=0, usage=75)
     assert targets(ProcessorNode("n", 4, between, (vm("a", 4, policy, target=4), stuck))) == [4, 1]
     assert targets(ProcessorNode("n", 4, between, (vm("a", 4, policy, target=3), stuck)))[0] != 4, (
-        "one that follows does"
+        "a VM that follows does"
     )

@@ -134,7 +134,7 @@ def _vm(worker: MemoryWorker) -> VirtualMachineReport:
         resident=view.resident if sample is None else sample.resident,
         overhead=instance.overhead,
         need=None if view.need is None else view.need.value,
-        present_need=None if view.need is None else view.need.now,
+        present_need=None if view.need is None else view.need.present,
         troubled=view.need is not None and view.need.troubled,
         min=_within(instance.minimum, size),
         target=_within(instance.target, size),

@@ -1,4 +1,4 @@
-"""Ever longer pauses between attempts that come to nothing."""
+"""Growing pauses between attempts that fail."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ class Backoff:
         return replace(self, pause=pause, until=now + pause)
 
     def succeeded(self) -> Backoff:
-        """Begin anew: the next failure's pause is the shortest."""
+        """Begin anew: the pause after the next failure is the shortest."""
         return replace(self, pause=0.0, until=0.0)

@@ -1,29 +1,64 @@
-"""What the core decides about, and what it decided."""
+"""Parts that decisions about memory and decisions about processors have in common."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 
 class DecisionReason(enum.StrEnum):
-    """Why a VM has the target it has: the machine-readable half of every decision."""
+    """A DecisionReason says in one word why a VM has its target.
 
-    SATISFIED = "Satisfied"
-    RECLAIMED = "Reclaimed"
-    AT_MINIMUM = "AtMinimum"
-    WAITING = "WaitingForMemory"
-    STEADY = "Steady"
-    NOT_UNDER_PRESSURE = "NotUnderPressure"
-    DEMAND_UNKNOWN = "DemandUnknown"
-    UNRESPONSIVE = "Unresponsive"
-    EXCLUDED = "Excluded"
-    NO_POLICY = "NoPolicy"
+    Of a VM without a target it says why nothing is requested, or why the target would be what the message says.
+    """
+
+    SATISFIED = "Satisfied"  # it may use its policy's maximum
+    RECLAIMED = "Reclaimed"  # it may use less than its maximum
+    AT_MINIMUM = "AtMinimum"  # it may use no more than its guaranteed minimum
+    WAITING = "WaitingForMemory"  # it is to get memory that other VMs have not freed yet
+    STEADY = "Steady"  # its target stays: it changed a moment ago, or its policy only observes
+    NOT_UNDER_PRESSURE = "NotUnderPressure"  # its policy reclaims under pressure only, and there is none
+    DEMAND_UNKNOWN = "DemandUnknown"  # there are no fresh statistics of its guest
+    UNRESPONSIVE = "Unresponsive"  # its guest does not follow requests
+    EXCLUDED = "Excluded"  # it must not be moved
+    NO_POLICY = "NoPolicy"  # no policy selects it
 
 
 @dataclass(frozen=True, slots=True)
 class TargetChange:
-    """The last time a VM's target moved: up (True) or down, ``age`` seconds ago."""
+    """A TargetChange is the last change of a VM's target.
+
+    Attributes:
+        up: whether the target rose.
+        age: how long ago that was, seconds.
+    """
 
     up: bool
     age: float
+
+
+class _GovernedVM(Protocol):
+    @property
+    def observed(self) -> bool: ...
+
+
+class _Decision(Protocol):
+    @property
+    def vm(self) -> _GovernedVM: ...
+
+
+AnyDecision = TypeVar("AnyDecision", bound=_Decision)
+
+
+def merge_observed(decisions: Iterable[AnyDecision], hypothetical: Iterable[AnyDecision]) -> tuple[AnyDecision, ...]:
+    """Replace the decisions for VMs whose policies only observe by the hypothetical ones for the same VMs.
+
+    Args:
+        decisions: one for each VM of a node; nothing is requested of VMs whose policies only observe.
+        hypothetical: what would be decided for the same VMs, in the same order, if all policies were enforced.
+    """
+    return tuple(
+        what_if if decision.vm.observed else decision for decision, what_if in zip(decisions, hypothetical, strict=True)
+    )

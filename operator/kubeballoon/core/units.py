@@ -1,4 +1,4 @@
-"""What the core decides about, and what it decided."""
+"""Units of memory, in bytes."""
 
 from __future__ import annotations
 

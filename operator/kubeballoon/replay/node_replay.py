@@ -29,7 +29,7 @@ import numpy as np
 
 from kubeballoon.core.decision import DecisionReason, TargetChange
 from kubeballoon.core.memory import demand, guard, pacing
-from kubeballoon.core.memory.allocation import COOL_DOWNS_OF_REST, allocate_memory
+from kubeballoon.core.memory.allocation import COOL_DOWNS_BEFORE_REBALANCING, allocate_memory
 from kubeballoon.core.memory.demand import GuestStatistics, Need
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryDecision, MemoryNode, MemoryPlan, MemoryTerms, MemoryVM
 from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state
@@ -52,7 +52,7 @@ REPORT = 1.0
 _SETTLING = 50  # rounds in which the first targets are found; a handful is usual
 _FASTER = 16  # by which each stride over rounds without effect is longer than the one before
 _SPREAD = 0.2  # by which guests' balloon speeds differ from the measured ones, either way
-_RESTED = COOL_DOWNS_OF_REST * COOL_DOWN  # seconds from which on a change's exact age does not matter
+_RESTED = COOL_DOWNS_BEFORE_REBALANCING * COOL_DOWN  # seconds from which on a change's exact age does not matter
 _LONG_AGO = {rose: TargetChange(rose, _RESTED) for rose in (True, False)}
 
 
@@ -112,7 +112,7 @@ class SimulatedVM:
         stats = self.guest.statistics()
         need = self.need = demand.update(self.need, self.stats, stats, WINDOW)
         self.stats, self.shown = stats, None
-        self.settled = need is not None and not need.troubled and need.value == need.now and self.guest.calm
+        self.settled = need is not None and not need.troubled and need.value == need.present and self.guest.calm
 
     def demands(self, wanted: int, now: float) -> None:
         """The guest works with ``wanted`` bytes from ``now`` on."""
@@ -131,14 +131,14 @@ class SimulatedVM:
         guest = self.guest
         guest.advance(now)
         troubled = self.need is not None and self.need.troubled
-        actual, off = int(guest.actual), pacing.most_off(guest.size)
+        actual, off = int(guest.actual), pacing.max_residual(guest.size)
         sample = BalloonSample(actual, now, max(0, int(guest.actual - guest.used)), troubled, off)
         goal = guard.clamp(self.target, guest.minimum, guest.size)
         self.pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)
         if request is not None:
             guest.ask(request)
         self.settled, self.shown = False, None
-        arrived = self.pace.asked is None or abs(guest.actual - self.pace.asked) <= pacing.TOLERANCE
+        arrived = self.pace.request is None or abs(guest.actual - self.pace.request) <= pacing.TOLERANCE
         return request is not None or guest.moving or not arrived or not self.pace.responsive
 
     def seen(self, now: float) -> MemoryVM:
@@ -173,7 +173,7 @@ class SimulatedVM:
             size=self.guest.size,
             actual=int(self.guest.actual),
             need=None if need is None else need.value,
-            present_need=None if need is None else need.now,
+            present_need=None if need is None else need.present,
             target=self.target,
             troubled=need is not None and need.troubled,
             responsive=self.pace.responsive,

@@ -222,7 +222,7 @@ class GuestProgram:
             return replace(sample, statistics=GuestStatistics(actual=real.size, updated=0.0))
         said = self.held.within(real.size)
         held = real.size - said.held
-        statistics = GuestStatistics(actual=held, updated=self._seen, usable=said.available, held=held)
+        statistics = GuestStatistics(actual=held, updated=self._seen, usable=said.available, actual_at_report=held)
         return replace(sample, statistics=statistics, spare=said.spare)
 
     def _pending(self, size: int) -> int | None:

@@ -94,10 +94,10 @@ class MemoryView:
     @property
     def withheld(self) -> int:
         """What the guest was asked for and does not have to give, bytes."""
-        if self.sample is None or self.goal is None or self.pace.asked is not None or not self.responsive:
+        if self.sample is None or self.goal is None or self.pace.request is not None or not self.responsive:
             return 0
         excess = self.sample.statistics.actual - self.goal
-        return excess if excess > pacing.most_off(self.sample.size) else 0
+        return excess if excess > pacing.max_residual(self.sample.size) else 0
 
 
 class MemoryWorker:
@@ -247,12 +247,12 @@ class MemoryWorker:
         self.view = replace(self.view, sample=sample, need=need, problem=problem, goal=goal)
         await self._rearm(domain, sample, now)
         if goal is None:
-            self.view = replace(self.view, pace=replace(self.view.pace, asked=None))
+            self.view = replace(self.view, pace=replace(self.view.pace, request=None))
             return False
         waits = sample.pending is not None and goal <= sample.pending  # before its answer nothing more is asked
         if not waits:
             await self._pursue(domain, sample, goal, now)
-        under_way = waits or self.view.pace.asked is not None
+        under_way = waits or self.view.pace.request is not None
         return under_way and abs(sample.statistics.actual - goal) > pacing.TOLERANCE
 
     async def _rearm(self, domain: MemoryControl, sample: DomainSample, now: float) -> None:
@@ -268,7 +268,7 @@ class MemoryWorker:
         statistics, need, policy = sample.statistics, self.view.need, self.authorization.policy
         troubled = need is not None and need.troubled
         seen = pacing.BalloonSample(
-            statistics.actual, now, _spare(sample, need), troubled, pacing.most_off(sample.size)
+            statistics.actual, now, _spare(sample, need), troubled, pacing.max_residual(sample.size)
         )
         max_rate = None if policy is None else policy.terms.max_rate
         pace, request = pacing.advance(self.view.pace, seen, goal, max_rate)
@@ -302,16 +302,16 @@ class MemoryWorker:
 
     def _estimate(self, sample: DomainSample, now: float) -> demand.Need | None:
         """The need, from statistics that are fresh."""
-        self._ruler = self._ruler.look(sample.statistics, sample.size, now)
+        self._ruler = self._ruler.observe(sample.statistics, sample.size, now)
         if not self._is_fresh(sample, now):
             self._before = None
             return None
-        statistics = self._ruler.measure(sample.statistics)
+        statistics = self._ruler.calibrate(sample.statistics)
         if statistics is None:
             return self.view.need
         known = (
             self._remembered
-            if self._remembered is not None and 0 <= now - self._remembered.at <= SILENT_AFTER
+            if self._remembered is not None and 0 <= now - self._remembered.updated <= SILENT_AFTER
             else None
         )
         need = self._remembered = demand.update(known, self._before, statistics, self._settings.window)
@@ -331,7 +331,7 @@ class MemoryWorker:
         """Whether a balloon that stands still gives the node anything."""
         if (
             now < self._barren.until
-            or now - self._ruler.stood < guard.STOOD + sample.lag
+            or now - self._ruler.still_since < guard.STILL_SECONDS + sample.lag
             or self.instance.ineligibility is not None
         ):
             return
@@ -403,7 +403,7 @@ def _spare(sample: DomainSample, need: demand.Need | None) -> int | None:
     """What a guest could give without harm, bytes; None where its statistics do not tell."""
     if need is None:
         return None
-    spare = max(0, sample.statistics.actual - need.now - sample.size // _KEPT)
+    spare = max(0, sample.statistics.actual - need.present - sample.size // _KEPT)
     return spare if sample.spare is None else min(spare, sample.spare)
 
 

@@ -1,1 +1,1 @@
-"""Decisions about memory: how much each VM of a node may use, how fast it is asked, and what holds it back."""
+"""Decisions about memory: how much each VM of a node may use, and how fast memory is reclaimed from it."""

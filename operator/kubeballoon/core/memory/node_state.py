@@ -1,4 +1,4 @@
-"""How short of memory a node is, with hysteresis.
+"""A node's state, found from its free memory and its stall, with hysteresis.
 
 The states and their defaults are ESX's (Waldspurger, OSDI 2002, section 6.3): 6, 4, 2 and 1 % of memory free. A state
 is entered when free memory falls below its own threshold and left upward only at the threshold of the state above.
@@ -15,7 +15,10 @@ _BY_SEVERITY = tuple(sorted(NodeState, key=lambda state: state.severity))
 
 @dataclass(frozen=True, slots=True)
 class StateThresholds:
-    """StateThresholds says at which free memory, in bytes, each state begins; every one is below the one before."""
+    """StateThresholds are the amounts of free memory, in bytes, below which each state is entered.
+
+    Each is below the one before. Ample is entered from nowhere: its threshold is where Tight is left.
+    """
 
     ample: int
     tight: int
@@ -23,7 +26,7 @@ class StateThresholds:
     critical: int
 
     def of(self, state: NodeState) -> int:
-        """The threshold of one state."""
+        """Return the threshold of one state, in bytes."""
         return {
             NodeState.AMPLE: self.ample,
             NodeState.TIGHT: self.tight,
@@ -34,7 +37,12 @@ class StateThresholds:
 
 @dataclass(frozen=True, slots=True)
 class MemoryStall:
-    """Pressure stall information: percent of the last ten seconds some, or all, tasks waited for memory."""
+    """A MemoryStall is the kernel's pressure stall information about memory.
+
+    Attributes:
+        some: percent of the last ten seconds in which at least one task waited for memory.
+        full: percent of the last ten seconds in which all tasks that were not idle waited for memory.
+    """
 
     some: float = 0.0
     full: float = 0.0
@@ -42,9 +50,13 @@ class MemoryStall:
 
 @dataclass(frozen=True, slots=True)
 class StallLimits:
-    """From which stall on a node is at least Tight (some) or Scarce (full), whatever memory looks free.
+    """StallLimits are the stalls from which on a node is at least Tight or Scarce, however much memory looks free.
 
-    A state imposed by a stall is left below half its limit.
+    A state entered because of a stall is left below half its limit.
+
+    Attributes:
+        tight_some: percent of ``MemoryStall.some`` from which on the node is Tight.
+        scarce_full: percent of ``MemoryStall.full`` from which on the node is Scarce.
     """
 
     tight_some: float = 20.0
@@ -54,10 +66,10 @@ class StallLimits:
 def state_thresholds(
     total: int, eviction: int, margin: int, percents: tuple[float, float, float, float] = (6, 4, 2, 1)
 ) -> StateThresholds:
-    """The thresholds of a node of ``total`` bytes, in order Ample, Tight, Scarce, Critical.
+    """Return the thresholds of a node of ``total`` bytes, from percentages for Ample, Tight, Scarce and Critical.
 
-    None is below the kubelet's hard eviction threshold plus ``margin``: by then the kubelet would already be killing
-    pods. Where that lifts the lowest, the ones above keep their distance from it.
+    None is below the kubelet's hard eviction threshold plus ``margin``, both in bytes: by then the kubelet would
+    already be killing pods. Where that raises the lowest, the others keep their distance from it.
 
     Raises:
         ValueError: the percentages are not strictly decreasing within 0 to 100.
@@ -70,36 +82,42 @@ def state_thresholds(
 
 
 def next_state(
-    previous: NodeState, available: int, limits: StateThresholds, stall: MemoryStall, stall_limits: StallLimits
+    previous: NodeState, available: int, thresholds: StateThresholds, stall: MemoryStall, stall_limits: StallLimits
 ) -> NodeState:
-    """The node's state, given the one before, the free memory in bytes and the stall."""
+    """Return the node's state, given the state before, the free memory in bytes and the stall."""
     return max(
-        _by_memory(previous, available, limits),
+        _by_memory(previous, available, thresholds),
         _by_stall(previous, stall, stall_limits),
         key=lambda state: state.severity,
     )
 
 
-def _by_memory(previous: NodeState, available: int, limits: StateThresholds) -> NodeState:
+def _by_memory(previous: NodeState, available: int, thresholds: StateThresholds) -> NodeState:
+    """Return the state that free memory, in bytes, calls for.
+
+    A state is left only at the threshold of the state above.
+    """
     entered = NodeState.AMPLE
     for state in (NodeState.TIGHT, NodeState.SCARCE, NodeState.CRITICAL):
-        if available < limits.of(state):
+        if available < thresholds.of(state):
             entered = state
     state = previous
     while state.severity > entered.severity:
         above = _BY_SEVERITY[state.severity - 1]
-        if available < limits.of(above):
+        if available < thresholds.of(above):
             return state
         state = above
     return entered
 
 
 def _by_stall(previous: NodeState, stall: MemoryStall, limits: StallLimits) -> NodeState:
-    def stalls(value: float, limit: float, state: NodeState) -> bool:
+    """Return the state that a stall calls for."""
+
+    def reaches(value: float, limit: float, state: NodeState) -> bool:
         return value >= (limit / 2 if previous.severity >= state.severity else limit)
 
-    if stalls(stall.full, limits.scarce_full, NodeState.SCARCE):
+    if reaches(stall.full, limits.scarce_full, NodeState.SCARCE):
         return NodeState.SCARCE
-    if stalls(stall.some, limits.tight_some, NodeState.TIGHT):
+    if reaches(stall.some, limits.tight_some, NodeState.TIGHT):
         return NodeState.TIGHT
     return NodeState.AMPLE

@@ -1,8 +1,8 @@
-"""How many processors each VM of a node may use: the division of memory, in whole processors.
+"""The allocation of a node's processors: the division of memory, in whole processors.
 
-What ``entitlement`` finds to a fraction is rounded by largest remainder. A processor can be taken from a guest and
-given back at once and costs it no data, so there is no pacing, no waiting for what others give, and no idle tax; there
-is a trigger with hysteresis, and calm after each change.
+What ``entitlement`` finds to a fraction is rounded by largest remainder. A guest can give a processor up and get it
+back at once, and loses no data. So there is no pacing, no waiting until others have given theirs, and no idle tax.
+Instead there is a trigger with hysteresis, and after each change a VM's processors stay as they are for a while.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.decision import DecisionReason, merge_observed
 from kubeballoon.core.entitlement import Claim, divide
 from kubeballoon.core.processors.model import (
     SHARES,
@@ -20,32 +20,27 @@ from kubeballoon.core.processors.model import (
     ProcessorTerms,
     ProcessorVM,
 )
-from kubeballoon.vocabulary import Mode
 
-_UNIT = 1 << 20  # parts of a processor the division is exact to
+_FRACTIONS = 1 << 20  # parts of a processor that the division is exact to before it is rounded
 
 
 def allocate_processors(node: ProcessorNode) -> ProcessorPlan:
     """Decide how many processors every VM of the node may use.
 
-    1. VMs that must not or cannot be moved keep what they have; their part of the node is what default shares come to,
-       and dedicated processors are nobody else's. A trigger stays pulled only by those that take part.
-    2. Where a policy's trigger is pulled, shares divide the node's processors inside each VM's bounds.
-    3. A target stays as it is for the cool-down after a change, unless its bounds forbid.
+    1. VMs that must not or cannot be moved keep what they have. They count with default shares, except that dedicated
+       processors are nobody else's. A trigger stays active only because of VMs that can be moved.
+    2. Where a policy's trigger is active, shares divide the node's processors inside each VM's bounds.
+    3. A target stays as it is for the cool-down after a change, unless its bounds forbid that.
 
-    VMs of policies that only observe are immovable for the others; their own decisions say what would be if they were
-    not, and carry no target.
+    VMs of policies that only observe count as immovable for the others. Their own decisions carry no target and say
+    what would be decided if their policies were enforced.
     """
-    observed = frozenset(vm.uid for vm in node.vms if vm.policy is not None and vm.policy.mode is Mode.OBSERVE)
-    plan = _plan(node, observed)
-    if not observed:
+    plan = _plan(node)
+    if not any(vm.observed for vm in node.vms):
         return plan
-    supposed = _plan(node, frozenset()).decisions
-    decisions = (
-        replace(what_if, target=None) if what_if.vm.uid in observed else decision
-        for decision, what_if in zip(plan.decisions, supposed, strict=True)
-    )
-    return replace(plan, decisions=tuple(decisions))
+    enforced = _plan(node, as_if_enforced=True).decisions
+    hypothetical = [replace(decision, target=None) for decision in enforced]
+    return replace(plan, decisions=merge_observed(plan.decisions, hypothetical))
 
 
 def divide_whole(claims: Sequence[Claim], capacity: int) -> list[int]:
@@ -55,43 +50,46 @@ def divide_whole(claims: Sequence[Claim], capacity: int) -> list[int]:
     """
     fine = [
         claim._replace(
-            minimum=claim.minimum * _UNIT, maximum=claim.maximum * _UNIT, active=max(claim.active, 0) * _UNIT
+            minimum=claim.minimum * _FRACTIONS,
+            maximum=claim.maximum * _FRACTIONS,
+            active=max(claim.active, 0) * _FRACTIONS,
         )
         for claim in claims
     ]
-    parts = divide(fine, capacity * _UNIT)
-    whole = [part // _UNIT for part in parts]
-    left = sum(parts) // _UNIT - sum(whole)
-    by_remainder = sorted(range(len(parts)), key=lambda index: (-(parts[index] % _UNIT), claims[index].key))
+    parts = divide(fine, capacity * _FRACTIONS)
+    whole = [part // _FRACTIONS for part in parts]
+    left = sum(parts) // _FRACTIONS - sum(whole)
+    by_remainder = sorted(range(len(parts)), key=lambda index: (-(parts[index] % _FRACTIONS), claims[index].key))
     for index in by_remainder[:left]:
         whole[index] += 1
     return whole
 
 
-def _plan(node: ProcessorNode, bystanders: frozenset[str]) -> ProcessorPlan:
-    left_alone = [_left_alone(vm, bystanders) for vm in node.vms]
-    claims = [_claim(vm, movable=alone is None) for vm, alone in zip(node.vms, left_alone, strict=True)]
+def _plan(node: ProcessorNode, *, as_if_enforced: bool = False) -> ProcessorPlan:
+    """Decide for all VMs; those of policies that only observe are left out, unless treated as if enforced."""
+    left_out = [_left_out(vm, as_if_enforced=as_if_enforced) for vm in node.vms]
+    claims = [_claim(vm, movable=found is None) for vm, found in zip(node.vms, left_out, strict=True)]
     shares = divide_whole(claims, node.count)
-    taking = {
+    reducing = {
         vm.policy.name
-        for vm, alone in zip(node.vms, left_alone, strict=True)
-        if vm.policy is not None and alone is None and vm.held_back
+        for vm, found in zip(node.vms, left_out, strict=True)
+        if vm.policy is not None and found is None and vm.is_reduced
     }
-    pulled = _pulled_triggers(node, taking)
+    active = _active_triggers(node, reducing)
     decisions = (
-        alone if alone is not None else _decide(vm, vm.policy, share, pulled)
-        for vm, alone, share in zip(node.vms, left_alone, shares, strict=True)
+        found if found is not None else _decide(vm, vm.policy, share, active)
+        for vm, found, share in zip(node.vms, left_out, shares, strict=True)
     )
     return ProcessorPlan(node.name, max(0, sum(claim.minimum for claim in claims) - node.count), tuple(decisions))
 
 
-def _left_alone(vm: ProcessorVM, bystanders: frozenset[str]) -> ProcessorDecision | None:
-    """What is decided of a VM that takes no part, with the first reason why it does not."""
+def _left_out(vm: ProcessorVM, *, as_if_enforced: bool) -> ProcessorDecision | None:
+    """Decide about a VM that takes no part in the division, by the first reason why; None if it takes part."""
     if vm.policy is None:
         return ProcessorDecision(vm, None, DecisionReason.NO_POLICY, "no policy selects this VM")
     if vm.excluded is not None:
         return ProcessorDecision(vm, None, DecisionReason.EXCLUDED, vm.excluded)
-    if vm.uid in bystanders:
+    if vm.observed and not as_if_enforced:
         return ProcessorDecision(vm, None, DecisionReason.STEADY, "its policy only observes")
     if not vm.responsive:
         return ProcessorDecision(vm, vm.target, DecisionReason.UNRESPONSIVE, "its guest does not follow requests")
@@ -99,32 +97,36 @@ def _left_alone(vm: ProcessorVM, bystanders: frozenset[str]) -> ProcessorDecisio
 
 
 def _claim(vm: ProcessorVM, *, movable: bool) -> Claim:
+    """Build the VM's claim to the node's processors; one that cannot be moved has default shares and no guarantee."""
     shares = vm.policy.shares if movable and vm.policy is not None else SHARES
     bounds = (vm.minimum, vm.maximum) if movable else (vm.size if vm.dedicated else 0, vm.size)
     return Claim(vm.uid, *bounds, weight=max(1, shares * vm.size), active=bounds[1])
 
 
-def _pulled_triggers(node: ProcessorNode, taking: Collection[str]) -> frozenset[str]:
-    """The policies, by name, that take processors on this node now, given those that did before."""
+def _active_triggers(node: ProcessorNode, reducing: Collection[str]) -> frozenset[str]:
+    """Return the names of the policies that reclaim processors on this node now, given those that did before."""
     policies = [vm.policy for vm in node.vms if vm.policy is not None]
     return frozenset(
-        policy.name for policy in policies if policy.trigger.pulled(node.pressure, before=policy.name in taking)
+        policy.name
+        for policy in policies
+        if policy.trigger.is_active(node.pressure, was_active=policy.name in reducing)
     )
 
 
-def _decide(vm: ProcessorVM, policy: ProcessorTerms | None, share: int, pulled: frozenset[str]) -> ProcessorDecision:
-    short = policy is not None and policy.name in pulled
-    wanted = share if short else vm.maximum
-    target = _settle(vm, policy, wanted)
-    if target != wanted:
+def _decide(vm: ProcessorVM, policy: ProcessorTerms | None, share: int, active: frozenset[str]) -> ProcessorDecision:
+    """Decide about a VM that takes part: its share where its policy's trigger is active, else its maximum."""
+    is_short = policy is not None and policy.name in active
+    desired = share if is_short else vm.maximum
+    target = _damp(vm, policy, desired)
+    if target != desired:
         message = f"changed less than {0 if policy is None else policy.cool_down:.0f} s ago: stays at {target} for now"
         return ProcessorDecision(vm, target, DecisionReason.STEADY, message)
-    if not short:
-        message = f"the node is not short of processors: may use {_said(vm, target)}"
+    if not is_short:
+        message = f"the node is not short of processors: may use {_describe_limit(vm, target)}"
         return ProcessorDecision(vm, target, DecisionReason.NOT_UNDER_PRESSURE, message)
     if target == vm.maximum:
-        return ProcessorDecision(vm, target, DecisionReason.SATISFIED, f"may use {_said(vm, target)}")
-    message = f"the node's processors are divided by shares: {vm.size - target} of {vm.size} taken"
+        return ProcessorDecision(vm, target, DecisionReason.SATISFIED, f"may use {_describe_limit(vm, target)}")
+    message = f"the node's processors are divided by shares: {vm.size - target} of {vm.size} reclaimed"
     if target == vm.minimum:
         return ProcessorDecision(
             vm, target, DecisionReason.AT_MINIMUM, f"{message}; at its guaranteed minimum {target}"
@@ -132,13 +134,13 @@ def _decide(vm: ProcessorVM, policy: ProcessorTerms | None, share: int, pulled: 
     return ProcessorDecision(vm, target, DecisionReason.RECLAIMED, message)
 
 
-def _settle(vm: ProcessorVM, policy: ProcessorTerms | None, wanted: int) -> int:
-    """What is wanted, or the present target where that is to stay."""
+def _damp(vm: ProcessorVM, policy: ProcessorTerms | None, desired: int) -> int:
+    """Return the desired target, or within the cool-down after a change the present one, kept within its bounds."""
     recent = vm.last_change is not None and policy is not None and vm.last_change.age < policy.cool_down
     if vm.target is None or not recent:
-        return wanted
+        return desired
     return max(vm.minimum, min(vm.maximum, vm.target))
 
 
-def _said(vm: ProcessorVM, target: int) -> str:
+def _describe_limit(vm: ProcessorVM, target: int) -> str:
     return f"all of its {target}" if target == vm.size else f"its policy's maximum of {target}"

@@ -1,9 +1,4 @@
-"""How many processors each VM of a node may use: the division of memory, in whole processors.
-
-What ``entitlement`` finds to a fraction is rounded by largest remainder. A processor can be taken from a guest and
-given back at once and costs it no data, so there is no pacing, no waiting for what others give, and no idle tax; there
-is a trigger with hysteresis, and calm after each change.
-"""
+"""Processors of a node and its VMs as the allocation sees them, and the decisions it makes."""
 
 from __future__ import annotations
 
@@ -12,19 +7,19 @@ from dataclasses import dataclass
 from kubeballoon.core.decision import DecisionReason, TargetChange
 from kubeballoon.vocabulary import Mode, ReclaimWhen
 
-COOL_DOWN = 300.0  # seconds
-SHARES = 1000  # of each processor of a VM without a policy
+COOL_DOWN = 300.0  # seconds: guests move tasks and interrupts at every change, so changes are kept rare
+SHARES = 1000  # of each processor, by default and where no policy governs the VM
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Processors as users write them: a number, or a percentage of the VM's."""
+    """A Count is a number of processors as users write it: a number, or a percentage of a VM's processors."""
 
     number: int | None = None
     percent: int | None = None
 
     def of(self, size: int) -> int:
-        """Resolve against a VM of ``size`` processors: at least one, and rounded up."""
+        """Return the number for a VM of ``size`` processors: at least one, and rounded up."""
         if self.number is not None:
             return max(1, self.number)
         return max(1, -(-size * (self.percent or 0) // 100))
@@ -32,7 +27,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Hysteresis:
-    """Percentages between which what has started goes on, and what has ended stays ended; ``end`` <= ``start``."""
+    """A Hysteresis is a pair of thresholds in percent, ``end`` <= ``start``, between which nothing starts or ends."""
 
     start: int
     end: int
@@ -40,7 +35,7 @@ class Hysteresis:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorPressure:
-    """How short of processors a node is.
+    """A ProcessorPressure says how short of processors a node is.
 
     Attributes:
         stall: percent of the last ten seconds in which some task waited for a processor.
@@ -53,32 +48,41 @@ class ProcessorPressure:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorTrigger:
-    """When a policy takes processors."""
+    """A ProcessorTrigger says when a policy reclaims processors.
+
+    Attributes:
+        when: Overcommitted reclaims always, UnderPressure between the thresholds below.
+        stall: thresholds for ``ProcessorPressure.stall``.
+        usage: thresholds for ``ProcessorPressure.usage``.
+    """
 
     when: ReclaimWhen = ReclaimWhen.UNDER_PRESSURE
     stall: Hysteresis = Hysteresis(25, 10)
     usage: Hysteresis = Hysteresis(90, 70)
 
-    def pulled(self, pressure: ProcessorPressure, *, before: bool) -> bool:
-        """Whether processors are to be taken now, where they were ``before``.
+    def is_active(self, pressure: ProcessorPressure, *, was_active: bool) -> bool:
+        """Whether processors are to be reclaimed now.
 
-        It starts when tasks wait and the processors are in use: either alone is some pod's limit, or a node well used.
-        It ends when neither is left, since a node whose VMs are held back may be busy and yet let nobody wait.
+        The trigger becomes active when tasks wait and the processors are in use. Either alone is no shortage: tasks
+        also wait because of a pod's own limit, and a busy node may simply be used well. It stays active until both have
+        fallen, because once VMs have fewer processors the node may be busy without any task waiting.
         """
         if self.when is ReclaimWhen.OVERCOMMITTED:
             return True
-        if before:
+        if was_active:
             return pressure.stall >= self.stall.end or pressure.usage >= self.usage.end
         return pressure.stall >= self.stall.start and pressure.usage >= self.usage.start
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessorTerms:
-    """What the governing ProcessorPolicy says.
+    """ProcessorTerms are what a ProcessorPolicy says about the VMs that it governs.
 
     Attributes:
+        minimum: what each VM is guaranteed.
+        maximum: what each VM may use at most.
         shares: the relative claim of each of a VM's processors.
-        cool_down: seconds in which a VM's processors stay as they are after a change.
+        cool_down: for how long a VM's processors stay as they are after a change, seconds.
     """
 
     name: str
@@ -92,16 +96,18 @@ class ProcessorTerms:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorVM:
-    """One VM as its node's agent last reported it, with the policy that governs it.
+    """A ProcessorVM is one VM as its node's agent last reported it, with the terms of the policy that governs it.
 
     Attributes:
-        size: how many processors it was given.
-        online: how many its guest uses now, None while that is not known.
-        target: the request in force, None when there is none.
-        excluded: why it must be left alone, or None.
-        dedicated: whether its processors are the node's own, which nobody else may use.
-        responsive: False while its guest does not follow requests.
-        last_change: the target's last move, None when it has not moved yet.
+        uid: the VMI's uid: unique for ever, so a VM recreated under its name is another VM.
+        size: how many processors the VM was given.
+        online: how many processors the guest uses now; None while that is not known.
+        target: the request in force; None when there is none.
+        excluded: why the VM must be left alone, or None.
+        dedicated: whether the VM has processors of the node to itself, which nobody else may use.
+        responsive: False while the guest does not follow requests.
+        policy: the governing policy's terms; None where no policy selects the VM.
+        last_change: the target's last change; None when it has not changed yet.
     """
 
     uid: str
@@ -116,29 +122,34 @@ class ProcessorVM:
     last_change: TargetChange | None = None
 
     @property
+    def observed(self) -> bool:
+        """Whether the policy that governs the VM only observes."""
+        return self.policy is not None and self.policy.mode is Mode.OBSERVE
+
+    @property
     def minimum(self) -> int:
-        """The guarantee, within the VM's size; the whole size without a policy."""
+        """How many processors the VM is guaranteed: at most its size, and all of that without a policy."""
         return self.size if self.policy is None else min(self.size, self.policy.minimum.of(self.size))
 
     @property
     def maximum(self) -> int:
-        """The limit: never below the minimum, for the guarantee comes first, and never above the size."""
+        """How many processors the VM may use: never below its minimum, which comes first, and never above its size."""
         if self.policy is None:
             return self.size
         return max(self.minimum, min(self.size, self.policy.maximum.of(self.size)))
 
     @property
-    def held_back(self) -> bool:
-        """Whether less is asked of it than it could have."""
+    def is_reduced(self) -> bool:
+        """Whether the request in force leaves the VM fewer processors than its maximum."""
         return self.target is not None and self.target < self.maximum
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessorNode:
-    """One node and its VMs at one moment.
+    """A ProcessorNode is one node with its VMs at one moment.
 
     Attributes:
-        count: its processors.
+        count: how many processors the node has.
     """
 
     name: str
@@ -149,7 +160,7 @@ class ProcessorNode:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorDecision:
-    """How many processors one VM may use, and why.
+    """A ProcessorDecision says how many processors one VM may use, and why.
 
     Attributes:
         target: the request to make, or None where none is to be made.
@@ -164,10 +175,11 @@ class ProcessorDecision:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorPlan:
-    """The decisions for one node.
+    """A ProcessorPlan holds the decisions for all VMs of one node.
 
     Attributes:
         shortfall: by how many processors the minimums exceed the node's; 0 when they fit.
+        decisions: one for each VM, in the order of the node's VMs.
     """
 
     node: str
