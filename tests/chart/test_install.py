@@ -15,7 +15,7 @@ from hack.testbed.chart import CHART, NAMESPACE, RELEASE, helm
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from tests.chart.conftest import OTHER_NODE, VM_NODES
 from tests.support import pods
-from tests.support.cluster import FakeNode, Object, asked, get, memory_policy
+from tests.support.cluster import FakeNode, Object, controller_annotations, get, memory_policy
 from tests.support.processes import Command, await_leadership
 from tests.support.waiting import until
 
@@ -174,7 +174,7 @@ def hook(cluster: ControlPlane, log: Path, node: FakeNode, controller: Command, 
     with pods.run(cluster, pod, log) as command:
         until(lambda: "request withdrawn" in command.said(), 60)
         assert controller.process.wait(60) == 1  # until then it may ask again
-        until(lambda: all(asked(cluster, GUESTS, name) == {} for name in node.vms), 60)
+        until(lambda: all(controller_annotations(cluster, GUESTS, name) == {} for name in node.vms), 60)
         node.report()
         until(lambda: f"{GUESTS}/a on {node.name}: has " in command.said(), 60, command.said)
         if not stuck:
@@ -211,7 +211,7 @@ def test_an_uninstallation_gives_everything_back_first(
         hook(cluster, tmp_path / "log", node, controller)
         uninstalled.result()
     assert "leadership was lost" in controller.said()
-    assert all(asked(cluster, GUESTS, name) == {} for name in node.vms)
+    assert all(controller_annotations(cluster, GUESTS, name) == {} for name in node.vms)
     assert "every VM has its memory" in (tmp_path / "log").read_text()
     assert not present(cluster)
     # The CRDs stay, and every policy with them.

@@ -12,7 +12,7 @@ import pytest
 from hack.testbed.controlplane import ControlPlane
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.controller.scheduler import RESYNC
-from tests.support.cluster import MIB, FakeNode, Object, asked, condition, get, memory_policy
+from tests.support.cluster import MIB, FakeNode, Object, condition, controller_annotations, get, memory_policy
 from tests.support.processes import SYSTEM, Command, await_leadership, controller
 from tests.support.waiting import throughout, until
 
@@ -29,7 +29,7 @@ def test_an_overcommitted_node_is_brought_within_its_capacity(installed: Control
     until(lambda: len(node.targets()) == 4)
     assert sum(node.targets().values()) <= node.total
     for name in node.vms:
-        wanted = asked(installed, node.namespace, name)
+        wanted = controller_annotations(installed, node.namespace, name)
         assert re.fullmatch(r"[0-9]+([KMGT]i)?", wanted["memory-target"])
         assert wanted["memory-min"] == "256Mi"
         assert wanted["policy"] == "default"
@@ -103,7 +103,7 @@ def test_deleting_the_policy_gives_everything_back(installed: ControlPlane, node
     until(lambda: len(node.targets()) == 3)
     node.report(follow=True)
     installed.kubectl("delete", "mempol", "default")
-    until(lambda: all(asked(installed, node.namespace, name) == {} for name in node.vms))
+    until(lambda: all(controller_annotations(installed, node.namespace, name) == {} for name in node.vms))
 
 
 def test_observing_changes_nothing_and_says_so(installed: ControlPlane, node: FakeNode) -> None:
@@ -132,7 +132,8 @@ def test_priority_and_names_decide_who_governs(installed: ControlPlane, node: Fa
     installed.apply(memory_policy("alike"))
     until(
         lambda: (
-            {name: asked(installed, node.namespace, name).get("policy") for name in "ab"} == {"a": "gold", "b": "alike"}
+            {name: controller_annotations(installed, node.namespace, name).get("policy") for name in "ab"}
+            == {"a": "gold", "b": "alike"}
         )
     )
     until(lambda: condition(installed, "base", "Conflicted").get("status") == "True")
@@ -322,5 +323,5 @@ def test_targets_are_exact_to_the_byte(installed: ControlPlane, node: FakeNode) 
     installed.apply(memory_policy("default", memory={"headroom": "1"}))
     until(lambda: len(node.targets()) == 3)
     assert sum(node.targets().values()) == node.total - node.total // 128
-    shown = [asked(installed, node.namespace, name)["memory-target"] for name in node.vms]
+    shown = [controller_annotations(installed, node.namespace, name)["memory-target"] for name in node.vms]
     assert [parse_quantity(text) for text in shown] == list(node.targets().values())

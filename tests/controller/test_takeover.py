@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
-from tests.support.cluster import FakeNode, asked, get, memory_policy
+from tests.support.cluster import FakeNode, controller_annotations, get, memory_policy
 from tests.support.processes import LEAD_SECONDS, SYSTEM, Command, controller
 from tests.support.waiting import until
 
@@ -28,7 +28,7 @@ def test_when_the_leader_is_killed_the_other_replica_goes_on(
     installed: ControlPlane, node: FakeNode, tmp_path: Path
 ) -> None:
     def minimums() -> set[str | None]:
-        return {asked(installed, node.namespace, name).get("memory-min") for name in node.vms}
+        return {controller_annotations(installed, node.namespace, name).get("memory-min") for name in node.vms}
 
     for name in ("a", "b", "c"):
         node.add(name)

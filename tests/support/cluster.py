@@ -47,7 +47,7 @@ def condition(plane: ControlPlane, policy: str, kind: str, of: str = "mempol") -
     return next((each for each in status.get("conditions", []) if each["type"] == kind), {})
 
 
-def asked(plane: ControlPlane, namespace: str, name: str) -> dict[str, str]:
+def controller_annotations(plane: ControlPlane, namespace: str, name: str) -> dict[str, str]:
     """The controller's annotations on a VMI, without their prefix."""
     annotations = get(plane, "vmi", name, f"--namespace={namespace}")["metadata"].get("annotations", {})
     return {key.split("/")[1]: annotations[key] for key in CONTROLLER_ANNOTATIONS if key in annotations}
@@ -101,7 +101,7 @@ class FakeNode:
     def report(self, *, state: str = "Ample", follow: bool = False, age: float = 0.0) -> None:
         """Write the report; with ``follow`` every guest has done what was asked of it by then."""
         for name, vm in self.vms.items():
-            wanted = asked(self.plane, self.namespace, name)
+            wanted = controller_annotations(self.plane, self.namespace, name)
             for field, key in (("target", "memory-target"), ("min", "memory-min"), ("policy", "policy")):
                 vm.pop(field, None)
                 if key in wanted:
@@ -130,12 +130,14 @@ class FakeNode:
 
     def targets(self) -> dict[str, int]:
         """What is asked of each VM, in bytes; nothing for those of which nothing is."""
-        every = {name: asked(self.plane, self.namespace, name) for name in self.vms}
-        return {name: parse_quantity(wanted["memory-target"]) for name, wanted in every.items() if wanted}
+        every = {name: controller_annotations(self.plane, self.namespace, name) for name in self.vms}
+        return {name: parse_quantity(found["memory-target"]) for name, found in every.items() if found}
 
     def processor_targets(self) -> dict[str, int]:
         """How many processors each VM is asked to keep; nothing for those that are asked nothing."""
-        every = {name: asked(self.plane, self.namespace, name).get("processor-target") for name in self.vms}
+        every = {
+            name: controller_annotations(self.plane, self.namespace, name).get("processor-target") for name in self.vms
+        }
         return {name: int(target) for name, target in every.items() if target is not None}
 
     def remove(self) -> None:

@@ -12,7 +12,7 @@ from hack.testbed.controlplane import ControlPlane
 from kubeballoon.cluster.client import ApiClient, NotFoundError
 from kubeballoon.cluster.lease import Lease
 from kubeballoon.uninstall.uninstaller import Uninstaller
-from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, asked, get
+from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, controller_annotations, get
 from tests.support.processes import Command, await_leadership
 from tests.support.waiting import Clock, until
 
@@ -119,7 +119,7 @@ def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, s
     last = command.said().splitlines()[-1]
     assert last.startswith("kubeballoon: not all memory is back after 2s: ")
     assert last.endswith(f"{short.namespace}/a on {short.name}: is still asked to keep to 256 MiB")
-    assert asked(installed, short.namespace, "a") == {}
+    assert controller_annotations(installed, short.namespace, "a") == {}
 
 
 @pytest.mark.cluster
@@ -131,7 +131,7 @@ def test_it_takes_the_lease_from_whoever_holds_it(installed: ControlPlane, short
         with released(installed, short.namespace, tmp_path / "log", "120s") as command:
             assert leader.process.wait(60) == 1
             assert "leadership was lost" in leader.said()
-            until(lambda: asked(installed, short.namespace, "a") == {}, 60)
+            until(lambda: controller_annotations(installed, short.namespace, "a") == {}, 60)
             short.report(follow=True)
             assert command.process.wait(150) == 0
     lease = get(installed, "lease", "kubeballoon-controller", where)["spec"]
