@@ -59,7 +59,7 @@ def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
         await_leadership(command)
         yield command
         assert command.process.poll() is None
-        assert "Traceback" not in command.said()
+        assert "Traceback" not in command.output()
 
 
 @pytest.fixture

@@ -254,7 +254,7 @@ class Field:
         self.agent = self._command("agent", agent_kubeconfig(self.plane, self.lab.name), *options, *node, *_AGENT)
 
     def _start_controller(self) -> None:
-        led = 0 if self.controller is None else self.controller.said().count("leading")
+        led = 0 if self.controller is None else self.controller.output().count("leading")
         account = self.plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
         self.controller = self._command("controller", account, f"--namespace={SYSTEM}", "--cool-down=1s")
         await_leadership(self.running, led)

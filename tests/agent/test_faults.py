@@ -32,7 +32,7 @@ def whole(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> 
         yield made
         for command in (made.agent, made.running):
             assert command.process.poll() is None
-            assert "Traceback" not in command.said()
+            assert "Traceback" not in command.output()
 
 
 @pytest.fixture

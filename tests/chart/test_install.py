@@ -52,7 +52,7 @@ def controller(notes: str, cluster: ControlPlane, tmp_path: Path) -> Iterator[Co
     """The controller of the installed Deployment, which leads."""
     with leading(cluster, tmp_path / "controller.log") as command:
         yield command
-        assert "Traceback" not in command.said()
+        assert "Traceback" not in command.output()
 
 
 @contextmanager
@@ -136,13 +136,13 @@ def test_its_agent_reports_with_its_own_token(cluster: ControlPlane, tmp_path: P
     with pods.run(cluster, pod, tmp_path / "log") as command:
         until(lambda: cluster.kubectl("get", "nodepressure", name, "--ignore-not-found"), 60)
         until(lambda: get(cluster, "nodepressure", name).get("status", {}).get("state"), 60)
-        assert "forbidden" not in command.said()
+        assert "forbidden" not in command.output()
 
 
 def test_its_controller_divides_memory(node: FakeNode, controller: Command, cluster: ControlPlane) -> None:
     cluster.apply(memory_policy("default"))
     until(lambda: len(node.targets()) == 3)
-    assert "forbidden" not in controller.said()
+    assert "forbidden" not in controller.output()
 
 
 def test_an_upgrade_brings_new_crds_and_keeps_policies(node: FakeNode, cluster: ControlPlane, tmp_path: Path) -> None:
@@ -172,14 +172,14 @@ def hook(cluster: ControlPlane, log: Path, node: FakeNode, controller: Command, 
     if stuck:
         pod["spec"]["containers"][0]["args"].append("--wait=30s")  # not the chart's minutes
     with pods.run(cluster, pod, log) as command:
-        until(lambda: "request withdrawn" in command.said(), 60)
+        until(lambda: "request withdrawn" in command.output(), 60)
         assert controller.process.wait(60) == 1  # until then it may ask again
         until(lambda: all(controller_annotations(cluster, GUESTS, name) == {} for name in node.vms), 60)
         node.report()
-        until(lambda: f"{GUESTS}/a on {node.name}: has " in command.said(), 60, command.said)
+        until(lambda: f"{GUESTS}/a on {node.name}: has " in command.output(), 60, command.output)
         if not stuck:
             node.report(follow=True)
-        assert command.process.wait(60) == int(stuck), command.said()
+        assert command.process.wait(60) == int(stuck), command.output()
     pods.end(cluster, pod, failed=stuck)
 
 
@@ -210,7 +210,7 @@ def test_an_uninstallation_gives_everything_back_first(
         uninstalled = pool.submit(uninstall, cluster)
         hook(cluster, tmp_path / "log", node, controller)
         uninstalled.result()
-    assert "leadership was lost" in controller.said()
+    assert "leadership was lost" in controller.output()
     assert all(controller_annotations(cluster, GUESTS, name) == {} for name in node.vms)
     assert "every VM has its memory" in (tmp_path / "log").read_text()
     assert not present(cluster)

@@ -265,7 +265,7 @@ def test_users_objects_are_left_clean(installed: ControlPlane, node: FakeNode) -
 
 def test_a_second_replica_stands_by(installed: ControlPlane, leader: Command, tmp_path: Path) -> None:
     with controller(installed, tmp_path / "log") as second:
-        until(lambda: "standing by" in second.said())
+        until(lambda: "standing by" in second.output())
         lease = get(installed, "lease", "kubeballoon-controller", f"--namespace={SYSTEM}")["spec"]
         assert lease["holderIdentity"].endswith(f"_{leader.process.pid}")
         assert second.stop() == 0
@@ -281,7 +281,7 @@ def test_the_lease_is_handed_back_and_the_probes_tell(
             address = f"http://127.0.0.1:{unused_tcp_port}/{path}"
             assert until(lambda address=address: _body(address)) == "ok\n"  # type: ignore[misc]  # bound on purpose
         assert command.stop() == 0
-        assert "Traceback" not in command.said()
+        assert "Traceback" not in command.output()
     lease = get(installed, "lease", "kubeballoon-controller", "--namespace=default")["spec"]
     assert not lease.get("holderIdentity")
 
@@ -299,9 +299,9 @@ def test_an_unreachable_api_server_is_one_line_and_no_exit(installed: ControlPla
     view["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
     (tmp_path / "kubeconfig").write_text(json.dumps(view))
     with Command(tmp_path / "log", "controller", f"--kubeconfig={tmp_path / 'kubeconfig'}", "--namespace=x") as command:
-        until(lambda: "cannot be reached" in command.said())
+        until(lambda: "cannot be reached" in command.output())
         throughout(lambda: command.process.poll() is None, 4)
-        assert len(command.said().splitlines()) == 1
+        assert len(command.output().splitlines()) == 1
         assert command.stop() == 0
 
 
@@ -309,9 +309,9 @@ def test_a_missing_privilege_is_named(installed: ControlPlane, namespace: str, t
     installed.kubectl("create", "serviceaccount", "nobody", f"--namespace={namespace}")
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     with Command(tmp_path / "log", "controller", f"--kubeconfig={kubeconfig}", f"--namespace={namespace}") as command:
-        until(lambda: "cannot get resource" in command.said())
-        assert "leases" in command.said()
-        assert "Traceback" not in command.said()
+        until(lambda: "cannot get resource" in command.output())
+        assert "leases" in command.output()
+        assert "Traceback" not in command.output()
         assert command.stop() == 0
 
 

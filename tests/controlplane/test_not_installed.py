@@ -23,9 +23,9 @@ def test_missing_crds_are_a_line_each_and_end_nothing(tmp_path: Path) -> None:
             Command(tmp_path / "controller", "controller", access, "--namespace=default") as controller,
             Command(tmp_path / "agent", "agent", access, *node) as agent,
         ):
-            until(lambda: MISSING in controller.said())
-            until(lambda: agent.said().count(MISSING) == 2)
+            until(lambda: MISSING in controller.output())
+            until(lambda: agent.output().count(MISSING) == 2)
             for command in (controller, agent):
                 assert command.process.poll() is None
-                assert "Traceback" not in command.said()
+                assert "Traceback" not in command.output()
                 assert command.stop() == 0

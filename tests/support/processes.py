@@ -40,7 +40,7 @@ class Command:
         if self.process.poll() is None:
             self.stop()
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Everything so far."""
         return self.log.read_text()
 
@@ -78,4 +78,4 @@ def controller(plane: ControlPlane, log: Path, *options: str) -> Command:
 
 def await_leadership(command: Command, led: int = 0) -> None:
     """Wait until a controller leads; ``led`` is how often its log told so before it was started."""
-    until(lambda: command.said().count("leading") > led, LEAD_SECONDS, command.said)
+    until(lambda: command.output().count("leading") > led, LEAD_SECONDS, command.output)
