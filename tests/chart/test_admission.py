@@ -15,7 +15,7 @@ import pytest
 from hack.testbed.chart import NAMESPACE, RELEASE, agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from hack.testbed.lab import GuestSpec, vmi_object
-from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, may
+from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, is_allowed
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -132,7 +132,7 @@ def refused(action: Callable[[], object]) -> str:
 def await_right(plane: ControlPlane, namespace: str, user: str) -> None:
     """Wait until the API server heeds a role for VMs that was just bound."""
     where = {"group": "kubevirt.io", "namespace": namespace}
-    until(lambda: may(plane, user, "update", "virtualmachineinstances", **where), 60)
+    until(lambda: is_allowed(plane, user, "update", "virtualmachineinstances", **where), 60)
 
 
 @pytest.fixture
@@ -336,4 +336,4 @@ def test_the_clusters_own_roles_include_our_kinds(
     binding = ("create", "clusterrolebinding", user, f"--clusterrole={role}", f"--user={user}")
     with suppress(ControlPlaneError):  # there already
         heeded.kubectl(*binding)
-    until(lambda: may(heeded, user, verb, kind) == allowed, 60)
+    until(lambda: is_allowed(heeded, user, verb, kind) == allowed, 60)

@@ -18,7 +18,7 @@ from tests.support.cluster import (
     condition,
     controller_annotations,
     get,
-    may,
+    is_allowed,
     memory_policy,
 )
 from tests.support.waiting import throughout, until
@@ -177,7 +177,7 @@ def test_an_account_with_the_least_privileges_releases_all(
     installed.kubectl(
         "create", "clusterrolebinding", f"{namespace}-{name}", f"--clusterrole={namespace}-{name}", subject
     )
-    until(lambda: may(installed, f"system:serviceaccount:{namespace}:{name}", "patch", "memorypolicies"), 60)
+    until(lambda: is_allowed(installed, f"system:serviceaccount:{namespace}:{name}", "patch", "memorypolicies"), 60)
     kubeconfig = installed.service_account_kubeconfig(namespace, name)
     released = background.submit(balloon, kubeconfig, "release", "--all")
     until(lambda: squeezed.targets() == {})

@@ -53,7 +53,7 @@ def controller_annotations(plane: ControlPlane, namespace: str, name: str) -> di
     return {key.split("/")[1]: annotations[key] for key in CONTROLLER_ANNOTATIONS if key in annotations}
 
 
-def may(plane: ControlPlane, user: str, verb: str, kind: str, **where: str) -> bool:
+def is_allowed(plane: ControlPlane, user: str, verb: str, kind: str, **where: str) -> bool:
     """Whether a user may: a role counts a moment after it was bound. ``where`` names other groups, or a namespace."""
     resource = {"group": "kubeballoon.io", "resource": kind, "verb": verb, **where}
     review = {
