@@ -253,7 +253,7 @@ class LauncherPod:
             self._reconnect()
 
     @contextmanager
-    def mute_socket(self) -> Iterator[None]:
+    def unanswered_socket(self) -> Iterator[None]:
         """The libvirt daemon ends, and where its socket was connections are opened meanwhile, but never answered."""
         with self.without_socket(), listen(self.socket):
             yield
