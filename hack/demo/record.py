@@ -79,7 +79,7 @@ class Recorder:
     def _look(self) -> Moment:
         actual, resident = {}, {}
         for pod in self.stage.pods:
-            stats = pod.hypervisor.memory_stats(pod.spec.domain_name)
+            stats = pod.libvirt.memory_stats(pod.spec.domain_name)
             actual[pod.spec.name] = stats["actual"] * 1024
             resident[pod.spec.name] = stats["rss"] * 1024
         return Moment(self.now(), actual, resident, dict(self.loads), min(NODE_BYTES, self.stage.node.used_bytes()))

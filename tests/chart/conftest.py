@@ -12,8 +12,8 @@ import yaml
 
 from hack.testbed.chart import NAMESPACE
 from hack.testbed.controlplane import ControlPlane, LocalControlPlane
-from hack.testbed.controlplane.assets import Assets
 from hack.testbed.controlplane.daemon import Daemon
+from hack.testbed.controlplane.programs import Programs
 from hack.testbed.tools import KWOK, TOOLS, flux_crds, monitoring_crds
 from tests.support.cluster import get
 from tests.support.waiting import until
@@ -38,7 +38,7 @@ def tools(pytestconfig: pytest.Config) -> None:
 def cluster(tools: None) -> Iterator[ControlPlane]:  # noqa: ARG001 - they are built where it can be seen
     """A control plane of its own, with KubeVirt's and the Prometheus operator's kinds, a scheduler and three nodes."""
     with ExitStack() as stack:
-        plane = stack.enter_context(LocalControlPlane(Assets.find(), scheduling=True))
+        plane = stack.enter_context(LocalControlPlane(Programs.find(), scheduling=True))
         plane.install_kubevirt_crds()
         plane.apply_crds([yaml.safe_load(path.read_text()) for path in monitoring_crds()])
         plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from hack.testbed.controlplane import ControlPlane, ControlPlaneError
-from hack.testbed.controlplane.assets import WITHOUT_CONTROLLERS
-from hack.testbed.controlplane.plane import KUBEVIRT_CRDS, NamedControlPlane
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError, NamedControlPlane
+from hack.testbed.controlplane.control_plane import KUBEVIRT_CRDS
+from hack.testbed.controlplane.programs import WITHOUT_CONTROLLERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import LocalControlPlane
-from hack.testbed.controlplane.assets import Assets
+from hack.testbed.controlplane.programs import Programs
 from tests.support.processes import Command
 from tests.support.waiting import until
 
@@ -16,7 +16,7 @@ MISSING = "there is no such kind: is its CRD installed?"
 
 @pytest.mark.cluster
 def test_missing_crds_are_a_line_each_and_end_nothing(tmp_path: Path) -> None:
-    with LocalControlPlane(Assets.find()) as plane:
+    with LocalControlPlane(Programs.find()) as plane:
         access = f"--kubeconfig={plane.kubeconfig}"
         node = ("--node-name=node", f"--pods-dir={tmp_path}")
         with (

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import ControlPlaneError, LocalControlPlane
-from hack.testbed.controlplane.assets import DIRECTORY_VARIABLE, Assets
 from hack.testbed.controlplane.daemon import Daemon
+from hack.testbed.controlplane.programs import DIRECTORY_VARIABLE, Programs
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_SECONDS = 30
@@ -37,9 +37,9 @@ def ended(process_id: int) -> bool:
 
 
 @pytest.fixture
-def broken(tmp_path: Path) -> Assets:
+def broken(tmp_path: Path) -> Programs:
     """Programs of which etcd leaves its process id and stays, and the API server fails."""
-    return Assets(
+    return Programs(
         etcd=script(tmp_path / "etcd", f"echo $$ >{tmp_path}/etcd.pid; exec sleep infinity"),
         kube_apiserver=script(tmp_path / "kube-apiserver", "echo no such flag; exit 3"),
         kubectl=script(tmp_path / "kubectl", ""),
@@ -48,7 +48,7 @@ def broken(tmp_path: Path) -> Assets:
     )
 
 
-def test_failed_start_shows_the_log_and_stops_the_rest(broken: Assets, tmp_path: Path) -> None:
+def test_failed_start_shows_the_log_and_stops_the_rest(broken: Programs, tmp_path: Path) -> None:
     with pytest.raises(ControlPlaneError, match=r"kube-apiserver ended with status 3\n.*\n  no such flag") as failed:
         LocalControlPlane(broken, tmp_path / "run").__enter__()
     assert failed.value.log == tmp_path / "run" / "kube-apiserver.log"
@@ -56,7 +56,7 @@ def test_failed_start_shows_the_log_and_stops_the_rest(broken: Assets, tmp_path:
     assert ended(int((tmp_path / "etcd.pid").read_text()))
 
 
-def test_directory_in_use_is_refused(broken: Assets, tmp_path: Path) -> None:
+def test_directory_in_use_is_refused(broken: Programs, tmp_path: Path) -> None:
     with pytest.raises(ControlPlaneError, match=f"{tmp_path} is not empty"):
         LocalControlPlane(broken, tmp_path).__enter__()
 
@@ -95,7 +95,7 @@ input()
     assert ended(process_id)
 
 
-def test_command_line_shows_errors_without_traceback(broken: Assets, tmp_path: Path) -> None:
+def test_command_line_shows_errors_without_traceback(broken: Programs, tmp_path: Path) -> None:
     environment = {**os.environ, DIRECTORY_VARIABLE: str(broken.etcd.parent)}
     command = [sys.executable, "-m", "hack.testbed.controlplane", "up", "--dir", str(tmp_path)]
     run = subprocess.run(

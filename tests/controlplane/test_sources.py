@@ -21,7 +21,7 @@ from hack.testbed.controlplane import (
     build,
     open_control_plane,
 )
-from hack.testbed.controlplane.assets import DIRECTORY_VARIABLE, Assets
+from hack.testbed.controlplane.programs import DIRECTORY_VARIABLE, Programs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ class Workshop:
 
     def programs(self, names: Sequence[str]) -> Path:
         """A directory with these programs."""
-        directory = self.root / "assets"
+        directory = self.root / "programs"
         for name in names:
             self.script(directory / name, "#!/bin/sh\n")
         return directory
@@ -129,15 +129,15 @@ def test_named_directory_is_used_and_nothing_built(workshop: Workshop, monkeypat
     workshop.go()
     directory = workshop.programs(build.PROGRAMS)
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
-    assets = Assets.find()
-    assert assets.kube_apiserver == directory / "kube-apiserver"
-    assert assets.kube_controller_manager == directory / "kube-controller-manager"
+    programs = Programs.find()
+    assert programs.kube_apiserver == directory / "kube-apiserver"
+    assert programs.kube_controller_manager == directory / "kube-controller-manager"
     assert not workshop.calls_file.read_text()
 
 
 def test_named_directory_may_lack_the_controllers(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(workshop.programs(("etcd", "kube-apiserver", "kubectl"))))
-    assert Assets.find().kube_controller_manager is None
+    assert Programs.find().kube_controller_manager is None
     assert not open_control_plane().has_controllers
 
 
@@ -145,20 +145,20 @@ def test_named_directory_must_have_the_rest(workshop: Workshop, monkeypatch: pyt
     directory = workshop.programs(("etcd",))
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
     with pytest.raises(ControlPlaneError, match=f"no kube-apiserver and no kubectl in {directory}"):
-        Assets.find()
+        Programs.find()
 
 
 def test_builds_once(workshop: Workshop) -> None:
     workshop.go()
-    first = Assets.find()
+    first = Programs.find()
     assert all(os.access(workshop.cache / first.etcd.parent / program, os.X_OK) for program in build.PROGRAMS)
-    assert Assets.find() == first
+    assert Programs.find() == first
     assert len(workshop.calls("build")) == 1
 
 
 def test_built_server_knows_its_version(workshop: Workshop) -> None:
     workshop.go()
-    Assets.find()
+    Programs.find()
     version = build.CLUSTER.requirement("k8s.io/kubernetes")
     assert f"version.gitVersion={version} " in workshop.calls("build")[0]
 
@@ -191,7 +191,7 @@ def test_old_go_is_passed_over_for_pypis(workshop: Workshop) -> None:
         mkdir -p "$2/go/bin" && cp {staged} "$2/go/bin/go" && echo uv install "$3" >>{workshop.calls_file}
         """,
     )
-    Assets.find()
+    Programs.find()
     build.kubevirt_crds()
     assert workshop.calls("install") == [f"uv install {build.GO_PACKAGE}"]
     assert all(call.startswith(str(workshop.cache)) for call in workshop.calls("build"))
@@ -207,15 +207,15 @@ def test_no_go_at_all_is_one_clear_error(workshop: Workshop) -> None:
     workshop.go(OLD_GO)
     workshop.script(workshop.bin / "uv", "#!/bin/sh\necho no network >&2\nexit 2\n")
     with pytest.raises(ControlPlaneError, match="no network"):
-        Assets.find()
+        Programs.find()
 
 
 def test_failed_build_shows_its_log_and_leaves_nothing(workshop: Workshop) -> None:
     workshop.go(before_build="echo main.go:1: undefined: x; exit 1")
     with pytest.raises(ControlPlaneError, match=r"`go build` failed(.|\n)*build\.log:(.|\n)*undefined: x"):
-        Assets.find()
+        Programs.find()
     workshop.go()
-    assert Assets.find().kubectl.exists()
+    assert Programs.find().kubectl.exists()
 
 
 class Announcer(io.StringIO):
@@ -243,10 +243,10 @@ def test_concurrent_builders_build_once(workshop: Workshop, monkeypatch: pytest.
     workshop.go(before_build=f"echo >{workshop.root}/started; read _ <{workshop.root}/proceed")
     monkeypatch.setattr(sys, "stderr", announcer := Announcer())
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(Assets.find)
+        first = pool.submit(Programs.find)
         try:
             assert select.select([started], [], [], PATIENCE_SECONDS)[0]
-            second = pool.submit(Assets.find)
+            second = pool.submit(Programs.find)
             assert announcer.waiting.wait(PATIENCE_SECONDS)
         finally:
             os.write(proceed, b"\n" * 2)
