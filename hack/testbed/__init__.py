@@ -1,1 +1,1 @@
-"""The testbed of tests, demo and benchmarks: a control plane, a lab with guests, the chart, and tools. See README.md."""
+"""The testbed of tests, demo and benchmarks: a control plane, a lab with guests, the chart and tools. See README.md."""
