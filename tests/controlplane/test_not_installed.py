@@ -1,4 +1,4 @@
-"""Controller and agent where nobody has installed the CRDs."""
+"""Controller and agent on a cluster without kubeballoon's CRDs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MISSING = "there is no such kind: is its CRD installed?"
 
 
 @pytest.mark.cluster
-def test_missing_crds_are_a_line_each_and_end_nothing(tmp_path: Path) -> None:
+def test_missing_crds_are_logged_in_a_line_each_and_end_neither(tmp_path: Path) -> None:
     with LocalControlPlane(Programs.find()) as plane:
         access = f"--kubeconfig={plane.kubeconfig}"
         node = ("--node-name=node", f"--pods-dir={tmp_path}")

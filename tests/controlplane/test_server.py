@@ -1,4 +1,4 @@
-"""A control plane that does not start says why, and one that is abandoned leaves no processes."""
+"""A control plane that cannot start says why; its processes end when their parent is killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hack.testbed.controlplane.daemon import Daemon
 from hack.testbed.controlplane.programs import DIRECTORY_VARIABLE, Programs
 
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 30  # far more than a process takes to end
 
 
 def script(path: Path, text: str) -> Path:
@@ -38,7 +38,7 @@ def ended(process_id: int) -> bool:
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Programs:
-    """Programs of which etcd leaves its process id and stays, and the API server fails."""
+    """Fake programs: etcd writes its process id and keeps running, and the API server fails."""
     return Programs(
         etcd=script(tmp_path / "etcd", f"echo $$ >{tmp_path}/etcd.pid; exec sleep infinity"),
         kube_apiserver=script(tmp_path / "kube-apiserver", "echo no such flag; exit 3"),
@@ -63,13 +63,13 @@ def test_directory_in_use_is_refused(broken: Programs, tmp_path: Path) -> None:
 
 @pytest.fixture
 def ready(tmp_path: Path) -> Path:
-    """A pipe: reading it waits for the daemon to write there."""
+    """A named pipe: reading it waits until the daemon writes to it."""
     path = tmp_path / "ready"
     os.mkfifo(path)
     return path
 
 
-def test_daemon_that_ignores_the_request_to_end_is_killed(tmp_path: Path, ready: Path) -> None:
+def test_daemon_that_ignores_sigterm_is_killed(tmp_path: Path, ready: Path) -> None:
     program = script(tmp_path / "stubborn", f"trap '' TERM; echo >{ready}; exec sleep infinity")
     daemon = Daemon.start(program, (), tmp_path)
     ready.read_text()
@@ -77,7 +77,7 @@ def test_daemon_that_ignores_the_request_to_end_is_killed(tmp_path: Path, ready:
     assert daemon.process.returncode == -signal.SIGKILL
 
 
-def test_daemons_die_with_whoever_started_them(tmp_path: Path, ready: Path) -> None:
+def test_daemons_end_with_the_process_that_started_them(tmp_path: Path, ready: Path) -> None:
     program = script(tmp_path / "daemon", f"echo >{ready}; exec sleep infinity")
     start = f"""
 from pathlib import Path

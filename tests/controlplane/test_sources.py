@@ -1,4 +1,4 @@
-"""Which control plane is used, and that what must be built is built once."""
+"""The control plane that is used is found in the documented order; what must be built is built once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NEW_GO = "go1.99.0"
 OLD_GO = "go1.20.1"
 PATIENCE_SECONDS = 30
 
-# Stands in for go: says its version, lists two packages, and "builds" a file after -o; logs what it is asked.
+# A fake go: prints its version, lists two packages, and "builds" the file after -o; logs its calls.
 FAKE_GO = """\
 #!/bin/sh
 echo "$0 $*" >>"{calls}"
@@ -49,7 +49,7 @@ esac
 
 
 class Workshop:
-    """A PATH, a cache and a log of calls of the test's own."""
+    """A PATH with fake programs, an empty cache, and a log of the fakes' calls."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -60,23 +60,23 @@ class Workshop:
         self.calls_file.touch()
 
     def script(self, path: Path, text: str) -> Path:
-        """Writes an executable file."""
+        """Write an executable file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         return path
 
     def go(self, version: str = NEW_GO, before_build: str = ":") -> Path:
-        """Puts a fake go on PATH."""
+        """Put a fake go on PATH."""
         text = FAKE_GO.format(calls=self.calls_file, version=version, build=before_build)
         return self.script(self.bin / "go", text)
 
     def calls(self, verb: str) -> list[str]:
-        """What the fakes were asked to do, of one kind."""
+        """Return the calls of the fakes with this first argument."""
         return [line for line in self.calls_file.read_text().splitlines() if line.split()[1] == verb]
 
     def programs(self, names: Sequence[str]) -> Path:
-        """A directory with these programs."""
+        """Create a directory with programs of these names."""
         directory = self.root / "programs"
         for name in names:
             self.script(directory / name, "#!/bin/sh\n")
@@ -219,14 +219,14 @@ def test_failed_build_shows_its_log_and_leaves_nothing(workshop: Workshop) -> No
 
 
 class Announcer(io.StringIO):
-    """A standard error that tells when a builder waits."""
+    """A fake stderr with an event that is set when a builder waits for another."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waiting = threading.Event()
 
     def write(self, text: str) -> int:
-        """Looks for the builder's message."""
+        """Set the event at the builder's message."""
         if "waiting for another build" in text:
             self.waiting.set()
         return super().write(text)
@@ -234,7 +234,7 @@ class Announcer(io.StringIO):
 
 def open_pipe(path: Path) -> int:
     os.mkfifo(path)
-    return os.open(path, os.O_RDWR)  # never blocks, unlike either end alone
+    return os.open(path, os.O_RDWR)  # opening one end alone would block
 
 
 def test_concurrent_builders_build_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

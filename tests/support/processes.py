@@ -15,7 +15,7 @@ from kubeballoon.cluster.lease import DURATION, RETRY
 from tests.support.waiting import until
 
 STOP_SECONDS = 15.0
-LEAD_SECONDS = DURATION + RETRY + 45.0  # a Lease that nobody released runs out, on a machine that starts Python slowly
+LEAD_SECONDS = DURATION + RETRY + 45.0  # until a Lease that nobody gave back is had, on a machine slow to start Python
 SYSTEM = "kubeballoon-system"
 
 
