@@ -73,7 +73,7 @@ def test_a_request_is_carried_out_and_given_back(
         throughout(lambda: guest.actual_bytes() >= 128 * MIB, 3)
         annotate(installed, guest, memory_target=None, memory_min=None, policy=None)
         eventually(lambda: guest.actual_bytes() == size)
-        assert "Traceback" not in command.said()
+        assert "Traceback" not in command.output()
 
 
 def test_a_guest_with_nothing_to_give_keeps_what_it_uses_and_that_is_said(
@@ -232,7 +232,7 @@ def test_what_it_may_not_do_is_named_and_ends_nothing(
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     options = (f"--kubeconfig={kubeconfig}", f"--node-name={lab_node.name}", f"--pods-dir={lab_node.pods_dir}")
     with Command(tmp_path / "log", "agent", *options) as command:
-        eventually(lambda: command.said().count("cannot list resource") == 3)
-        assert len(command.said().splitlines()) == 3, "one line each, for VMs, policies and namespaces"
+        eventually(lambda: command.output().count("cannot list resource") == 3)
+        assert len(command.output().splitlines()) == 3, "one line each, for VMs, policies and namespaces"
         assert command.process.poll() is None
         assert command.stop() == 0

@@ -161,11 +161,11 @@ class LateDomain(FakeDomain):
         self.looks += 1
         sample = await super().sample()
         if self.looks < 3:
-            return replace(sample, statistics=self.said(), pending=self.actual)
+            return replace(sample, statistics=self.output(), pending=self.actual)
         self.told = self.actual
-        return replace(sample, statistics=self.said())
+        return replace(sample, statistics=self.output())
 
-    def said(self) -> GuestStatistics:
+    def output(self) -> GuestStatistics:
         """What such a program tells."""
         return GuestStatistics(self.told, time.time(), usable=self.told - self.used, actual_at_report=self.told)
 

@@ -11,7 +11,16 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from tests.support.cli import balloon
-from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, asked, condition, get, may, memory_policy
+from tests.support.cluster import (
+    AS_CONTROLLER,
+    MIB,
+    FakeNode,
+    condition,
+    controller_annotations,
+    get,
+    is_allowed,
+    memory_policy,
+)
 from tests.support.waiting import throughout, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
@@ -81,7 +90,7 @@ def test_a_vm_is_released(
     until(lambda: get(installed, *vmi)["metadata"].get("annotations", {}).get("kubeballoon.io/exclude") == "true")
     squeezed.vms["a"]["ownerExcluded"] = True
     squeezed.report()
-    until(lambda: asked(installed, squeezed.namespace, "a") == {})
+    until(lambda: controller_annotations(installed, squeezed.namespace, "a") == {})
     squeezed.report(follow=True)
     ended = released.result()
     assert ended.returncode == 0, ended.stderr
@@ -168,7 +177,7 @@ def test_an_account_with_the_least_privileges_releases_all(
     installed.kubectl(
         "create", "clusterrolebinding", f"{namespace}-{name}", f"--clusterrole={namespace}-{name}", subject
     )
-    until(lambda: may(installed, f"system:serviceaccount:{namespace}:{name}", "patch", "memorypolicies"), 60)
+    until(lambda: is_allowed(installed, f"system:serviceaccount:{namespace}:{name}", "patch", "memorypolicies"), 60)
     kubeconfig = installed.service_account_kubeconfig(namespace, name)
     released = background.submit(balloon, kubeconfig, "release", "--all")
     until(lambda: squeezed.targets() == {})

@@ -12,7 +12,7 @@ import pytest
 from hack.testbed.controlplane import ControlPlane
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.controller.scheduler import RESYNC
-from tests.support.cluster import MIB, FakeNode, Object, asked, condition, get, memory_policy
+from tests.support.cluster import MIB, FakeNode, Object, condition, controller_annotations, get, memory_policy
 from tests.support.processes import SYSTEM, Command, await_leadership, controller
 from tests.support.waiting import throughout, until
 
@@ -29,7 +29,7 @@ def test_an_overcommitted_node_is_brought_within_its_capacity(installed: Control
     until(lambda: len(node.targets()) == 4)
     assert sum(node.targets().values()) <= node.total
     for name in node.vms:
-        wanted = asked(installed, node.namespace, name)
+        wanted = controller_annotations(installed, node.namespace, name)
         assert re.fullmatch(r"[0-9]+([KMGT]i)?", wanted["memory-target"])
         assert wanted["memory-min"] == "256Mi"
         assert wanted["policy"] == "default"
@@ -103,7 +103,7 @@ def test_deleting_the_policy_gives_everything_back(installed: ControlPlane, node
     until(lambda: len(node.targets()) == 3)
     node.report(follow=True)
     installed.kubectl("delete", "mempol", "default")
-    until(lambda: all(asked(installed, node.namespace, name) == {} for name in node.vms))
+    until(lambda: all(controller_annotations(installed, node.namespace, name) == {} for name in node.vms))
 
 
 def test_observing_changes_nothing_and_says_so(installed: ControlPlane, node: FakeNode) -> None:
@@ -132,7 +132,8 @@ def test_priority_and_names_decide_who_governs(installed: ControlPlane, node: Fa
     installed.apply(memory_policy("alike"))
     until(
         lambda: (
-            {name: asked(installed, node.namespace, name).get("policy") for name in "ab"} == {"a": "gold", "b": "alike"}
+            {name: controller_annotations(installed, node.namespace, name).get("policy") for name in "ab"}
+            == {"a": "gold", "b": "alike"}
         )
     )
     until(lambda: condition(installed, "base", "Conflicted").get("status") == "True")
@@ -264,7 +265,7 @@ def test_users_objects_are_left_clean(installed: ControlPlane, node: FakeNode) -
 
 def test_a_second_replica_stands_by(installed: ControlPlane, leader: Command, tmp_path: Path) -> None:
     with controller(installed, tmp_path / "log") as second:
-        until(lambda: "standing by" in second.said())
+        until(lambda: "standing by" in second.output())
         lease = get(installed, "lease", "kubeballoon-controller", f"--namespace={SYSTEM}")["spec"]
         assert lease["holderIdentity"].endswith(f"_{leader.process.pid}")
         assert second.stop() == 0
@@ -280,7 +281,7 @@ def test_the_lease_is_handed_back_and_the_probes_tell(
             address = f"http://127.0.0.1:{unused_tcp_port}/{path}"
             assert until(lambda address=address: _body(address)) == "ok\n"  # type: ignore[misc]  # bound on purpose
         assert command.stop() == 0
-        assert "Traceback" not in command.said()
+        assert "Traceback" not in command.output()
     lease = get(installed, "lease", "kubeballoon-controller", "--namespace=default")["spec"]
     assert not lease.get("holderIdentity")
 
@@ -298,9 +299,9 @@ def test_an_unreachable_api_server_is_one_line_and_no_exit(installed: ControlPla
     view["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
     (tmp_path / "kubeconfig").write_text(json.dumps(view))
     with Command(tmp_path / "log", "controller", f"--kubeconfig={tmp_path / 'kubeconfig'}", "--namespace=x") as command:
-        until(lambda: "cannot be reached" in command.said())
+        until(lambda: "cannot be reached" in command.output())
         throughout(lambda: command.process.poll() is None, 4)
-        assert len(command.said().splitlines()) == 1
+        assert len(command.output().splitlines()) == 1
         assert command.stop() == 0
 
 
@@ -308,9 +309,9 @@ def test_a_missing_privilege_is_named(installed: ControlPlane, namespace: str, t
     installed.kubectl("create", "serviceaccount", "nobody", f"--namespace={namespace}")
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     with Command(tmp_path / "log", "controller", f"--kubeconfig={kubeconfig}", f"--namespace={namespace}") as command:
-        until(lambda: "cannot get resource" in command.said())
-        assert "leases" in command.said()
-        assert "Traceback" not in command.said()
+        until(lambda: "cannot get resource" in command.output())
+        assert "leases" in command.output()
+        assert "Traceback" not in command.output()
         assert command.stop() == 0
 
 
@@ -322,5 +323,5 @@ def test_targets_are_exact_to_the_byte(installed: ControlPlane, node: FakeNode) 
     installed.apply(memory_policy("default", memory={"headroom": "1"}))
     until(lambda: len(node.targets()) == 3)
     assert sum(node.targets().values()) == node.total - node.total // 128
-    shown = [asked(installed, node.namespace, name)["memory-target"] for name in node.vms]
+    shown = [controller_annotations(installed, node.namespace, name)["memory-target"] for name in node.vms]
     assert [parse_quantity(text) for text in shown] == list(node.targets().values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
-from tests.support.cluster import FakeNode, asked, condition, get, processor_policy
+from tests.support.cluster import FakeNode, condition, controller_annotations, get, processor_policy
 from tests.support.waiting import throughout, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
@@ -26,7 +26,7 @@ def test_processors_are_taken_while_the_node_is_short_and_given_back_after(
     node.processors = SHORT
     node.report(follow=True)
     until(lambda: node.processor_targets() == {"a": 2, "b": 2})
-    wanted = asked(installed, node.namespace, "a")
+    wanted = controller_annotations(installed, node.namespace, "a")
     assert wanted["processor-policy"] == "default"
     assert wanted["processor-method"] == "GuestAgent"
     assert "divided by shares" in wanted["processor-reason"]
@@ -39,7 +39,7 @@ def test_processors_are_taken_while_the_node_is_short_and_given_back_after(
     until(lambda: node.processor_targets() == {"a": 4, "b": 4})
     node.report(follow=True)
     installed.kubectl("delete", "cpupol", "default")
-    until(lambda: all(asked(installed, node.namespace, name) == {} for name in node.vms))
+    until(lambda: all(controller_annotations(installed, node.namespace, name) == {} for name in node.vms))
 
 
 def test_what_was_taken_is_asked_back_and_the_request_goes_once_it_is_there(
@@ -58,7 +58,7 @@ def test_what_was_taken_is_asked_back_and_the_request_goes_once_it_is_there(
     throughout(lambda: node.processor_targets() == {"a": 4}, 2)
     del node.vms["a"]["processors"]["reason"]
     node.report(follow=True)
-    until(lambda: asked(installed, node.namespace, "a") == {})
+    until(lambda: controller_annotations(installed, node.namespace, "a") == {})
 
 
 def test_a_change_is_followed_by_calm(installed: ControlPlane, node: FakeNode) -> None:

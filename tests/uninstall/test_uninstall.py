@@ -12,7 +12,7 @@ from hack.testbed.controlplane import ControlPlane
 from kubeballoon.cluster.client import ApiClient, NotFoundError
 from kubeballoon.cluster.lease import Lease
 from kubeballoon.uninstall.uninstaller import Uninstaller
-from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, asked, get
+from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, controller_annotations, get
 from tests.support.processes import Command, await_leadership
 from tests.support.waiting import Clock, until
 
@@ -116,10 +116,10 @@ def released(plane: ControlPlane, namespace: str, log: Path, wait: str) -> Comma
 def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, short: FakeNode, tmp_path: Path) -> None:
     with released(installed, short.namespace, tmp_path / "log", "2s") as command:
         assert command.process.wait(60) == 1
-    last = command.said().splitlines()[-1]
+    last = command.output().splitlines()[-1]
     assert last.startswith("kubeballoon: not all memory is back after 2s: ")
     assert last.endswith(f"{short.namespace}/a on {short.name}: is still asked to keep to 256 MiB")
-    assert asked(installed, short.namespace, "a") == {}
+    assert controller_annotations(installed, short.namespace, "a") == {}
 
 
 @pytest.mark.cluster
@@ -130,8 +130,8 @@ def test_it_takes_the_lease_from_whoever_holds_it(installed: ControlPlane, short
         await_leadership(leader)
         with released(installed, short.namespace, tmp_path / "log", "120s") as command:
             assert leader.process.wait(60) == 1
-            assert "leadership was lost" in leader.said()
-            until(lambda: asked(installed, short.namespace, "a") == {}, 60)
+            assert "leadership was lost" in leader.output()
+            until(lambda: controller_annotations(installed, short.namespace, "a") == {}, 60)
             short.report(follow=True)
             assert command.process.wait(150) == 0
     lease = get(installed, "lease", "kubeballoon-controller", where)["spec"]
@@ -146,5 +146,5 @@ def test_a_missing_privilege_ends_it_in_one_line(installed: ControlPlane, namesp
     options = ("--all", f"--namespace={namespace}", f"--kubeconfig={kubeconfig}")
     with Command(tmp_path / "log", "release", *options) as command:
         assert command.process.wait(60) == 1
-    assert len(command.said().splitlines()) == 1
-    assert "cannot get resource" in command.said()
+    assert len(command.output().splitlines()) == 1
+    assert "cannot get resource" in command.output()

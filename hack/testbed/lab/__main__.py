@@ -1,4 +1,4 @@
-"""Play with the lab by hand: `python -m hack.testbed.lab up` boots guests and holds them until Ctrl-C."""
+"""`python -m hack.testbed.lab up` boots guests, and runs them until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from kubeballoon.options import checked
 
 from . import image
 from .errors import LabError
-from .node import LabNode
-from .spec import MIB, GuestSpec
+from .guest_spec import MIB, GuestSpec
+from .lab_node import LabNode
 
 
 def main() -> int:
-    """Build the image, or run a node with guests."""
+    """Build the guests' image, or run a node with guests; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m hack.testbed.lab", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("build", help="only build what guests boot")
-    up = commands.add_parser("up", help="boot guests and hold them until Ctrl-C")
+    commands.add_parser("build", help="only build the image that guests boot")
+    up = commands.add_parser("up", help="boot guests, and run them until Ctrl-C")
     size = checked(parse_quantity, "quantity")
     up.add_argument("--guests", type=int, default=2)
     up.add_argument("--memory", type=size, default=256 * MIB, help="of each guest (default: 256Mi)")

@@ -23,7 +23,7 @@ from kubeballoon.agent.hypervisor.libvirt import CallThread
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
 
-from .spec import MIB
+from .guest_spec import MIB
 
 KERNEL = 40 * MIB
 

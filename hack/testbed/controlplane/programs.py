@@ -1,4 +1,4 @@
-"""Where the control plane's programs come from."""
+"""Programs: the executables of a control plane, and where they are found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from . import build
 from .errors import ControlPlaneError
 
 DIRECTORY_VARIABLE = "KUBEBUILDER_ASSETS"
-"""envtest's: a directory with etcd, kube-apiserver, kubectl, and perhaps the controller manager and the scheduler."""
+"""The environment variable, the same as envtest's, that names a directory with the executables.
+
+etcd, kube-apiserver and kubectl must be there; kube-controller-manager and kube-scheduler may be.
+"""
 
 REQUIRED = ("etcd", "kube-apiserver", "kubectl")
 
@@ -22,12 +25,12 @@ WITHOUT_CONTROLLERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Assets:
-    """The programs of a control plane.
+class Programs:
+    """The paths of a control plane's executables.
 
     Attributes:
-        kube_controller_manager: None where there is none; `WITHOUT_CONTROLLERS` says what is then missing.
-        kube_scheduler: None where there is none: no pod is then given a node.
+        kube_controller_manager: None if there is none; `WITHOUT_CONTROLLERS` says what is then missing.
+        kube_scheduler: None if there is none; pods are then not assigned to nodes.
     """
 
     etcd: Path
@@ -38,10 +41,10 @@ class Assets:
 
     @classmethod
     def find(cls) -> Self:
-        """The programs in `DIRECTORY_VARIABLE` if that is set, else those built before, else built now.
+        """Return the programs in the directory that `DIRECTORY_VARIABLE` names, else those built into the cache.
 
         Raises:
-            ControlPlaneError: The directory lacks a program, or the build failed.
+            ControlPlaneError: The directory lacks a required program, or the build failed.
         """
         named = os.environ.get(DIRECTORY_VARIABLE)
         if named:
@@ -50,10 +53,10 @@ class Assets:
 
     @classmethod
     def in_directory(cls, directory: Path) -> Self:
-        """The programs in one directory.
+        """Return the programs in a directory.
 
         Raises:
-            ControlPlaneError: One that is necessary is not there.
+            ControlPlaneError: The directory lacks a required program.
         """
         found = {name: directory / name for name in build.PROGRAMS if os.access(directory / name, os.X_OK)}
         missing = [name for name in REQUIRED if name not in found]

@@ -1,4 +1,4 @@
-"""A control plane of local processes: the real etcd, kube-apiserver and kube-controller-manager on loopback."""
+"""LocalControlPlane: the real etcd, kube-apiserver and kube-controller-manager as processes on loopback."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Self
 
 from . import kubeconfig as kubeconfigs
 from . import pki
-from .assets import WITHOUT_CONTROLLERS
+from .control_plane import ControlPlane
 from .daemon import Daemon
 from .errors import ControlPlaneError
-from .plane import ControlPlane
+from .programs import WITHOUT_CONTROLLERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
-    from .assets import Assets
+    from .programs import Programs
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 10.0
@@ -35,29 +35,29 @@ _REQUEST_SECONDS = 5.0
 
 _LOOPBACK = "127.0.0.1"
 _SERVICE_RANGE = "10.96.0.0/16"
-_ETCD_SOCKET = "unix://etcd.sock"  # relative: a path in a deep directory is longer than a socket's may be
+_ETCD_SOCKET = "unix://etcd.sock"  # relative: an absolute path may exceed the 107 bytes of a socket's
 
 
 class LocalControlPlane(ControlPlane):
-    """A control plane that lives as long as the context it is entered as, on ports and certificates of its own.
+    """A control plane of local processes that run inside the context, with ports and certificates of their own.
 
-    There is no kubelet: pods are objects that nothing runs, and nodes are what one creates.
+    There is no kubelet: nothing runs the pods, and the only nodes are those that the caller creates.
     """
 
-    def __init__(self, assets: Assets, directory: Path | None = None, *, scheduling: bool = False) -> None:
-        """Does nothing yet.
+    def __init__(self, programs: Programs, directory: Path | None = None, *, scheduling: bool = False) -> None:
+        """Remember the settings; the processes start when the context is entered.
 
         Args:
-            assets: The programs.
-            directory: Where data, logs and kubeconfigs go: new or empty, and kept in the end. Without it, a temporary
-                directory, kept only if an error refers to a log there.
-            scheduling: Whether pods are given nodes.
+            programs: The executables to run.
+            directory: Where data, logs and kubeconfigs are written: new or empty, and kept at the end. None: a
+                temporary directory, which is kept only if an error refers to a log in it.
+            scheduling: Whether a kube-scheduler runs, which assigns pods to nodes.
         """
-        self._assets = assets
-        self._wanted_directory = directory
+        self._programs = programs
+        self._given_directory = directory
         self._scheduling = scheduling
         self._daemons: list[Daemon] = []
-        self.kubectl_path = assets.kubectl
+        self.kubectl_path = programs.kubectl
 
     def __enter__(self) -> Self:
         self.directory = self._make_directory()
@@ -77,18 +77,18 @@ class LocalControlPlane(ControlPlane):
 
     @property
     def has_controllers(self) -> bool:
-        """Whether there is a kube-controller-manager among the programs."""
-        return self._assets.kube_controller_manager is not None
+        """Whether the programs include a kube-controller-manager."""
+        return self._programs.kube_controller_manager is not None
 
     def check(self) -> None:
-        """Raises ControlPlaneError if one of the processes has ended."""
+        """Raise ControlPlaneError if one of the processes has ended."""
         for daemon in self._daemons:
             daemon.check()
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """The API server does not run meanwhile, as if it hung."""
-        (server,) = (daemon.process for daemon in self._daemons if daemon.name == self._assets.kube_apiserver.name)
+        """Stop the API server (SIGSTOP) inside the context, so that it hangs."""
+        (server,) = (daemon.process for daemon in self._daemons if daemon.name == self._programs.kube_apiserver.name)
         server.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -96,13 +96,13 @@ class LocalControlPlane(ControlPlane):
             server.send_signal(signal.SIGCONT)
 
     def client_certificate(self, user: str, groups: Sequence[str] = ()) -> pki.KeyPair:
-        """A certificate signed by the control plane's own authority."""
+        """Issue a client certificate, signed by the control plane's own authority."""
         return self._authority.client(user, groups)
 
     def _make_directory(self) -> Path:
-        if self._wanted_directory is None:
+        if self._given_directory is None:
             return Path(tempfile.mkdtemp(prefix="kubeballoon-"))
-        directory = self._wanted_directory.absolute()
+        directory = self._given_directory.absolute()
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             occupied = any(directory.iterdir())
@@ -116,22 +116,23 @@ class LocalControlPlane(ControlPlane):
         self._write_keys()
         self._tls = ssl.create_default_context(cafile=self.directory / "ca.crt")
         self._tls.load_cert_chain(self.directory / "admin.crt", self.directory / "admin.key")
-        self._daemons.append(Daemon.start(self._assets.etcd, _ETCD_FLAGS, self.directory))
-        # Bound but never listening, this keeps others off the port until the API server, which shares it, has it.
+        self._daemons.append(Daemon.start(self._programs.etcd, _ETCD_FLAGS, self.directory))
+        # This socket is bound but never listens. It keeps the port from other processes until the API server, which
+        # shares it (SO_REUSEPORT), has bound it too.
         with socket.socket() as holder:
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             holder.bind((_LOOPBACK, 0))
             self._port = holder.getsockname()[1]
             self._start_api_server()
-        if self._assets.kube_controller_manager is None:
+        if self._programs.kube_controller_manager is None:
             print(f"note: {WITHOUT_CONTROLLERS}", file=sys.stderr)
         else:
-            self._start_controllers(self._assets.kube_controller_manager)
+            self._start_controllers(self._programs.kube_controller_manager)
         if self._scheduling:
-            self._start_scheduler(self._assets.kube_scheduler)
+            self._start_scheduler(self._programs.kube_scheduler)
 
     def _write_keys(self) -> None:
-        """Writes what the API server and the controllers read; relative names, for they run in this directory."""
+        """Write the keys and certificates that the API server and the controllers read in their working directory."""
         pairs = {
             "ca": self._authority.pair,
             "server": self._authority.server("kube-apiserver", (_LOOPBACK, "localhost", "kubernetes.default.svc")),
@@ -144,10 +145,10 @@ class LocalControlPlane(ControlPlane):
 
     def _start_api_server(self) -> None:
         self.kubeconfig = self._write_admin_kubeconfig()
-        # Without the controllers no namespace has the default ServiceAccount that this admission plugin insists on.
+        # This admission plugin insists on a default ServiceAccount, and only the controllers create one.
         without = () if self.has_controllers else ("--disable-admission-plugins=ServiceAccount",)
         flags = (f"--secure-port={self._port}", *_API_SERVER_FLAGS, *without)
-        self._daemons.append(Daemon.start(self._assets.kube_apiserver, flags, self.directory))
+        self._daemons.append(Daemon.start(self._programs.kube_apiserver, flags, self.directory))
         self._await("the API server", self._api_server_is_ready)
 
     def _write_admin_kubeconfig(self) -> Path:
@@ -158,7 +159,7 @@ class LocalControlPlane(ControlPlane):
 
     def _start_controllers(self, program: Path) -> None:
         self._daemons.append(Daemon.start(program, _CONTROLLER_FLAGS, self.directory))
-        # Until then the API server refuses pods, and this shows that the controllers run at all.
+        # The API server refuses pods until the ServiceAccount exists, and its existence shows that controllers run.
         self._await("the controllers", self._default_service_account_exists)
 
     def _start_scheduler(self, program: Path | None) -> None:
@@ -191,12 +192,12 @@ class LocalControlPlane(ControlPlane):
             return False
 
     def _close(self, error: BaseException | None) -> None:
-        """Stops in the reverse order of starting, so that none misses what it depends on."""
+        """Stop the daemons in reverse order of their start, so that each outlives those that depend on it."""
         deadline = time.monotonic() + STOP_SECONDS
         while self._daemons:
             self._daemons.pop().stop(max(0.0, deadline - time.monotonic()))
         log_matters = isinstance(error, ControlPlaneError) and error.log is not None
-        if self._wanted_directory is None and not log_matters:
+        if self._given_directory is None and not log_matters:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -208,9 +209,9 @@ def _write_secret(path: Path, content: bytes) -> None:
 _ETCD_FLAGS = (
     "--data-dir=etcd",
     f"--listen-client-urls={_ETCD_SOCKET}",
-    "--advertise-client-urls=http://localhost:2379",  # must have a host and port; nobody follows it
+    "--advertise-client-urls=http://localhost:2379",  # etcd insists on a host and port; nobody connects to it
     "--listen-peer-urls=unix://peer.sock",
-    "--unsafe-no-fsync",  # the data is thrown away
+    "--unsafe-no-fsync",  # the data is deleted at the end
     "--log-level=warn",
 )
 _API_SERVER_FLAGS = (
@@ -225,14 +226,14 @@ _API_SERVER_FLAGS = (
     "--service-account-key-file=tokens.key",
     "--service-account-signing-key-file=tokens.key",
     f"--service-cluster-ip-range={_SERVICE_RANGE}",
-    "--endpoint-reconciler-type=none",  # no pod could reach a loopback address
+    "--endpoint-reconciler-type=none",  # an endpoint on loopback would be of no use to pods
     "--allow-privileged",
 )
 _CONTROLLER_FLAGS = (
     "--kubeconfig=admin.kubeconfig",
     "--leader-elect=false",
     "--secure-port=0",
-    # No kubelet renews its lease: these would declare every node dead and evict its pods.
+    # No kubelet renews a node's Lease, so these two controllers would declare every node dead and evict its pods.
     "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller",
     "--service-account-private-key-file=tokens.key",
     "--root-ca-file=ca.crt",

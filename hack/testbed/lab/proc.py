@@ -1,4 +1,4 @@
-"""What /proc tells about a pod's processes."""
+"""Reads /proc: a process's children, command line and memory, and the processor threads of a QEMU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PROC = Path("/proc")
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """The living children of a process, their children, and so on."""
+    """Yield the process ids of the living children of a process, of their children, and so on."""
     with suppress(OSError):  # it ended meanwhile
         for task in (_PROC / str(pid) / "task").iterdir():
             for child in map(int, (task / "children").read_text().split()):
@@ -20,31 +20,31 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def command_line(pid: int) -> list[str]:
-    """A process's program and arguments; empty once it has ended."""
+    """Return the program and the arguments of a process; empty if it has ended."""
     with suppress(OSError):
         return (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     return []
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory of the machine that a process has mapped, exactly (statm lags by some pages for each processor).
+    """Return the memory that a process has resident, in bytes; exact, whereas statm lags by some pages a processor.
 
     Raises:
-        OSError: It has ended.
+        OSError: The process has ended.
     """
-    return _rollup(pid, "Rss")
+    return _rolled_up(pid, "Rss")
 
 
 def proportional_bytes(pid: int) -> int:
-    """The same, but of a page that it shares only its share: so pages that KSM has merged count once.
+    """Return the proportional set size of a process, in bytes: a page that n processes share, as by KSM, counts 1/n.
 
     Raises:
-        OSError: It has ended.
+        OSError: The process has ended.
     """
-    return _rollup(pid, "Pss")
+    return _rolled_up(pid, "Pss")
 
 
-def _rollup(pid: int, name: str) -> int:
+def _rolled_up(pid: int, name: str) -> int:
     for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -52,7 +52,7 @@ def _rollup(pid: int, name: str) -> int:
 
 
 def vcpu_threads(pid: int) -> dict[str, float]:
-    """The threads of a QEMU that are processors of its guest, with the seconds each has run."""
+    """Return the processor time, in seconds, of each thread of a QEMU that runs a processor of its guest, by name."""
     seconds = {}
     for task in (_PROC / str(pid) / "task").iterdir():
         with suppress(OSError):  # it ended meanwhile

@@ -1,4 +1,4 @@
-"""Commands to the load generator in a guest; the protocol is told in memload.c."""
+"""GuestLoad: sends commands to the load generator in a guest, by the protocol that memload.c describes."""
 
 from __future__ import annotations
 
@@ -12,32 +12,36 @@ from pathlib import Path
 from typing import Self
 
 from .errors import DeadlineError, GuestKilledError, LabError
-from .sockets import short_path
+from .unix_sockets import short_path
 
-LOAD_SECONDS = 180.0  # a guest that swaps takes minutes on a busy machine
+LOAD_SECONDS = 180.0  # a command takes minutes in a guest that swaps on a busy machine
 
 _NUMBER = re.compile(r"(\w+)=(-?\d+)")
 
 
 class Fill(StrEnum):
-    """What the load's new pages hold."""
+    """The content of the pages that the load generator allocates."""
 
     UNIQUE = "u"
     SAME = "s"
-    """The same as in every other guest, page for page."""
+    """Each page is the same as in every other guest."""
     ZERO = "z"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a guest says after a command.
+    """The load generator's answer to a command, with the guest's own memory figures.
 
     Attributes:
-        held_mib: How much the load holds.
-        kills: How often the guest's out-of-memory killer has taken the load, with all it held.
+        held_mib: The memory that the load holds, in MiB.
+        kills: How often the guest's out-of-memory killer has killed the load, and so freed all that it held.
         seconds: How long the command took.
-        total_bytes: The guest's MemTotal; and so on: free, available, cached, free swap.
-        stalled_seconds: How long some task of the guest has waited for memory, since it booted (PSI).
+        total_bytes: MemTotal of the guest's /proc/meminfo.
+        free_bytes: MemFree of it.
+        available_bytes: MemAvailable of it.
+        cached_bytes: Cached and Buffers of it.
+        swap_free_bytes: SwapFree of it.
+        stalled_seconds: How long some task of the guest has waited for memory since the guest booted (PSI).
     """
 
     held_mib: int
@@ -52,7 +56,7 @@ class LoadReport:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The report in an answer's `KEY=VALUE ...`."""
+        """Parse the `KEY=VALUE ...` of an answer."""
         numbers = {key: int(value) for key, value in _NUMBER.findall(text)}
         return cls(
             held_mib=numbers["held_mib"],
@@ -69,10 +73,11 @@ class LoadReport:
 
 @dataclass(slots=True)
 class GuestLoad:
-    """The load generator of one guest. Every command has a deadline, after which nothing is known about its effect.
+    """A connection to the load generator of one guest. Every command has a deadline.
 
-    Commands raise GuestKilledError when the guest's out-of-memory killer takes the load meanwhile (it then holds
-    nothing), DeadlineError when there is no answer in time, and LabError when the guest cannot or is gone.
+    Commands raise GuestKilledError if the guest's out-of-memory killer kills the load during the command (it holds
+    nothing after that), DeadlineError if there is no answer in time (the command may still take effect), and LabError
+    if the guest cannot carry the command out, or has ended.
     """
 
     path: Path
@@ -82,32 +87,32 @@ class GuestLoad:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def set(self, mib: int, *, fill: Fill = Fill.UNIQUE, seconds: float = LOAD_SECONDS) -> LoadReport:
-        """Holds so much memory: more is filled, less is given back to the guest."""
+        """Make the load hold ``mib`` MiB: allocate and fill more, or free what is too much."""
         return self.command(f"set {mib} {fill}", seconds)
 
     def touch(self, mib: int, *, seconds: float = LOAD_SECONDS) -> LoadReport:
-        """Writes once to each page of the first so many MiB held: the working set."""
+        """Write once to each page of the first ``mib`` MiB that the load holds, its working set."""
         return self.command(f"touch {mib}", seconds)
 
     def cache(self, mib: int, *, seconds: float = LOAD_SECONDS) -> LoadReport:
-        """Reads so much of the guest's disk through its page cache."""
+        """Read the first ``mib`` MiB of the guest's disk, which fills its page cache."""
         return self.command(f"cache {mib}", seconds)
 
     def spin(self, spin_seconds: float) -> LoadReport:
-        """Keeps one of the guest's processors busy."""
+        """Keep one of the guest's processors busy for ``spin_seconds``."""
         return self.command(f"spin {round(spin_seconds * 1e3)}", spin_seconds + LOAD_SECONDS)
 
     def info(self, *, seconds: float = LOAD_SECONDS) -> LoadReport:
-        """Only reports."""
+        """Return a report, and change nothing."""
         return self.command("info", seconds)
 
     def command(self, command: str, seconds: float) -> LoadReport:
-        """Has a command carried out."""
+        """Send a command in memload.c's syntax, and return the report that answers it."""
         deadline = time.monotonic() + seconds
         if not self._lock.acquire(timeout=seconds):
             raise DeadlineError(f"the guest was busy for {seconds:g} s, before {command!r}")
         try:
-            status, _, numbers = self._ask(command, deadline).partition(" ")
+            status, _, numbers = self._exchange(command, deadline).partition(" ")
         except TimeoutError as error:
             raise DeadlineError(f"the guest did not answer {command!r} within {seconds:g} s") from error
         except OSError as error:
@@ -122,22 +127,22 @@ class GuestLoad:
         return LoadReport.parse(numbers)
 
     def close(self) -> None:
-        """Disconnects; the next command connects again."""
+        """Disconnect; the next command connects again."""
         if self._socket:
             self._socket.close()
         self._socket, self._received = None, b""
 
-    def _ask(self, command: str, deadline: float) -> str:
+    def _exchange(self, command: str, deadline: float) -> str:
         self._last_id += 1
-        connected = self._connected(deadline)
+        connected = self._connect(deadline)
         connected.settimeout(_remaining(deadline))
         connected.sendall(f"{self._last_id} {command}\n".encode())
         while True:
-            number, _, answer = self._line(connected, deadline).partition(" ")
-            if number == str(self._last_id):  # else it is the late answer to what was given up
+            number, _, answer = self._read_line(connected, deadline).partition(" ")
+            if number == str(self._last_id):  # any other is the late answer to a command whose deadline has passed
                 return answer
 
-    def _line(self, connected: socket.socket, deadline: float) -> str:
+    def _read_line(self, connected: socket.socket, deadline: float) -> str:
         while b"\n" not in self._received:
             connected.settimeout(_remaining(deadline))
             received = connected.recv(4096)
@@ -147,7 +152,7 @@ class GuestLoad:
         line, _, self._received = self._received.partition(b"\n")
         return line.decode()
 
-    def _connected(self, deadline: float) -> socket.socket:
+    def _connect(self, deadline: float) -> socket.socket:
         if self._socket is None:
             connecting = socket.socket(socket.AF_UNIX)
             connecting.settimeout(_remaining(deadline))
@@ -158,5 +163,5 @@ class GuestLoad:
 
 
 def _remaining(deadline: float) -> float:
-    """Seconds left, as a socket's time-out: never zero, which would mean not to wait at all."""
+    """Return the seconds left, as a socket's time-out: never zero, which would make the socket non-blocking."""
     return max(deadline - time.monotonic(), 0.001)

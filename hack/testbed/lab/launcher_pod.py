@@ -1,4 +1,4 @@
-"""One virt-launcher pod of the lab: a libvirt daemon of its own, and the guest it runs."""
+"""LauncherPod: a virt-launcher pod of the lab, with its own libvirt daemon and one guest."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from xml.etree import ElementTree as ET
 
 from .accelerator import kvm_boots
 from .errors import DeadlineError, LabError
-from .hypervisor import Hypervisor
+from .guest_load import GuestLoad
+from .guest_spec import PLUGGABLE, GuestSpec
 from .image import Image
-from .launcher import USER, Launcher
-from .load import GuestLoad
-from .processes import command_line, descendants, proportional_bytes, resident_bytes, vcpu_threads
-from .sockets import listen
-from .spec import PLUGGABLE, GuestSpec
+from .launcher_process import USER, LauncherProcess
+from .libvirt_connection import LibvirtConnection
+from .proc import command_line, descendants, proportional_bytes, resident_bytes, vcpu_threads
+from .unix_sockets import listen
 
 READY_SECONDS = 120.0
 _CONNECT_SECONDS = 30.0
@@ -31,17 +31,20 @@ _POLL_SECONDS = 0.05
 _TROUBLE = ("Kernel panic", "Out of memory", "cannot load")
 _TAIL_LINES = 3
 RUNTIME = "volumes/kubernetes.io~empty-dir/libvirt-runtime"
-"""Where, below a pod's directory, the kubelet has the volume with libvirt's socket."""
+"""The path, in a pod's directory, where the kubelet mounts the volume with libvirt's socket."""
 
 
 @dataclass(slots=True)
 class LauncherPod:
-    """A pod and its guest, from `start` to `stop`.
+    """A launcher pod and its guest; both run from `start` to `stop`.
 
     Attributes:
-        uid: The pod's, as the kubelet would have it.
-        files: The pod's own files: its logs, its guest's console and disks.
-        pods: The kubelet's pods directory, in which the pod's libvirt socket is.
+        image: The image that the guest boots.
+        files: The directory with the pod's logs and its guest's console and disks.
+        pods: The directory in which the kubelet would keep its pods; the libvirt socket is in it.
+        cgroups: The directories of the node's cgroups.
+        uid: The pod's uid.
+        load: The load generator in the guest.
     """
 
     spec: GuestSpec
@@ -51,52 +54,52 @@ class LauncherPod:
     cgroups: Sequence[Path] = ()
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
     load: GuestLoad = field(init=False)
-    _launcher: Launcher | None = field(default=None, init=False)
-    _hypervisor: Hypervisor | None = field(default=None, init=False)
+    _launcher: LauncherProcess | None = field(default=None, init=False)
+    _libvirt: LibvirtConnection | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.load = GuestLoad(self.files / "load.sock")
 
     @property
     def socket(self) -> Path:
-        """The libvirt daemon's socket, where the kubelet would have it."""
+        """The path of the libvirt daemon's socket, the same as on a real node."""
         return self.pods / self.uid / RUNTIME / "virtqemud-sock"
 
     @property
-    def hypervisor(self) -> Hypervisor:
-        """The lab's own connection to the daemon.
+    def libvirt(self) -> LibvirtConnection:
+        """The lab's own connection to the libvirt daemon.
 
         Raises:
-            LabError: The pod was not started.
+            LabError: The pod is not running.
         """
-        if self._hypervisor is None:
+        if self._libvirt is None:
             raise LabError(f"the pod of {self.spec.name} is not running")
-        return self._hypervisor
+        return self._libvirt
 
     def start(self) -> None:
-        """Starts the pod and its guest, and does not wait for the guest; a second start is a new pod.
+        """Start the pod and its guest, and do not wait until the guest is up.
 
         Raises:
-            LabError: The daemon did not come up, or libvirt refuses the guest.
+            LabError: The libvirt daemon did not start in time, or libvirt refuses the guest.
         """
         self.socket.parent.mkdir(parents=True, exist_ok=True)
         self.files.mkdir(parents=True)
-        self._launcher = Launcher.start(self.files, self.socket, self.image, self.cgroups)
+        self._launcher = LauncherProcess.start(self.files, self.socket, self.image, self.cgroups)
         try:
-            self._hypervisor = Hypervisor.connect(self.socket, _CONNECT_SECONDS)
+            self._libvirt = LibvirtConnection.connect(self.socket, _CONNECT_SECONDS)
             self._make_disks()
-            self._hypervisor.start(self.spec.domain_xml(kvm=kvm_boots(self.image)))
+            self._libvirt.start(self.spec.domain_xml(kvm=kvm_boots(self.image)))
         except LabError as error:
-            said = self._launcher.log_tail()
+            log = self._launcher.log_tail()
             self.stop()
-            raise LabError(f"{self.spec.name}: {error} ({said})") from error
+            raise LabError(f"{self.spec.name}: {error} ({log})") from error
 
     def wait_ready(self, seconds: float = READY_SECONDS) -> None:
-        """Waits until the guest is up: its load generator answers, and its guest agent if it is to have one.
+        """Wait until the guest is up: until its load generator answers, and its guest agent if its spec has one.
 
         Raises:
-            DeadlineError: It was not in time; the text has what matters of its console.
-            LabError: It ended instead.
+            DeadlineError: The guest was not up in time; the message has the trouble that its console shows.
+            LabError: The guest ended.
         """
         deadline = time.monotonic() + seconds
         try:
@@ -110,26 +113,26 @@ class LauncherPod:
 
     def agent_connected(self) -> bool:
         """Whether QEMU's guest agent runs in the guest: KubeVirt's condition AgentConnected."""
-        domain = ET.fromstring(self.hypervisor.domain_xml(self.spec.domain_name))  # noqa: S314 -- our own daemon's
+        domain = ET.fromstring(self.libvirt.domain_xml(self.spec.domain_name))  # noqa: S314 -- our own daemon's
         channel = domain.find("./devices/channel/target[@name='org.qemu.guest_agent.0']")
         return channel is not None and channel.get("state") == "connected"
 
     @property
     def qemu_pid(self) -> int:
-        """The guest's QEMU on this machine.
+        """The process id of the guest's QEMU.
 
         Raises:
-            LabError: There is none.
+            LabError: The guest has no QEMU.
         """
-        # By its whole name: while libvirt asks QEMU what it can do, there are others.
+        # Found by the guest's name: libvirt runs other QEMU processes to learn the capabilities.
         return self._find("QEMU", lambda command: f"guest={self.spec.domain_name},debug-threads=on" in command)
 
     @property
     def daemon_pid(self) -> int:
-        """The pod's libvirt daemon on this machine.
+        """The process id of the pod's libvirt daemon.
 
         Raises:
-            LabError: There is none.
+            LabError: The pod has no libvirt daemon.
         """
         return self._find("libvirt daemon", lambda command: command[:1] == ["libvirtd"])
 
@@ -142,10 +145,10 @@ class LauncherPod:
             return False
 
     def resident_bytes(self) -> int:
-        """What QEMU holds of this machine's memory.
+        """Return the memory that the guest's QEMU has resident, in bytes.
 
         Raises:
-            LabError: There is no QEMU.
+            LabError: The guest has no QEMU.
         """
         try:
             return resident_bytes(self.qemu_pid)
@@ -153,53 +156,53 @@ class LauncherPod:
             raise LabError(f"{self.spec.name} has no QEMU any more") from error
 
     def proportional_bytes(self) -> int:
-        """The same, with pages that KSM has merged counted once for all that share them."""
+        """Return QEMU's proportional set size in bytes: a page that KSM has merged counts once for all its sharers."""
         return proportional_bytes(self.qemu_pid)
 
     def actual_bytes(self) -> int:
-        """What the balloon leaves the guest."""
-        return self.hypervisor.memory_stats(self.spec.domain_name)["actual"] * 1024
+        """Return the memory that the balloon leaves the guest, in bytes."""
+        return self.libvirt.memory_stats(self.spec.domain_name)["actual"] * 1024
 
     def set_memory(self, size: int) -> None:
-        """Asks the guest for all but `size` bytes, past any agent."""
-        self.hypervisor.set_memory(self.spec.domain_name, size)
+        """Set the size in bytes that the balloon is to leave the guest, without kubeballoon's agent."""
+        self.libvirt.set_memory(self.spec.domain_name, size)
 
     def statistics_period(self) -> int:
-        """Every how many seconds the guest's driver is asked for statistics; 0: never."""
-        domain = ET.fromstring(self.hypervisor.domain_xml(self.spec.domain_name))  # noqa: S314 -- our own daemon's
+        """Return the period, in seconds, of the balloon driver's statistics; 0 if they are off."""
+        domain = ET.fromstring(self.libvirt.domain_xml(self.spec.domain_name))  # noqa: S314 -- our own daemon's
         stats = domain.find("./devices/memballoon/stats")
         return 0 if stats is None else int(stats.get("period", 0))
 
     def set_statistics_period(self, seconds: int) -> None:
-        """Has them asked for so often, past any agent."""
-        call = "setting the statistics period"
-        self.hypervisor.ask(self.spec.domain_name, call, lambda domain: domain.setMemoryStatsPeriod(seconds))
+        """Set the period, in seconds, of the balloon driver's statistics, without kubeballoon's agent."""
+        what = "setting the statistics period"
+        self.libvirt.call(self.spec.domain_name, what, lambda domain: domain.setMemoryStatsPeriod(seconds))
 
     def plug(self, size: int) -> None:
-        """Has the guest grow to its memory and so many bytes more, as KubeVirt does for a memory hotplug."""
+        """Plug ``size`` bytes in addition to the guest's boot memory, as KubeVirt does for a memory hotplug."""
         xml = self.spec.pluggable_xml(size)
-        self.hypervisor.plug(self.spec.domain_name, xml, PLUGGABLE)
+        self.libvirt.plug(self.spec.domain_name, xml, PLUGGABLE)
 
     def online(self) -> int:
-        """How many processors the guest uses, by its own account."""
+        """Return how many processors are online in the guest, as its guest agent reports."""
         return sum(vcpu["online"] for vcpu in self.agent_command("guest-get-vcpus"))
 
     def vcpu_threads(self) -> dict[str, float]:
-        """QEMU's threads for processors by name, with the seconds each has run."""
+        """Return the processor time, in seconds, of each of QEMU's threads that run the guest's processors, by name."""
         return vcpu_threads(self.qemu_pid)
 
     def agent_command(self, command: str, **arguments: object) -> Any:
-        """What the guest's agent returns for one of its commands."""
-        return self.hypervisor.agent_command(self.spec.domain_name, command, arguments)
+        """Send a command to the guest's agent, and return what it returns."""
+        return self.libvirt.agent_command(self.spec.domain_name, command, arguments)
 
     def write_file(self, path: str, content: bytes) -> None:
-        """Writes a file in the guest, by its agent."""
+        """Write a file in the guest, by its guest agent."""
         handle = self.agent_command("guest-file-open", path=path, mode="w")
         self.agent_command("guest-file-write", handle=handle, **{"buf-b64": base64.b64encode(content).decode()})
         self.agent_command("guest-file-close", handle=handle)
 
     def read_file(self, path: str) -> bytes:
-        """A short file of the guest, read by its agent; nothing while there is none."""
+        """Read a short file in the guest, by its guest agent; return nothing if there is no such file."""
         try:
             handle = self.agent_command("guest-file-open", path=path, mode="r")
         except LabError:
@@ -209,25 +212,25 @@ class LauncherPod:
         return base64.b64decode(content)
 
     def run(self, script: str) -> int:
-        """Has the guest's agent run a line of shell, and does not wait for its end; its process id in the guest."""
+        """Start a line of shell in the guest, by its guest agent; return its process id there, and do not wait."""
         return int(self.agent_command("guest-exec", path="/bin/sh", arg=["-c", script])["pid"])
 
     def reset(self) -> None:
-        """Resets the guest, which boots anew if its spec lets it; does not wait for that."""
-        self.hypervisor.ask(self.spec.domain_name, "resetting", lambda domain: domain.reset())
+        """Reset the guest, which reboots if its spec has `reboots`; do not wait for that."""
+        self.libvirt.call(self.spec.domain_name, "resetting", lambda domain: domain.reset())
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The guest is paused meanwhile."""
-        self.hypervisor.ask(self.spec.domain_name, "pausing", lambda domain: domain.suspend())
+        """Pause the guest inside the context."""
+        self.libvirt.call(self.spec.domain_name, "pausing", lambda domain: domain.suspend())
         try:
             yield
         finally:
-            self.hypervisor.ask(self.spec.domain_name, "resuming", lambda domain: domain.resume())
+            self.libvirt.call(self.spec.domain_name, "resuming", lambda domain: domain.resume())
 
     @contextmanager
     def without_driver(self) -> Iterator[None]:
-        """The guest's kernel lets go of the balloon meanwhile."""
+        """Unbind the guest's balloon driver inside the context."""
         driver = "/sys/bus/virtio/drivers/virtio_balloon"
         self.run(f"basename $(readlink -f {driver}/virtio*) >/run/balloon; cat /run/balloon >{driver}/unbind")
         try:
@@ -236,13 +239,13 @@ class LauncherPod:
             self.run(f"cat /run/balloon >{driver}/bind")
 
     def kill_daemon(self) -> None:
-        """Kills the libvirt daemon; the launcher starts it again, and the guest does not notice."""
+        """Kill the libvirt daemon; the launcher starts it again, and the guest runs on."""
         os.kill(self.daemon_pid, signal.SIGKILL)
         self._reconnect()
 
     @contextmanager
     def without_socket(self) -> Iterator[None]:
-        """The libvirt daemon ends, and its socket is not where it was meanwhile."""
+        """End the libvirt daemon, and move its socket away inside the context."""
         aside = self.socket.with_suffix(".aside")
         self.socket.rename(aside)
         os.kill(self.daemon_pid, signal.SIGKILL)
@@ -253,45 +256,45 @@ class LauncherPod:
             self._reconnect()
 
     @contextmanager
-    def mute_socket(self) -> Iterator[None]:
-        """The libvirt daemon ends, and where its socket was connections are opened meanwhile, but never answered."""
+    def unanswered_socket(self) -> Iterator[None]:
+        """End the libvirt daemon inside the context, and put a socket in its place that never answers a connection."""
         with self.without_socket(), listen(self.socket):
             yield
 
     @contextmanager
     def hung(self) -> Iterator[None]:
-        """QEMU does not run meanwhile, as if it hung."""
+        """Stop QEMU (SIGSTOP) inside the context, so that it hangs."""
         with self._stopped(self.qemu_pid):
             yield
 
     @contextmanager
     def hung_daemon(self) -> Iterator[Callable[[], None]]:
-        """The libvirt daemon does not run meanwhile, as if it hung; or only until what is given is called."""
+        """Stop the libvirt daemon (SIGSTOP) inside the context, so that it hangs; yield a function that resumes it."""
         pid = self.daemon_pid
         with self._stopped(pid):
             yield lambda: os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Ends the pod and its guest at once, and takes its directory away, as the kubelet does.
+        """End the pod and its guest without a shutdown, and remove its directory, as the kubelet does.
 
         Raises:
-            LabError: Its processes do not end.
+            LabError: The pod's processes do not end.
         """
-        launcher, hypervisor = self._launcher, self._hypervisor
-        self._launcher = self._hypervisor = None
+        launcher, libvirt = self._launcher, self._libvirt
+        self._launcher = self._libvirt = None
         self.load.close()
         if launcher is not None:
             launcher.stop()
-        if hypervisor is not None:
-            hypervisor.close()
+        if libvirt is not None:
+            libvirt.close()
         shutil.rmtree(self.pods / self.uid, ignore_errors=True)
 
     def _reconnect(self) -> None:
-        self.hypervisor.close()
-        self._hypervisor = Hypervisor.connect(self.socket, _CONNECT_SECONDS)
+        self.libvirt.close()
+        self._libvirt = LibvirtConnection.connect(self.socket, _CONNECT_SECONDS)
 
     def _find(self, what: str, matches: Callable[[list[str]], bool]) -> int:
-        """The pod's process whose command line matches."""
+        """Return the process id of the pod's process whose command line matches; ``what`` names it in the error."""
         if self._launcher is not None:
             for pid in descendants(self._launcher.process.pid):
                 if matches(command_line(pid)):
@@ -299,7 +302,7 @@ class LauncherPod:
         raise LabError(f"{self.spec.name} has no {what}")
 
     def _console_summary(self) -> str:
-        """The first line of trouble on the guest's console, or else its end."""
+        """Return the first line on the guest's console that names trouble, or else its last lines."""
         try:
             lines = (self.files / "console.log").read_text(errors="replace").splitlines()
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A deadline for calls that know none."""
+"""call_with_deadline(): a deadline for blocking calls, such as libvirt's, that accept none."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .errors import DeadlineError
 T = TypeVar("T")
 
 
-def within(seconds: float, what: str, call: Callable[[], T]) -> T:
-    """The result of a call that may never end.
+def call_with_deadline(seconds: float, what: str, call: Callable[[], T]) -> T:
+    """Return the result of a call that may never end.
 
-    It runs on a thread of its own, which is abandoned at the deadline and does not keep the process from ending.
+    The call runs on a thread of its own. At the deadline the thread is abandoned; it does not keep the process alive.
 
     Raises:
         DeadlineError: The call did not end in time.
@@ -25,7 +25,7 @@ def within(seconds: float, what: str, call: Callable[[], T]) -> T:
     def run() -> None:
         try:
             results.append(call())
-        except BaseException as error:  # noqa: BLE001 -- raised again, where it is awaited
+        except BaseException as error:  # noqa: BLE001 -- raised again below
             errors.append(error)
 
     thread = threading.Thread(target=run, name=what, daemon=True)

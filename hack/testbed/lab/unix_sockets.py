@@ -1,4 +1,4 @@
-"""UNIX sockets behind paths of any length."""
+"""Connects to and listens on UNIX sockets whose paths may be longer than the kernel accepts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LONGEST_PATH = 107
-"""Bytes of a path that connect(2) takes on Linux."""
+"""The longest path, in bytes, that connect(2) accepts on Linux."""
 
 
 @contextmanager
 def short_path(path: Path) -> Iterator[str]:
-    """A path by which this process can use a socket for now, however long its own path is."""
+    """Yield a path of a socket that is short enough for connect(2) and bind(2), and valid inside the context only."""
     if len(os.fsencode(path)) <= LONGEST_PATH:
         yield str(path)
         return
@@ -26,7 +26,7 @@ def short_path(path: Path) -> Iterator[str]:
 
 
 def listen(path: Path) -> socket.socket:
-    """A new socket that listens at a path."""
+    """Create a socket that listens at a path of any length."""
     listener = socket.socket(socket.AF_UNIX)
     with short_path(path) as usable:
         listener.bind(usable)

@@ -1,4 +1,4 @@
-"""A directory of a lab node's own, and the end of what a killed run left behind."""
+"""RunDirectory: the files of one lab node. Creating one removes what killed runs have left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .cgroups import Hierarchies, remove_cgroup
 from .errors import LabError
 
 PREFIX = "kubeballoon-lab-"
-PARENT = Path("/var/tmp")  # noqa: S108 -- only names that mkdtemp makes, and on disk even where /tmp is memory
+PARENT = Path("/var/tmp")  # noqa: S108 -- mkdtemp makes the names; unlike /tmp, it is on disk everywhere
 LINKS = Path("/run")
 _LINK_NAMES = tuple(f"b{digit}" for digit in string.digits + string.ascii_lowercase)
 _LOCK = LINKS / "kubeballoon-lab.lock"
@@ -25,13 +25,13 @@ _LOCK = LINKS / "kubeballoon-lab.lock"
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """A node's files. Its name is also the name of the node's cgroup, so that both can be found again.
+    """The directory of one lab node. The node's cgroup has the same name, so that both are found after a crash.
 
     Attributes:
         path: The directory; QEMU's user may enter it.
-        pods: The kubelet's pods directory in it, by a name so short (`/run/b0`) that a launcher's socket below it fits
-            into the 107 bytes of a UNIX socket's path, as it does below `/pods` on a real node.
-        owner: A file that is locked while the owner lives.
+        pods: The directory in which the kubelet would keep its pods, by a short name (`/run/b0`): a launcher's socket
+            in it must fit into the 107 bytes of a UNIX socket's path, as it does in `/pods` on a real node.
+        owner: A file that stays locked as long as the owner lives.
     """
 
     path: Path
@@ -40,10 +40,10 @@ class RunDirectory:
 
     @classmethod
     def create(cls) -> Self:
-        """Makes one, after removing those whose owners are dead.
+        """Create a run directory, and remove those whose owners are dead.
 
         Raises:
-            LabError: All short names are taken.
+            LabError: All short names are in use.
         """
         with _exclusively():
             for path in PARENT.glob(f"{PREFIX}*"):
@@ -57,11 +57,11 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        """Unique on this machine while the directory exists."""
+        """The name of the directory and of the node's cgroup, unique on this machine."""
         return self.path.name
 
     def remove(self) -> None:
-        """Removes the directory and its short name."""
+        """Remove the directory and its short name."""
         with _exclusively():
             self.pods.unlink(missing_ok=True)
             shutil.rmtree(self.path, ignore_errors=True)
@@ -77,7 +77,7 @@ def _exclusively() -> Iterator[None]:
 
 def _link(target: Path) -> Path:
     for link in (LINKS / name for name in _LINK_NAMES):
-        if _is_ours(link) and not link.exists():  # its target is gone
+        if _is_ours(link) and not link.exists():  # its run directory was removed
             link.unlink()
         with suppress(FileExistsError):
             link.symlink_to(target)
@@ -91,7 +91,7 @@ def _is_ours(link: Path) -> bool:
 
 def _remove_if_stale(path: Path) -> None:
     if path.is_symlink() or path.stat().st_uid != os.geteuid():
-        return  # not made here: anyone may write to the parent directory
+        return  # not the lab's: anyone may create files in the parent directory
     with suppress(FileNotFoundError, BlockingIOError), (path / "owner").open("w") as owner:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for directory in Hierarchies.find().directories(path.name):

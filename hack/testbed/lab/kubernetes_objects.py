@@ -1,14 +1,14 @@
-"""The objects that KubeVirt and the kubelet would have made of a lab node and its guests."""
+"""The Node and VMI objects that the kubelet and KubeVirt would have created for a lab node and its guests."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .spec import GuestSpec
+from .guest_spec import GuestSpec
 
 
 def node_object(name: str, memory_bytes: int) -> dict[str, Any]:
-    """A node that runs KubeVirt."""
+    """Return the object of a node that may run VMs of KubeVirt."""
     resources = {"cpu": "2", "memory": str(memory_bytes), "pods": "110"}
     return {
         "apiVersion": "v1",
@@ -26,9 +26,9 @@ def vmi_object(
     labels: dict[str, str] | None = None,
     annotations: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A VirtualMachineInstance that runs on `node` in the pod `pod_uid`.
+    """Return the VirtualMachineInstance of a guest that runs on `node` in the pod with the uid `pod_uid`.
 
-    Its CRD has no status subresource, so that one request makes all of it.
+    Its CRD has no status subresource, so one request can create it with its status.
     """
     memory = str(spec.memory_bytes)
     return {

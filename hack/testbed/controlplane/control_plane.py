@@ -1,12 +1,9 @@
-"""What every control plane offers, and the one that the user names."""
+"""ControlPlane: what tests and demo can do with any control plane, local or named by the user."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import shutil
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,7 +13,6 @@ from urllib.parse import quote
 
 from . import build, pki
 from . import kubeconfig as kubeconfigs
-from .assets import Assets
 from .commands import run
 from .errors import ControlPlaneError
 
@@ -25,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Manifest = Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]]
-"""A file or directory, the text of one, an object, or several."""
+"""Objects to apply: the path of a file or directory, the text of a file, one object, or several."""
 
 KUBEVIRT_CRDS = (
     "kubevirts.kubevirt.io",
@@ -42,12 +38,12 @@ _FIELD_MANAGER = "kubeballoon-hack"
 
 
 class ControlPlane(ABC):
-    """A Kubernetes API to develop and test against; a context manager.
+    """A Kubernetes API for development and tests; a context manager, which runs it.
 
     Attributes:
-        directory: Where the kubeconfigs go, and whatever else it writes.
-        kubeconfig: The administrator's.
-        kubectl_path: The kubectl it is driven with.
+        directory: Where it writes kubeconfigs and its other files.
+        kubeconfig: The kubeconfig of the administrator.
+        kubectl_path: The kubectl that it is used with.
     """
 
     directory: Path
@@ -65,15 +61,15 @@ class ControlPlane(ABC):
     @property
     @abstractmethod
     def has_controllers(self) -> bool:
-        """Whether a kube-controller-manager runs; see `assets.WITHOUT_CONTROLLERS`."""
+        """Whether a kube-controller-manager runs; `programs.WITHOUT_CONTROLLERS` says what is missing without one."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raises ControlPlaneError if a part of it has ended."""
+        """Raise ControlPlaneError if the control plane does not run or answer any more."""
 
     @abstractmethod
     def client_certificate(self, user: str, groups: Sequence[str] = ()) -> pki.KeyPair:
-        """A new certificate, for client authentication, of a user in groups."""
+        """Issue a new client certificate for a user who is in the groups."""
 
     def kubectl(
         self,
@@ -82,21 +78,21 @@ class ControlPlane(ABC):
         kubeconfig: Path | None = None,
         seconds: float = KUBECTL_SECONDS,
     ) -> str:
-        """Runs kubectl, as the administrator or with another kubeconfig, and returns what it prints.
+        """Run kubectl, as the administrator or with another kubeconfig, and return what it prints.
 
         Raises:
-            ControlPlaneError: It failed, and this is what it wrote to stderr; or it missed the deadline.
+            ControlPlaneError: kubectl failed (the message has its stderr) or missed the deadline of ``seconds``.
         """
         environment = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig or self.kubeconfig),
-            # What is discovered is kept by host and port, and another run's server may have had the same port.
+            # kubectl caches the discovered kinds by host and port, and a server of another run may have had this port.
             "KUBECACHEDIR": str(self.directory / "kubectl"),
         }
         return run([self.kubectl_path, *arguments], seconds=seconds, stdin=stdin, environment=environment)
 
     def apply(self, manifest: Manifest) -> str:
-        """Applies objects (server-side, taking over their fields) and returns what kubectl prints.
+        """Apply objects (server-side, taking over their fields), and return what kubectl prints.
 
         Raises:
             ControlPlaneError: The API server refused one.
@@ -104,10 +100,10 @@ class ControlPlane(ABC):
         command = ("apply", "--server-side", "--force-conflicts", f"--field-manager={_FIELD_MANAGER}", "--filename")
         if isinstance(manifest, Path):
             return self.kubectl(*command, manifest)
-        return self.kubectl(*command, "-", stdin=_text(manifest))
+        return self.kubectl(*command, "-", stdin=manifest_text(manifest))
 
     def apply_crds(self, manifest: Manifest) -> None:
-        """Applies CustomResourceDefinitions and waits until they are served.
+        """Apply CustomResourceDefinitions, and wait until they are served.
 
         Raises:
             ControlPlaneError: The API server refused one, or does not serve it in time.
@@ -132,10 +128,10 @@ class ControlPlane(ABC):
         return [name for name in names if name not in established]
 
     def install_kubevirt_crds(self) -> None:
-        """Installs those of KubeVirt's CRDs that are not there yet, and waits until they are served.
+        """Install those of KubeVirt's CRDs that are missing, and wait until they are served.
 
         Raises:
-            ControlPlaneError: They could not be built or installed.
+            ControlPlaneError: The CRDs cannot be built or installed.
         """
         present = self.kubectl("get", "crd", "--output=jsonpath={.items[*].metadata.name}").split()
         missing = [name for name in KUBEVIRT_CRDS if name not in present]
@@ -144,13 +140,13 @@ class ControlPlane(ABC):
             self.apply_crds([crd for crd in definitions if crd["metadata"]["name"] in missing])
 
     def service_account_kubeconfig(self, namespace: str, name: str, *, pod: str | None = None) -> Path:
-        """A kubeconfig of a ServiceAccount that exists, with a token that lasts `TOKEN_LIFETIME`.
+        """Write a kubeconfig for an existing ServiceAccount, with a token that lasts `TOKEN_LIFETIME`.
 
         Args:
-            namespace: The ServiceAccount's, and the pod's.
-            name: The ServiceAccount's.
-            pod: Binds the token to this pod, which must run as the ServiceAccount; the token then carries the name of
-                the pod's node, and ends with the pod.
+            namespace: Of the ServiceAccount and of the pod.
+            name: Of the ServiceAccount.
+            pod: The pod that the token is bound to; it must run as the ServiceAccount. The token then names the pod's
+                node, and becomes invalid with the pod.
 
         Raises:
             ControlPlaneError: There is no such ServiceAccount or pod.
@@ -161,10 +157,10 @@ class ControlPlane(ABC):
         return self._write_kubeconfig(("serviceaccount", namespace, name, pod or ""), {"token": token})
 
     def user_kubeconfig(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """A kubeconfig of a user in groups, with a client certificate.
+        """Write a kubeconfig, with a client certificate, for a user who is in the groups.
 
         Raises:
-            ControlPlaneError: No certificate could be got.
+            ControlPlaneError: The control plane issues no certificate.
         """
         pair = self.client_certificate(user, groups)
         return self._write_kubeconfig(("user", user, *groups), kubeconfigs.certificate_user(pair))
@@ -176,74 +172,8 @@ class ControlPlane(ABC):
         return kubeconfigs.write(self.directory / f"{name}.kubeconfig", cluster, user)
 
 
-class NamedControlPlane(ControlPlane):
-    """A cluster that the user named. Nothing in it is deleted, and KubeVirt, if it is there, is left as it is."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        """Checks that the kubeconfig is there; whether it works shows when entered.
-
-        Raises:
-            ControlPlaneError: There is no such file.
-        """
-        if not kubeconfig.is_file():
-            raise ControlPlaneError(f"no such kubeconfig: {kubeconfig}")
-        self.kubeconfig = kubeconfig.absolute()
-
-    def __enter__(self) -> Self:
-        on_path = shutil.which("kubectl")
-        self.kubectl_path = Path(on_path) if on_path else Assets.find().kubectl
-        self._scratch = tempfile.TemporaryDirectory(prefix="kubeballoon-")
-        self.directory = Path(self._scratch.name)
-        try:
-            self.check()
-        except BaseException:
-            self._scratch.cleanup()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._scratch.cleanup()
-
-    @property
-    def has_controllers(self) -> bool:
-        """True: without them it would hardly be called a cluster."""
-        return True
-
-    def check(self) -> None:
-        """Raises ControlPlaneError if the cluster does not answer."""
-        self.kubectl("get", "--raw=/readyz")
-
-    def client_certificate(self, user: str, groups: Sequence[str] = ()) -> pki.KeyPair:
-        """A certificate that the cluster signs itself; needs the right to approve it.
-
-        Raises:
-            ControlPlaneError: The request was refused, or nothing signed it.
-        """
-        request, key = pki.signing_request(user, groups)
-        name = self.kubectl("create", "--filename=-", "--output=name", stdin=_text(_signing_request(request))).strip()
-        self.kubectl("certificate", "approve", name)
-        field = "jsonpath={.status.certificate}"
-        self.kubectl("wait", name, f"--for={field}", f"--timeout={KUBECTL_SECONDS:g}s")
-        return pki.KeyPair(base64.b64decode(self.kubectl("get", name, f"--output={field}")), key)
-
-
-def _signing_request(request: bytes) -> dict[str, Any]:
-    return {
-        "apiVersion": "certificates.k8s.io/v1",
-        "kind": "CertificateSigningRequest",
-        "metadata": {"generateName": "kubeballoon-"},
-        "spec": {
-            "request": kubeconfigs.encoded(request),
-            "signerName": "kubernetes.io/kube-apiserver-client",
-            "usages": ["client auth"],
-            "expirationSeconds": 86400,
-        },
-    }
-
-
-def _text(manifest: str | Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> str:
+def manifest_text(manifest: str | Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> str:
+    """Return the text that `kubectl --filename=-` reads: the text itself, or objects in JSON."""
     if isinstance(manifest, str):
         return manifest
     if isinstance(manifest, Mapping):

@@ -1,4 +1,4 @@
-"""A lab node: limited memory, and the launcher pods that share it."""
+"""LabNode: a part of this machine that behaves as a Kubernetes node of limited memory, with launcher pods on it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Self
 from . import image
 from .cgroups import NodeCgroup
 from .errors import DeadlineError, LabError
-from .pod import LauncherPod
+from .guest_spec import GuestSpec
+from .launcher_pod import LauncherPod
 from .requirements import TO_RUN, check_programs, check_root
-from .rundir import RunDirectory
-from .spec import GuestSpec
+from .run_directory import RunDirectory
 
-_BOOT_SECONDS = 60.0  # a guest is up within 15, within 40 on a busy machine
+_BOOT_SECONDS = 60.0  # an emulated guest is up within 15, and within 40 on a busy machine
+# A program that enters cgroups, and then holds as much memory as each line of its stdin says, in bytes.
 _HOLD = """
 import mmap, sys
 for group in sys.argv[1:]:
@@ -34,22 +35,27 @@ for line in sys.stdin:
 
 
 class LabNode:
-    """Part of this machine that behaves as a node with so much memory; a context manager.
+    """A node of limited memory, whose launcher pods run on this machine; a context manager, which ends it.
 
-    An agent is started for it with `--pods-dir` and `--node-memory-cgroup`. With cgroup v1 the stall is told by the
-    cgroup of the same name in the unified hierarchy.
+    Its agent needs the options `--pods-dir` and `--node-memory-cgroup`. With cgroup v1, the agent reads the stall from
+    the cgroup of the same name in the unified hierarchy.
 
     Attributes:
-        pods_dir: The kubelet's pods directory.
-        cgroup: The cgroup with the node's memory.
-        pods: The node's pods, by the name of their guests.
+        pods_dir: The directory in which the kubelet would keep its pods.
+        cgroup: The directory of the cgroup whose limit is the node's memory.
+        pods: The node's pods, by the name of their guest.
     """
 
     def __init__(self, name: str, memory_bytes: int, say: image.Say = image.say_on_stderr) -> None:
-        """Makes the node.
+        """Create the node's files and cgroups, and build the guests' image if there is none.
+
+        Args:
+            name: The name of the node.
+            memory_bytes: The node's memory.
+            say: Is called with each line of progress.
 
         Raises:
-            LabError: Something that the lab needs is missing.
+            LabError: This is not root, or a program or a cgroup that the lab needs is missing.
         """
         check_root()
         check_programs(TO_RUN)
@@ -78,38 +84,42 @@ class LabNode:
 
     @property
     def psi_path(self) -> Path | None:
-        """The file with the stall of the node's memory, where this machine tells it."""
+        """The file with the memory pressure (PSI) of the node; None if this machine has none."""
         return self._group.psi_path
 
     def usage_bytes(self) -> int:
-        """The memory in use on the node, page cache included."""
+        """Return the memory in use on the node, page cache included, in bytes."""
         return self._group.usage_bytes()
 
     def used_bytes(self) -> int:
-        """The memory in use that the kernel could not take back at once."""
+        """Return the memory in use on the node, in bytes, without page cache that the kernel can drop at once."""
         return self._group.used_bytes()
 
     def oom_kills(self) -> int:
-        """How many processes the node has lost for want of memory."""
+        """Return how many processes the kernel has killed because the node had no memory left."""
         return self._group.oom_kills()
 
     def boot(self, specs: Iterable[GuestSpec]) -> list[LauncherPod]:
-        """Starts a pod for each guest, all at once, and waits until all guests are up.
+        """Start a pod for each guest, all at the same time, and wait until all guests are up.
 
-        One that is not in good time is started once more: an emulated guest with several processors may hang before
-        its kernel says a word, when the machine is busy.
+        A guest that is not up in time is started once more: on a busy machine, an emulated guest with several
+        processors may hang before its kernel prints anything.
 
         Raises:
-            LabError: One could not be started, or was not up in time.
+            LabError: A guest could not be started, or was not up in time.
         """
-        return [self._ready(pod) for pod in [self.start(spec) for spec in specs]]
+        return [self._await_ready(pod) for pod in [self.start(spec) for spec in specs]]
 
     def start(self, spec: GuestSpec, pods_dir: Path | None = None) -> LauncherPod:
-        """Starts one guest and does not wait for it.
+        """Start a pod with one guest, and do not wait until the guest is up.
 
         Args:
-            spec: The guest; one of the same name is stopped first.
-            pods_dir: Another directory for its socket, such as one with a path too long for a UNIX socket.
+            spec: The guest; a guest of the same name is stopped first.
+            pods_dir: Where to create the pod's directory instead of in `pods_dir`, as for a path that is too long for
+                a UNIX socket.
+
+        Raises:
+            LabError: The guest could not be started.
         """
         if spec.name in self.pods:
             self.stop(spec.name)
@@ -121,7 +131,7 @@ class LabNode:
         self.pods[spec.name] = pod
         return pod
 
-    def _ready(self, pod: LauncherPod) -> LauncherPod:
+    def _await_ready(self, pod: LauncherPod) -> LauncherPod:
         try:
             pod.wait_ready(_BOOT_SECONDS)
         except DeadlineError as error:
@@ -131,15 +141,17 @@ class LabNode:
         return pod
 
     def stop(self, name: str) -> None:
-        """Ends a guest and its pod."""
+        """End a guest and its pod."""
         self.pods.pop(name).stop()
 
     @contextmanager
     def holding(self, size: int) -> Iterator[Callable[[int], None]]:
-        """Something that is no VM holds so many bytes of the node meanwhile, or as many as what is yielded is told.
+        """Run a process that is no VM and holds ``size`` bytes of the node's memory inside the context.
+
+        Yields a function that changes the size.
 
         Raises:
-            LabError: The node's memory did not suffice for it.
+            LabError: The node has too little memory for it.
         """
         command = [sys.executable, "-c", _HOLD, *map(str, self._group.directories)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -158,7 +170,7 @@ class LabNode:
                 process.kill()
 
     def close(self) -> None:
-        """Ends the node and all that is on it."""
+        """End all pods, and remove the node's files and cgroups."""
         for pod in self.pods.values():
             with suppress(LabError):
                 pod.stop()

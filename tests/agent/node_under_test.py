@@ -1,4 +1,4 @@
-"""A node with real guests, the real controller and the real agent, for tests to do harm on."""
+"""NodeUnderTest: a lab node with real guests, an agent and a controller, on which tests cause faults."""
 
 from __future__ import annotations
 
@@ -29,20 +29,25 @@ from tests.support.processes import Command, await_leadership
 SYSTEM = "kubeballoon-system"
 SIZE = 256 * MIB
 MINIMUM = 96 * MIB
-CAPACITY = 605 * MIB  # of the node for the guests below: all of one, a loaded one and a minimum fit
+# The memory that `GUESTS` share: enough for one whole guest, one loaded guest and one minimum, but for no more.
+CAPACITY = 605 * MIB
 GUESTS = ("steady", "busy", "faulty")
-HOPELESS = 96 * MIB  # the size of the guest without a driver
-_AGENT = ("--stats-period=1s", "--demand-window=3s", "--eviction-threshold=16Mi", "--eviction-margin=16Mi")
+DRIVERLESS_SIZE = 96 * MIB  # the size of the guest without a balloon driver: nothing can be reclaimed from it
+_LABEL = "node-under-test"  # of the VMIs on the node: the policy selects them by it
+_AGENT_OPTIONS = ("--stats-period=1s", "--demand-window=3s", "--eviction-threshold=16Mi", "--eviction-margin=16Mi")
 
 
-class Field:
-    """All of it, from entering to leaving."""
+class NodeUnderTest:
+    """A node that runs `GUESTS`, one guest without a balloon driver, an agent and a controller; a context manager.
+
+    One MemoryPolicy governs all of its guests.
+    """
 
     def __init__(self, plane: ControlPlane, name: str, memory: int, logs: Path) -> None:
-        """Be a node of ``memory`` bytes with ``GUESTS`` and one without a driver, governed by one policy.
+        """Prepare a node of ``memory`` bytes; nothing runs before the context is entered.
 
-        What others than VMs need differs between machines and over time, and is made up for by `trim`: ``GUESTS``
-        share ``CAPACITY``.
+        What processes other than VMs use differs between machines and over time. `restore_capacity` makes up for it,
+        so that ``GUESTS`` always share ``CAPACITY``.
         """
         self.plane = plane
         self.lab = LabNode(name, memory)
@@ -67,64 +72,67 @@ class Field:
         self._exits.close()
 
     @property
-    def running(self) -> Command:
-        """The controller that runs now."""
+    def running_controller(self) -> Command:
+        """The controller process that runs now."""
         assert self.controller is not None
         return self.controller
 
     def guest(self, name: str) -> LauncherPod:
-        """One of the guests."""
+        """Return one of the node's guests."""
         return self.lab.pods[name]
 
-    def held(self) -> int:
-        """What all balloons leave ``GUESTS``, bytes."""
+    def guest_memory(self) -> int:
+        """Return how much memory the balloons leave ``GUESTS`` together, in bytes."""
         return sum(self.guest(name).actual_bytes() for name in GUESTS)
 
     def status(self) -> dict[str, Any]:
-        """What the agent reports of the node; empty before it does."""
+        """Return the status of the node's NodePressure; empty before the agent's first report."""
         found = self.plane.kubectl("get", "nodepressure", self.lab.name, "--ignore-not-found", "--output=json")
         status: dict[str, Any] = json.loads(found).get("status", {}) if found.strip() else {}
         return status
 
     def reports(self) -> dict[str, dict[str, Any]]:
-        """What it reports of the guests, by name."""
+        """Return the agent's report of each VM, by the VM's name."""
         return {vm["name"]: vm for vm in self.status().get("virtualMachines", [])}
 
     def reason(self, name: str) -> str | None:
-        """Why a guest does not do what it should, as reported."""
+        """Return the reported reason why a guest does not follow its request; None if it does."""
         found: str | None = self.reports().get(name, {}).get("reason")
         return found
 
     def capacity(self) -> int:
-        """What the node has for ``GUESTS``, bytes: as the agent sees it now, for a report may be a percent off."""
+        """Return the memory that the node has for ``GUESTS``, in bytes.
+
+        What others use is read from the agent's metrics: the report may be a percent off.
+        """
         node = memory_node(self.lab.name, NodePressureStatus.model_validate(self.status()), lambda _: None, {})
         other = round(self._metric("kubeballoon_node_memory_bytes", kind="other"))
-        return replace(node, other=other).capacity - HOPELESS
+        return replace(node, other=other).capacity - DRIVERLESS_SIZE
 
-    def looks(self) -> float:
-        """How often the agent has looked at guests since its start."""
+    def sample_count(self) -> float:
+        """Return how many samples of guests the agent has taken since it started."""
         return self._metric("kubeballoon_agent_sample_duration_seconds_count")
 
-    def looked(self) -> dict[str, float]:
-        """When the agent looked at each guest, Unix seconds, by name."""
+    def sampled_at(self) -> dict[str, float]:
+        """Return when the agent last sampled each guest, in Unix seconds, by the guest's name."""
         name = "kubeballoon_vm_sample_timestamp_seconds"
         return {sample.labels["name"]: sample.value for sample in self._samples() if sample.name == name}
 
-    def annotate(self, name: str, **asked: str | None) -> None:
-        """Annotate a VMI as the controller would, or somebody who forges."""
-        keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
+    def annotate(self, name: str, **annotations: str | None) -> None:
+        """Annotate a VMI as the controller does, or as somebody who forges a request; None removes an annotation."""
+        keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
         self.patch(name, {"metadata": {"annotations": keys}}, *AS_CONTROLLER)
 
     def patch(self, name: str, body: dict[str, Any], *options: str) -> None:
-        """Change a VMI, as KubeVirt or its owner would; its status is not a subresource."""
+        """Patch a VMI, status included, as KubeVirt or the VM's owner would: its CRD has no status subresource."""
         self.plane.kubectl("patch", "vmi", name, "--type=merge", f"--patch={json.dumps(body)}", *options)
 
-    def present(self, pod: LauncherPod) -> None:
-        """Make the VMI that KubeVirt would have made."""
-        self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={"field": self.lab.name}))
+    def create_vmi(self, pod: LauncherPod) -> None:
+        """Create the VMI of a guest, as KubeVirt would have done."""
+        self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={_LABEL: self.lab.name}))
 
-    def rest(self) -> None:
-        """Wait until the node is Ample, and ``GUESTS`` are well and have what was asked of them, and nothing else."""
+    def await_rest(self) -> None:
+        """Wait until the node is Ample and each of ``GUESTS`` holds its target, without a reason or an own decision."""
 
         def restless() -> list[Any]:
             status, reports = self.status(), self.reports()
@@ -133,53 +141,54 @@ class Field:
 
         eventually(lambda: not restless(), tell=restless)
 
-    def trim(self) -> None:
-        """Have ``GUESTS`` share ``CAPACITY`` again, whatever others than VMs have come to use; the node is at rest."""
-        seen = (0.0, 0)
+    def restore_capacity(self) -> None:
+        """Resize the ballast until ``GUESTS`` share ``CAPACITY`` again; the node must be at rest."""
+        count, capacity = 0.0, 0
 
         def settled() -> int:
-            """The capacity, when it is what it was before each guest was looked at twice."""
-            nonlocal seen
-            looks = self.looks()
-            if looks < seen[0] + 2 * len(GUESTS):
+            """Return the capacity once two more samples of each guest have not changed it, else 0."""
+            nonlocal count, capacity
+            samples = self.sample_count()
+            if samples < count + 2 * len(GUESTS):
                 return 0
-            before, seen = seen[1], (looks, self.capacity())
-            return seen[1] if abs(seen[1] - before) <= MIB else 0
+            before = capacity
+            count, capacity = samples, self.capacity()
+            return capacity if abs(capacity - before) <= MIB else 0
 
-        self._ballast_bytes += eventually(settled, tell=lambda: seen) - CAPACITY
+        self._ballast_bytes += eventually(settled, tell=lambda: (count, capacity)) - CAPACITY
         self._resize(self._ballast_bytes)
 
-    def unharmed(self) -> bool:
-        """Whether no guest was taken below its minimum, and nothing was killed."""
+    def is_unharmed(self) -> bool:
+        """Whether every guest holds at least its minimum, and no process was killed for want of memory."""
         return not self.lab.oom_kills() and all(
             pod.actual_bytes() >= MINIMUM - MIB and not pod.load.info().kills for pod in self.lab.pods.values()
         )
 
     @contextmanager
-    def beside(self, spec: GuestSpec) -> Iterator[LauncherPod]:
-        """One more guest meanwhile, and room for it."""
+    def extra_guest(self, spec: GuestSpec) -> Iterator[LauncherPod]:
+        """Run one more guest inside the context, in the memory that the ballast holds otherwise."""
         self._ballast.close()
         try:
             (pod,) = self.lab.boot([spec])
-            self.present(pod)
+            self.create_vmi(pod)
             yield pod
         finally:
             self.plane.kubectl("delete", "vmi", spec.name, "--ignore-not-found")
             self.lab.stop(spec.name)
-            self._hold()
+            self._hold_ballast()
 
     @contextmanager
     def resized(self, name: str) -> Iterator[None]:
-        """KubeVirt is about to give the guest more memory meanwhile, and does not in the end."""
-        self._order(name, 2 * SIZE)
+        """Order a memory hotplug for a guest inside the context, and cancel it at the end."""
+        self._order_memory(name, 2 * SIZE)
         try:
             yield
         finally:
-            self._order(name, SIZE)
+            self._order_memory(name, SIZE)
 
     @contextmanager
     def migrating(self, name: str) -> Iterator[None]:
-        """KubeVirt migrates the guest away meanwhile, and it fails in the end."""
+        """Report a migration of a guest inside the context, as KubeVirt would, and its failure at the end."""
         status = {"migrationUid": f"to-nowhere-{self.guest(name).uid}", "sourceNode": self.lab.name, "failed": False}
         self.patch(name, {"status": {"migrationState": status}})
         try:
@@ -189,8 +198,8 @@ class Field:
 
     @contextmanager
     def without_controller(self) -> Iterator[None]:
-        """There is no controller meanwhile."""
-        status = self.running.stop()
+        """Stop the controller inside the context, and start another at the end."""
+        status = self.running_controller.stop()
         assert status == 0, f"the controller ended with status {status}"
         try:
             yield
@@ -199,13 +208,16 @@ class Field:
 
     @contextmanager
     def short(self) -> Iterator[None]:
-        """Something else holds nearly all that is left of the node meanwhile; it is reported Ample after that."""
+        """Let another process hold all but 24 MiB of the node's free memory inside the context.
+
+        The node is reported Ample again before the context ends.
+        """
         with self.lab.holding(self.lab.memory_bytes - self.lab.used_bytes() - 24 * MIB):
             yield
         eventually(lambda: self.status()["state"] == "Ample")
 
     def restart_agent(self) -> None:
-        """The agent is killed, and another started."""
+        """Kill the agent, and start another."""
         self.agent.stop(signal.SIGKILL)
         self._start_agent()
 
@@ -213,51 +225,56 @@ class Field:
         self._exits.callback(self._remove)
         self._exits.enter_context(self.lab)
         self.plane.apply(node_object(self.lab.name, self.lab.memory_bytes))
-        # Without free page reporting, which would return what a test has just had a guest use.
+        # Without free page reporting: it would return the memory that a test has just made a guest use.
         specs = [
             *(GuestSpec(name=name, memory_bytes=SIZE, swap_bytes=SIZE, free_page_reporting=False) for name in GUESTS),
-            GuestSpec(name="driverless", memory_bytes=HOPELESS, balloon_driver=False, guest_agent=False),
+            GuestSpec(name="driverless", memory_bytes=DRIVERLESS_SIZE, balloon_driver=False, guest_agent=False),
         ]
         for pod in self.lab.boot(specs):
-            self.present(pod)
+            self.create_vmi(pod)
         self._start_agent()
         eventually(lambda: all(self.reports()[name].get("need") for name in GUESTS), tell=self.reports)
         self._ballast_bytes = self.capacity() - CAPACITY
         self._exits.callback(self._ballast.close)
-        self._hold()
+        self._hold_ballast()
         self._start_controller()
-        selector = {"virtualMachineSelector": {"matchLabels": {"field": self.lab.name}}}
+        selector = {"virtualMachineSelector": {"matchLabels": {_LABEL: self.lab.name}}}
         memory = {"min": str(MINIMUM)}
         self.plane.apply(memory_policy(self.lab.name, selector=selector, priority=10, memory=memory))
 
-    def _order(self, name: str, size: int) -> None:
+    def _order_memory(self, name: str, size: int) -> None:
         self.patch(name, {"spec": {"domain": {"memory": {"guest": str(size)}}}})
 
-    def _hold(self) -> None:
+    def _hold_ballast(self) -> None:
         self._resize = self._ballast.enter_context(self.lab.holding(self._ballast_bytes))
 
     def _metric(self, name: str, **labels: str) -> float:
-        """What the agent exports, with at least these labels."""
+        """Return the value of a metric that the agent exports with at least these labels."""
         found = {sample.name: sample.value for sample in self._samples() if labels.items() <= sample.labels.items()}
         return float(found[name])
 
     def _samples(self) -> list[Sample]:
-        """All that the agent exports."""
+        """Return everything that the agent exports."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
             families = text_string_to_metric_families(answer.read().decode())
         return [sample for family in families for sample in family.samples]
 
     def _start_agent(self) -> None:
         self._port = _free_port()
-        options = (f"--node-name={self.lab.name}", f"--pods-dir={self.lab.pods_dir}")
-        node = (f"--node-memory-cgroup={self.lab.cgroup}", f"--listen=127.0.0.1:{self._port}")
-        self.agent = self._command("agent", agent_kubeconfig(self.plane, self.lab.name), *options, *node, *_AGENT)
+        options = (
+            f"--node-name={self.lab.name}",
+            f"--pods-dir={self.lab.pods_dir}",
+            f"--node-memory-cgroup={self.lab.cgroup}",
+            f"--listen=127.0.0.1:{self._port}",
+            *_AGENT_OPTIONS,
+        )
+        self.agent = self._command("agent", agent_kubeconfig(self.plane, self.lab.name), *options)
 
     def _start_controller(self) -> None:
-        led = 0 if self.controller is None else self.controller.said().count("leading")
+        terms = 0 if self.controller is None else self.controller.output().count("leading")
         account = self.plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
         self.controller = self._command("controller", account, f"--namespace={SYSTEM}", "--cool-down=1s")
-        await_leadership(self.running, led)
+        await_leadership(self.running_controller, terms)
 
     def _command(self, command: str, kubeconfig: Path, *options: str) -> Command:
         log = self._logs / f"{command}.log"
@@ -266,7 +283,7 @@ class Field:
     def _remove(self) -> None:
         for kind in ("mempol", "nodepressure", "node"):
             self.plane.kubectl("delete", kind, self.lab.name, "--ignore-not-found")
-        self.plane.kubectl("delete", "vmi", f"--selector=field={self.lab.name}")
+        self.plane.kubectl("delete", "vmi", f"--selector={_LABEL}={self.lab.name}")
 
 
 def _at_rest(vm: dict[str, Any]) -> bool:
@@ -276,7 +293,7 @@ def _at_rest(vm: dict[str, Any]) -> bool:
 
 
 def _free_port() -> int:
-    """A port that is free at this moment: to be used at once."""
+    """Return a port that is free now; the caller must use it at once."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

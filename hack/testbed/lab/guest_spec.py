@@ -1,4 +1,4 @@
-"""A lab guest as its owner would order it, and the libvirt domain KubeVirt would make of the order."""
+"""GuestSpec: the settings of a lab guest, and the libvirt domain that KubeVirt would define for it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from dataclasses import dataclass
 MIB = 1 << 20
 
 PLUGGABLE = "ua-memory"
-"""The alias of the device that a guest's memory grows by."""
+"""The alias of the virtio-mem device, by which a guest's memory grows."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _FIRMWARE_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "lab.kubeballoon.io")
 
 KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 psi=1 memhp_default_state=online no_timer_check"
-"""For any guest. Without the last, an emulated guest on a busy machine may panic: "IO-APIC + timer doesn't work"."""
+"""The kernel's command line in every guest.
 
-# Domain paths are those inside the launcher; see launcher.sh. Unlike KubeVirt's, the domain boots a kernel of the
-# lab's, has a port for the load generator, and keeps out of KSM unless it is to be merged; everything else that matters
-# to memory and processors is KubeVirt's.
+no_timer_check: without it, an emulated guest on a busy machine may panic with "IO-APIC + timer doesn't work".
+"""
+
+# The paths are those inside the mount namespace that launcher.sh makes. Unlike KubeVirt's domains, this one boots the
+# lab's kernel, has a port for the load generator, and forbids KSM unless the guest is mergeable. All else that matters
+# to memory and processors is as in KubeVirt's.
 _DOMAIN = """\
 <domain type='{virtualization}'>
   <name>{domain_name}</name>
@@ -76,27 +79,27 @@ _BALLOON = """\
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestSpec:
-    """One guest. The defaults are KubeVirt's, on a small VM.
+    """The settings of one guest. The defaults are KubeVirt's, for a small VM.
 
     Attributes:
-        memory_bytes: The VM's size; whole KiB.
-        vcpus: How many are online at the start.
-        max_vcpus: How many there can be; those beyond the first are hot-pluggable. None: as many as `vcpus`.
+        memory_bytes: The VM's memory size; whole KiB.
+        vcpus: The number of processors at the start.
+        max_vcpus: The largest number of processors; all but the first are hot-pluggable. None: as many as `vcpus`.
         machine: QEMU's machine type.
-        balloon: The domain has a balloon device (KubeVirt's autoattachMemBalloon).
-        balloon_driver: The guest loads the driver for it.
-        autodeflate: QEMU takes the balloon back when the guest runs out of memory. KubeVirt has no way to ask for it.
-        free_page_reporting: The guest tells QEMU which of its pages are free.
+        balloon: Whether the domain has a balloon device (KubeVirt's autoattachMemBalloon).
+        balloon_driver: Whether the guest loads the driver for the balloon.
+        autodeflate: Whether QEMU deflates the balloon when the guest runs out of memory; KubeVirt cannot set it.
+        free_page_reporting: Whether the guest tells QEMU which of its pages are free.
         stats_period: Seconds between the guest's memory statistics; 0 for none.
-        guest_agent: The guest runs QEMU's guest agent; the channel for it is there in any case.
-        python: The guest has Debian's Python.
+        guest_agent: Whether the guest runs QEMU's guest agent; the domain has a channel for it in any case.
+        python: Whether the guest has Debian's Python.
         swap_bytes: The size of the guest's swap disk; 0 for none.
         disk_bytes: The size of a disk of zeros that the load generator can read into the page cache; 0 for none.
-        discardable: QEMU can give back what the balloon takes. Otherwise it stays with the host's process, as where a
-            device that is passed through pins it.
-        mergeable: KSM may merge its pages with those that are alike, also of other guests, and of other nodes' here.
-        max_memory_bytes: How large it can be made while it runs (KubeVirt's maxGuest); None: no larger.
-        reboots: It boots anew when it is reset; otherwise a reset, like a panic, ends it.
+        discardable: Whether QEMU can free the pages that the balloon takes. If not, its process keeps them, as if a
+            passed-through device had pinned them.
+        mergeable: Whether KSM may merge the guest's pages with identical ones, other guests' included.
+        max_memory_bytes: The size up to which memory can be hotplugged (KubeVirt's maxGuest); None: none can be.
+        reboots: Whether a reset boots the guest anew; if not, a reset ends it, as a panic does.
     """
 
     name: str
@@ -130,26 +133,26 @@ class GuestSpec:
 
     @property
     def domain_name(self) -> str:
-        """KubeVirt's name for the domain."""
+        """The domain's name, formed as KubeVirt forms it."""
         return f"{self.namespace}_{self.name}"
 
     @property
     def firmware_uuid(self) -> uuid.UUID:
-        """The domain's UUID, which is the VMI's spec.domain.firmware.uuid; the same for the same name."""
+        """The domain's UUID and the VMI's spec.domain.firmware.uuid; always the same for the same name."""
         return uuid.uuid5(_FIRMWARE_NAMESPACE, self.domain_name)
 
     @property
     def most_vcpus(self) -> int:
-        """How many vCPUs there can be."""
+        """The largest number of processors that the guest can have."""
         return self.max_vcpus or self.vcpus
 
     @property
     def disks(self) -> dict[str, int]:
-        """The guest's disks by name, with their sizes in bytes."""
+        """The sizes of the guest's disks in bytes, by the disk's name."""
         return {name: size for name, size in (("swap", self.swap_bytes), ("data", self.disk_bytes)) if size}
 
     def domain_xml(self, *, kvm: bool) -> str:
-        """The libvirt domain, to be defined inside a launcher."""
+        """Return the libvirt domain, to be defined inside a launcher."""
         options = {"balloon": self.balloon_driver, "qga": self.guest_agent, "swap": bool(self.swap_bytes)}
         return _DOMAIN.format(
             KERNEL_OPTIONS=KERNEL_OPTIONS,
@@ -163,7 +166,7 @@ class GuestSpec:
             machine=self.machine,
             on_reboot="restart" if self.reboots else "destroy",
             kernel_options=" ".join(f"lab.{name}={value:d}" for name, value in options.items()),
-            # Bounded: what QEMU translates counts as the VM's memory, and would grow to hundreds of MiB.
+            # QEMU's cache of translated code counts as the VM's memory, and would grow to hundreds of MiB.
             emulator_features="" if kvm else "<tcg><tb-cache unit='MiB'>32</tb-cache></tcg>",
             cpu_mode=" mode='host-model'" if kvm else "",
             disks="".join(_DISK.format(name=name, device=f"vd{'ab'[i]}") for i, name in enumerate(self.disks)),
@@ -174,7 +177,7 @@ class GuestSpec:
         )
 
     def pluggable_xml(self, requested: int) -> str:
-        """The virtio-mem device that brings a guest from its memory to its largest, with so many bytes of it asked for.
+        """Return the virtio-mem device that lets the guest grow to `max_memory_bytes`, now by ``requested`` bytes.
 
         Raises:
             ValueError: The guest cannot grow.

@@ -1,4 +1,4 @@
-"""The process that is a virt-launcher pod: launcher.sh, with its files and its daemon's socket."""
+"""LauncherProcess: the running launcher.sh of one pod, with its files and its libvirt daemon's socket."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Self
 
 from .errors import LabError
 from .image import Image, cache_directory
-from .sockets import listen
+from .unix_sockets import listen
 
 USER = 107
-"""KubeVirt's user of launchers that are not root, and its group."""
+"""The uid and gid under which KubeVirt runs launchers that are not root."""
 
 _SCRIPT = Path(__file__).resolve().parent / "launcher.sh"
 _STOP_SECONDS = 10.0
@@ -30,15 +30,15 @@ memory_backing_dir = "/mnt/memory"
 
 
 @dataclass(slots=True)
-class Launcher:
-    """One launcher's process. It and all its children end with this process, or with `stop`."""
+class LauncherProcess:
+    """The process of one launcher. It and all of its children end when this process ends, or with `stop`."""
 
     directory: Path
     process: subprocess.Popen[bytes]
 
     @classmethod
     def start(cls, directory: Path, socket: Path, image: Image, cgroups: Sequence[Path]) -> Self:
-        """Starts a launcher with its files in `directory` and its daemon behind `socket`."""
+        """Start a launcher in the cgroups, with its files in `directory` and its libvirt daemon behind `socket`."""
         _lay_out(directory)
         cache = cache_directory() / "libvirt"
         cache.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ class Launcher:
             os.chown(socket, USER, USER)
             process = subprocess.Popen(
                 [_SCRIPT, directory, image.directory, cache, str(listener.fileno()), *cgroups],
-                stdin=subprocess.PIPE,  # closed with this process, and its end is the launcher's
+                stdin=subprocess.PIPE,  # closed when this process ends, and the launcher ends with its stdin
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 pass_fds=(listener.fileno(),),
@@ -56,26 +56,27 @@ class Launcher:
         return cls(directory, process)
 
     def stop(self) -> None:
-        """Ends the launcher, its daemon and its guest, as at the end of a pod; then their memory is free.
+        """End the launcher, its daemon and its guest, as the kubelet ends a pod; their memory is free after that.
 
         Raises:
-            LabError: They do not end.
+            LabError: The launcher does not end in time.
         """
         if self.process.stdin:
             self.process.stdin.close()
         try:
             self.process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired as error:
-            self.process.kill()  # unshare takes its children along, but does not wait for them
+            self.process.kill()  # unshare kills its children, but does not wait for their end
             raise LabError(f"the launcher in {self.directory} did not end within {_STOP_SECONDS:g} s") from error
 
     def log_tail(self) -> str:
-        """The last lines that the launcher or its daemon said."""
+        """Return the last three lines that the launcher and its daemon logged."""
         lines = (self.directory / "launcher.log").read_text(errors="replace").splitlines()
         return " | ".join(lines[-3:])
 
 
 def _lay_out(directory: Path) -> None:
+    """Create the directories that launcher.sh mounts, and the daemon's configuration."""
     for name in ("image", "cache", "memory", "run", "data", "etc/libvirt"):
         (directory / name).mkdir(parents=True)
     (directory / "etc/libvirt/libvirtd.conf").write_text(_DAEMON)
