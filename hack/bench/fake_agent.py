@@ -1,4 +1,4 @@
-"""The agent with fakes in place of libvirt and the node: for more VMs than a machine under test can hold.
+"""The agent as a process with fake VMs in place of libvirt's: more of them than the machine could hold.
 
 usage: python -m hack.bench.fake_agent KUBECONFIG NODE PODS DOMAIN ...
 """
@@ -18,11 +18,11 @@ from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.vm.memory_worker import WorkerSettings
 from kubeballoon.cluster.client import ApiClient
 
-_PERIOD = 5
+_STATISTICS_SECONDS = 5
 
 
 async def main(kubeconfig: str, node: str, pods: str, *domains: str) -> None:
-    """Run until ended."""
+    """Run an agent until the process is ended."""
     for domain in domains:
         directory = Path(pods) / f"pod-{domain.partition('_')[2]}" / RUNTIME
         directory.mkdir(parents=True)
@@ -31,7 +31,7 @@ async def main(kubeconfig: str, node: str, pods: str, *domains: str) -> None:
     fakes = {domain: FakeDomain(thread=CallThread(domain)) for domain in domains}
     channels = {domain: FakeChannel(thread=CallThread(f"{domain} guest")) for domain in domains}
     async with await ApiClient.connect("kubeballoon-agent", Path(kubeconfig)) as cluster:
-        settings = WorkerSettings(Path(pods), window=300.0, period=_PERIOD)
+        settings = WorkerSettings(Path(pods), window=300.0, period=_STATISTICS_SECONDS)
         agent = Agent(
             node,
             cluster,

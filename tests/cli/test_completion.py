@@ -58,7 +58,8 @@ def test_shells_are_taught_to_complete_the_command(shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "completions"),
     [
-        (("s",), {"status", "diff"}),
+        (("s",), {"status"}),
+        (("d",), {"diff"}),
         (("top", ""), {"nodes", "vms"}),
         (("status", "-o", "y"), {"yaml"}),
         (("release", "--un"), {"--undo"}),
@@ -80,7 +81,7 @@ VMS = [("shop", "db"), ("shop", "web"), ("test", "web")]
 
 
 @pytest.mark.parametrize(
-    ("prefix", "namespace", "elsewhere", "expected"),
+    ("prefix", "namespace", "other_namespaces", "expected"),
     [
         ("", "shop", True, ["db", "web"]),
         ("w", "shop", True, ["db", "web", "test/web"]),
@@ -92,9 +93,9 @@ VMS = [("shop", "db"), ("shop", "web"), ("test", "web")]
     ],
 )
 def test_vms_are_completed_as_they_can_be_written(
-    prefix: str, namespace: str, *, elsewhere: bool, expected: list[str]
+    prefix: str, namespace: str, *, other_namespaces: bool, expected: list[str]
 ) -> None:
-    assert completion_names.vm_names(prefix, VMS, namespace, elsewhere=elsewhere) == expected
+    assert completion_names.vm_names(prefix, VMS, namespace, other_namespaces=other_namespaces) == expected
 
 
 def test_what_takes_long_or_fails_completes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def test_what_takes_long_or_fails_completes_nothing(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(completion_names, "DEADLINE", 0.1)
     for read in (hang, fail):
-        monkeypatch.setattr(completion_names, "_read", read)
+        monkeypatch.setattr(completion_names, "_read_names", read)
         assert completion_names.complete("vms", argparse.Namespace(), "") == []
     never.set()
 

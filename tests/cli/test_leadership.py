@@ -1,4 +1,4 @@
-"""What status makes of the controllers' Leases."""
+"""The controller that leads, as ``status`` finds it in Leases."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEAD = lease("pod_2", "2025-12-31T23:50:00.000000Z")
         ([], None, "no controller has led yet: does one run?"),
     ],
 )
-def test_a_controller_that_does_not_lead_is_said(
+def test_status_says_who_leads_or_why_nobody_does(
     leases: list[dict[str, object]], leader: str | None, fault: str | None
 ) -> None:
     found = leadership(leases, NOW)

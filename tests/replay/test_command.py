@@ -1,4 +1,4 @@
-"""The command: its contract, and one line for what cannot be used."""
+"""``kubeballoon replay``: its output, and one line for each thing that cannot be used."""
 
 from __future__ import annotations
 
@@ -50,34 +50,34 @@ def runs(text: str) -> dict[tuple[str, float], dict[str, float]]:
 
 def test_one_run_per_strategy_and_ratio(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(traces, "--overcommit", "1,1.6", "--format", "json", "--jobs", "1")) == 0
-    found = runs(capsys.readouterr().out)
+    by_run = runs(capsys.readouterr().out)
     strategies = ("kubeballoon", "static", "none", "clairvoyant")
-    assert set(found) == {(strategy, ratio) for strategy in strategies for ratio in (1.0, 1.6)}
-    assert all(set(run) >= KEYS for run in found.values())
-    assert all(run["below_min_seconds"] == 0 for run in found.values())
-    assert found["kubeballoon", 1.6]["unmet_gib_hours"] < found["static", 1.6]["unmet_gib_hours"]
-    assert found["clairvoyant", 1.6]["unmet_gib_hours"] <= found["kubeballoon", 1.6]["unmet_gib_hours"]
+    assert set(by_run) == {(strategy, ratio) for strategy in strategies for ratio in (1.0, 1.6)}
+    assert all(set(run) >= KEYS for run in by_run.values())
+    assert all(run["below_min_seconds"] == 0 for run in by_run.values())
+    assert by_run["kubeballoon", 1.6]["unmet_gib_hours"] < by_run["static", 1.6]["unmet_gib_hours"]
+    assert by_run["clairvoyant", 1.6]["unmet_gib_hours"] <= by_run["kubeballoon", 1.6]["unmet_gib_hours"]
     for strategy in strategies:
-        assert found[strategy, 1.6]["demand_gib_hours"] == pytest.approx((8 * 2400 + 4 * 3 * 600) / 3600)
+        assert by_run[strategy, 1.6]["demand_gib_hours"] == pytest.approx((8 * 2400 + 4 * 3 * 600) / 3600)
 
 
 def test_processes_change_nothing(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(traces, "--format", "json", "--jobs", "1", "--seed", "7")) == 0
-    said = capsys.readouterr()
-    alone = runs(said.out)
-    percents = [int(line.split()[1]) for line in said.err.splitlines() if line.endswith("% done")]
+    printed = capsys.readouterr()
+    one_process = runs(printed.out)
+    percents = [int(line.split()[1]) for line in printed.err.splitlines() if line.endswith("% done")]
     assert percents == sorted(set(percents))
     assert len(percents) > 2
     assert percents[-1] == 100
-    several = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "kubeballoon", *command(traces, "--format", "json", "--jobs", "2", "--seed", "7")],
         check=True,
         capture_output=True,
         text=True,
     )
-    together = runs(several.stdout)
-    assert together == alone
-    assert "100 % done" in several.stderr
+    several_processes = runs(ended.stdout)
+    assert several_processes == one_process
+    assert "100 % done" in ended.stderr
 
 
 def test_the_report_needs_nothing_beside_it(traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,10 +114,10 @@ def test_a_bad_policy_is_one_line(
     policy = tmp_path / "policy.yaml"
     policy.write_text(manifest)
     assert main(command(traces, "--policy", str(policy))) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert str(policy) in said
-    assert complaint in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert str(policy) in message
+    assert complaint in message
 
 
 def test_bad_traces_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,10 +128,10 @@ def test_bad_traces_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_directory_that_cannot_be_made_is_one_line(
     traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    taken = tmp_path / "taken"
-    taken.write_text("")
-    assert main(command(traces, "--output", str(taken))) == 1
-    assert capsys.readouterr().err == f"kubeballoon replay: {taken}: File exists\n"
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main(command(traces, "--output", str(file))) == 1
+    assert capsys.readouterr().err == f"kubeballoon replay: {file}: File exists\n"
 
 
 def test_a_missing_extra_is_one_line(

@@ -1,4 +1,4 @@
-"""What kubeballoon is measured against."""
+"""The strategies that kubeballoon is compared with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from kubeballoon.core.memory.model import Amount, MemoryTerms
 from kubeballoon.core.units import GIB
 from kubeballoon.replay.node_replay import NodeReplay
-from kubeballoon.replay.strategies import NodeWorkload, bounds, clairvoyant, none, static
+from kubeballoon.replay.node_workload import NodeWorkload, vm_bounds
+from kubeballoon.replay.strategies import clairvoyant, none, static
 from kubeballoon.replay.traces import step_trace
 from kubeballoon.vocabulary import ReclaimWhen
 
@@ -21,7 +22,7 @@ STEPS = 8  # in which the brute force tries each VM's allocation
 
 
 @st.composite
-def loads(draw: st.DrawFn) -> NodeWorkload:
+def one_second_workloads(draw: st.DrawFn) -> NodeWorkload:
     """Three VMs for one second, on a node too small for them."""
     parts = draw(st.tuples(*[st.integers(0, STEPS)] * 3))
     traces = [step_trace(f"vm{index}", SIZE, [0.0], [SIZE * part // STEPS]) for index, part in enumerate(parts)]
@@ -34,17 +35,17 @@ def loads(draw: st.DrawFn) -> NodeWorkload:
     return NodeWorkload("node", draw(st.integers(4 * GIB, 12 * GIB)), traces, policy, 1.0)
 
 
-@given(loads())
+@given(one_second_workloads())
 @settings(max_examples=50)
-def test_no_allocation_within_bounds_and_capacity_leaves_less_unmet_than_the_optimum(load: NodeWorkload) -> None:
-    limits = bounds(load)
-    demands = [int(trace.demand[0]) for trace in load.traces]
-    capacity, least = load.capacity, limits.minimum
-    if load.policy.when is ReclaimWhen.UNDER_PRESSURE:  # what counts is what is used, of all the node has
-        capacity, least = load.memory, np.minimum(demands, limits.minimum)
+def test_no_allocation_within_bounds_and_capacity_leaves_less_unmet_than_the_optimum(workload: NodeWorkload) -> None:
+    bounds = vm_bounds(workload)
+    demands = [int(trace.demand[0]) for trace in workload.traces]
+    capacity, least = workload.capacity, bounds.minimum
+    if workload.policy.when is ReclaimWhen.UNDER_PRESSURE:  # what counts is what is used, of all the node has
+        capacity, least = workload.memory, np.minimum(demands, bounds.minimum)
     choices = [
         [part * SIZE // STEPS for part in range(STEPS + 1) if low <= part * SIZE // STEPS <= high]
-        for low, high in zip(least, limits.maximum, strict=True)
+        for low, high in zip(least, bounds.maximum, strict=True)
     ]
     best = min(
         (
@@ -54,11 +55,11 @@ def test_no_allocation_within_bounds_and_capacity_leaves_less_unmet_than_the_opt
         ),
         default=sum(demands),
     )
-    assert clairvoyant(load).unmet <= best + 1
+    assert clairvoyant(workload).unmet <= best + 1
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> NodeWorkload:
+def ten_minute_workloads(draw: st.DrawFn) -> NodeWorkload:
     """Up to five VMs for ten minutes, on a node that they overcommit."""
     traces = []
     for index in range(draw(st.integers(2, 5))):
@@ -77,16 +78,16 @@ def histories(draw: st.DrawFn) -> NodeWorkload:
     return NodeWorkload("node", memory, traces, policy, 600.0, interval=draw(st.sampled_from([2.0, 10.0])))
 
 
-@given(histories())
+@given(ten_minute_workloads())
 @settings(max_examples=60, deadline=None)
-def test_nobody_meets_more_demand_than_the_optimum(load: NodeWorkload) -> None:
-    optimum = clairvoyant(load).unmet
-    assert NodeReplay(load).run().unmet >= optimum - 1
-    assert static(load).unmet >= optimum - 1
+def test_nobody_meets_more_demand_than_the_optimum(workload: NodeWorkload) -> None:
+    optimum = clairvoyant(workload).unmet
+    assert NodeReplay(workload).run().unmet >= optimum - 1
+    assert static(workload).unmet >= optimum - 1
 
 
 def test_without_balloons_a_node_is_exhausted_each_time_its_guests_use_more_than_it_has() -> None:
     traces = [step_trace(name, SIZE, [0.0, 10.0, 20.0, 30.0], [GIB, SIZE, GIB, SIZE]) for name in "ab"]
-    tally = none(NodeWorkload("node", 6 * GIB, traces, MemoryTerms("p"), 40.0))
-    assert tally.exhaustions == 2
-    assert tally.unmet == pytest.approx(20.0 * 2 * GIB)
+    totals = none(NodeWorkload("node", 6 * GIB, traces, MemoryTerms("p"), 40.0))
+    assert totals.exhaustions == 2
+    assert totals.unmet == pytest.approx(20.0 * 2 * GIB)

@@ -1,4 +1,4 @@
-"""What the commands see of a cluster: policies, namespaces and reports, read once."""
+"""The cluster as commands see it: the policies, namespaces and agents' reports, read once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kubeballoon.api.v1alpha1 import (
     Resource,
     VirtualMachineReport,
 )
-from kubeballoon.cli.kind_words import VM_WORDS
+from kubeballoon.cli.resource_aliases import VM_ALIASES
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, BusyError, ForbiddenError, NotFoundError, Object
 from kubeballoon.core.memory.model import MemoryNode
@@ -41,128 +41,156 @@ Kind = TypeVar("Kind", bound=Resource)
 
 @dataclass(frozen=True, slots=True)
 class ReportedVM:
-    """A VM, and the node whose agent reports it."""
+    """A ReportedVM is one VM in the report of its node's agent.
 
-    pressure: NodePressure
-    status: NodePressureStatus
+    Attributes:
+        node: the object that holds the report.
+        node_status: the report.
+        report: what the report says of the VM.
+    """
+
+    node: NodePressure
+    node_status: NodePressureStatus
     report: VirtualMachineReport
+
+    @property
+    def full_name(self) -> str:
+        """The VM's name with its namespace, as NAMESPACE/NAME."""
+        return f"{self.report.namespace}/{self.report.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """The cluster as of ``now``."""
+    """A ClusterView is what was read of a cluster at the time ``now``.
 
-    policies: tuple[LoadedMemoryPolicy, ...]
+    Attributes:
+        namespace_labels: the labels of each namespace, by its name.
+        nodes: the NodePressures, also those whose agents have not reported yet.
+    """
+
+    memory_policies: tuple[LoadedMemoryPolicy, ...]
     processor_policies: tuple[LoadedProcessorPolicy, ...]
-    namespaces: Mapping[str, Mapping[str, str]]
+    namespace_labels: Mapping[str, Mapping[str, str]]
     nodes: tuple[NodePressure, ...]
     now: datetime
 
     @property
-    def every_policy(self) -> tuple[Policy, ...]:
-        """The policies of both kinds."""
-        return *(each.resource for each in self.policies), *(each.resource for each in self.processor_policies)
+    def policies(self) -> tuple[Policy, ...]:
+        """The cluster's policies of both kinds."""
+        return *(each.resource for each in self.memory_policies), *(each.resource for each in self.processor_policies)
 
-    def governance(self, report: VirtualMachineReport) -> Governance[LoadedMemoryPolicy]:
-        """Which policies select a VM's memory."""
-        return govern(self.policies, report.labels, self.namespaces.get(report.namespace, {}))
+    def memory_governance(self, report: VirtualMachineReport) -> Governance[LoadedMemoryPolicy]:
+        """Find the MemoryPolicies that select a VM."""
+        return govern(self.memory_policies, report.labels, self.namespace_labels.get(report.namespace, {}))
 
     def processor_governance(self, report: VirtualMachineReport) -> Governance[LoadedProcessorPolicy]:
-        """Which policies select a VM's processors."""
-        return govern(self.processor_policies, report.labels, self.namespaces.get(report.namespace, {}))
+        """Find the ProcessorPolicies that select a VM."""
+        return govern(self.processor_policies, report.labels, self.namespace_labels.get(report.namespace, {}))
 
-    def reported(self) -> Iterator[tuple[NodePressure, NodePressureStatus]]:
-        """The nodes whose agents have reported."""
-        for pressure in self.nodes:
-            if pressure.status is not None:
-                yield pressure, pressure.status
+    def reporting_nodes(self) -> Iterator[tuple[NodePressure, NodePressureStatus]]:
+        """Iterate over the nodes whose agents have reported, each with the report."""
+        for node in self.nodes:
+            if node.status is not None:
+                yield node, node.status
 
-    def places(self) -> Iterator[ReportedVM]:
-        """Every VM that is reported."""
-        for pressure, status in self.reported():
+    def reported_vms(self) -> Iterator[ReportedVM]:
+        """Iterate over the VMs of all reports."""
+        for node, status in self.reporting_nodes():
             for report in status.virtual_machines:
-                yield ReportedVM(pressure, status, report)
+                yield ReportedVM(node, status, report)
 
-    def core(self, pressure: NodePressure, status: NodePressureStatus) -> MemoryNode:
-        """A node as the core sees it."""
+    def memory_node(self, node: NodePressure, status: NodePressureStatus) -> MemoryNode:
+        """Translate a node's memory for the core."""
         return memory_node(
-            pressure.metadata.name,
+            node.metadata.name,
             status,
-            lambda report: self.governance(report).governing,
-            released=pressure.metadata.released,
+            lambda report: self.memory_governance(report).governing,
+            released=node.metadata.released,
         )
 
-    def processors(self, pressure: NodePressure, status: NodePressureStatus) -> ProcessorNode | None:
-        """A node's processors as the core sees them; None where its agent does not report them.
+    def processor_node(self, node: NodePressure, status: NodePressureStatus) -> ProcessorNode | None:
+        """Translate a node's processors for the core; None if its agent does not report them.
 
-        When a VM's number last changed is only the controller's to know, so no cool-down holds here.
+        Only the controller knows when a VM's number of processors last changed, so no cool-down applies here.
         """
         return processor_node(
-            pressure.metadata.name,
+            node.metadata.name,
             status,
             lambda report: self.processor_governance(report).governing,
-            released=pressure.metadata.released,
+            released=node.metadata.released,
         )
 
-    def age(self, status: NodePressureStatus) -> float:
-        """Seconds since the agent looked and wrote."""
+    def report_age(self, status: NodePressureStatus) -> float:
+        """Compute the age of a node's report, seconds."""
         return max(0.0, (self.now - status.observed_at).total_seconds())
 
-    def silent(self, status: NodePressureStatus) -> bool:
-        """Whether the agent is silent for so long that nothing is decided for its node."""
-        return self.age(status) > SILENT_AFTER
+    def is_silent(self, status: NodePressureStatus) -> bool:
+        """Whether a node's report is so old that the controller decides nothing for the node."""
+        return self.report_age(status) > SILENT_AFTER
 
 
-async def read_cluster(cluster: ApiClient) -> ClusterView:
-    """Read everything.
+async def read_cluster(client: ApiClient) -> ClusterView:
+    """Read the policies, the agents' reports and the namespaces' labels.
 
     Raises:
-        ClusterError: that is not possible; in particular where kubeballoon is not installed.
+        ApiError: the API server cannot be reached or refuses, kubeballoon is not installed, or an object is invalid.
     """
-    policies, processor_policies, nodes, namespaces = await asyncio.gather(
-        _all(cluster, MemoryPolicy), _all(cluster, ProcessorPolicy), nodes_of(cluster), cluster.get(paths.NAMESPACES)
+    memory_policies, processor_policies, nodes, namespaces = await asyncio.gather(
+        _read_all(client, MemoryPolicy),
+        _read_all(client, ProcessorPolicy),
+        read_nodes(client),
+        client.get(paths.NAMESPACES),
     )
-    labels = {item["metadata"]["name"]: item["metadata"].get("labels", {}) for item in namespaces["items"]}
+    namespace_labels = {item["metadata"]["name"]: item["metadata"].get("labels", {}) for item in namespaces["items"]}
     return ClusterView(
-        tuple(map(load_memory_policy, policies)),
+        tuple(map(load_memory_policy, memory_policies)),
         tuple(map(load_processor_policy, processor_policies)),
-        labels,
+        namespace_labels,
         nodes,
         datetime.now(UTC),
     )
 
 
-async def nodes_of(cluster: ApiClient) -> tuple[NodePressure, ...]:
-    """All NodePressures."""
-    return await _all(cluster, NodePressure)
+async def read_nodes(client: ApiClient) -> tuple[NodePressure, ...]:
+    """Read all NodePressures.
+
+    Raises:
+        ApiError: the API server cannot be reached or refuses, kubeballoon is not installed, or an object is invalid.
+    """
+    return await _read_all(client, NodePressure)
 
 
-async def _all(cluster: ApiClient, kind: type[Kind]) -> tuple[Kind, ...]:
-    return tuple(_read(kind, item) for item in await items(cluster, kind))
+async def _read_all(client: ApiClient, kind: type[Kind]) -> tuple[Kind, ...]:
+    return tuple(_validate(kind, item) for item in await list_objects(client, kind))
 
 
-_TRIES = 5  # for a kind whose CRD has just been installed or upgraded
-_PAUSE = 1.0  # seconds between them, as the API server asks for
+# An API server may answer that it is busy for some seconds after a CRD was installed or upgraded.
+_ATTEMPTS = 5
+_RETRY_SECONDS = 1.0  # the pause that the API server asks for
 
 
-async def items(cluster: ApiClient, kind: type[Resource]) -> list[Object]:
-    """All objects of a kind of ours."""
-    for tries in range(1, _TRIES + 1):
+async def list_objects(client: ApiClient, kind: type[Resource]) -> list[Object]:
+    """List all objects of one of kubeballoon's kinds, as JSON.
+
+    Raises:
+        ApiError: the API server cannot be reached or refuses, or kubeballoon is not installed.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
-            answer: list[Object] = (await cluster.get(paths.ours(kind.plural)))["items"]
+            objects: list[Object] = (await client.get(paths.ours(kind.plural)))["items"]
             break
         except BusyError:
-            if tries == _TRIES:
+            if attempt == _ATTEMPTS:
                 raise
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_RETRY_SECONDS)
         except NotFoundError as error:
             raise ApiError(
                 f"kubeballoon is not installed: the API server has no {kind.plural}.kubeballoon.io"
             ) from error
-    return answer
+    return objects
 
 
-def _read(kind: type[Kind], item: Object) -> Kind:
+def _validate(kind: type[Kind], item: Object) -> Kind:
     try:
         return kind.model_validate(item)
     except ValidationError as error:
@@ -170,40 +198,42 @@ def _read(kind: type[Kind], item: Object) -> Kind:
         raise ApiError(f"{kind.__name__} {name} cannot be read: {fault(error)}") from error
 
 
-def split(text: str, namespace: str) -> tuple[str, str]:
-    """The namespace and name of a VM written NAME, vm/NAME or NAMESPACE/NAME."""
-    before, slash, name = text.rpartition("/")
-    return (before, name) if slash and before not in VM_WORDS else (namespace, name)
+def parse_vm_name(text: str, namespace: str) -> tuple[str, str]:
+    """Split NAME, vm/NAME or NAMESPACE/NAME into namespace and name; ``namespace`` is the one of the first two."""
+    before_slash, slash, name = text.rpartition("/")
+    return (before_slash, name) if slash and before_slash not in VM_ALIASES else (namespace, name)
 
 
-async def find_vm(cluster: ApiClient, sight: ClusterView, namespace: str, name: str) -> ReportedVM:
-    """A VM by its name.
+async def find_vm(client: ApiClient, view: ClusterView, namespace: str, name: str) -> ReportedVM:
+    """Find a VM in the agents' reports.
 
     Raises:
-        ClusterError: no agent reports it; the text says why, and what may have been meant.
+        ApiError: no agent reports such a VM; the message says why, or suggests VMs with similar names.
     """
-    for place in sight.places():
-        if (place.report.namespace, place.report.name) == (namespace, name):
-            return place
-    raise ApiError(await _absent(cluster, sight, namespace, name))
+    for vm in view.reported_vms():
+        if (vm.report.namespace, vm.report.name) == (namespace, name):
+            return vm
+    raise ApiError(await _explain_missing_vm(client, view, namespace, name))
 
 
-async def _absent(cluster: ApiClient, sight: ClusterView, namespace: str, name: str) -> str:
+async def _explain_missing_vm(client: ApiClient, view: ClusterView, namespace: str, name: str) -> str:
+    """Say why no agent reports a VM: it does not exist, does not run, or runs on a node without an agent."""
+    full_name = f"{namespace}/{name}"
     try:
-        status = (await cluster.get(paths.instance(namespace, name))).get("status", {})
+        status = (await client.get(paths.instance(namespace, name))).get("status", {})
     except (NotFoundError, ForbiddenError):
-        known = [f"{place.report.namespace}/{place.report.name}" for place in sight.places()]
-        return f"no VM {namespace}/{name} runs on a node with an agent{_meant(f'{namespace}/{name}', known)}"
+        reported = [vm.full_name for vm in view.reported_vms()]
+        return f"no VM {full_name} runs on a node with an agent{_suggest_names(full_name, reported)}"
     node = status.get("nodeName")
     if node is None:
-        return f"the VM {namespace}/{name} runs nowhere yet (phase {status.get('phase', 'unknown')})"
-    return f"the VM {namespace}/{name} runs on node {node}, whose agent does not report it: does an agent run there?"
+        return f"the VM {full_name} runs nowhere yet (phase {status.get('phase', 'unknown')})"
+    return f"the VM {full_name} runs on node {node}, whose agent does not report it: does an agent run there?"
 
 
-def _meant(wanted: str, known: Sequence[str]) -> str:
-    """Near misses: the same name elsewhere, or one that looks alike."""
-    name = wanted.split("/")[1]
-    by_name = {each.split("/")[1]: each for each in known}
-    same = [each for each in known if each.split("/")[1] == name]
-    near = same or [by_name[each] for each in difflib.get_close_matches(name, by_name, n=3)]
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+def _suggest_names(full_name: str, reported: Sequence[str]) -> str:
+    """Suggest the VMs of the same name in other namespaces, or else VMs whose names look alike."""
+    name = full_name.split("/")[1]
+    by_name = {each.split("/")[1]: each for each in reported}
+    namesakes = [each for each in reported if each.split("/")[1] == name]
+    suggestions = namesakes or [by_name[each] for each in difflib.get_close_matches(name, by_name, n=3)]
+    return f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""

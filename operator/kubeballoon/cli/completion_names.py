@@ -1,6 +1,7 @@
-"""Names that shells complete: of VMs, nodes, policies, namespaces and contexts.
+"""The names that shells complete: of VMs, nodes, policies, namespaces and contexts.
 
-A shell waits for them, so they come soon or not at all, and what goes wrong is not said.
+A user waits while a shell completes, so names that cannot be had within a few seconds are left out, and errors are not
+reported.
 """
 
 from __future__ import annotations
@@ -12,88 +13,107 @@ from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from kubeballoon.cli.kind_words import NODE_WORDS, VM_WORDS
+from kubeballoon.cli.resource_aliases import NODE_ALIASES, VM_ALIASES
 
 if TYPE_CHECKING:
     from kubeballoon.cluster.client import ApiClient, Object
 
-DEADLINE = 3.0  # seconds, of which importing what reads them takes most
+DEADLINE = 3.0  # seconds: importing the client library takes most of them
 
 
-def complete(thing: str, options: argparse.Namespace, prefix: str) -> list[str]:
-    """The names of a kind of thing: vms, vms-and-nodes, nodes, policies, namespaces or contexts."""
-    found: list[str] = []
+def complete(resource: str, options: argparse.Namespace, prefix: str) -> list[str]:
+    """Find the names of a resource: vms, vms-and-nodes, nodes, policies, namespaces or contexts.
+
+    Args:
+        resource: what to name.
+        options: the command line, as far as it is parsed.
+        prefix: what the user has typed of the name; names that do not begin with it may be returned as well.
+    """
+    names: list[str] = []
 
     def work() -> None:
         with suppress(Exception):
-            found.extend(_read(thing, options, prefix))
+            names.extend(_read_names(resource, options, prefix))
 
-    thread = Thread(target=work, daemon=True)  # what hangs ends with the process
+    thread = Thread(target=work, daemon=True)  # a daemon, so that a call that hangs does not outlive the completion
     thread.start()
     thread.join(DEADLINE)
-    return list(found)
+    return list(names)
 
 
-def _read(thing: str, options: argparse.Namespace, prefix: str) -> list[str]:
+def _read_names(resource: str, options: argparse.Namespace, prefix: str) -> list[str]:
     from kubeballoon.cluster.client import contexts  # noqa: PLC0415 - in the thread: importing takes most of the time
 
-    if thing == "contexts":
-        return contexts(_option(options, "kubeconfig"))
-    return asyncio.run(_ask(thing, options, prefix))
+    if resource == "contexts":
+        return contexts(_parsed_option(options, "kubeconfig"))
+    return asyncio.run(_list_names(resource, options, prefix))
 
 
-async def _ask(thing: str, options: argparse.Namespace, prefix: str) -> list[str]:
-    from kubeballoon.cluster import paths  # noqa: PLC0415 - as above
-    from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - as above
+async def _list_names(resource: str, options: argparse.Namespace, prefix: str) -> list[str]:
+    from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread, as in _read_names
+    from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - in the thread, as in _read_names
 
-    kubeconfig, context = _option(options, "kubeconfig"), _option(options, "context")
-    async with await ApiClient.connect("kubectl-balloon", kubeconfig, context) as cluster:
-        if thing == "namespaces":
-            return sorted(await cluster.names(paths.NAMESPACES))
-        if thing == "nodes":
-            return sorted(await cluster.names(paths.NODE_PRESSURES))
-        if thing == "policies":
+    kubeconfig, context = _parsed_option(options, "kubeconfig"), _parsed_option(options, "context")
+    async with await ApiClient.connect("kubectl-balloon", kubeconfig, context) as client:
+        if resource == "namespaces":
+            return sorted(await client.names(paths.NAMESPACES))
+        if resource == "nodes":
+            return sorted(await client.names(paths.NODE_PRESSURES))
+        if resource == "policies":
             kinds = paths.MEMORY_POLICIES, paths.PROCESSOR_POLICIES
-            return sorted(set().union(*[await cluster.names(kind) for kind in kinds]))
-        return await _places(cluster, options, prefix, nodes=thing == "vms-and-nodes")
+            return sorted(set().union(*[await client.names(kind) for kind in kinds]))
+        return await _list_vms(client, options, prefix, with_nodes=resource == "vms-and-nodes")
 
 
-async def _places(cluster: ApiClient, options: argparse.Namespace, prefix: str, *, nodes: bool) -> list[str]:
-    from kubeballoon.cluster import paths  # noqa: PLC0415 - as above
+async def _list_vms(client: ApiClient, options: argparse.Namespace, prefix: str, *, with_nodes: bool) -> list[str]:
+    from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread, as in _read_names
 
-    pressures: list[Object] = (await cluster.get(paths.NODE_PRESSURES))["items"]
+    nodes: list[Object] = (await client.get(paths.NODE_PRESSURES))["items"]
     vms = [
         (str(vm["namespace"]), str(vm["name"]))
-        for pressure in pressures
-        for vm in pressure.get("status", {}).get("virtualMachines", ())
+        for node in nodes
+        for vm in node.get("status", {}).get("virtualMachines", ())
     ]
-    named = _option(options, "namespace")
-    names = vm_names(prefix, vms, named or cluster.namespace, elsewhere=named is None)
-    if nodes:
-        names += node_names(prefix, [str(pressure["metadata"]["name"]) for pressure in pressures])
+    namespace = _parsed_option(options, "namespace")
+    names = vm_names(prefix, vms, namespace or client.namespace, other_namespaces=namespace is None)
+    if with_nodes:
+        names += node_names(prefix, [str(node["metadata"]["name"]) for node in nodes])
     return sorted(names)
 
 
-def vm_names(prefix: str, vms: Iterable[tuple[str, str]], namespace: str, *, elsewhere: bool) -> list[str]:
-    """How VMs, given as (namespace, name), can be written so that it begins with ``prefix``.
+def vm_names(
+    prefix: str, vms: Iterable[tuple[str, str]], current_namespace: str, *, other_namespaces: bool
+) -> list[str]:
+    """List VMs in the notation that the user has begun with ``prefix``: NAME, vm/NAME or NAMESPACE/NAME.
 
-    Those of other namespaces are offered once something is written, for there may be thousands, or where there are no
-    others.
+    There may be thousands of VMs in other namespaces, so these are listed only after the first letter, or if the
+    current namespace has none.
+
+    Args:
+        prefix: what the user has typed.
+        vms: the namespace and the name of each VM.
+        current_namespace: the namespace of VMs that are written without one.
+        other_namespaces: whether VMs of other namespaces may be given.
     """
-    word, slash, _ = prefix.rpartition("/")
-    if slash and word in VM_WORDS:
-        return [f"{word}/{name}" for where, name in vms if where == namespace]
-    own = [name for where, name in vms if where == namespace]
-    offered = elsewhere and (prefix or not own)
-    return [*own, *(f"{where}/{name}" for where, name in vms if offered and (slash or where != namespace))]
+    before_slash, slash, _ = prefix.rpartition("/")
+    if slash and before_slash in VM_ALIASES:
+        return [f"{before_slash}/{name}" for namespace, name in vms if namespace == current_namespace]
+    current = [name for namespace, name in vms if namespace == current_namespace]
+    if not other_namespaces or (current and not prefix):
+        return current
+    return [
+        *current,
+        *(f"{namespace}/{name}" for namespace, name in vms if slash or namespace != current_namespace),
+    ]
 
 
 def node_names(prefix: str, nodes: Iterable[str]) -> list[str]:
-    """How nodes can be written so that it begins with ``prefix``."""
-    word, slash, _ = prefix.rpartition("/")
-    return [f"{word if slash and word in NODE_WORDS else NODE_WORDS[0]}/{name}" for name in nodes]
+    """List nodes in the notation that the user has begun with ``prefix``: node/NAME, or another alias of node."""
+    before_slash, slash, _ = prefix.rpartition("/")
+    alias = before_slash if slash and before_slash in NODE_ALIASES else NODE_ALIASES[0]
+    return [f"{alias}/{name}" for name in nodes]
 
 
-def _option(options: argparse.Namespace, name: str) -> Any:
-    """An option as far as the line is parsed."""
+def _parsed_option(options: argparse.Namespace, name: str) -> Any:
+    """Return an option's value; None if the command line, which is incomplete, does not hold it yet."""
     return getattr(options, name, None)

@@ -1,4 +1,4 @@
-"""Every strategy on every node at every overcommit ratio, in parallel processes."""
+"""The comparison of all strategies on all nodes at all overcommit ratios, run in parallel processes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,37 @@ from multiprocessing.sharedctypes import Synchronized
 from typing import ClassVar
 
 from kubeballoon.core.memory.model import MemoryDecision, MemoryTerms
-from kubeballoon.replay.node_replay import NodeReplay, Recording, ReplayMoment
+from kubeballoon.replay.node_replay import NodeReplay, Recording, TimelinePoint
+from kubeballoon.replay.node_workload import NodeWorkload, demand_tables
 from kubeballoon.replay.placement import place
-from kubeballoon.replay.strategies import NodeWorkload, Strategy, clairvoyant, none, static, stretches
+from kubeballoon.replay.strategies import Strategy, clairvoyant, none, static
 from kubeballoon.replay.totals import ReplayTotals, StrategyRun
 from kubeballoon.replay.traces import Trace, Workload
 
 KUBEBALLOON = "kubeballoon"
 STRATEGIES: dict[str, Strategy | None] = {
-    KUBEBALLOON: None,
+    KUBEBALLOON: None,  # replayed by NodeReplay
     "static": static,
     "none": none,
     "clairvoyant": clairvoyant,
 }
 
-_MOMENTS = 600  # in a plot of one node over time
-_GLANCE = 0.5  # seconds between two looks at how far the processes have come
+_TIMELINE_POINTS = 600  # about as many as a plot has pixels in width
+_PROGRESS_SECONDS = 0.5  # between two reports of progress
 
 Progress = Callable[[float], None]
-"""Told which part of the work is done, 0 to 1."""
+"""A function that is called with the share of the work that is done, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaySettings:
-    """What is the same for all nodes; ``node_memory`` in bytes, ``interval`` in seconds."""
+    """ReplaySettings are what all nodes have in common.
+
+    Attributes:
+        node_memory: memory of each node, bytes.
+        interval: between two rounds of control, seconds.
+        seed: the seed of everything that is drawn at random.
+    """
 
     node_memory: int
     policy: MemoryTerms
@@ -43,109 +50,144 @@ class ReplaySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeStory:
-    """The first node under kubeballoon at the highest ratio.
+class NodeTimeline:
+    """A NodeTimeline is one node over time, for the report: the first node under kubeballoon at the highest ratio.
 
     Attributes:
-        peak: when its VMs demand most, seconds.
+        peak: when its VMs demand most together, seconds.
         decisions: what was decided then.
     """
 
-    load: NodeWorkload
+    workload: NodeWorkload
     peak: float
-    moments: tuple[ReplayMoment, ...]
+    points: tuple[TimelinePoint, ...]
     decisions: tuple[MemoryDecision, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayResults:
-    """All runs, by ratio and then in the order of ``STRATEGIES``."""
+    """ReplayResults are the results of all runs, in the order of the ratios and then of ``STRATEGIES``."""
 
     runs: tuple[StrategyRun, ...]
-    story: NodeStory
+    timeline: NodeTimeline
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """One strategy on one node."""
+class _Task:
+    """A _Task is one strategy on one node.
+
+    Attributes:
+        overcommit: the ratio at which the node was filled.
+        with_timeline: whether the report shows this node under kubeballoon.
+    """
 
     overcommit: float
     strategy: str
-    load: NodeWorkload
-    told: bool
+    workload: NodeWorkload
+    with_timeline: bool
 
     @property
     def work(self) -> float:
-        """How much there is to do: seconds of VMs that are replayed. All else takes next to no time."""
-        return self.load.seconds * len(self.load.traces) if self.strategy == KUBEBALLOON else 0.0
+        """How much there is to do, in seconds times VMs: only replays take notable time."""
+        return self.workload.seconds * len(self.workload.traces) if self.strategy == KUBEBALLOON else 0.0
 
-    def run(self, count: Callable[[float], None]) -> _Result:
-        """The strategy's figures; of ours, where asked for, the story too. ``count`` is told of work that is done."""
+    def run(self, count_work: Callable[[float], None]) -> _TaskResult:
+        """Run the strategy; ``count_work`` is called with each amount of work that is done."""
         strategy = STRATEGIES[self.strategy]
         if strategy is not None:
-            return _Result(self, strategy(self.load))
-        peak = _peak(self.load)
-        # The peak is seen, and answered, in the round after it.
-        record = Recording(self.load.seconds / _MOMENTS, peak + 2 * self.load.interval) if self.told else None
-        vms = len(self.load.traces)
-        tally = NodeReplay(self.load, record=record, progress=lambda seconds: count(seconds * vms)).run()
-        story = None if record is None else NodeStory(self.load, peak, tuple(record.moments), record.decisions)
-        return _Result(self, tally, story)
+            return _TaskResult(self, strategy(self.workload))
+        peak = _peak(self.workload)
+        recording = None
+        if self.with_timeline:
+            # The peak is seen, and answered, in the round after it.
+            decisions_until = peak + 2 * self.workload.interval
+            recording = Recording(self.workload.seconds / _TIMELINE_POINTS, decisions_until)
+        vms = len(self.workload.traces)
+        replay = NodeReplay(self.workload, recording=recording, progress=lambda seconds: count_work(seconds * vms))
+        totals, timeline = replay.run(), None
+        if recording is not None:
+            timeline = NodeTimeline(self.workload, peak, tuple(recording.points), recording.decisions)
+        return _TaskResult(self, totals, timeline)
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
-    part: _Part
-    tally: ReplayTotals
-    story: NodeStory | None = None
+class _TaskResult:
+    task: _Task
+    totals: ReplayTotals
+    timeline: NodeTimeline | None = None
 
 
 def compare_strategies(
-    workload: Workload, setting: ReplaySettings, ratios: Sequence[float], jobs: int, progress: Progress = lambda _: None
+    workload: Workload,
+    settings: ReplaySettings,
+    ratios: Sequence[float],
+    jobs: int,
+    progress: Progress = lambda _: None,
 ) -> ReplayResults:
-    """Run all strategies; the result does not depend on ``jobs``, the number of processes."""
-    placed = {ratio: place(workload.traces, setting.node_memory, ratio) for ratio in ratios}
-    parts = [part for ratio, nodes in placed.items() for part in _parts(workload, setting, ratio, nodes, max(ratios))]
-    results = list(_results(parts, min(jobs, len(parts)), progress))
+    """Run all strategies on all nodes at all ratios.
+
+    Args:
+        workload: the VMs.
+        settings: what all nodes have in common.
+        ratios: the overcommit ratios at which nodes are filled.
+        jobs: the number of processes; the result does not depend on it.
+        progress: called from time to time.
+    """
+    nodes_by_ratio = {ratio: place(workload.traces, settings.node_memory, ratio) for ratio in ratios}
+    tasks = [
+        task
+        for ratio, nodes in nodes_by_ratio.items()
+        for task in _tasks(workload, settings, ratio, nodes, with_timeline=ratio == max(ratios))
+    ]
+    results = list(_run_tasks(tasks, min(jobs, len(tasks)), progress))
     runs = (
-        _add_up([each for each in results if (each.part.overcommit, each.part.strategy) == (ratio, strategy)])
-        for ratio in placed
+        _add_up([each for each in results if (each.task.overcommit, each.task.strategy) == (ratio, strategy)])
+        for ratio in nodes_by_ratio
         for strategy in STRATEGIES
     )
-    return ReplayResults(tuple(runs), next(result.story for result in results if result.story is not None))
+    return ReplayResults(tuple(runs), next(each.timeline for each in results if each.timeline is not None))
 
 
-def _parts(
-    workload: Workload, setting: ReplaySettings, ratio: float, nodes: Sequence[Sequence[Trace]], told: float
-) -> Iterator[_Part]:
+def _tasks(
+    workload: Workload,
+    settings: ReplaySettings,
+    ratio: float,
+    nodes: Sequence[Sequence[Trace]],
+    *,
+    with_timeline: bool,
+) -> Iterator[_Task]:
+    """List the tasks of one ratio; ``with_timeline`` says whether its first node is shown in the report."""
     for number, traces in enumerate(nodes):
-        load = NodeWorkload(
+        node_workload = NodeWorkload(
             f"node{number}",
-            setting.node_memory,
+            settings.node_memory,
             traces,
-            setting.policy,
+            settings.policy,
             workload.seconds,
-            setting.interval,
-            setting.seed,
+            settings.interval,
+            settings.seed,
         )
         for strategy in STRATEGIES:
-            yield _Part(ratio, strategy, load, told=number == 0 and ratio == told)
+            yield _Task(ratio, strategy, node_workload, with_timeline=with_timeline and number == 0)
 
 
 class _Worker:
-    """A process of the pool: it counts work that it has done."""
+    """A _Worker is a process of the pool, which counts the work that it has done.
 
-    count: ClassVar[Callable[[float], None]] = staticmethod(lambda _: None)
+    The counter is shared memory, and the pool can hand it to a process only when the process starts.
+    """
+
+    count_work: ClassVar[Callable[[float], None]] = staticmethod(lambda _: None)
 
     @classmethod
     def start(cls, done: Synchronized[float]) -> None:
-        """Count for all processes together."""
-        cls.count = partial(_add, done)
+        """Count this process's work together with that of all others."""
+        cls.count_work = partial(_add, done)
 
     @classmethod
-    def run(cls, part: _Part) -> _Result:
-        """Run a part."""
-        return part.run(cls.count)
+    def run(cls, task: _Task) -> _TaskResult:
+        """Run a task in this process."""
+        return task.run(cls.count_work)
 
 
 def _add(done: Synchronized[float], work: float) -> None:
@@ -153,49 +195,50 @@ def _add(done: Synchronized[float], work: float) -> None:
         done.value += work
 
 
-def _results(parts: Sequence[_Part], jobs: int, progress: Progress) -> Iterator[_Result]:
-    total = sum(part.work for part in parts)
-    # Spawned, for a fork would take locks along that threads of libraries hold.
+def _run_tasks(tasks: Sequence[_Task], jobs: int, progress: Progress) -> Iterator[_TaskResult]:
+    total = sum(task.work for task in tasks)
+    # Spawned and not forked: a fork would copy locks that threads of libraries hold at that moment.
     context = get_context("spawn")
     done = context.Value("d", 0.0)
     if jobs == 1:
 
-        def count(work: float) -> None:
+        def count_work(work: float) -> None:
             _add(done, work)
             progress(done.value / total)
 
-        yield from [part.run(count) for part in parts]
+        yield from [task.run(count_work) for task in tasks]
         return
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_Worker.start, initargs=(done,)) as pool:
-        slowest_first = sorted(parts, key=lambda part: -part.work)
-        pending = {pool.submit(_Worker.run, part) for part in slowest_first}
+        longest_first = sorted(tasks, key=lambda task: -task.work)  # else a long one, left to the end, would run alone
+        pending = {pool.submit(_Worker.run, task) for task in longest_first}
         while pending:
-            finished, pending = wait(pending, timeout=_GLANCE, return_when=FIRST_COMPLETED)
+            finished, pending = wait(pending, timeout=_PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
             progress(done.value / total)
             yield from [future.result() for future in finished]
 
 
-def _add_up(results: Sequence[_Result]) -> StrategyRun:
-    # In the order of the nodes: sums of floats depend on it.
-    results = sorted(results, key=lambda result: int(result.part.load.name.removeprefix("node")))
-    part = results[0].part
+def _add_up(results: Sequence[_TaskResult]) -> StrategyRun:
+    """Add up the results of one strategy at one ratio over all nodes."""
+    # In the order of the nodes: rounding makes sums of floats depend on the order.
+    results = sorted(results, key=lambda result: int(result.task.workload.name.removeprefix("node")))
+    task = results[0].task
     return StrategyRun(
-        strategy=part.strategy,
-        overcommit=part.overcommit,
+        strategy=task.strategy,
+        overcommit=task.overcommit,
         nodes=len(results),
-        vms=sum(len(result.part.load.traces) for result in results),
-        tally=ReplayTotals.total(result.tally for result in results),
-        seconds=part.load.seconds,
+        vms=sum(len(result.task.workload.traces) for result in results),
+        totals=ReplayTotals.add_up(result.totals for result in results),
+        seconds=task.workload.seconds,
     )
 
 
-def _peak(load: NodeWorkload) -> float:
-    """When the node's VMs demand most together, seconds."""
-    best, peak, now = -1.0, 0.0, 0.0
-    for stretch in stretches(load):
-        demand = stretch.demand.sum(axis=1)
+def _peak(workload: NodeWorkload) -> float:
+    """Find when a node's VMs demand most together, seconds."""
+    highest, peak, start = -1.0, 0.0, 0.0
+    for table in demand_tables(workload):
+        demand = table.demand.sum(axis=1)
         row = int(demand.argmax())
-        if demand[row] > best:
-            best, peak = float(demand[row]), now + float(stretch.lengths[:row].sum())
-        now += float(stretch.lengths.sum())
+        if demand[row] > highest:
+            highest, peak = float(demand[row]), start + float(table.seconds[:row].sum())
+        start += float(table.seconds.sum())
     return peak

@@ -1,190 +1,57 @@
-"""One node under kubeballoon: the core decides, modelled guests follow.
+"""The replay of one node under kubeballoon: the core decides, simulated guests follow.
 
-The order of things is a cluster's. Each control interval the agent reads every guest's statistics and takes them into
-its estimates, the controller allocates, and the agent walks each guest to its target, looking at it several times a
-second. While a grant waits for memory that others are still giving, the agent reports what has come free each second
-and the controller decides again; guests' statistics are only read anew with the next interval. Rounds are
-half an interval off the start, so that where samples fall on whole intervals a change of demand is seen half an
-interval late, as it is on average on a cluster.
+Things happen in the order in which they happen on a cluster. Each interval the agent reads the guests' statistics and
+updates its estimates, the controller allocates, and the agent takes each guest to its target in several steps a second.
+While a grant waits for memory that other VMs have yet to give, the agent reports each second what has come free, and
+the controller decides again; guests' statistics are read only with the next interval. Rounds start half an interval
+after the replay does. So where traces' samples fall on whole intervals, a change of demand is seen half an interval
+late, which is the average on a cluster.
 
-Most rounds change nothing, and are skipped. Once every balloon is at rest only time passes until the next change of
-demand: needs decay toward the present, swapped memory comes back, cool-downs end. Whether a round moves a target is
-tried on copies of what is known of the guests, in ever longer strides; of a stride at whose end one moves, the first
-such round is found by bisection. That skips nothing but rounds without effect as long as a target, once due to move,
-stays due until demand changes; the tests compare it with a replay of every round. What skipped rounds would have done
-to the estimates is made up for exactly: exponential averages of a constant compose, and a guest whose counters run is
-read one interval earlier as well.
+Most rounds change nothing, and are skipped. Once every balloon is at rest, only time passes until the next change of
+demand: needs decay toward the present, swapped memory comes back, cool-downs end. Whether a round would change a target
+is tried on copies of the VMs, in ever longer strides. If the last round of a stride would, bisection finds the first
+such round of the stride. As long as a target that is due to change stays due until demand changes, only rounds without
+effect are skipped; the tests compare this with a replay of every round. The estimates come out as if no round had been
+skipped: exponential averages of a constant compose, and a guest whose counters run is read one interval earlier as
+well.
 """
 
 from __future__ import annotations
 
 import bisect
-import copy
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from kubeballoon.core.decision import DecisionReason, TargetChange
-from kubeballoon.core.memory import demand, guard, pacing
-from kubeballoon.core.memory.allocation import COOL_DOWNS_BEFORE_REBALANCING, allocate_memory
-from kubeballoon.core.memory.demand import GuestStatistics, Need
-from kubeballoon.core.memory.model import COOL_DOWN, MemoryDecision, MemoryNode, MemoryPlan, MemoryTerms, MemoryVM
+from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM
 from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state
-from kubeballoon.core.memory.pacing import BalloonSample, Pace
-from kubeballoon.replay.guest import DEFLATION, INFLATION, BalloonDriver, SimulatedGuest
-from kubeballoon.replay.strategies import NodeWorkload, bounds
+from kubeballoon.replay.node_workload import NodeWorkload, vm_bounds
+from kubeballoon.replay.simulated_guest import DEFLATION_RATE, INFLATION_RATE, BalloonDriver, SimulatedGuest
+from kubeballoon.replay.simulated_vm import SimulatedVM
 from kubeballoon.replay.totals import ReplayTotals
 from kubeballoon.replay.traces import Bytes, Seconds, Trace
 from kubeballoon.vocabulary import NodeState
 
-WINDOW = 300.0
-"""Seconds: the time constant of the slow average of a guest's need."""
+PACING_SECONDS = 0.2
+"""Seconds between two steps of a guest toward its target."""
 
-TICK = 0.2
-"""Seconds between two looks at a guest on its way."""
+REPORT_SECONDS = 1.0
+"""Seconds between two reports while a grant waits for memory that others have yet to give."""
 
-REPORT = 1.0
-"""Seconds between two reports while granted memory is being freed."""
-
-_SETTLING = 50  # rounds in which the first targets are found; a handful is usual
-_FASTER = 16  # by which each stride over rounds without effect is longer than the one before
-_SPREAD = 0.2  # by which guests' balloon speeds differ from the measured ones, either way
-_RESTED = COOL_DOWNS_BEFORE_REBALANCING * COOL_DOWN  # seconds from which on a change's exact age does not matter
-_LONG_AGO = {rose: TargetChange(rose, _RESTED) for rose in (True, False)}
-
-
-@dataclass(slots=True)
-class SimulatedVM:
-    """One VM on the node, and what its agent and the controller know of it.
-
-    Attributes:
-        stats: the last statistics read.
-        need: the estimate made from them.
-        changed: when the target last moved, seconds.
-        rose: whether it rose then; None if it has never moved.
-        turns: how often it has changed direction.
-        settled: whether reading the guest again would tell nothing new.
-        shown: what the controller was last told; None when that is no longer so.
-    """
-
-    name: str
-    policy: MemoryTerms
-    guest: SimulatedGuest
-    stats: GuestStatistics = field(init=False)
-    need: Need | None = field(init=False)
-    target: int = field(init=False)
-    pace: Pace = field(default_factory=Pace)
-    changed: float = 0.0
-    rose: bool | None = None
-    turns: int = 0
-    settled: bool = False
-    shown: MemoryVM | None = None
-
-    def __post_init__(self) -> None:
-        """Read the statistics for the first time."""
-        self.target = self.guest.request
-        self._meet()
-
-    def _meet(self) -> None:
-        self.stats, self.shown = self.guest.statistics(), None
-        self.need = demand.update(None, None, self.stats, WINDOW)
-
-    def place(self, target: int) -> None:
-        """Start anew, the balloon already where it is wanted."""
-        guest = self.guest
-        guest.ask(guard.clamp(target, guest.minimum, guest.size))
-        guest.actual = guest.goal
-        guest.resident, guest.swapped = guest.used, guest.missing
-        self.target = guest.request
-        self._meet()
-
-    def read(self, now: float, interval: float) -> None:
-        """Read its statistics at ``now``, as has been done every ``interval`` before."""
-        if not self.guest.calm and now - self.stats.updated > interval:
-            self._read(now - interval)
-        self._read(now)
-
-    def _read(self, now: float) -> None:
-        self.guest.advance(now)
-        stats = self.guest.statistics()
-        need = self.need = demand.update(self.need, self.stats, stats, WINDOW)
-        self.stats, self.shown = stats, None
-        self.settled = need is not None and not need.troubled and need.value == need.present and self.guest.calm
-
-    def demands(self, wanted: int, now: float) -> None:
-        """The guest works with ``wanted`` bytes from ``now`` on."""
-        self.guest.advance(now)
-        self.guest.demands(wanted)
-        self.settled, self.shown = False, None
-
-    def aim(self, target: int, now: float) -> None:
-        """Give it another target."""
-        rose = target > self.target
-        self.turns += self.rose is not None and rose != self.rose
-        self.target, self.changed, self.rose, self.shown = target, now, rose, None
-
-    def step(self, now: float) -> bool:
-        """Look at the guest on its way to its target; False when there is no point in looking again."""
-        guest = self.guest
-        guest.advance(now)
-        troubled = self.need is not None and self.need.troubled
-        actual, off = int(guest.actual), pacing.max_residual(guest.size)
-        sample = BalloonSample(actual, now, max(0, int(guest.actual - guest.used)), troubled, off)
-        goal = guard.clamp(self.target, guest.minimum, guest.size)
-        self.pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)
-        if request is not None:
-            guest.ask(request)
-        self.settled, self.shown = False, None
-        arrived = self.pace.request is None or abs(guest.actual - self.pace.request) <= pacing.TOLERANCE
-        return request is not None or guest.moving or not arrived or not self.pace.responsive
-
-    def seen(self, now: float) -> MemoryVM:
-        """What the controller is told."""
-        change = self._change(now)
-        if self.shown is None or self.shown.last_change != change:
-            self.shown = self._seen(change, self.need)
-        return self.shown
-
-    def foreseen(self, now: float, interval: float) -> MemoryVM:
-        """What the controller will be told at ``now`` if neither demand nor target change until then."""
-        if self.settled:
-            return self.seen(now)
-        if self.guest.calm:
-            need = demand.update(self.need, self.stats, self.guest.statistics(now), WINDOW)
-            return self._seen(self._change(now), need)
-        then = copy.copy(self)
-        then.guest = copy.copy(self.guest)
-        then.read(now, interval)
-        return then.seen(now)
-
-    def _change(self, now: float) -> TargetChange | None:
-        if self.rose is None:
-            return None
-        age = now - self.changed
-        return TargetChange(self.rose, age) if age < _RESTED else _LONG_AGO[self.rose]
-
-    def _seen(self, change: TargetChange | None, need: Need | None) -> MemoryVM:
-        return MemoryVM(
-            uid=self.name,
-            name=self.name,
-            size=self.guest.size,
-            actual=int(self.guest.actual),
-            need=None if need is None else need.value,
-            present_need=None if need is None else need.present,
-            target=self.target,
-            troubled=need is not None and need.troubled,
-            responsive=self.pace.responsive,
-            policy=self.policy,
-            last_change=change,
-        )
+_MAX_START_ROUNDS = 50  # a bound for finding the first targets; a handful of rounds is usual
+_STRIDE_GROWTH = 16  # factor by which each stride over rounds without effect is longer than the one before
+_SPEED_SPREAD = 0.2  # share by which guests' balloons are faster or slower than measured
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayMoment:
-    """What the node looked like; bytes, ``targets`` in the order of the VMs."""
+class TimelinePoint:
+    """A TimelinePoint is the node at one time: ``at`` in seconds, all else in bytes, ``targets`` in the VMs' order."""
 
     at: float
     demand: float
@@ -194,276 +61,285 @@ class ReplayMoment:
 
 @dataclass(slots=True)
 class Recording:
-    """What to remember of a replay for its report.
+    """A Recording is what a replay notes down for the report.
 
     Attributes:
-        step: seconds between two moments.
-        explain_at: the end of the time whose decisions are kept, seconds.
+        point_seconds: seconds between two points.
+        decisions_until: the last time at which decisions are noted down, seconds.
+        points: the node over time.
+        decisions: the last decisions up to ``decisions_until``.
     """
 
-    step: float
-    explain_at: float
-    moments: list[ReplayMoment] = field(default_factory=list)
+    point_seconds: float
+    decisions_until: float
+    points: list[TimelinePoint] = field(default_factory=list)
     decisions: tuple[MemoryDecision, ...] = ()
 
 
 @dataclass(slots=True)
-class _Overrun:
-    """What the guests use beyond the node's memory.
+class _Exhaustion:
+    """An _Exhaustion measures what guests use beyond the node's memory.
 
     Attributes:
-        area: byte-seconds.
-        times: how often it began.
+        memory: the node's, bytes.
+        unmet: what it could not back so far, byte-seconds.
+        times: how often guests began to use more than it has.
+        excess: what they use beyond it now, bytes.
     """
 
     memory: int
-    area: float = 0.0
+    unmet: float = 0.0
     times: int = 0
     excess: float = 0.0
 
     def advance(self, seconds: float) -> None:
-        """Time passes at the present excess."""
-        self.area += self.excess * seconds
+        """Let time pass at the present excess."""
+        self.unmet += self.excess * seconds
 
-    def look(self, used: float) -> None:
-        """The guests now use ``used`` bytes together."""
+    def set_used(self, used: float) -> None:
+        """Note that the guests now use ``used`` bytes together."""
         excess = max(0.0, used - self.memory)
         self.times += excess > 0 and self.excess == 0
         self.excess = excess
 
 
+class _DemandChange(NamedTuple):
+    """A _DemandChange says that a VM, by its index, demands ``demand`` bytes from ``time`` on, seconds."""
+
+    time: float
+    vm: int
+    demand: int
+
+
 class NodeReplay:
-    """A node on its way through the workload."""
+    """A NodeReplay takes a node through its workload."""
 
     def __init__(
         self,
-        load: NodeWorkload,
+        workload: NodeWorkload,
         *,
         drivers: Iterable[BalloonDriver] | None = None,
-        record: Recording | None = None,
+        recording: Recording | None = None,
         progress: Callable[[float], None] = lambda _: None,
         skip: bool = True,
     ) -> None:
         """Prepare a replay.
 
         Args:
-            load: what to replay.
+            workload: what to replay.
             drivers: how the guests' balloons behave, in the order of the VMs; drawn at random by default.
-            record: filled with what the report needs.
-            progress: told how many seconds have been simulated since it was last told.
-            skip: leave out rounds without effect.
+            recording: filled with what the report needs.
+            progress: called with the seconds that were replayed since the last call.
+            skip: whether to skip rounds without effect.
         """
-        self._load = load
-        self._record = record
+        self._workload = workload
+        self._recording = recording
         self._progress = progress
         self._skip = skip
-        draw = random.Random(f"{load.seed}/{load.name}")  # noqa: S311 - not for secrets
-        self._first_round = load.interval / 2
-        behaviour = _drivers(draw) if drivers is None else iter(drivers)
-        self._seats = [
-            SimulatedVM(trace.name, load.policy, _guest(trace, int(minimum), driver))
-            for trace, minimum, driver in zip(load.traces, bounds(load).minimum, behaviour, strict=False)
+        draw = random.Random(f"{workload.seed}/{workload.name}")  # noqa: S311 - not for secrets
+        self._first_round = workload.interval / 2
+        behaviour = _draw_drivers(draw) if drivers is None else iter(drivers)
+        self._vms = [
+            SimulatedVM(trace.name, workload.policy, _make_guest(trace, int(minimum), driver))
+            for trace, minimum, driver in zip(workload.traces, vm_bounds(workload).minimum, behaviour, strict=False)
         ]
-        self._events = _events(load)
-        self._next_event = 0
-        self._awake: set[int] = set()
+        self._demand_changes = _demand_changes(workload)
+        self._next_change = 0
+        self._paced: set[int] = set()  # indices of the VMs whose guests are on the way to their targets
         self._state = NodeState.AMPLE
-        self._waiting = False
-        self._overrun = _Overrun(load.memory)
+        self._grant_waits = False
+        self._exhaustion = _Exhaustion(workload.memory)
 
     def run(self) -> ReplayTotals:
-        """Replay all of it."""
-        self._settle()
-        self._overrun.look(self._used())
-        load = self._load
-        self._between(0.0, min(self._first_round, load.seconds))
+        """Replay the workload from its start to its end."""
+        self._find_start()
+        self._exhaustion.set_used(self._used())
+        end = self._workload.seconds
+        self._advance(0.0, min(self._first_round, end))
         number = 0
-        while (now := self._time(number)) < load.seconds:
+        while (now := self._round_time(number)) < end:
             self._decide(now, read=True)
-            self._between(now, min(self._time(number + 1), load.seconds))
+            self._advance(now, min(self._round_time(number + 1), end))
             upcoming = self._next_round(number + 1)
-            self._between(self._time(number + 1), min(self._time(upcoming), load.seconds))
-            self._progress(self._time(upcoming) - now)
+            self._advance(self._round_time(number + 1), min(self._round_time(upcoming), end))
+            self._progress(self._round_time(upcoming) - now)
             number = upcoming
-        return self._count()
+        return self._totals()
+
+    def _find_start(self) -> None:
+        """Start at the targets to which the first demands lead: a replay measures changes, not the first boot."""
+        for _ in range(_MAX_START_ROUNDS):
+            changes = list(_target_changes(allocate_memory(self._node([vm.report(0.0) for vm in self._vms]))))
+            if not changes:
+                return
+            for index, target in changes:
+                self._vms[index].start_at(target)
+
+    def _round_time(self, number: int) -> float:
+        return self._first_round + number * self._workload.interval
 
     def _next_round(self, number: int) -> int:
-        """The first round from ``number`` on that has anything to do."""
-        end = self._rounds_before(self._event_time())
-        if not self._skip or self._awake or number >= end:
+        """Find the first round, from ``number`` on, that has any effect."""
+        end = self._first_round_after(self._next_change_time())
+        if not self._skip or self._paced or number >= end:
             return number
-        quiet, stride = number, 1  # no round before ``quiet`` moves a target
-        while quiet < end:
-            tried = min(quiet + stride, end) - 1
-            if self._moves_target(tried):
-                return quiet + bisect.bisect_left(range(quiet, tried), x=True, key=self._moves_target)
-            quiet, stride = tried + 1, _FASTER * stride
+        start, stride = number, 1  # no round before ``start`` changes a target
+        while start < end:
+            last = min(start + stride, end) - 1
+            if self._changes_target(last):
+                return start + bisect.bisect_left(range(start, last), x=True, key=self._changes_target)
+            start, stride = last + 1, _STRIDE_GROWTH * stride
         return end
 
-    def _moves_target(self, number: int) -> bool:
-        """Whether a round will move a target if nothing happens until then."""
-        now, interval = self._time(number), self._load.interval
-        plan = allocate_memory(self._node([seat.foreseen(now, interval) for seat in self._seats]))
-        return any(True for _ in _moves(plan))
-
-    def _time(self, number: int) -> float:
-        return self._first_round + number * self._load.interval
-
-    def _settle(self) -> None:
-        """Start from where the first demands lead, at no cost: a replay measures changes, not the first boot."""
-        for _ in range(_SETTLING):
-            moves = list(_moves(allocate_memory(self._node([seat.seen(0.0) for seat in self._seats]))))
-            if not moves:
-                return
-            for index, target in moves:
-                self._seats[index].place(target)
+    def _changes_target(self, number: int) -> bool:
+        """Whether a round will change a target if nothing else happens until then."""
+        now, interval = self._round_time(number), self._workload.interval
+        plan = allocate_memory(self._node([vm.predict_report(now, interval) for vm in self._vms]))
+        return any(True for _ in _target_changes(plan))
 
     def _decide(self, now: float, *, read: bool) -> None:
-        """One round of control."""
+        """Make the controller's decisions at ``now``, after statistics were read or, within an interval, without."""
         if read:
-            for seat in self._seats:
-                if not seat.settled:
-                    seat.read(now, self._load.interval)
-        node = self._node([seat.seen(now) for seat in self._seats])
+            for vm in self._vms:
+                if not vm.steady:
+                    vm.read_statistics(now, self._workload.interval)
+        node = self._node([vm.report(now) for vm in self._vms])
         self._state = node.state
         plan = allocate_memory(node)
-        self._explain(plan, now)
-        self._waiting = any(decision.reason is DecisionReason.WAITING for decision in plan.decisions)
-        for index, target in _moves(plan):
-            self._seats[index].aim(target, now)
-            self._awake.add(index)
+        if self._recording is not None and now <= self._recording.decisions_until:
+            self._recording.decisions = plan.decisions
+        self._grant_waits = any(decision.reason is DecisionReason.WAITING for decision in plan.decisions)
+        for index, target in _target_changes(plan):
+            self._vms[index].set_target(target, now)
+            self._paced.add(index)
 
     def _node(self, vms: Iterable[MemoryVM]) -> MemoryNode:
-        load = self._load
-        available = int(load.memory - sum([seat.guest.resident for seat in self._seats]))
+        workload, thresholds = self._workload, self._workload.thresholds
+        available = int(workload.memory - sum([vm.guest.resident for vm in self._vms]))
         return MemoryNode(
-            name=load.name,
-            total=load.memory,
+            name=workload.name,
+            total=workload.memory,
             available=available,
             other=0,
-            reserve=load.limits.ample,
-            state=next_state(self._state, available, load.limits, MemoryStall(), StallLimits()),
+            reserve=thresholds.ample,
+            state=next_state(self._state, available, thresholds, MemoryStall(), StallLimits()),
             vms=tuple(vms),
         )
 
-    def _between(self, start: float, end: float) -> None:
+    def _advance(self, start: float, end: float) -> None:
         """Let demands change and balloons move from one round to the next, or through rounds without effect."""
-        now, report, news = start, start + REPORT, False
+        now, report_time, balloons_moved = start, start + REPORT_SECONDS, False
         while now < end:
-            event = self._event_time()
-            stops = [end, event]
-            if self._awake:
-                stops.append(now + TICK)
-            if self._waiting and news:
-                stops.append(report)
+            change_time = self._next_change_time()
+            stops = [end, change_time]
+            if self._paced:
+                stops.append(now + PACING_SECONDS)
+            if self._grant_waits and balloons_moved:
+                stops.append(report_time)
             elapsed, now = min(stops) - now, min(stops)
-            self._overrun.advance(elapsed)
-            if event <= now:
+            self._exhaustion.advance(elapsed)
+            if change_time <= now:
                 self._change_demands(now)
-            if self._awake:
-                news = True
-                self._walk(now)
-                self._overrun.look(self._used())
-            self._remember(now)
-            if self._waiting and news and report <= now < end:
+            if self._paced:
+                balloons_moved = True
+                self._pace_balloons(now)
+                self._exhaustion.set_used(self._used())
+            self._record(now)
+            if self._grant_waits and balloons_moved and report_time <= now < end:
                 self._decide(now, read=False)
-                report, news = now + REPORT, False
+                report_time, balloons_moved = now + REPORT_SECONDS, False
 
     def _used(self) -> float:
-        return sum([seat.guest.used for seat in self._seats])
+        return sum([vm.guest.used for vm in self._vms])
 
-    def _walk(self, now: float) -> None:
-        """Look at every guest on its way."""
-        for index in sorted(self._awake):
-            if not self._seats[index].step(now):
-                self._awake.discard(index)
+    def _pace_balloons(self, now: float) -> None:
+        for index in sorted(self._paced):
+            if not self._vms[index].pace_balloon(now):
+                self._paced.discard(index)
 
-    def _event_time(self) -> float:
-        return self._events[self._next_event][0] if self._next_event < len(self._events) else self._load.seconds
+    def _next_change_time(self) -> float:
+        """Return when a demand changes next, seconds; the end of the workload after the last change."""
+        if self._next_change < len(self._demand_changes):
+            return self._demand_changes[self._next_change].time
+        return self._workload.seconds
 
     def _change_demands(self, now: float) -> None:
-        interval = self._load.interval
-        last_round = self._time(self._rounds_before(now) - 1)
-        while self._event_time() <= now and self._next_event < len(self._events):
-            _, index, wanted = self._events[self._next_event]
-            seat = self._seats[index]
-            if seat.stats.updated < last_round:  # skipped: nothing had changed by then
-                seat.read(last_round, interval)
-            seat.demands(wanted, now)
-            self._awake.add(index)
-            self._next_event += 1
+        """Make the changes of demand that are due at ``now``."""
+        interval = self._workload.interval
+        last_round = self._round_time(self._first_round_after(now) - 1)
+        while self._next_change_time() <= now and self._next_change < len(self._demand_changes):
+            change = self._demand_changes[self._next_change]
+            vm = self._vms[change.vm]
+            if vm.statistics.updated < last_round:  # the round was skipped: make up for its read before demand changes
+                vm.read_statistics(last_round, interval)
+            vm.set_demand(change.demand, now)
+            self._paced.add(change.vm)
+            self._next_change += 1
 
-    def _rounds_before(self, moment: float) -> int:
-        """The number of the first round that sees what happens at ``moment``."""
-        return math.ceil((moment - self._first_round) / self._load.interval)
+    def _first_round_after(self, time: float) -> int:
+        """Return the number of the first round that sees what happens at ``time``."""
+        return math.ceil((time - self._first_round) / self._workload.interval)
 
-    def _explain(self, plan: MemoryPlan, now: float) -> None:
-        if self._record is not None and now <= self._record.explain_at:
-            self._record.decisions = plan.decisions
-
-    def _remember(self, now: float) -> None:
-        record = self._record
-        if record is None or (record.moments and now < record.moments[-1].at + record.step):
+    def _record(self, now: float) -> None:
+        """Note down the node as it is at ``now``, if a point is due."""
+        recording = self._recording
+        if recording is None or (recording.points and now < recording.points[-1].at + recording.point_seconds):
             return
-        record.moments.append(
-            ReplayMoment(
+        recording.points.append(
+            TimelinePoint(
                 now,
-                demand=sum(seat.guest.demand for seat in self._seats),
-                unmet=sum(seat.guest.missing for seat in self._seats),
-                targets=tuple(seat.target for seat in self._seats),
+                demand=sum(vm.guest.demand for vm in self._vms),
+                unmet=sum(vm.guest.missing for vm in self._vms),
+                targets=tuple(vm.target for vm in self._vms),
             )
         )
 
-    def _count(self) -> ReplayTotals:
-        load = self._load
-        guests = [seat.guest for seat in self._seats]
+    def _totals(self) -> ReplayTotals:
+        workload = self._workload
+        guests = [vm.guest for vm in self._vms]
         for guest in guests:
-            guest.advance(load.seconds)
+            guest.advance(workload.seconds)
         return ReplayTotals(
-            demand=sum(_area(trace.times, trace.demand, load.seconds) for trace in load.traces),
-            unmet=sum(guest.unmet for guest in guests) + self._overrun.area,
-            exhaustions=self._overrun.times,
+            demand=sum(_area(trace.times, trace.demand, workload.seconds) for trace in workload.traces),
+            unmet=sum(guest.unmet for guest in guests) + self._exhaustion.unmet,
+            exhaustions=self._exhaustion.times,
             moved=sum(guest.moved for guest in guests),
-            direction_changes=sum(seat.turns for seat in self._seats),
-            below_min_seconds=sum(guest.below for guest in guests),
+            direction_changes=sum(vm.direction_changes for vm in self._vms),
+            below_min_seconds=sum(guest.below_minimum for guest in guests),
         )
 
 
-def kubeballoon(load: NodeWorkload) -> ReplayTotals:
-    """The core, with guests whose balloons differ a little from one another."""
-    return NodeReplay(load).run()
-
-
-def _drivers(draw: random.Random) -> Iterator[BalloonDriver]:
+def _draw_drivers(draw: random.Random) -> Iterator[BalloonDriver]:
+    """Draw drivers whose speeds differ a little, as those of real guests do."""
     while True:
-        speed = draw.uniform(1 - _SPREAD, 1 + _SPREAD)
-        yield BalloonDriver(INFLATION * speed, DEFLATION * speed)
+        speed = draw.uniform(1 - _SPEED_SPREAD, 1 + _SPEED_SPREAD)
+        yield BalloonDriver(INFLATION_RATE * speed, DEFLATION_RATE * speed)
 
 
-def _events(load: NodeWorkload) -> list[tuple[float, int, int]]:
-    """Every change of demand after the first: when, of which VM, to how many bytes."""
+def _demand_changes(workload: NodeWorkload) -> list[_DemandChange]:
+    """List all changes of demand after the start, in the order of their times."""
     return sorted(
-        (float(time), index, int(wanted))
-        for index, trace in enumerate(load.traces)
-        for time, wanted in zip(trace.times[1:], trace.demand[1:], strict=True)
-        if time < load.seconds
+        _DemandChange(float(time), index, int(demand))
+        for index, trace in enumerate(workload.traces)
+        for time, demand in zip(trace.times[1:], trace.demand[1:], strict=True)
+        if time < workload.seconds
     )
 
 
-def _moves(plan: MemoryPlan) -> Iterator[tuple[int, int]]:
-    """The targets that a plan changes: of which VM, to how many bytes."""
+def _target_changes(plan: MemoryPlan) -> Iterator[tuple[int, int]]:
+    """Iterate over the targets that a plan changes: the VM's index, and the new target in bytes."""
     for index, (vm, target, *_) in enumerate(plan.decisions):
         if target is not None and target != vm.target:
             yield index, target
 
 
-def _guest(trace: Trace, minimum: int, driver: BalloonDriver) -> SimulatedGuest:
+def _make_guest(trace: Trace, minimum: int, driver: BalloonDriver) -> SimulatedGuest:
     guest = SimulatedGuest(trace.size, minimum, float(trace.size), trace.size, driver)
-    guest.demands(int(trace.demand[0]))
+    guest.set_demand(int(trace.demand[0]))
     return guest
 
 
 def _area(times: Seconds, values: Bytes, end: float) -> float:
-    """The integral of a step function from its first step to ``end``."""
+    """Integrate a step function from its first step to ``end``."""
     inside = times < end
     return float(np.diff(np.append(times[inside], end)) @ values[inside])

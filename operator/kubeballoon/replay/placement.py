@@ -1,4 +1,4 @@
-"""Which VM is on which node."""
+"""The placement of VMs on nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def place(traces: Iterable[Trace], node_memory: int, overcommit: float) -> list[
 
     Args:
         traces: the VMs.
-        node_memory: bytes of one node.
+        node_memory: memory of one node, bytes.
         overcommit: the ratio of the VMs' sizes to the node's memory.
     """
     nodes: list[list[Trace]] = []

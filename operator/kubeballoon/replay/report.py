@@ -1,4 +1,4 @@
-"""The results for people: a table, plots, and one HTML file that needs nothing beside it."""
+"""The results of a replay for people: a table, plots, and an HTML page that loads no other file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from kubeballoon.core.units import GIB
 from kubeballoon.core.wording import human
-from kubeballoon.replay.comparison import STRATEGIES, NodeStory, ReplayResults
+from kubeballoon.replay.comparison import STRATEGIES, NodeTimeline, ReplayResults
 from kubeballoon.replay.totals import StrategyRun
 
 _COLUMNS = {
@@ -36,7 +36,7 @@ _STYLE = (
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The runs as aligned text."""
+    """Format the runs as aligned text."""
     rows = [list(_COLUMNS.values()), *([_cell(run[key]) for key in _COLUMNS] for run in runs)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -45,10 +45,10 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write(results: ReplayResults, directory: Path) -> None:
-    """Write ``report.html`` and its plots as PNGs."""
+    """Write ``report.html``, which holds everything, and its plots as PNG files."""
     plots: dict[str, tuple[str, Callable[[], Figure]]] = {
-        "curve.png": ("Saved memory against unmet demand", lambda: _curve(results.runs)),
-        "node.png": ("One node over time", lambda: _node(results.story)),
+        "curve.png": ("Saved memory against unmet demand", lambda: _plot_savings(results.runs)),
+        "node.png": ("One node over time", lambda: _plot_node(results.timeline)),
     }
     images = []
     for name, (title, draw) in plots.items():
@@ -58,8 +58,8 @@ def write(results: ReplayResults, directory: Path) -> None:
         images.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{source}">')
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>kubeballoon replay</title>'
-        f"<style>{_STYLE}</style><h1>kubeballoon replay</h1>{_runs(results.runs)}{''.join(images)}"
-        f"{_reasons(results.story)}</html>\n"
+        f"<style>{_STYLE}</style><h1>kubeballoon replay</h1>{_format_runs(results.runs)}{''.join(images)}"
+        f"{_format_decisions(results.timeline)}</html>\n"
     )
     (directory / "report.html").write_text(page, encoding="utf-8")
 
@@ -68,37 +68,39 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(tag: str, cells: Sequence[str]) -> str:
         return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
     return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
 
 
-def _runs(runs: Sequence[StrategyRun]) -> str:
-    wire = [run.to_json() for run in runs]
-    return _rows(list(_COLUMNS.values()), [[_cell(run[key]) for key in _COLUMNS] for run in wire])
+def _format_runs(runs: Sequence[StrategyRun]) -> str:
+    rows = [[_cell(run[key]) for key in _COLUMNS] for run in (each.to_json() for each in runs)]
+    return _html_table(list(_COLUMNS.values()), rows)
 
 
-def _reasons(story: NodeStory) -> str:
+def _format_decisions(timeline: NodeTimeline) -> str:
     rows = [
-        [decision.vm.name, human(decision.vm.size), human(_target(decision.target, decision.vm.size)), decision.message]
-        for decision in story.decisions
+        [
+            decision.vm.name,
+            human(decision.vm.size),
+            human(decision.vm.size if decision.target is None else decision.target),
+            decision.message,
+        ]
+        for decision in timeline.decisions
     ]
-    title = f"Why, on {story.load.name} at its peak ({story.peak / _HOUR:.1f} h)"
-    return f"<h2>{html.escape(title)}</h2>{_rows(('VM', 'size', 'may use', 'reason'), rows)}"
+    title = f"Why, on {timeline.workload.name} at its peak ({timeline.peak / _HOUR:.1f} h)"
+    return f"<h2>{html.escape(title)}</h2>{_html_table(('VM', 'size', 'may use', 'reason'), rows)}"
 
 
-def _target(target: int | None, size: int) -> int:
-    return size if target is None else target
-
-
-def _curve(runs: Sequence[StrategyRun]) -> Figure:
+def _plot_savings(runs: Sequence[StrategyRun]) -> Figure:
+    """Plot the demand that stays unmet against the memory that is saved, a line for each strategy."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for strategy in STRATEGIES:
-        mine = sorted((run for run in runs if run.strategy == strategy), key=lambda run: run.overcommit)
-        points = [(100 * run.saved_share, 100 * run.unmet_share) for run in mine]
+        by_ratio = sorted((run for run in runs if run.strategy == strategy), key=lambda run: run.overcommit)
+        points = [(100 * run.saved_share, 100 * run.unmet_share) for run in by_ratio]
         axes.plot(*zip(*points, strict=True), marker="o", label=strategy)
     saved = {100 * run.saved_share: run.overcommit for run in runs}
     axes.set_xticks(list(saved), [f"{share:.0f}\n({ratio:g})" for share, ratio in saved.items()])
@@ -107,15 +109,16 @@ def _curve(runs: Sequence[StrategyRun]) -> Figure:
     return figure
 
 
-def _node(story: NodeStory) -> Figure:
+def _plot_node(timeline: NodeTimeline) -> Figure:
+    """Plot a node's demand, targets and unmet demand over time."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    hours = [moment.at / _HOUR for moment in story.moments]
-    axes.plot(hours, [moment.demand / GIB for moment in story.moments], label="demand")
-    axes.plot(hours, [sum(moment.targets) / GIB for moment in story.moments], label="targets")
-    axes.plot(hours, [moment.unmet / GIB for moment in story.moments], label="unmet")
-    axes.axhline(story.load.memory / GIB, linestyle="--", color="grey", label="node memory")
-    axes.axhline(story.load.capacity / GIB, linestyle=":", color="grey", label="capacity for VMs")
+    hours = [point.at / _HOUR for point in timeline.points]
+    axes.plot(hours, [point.demand / GIB for point in timeline.points], label="demand")
+    axes.plot(hours, [sum(point.targets) / GIB for point in timeline.points], label="targets")
+    axes.plot(hours, [point.unmet / GIB for point in timeline.points], label="unmet")
+    axes.axhline(timeline.workload.memory / GIB, linestyle="--", color="grey", label="node memory")
+    axes.axhline(timeline.workload.capacity / GIB, linestyle=":", color="grey", label="capacity for VMs")
     axes.set(xlabel="hours", ylabel="GiB")
     axes.legend()
     return figure

@@ -1,4 +1,4 @@
-"""The modelled guest."""
+"""The simulated guest."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from hypothesis import strategies as st
 
 from kubeballoon.core.memory.demand import present_need
 from kubeballoon.core.units import GIB
-from kubeballoon.replay.guest import DEFLATION, INFLATION, BalloonDriver, SimulatedGuest
+from kubeballoon.replay.simulated_guest import DEFLATION_RATE, INFLATION_RATE, BalloonDriver, SimulatedGuest
 
 
 def guest(demand: int, request: int, actual: int = 4 * GIB, driver: BalloonDriver | None = None) -> SimulatedGuest:
-    made = SimulatedGuest(4 * GIB, GIB, float(actual), request, driver or BalloonDriver())
-    made.demands(demand)
-    return made
+    simulated = SimulatedGuest(4 * GIB, GIB, float(actual), request, driver or BalloonDriver())
+    simulated.set_demand(demand)
+    return simulated
 
 
-def after(seconds: float, one: SimulatedGuest) -> SimulatedGuest:
-    one.advance(seconds)
-    return one
+def after(seconds: float, simulated: SimulatedGuest) -> SimulatedGuest:
+    simulated.advance(seconds)
+    return simulated
 
 
 @given(
     demand=st.integers(0, 4 * GIB),
     request=st.integers(GIB, 4 * GIB),
     actual=st.integers(GIB, 4 * GIB),
-    looks=st.lists(st.floats(0, 30), max_size=6),
+    stops=st.lists(st.floats(0, 30), max_size=6),
 )
-def test_looking_at_it_changes_nothing(demand: int, request: int, actual: int, looks: list[float]) -> None:
+def test_a_guest_that_is_advanced_more_often_comes_out_the_same(
+    demand: int, request: int, actual: int, stops: list[float]
+) -> None:
     often = guest(demand, request, actual)
-    for moment in sorted(looks):
-        often.advance(moment)
+    for stop in sorted(stops):
+        often.advance(stop)
     often.advance(30.0)
     once = after(30.0, guest(demand, request, actual))
     assert often.actual == pytest.approx(once.actual)
@@ -40,8 +42,8 @@ def test_looking_at_it_changes_nothing(demand: int, request: int, actual: int, l
 
 
 def test_balloons_take_slower_than_they_give() -> None:
-    assert after(1.0, guest(0, GIB)).actual == 4 * GIB - INFLATION
-    assert after(1.0, guest(0, 4 * GIB, GIB)).actual == GIB + DEFLATION
+    assert after(1.0, guest(0, GIB)).actual == 4 * GIB - INFLATION_RATE
+    assert after(1.0, guest(0, 4 * GIB, GIB)).actual == GIB + DEFLATION_RATE
 
 
 def test_demand_above_what_it_holds_is_unmet_swapped_and_faulted() -> None:
