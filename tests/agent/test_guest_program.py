@@ -27,10 +27,11 @@ from kubeballoon.agent.vm.guest_program import (
 )
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.api.v1alpha1 import FreedBy, ReclaimMethod
+from kubeballoon.api.v1alpha1 import FreedBy
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.guest import kubeballoon_guest
 from kubeballoon.guest.kubeballoon_guest import KEPT_AT_LEAST
+from kubeballoon.vocabulary import ReclaimMethod
 from tests.support.guests import booted, refuse
 from tests.support.patience import eventually
 from tests.support.processes import agent

@@ -24,8 +24,8 @@ from kubeballoon.agent.vm.guest_program import PROBE, GuestProgram
 from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.instance import Instance, read
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.api.v1alpha1 import ReclaimMethod
 from kubeballoon.core.memory.demand import GuestStatistics
+from kubeballoon.vocabulary import ReclaimMethod
 from tests.support.waiting import Clock, soon
 
 until = partial(soon, seconds=5.0)

@@ -29,9 +29,10 @@ from kubeballoon.agent.hypervisor.launchers import Launcher
 from kubeballoon.agent.hypervisor.qemu_process import ksm_runs
 from kubeballoon.agent.problem import Problem
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.api.v1alpha1 import FreedBy, ReclaimMethod
+from kubeballoon.api.v1alpha1 import FreedBy
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.pacing import TOLERANCE
+from kubeballoon.vocabulary import ReclaimMethod
 
 DIRECTORY = "/run/kubeballoon"
 PROGRAM = "/usr/local/lib/kubeballoon/kubeballoon_guest.py"

@@ -27,9 +27,9 @@ from kubeballoon.api.v1alpha1 import (
     NodePressureStatus,
     NodeProcessors,
     ProcessorReport,
-    ReclaimMethod,
     VirtualMachineReport,
 )
+from kubeballoon.vocabulary import ReclaimMethod
 
 _log = logging.getLogger(__name__)
 

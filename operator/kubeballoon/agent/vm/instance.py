@@ -11,7 +11,8 @@ from kubeballoon.agent.problem import Problem
 from kubeballoon.api import names
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.api.v1alpha1 import ProcessorMethod, ReclaimMethod
+from kubeballoon.api.v1alpha1 import ProcessorMethod
+from kubeballoon.vocabulary import ReclaimMethod
 
 T = TypeVar("T")
 Object = Mapping[str, Any]
