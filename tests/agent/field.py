@@ -1,4 +1,4 @@
-"""A node with real guests, the real controller and the real agent, for tests to do harm on."""
+"""A node with real guests, a real controller and a real agent, on which tests inflict faults."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _AGENT = ("--stats-period=1s", "--demand-window=3s", "--eviction-threshold=16Mi"
 
 
 class Field:
-    """All of it, from entering to leaving."""
+    """A Field is the node, its guests, the controller and the agent, from entering to leaving."""
 
     def __init__(self, plane: ControlPlane, name: str, memory: int, logs: Path) -> None:
-        """Be a node of ``memory`` bytes with ``GUESTS`` and one without a driver, governed by one policy.
+        """Be a node of ``memory`` bytes with ``GUESTS`` and one guest without a driver, governed by one policy.
 
-        What others than VMs need differs between machines and over time, and is made up for by `trim`: ``GUESTS``
+        What others than VMs need differs between machines and over time. ``trim`` makes up for that, so that ``GUESTS``
         share ``CAPACITY``.
         """
         self.plane = plane
@@ -73,46 +73,46 @@ class Field:
         return self.controller
 
     def guest(self, name: str) -> LauncherPod:
-        """One of the guests."""
+        """Find one of the guests."""
         return self.lab.pods[name]
 
     def held(self) -> int:
-        """What all balloons leave ``GUESTS``, bytes."""
+        """Sum up what their balloons leave ``GUESTS``, bytes."""
         return sum(self.guest(name).actual_bytes() for name in GUESTS)
 
     def status(self) -> dict[str, Any]:
-        """What the agent reports of the node; empty before it does."""
+        """Read what the agent reports of the node; empty before it does."""
         found = self.plane.kubectl("get", "nodepressure", self.lab.name, "--ignore-not-found", "--output=json")
         status: dict[str, Any] = json.loads(found).get("status", {}) if found.strip() else {}
         return status
 
     def reports(self) -> dict[str, dict[str, Any]]:
-        """What it reports of the guests, by name."""
+        """Read what the agent reports of the guests, by name."""
         return {vm["name"]: vm for vm in self.status().get("virtualMachines", [])}
 
     def reason(self, name: str) -> str | None:
-        """Why a guest does not do what it should, as reported."""
+        """Read the reason with which a guest is reported; None where there is none."""
         found: str | None = self.reports().get(name, {}).get("reason")
         return found
 
     def capacity(self) -> int:
-        """What the node has for ``GUESTS``, bytes: as the agent sees it now, for a report may be a percent off."""
+        """Compute what the node has for ``GUESTS``, bytes, by the agent's metrics: a report may be a percent off."""
         node = memory_node(self.lab.name, NodePressureStatus.model_validate(self.status()), lambda _: None, {})
         other = round(self._metric("kubeballoon_node_memory_bytes", kind="other"))
         return replace(node, other=other).capacity - HOPELESS
 
-    def looks(self) -> float:
-        """How often the agent has looked at guests since its start."""
+    def samples(self) -> float:
+        """Read how often the agent has sampled guests since its start."""
         return self._metric("kubeballoon_agent_sample_duration_seconds_count")
 
-    def looked(self) -> dict[str, float]:
-        """When the agent looked at each guest, Unix seconds, by name."""
+    def sample_times(self) -> dict[str, float]:
+        """Read when the agent last sampled each guest, Unix seconds, by name."""
         name = "kubeballoon_vm_sample_timestamp_seconds"
         return {sample.labels["name"]: sample.value for sample in self._samples() if sample.name == name}
 
-    def annotate(self, name: str, **asked: str | None) -> None:
+    def annotate(self, name: str, **annotations: str | None) -> None:
         """Annotate a VMI as the controller would, or somebody who forges."""
-        keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
+        keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
         self.patch(name, {"metadata": {"annotations": keys}}, *AS_CONTROLLER)
 
     def patch(self, name: str, body: dict[str, Any], *options: str) -> None:
@@ -120,11 +120,11 @@ class Field:
         self.plane.kubectl("patch", "vmi", name, "--type=merge", f"--patch={json.dumps(body)}", *options)
 
     def present(self, pod: LauncherPod) -> None:
-        """Make the VMI that KubeVirt would have made."""
+        """Create the VMI that KubeVirt would have created."""
         self.plane.apply(vmi_object(pod.spec, pod.uid, self.lab.name, labels={"field": self.lab.name}))
 
     def rest(self) -> None:
-        """Wait until the node is Ample, and ``GUESTS`` are well and have what was asked of them, and nothing else."""
+        """Wait until the node is Ample, and ``GUESTS`` are well and have exactly what is requested of them."""
 
         def restless() -> list[Any]:
             status, reports = self.status(), self.reports()
@@ -134,30 +134,30 @@ class Field:
         eventually(lambda: not restless(), tell=restless)
 
     def trim(self) -> None:
-        """Have ``GUESTS`` share ``CAPACITY`` again, whatever others than VMs have come to use; the node is at rest."""
-        seen = (0.0, 0)
+        """Have ``GUESTS`` share ``CAPACITY`` again, whatever others than VMs use by now; the node must be at rest."""
+        last = (0.0, 0)  # samples and capacity
 
         def settled() -> int:
-            """The capacity, when it is what it was before each guest was looked at twice."""
-            nonlocal seen
-            looks = self.looks()
-            if looks < seen[0] + 2 * len(GUESTS):
+            """Read the capacity; 0 unless it is the same as two samples of each guest before."""
+            nonlocal last
+            samples = self.samples()
+            if samples < last[0] + 2 * len(GUESTS):
                 return 0
-            before, seen = seen[1], (looks, self.capacity())
-            return seen[1] if abs(seen[1] - before) <= MIB else 0
+            before, last = last[1], (samples, self.capacity())
+            return last[1] if abs(last[1] - before) <= MIB else 0
 
-        self._ballast_bytes += eventually(settled, tell=lambda: seen) - CAPACITY
+        self._ballast_bytes += eventually(settled, tell=lambda: last) - CAPACITY
         self._resize(self._ballast_bytes)
 
     def unharmed(self) -> bool:
-        """Whether no guest was taken below its minimum, and nothing was killed."""
+        """Whether no guest has less than its minimum, and nothing was killed."""
         return not self.lab.oom_kills() and all(
             pod.actual_bytes() >= MINIMUM - MIB and not pod.load.info().kills for pod in self.lab.pods.values()
         )
 
     @contextmanager
     def beside(self, spec: GuestSpec) -> Iterator[LauncherPod]:
-        """One more guest meanwhile, and room for it."""
+        """Run one more guest meanwhile, and make room for it."""
         self._ballast.close()
         try:
             (pod,) = self.lab.boot([spec])
@@ -170,7 +170,7 @@ class Field:
 
     @contextmanager
     def resized(self, name: str) -> Iterator[None]:
-        """KubeVirt is about to give the guest more memory meanwhile, and does not in the end."""
+        """Pretend meanwhile that KubeVirt is about to give the guest more memory, which it does not do in the end."""
         self._order(name, 2 * SIZE)
         try:
             yield
@@ -179,7 +179,7 @@ class Field:
 
     @contextmanager
     def migrating(self, name: str) -> Iterator[None]:
-        """KubeVirt migrates the guest away meanwhile, and it fails in the end."""
+        """Pretend meanwhile that KubeVirt migrates the guest away, which fails in the end."""
         status = {"migrationUid": f"to-nowhere-{self.guest(name).uid}", "sourceNode": self.lab.name, "failed": False}
         self.patch(name, {"status": {"migrationState": status}})
         try:
@@ -189,7 +189,7 @@ class Field:
 
     @contextmanager
     def without_controller(self) -> Iterator[None]:
-        """There is no controller meanwhile."""
+        """Run no controller meanwhile."""
         status = self.running.stop()
         assert status == 0, f"the controller ended with status {status}"
         try:
@@ -199,13 +199,13 @@ class Field:
 
     @contextmanager
     def short(self) -> Iterator[None]:
-        """Something else holds nearly all that is left of the node meanwhile; it is reported Ample after that."""
+        """Use up nearly all that is left of the node meanwhile; wait until it is reported Ample after that."""
         with self.lab.holding(self.lab.memory_bytes - self.lab.used_bytes() - 24 * MIB):
             yield
         eventually(lambda: self.status()["state"] == "Ample")
 
     def restart_agent(self) -> None:
-        """The agent is killed, and another started."""
+        """Kill the agent, and start another."""
         self.agent.stop(signal.SIGKILL)
         self._start_agent()
 
@@ -237,12 +237,12 @@ class Field:
         self._resize = self._ballast.enter_context(self.lab.holding(self._ballast_bytes))
 
     def _metric(self, name: str, **labels: str) -> float:
-        """What the agent exports, with at least these labels."""
+        """Read a metric of the agent's that has at least these labels."""
         found = {sample.name: sample.value for sample in self._samples() if labels.items() <= sample.labels.items()}
         return float(found[name])
 
     def _samples(self) -> list[Sample]:
-        """All that the agent exports."""
+        """Read all metrics of the agent."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
             families = text_string_to_metric_families(answer.read().decode())
         return [sample for family in families for sample in family.samples]
@@ -270,13 +270,13 @@ class Field:
 
 
 def _at_rest(vm: dict[str, Any]) -> bool:
-    if {"reason", "relief"} & vm.keys() or "target" not in vm:
+    if {"reason", "emergencyTarget"} & vm.keys() or "target" not in vm:
         return False
     return abs(parse_quantity(vm["actual"]) - parse_quantity(vm["target"])) <= 2 * MIB
 
 
 def _free_port() -> int:
-    """A port that is free at this moment: to be used at once."""
+    """Find a port that is free at this moment, to be used at once."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -13,7 +13,7 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane, LocalControlPlane
 from hack.testbed.lab import MIB, GuestSpec
-from kubeballoon.agent.vm.memory_worker import LOOK
+from kubeballoon.agent.timing import DEFAULT_TIMING
 from kubeballoon.api.names import EXCLUDE
 from kubeballoon.api.quantity import parse_quantity
 from tests.agent.field import GUESTS, MINIMUM, SIZE, Field
@@ -22,6 +22,7 @@ from tests.support.waiting import throughout
 
 pytestmark = [pytest.mark.cluster, pytest.mark.guest]
 
+POLL = DEFAULT_TIMING.memory.poll
 LOAD = 180  # MiB; with its kernel more than a guest has at rest
 LOADED = (LOAD - 40) * MIB  # what the guest then works with at the least, and never at rest: some of it may be swapped
 
@@ -50,7 +51,7 @@ def field(whole: Field) -> Iterator[Field]:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to the guest, and the reason it is then reported with."""
+    """What is done to the guest, and the reason with which it is then reported."""
 
     inflict: Callable[[Field], AbstractContextManager[object]]
     reason: str
@@ -77,17 +78,19 @@ def test_a_fault_is_told_by_its_reason_and_harms_nobody(field: Field, fault: Fau
         eventually(lambda: has_its_load(field) and are_well(field, "steady", "busy"), tell=field.reports)
         begun = time.time()
         others = {"busy", "steady", "driverless"}
-        eventually(lambda: all(field.looked()[name] > begun + LOOK for name in others), 2 * LOOK + 4, field.looked)
+        eventually(
+            lambda: all(field.sample_times()[name] > begun + POLL for name in others), 2 * POLL + 4, field.sample_times
+        )
     eventually(lambda: field.reason("faulty") is None)
 
 
-def test_a_guest_without_a_driver_is_told_and_harms_nobody(field: Field) -> None:
+def test_a_guest_without_a_driver_is_reported_and_harms_nobody(field: Field) -> None:
     field.guest("busy").load.set(LOAD)
     eventually(lambda: has_its_load(field), tell=field.reports)
     eventually(lambda: field.reason("driverless") == "NoDriver", tell=field.reports)
 
 
-def test_a_guest_whose_pages_are_pinned_is_told_has_them_back_and_harms_nobody(field: Field) -> None:
+def test_a_guest_whose_pages_are_pinned_is_reported_has_them_back_and_harms_nobody(field: Field) -> None:
     spec = GuestSpec(name="pinned", memory_bytes=192 * MIB, discardable=False)
     with field.without_controller(), field.beside(spec) as pinned:
         for used in (100, 0):  # what a guest never used is not seen to stay with its process
@@ -128,8 +131,8 @@ def test_a_guest_in_trouble_is_helped_without_the_controller(field: Field) -> No
         before = busy.actual_bytes()
         busy.load.set(LOAD)
         eventually(lambda: busy.load.touch(LOAD) and busy.actual_bytes() > before + 16 * MIB)
-        eventually(lambda: field.reports()["busy"].get("relief"), tell=field.reports)
-    eventually(lambda: not field.reports()["busy"].get("relief"))
+        eventually(lambda: field.reports()["busy"].get("emergencyTarget"), tell=field.reports)
+    eventually(lambda: not field.reports()["busy"].get("emergencyTarget"))
 
 
 def test_a_node_in_trouble_is_helped_without_the_controller(field: Field) -> None:
@@ -141,23 +144,23 @@ def test_a_node_in_trouble_is_helped_without_the_controller(field: Field) -> Non
             assert not field.lab.oom_kills()
 
 
-def test_an_agent_that_is_restarted_keeps_to_what_it_decided_on_its_own(field: Field) -> None:
+def test_an_agent_that_is_restarted_keeps_its_emergency_targets(field: Field) -> None:
     with field.without_controller():
         before = field.held()
         with field.short():
             eventually(lambda: field.held() < before - 8 * MIB)
-            eventually(lambda: any(report.get("relief") for report in field.reports().values()))
+            eventually(lambda: any(report.get("emergencyTarget") for report in field.reports().values()))
             field.restart_agent()
             lowered = {name: field.guest(name).actual_bytes() for name in GUESTS}
             eventually(lambda: all(field.reports()[name].get("need") for name in GUESTS), tell=field.reports)
             held = field.held()
 
-            def decided() -> int:
-                """What they may hold, bytes: no more than before, but for a guest that needed help meanwhile."""
-                reliefs = {name: parse_quantity(field.reports()[name].get("relief", "0")) for name in GUESTS}
-                return sum(max(lowered[name], reliefs[name]) for name in GUESTS)
+            def allowed() -> int:
+                """Sum up what they may hold, bytes: what they held, or more for a guest that was helped meanwhile."""
+                targets = {name: parse_quantity(field.reports()[name].get("emergencyTarget", "0")) for name in GUESTS}
+                return sum(max(lowered[name], targets[name]) for name in GUESTS)
 
-            eventually(lambda: held <= decided() + 4 * MIB, tell=lambda: (held, lowered, field.reports()))
+            eventually(lambda: held <= allowed() + 4 * MIB, tell=lambda: (held, lowered, field.reports()))
 
 
 def test_forged_requests_do_not_take_a_guest_below_its_policy_s_minimum(field: Field) -> None:
@@ -166,7 +169,7 @@ def test_forged_requests_do_not_take_a_guest_below_its_policy_s_minimum(field: F
     with field.without_controller():
         before = guest.actual_bytes()
         field.annotate(name, memory_target="1Mi", memory_min="1Mi")
-        # How far is the guest's own matter.
+        # How far it falls depends on the guest.
         eventually(lambda: guest.actual_bytes() < before - 8 * MIB, tell=field.reports)
         throughout(lambda: guest.actual_bytes() >= MINIMUM - MIB, 3)
 
@@ -182,7 +185,7 @@ def test_without_an_api_server_guests_are_still_helped(field: Field) -> None:
         eventually(lambda: busy.load.touch(LOAD) and busy.actual_bytes() > before + 16 * MIB)
 
 
-def test_a_vm_that_is_restarted_is_taken_up_anew(field: Field) -> None:
+def test_a_vm_that_is_restarted_is_served_again(field: Field) -> None:
     os.kill(field.guest("faulty").qemu_pid, signal.SIGKILL)
     eventually(lambda: field.reason("faulty") == "Unreachable")
     spec = field.guest("faulty").spec

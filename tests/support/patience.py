@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hack.testbed.lab import GuestKilledError, LabError
-from kubeballoon.agent.agent import HEARTBEAT
+from kubeballoon.agent.timing import DEFAULT_TIMING
 from tests.support.waiting import until
 
 T = TypeVar("T")
 
-SLOW = HEARTBEAT + 30
+SLOW = DEFAULT_TIMING.node.heartbeat + 30
 """Seconds for anything that starts, boots, swaps or balloons; also for a figure whose change is no news by itself."""
 
 
