@@ -213,7 +213,7 @@ class Agent:
         self._wake_reporter.set()
 
     def _restore_workers(self) -> None:
-        """Let workers start from an earlier agent's report; it says nothing of VMs that come later."""
+        """Let the first workers start from an earlier agent's report; later VMs are not in it."""
         if self._matched or self._restored is None:
             return
         self._guest_workers.restore(self._restored)
@@ -222,7 +222,7 @@ class Agent:
                 self._memory_workers[vm.uid][0].restore(vm, self._restored.observed_at.timestamp())
 
     def _read_vm(self, vmi: Object) -> Instance | None:
-        """Read a VM; None where it does not run here, or cannot be read: then it is left alone, and others use it."""
+        """Read a VM; None where it does not run here, or cannot be read and counts as memory that others use."""
         name = "{namespace}/{name}".format_map(vmi["metadata"])
         try:
             vm = read_instance(vmi, self._node)

@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--eviction-margin",
         type=checked(parse_quantity, "quantity"),
         default="64Mi",
-        help="how far above it the lowest state begins (default: %(default)s)",
+        help="how far above the eviction threshold state Critical begins (default: %(default)s)",
     )
     parser.add_argument(
         "--demand-window",

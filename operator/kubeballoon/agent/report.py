@@ -152,7 +152,7 @@ def _bad_report(worker: MemoryWorker, error: Exception) -> VirtualMachineReport:
         eligible=instance.ineligibility is None,
         responsive=False,
         reason=AgentReason.BAD_REPORT,
-        message=_shorten(f"what is seen of it cannot be reported: {' '.join(str(error).split())}"),
+        message=_shorten(f"what the agent sees of it does not fit into a report: {' '.join(str(error).split())}"),
         owner_excluded=instance.owner_excluded,
     )
 

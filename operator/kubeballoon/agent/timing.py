@@ -12,7 +12,7 @@ from kubeballoon.core.backoff import Backoff
 
 @dataclass(frozen=True, slots=True)
 class NodeTiming:
-    """The timing of the agent's two loops.
+    """NodeTiming is the timing of the agent's two loops.
 
     Attributes:
         guard_interval: between two readings of the node's memory: it can run out within a second.
@@ -32,7 +32,7 @@ class NodeTiming:
 
 @dataclass(frozen=True, slots=True)
 class MemoryTiming:
-    """The timing of the worker that moves a VM's memory.
+    """MemoryTiming is the timing of the worker that moves a VM's memory.
 
     Attributes:
         poll: between two samples of a VM whose guest does not report.
@@ -54,7 +54,7 @@ class MemoryTiming:
 
 @dataclass(frozen=True, slots=True)
 class GuestTiming:
-    """The timing of the worker that deals with a VM's guest agent and processors.
+    """GuestTiming is the timing of the worker that deals with a VM's guest agent and processors.
 
     Attributes:
         poll: between two looks at processors of which a number is requested.
@@ -71,7 +71,7 @@ class GuestTiming:
 
 @dataclass(frozen=True, slots=True)
 class ProgramTiming:
-    """The timing of what concerns the program in a guest that locks memory.
+    """ProgramTiming is the timing of what concerns the program in a guest that locks memory.
 
     Attributes:
         poll: between two readings of the program's status; the program looks at its guest twice as often.
@@ -91,7 +91,7 @@ class ProgramTiming:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorTiming:
-    """The timing of what concerns a VM's processors.
+    """ProcessorTiming is the timing of what concerns a VM's processors.
 
     Attributes:
         unplug_deadline: how long a guest's kernel may take to give a processor up; it takes a fraction of a second.
@@ -109,7 +109,7 @@ class ProcessorTiming:
 
 @dataclass(frozen=True, slots=True)
 class GuestAgentTiming:
-    """The timing of commands to a guest agent.
+    """GuestAgentTiming is the timing of commands to a guest agent.
 
     Attributes:
         retry: the pauses after a guest agent that did not answer, or a command that it refused.
@@ -124,7 +124,7 @@ class GuestAgentTiming:
 
 @dataclass(frozen=True, slots=True)
 class LibvirtTiming:
-    """The deadlines of calls to libvirt.
+    """LibvirtTiming lists the deadlines of calls to libvirt.
 
     Attributes:
         call: for one call; it takes milliseconds.
@@ -146,7 +146,7 @@ class LibvirtTiming:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The timing of all parts of the agent."""
+    """Timing is the timing of all parts of the agent."""
 
     node: NodeTiming = NodeTiming()
     memory: MemoryTiming = MemoryTiming()

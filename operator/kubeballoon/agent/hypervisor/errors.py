@@ -6,19 +6,19 @@ from kubeballoon.api.reasons import AgentReason
 
 
 class HypervisorError(Exception):
-    """A call failed, or the VM cannot be reached; the text is one line for a person."""
+    """A HypervisorError means that a call failed, or the VM cannot be reached; its text is one line for a person."""
 
 
 class HungError(HypervisorError):
-    """A call did not return before its deadline; the VM can be asked nothing until it does."""
+    """A HungError means that a call did not return before its deadline; until it does, no other can be made."""
 
 
 class GoneError(HypervisorError):
-    """The VM, or the connection to it, is gone: only a new connection may help."""
+    """A GoneError means that the VM, or the connection to it, is gone: only a new connection may help."""
 
 
 class GuestAgentError(HypervisorError):
-    """The guest agent did not carry a command out.
+    """A GuestAgentError means that the guest agent did not carry a command out.
 
     Attributes:
         reason: why not, in one word.

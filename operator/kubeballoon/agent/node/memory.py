@@ -28,7 +28,7 @@ _UNLIMITED = 1 << 60  # bytes: more than any machine has; stands for a cgroup's 
 
 
 class HostError(Exception):
-    """The kernel's figures cannot be read; the text is one line for a person."""
+    """A HostError means that the kernel's figures cannot be read; its text is one line for a person."""
 
 
 @dataclass(frozen=True, slots=True)

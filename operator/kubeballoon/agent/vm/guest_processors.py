@@ -44,7 +44,7 @@ class ProcessorView:
 
 @dataclass(frozen=True, slots=True)
 class _Observation:
-    """A VM's processors at one look.
+    """An _Observation is what one look at a VM's processors shows.
 
     Attributes:
         guest: the processors as the guest sees them; None while its agent does not say.
@@ -76,7 +76,7 @@ class _Observation:
 
 @dataclass(slots=True)
 class _Unplugging:
-    """A processor that the guest's kernel was asked to give up.
+    """An _Unplugging is a processor that the guest's kernel was asked to give up.
 
     Attributes:
         threads: how many processors had a thread then.
@@ -98,7 +98,7 @@ class GuestProcessors:
         timing: how long to wait.
         view: what is known of the processors now.
         returning: whether processors have to be given back once nothing is requested any more. What the guest's owner
-            took offline is not ours to bring back.
+            took offline is not brought back.
     """
 
     guest_agent: GuestAgent
@@ -107,7 +107,7 @@ class GuestProcessors:
     timing: ProcessorTiming = DEFAULT_TIMING.processors
     view: ProcessorView = field(default_factory=ProcessorView)
     returning: bool = False
-    _agent_offlined: bool = False  # whether the guest agent took some offline for us
+    _agent_offlined: bool = False  # whether the agent had the guest agent take some offline
     _settled: bool = True
     _unplugging: _Unplugging | None = None
     _lost_in: int | None = None  # the pid of the QEMU of whose unplugged processors libvirt did not hear

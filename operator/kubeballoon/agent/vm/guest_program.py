@@ -250,7 +250,7 @@ class GuestProgram:
         return None if late or answered else size - self.requested
 
     def _interval(self) -> float:
-        """Seconds between two polls; infinite where nothing could come of them."""
+        """Decide the seconds between two polls; infinite where nothing could come of them."""
         if self.status is None:
             worth_it = may_need_program(self.method, self._balloon) or self._may_lock_unseen
             return self._timing.probe_interval if worth_it else math.inf
@@ -337,7 +337,7 @@ class GuestProgram:
 
 
 class ProgramHypervisor:
-    """A ProgramHypervisor connects to one VM, with the guest program in the balloon's place where it is in charge."""
+    """A ProgramHypervisor connects to one VM, with the guest program in the balloon's place if it is in charge."""
 
     def __init__(self, hypervisor: Hypervisor, guest_program: GuestProgram) -> None:
         """Connect through ``hypervisor``."""
@@ -366,7 +366,7 @@ class ProgramHypervisor:
 
 
 class ProgramMemoryControl:
-    """A ProgramMemoryControl is a connection to a VM, with the guest program in the balloon's place where it is due."""
+    """A ProgramMemoryControl is a connection to a VM, with the program in the balloon's place if it is in charge."""
 
     def __init__(self, control: MemoryControl, guest_program: GuestProgram) -> None:
         """Stand before the real connection, ``control``."""

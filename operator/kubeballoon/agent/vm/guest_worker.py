@@ -117,14 +117,14 @@ class GuestWorker:
             await self._pause(self._until_due())
 
     def _processors_pause(self) -> float:
-        """Seconds until the processors should be looked at again."""
+        """Decide after how many seconds to look at the processors again."""
         if self.processors.moving:
             return self._timing.moving_poll
         requested = self.instance.processors.target is not None or self.processors.returning
         return self._timing.poll if requested else self._timing.idle_poll
 
     def _until_due(self) -> float:
-        """Seconds until there is something to do, unless something else is requested before."""
+        """Compute the seconds until there is something to do, unless something else is requested before."""
         if self.instance.hold is not None:
             return self._timing.idle_poll
         return min(max(0.0, self._processors_due - time.monotonic()), self.guest_program.until_due)

@@ -27,7 +27,7 @@ memory that others use.
 
 @dataclass(frozen=True, slots=True)
 class InstanceProcessors:
-    """What is requested of a VM's processors.
+    """InstanceProcessors are a VM's processors, and what its annotations request of them.
 
     Attributes:
         size: how many the VM was given.

@@ -176,7 +176,7 @@ class MemoryWorker:
             await self._pause(self._timing.moving_poll if moving else self._until_report(sample.statistics.updated))
 
     def _until_report(self, updated: float) -> float:
-        """Seconds until a guest that reported at ``updated`` has reported again: nothing new can be seen before."""
+        """Compute the seconds until a guest that reported at ``updated`` has reported again; before, nothing is new."""
         timing = self._timing
         remaining = updated + self._settings.period + timing.report_delay - self._clock()
         return min(timing.longest_poll, max(timing.moving_poll, remaining)) if remaining > 0 else timing.poll
