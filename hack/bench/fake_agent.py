@@ -10,12 +10,12 @@ import socket
 import sys
 from pathlib import Path
 
-from hack.testbed.lab.fakes import FakeChannel, FakeDomain, FakeHypervisor
+from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
 from kubeballoon.agent.agent import Agent, NodeLimits
 from kubeballoon.agent.hypervisor.launchers import RUNTIME
 from kubeballoon.agent.hypervisor.libvirt import CallThread
 from kubeballoon.agent.node.memory import HostMemoryReader
-from kubeballoon.agent.vm.memory_worker import WorkerSettings
+from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.cluster.client import ApiClient
 
 _STATISTICS_SECONDS = 5
@@ -28,14 +28,14 @@ async def main(kubeconfig: str, node: str, pods: str, *domains: str) -> None:
         directory.mkdir(parents=True)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(directory / "virtqemud-sock"))
-    fakes = {domain: FakeDomain(thread=CallThread(domain)) for domain in domains}
-    channels = {domain: FakeChannel(thread=CallThread(f"{domain} guest")) for domain in domains}
+    memory_controls = {domain: FakeMemoryControl(thread=CallThread(domain)) for domain in domains}
+    guest_controls = {domain: FakeGuestControl(thread=CallThread(f"{domain} guest")) for domain in domains}
     async with await ApiClient.connect("kubeballoon-agent", Path(kubeconfig)) as cluster:
-        settings = WorkerSettings(Path(pods), window=300.0, period=_STATISTICS_SECONDS)
+        settings = AgentSettings(Path(pods), window=300.0, period=_STATISTICS_SECONDS)
         agent = Agent(
             node,
             cluster,
-            FakeHypervisor(fakes, channels),
+            FakeHypervisor(memory_controls, guest_controls),
             HostMemoryReader(),
             settings,
             NodeLimits(100 << 20, 64 << 20),

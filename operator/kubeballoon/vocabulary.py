@@ -45,6 +45,18 @@ class ReclaimWhen(enum.StrEnum):
     UNDER_PRESSURE = "UnderPressure"
 
 
+class ReclaimMethod(enum.StrEnum):
+    """Balloon reclaims memory through the guest's balloon driver, GuestAgent through a program in the guest.
+
+    Auto takes the program where there is no driver. Where nobody installed it Auto does what Balloon does, so it is the
+    default.
+    """
+
+    BALLOON = "Balloon"
+    GUEST_AGENT = "GuestAgent"
+    AUTO = "Auto"
+
+
 class AgentAction(enum.StrEnum):
     """An AgentAction is what a node's agent does about a VM.
 

@@ -8,7 +8,7 @@ import pytest
 
 from hack.testbed.lab import MIB, GuestSpec, vmi_object
 from kubeballoon.agent.vm.authorization import Authorization, KnownPolicies
-from kubeballoon.agent.vm.instance import Instance, read
+from kubeballoon.agent.vm.instance import Instance, read_instance
 from tests.support.cluster import Object, memory_policy
 
 SIZE = 1024 * MIB
@@ -19,7 +19,7 @@ def vm(**annotations: str) -> Instance:
     keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
     made = vmi_object(GuestSpec(name="vm", memory_bytes=SIZE), "pod", "here", annotations=keys, labels={"app": "db"})
     made["metadata"]["uid"] = "vm"
-    found = read(made, "here")
+    found = read_instance(made, "here")
     assert found is not None
     return found
 
@@ -29,11 +29,11 @@ def policy(name: str, minimum: str, *, namespace: dict[str, str] | None = None, 
     return memory_policy(name, memory={"min": minimum}, **{"selector": selector, **spec})
 
 
-def held_to(*bodies: Object, namespace: dict[str, str] | None, **annotations: str) -> tuple[int | None, bool]:
-    """The minimum, MiB, and whether the VM is to follow requests."""
+def obligations(*bodies: Object, namespace: dict[str, str] | None, **annotations: str) -> tuple[int | None, bool]:
+    """Find the VM's minimum, in MiB, and whether it is to follow requests."""
     found = KnownPolicies.read(bodies).authorization(vm(**annotations), namespace)
     minimum = found.minimum(vm(**annotations), SIZE)
-    return None if minimum is None else minimum // MIB, found.bound
+    return None if minimum is None else minimum // MIB, found.binding
 
 
 STRONG = policy("strong", "90%", namespace=PRODUCTION, priority=10)
@@ -43,14 +43,14 @@ WEAK = policy("weak", "128Mi")
 @pytest.mark.parametrize("named", ["weak", "absent"])
 def test_the_policy_that_selects_the_vm_holds_whichever_is_named(named: str) -> None:
     forged = {"policy": named, "memory_min": "1Mi", "memory_target": "1Mi"}
-    assert held_to(STRONG, WEAK, namespace=PRODUCTION, **forged) == (921, True)
-    assert held_to(STRONG, WEAK, namespace={"tier": "test"}, **forged) == (128, True)
+    assert obligations(STRONG, WEAK, namespace=PRODUCTION, **forged) == (921, True)
+    assert obligations(STRONG, WEAK, namespace={"tier": "test"}, **forged) == (128, True)
 
 
-def test_without_the_labels_of_its_namespace_what_guarantees_most_of_all_that_may_govern_holds() -> None:
-    assert held_to(STRONG, WEAK, namespace=None) == (921, True)
+def test_without_the_labels_of_its_namespace_the_policy_that_guarantees_most_holds() -> None:
+    assert obligations(STRONG, WEAK, namespace=None) == (921, True)
     below = policy("never", "95%", namespace=PRODUCTION, priority=-1)  # WEAK is before it in any namespace
-    assert held_to(below, WEAK, namespace=None) == (128, True)
+    assert obligations(below, WEAK, namespace=None) == (128, True)
 
 
 @pytest.mark.parametrize(
@@ -63,21 +63,21 @@ def test_without_the_labels_of_its_namespace_what_guarantees_most_of_all_that_ma
     ],
     ids=["observes", "selects others", "is being deleted", "is released"],
 )
-def test_nothing_stands_behind_a_request_where_no_policy_asks(body: Object) -> None:
-    assert not held_to(body, namespace={})[1]
+def test_no_request_is_followed_where_no_policy_requests_anything(body: Object) -> None:
+    assert not obligations(body, namespace={})[1]
 
 
 def test_an_owner_s_exclusion_counts_where_the_policy_lets_it() -> None:
-    assert held_to(WEAK, namespace={}, exclude="true") == (128, False)
-    assert held_to({**WEAK, "spec": {**WEAK["spec"], "ownerExclusion": "Deny"}}, namespace={}, exclude="true")[1]
+    assert obligations(WEAK, namespace={}, exclude="true") == (128, False)
+    assert obligations({**WEAK, "spec": {**WEAK["spec"], "ownerExclusion": "Deny"}}, namespace={}, exclude="true")[1]
 
 
 def test_annotations_are_believed_only_while_no_policies_are_known() -> None:
-    assert KnownPolicies().authorization(vm(memory_min="100Mi"), {}) == Authorization(None, bound=True)
+    assert KnownPolicies().authorization(vm(memory_min="100Mi"), {}) == Authorization(None, binding=True)
     assert KnownPolicies().authorization(vm(), {}).minimum(vm(memory_min="100Mi"), SIZE) == 100 * MIB
 
 
-def test_a_policy_of_a_newer_version_takes_nothing_away_from_what_is_asked() -> None:
+def test_a_policy_of_a_newer_version_makes_no_request_void() -> None:
     newer = policy("newer", "50%", mode="Dream")
-    assert held_to(newer, namespace={}, memory_min="100Mi") == (100, True)
-    assert held_to(newer, WEAK, namespace={}) == (128, True)
+    assert obligations(newer, namespace={}, memory_min="100Mi") == (100, True)
+    assert obligations(newer, WEAK, namespace={}) == (128, True)

@@ -13,7 +13,7 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane, LocalControlPlane
 from hack.testbed.lab import MIB, GuestSpec
-from kubeballoon.agent.vm.memory_worker import LOOK
+from kubeballoon.agent.timing import DEFAULT_TIMING
 from kubeballoon.api.names import EXCLUDE
 from kubeballoon.api.quantity import parse_quantity
 from tests.agent.node_under_test import GUESTS, MINIMUM, SIZE, NodeUnderTest
@@ -22,6 +22,7 @@ from tests.support.waiting import throughout
 
 pytestmark = [pytest.mark.cluster, pytest.mark.guest]
 
+POLL = DEFAULT_TIMING.memory.poll
 LOAD = 180  # MiB; with its kernel more than a guest has at rest
 LOADED = (LOAD - 40) * MIB  # what the guest then works with at the least, and never at rest: some of it may be swapped
 
@@ -78,7 +79,7 @@ def test_a_fault_is_told_by_its_reason_and_harms_nobody(node: NodeUnderTest, fau
         begun = time.time()
         others = {"busy", "steady", "driverless"}
         sampled = node.sampled_at
-        eventually(lambda: all(sampled()[name] > begun + LOOK for name in others), 2 * LOOK + 4, sampled)
+        eventually(lambda: all(sampled()[name] > begun + POLL for name in others), 2 * POLL + 4, sampled)
     eventually(lambda: node.reason("faulty") is None)
 
 

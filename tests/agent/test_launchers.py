@@ -1,4 +1,4 @@
-"""How the agent reaches a VM's libvirt daemon: as one without root or one with, and behind a path of any length."""
+"""How the agent reaches a VM's libvirt daemon: one without root or with, and behind a path of any length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import libvirt
 import pytest
 
 from hack.testbed.lab import GuestSpec, LabNode, LauncherPod
-from kubeballoon.agent.hypervisor.interface import GoneError, HypervisorError
+from kubeballoon.agent.hypervisor.errors import GoneError, HypervisorError
 from kubeballoon.agent.hypervisor.launchers import LONGEST_SOCKET_PATH, Launcher, find_launcher, uris
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from tests.agent.test_libvirt import FakeError
@@ -21,7 +21,7 @@ SESSION, SYSTEM = "/session", "/system"
 
 
 class FakeDaemon:
-    """A daemon that refuses some forms of its address, each with an error's code; it looks at who comes."""
+    """A FakeDaemon refuses some forms of its address, each with an error code, and notes which were tried."""
 
     def __init__(self, directory: Path, refusals: dict[str, int]) -> None:
         """Listen in ``directory``."""
@@ -31,7 +31,7 @@ class FakeDaemon:
         self.reached: list[str] = []
 
     def open(self, uri: str) -> SimpleNamespace:
-        """As ``libvirt.open``."""
+        """Connect as ``libvirt.open`` does."""
         address = urlsplit(uri)
         self.tried.append(address.path)
         (socket,) = parse_qs(address.query)["socket"]
@@ -44,12 +44,12 @@ class FakeDaemon:
 
 
 def is_held(directory: Path) -> bool:
-    """Whether this process has the directory open."""
+    """Whether this process has a directory open."""
     return str(directory) in {os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()}
 
 
 async def connect(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connect as the agent does, and close."""
+    """Connect as the agent does, and close the connection."""
     monkeypatch.setattr(libvirt, "open", daemon.open)
     hypervisor = LibvirtHypervisor()
     try:
@@ -63,7 +63,7 @@ async def connect(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=[0, LONGEST_SOCKET_PATH], ids=["short", "long"])
 def directory(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A directory for a socket; a long one's path would be too long for a socket in it."""
+    """Make a directory for a socket, whose path is short, or too long for a socket."""
     made: Path = tmp_path / f"d{'d' * request.param}"
     made.mkdir()
     return made
@@ -83,7 +83,7 @@ async def test_a_daemon_is_reached_in_the_form_that_it_takes(
 
 
 @pytest.mark.parametrize(
-    ("refusals", "tried", "said"),
+    ("refusals", "tried", "raises"),
     [
         ({SESSION: libvirt.VIR_ERR_AUTH_FAILED}, [SESSION], HypervisorError),
         ({SESSION: libvirt.VIR_ERR_SYSTEM_ERROR}, [SESSION], GoneError),
@@ -91,28 +91,28 @@ async def test_a_daemon_is_reached_in_the_form_that_it_takes(
     ],
     ids=["refuses the agent", "does not answer", "takes neither form"],
 )
-async def test_what_is_no_matter_of_form_is_not_tried_twice(
+async def test_an_error_that_does_not_concern_the_form_is_not_tried_twice(
     directory: Path,
     refusals: dict[str, int],
     tried: list[str],
-    said: type[HypervisorError],
+    raises: type[HypervisorError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     daemon = FakeDaemon(directory, refusals)
-    with pytest.raises(said) as raised:
+    with pytest.raises(raises) as raised:
         await connect(daemon, monkeypatch)
-    assert type(raised.value) is said
+    assert type(raised.value) is raises
     assert daemon.tried == tried
 
 
-async def test_a_pod_that_is_gone_is_told(tmp_path: Path) -> None:
+async def test_a_pod_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(GoneError, match="the socket of pod pod is gone: No such file"):
         await LibvirtHypervisor().connect(Launcher("pod", tmp_path / "none/virtqemud-sock"), "default_vm")
 
 
 @pytest.fixture
 def far(lab_node: LabNode, tmp_path: Path) -> Iterator[LauncherPod]:
-    """A guest of its own, in a pods directory whose path alone is longer than a socket's may be."""
+    """Start a guest in a pods directory whose path alone is longer than a socket's may be."""
     pods = tmp_path / ("p" * (120 - len(str(tmp_path)) - 1))
     assert len(str(pods)) == 120
     pod = lab_node.start(GuestSpec(name="far"), pods)

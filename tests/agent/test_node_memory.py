@@ -1,4 +1,4 @@
-"""The node's memory and stall, as the kernel tells them."""
+"""The node's memory and stall, from files as the kernel writes them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_cgroup_of_version_2_stands_for_the_node(tmp_path: Path) -> None:
     assert HostMemoryReader(machine, group).memory().total == 1024 * MIB
 
 
-def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="the node's memory cannot be read"):
         HostMemoryReader(tmp_path).memory()
 

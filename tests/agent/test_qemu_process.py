@@ -1,4 +1,4 @@
-"""What the kernel tells of a VM's process, by files as it writes them."""
+"""What the agent reads of a VM's process, from files as the kernel writes them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def process(proc: Path, pid: int, *command: str, started: int = 500, pages: int 
     (directory / "statm").write_text(f"{pages * 4} {pages} 1 1 0 1 0\n")
 
 
-def test_a_vm_s_process_is_found_by_its_name_and_weighed(tmp_path: Path) -> None:
+def test_a_vm_s_process_is_found_by_its_name_and_its_memory_is_read(tmp_path: Path) -> None:
     process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on", pages=3)
     process(tmp_path, 8, "qemu", "-name", "guest=shop_cart2,debug-threads=on", pages=5)
     assert (QemuProcess("shop_cart", proc=tmp_path).pid, QemuProcess("shop_cart", proc=tmp_path).resident()) == (
@@ -29,7 +29,7 @@ def test_a_vm_s_process_is_found_by_its_name_and_weighed(tmp_path: Path) -> None
     assert QemuProcess("shop_cart2", proc=tmp_path).resident() == 5 * PAGE
 
 
-def test_what_cannot_be_seen_is_none(tmp_path: Path) -> None:
+def test_a_process_that_cannot_be_seen_has_no_figures(tmp_path: Path) -> None:
     qemu = QemuProcess("shop_cart", proc=tmp_path)
     assert (qemu.pid, qemu.resident(), qemu.vcpus(), qemu.merged()) == (None, None, None, None)
 

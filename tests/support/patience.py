@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hack.testbed.lab import GuestKilledError, LabError
-from kubeballoon.agent.agent import HEARTBEAT
+from kubeballoon.agent.timing import DEFAULT_TIMING
 from tests.support.waiting import until
 
 T = TypeVar("T")
 
-SLOW = HEARTBEAT + 30
+SLOW = DEFAULT_TIMING.node.heartbeat + 30
 """The seconds that a start, a boot, swapping or ballooning may take.
 
 More than a heartbeat: some figures do not cause a report when they change, and appear in the next heartbeat only.

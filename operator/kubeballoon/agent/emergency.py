@@ -1,4 +1,4 @@
-"""Help for a node and for guests in trouble before the controller gives it, by the controller's own rules.
+"""Helps a node and its guests in trouble before the controller does, by the controller's own rules.
 
 An emergency target takes the place of a VM's request until the controller requests something else of that VM, or until
 the two are the same.
@@ -24,16 +24,16 @@ _log = logging.getLogger(__name__)
 
 
 def may_be_needed(state: NodeState, workers: Sequence[MemoryWorker]) -> bool:
-    """Whether help may have to begin or to end: a cheap look, made often, before the careful one."""
+    """Whether help may have to begin or to end: a cheap test, made often, before a whole report is composed."""
     helping = any(worker.emergency_target is not None for worker in workers)
     return helping or state.only_minimums_hold or any(map(_may_be_short, workers))
 
 
 def set_emergency_targets(name: str, status: NodePressureStatus, workers: Sequence[MemoryWorker]) -> bool:
-    """Decide an emergency target, or none, for each VM of the node ``name``, and tell the VMs' workers.
+    """Decide an emergency target, or none, for each VM of the node ``name``, and pass it to the VM's worker.
 
     Returns:
-        Whether any of them has another target than before.
+        Whether any VM has another emergency target than before.
     """
     requests = {
         worker.instance.uid: worker.target
@@ -60,7 +60,8 @@ def _node(
     def governing(report: VirtualMachineReport) -> LoadedMemoryPolicy | None:
         return policies[report.uid] if report.uid in requested else None
 
-    # While not all policies are known, requests hold that no known policy stands behind: such VMs are left as they are.
+    # While not all policies are known, requests hold that no known policy stands behind: such VMs are left as they are,
+    # and count as what they hold. Counted as without a request, each would be set aside whole.
     believed = {worker.instance.uid for worker in workers if worker.target is not None} - requested
     node = memory_node(name, status, governing)
     vms = tuple(
@@ -73,7 +74,7 @@ def _node(
 
 
 def _may_be_short(worker: MemoryWorker) -> bool:
-    """Whether a guest may be short of memory, by what its worker saw last."""
+    """Whether a guest may be short of memory, by its last sample."""
     view = worker.view
     if view.need is None or view.sample is None or not view.responsive:
         return False

@@ -1,8 +1,8 @@
-"""Why a VM does not have what is requested of it, as its agent found out."""
+"""Why a VM has something else than is requested of it, as the agent found out."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from kubeballoon.api.reasons import AgentReason
 
@@ -12,3 +12,8 @@ class Problem(NamedTuple):
 
     reason: AgentReason
     message: str
+
+    @classmethod
+    def of(cls, reason: AgentReason) -> Self:
+        """Make a problem whose message is the reason's general meaning."""
+        return cls(reason, reason.meaning)

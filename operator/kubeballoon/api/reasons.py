@@ -38,6 +38,21 @@ class AgentReason(StrEnum):
         """Read a reason of a newer agent as UNKNOWN, so that one new word does not cost the report of a whole node."""
         return cls.UNKNOWN if isinstance(value, str) else None
 
+    @property
+    def connection_lost(self) -> bool:
+        """Whether the agent cannot reach the VM's hypervisor, so that nothing is known of the VM at present."""
+        return self in (AgentReason.HUNG, AgentReason.UNREACHABLE)
+
+    @property
+    def no_reclaim_method(self) -> bool:
+        """Whether the VM has neither a balloon nor a guest that can run the guest program: it cannot be ballooned."""
+        return self in (AgentReason.NO_BALLOON, AgentReason.GUEST_UNSUPPORTED)
+
+    @property
+    def guest_agent_answers(self) -> bool:
+        """Whether the guest agent is there and answers, though not with what it was asked for."""
+        return self in (AgentReason.GUEST_AGENT_REFUSED, AgentReason.GUEST_AGENT_GARBLED)
+
     UNKNOWN = (
         "Unknown",
         _HOLDS,
@@ -86,10 +101,10 @@ class AgentReason(StrEnum):
         "MethodChanging",
         _RETURNS_ALL,
         _FOLLOWS,
-        "what one method reserved is given back before the other reserves anything",
+        "what one method reclaimed is given back before the other reclaims anything",
     )
-    GUEST_UNSUPPORTED = "GuestUnsupported", _FOLLOWS, _FOLLOWS, "the reservation program does not run on such a guest"
-    GUEST_PROGRAM_ABSENT = "GuestProgramAbsent", _FOLLOWS, _FOLLOWS, "the reservation program does not run in its guest"
+    GUEST_UNSUPPORTED = "GuestUnsupported", _FOLLOWS, _FOLLOWS, "the guest program does not run on such a guest"
+    GUEST_PROGRAM_ABSENT = "GuestProgramAbsent", _FOLLOWS, _FOLLOWS, "the guest program does not run in its guest"
     GUEST_AGENT_ABSENT = "GuestAgentAbsent", _FOLLOWS, _HOLDS, "its guest runs no QEMU guest agent"
     GUEST_AGENT_HUNG = "GuestAgentHung", _FOLLOWS, _HOLDS, "its guest agent does not answer in time"
     GUEST_AGENT_BUSY = "GuestAgentBusy", _FOLLOWS, _HOLDS, "its guest agent is busy with another client"
@@ -122,4 +137,4 @@ class AgentReason(StrEnum):
         "its guest did not give a processor up: the guest agent takes over",
     )
     NOT_REMOVABLE = "NotRemovable", _FOLLOWS, _FOLLOWS, "its processors cannot be unplugged: the guest agent takes over"
-    NOT_OFFLINABLE = "NotOfflinable", _FOLLOWS, _FOLLOWS, "its guest offers no more processors to take"
+    NOT_OFFLINABLE = "NotOfflinable", _FOLLOWS, _FOLLOWS, "its guest offers no more processors to reclaim"

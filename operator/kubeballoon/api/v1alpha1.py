@@ -14,7 +14,7 @@ from kubeballoon.api.names import GROUP, VERSION
 from kubeballoon.api.quantity import Amount, Count, Quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
-from kubeballoon.vocabulary import Mode, NodeState, ReclaimWhen
+from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen
 
 API_VERSION = f"{GROUP}/{VERSION}"
 Conditions = Annotated[
@@ -159,18 +159,6 @@ class MemorySettings(ApiModel):
         default="10%",
         description="Added to what a guest is seen to need: a quantity, or a percentage of the VM's memory.",
     )
-
-
-class ReclaimMethod(StrEnum):
-    """Balloon reserves memory through the guest's balloon driver, GuestAgent through a program in the guest.
-
-    Auto takes the program where there is no driver. Where nobody installed it Auto does what Balloon does, so it is the
-    default.
-    """
-
-    BALLOON = "Balloon"
-    GUEST_AGENT = "GuestAgent"
-    AUTO = "Auto"
 
 
 class ReclaimSettings(ApiModel):

@@ -6,8 +6,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy, ReclaimMethod, VirtualMachineReport
+from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy, VirtualMachineReport
 from kubeballoon.governance.governing import lets_out
+from kubeballoon.vocabulary import ReclaimMethod
 
 
 class ExclusionReason(StrEnum):

@@ -1,1 +1,1 @@
-"""How the agent reaches a VM: its libvirt daemon, its QEMU process and its guest agent."""
+"""The ways to a VM: its libvirt daemon, its QEMU process and its guest agent."""

@@ -1,6 +1,7 @@
-"""QEMU's guest agent in one VM: commands with reasons when they fail, and with pauses after that.
+"""QEMU's guest agent in one VM: commands that fail with a reason, and are not repeated at once.
 
-It is KubeVirt's too, and carries out one command at a time; one that does not answer is not asked again at once.
+The guest agent serves KubeVirt too, and carries out one command at a time. One that does not answer, or a command that
+it refuses, is tried again after ever longer pauses.
 """
 
 from __future__ import annotations
@@ -12,26 +13,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from kubeballoon.agent.hypervisor.interface import AgentError, GuestControl
+from kubeballoon.agent.hypervisor.errors import GuestAgentError
+from kubeballoon.agent.hypervisor.interface import GuestControl
+from kubeballoon.agent.timing import DEFAULT_TIMING, GuestAgentTiming
 from kubeballoon.api.reasons import AgentReason
+from kubeballoon.core.backoff import Backoff
 
 T = TypeVar("T")
 
-RETRY = 5.0  # seconds until an agent that failed, or a command that it refused, is tried again; doubles
-RETRY_AT_MOST = 60.0
 LONGEST_FILE = 4096  # bytes that are read of a file; what this project writes is far shorter
-_POLL = 0.2  # seconds between looks at a program that runs in the guest
-_POLLS = 25
-_REFUSED = AgentReason.GUEST_AGENT_REFUSED
-_GARBLED = AgentReason.GUEST_AGENT_GARBLED
 _MISSING = "No such file"
-_OF_FILES = ("guest-file-open", "guest-exec")  # which say so of the file, and nothing of themselves
-_ALL = ""  # no command: the agent as a whole
+_FILE_COMMANDS = ("guest-file-open", "guest-exec")  # a missing file is no fault of these commands
+_WHOLE_AGENT = ""  # stands among the commands for the guest agent as a whole
 
 
 @dataclass(frozen=True, slots=True)
 class GuestProcessor:
-    """A processor as the guest sees it."""
+    """A GuestProcessor is a processor as the guest sees it."""
 
     index: int
     online: bool
@@ -39,136 +37,154 @@ class GuestProcessor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rest:
-    """Why something is not asked before ``until``, after a pause; seconds."""
+class _Failure:
+    """A failure with the pause that follows it, in which the same failure is raised again without asking."""
 
-    failure: AgentError
-    pause: float
-    until: float
+    error: GuestAgentError
+    backoff: Backoff
 
 
 class GuestAgent:
-    """The agent of one guest. Its answers are the guest's to make up: none is taken to have the form it should."""
+    """A GuestAgent is the agent of one guest.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Ask through no channel yet; ``clock`` gives seconds."""
-        self.channel: GuestControl | None = None
+    The guest can answer anything: every answer is checked for its form where it is read.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, timing: GuestAgentTiming = DEFAULT_TIMING.guest_agent
+    ) -> None:
+        """Have no connection yet; ``clock`` gives seconds."""
+        self.control: GuestControl | None = None
         self._clock = clock
-        self._rests: dict[str, _Rest] = {}  # by command
+        self._timing = timing
+        self._failures: dict[str, _Failure] = {}  # by command
 
     async def processors(self) -> tuple[GuestProcessor, ...]:
-        """The guest's processors by index.
+        """Read the guest's processors, in the order of their indices.
 
         Raises:
-            HypervisorError: see there.
+            GuestAgentError: the guest agent is absent, busy or hung, refuses, or its answer makes no sense.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        return await self._command("guest-get-vcpus", {}, _processors)
+        return await self._command("guest-get-vcpus", {}, _read_processors)
 
     async def set_processors(self, indices: list[int], *, online: bool) -> None:
-        """Take processors offline or bring them online.
+        """Take processors offline, or bring them online.
 
         Raises:
-            HypervisorError: see there.
+            GuestAgentError: the guest agent is absent, busy or hung, or refuses.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         vcpus = [{"logical-id": index, "online": online} for index in indices]
-        await self._command("guest-set-vcpus", {"vcpus": vcpus}, _anything)
+        await self._command("guest-set-vcpus", {"vcpus": vcpus}, _unchanged)
 
     async def read_file(self, path: str) -> bytes | None:
-        """A small file's contents; None when there is no such file.
+        """Read a small file in the guest; None where there is no such file.
 
         Raises:
-            HypervisorError: see there.
+            GuestAgentError: the guest agent is absent, busy or hung, refuses, or its answer makes no sense.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         try:
-            handle = await self._command("guest-file-open", {"path": path, "mode": "r"}, _anything)
-        except AgentError as error:
-            if error.reason == _REFUSED and _MISSING in str(error):
+            handle = await self._command("guest-file-open", {"path": path, "mode": "r"}, _unchanged)
+        except GuestAgentError as error:
+            if _file_is_missing(error):
                 return None
             raise
         try:
-            return await self._command("guest-file-read", {"handle": handle, "count": LONGEST_FILE}, _contents)
+            return await self._command("guest-file-read", {"handle": handle, "count": LONGEST_FILE}, _read_contents)
         finally:
-            await self._command("guest-file-close", {"handle": handle}, _anything)
+            await self._command("guest-file-close", {"handle": handle}, _unchanged)
 
     async def write_file(self, path: str, content: bytes) -> None:
-        """Replace a small file's contents.
+        """Replace the contents of a small file in the guest.
 
         Raises:
-            HypervisorError: see there.
+            GuestAgentError: the guest agent is absent, busy or hung, or refuses.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        handle = await self._command("guest-file-open", {"path": path, "mode": "w"}, _anything)
+        handle = await self._command("guest-file-open", {"path": path, "mode": "w"}, _unchanged)
         try:
             encoded = base64.b64encode(content).decode()
-            await self._command("guest-file-write", {"handle": handle, "buf-b64": encoded}, _anything)
+            await self._command("guest-file-write", {"handle": handle, "buf-b64": encoded}, _unchanged)
         finally:
-            await self._command("guest-file-close", {"handle": handle}, _anything)
+            await self._command("guest-file-close", {"handle": handle}, _unchanged)
 
     async def run(self, program: str, *arguments: str) -> tuple[int, bytes]:
-        """Run a short program; its exit status and what it printed.
+        """Run a short program in the guest; return its exit status and what it printed.
 
         Raises:
-            HypervisorError: see there.
+            GuestAgentError: the guest agent is absent, busy or hung, refuses, its answer makes no sense, or the program
+                did not end in time.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        order = {"path": program, "arg": list(arguments), "capture-output": True}
-        pid = await self._command("guest-exec", order, lambda answer: int(answer["pid"]))
-        for _ in range(_POLLS):
-            await asyncio.sleep(_POLL)
-            ended = await self._command("guest-exec-status", {"pid": pid}, _ended)
+        command = {"path": program, "arg": list(arguments), "capture-output": True}
+        pid = await self._command("guest-exec", command, lambda answer: int(answer["pid"]))
+        for _ in range(self._timing.exec_polls):
+            await asyncio.sleep(self._timing.exec_poll)
+            ended = await self._command("guest-exec-status", {"pid": pid}, _read_exit)
             if ended is not None:
                 return ended
-        raise AgentError(
-            AgentReason.GUEST_AGENT_BUSY, f"{program} did not end in its guest within {_POLLS * _POLL:.0f}s"
-        )
+        seconds = self._timing.exec_polls * self._timing.exec_poll
+        raise GuestAgentError(AgentReason.GUEST_AGENT_BUSY, f"{program} did not end in its guest within {seconds:.0f}s")
 
     async def system(self) -> str:
-        """The guest's operating system as it calls itself, such as "debian" or "mswindows"; nothing if it does not.
+        """Read what the guest's operating system calls itself, such as "debian" or "mswindows"; empty if nothing.
 
         Raises:
-            HypervisorError: see there.
+            GuestAgentError: the guest agent is absent, busy or hung, refuses, or its answer makes no sense.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         return await self._command("guest-get-osinfo", {}, lambda answer: str(answer.get("id", "")))
 
     async def _command(self, name: str, arguments: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        """Have a command carried out, and read its answer."""
-        for what in (_ALL, name):
-            rest = self._rests.get(what)
-            if rest is not None and self._clock() < rest.until:
-                raise AgentError(rest.failure.reason, str(rest.failure))
-        if self.channel is None:
-            raise AgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest agent cannot be reached")
+        """Have a command carried out and its answer read, unless it failed a short while ago."""
+        for failed in (_WHOLE_AGENT, name):
+            failure = self._failures.get(failed)
+            if failure is not None and self._clock() < failure.backoff.until:
+                raise GuestAgentError(failure.error.reason, str(failure.error))
+        if self.control is None:
+            raise GuestAgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest agent cannot be reached")
         try:
-            answer = await self._carried_out(self.channel, name, arguments, read)
-        except AgentError as error:
-            if error.reason not in (_REFUSED, _GARBLED):
-                self._rest(_ALL, error)
+            answer = await self._carry_out(self.control, name, arguments, read)
+        except GuestAgentError as error:
+            if not error.reason.guest_agent_answers:
+                self._remember(_WHOLE_AGENT, error)
                 raise
-            self._rests.pop(_ALL, None)  # it answers
-            if not (name in _OF_FILES and _MISSING in str(error)):
-                self._rest(name, error)
+            self._failures.pop(_WHOLE_AGENT, None)
+            if not (name in _FILE_COMMANDS and _file_is_missing(error)):
+                self._remember(name, error)
             raise
-        self._rests.pop(_ALL, None)
-        self._rests.pop(name, None)
+        self._failures.pop(_WHOLE_AGENT, None)
+        self._failures.pop(name, None)
         return answer
 
-    async def _carried_out(
-        self, channel: GuestControl, name: str, arguments: Mapping[str, Any], read: Callable[[Any], T]
+    async def _carry_out(
+        self, control: GuestControl, name: str, arguments: Mapping[str, Any], read: Callable[[Any], T]
     ) -> T:
         try:
-            return read(await channel.command(name, arguments))
+            return read(await control.command(name, arguments))
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise AgentError(_GARBLED, f"its guest agent's answer to {name} makes no sense") from error
+            raise GuestAgentError(
+                AgentReason.GUEST_AGENT_GARBLED, f"its guest agent's answer to {name} makes no sense"
+            ) from error
 
-    def _rest(self, what: str, failure: AgentError) -> None:
-        before = self._rests.get(what)
-        pause = min(RETRY_AT_MOST, RETRY if before is None else 2 * before.pause)
-        self._rests[what] = _Rest(failure, pause, self._clock() + pause)
+    def _remember(self, command: str, error: GuestAgentError) -> None:
+        """Do not ask the same again before a pause is over, which is longer after each failure."""
+        before = self._failures.get(command)
+        backoff = self._timing.retry if before is None else before.backoff
+        self._failures[command] = _Failure(error, backoff.failed(self._clock()))
 
 
-def _anything(answer: Any) -> Any:
+def _file_is_missing(error: GuestAgentError) -> bool:
+    return error.reason is AgentReason.GUEST_AGENT_REFUSED and _MISSING in str(error)
+
+
+def _unchanged(answer: Any) -> Any:
     return answer
 
 
-def _processors(answer: Any) -> tuple[GuestProcessor, ...]:
+def _read_processors(answer: Any) -> tuple[GuestProcessor, ...]:
     found = (
         GuestProcessor(int(each["logical-id"]), bool(each["online"]), bool(each.get("can-offline", False)))
         for each in answer
@@ -176,12 +192,12 @@ def _processors(answer: Any) -> tuple[GuestProcessor, ...]:
     return tuple(sorted(found, key=lambda processor: processor.index))
 
 
-def _contents(answer: Any) -> bytes:
+def _read_contents(answer: Any) -> bytes:
     return base64.b64decode(answer["buf-b64"])
 
 
-def _ended(answer: Any) -> tuple[int, bytes] | None:
-    """How a program ended, and what it printed; None while it runs."""
+def _read_exit(answer: Any) -> tuple[int, bytes] | None:
+    """Read how a program ended and what it printed; None while it runs."""
     if not answer["exited"]:
         return None
     return int(answer.get("exitcode", -1)), base64.b64decode(answer.get("out-data", ""))

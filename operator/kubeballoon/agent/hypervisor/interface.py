@@ -1,4 +1,4 @@
-"""What the agent needs of a hypervisor: a few calls, each with a deadline."""
+"""What the agent needs of a hypervisor: a few calls to a VM, each with a deadline."""
 
 from __future__ import annotations
 
@@ -8,92 +8,70 @@ from typing import Any, Protocol
 
 from kubeballoon.agent.hypervisor.launchers import Launcher
 from kubeballoon.agent.problem import Problem
-from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
-
-
-class HypervisorError(Exception):
-    """A call failed; the text is one line for a person."""
-
-
-class HungError(HypervisorError):
-    """A call did not return in time; nothing can be asked until it does."""
-
-
-class GoneError(HypervisorError):
-    """The VM, or the connection to it, is gone: connect anew."""
-
-
-class AgentError(HypervisorError):
-    """The guest's agent did not do as told; ``reason`` says in one word why."""
-
-    def __init__(self, reason: AgentReason, message: str) -> None:
-        """Name the reason, and say it in a line."""
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class PluggedProcessors:
-    """A VM's processors as its hypervisor sees them.
+    """PluggedProcessors are a VM's processors as its hypervisor sees them.
 
     Attributes:
-        counted: how many there are, by libvirt's account.
+        count: how many libvirt believes there are.
         removable: the names of those that can be unplugged, the last one first.
-        seconds: processor time the VM has used.
+        cpu_seconds: the processor time that the VM has used since it was started.
     """
 
-    counted: int
+    count: int
     removable: tuple[str, ...]
-    seconds: float
+    cpu_seconds: float
 
 
 class VMProcess(Protocol):
-    """The VM's process on this node; where it cannot be seen all is None."""
+    """A VMProcess is a VM's process on this node; every figure is None where the process cannot be seen."""
 
     @property
     def pid(self) -> int | None:
-        """Its number."""
+        """The process's number."""
         ...
 
     def vcpus(self) -> frozenset[int] | None:
-        """The indices of the processors that have a thread."""
+        """Read the indices of the VM's processors that have a thread on the node."""
         ...
 
     def resident(self) -> int | None:
-        """Bytes of the node's memory that it holds, merged pages included."""
+        """Read how much of the node's memory the process holds, in bytes, merged pages included."""
         ...
 
     def merged(self) -> int | None:
-        """Bytes of its memory that the kernel has merged with other pages: resident, and yet the node's again."""
+        """Read how many bytes KSM merged with other pages: they count as resident, and yet are free again."""
         ...
 
 
 class GuestControl(Protocol):
-    """The ways into a VM that may take long: its guest's agent, and its processors.
+    """A GuestControl is a connection to a VM for what may take long: its guest agent and its processors.
 
-    They have a connection and a thread of their own: what hangs here holds up nothing of the VM's memory.
+    It shares neither connection nor thread with the VM's MemoryControl, so that what hangs here delays no memory.
 
     Attributes:
-        emulated: whether QEMU runs the guest without KVM; it does not tell libvirt of processors that left then.
+        emulated: whether QEMU runs the guest without KVM; then QEMU does not tell libvirt that a processor has left.
     """
 
     emulated: bool
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Have the guest's agent carry out a command; what it returns.
+        """Have the guest agent carry a command out, and return what it returns.
 
         Raises:
-            AgentError: it is not there, does not answer, or refuses.
-            HypervisorError: see there.
+            GuestAgentError: the guest agent is absent, does not answer in time, or refuses.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         ...
 
     async def plugged(self) -> PluggedProcessors:
-        """Look at the VM's processors.
+        """Read the VM's processors.
 
         Raises:
-            HypervisorError: see there.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         ...
 
@@ -101,26 +79,26 @@ class GuestControl(Protocol):
         """Ask the guest's kernel, through ACPI, to give a processor up; it does so in its own time, or not at all.
 
         Raises:
-            HypervisorError: see there.
+            HypervisorError: QEMU refuses, or the VM cannot be reached, or did not answer in time.
         """
         ...
 
     async def plug(self, count: int) -> None:
-        """Plug processors in until there are ``count``.
+        """Plug processors in until the VM has ``count``.
 
         Raises:
-            HypervisorError: see there.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the connection; does not wait."""
+        """Close the connection, without waiting for that."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DomainSample:
-    """What one look at a VM shows; bytes.
+    """A DomainSample is what one look at a VM shows; sizes are in bytes.
 
     Attributes:
         size: what the guest may have at most: its boot memory, and what is plugged in of a virtio-mem device.
@@ -128,11 +106,11 @@ class DomainSample:
         running: False while the guest is paused.
         balloon: whether the VM has a balloon at all.
         statistics: the guest's own; ``updated`` is 0 as long as its driver has not reported.
-        lag: how long the node may take to get back what the guest gave, seconds.
-        problem: why the guest gives nothing, as (reason, message), where that is known here.
-        alone: why nothing in the guest could take the balloon's place, where that is known.
-        pending: what the guest was asked to keep to and has not answered since, bytes; None where all is as it is now.
-        spare: what the guest says it could still give, bytes; None where it says nothing of that.
+        free_delay: how long it may take until the node has back what the guest gave, in seconds.
+        problem: why the guest follows no request, where the hypervisor's side already knows that.
+        program_fault: why a program in the guest cannot take the balloon's place, for a person, where that is known.
+        unanswered: the request to which the guest has not answered yet; None where nothing is waited for.
+        spare: what the guest says it could still give; None where it says nothing of that.
     """
 
     size: int
@@ -140,64 +118,64 @@ class DomainSample:
     running: bool
     balloon: bool
     statistics: GuestStatistics
-    lag: float = 0.0
+    free_delay: float = 0.0
     problem: Problem | None = None
-    alone: str | None = None
-    pending: int | None = None
+    program_fault: str | None = None
+    unanswered: int | None = None
     spare: int | None = None
 
 
 class MemoryControl(Protocol):
-    """One VM, connected."""
+    """A MemoryControl is a connection to a VM for its memory."""
 
     async def sample(self) -> DomainSample:
-        """Look at the VM.
+        """Read the VM's memory and state.
 
         Raises:
-            HypervisorError: see there.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         ...
 
     async def set_memory(self, size: int) -> None:
-        """Ask the guest's driver to leave the guest ``size`` bytes; it follows in its own time.
+        """Ask the guest's driver to leave the guest ``size`` bytes; the driver follows in its own time.
 
         Raises:
-            HypervisorError: see there.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         ...
 
     async def set_statistics_period(self, seconds: int) -> None:
-        """Have the guest report every so many seconds.
+        """Have the guest report its statistics every ``seconds`` seconds.
 
         Raises:
-            HypervisorError: see there.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the connection; does not wait."""
+        """Close the connection, without waiting for that."""
         ...
 
 
 class Hypervisor(Protocol):
-    """Connects to VMs."""
+    """A Hypervisor connects to VMs by their launcher pods."""
 
     async def connect(self, launcher: Launcher, domain: str) -> MemoryControl:
-        """Connect to the daemon of ``launcher`` and find the VM ``domain`` there.
+        """Connect to the VM ``domain`` at the daemon of ``launcher``, for its memory.
 
         Raises:
-            HypervisorError: see there.
+            HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
         """
         ...
 
     async def open(self, launcher: Launcher, domain: str) -> GuestControl:
-        """Open the other ways into the VM ``domain``.
+        """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
 
         Raises:
-            HypervisorError: see there.
+            HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
         """
         ...
 
     def forget(self, pod: str) -> None:
-        """The pod is gone: let go of what was kept for it."""
+        """Give up everything that is kept for a pod that is gone, by its uid."""
         ...

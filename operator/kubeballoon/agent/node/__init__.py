@@ -1,1 +1,1 @@
-"""What the agent reads of its node: memory, stalls and processors, from the kernel."""
+"""The agent's view of its node: memory, stalls and processors, read from the kernel."""

@@ -1,4 +1,4 @@
-"""The node's memory and how much its tasks wait for it, read from the kernel."""
+"""Reads from the kernel the node's memory, and how long its tasks wait for memory."""
 
 from __future__ import annotations
 
@@ -17,23 +17,29 @@ from kubeballoon.core.memory.node_state import MemoryStall
 _log = logging.getLogger(__name__)
 
 _ALARM = b"full 200000 2000000\0"
-"""What the kernel wakes us for: all tasks waited for memory during 200 ms of 2 s, the shortest window there is."""
+"""A PSI trigger: all tasks waited for memory during 200 ms of 2 s, which is the shortest window without privileges."""
 
-ALARMED = 4.0
-"""Seconds for which such an alarm counts: two windows, for the kernel tells once a window while the stall goes on."""
+_ALARM_LASTS = 4.0
+"""Seconds for which an alarm counts: two windows, because the kernel repeats it once a window while the stall lasts."""
 
-_ALARM_FULL = 10.0  # percent of the time: what the alarm means
+_ALARM_FULL = 10.0  # percent: 200 ms of 2 s
 
-_UNLIMITED = 1 << 60  # bytes; a cgroup without a limit says something beyond this, or "max"
+_UNLIMITED = 1 << 60  # bytes: more than any machine has; stands for a cgroup's "max"
 
 
 class HostError(Exception):
-    """The kernel does not tell; the text is one line for a person."""
+    """A HostError means that the kernel's figures cannot be read; its text is one line for a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """The node's memory now, in bytes, and its stall in percent."""
+    """HostMemory is the node's memory at one moment.
+
+    Attributes:
+        total: what the node has, bytes.
+        available: what could be had without swapping, bytes.
+        stall: how long tasks waited for memory.
+    """
 
     total: int
     available: int
@@ -41,19 +47,23 @@ class HostMemory:
 
 
 class HostMemoryReader:
-    """Reads the node's memory, or that of a cgroup that stands for the node."""
+    """A HostMemoryReader reads the node's memory, or that of a cgroup that stands for the node.
+
+    Attributes:
+        proc: where the kernel's files are read.
+    """
 
     def __init__(self, proc: Path = Path("/proc"), cgroup: Path | None = None) -> None:
         """Read from ``proc``; ``cgroup``, of version 1 or 2, limits what counts as the node."""
-        self._proc = proc
+        self.proc = proc
         self._cgroup = cgroup
-        self._alarmed_at = -ALARMED
+        self._alarmed_at = -_ALARM_LASTS
 
     def memory(self) -> HostMemory:
-        """The memory now.
+        """Read the memory now.
 
         Raises:
-            HostError: a file is missing or says something else than memory.
+            HostError: a file is missing, or is not as the kernel writes it.
         """
         try:
             total, available = self._machine() if self._cgroup is None else self._group(self._cgroup)
@@ -62,38 +72,38 @@ class HostMemoryReader:
             raise HostError(f"the node's memory cannot be read: {error}") from error
 
     def alarm(self, raised: Callable[[], object]) -> None:
-        """Have ``raised`` called, in a thread of its own, as soon as the node's tasks stall for memory.
+        """Have ``raised`` called, in a thread of its own, as soon as all of the node's tasks stall for memory.
 
-        Without that the node is only looked at now and then: a kernel that cannot tell is worth a line in the log.
+        Where the kernel offers no such alarm, that is logged, and a stall is noticed at the next regular reading.
         """
         try:
             descriptor = os.open(self._pressure, os.O_RDWR | os.O_NONBLOCK)
             os.write(descriptor, _ALARM)
         except OSError as error:
-            _log.info("no alarm when tasks stall for memory, only looks: %s", error)
+            _log.info("no alarm when tasks stall for memory, only regular readings: %s", error)
             return
         threading.Thread(target=self._listen, args=(descriptor, raised), name="stall alarm", daemon=True).start()
 
     def _listen(self, descriptor: int, raised: Callable[[], object]) -> None:
         poll = select.poll()
         poll.register(descriptor, select.POLLPRI)
-        while not any(events & select.POLLERR for _, events in poll.poll()):  # an error: its cgroup is gone
+        while not any(events & select.POLLERR for _, events in poll.poll()):  # the error means that the cgroup is gone
             self._alarmed_at = time.monotonic()
             raised()
         os.close(descriptor)
 
     @property
     def _pressure(self) -> Path:
-        return self._proc / "pressure/memory" if self._cgroup is None else _pressure_file(self._cgroup)
+        return self.proc / "pressure/memory" if self._cgroup is None else _pressure_file(self._cgroup)
 
     def _machine(self) -> tuple[int, int]:
-        fields = _table(self._proc / "meminfo")
+        fields = _table(self.proc / "meminfo")
         return fields["MemTotal"] * 1024, fields["MemAvailable"] * 1024
 
     def _group(self, cgroup: Path) -> tuple[int, int]:
-        """Total and available of a cgroup: its limit, and what is unused of it or could be dropped.
+        """Read total and available of a cgroup, in bytes: its limit, and what is unused of it or could be dropped.
 
-        File pages count as available, for they are given up before anything is killed; but for those that cannot be.
+        Pages of files on the two LRU lists count as available, because they are dropped before anything is killed.
         """
         machine, _ = self._machine()
         if (cgroup / "memory.max").exists():
@@ -109,21 +119,21 @@ class HostMemoryReader:
         return total, max(0, min(total, total - used + droppable))
 
     def _stall(self) -> MemoryStall:
-        """The stall; none where the kernel keeps no account of it. An alarm tells sooner than the average does."""
+        """Read the stall; 0 where the kernel does not measure it. A recent alarm counts before the average does."""
         if not self._pressure.exists():
             return MemoryStall()
         averages = dict(re.findall(r"^(some|full) avg10=([0-9.]+)", self._pressure.read_text(), re.MULTILINE))
-        alarmed = _ALARM_FULL if time.monotonic() - self._alarmed_at < ALARMED else 0.0
+        alarmed = _ALARM_FULL if time.monotonic() - self._alarmed_at < _ALARM_LASTS else 0.0
         return MemoryStall(some=float(averages.get("some", 0)), full=max(alarmed, float(averages.get("full", 0))))
 
 
 def _table(path: Path) -> dict[str, int]:
-    """A file of names and numbers, such as meminfo or memory.stat."""
+    """Read a file of names and numbers, such as meminfo or memory.stat."""
     return {name: int(value) for name, value in re.findall(r"^(\w+):?\s+(\d+)", path.read_text(), re.MULTILINE)}
 
 
 def _pressure_file(cgroup: Path) -> Path:
-    """Where a cgroup's stall is: beside it, or with version 1 at the same place in the unified hierarchy."""
+    """Find the file of a cgroup's stall: in the cgroup, or for version 1 at its path in the unified hierarchy."""
     if (cgroup / "memory.pressure").exists():
         return cgroup / "memory.pressure"
     parts = cgroup.parts

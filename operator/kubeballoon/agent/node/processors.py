@@ -1,4 +1,4 @@
-"""How busy the node's processors are, read from the kernel."""
+"""Reads from the kernel how busy the node's processors are."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from pathlib import Path
 from kubeballoon.agent.node.memory import HostError
 from kubeballoon.core.processors.model import ProcessorPressure
 
-_WINDOW = 10.0  # seconds; time constant of the usage's average, as that of the kernel's own of the stall
-_IDLE, _IOWAIT = 3, 4  # fields of /proc/stat
+_WINDOW = 10.0  # seconds: the time constant of the usage's average, the same as of the kernel's average of the stall
+_IDLE, _IOWAIT = 3, 4  # the indices of these fields in a line of /proc/stat
 
 
 @dataclass(frozen=True, slots=True)
 class HostProcessors:
-    """The node's processors now."""
+    """HostProcessors are the node's processors at one moment.
+
+    Attributes:
+        count: how many the node has.
+        pressure: how busy they are.
+    """
 
     count: int
     pressure: ProcessorPressure
@@ -26,7 +31,13 @@ class HostProcessors:
 
 @dataclass(frozen=True, slots=True)
 class _Ticks:
-    """What the kernel has counted since it booted."""
+    """_Ticks are what the kernel has counted since it booted.
+
+    Attributes:
+        busy: the time in which processors worked.
+        total: all time of all processors.
+        at: when that was read, seconds.
+    """
 
     busy: int
     total: int
@@ -34,20 +45,20 @@ class _Ticks:
 
 
 class HostProcessorReader:
-    """Reads the node's processors; knows their usage from the second look on."""
+    """A HostProcessorReader reads the node's processors; it knows their usage from the second reading on."""
 
     def __init__(self, proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic) -> None:
         """Read from ``proc``; ``clock`` gives seconds."""
         self._proc = proc
         self._clock = clock
-        self._before: _Ticks | None = None
+        self._last: _Ticks | None = None
         self._usage = 0.0
 
-    def look(self) -> HostProcessors:
-        """The processors now.
+    def read(self) -> HostProcessors:
+        """Read the processors now.
 
         Raises:
-            HostError: a file is missing or says something else.
+            HostError: a file is missing, or is not as the kernel writes it.
         """
         try:
             lines = (self._proc / "stat").read_text().splitlines()
@@ -56,15 +67,16 @@ class HostProcessorReader:
             stall = self._stall()
         except (OSError, ValueError, IndexError) as error:
             raise HostError(f"the node's processors cannot be read: {error}") from error
-        self._take(ticks)
+        self._average(ticks)
         return HostProcessors(count, ProcessorPressure(stall, self._usage))
 
     def _ticks(self, fields: list[int]) -> _Ticks:
         total = sum(fields)
         return _Ticks(total - fields[_IDLE] - fields[_IOWAIT], total, self._clock())
 
-    def _take(self, ticks: _Ticks) -> None:
-        before, self._before = self._before, ticks
+    def _average(self, ticks: _Ticks) -> None:
+        """Take what was counted since the last reading into the usage's average."""
+        before, self._last = self._last, ticks
         if before is None or ticks.total <= before.total:
             return
         now = 100 * (ticks.busy - before.busy) / (ticks.total - before.total)
@@ -72,7 +84,7 @@ class HostProcessorReader:
         self._usage = max(0.0, min(100.0, now + (self._usage - now) * weight))
 
     def _stall(self) -> float:
-        """Percent; none where the kernel keeps no account of it."""
+        """Read the stall in percent; 0 where the kernel does not measure it."""
         path = self._proc / "pressure/cpu"
         if not path.exists():
             return 0.0

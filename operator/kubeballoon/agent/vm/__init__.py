@@ -1,1 +1,1 @@
-"""What the agent does for each VM: reading its object, moving its memory and its processors, guarding it."""
+"""The agent's work for each VM: reads its object, moves its memory and its processors, and guards its guest."""

@@ -1,4 +1,4 @@
-"""What stands behind the requests on a VM: the policy that governs it, whatever its annotations name."""
+"""Finds which policy stands behind the requests on a VM, whatever policy the VM's annotations name."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy, load_memory
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """What a VM is held to.
+    """An Authorization says how far the requests on a VM are believed.
 
     Attributes:
-        policy: what governs it; None where none is known to.
-        bound: whether requests on it are to be followed.
+        policy: the policy that governs the VM; None where none is known to.
+        binding: whether the VM's requests are to be followed.
     """
 
     policy: LoadedMemoryPolicy | None = None
-    bound: bool = True
+    binding: bool = True
 
     def minimum(self, instance: Instance, size: int) -> int | None:
-        """What the VM, being of ``size`` bytes, is guaranteed; of its annotations only where no policy is known."""
+        """Find the bytes guaranteed to a VM of ``size`` bytes; annotations count only where no policy is known."""
         return instance.minimum if self.policy is None else self.policy.terms.minimum.of(size)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownPolicies:
-    """The policies as far as the API server tells them.
+    """KnownPolicies are the memory policies that the agent could read.
 
     Attributes:
-        complete: whether these are all there are: none is unread, or of a newer version that cannot be read here.
+        complete: whether these are all policies of the cluster. They are not while the API server has not answered, or
+            where a policy is of a newer version that cannot be read here.
     """
 
     known: tuple[LoadedMemoryPolicy, ...] = ()
@@ -44,7 +45,7 @@ class KnownPolicies:
 
     @classmethod
     def read(cls, bodies: Iterable[Mapping[str, Any]]) -> Self:
-        """Of all objects that there are."""
+        """Read the policies from all of the cluster's MemoryPolicy objects."""
         known, complete = [], True
         for body in bodies:
             try:
@@ -54,10 +55,12 @@ class KnownPolicies:
         return cls(tuple(known), complete)
 
     def authorization(self, instance: Instance, namespace: Mapping[str, str] | None) -> Authorization:
-        """What a VM is held to, given the labels of its namespace.
+        """Find how far the requests on a VM are believed.
 
-        Where these are not known (None) several policies may govern it: then the one of them that guarantees most
-        counts, so that no VM goes below what it is guaranteed.
+        Args:
+            instance: the VM.
+            namespace: the labels of its namespace. Where they are not known (None), several policies may govern the VM:
+                then the one that guarantees most counts, so that no VM goes below its guaranteed minimum.
         """
         possible = may_govern(self.known, instance.labels, namespace)
         strongest = max(possible, key=lambda policy: policy.terms.minimum.of(instance.size), default=None)

@@ -1,8 +1,8 @@
-"""Carries out how many processors a VM may use, and says how far that went.
+"""Carries out how many processors a VM may use, in one of two ways, and finds out what came of it.
 
-Two ways. The guest's agent has the guest take a processor offline. The driver way unplugs it through ACPI: the guest
-kernel's own driver gives it up, and its thread leaves the node. What came of it is judged by the guest and by QEMU's
-threads, never by a call's answer.
+The guest agent has the guest take a processor offline. The driver way unplugs it through ACPI: the guest kernel's own
+driver gives it up, and its thread leaves the node. Both are judged by the guest and by QEMU's threads afterwards, not
+by a call's answer.
 """
 
 from __future__ import annotations
@@ -12,40 +12,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
 from kubeballoon.agent.hypervisor.guest_agent import GuestAgent, GuestProcessor
-from kubeballoon.agent.hypervisor.interface import (
-    AgentError,
-    GoneError,
-    GuestControl,
-    HungError,
-    HypervisorError,
-    PluggedProcessors,
-    VMProcess,
-)
+from kubeballoon.agent.hypervisor.interface import GuestControl, PluggedProcessors, VMProcess
 from kubeballoon.agent.problem import Problem
-from kubeballoon.agent.vm.instance import Instance, InstanceProcessors
-from kubeballoon.api.meta import LONGEST_MESSAGE
+from kubeballoon.agent.timing import DEFAULT_TIMING, ProcessorTiming
+from kubeballoon.agent.vm.instance import InstanceProcessors
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
 from kubeballoon.vocabulary import AgentAction
 
-PATIENCE = 8.0  # seconds a guest's kernel has to give a processor up; it takes a fraction of one
-RETRY = 300.0  # seconds until a guest that did not is asked again
-SILENT = (
-    60.0  # seconds without a guest agent after which Auto turns to the driver: a guest that boots has none for a while
-)
-TRIES = 5  # looks without progress after which a guest counts as one that does not follow
-
 
 @dataclass(frozen=True, slots=True)
 class ProcessorView:
-    """What is known of a VM's processors.
+    """A ProcessorView is what the agent knows of a VM's processors at one moment.
 
     Attributes:
-        online: how many the guest uses, None while that is not known.
-        usage: percent of one of the node's processors.
-        method: what carries requests out.
-        problem: why it does not have what is asked.
+        online: how many the guest uses; None while that is not known.
+        offlinable: how many of those the guest could give up; None while that is not known.
+        usage: percent of one of the node's processors; None while that is not known.
+        method: the way that requests are carried out; None before the first look.
+        problem: why the VM does not have what is requested; None where it has.
     """
 
     online: int | None = None
@@ -56,37 +43,45 @@ class ProcessorView:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """One look.
+class _Observation:
+    """An _Observation is what one look at a VM's processors shows.
 
     Attributes:
         guest: the processors as the guest sees them; None while its agent does not say.
-        failure: why it does not.
-        threads: how many have a thread on the node; libvirt's account where threads cannot be seen.
+        failure: why the guest agent does not say.
+        plugged: the processors as the hypervisor sees them.
+        threads: how many processors have a thread on the node; libvirt's count where threads cannot be seen.
     """
 
     guest: tuple[GuestProcessor, ...] | None
-    failure: AgentError | None
+    failure: GuestAgentError | None
     plugged: PluggedProcessors
     threads: int
 
     @property
     def online(self) -> int:
+        """How many processors the guest uses."""
         return self.threads if self.guest is None else sum(each.online for each in self.guest)
 
     @property
-    def spare(self) -> list[int]:
-        """What the guest could give up, the last one first; never the one it booted on."""
+    def offlinable(self) -> list[int]:
+        """The indices of the processors that the guest could give up, the last one first; never its boot processor."""
         return [each.index for each in reversed(self.guest or ()) if each.online and each.offlinable and each.index]
 
     @property
     def offline(self) -> list[int]:
+        """The indices of the processors that the guest has and does not use."""
         return [each.index for each in self.guest or () if not each.online]
 
 
 @dataclass(slots=True)
 class _Unplugging:
-    """A processor that the guest's kernel was asked to give up."""
+    """An _Unplugging is a processor that the guest's kernel was asked to give up.
+
+    Attributes:
+        threads: how many processors had a thread then.
+        since: when the kernel was asked, seconds.
+    """
 
     threads: int
     since: float
@@ -94,246 +89,240 @@ class _Unplugging:
 
 @dataclass(slots=True)
 class GuestProcessors:
-    """The processors of one VM.
+    """GuestProcessors are the processors of one VM, of which the guest is to use as many as is requested.
 
     Attributes:
-        view: what is known of them now.
-        returning: whether what was asked has yet to be undone once nothing is: processors that the guest's owner took
-            offline are not ours to bring back.
+        guest_agent: reaches the guest.
+        qemu: the VM's process.
+        clock: gives seconds.
+        timing: how long to wait.
+        view: what is known of the processors now.
+        returning: whether processors have to be given back once nothing is requested any more. What the guest's owner
+            took offline is not brought back.
     """
 
-    agent: GuestAgent
+    guest_agent: GuestAgent
     qemu: VMProcess
     clock: Callable[[], float] = time.monotonic
+    timing: ProcessorTiming = DEFAULT_TIMING.processors
     view: ProcessorView = field(default_factory=ProcessorView)
     returning: bool = False
-    _offline: bool = False  # whether the guest's agent took some offline
+    _agent_offlined: bool = False  # whether the agent had the guest agent take some offline
     _settled: bool = True
     _unplugging: _Unplugging | None = None
-    _lost_of: int | None = None  # the QEMU whose unplugged processors libvirt did not hear of
-    _refused_until: float = 0.0
-    _heard: float | None = None  # when the guest's agent last answered, or was first asked
-    _tries: int = 0  # looks without progress
-    _used: tuple[float, float] | None = None  # processor seconds, and when
+    _lost_in: int | None = None  # the pid of the QEMU of whose unplugged processors libvirt did not hear
+    _refused_until: float = 0.0  # no processor is unplugged before, because the guest or QEMU refused
+    _agent_absent_since: float | None = None  # when the guest agent last answered, or was first asked
+    _attempts: int = 0  # requests without any effect
+    _last_usage: tuple[float, float] | None = None  # processor seconds used, and when that was
 
     @property
     def moving(self) -> bool:
-        """Whether something is under way that is worth looking at soon."""
+        """Whether processors are coming or going, so that it is worth looking again soon."""
         return not self._settled
 
-    async def look(self, channel: GuestControl, request: InstanceProcessors) -> None:
-        """Look at the VM, and have it do what is asked.
+    async def advance(self, control: GuestControl, request: InstanceProcessors) -> None:
+        """Look at the VM, and take the next step toward what is requested.
 
         Raises:
-            HypervisorError: it cannot be looked at.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        seen = await self._see(channel, request)
-        problem, wanted = None, self._wanted(request)
+        found = await self._observe(control, request)
+        problem, target = None, self._target(request)
         self._settled = True
-        if wanted is not None:
+        if target is not None:
             try:
-                problem = await self._pursue(channel, request, seen, wanted)
-                if seen.online != wanted:
-                    before, seen = seen, await self._see(channel, request)
-                    problem = problem or self._doubt(before, seen, wanted)
-            except AgentError as error:  # nothing was done, so there is nothing else to see
+                problem = await self._step(control, request, found, target)
+                if found.online != target:
+                    before, found = found, await self._observe(control, request)
+                    problem = problem or self._judge_progress(before, found, target)
+            except GuestAgentError as error:  # nothing was done, so there is nothing else to see
                 problem = Problem(error.reason, str(error))
-            self._settled = problem is not None or seen.online == wanted
-            self._settle(request, seen, wanted)
+            self._settled = problem is not None or found.online == target
+            self._update_returning(request, found, target)
         self.view = ProcessorView(
-            online=seen.online,
-            offlinable=len(seen.spare) if seen.guest is not None else len(seen.plugged.removable),
-            usage=self._usage(seen.plugged.seconds),
-            method=self._method(channel, request, seen),
+            online=found.online,
+            offlinable=len(found.offlinable) if found.guest is not None else len(found.plugged.removable),
+            usage=self._usage(found.plugged.cpu_seconds),
+            method=self._method(control, request, found),
             problem=problem,
         )
 
-    def recall(self, report: ProcessorReport) -> None:
-        """Know from the last report what the agent before this one had asked."""
+    def restore(self, report: ProcessorReport) -> None:
+        """Take over from an earlier agent's report what it had requested."""
         self.returning = report.target is not None or report.returning
-        self._offline = self.returning and report.method is not ProcessorMethod.DRIVER
+        self._agent_offlined = self.returning and report.method is not ProcessorMethod.DRIVER
 
     def expect(self, request: InstanceProcessors) -> None:
-        """Know what is asked before the VM can be looked at: what went before may have been taken on another node."""
+        """Take over what is requested before the VM can be reached.
+
+        The VM may have migrated here, with processors that were reclaimed on another node: they are to be given back
+        even if the request ends before the first look.
+        """
         if not self.returning and request.target is not None and request.ineligibility is None:
-            self.returning, self._offline = True, request.method is not ProcessorMethod.DRIVER
+            self.returning, self._agent_offlined = True, request.method is not ProcessorMethod.DRIVER
 
     def fail(self, reason: AgentReason, message: str) -> None:
-        """The VM cannot be looked at."""
+        """Note that the VM cannot be reached."""
         self.view = replace(self.view, online=None, usage=None, problem=Problem(reason, message))
-        self._used = self._unplugging = None
+        self._last_usage = self._unplugging = None
 
-    def _settle(self, request: InstanceProcessors, seen: _Seen, wanted: int) -> None:
-        """Whether all is back; of what the guest took offline only the guest can tell."""
-        back = seen.online >= wanted and (seen.guest is not None or not self._offline)
-        self.returning = request.target is not None or not back
-        self._offline = self._offline and self.returning
+    def _update_returning(self, request: InstanceProcessors, found: _Observation, target: int) -> None:
+        """Find out whether all processors are back; of those that the guest took offline only the guest can tell."""
+        all_back = found.online >= target and (found.guest is not None or not self._agent_offlined)
+        self.returning = request.target is not None or not all_back
+        self._agent_offlined = self._agent_offlined and self.returning
 
-    def _wanted(self, request: InstanceProcessors) -> int | None:
-        """How many processors the guest is to use; None where that is its own affair."""
-        if request.ineligibility is not None or request.fault is not None:
+    def _target(self, request: InstanceProcessors) -> int | None:
+        """Decide how many processors the guest is to use; None where that is the guest's own affair."""
+        obstacle = request.ineligibility or request.unreadable
+        if obstacle is not None and obstacle.reason.processors is AgentAction.HOLDS:
             return None
         if request.target is None:
             return request.size if self.returning else None
         return max(1, min(request.target, request.size))
 
-    async def _see(self, channel: GuestControl, request: InstanceProcessors) -> _Seen:
-        plugged = await channel.plugged()
+    async def _observe(self, control: GuestControl, request: InstanceProcessors) -> _Observation:
+        plugged = await control.plugged()
         guest = failure = None
         try:
             if request.ineligibility is None:
-                guest = await self.agent.processors()
-        except AgentError as error:
+                guest = await self.guest_agent.processors()
+        except GuestAgentError as error:
             failure = error
-        if guest is not None or self._heard is None:
-            self._heard = self.clock()
+        if guest is not None or self._agent_absent_since is None:
+            self._agent_absent_since = self.clock()
         threads = await asyncio.to_thread(self.qemu.vcpus)
-        return _Seen(guest, failure, plugged, plugged.counted if threads is None else len(threads))
+        return _Observation(guest, failure, plugged, plugged.count if threads is None else len(threads))
 
-    def _doubt(self, before: _Seen, now: _Seen, wanted: int) -> Problem | None:
-        """Whether the guest was asked often enough, and nothing came of it."""
-        idle = now.online == before.online != wanted and now.threads == before.threads and self._unplugging is None
-        self._tries = self._tries + 1 if idle else 0
-        if self._tries < TRIES:
+    def _judge_progress(self, before: _Observation, now: _Observation, target: int) -> Problem | None:
+        """Find out whether the guest was asked often enough, and nothing came of it."""
+        idle = now.online == before.online != target and now.threads == before.threads and self._unplugging is None
+        self._attempts = self._attempts + 1 if idle else 0
+        if self._attempts < self.timing.attempts:
             return None
         return Problem(AgentReason.NOT_FOLLOWING, f"its guest uses {now.online} processors, whatever it is asked")
 
-    def _method(self, channel: GuestControl, request: InstanceProcessors, seen: _Seen) -> ProcessorMethod:
-        """What carries requests out."""
-        able = bool(seen.plugged.removable) or seen.threads < request.size
-        by_driver = self._by_driver(channel, request, seen) and able and self._driver_fault(seen) is None
+    def _method(self, control: GuestControl, request: InstanceProcessors, found: _Observation) -> ProcessorMethod:
+        """Find the way that requests are carried out at present."""
+        able = bool(found.plugged.removable) or found.threads < request.size
+        by_driver = self._uses_driver(control, request, found) and able and self._driver_fault(found) is None
         return ProcessorMethod.DRIVER if by_driver else ProcessorMethod.GUEST_AGENT
 
-    def _by_driver(self, channel: GuestControl, request: InstanceProcessors, seen: _Seen) -> bool:
-        """Auto takes the agent, whose doing is undone at once; the driver where there is none, and no loss to fear."""
+    def _uses_driver(self, control: GuestControl, request: InstanceProcessors, found: _Observation) -> bool:
+        """Whether processors are to be unplugged.
+
+        Auto prefers the guest agent, because what it does is undone at once. It unplugs where there is no guest agent
+        and libvirt will hear of it.
+        """
         if request.method is not ProcessorMethod.AUTO:
             return request.method is ProcessorMethod.DRIVER
-        silent = self._heard is not None and self.clock() - self._heard >= SILENT
-        return seen.guest is None and silent and not channel.emulated
+        since = self._agent_absent_since
+        absent = since is not None and self.clock() - since >= self.timing.agent_absent_after
+        return found.guest is None and absent and not control.emulated
 
-    def _driver_fault(self, seen: _Seen) -> Problem | None:
-        """Why processors are not unplugged any more."""
-        if self._lost_of is not None and self._lost_of == self.qemu.pid:
-            lost = seen.plugged.counted - seen.threads
+    def _driver_fault(self, found: _Observation) -> Problem | None:
+        """Find why processors are not unplugged any more; None where they are."""
+        if self._lost_in is not None and self._lost_in == self.qemu.pid:
+            lost = found.plugged.count - found.threads
             return Problem(
                 AgentReason.UNPLUG_LOST,
                 f"libvirt did not hear that {lost} processors were unplugged: they come back when the VM is restarted; "
-                "others are taken by the guest agent",
+                "others are reclaimed by the guest agent",
             )
         if self.clock() < self._refused_until:
             return Problem(
-                AgentReason.UNPLUG_REFUSED, "its guest did not give a processor up: they are taken by the guest agent"
+                AgentReason.UNPLUG_REFUSED,
+                "its guest did not give a processor up: they are reclaimed by the guest agent",
             )
         return None
 
-    async def _pursue(
-        self, channel: GuestControl, request: InstanceProcessors, seen: _Seen, wanted: int
+    async def _step(
+        self, control: GuestControl, request: InstanceProcessors, found: _Observation, target: int
     ) -> Problem | None:
-        """Do the next thing on the way to ``wanted``; why it cannot be reached, if it cannot."""
-        self._judge(seen)
+        """Take the next step toward ``target``; return why it cannot be reached, if it cannot."""
+        self._judge_unplugging(found)
         if self._unplugging is not None:
             return None
-        if seen.online > wanted:
-            return await self._take(channel, request, seen, wanted)
-        if seen.online < wanted:
-            return await self._give(channel, request, seen, wanted)
-        return self._driver_fault(seen)
+        if found.online > target:
+            return await self._reclaim(control, request, found, target)
+        if found.online < target:
+            return await self._give_back(control, request, found, target)
+        return self._driver_fault(found)
 
-    def _judge(self, seen: _Seen) -> None:
-        """What has come of the last unplugging."""
-        under_way = self._unplugging
-        if under_way is None:
+    def _judge_unplugging(self, found: _Observation) -> None:
+        """Find out what came of the last unplugging."""
+        unplugging = self._unplugging
+        if unplugging is None:
             return
-        late = self.clock() - under_way.since > PATIENCE
-        if seen.threads < under_way.threads:
-            if seen.plugged.counted <= seen.threads:
+        late = self.clock() - unplugging.since > self.timing.unplug_deadline
+        if found.threads < unplugging.threads:
+            if found.plugged.count <= found.threads:
                 self._unplugging = None
-            elif late:
-                self._unplugging, self._lost_of = None, self.qemu.pid
+            elif late:  # the thread is gone, and libvirt still counts it: under TCG it never hears of that
+                self._unplugging, self._lost_in = None, self.qemu.pid
         elif late:
-            self._unplugging, self._refused_until = None, self.clock() + RETRY
+            self._unplugging, self._refused_until = None, self.clock() + self.timing.unplug_again
 
-    async def _take(
-        self, channel: GuestControl, request: InstanceProcessors, seen: _Seen, wanted: int
+    async def _reclaim(
+        self, control: GuestControl, request: InstanceProcessors, found: _Observation, target: int
     ) -> Problem | None:
         fault = None
-        if self._by_driver(channel, request, seen):
-            fault = self._driver_fault(seen)
-            if fault is None and seen.plugged.removable:
-                fault = await self._unplug(channel, seen)
+        if self._uses_driver(control, request, found):
+            fault = self._driver_fault(found)
+            if fault is None and found.plugged.removable:
+                fault = await self._unplug(control, found)
                 if fault is None:
                     return None
             fault = fault or Problem(
-                AgentReason.NOT_REMOVABLE, "its processors cannot be unplugged: they are taken by the guest agent"
+                AgentReason.NOT_REMOVABLE, "its processors cannot be unplugged: they are reclaimed by the guest agent"
             )
-        if seen.guest is None:
-            raise seen.failure or AgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest agent does not answer")
-        given_up = seen.spare[: seen.online - wanted]
-        if given_up:
-            self._offline = True
-            await self.agent.set_processors(given_up, online=False)
-        if len(given_up) < seen.online - wanted:
-            kept = seen.online - len(given_up)
-            return Problem(AgentReason.NOT_OFFLINABLE, f"its guest offers no more processors to take: it keeps {kept}")
+        if found.guest is None:
+            raise found.failure or GuestAgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest agent does not answer")
+        to_offline = found.offlinable[: found.online - target]
+        if to_offline:
+            self._agent_offlined = True
+            await self.guest_agent.set_processors(to_offline, online=False)
+        left = found.online - len(to_offline)
+        if left > target:
+            return Problem(
+                AgentReason.NOT_OFFLINABLE, f"its guest offers no more processors to reclaim: it keeps {left}"
+            )
         return fault
 
-    async def _unplug(self, channel: GuestControl, seen: _Seen) -> Problem | None:
-        """Have the last processor unplugged; why not, where QEMU refuses."""
+    async def _unplug(self, control: GuestControl, found: _Observation) -> Problem | None:
+        """Have the last processor unplugged; return why not, where QEMU refuses."""
         try:
-            await channel.unplug(seen.plugged.removable[0])
+            await control.unplug(found.plugged.removable[0])
         except (GoneError, HungError):
             raise
         except HypervisorError as error:
-            self._refused_until = self.clock() + RETRY
-            return Problem(AgentReason.UNPLUG_REFUSED, f"{error}: its processors are taken by the guest agent")
-        self._unplugging = _Unplugging(seen.threads, self.clock())
+            self._refused_until = self.clock() + self.timing.unplug_again
+            return Problem(AgentReason.UNPLUG_REFUSED, f"{error}: its processors are reclaimed by the guest agent")
+        self._unplugging = _Unplugging(found.threads, self.clock())
         return None
 
-    async def _give(
-        self, channel: GuestControl, request: InstanceProcessors, seen: _Seen, wanted: int
+    async def _give_back(
+        self, control: GuestControl, request: InstanceProcessors, found: _Observation, target: int
     ) -> Problem | None:
-        """First what the guest has offline, then what is unplugged."""
-        back = seen.offline[: wanted - seen.online]
-        if back:
-            await self.agent.set_processors(back, online=True)
-        if seen.online + len(back) >= wanted:
+        """Bring online what the guest has offline, then plug in what is unplugged."""
+        to_online = found.offline[: target - found.online]
+        if to_online:
+            await self.guest_agent.set_processors(to_online, online=True)
+        online = found.online + len(to_online)
+        if online >= target:
             return None
-        if seen.plugged.counted > seen.threads:
-            self._lost_of = self.qemu.pid
-            return self._driver_fault(seen)
-        if seen.threads < request.size:
-            await channel.plug(min(request.size, seen.threads + wanted - seen.online - len(back)))
-            return None
+        if found.plugged.count > found.threads:  # libvirt believes that they are plugged in already
+            self._lost_in = self.qemu.pid
+            return self._driver_fault(found)
+        if found.threads < request.size:
+            await control.plug(min(request.size, found.threads + target - online))
         return None
 
-    def _usage(self, seconds: float) -> int | None:
-        """Percent of one processor since the last look."""
-        now, before = self.clock(), self._used
-        self._used = seconds, now
-        if before is None or now <= before[1]:
+    def _usage(self, cpu_seconds: float) -> int | None:
+        """Compute what the VM used since the last look, in percent of one processor."""
+        now, last = self.clock(), self._last_usage
+        self._last_usage = cpu_seconds, now
+        if last is None or now <= last[1]:
             return self.view.usage
-        return max(0, round(100 * (seconds - before[0]) / (now - before[1])))
-
-
-def report(instance: Instance, processors: GuestProcessors) -> ProcessorReport:
-    """What is reported of a VM's processors."""
-    request, view = instance.processors, processors.view
-    fault = None if request.fault is None else Problem(AgentReason.BAD_REQUEST, request.fault)
-    held_up = instance.hold or fault or view.problem
-    reason = request.ineligibility or held_up
-    message = request.why if reason is None else reason.message
-    return ProcessorReport(
-        size=request.size,
-        online=view.online,
-        offlinable=view.offlinable,
-        usage=view.usage,
-        target=None if request.target is None else max(0, min(request.target, request.size)),
-        returning=request.target is None and processors.returning,
-        policy=request.policy,
-        requested_method=request.method,
-        method=view.method,
-        eligible=request.ineligibility is None,
-        responsive=held_up is None or held_up.reason.processors is AgentAction.FOLLOWS,
-        reason=None if reason is None else reason.reason,
-        message=None if message is None else message[:LONGEST_MESSAGE],
-    )
+        return max(0, round(100 * (cpu_seconds - last[0]) / (now - last[1])))

@@ -1,6 +1,7 @@
-"""One VM's guest_worker: does what goes through the guest's agent or touches processors.
+"""Does for one VM what goes through its guest agent, or concerns its processors.
 
-It has a task, a connection and a thread of its own beside the VM's worker: an agent that hangs holds up no memory.
+Each VM has a guest worker with a task, a connection and a thread of its own beside the memory worker, so that a guest
+agent that hangs delays no memory.
 """
 
 from __future__ import annotations
@@ -13,130 +14,136 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from kubeballoon.agent.hypervisor import launchers
+from kubeballoon.agent.hypervisor.errors import HypervisorError
 from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
-from kubeballoon.agent.hypervisor.interface import GuestControl, Hypervisor, HypervisorError, VMProcess
-from kubeballoon.agent.hypervisor.launchers import find_launcher
+from kubeballoon.agent.hypervisor.interface import GuestControl, Hypervisor
 from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
-from kubeballoon.agent.node.memory import HostError
-from kubeballoon.agent.node.processors import HostProcessorReader
-from kubeballoon.agent.vm.guest_processors import GuestProcessors, report
+from kubeballoon.agent.timing import DEFAULT_TIMING, Timing
+from kubeballoon.agent.vm.guest_processors import GuestProcessors
 from kubeballoon.agent.vm.guest_program import GuestProgram, ProgramHypervisor
 from kubeballoon.agent.vm.instance import Instance
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.api.v1alpha1 import (
-    NodePressureStatus,
-    NodeProcessors,
-    ProcessorReport,
-    ReclaimMethod,
-    VirtualMachineReport,
-)
+from kubeballoon.api.v1alpha1 import NodePressureStatus
+from kubeballoon.vocabulary import ReclaimMethod
 
 _log = logging.getLogger(__name__)
 
-LOOK = 3.0  # seconds between looks at a VM of which something is asked
-IDLE = 30.0  # seconds between looks at one of which nothing is
-STEP = 0.5  # seconds between looks while something is under way
-_WITHOUT = (
-    AgentReason.NO_BALLOON,
-    AgentReason.GUEST_UNSUPPORTED,
-)  # reasons for which a VM has nothing that could reserve memory
-_NEWS = 20  # percent by which the node's usage or stall is worth a report
-RETRY = (2.0, 5.0, 10.0, 30.0)  # seconds between attempts to reach it, growing
-
 
 class GuestWorker:
-    """Attends to one VM."""
+    """A GuestWorker does for one VM what goes through its guest agent, or concerns its processors.
 
-    def __init__(self, instance: Instance, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None]) -> None:
-        """Attend to ``instance``, whose pod is below ``pods``; ``changed`` is called when there is news."""
+    Attributes:
+        instance: the VM as its object says.
+        process: the VM's QEMU process.
+        processors: the VM's processors.
+        guest_program: the program in the VM's guest that locks memory.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        hypervisor: Hypervisor,
+        pods: Path,
+        changed: Callable[[], None],
+        timing: Timing = DEFAULT_TIMING,
+    ) -> None:
+        """Work for ``instance``, whose pod is below ``pods``; call ``changed`` when there is something to report."""
         self.instance = instance
         self._hypervisor = hypervisor
         self._pods = pods
         self._changed = changed
+        self._timing = timing.guest
         self._wake = asyncio.Event()
-        self._agent = GuestAgent()
+        self._guest_agent = GuestAgent(timing=timing.guest_agent)
         self.process = QemuProcess(instance.domain, instance.pods)
-        self.processors = GuestProcessors(self._agent, self.process)
-        self.guest_program = GuestProgram(self._agent, self.process, self._wake.set)
-        self._take_in()
-        self._processors_due = 0.0
-        self._failures = 0  # since the VM was last looked at
+        self.processors = GuestProcessors(self._guest_agent, self.process, timing=timing.processors)
+        self.guest_program = GuestProgram(self._guest_agent, self.process, self._wake.set, timing=timing.program)
+        self._instruct_parts()
+        self._processors_due = 0.0  # on the monotonic clock, seconds
+        self._retry = timing.guest.reconnect
+
+    def memory_hypervisor(self) -> Hypervisor:
+        """Make the hypervisor by which the VM's memory worker is to reach the VM."""
+        return ProgramHypervisor(self._hypervisor, self.guest_program)
 
     def update(self, instance: Instance) -> None:
-        """The VM's object changed: look at once if it asks for something else."""
+        """Take over a new state of the VM's object; act at once if something else is requested."""
         before, self.instance = self.instance, instance
         self.process.pods = instance.pods
-        self._take_in()
-        if _asks(before) != _asks(instance):
+        self._instruct_parts()
+        if _instructions(before) != _instructions(instance):
             self._processors_due = 0.0
             self._wake.set()
 
-    def _take_in(self) -> None:
+    def _instruct_parts(self) -> None:
         self.processors.expect(self.instance.processors)
-        # Of a VM that may not be ballooned nothing is taken, and what a program holds there is given back.
-        barred = self.instance.ineligibility is not None
-        self.guest_program.method = ReclaimMethod.BALLOON if barred else self.instance.method
+        # Nothing is reclaimed from a VM that must not be ballooned, and what a program has locked there is freed.
+        ineligible = self.instance.ineligibility is not None
+        self.guest_program.method = ReclaimMethod.BALLOON if ineligible else self.instance.method
         self.guest_program.hold = self.instance.hold is not None or self.instance.fault is not None
 
     async def run(self) -> None:
-        """Attend until cancelled.
+        """Work until cancelled.
 
-        Whatever happens is over with the connection: the VM's worker goes on with the reservation that is kept here.
+        An error ends the connection and nothing else: the memory worker goes on with the guest program kept here.
         """
         while True:
             try:
-                with contextlib.closing(await self._open()) as channel:
-                    self._agent.channel = channel
-                    await self._attend(channel)
+                with contextlib.closing(await self._open()) as control:
+                    self._guest_agent.control = control
+                    await self._work(control)
             except HypervisorError as error:
                 self._fail(AgentReason.UNREACHABLE, str(error))
-            except Exception as error:  # noqa: BLE001 - one VM must not cost more than itself
-                _log.exception("%s: its guest_worker failed", self.instance.domain)
-                self._fail(AgentReason.INTERNAL_ERROR, f"its guest_worker failed: {error!r}")
-            self._agent.channel = None
-            await self._pause(RETRY[min(self._failures, len(RETRY) - 1)])
-            self._failures += 1
+            except Exception as error:  # noqa: BLE001 - an error that concerns one VM must end no other's worker
+                _log.exception("%s: its guest worker failed", self.instance.domain)
+                self._fail(AgentReason.INTERNAL_ERROR, f"its guest worker failed: {error!r}")
+            self._guest_agent.control = None
+            self._retry = self._retry.failed(time.monotonic())
+            await self._pause(self._retry.pause)
 
     async def _open(self) -> GuestControl:
-        launcher = find_launcher(self._pods, list(self.instance.pods))
-        if launcher is None:
-            raise HypervisorError(f"no libvirt socket of its launcher pod under {self._pods}")
+        launcher = launchers.require_launcher(self._pods, self.instance.pods)
         return await self._hypervisor.open(launcher, self.instance.domain)
 
-    async def _attend(self, channel: GuestControl) -> None:
+    async def _work(self, control: GuestControl) -> None:
         while True:
             if self.instance.hold is None:
-                await self._reserve()
+                await self._poll_program()
                 if time.monotonic() >= self._processors_due:
-                    await self._look(channel)
-                    asked = self.instance.processors.target is not None or self.processors.returning
-                    wait = STEP if self.processors.moving else LOOK if asked else IDLE
-                    self._processors_due = time.monotonic() + wait
-                    self._failures = 0
-            await self._pause(self._rest())
+                    await self._advance_processors(control)
+                    self._processors_due = time.monotonic() + self._processors_pause()
+                    self._retry = self._retry.succeeded()
+            await self._pause(self._until_due())
 
-    def _rest(self) -> float:
-        """Seconds until there is something to do, if nothing is asked before."""
+    def _processors_pause(self) -> float:
+        """Decide after how many seconds to look at the processors again."""
+        if self.processors.moving:
+            return self._timing.moving_poll
+        requested = self.instance.processors.target is not None or self.processors.returning
+        return self._timing.poll if requested else self._timing.idle_poll
+
+    def _until_due(self) -> float:
+        """Compute the seconds until there is something to do, unless something else is requested before."""
         if self.instance.hold is not None:
-            return IDLE
-        processors = max(0.0, self._processors_due - time.monotonic())
-        return min(processors, self.guest_program.rest)
+            return self._timing.idle_poll
+        return min(max(0.0, self._processors_due - time.monotonic()), self.guest_program.until_due)
 
-    async def _reserve(self) -> None:
+    async def _poll_program(self) -> None:
         if not self.guest_program.due:
             return
         before = self.guest_program.problem
-        await self.guest_program.look()
+        await self.guest_program.poll()
         if self.guest_program.problem != before:
             self._changed()
 
-    async def _look(self, channel: GuestControl) -> None:
+    async def _advance_processors(self, control: GuestControl) -> None:
         before = self.processors.view
-        await self.processors.look(channel, self.instance.processors)
+        await self.processors.advance(control, self.instance.processors)
         now = self.processors.view
         if (now.online, now.problem) != (before.online, before.problem):
-            said = "" if now.problem is None else f": {now.problem.message}"
-            _log.info("%s: %s processors online%s", self.instance.domain, now.online, said)
+            problem = "" if now.problem is None else f": {now.problem.message}"
+            _log.info("%s: %s processors online%s", self.instance.domain, now.online, problem)
         if replace(now, usage=None) != replace(before, usage=None):
             self._changed()
 
@@ -147,7 +154,7 @@ class GuestWorker:
         self._changed()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than until the object changes."""
+        """Wait, but no longer than until something else is requested."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
@@ -155,116 +162,50 @@ class GuestWorker:
 
 
 class GuestWorkers:
-    """One guest_worker for each VM of the node.
+    """GuestWorkers keep one guest worker for each VM of the node."""
 
-    Attributes:
-        processors: the node's, as last measured; None where the kernel does not tell.
-    """
-
-    def __init__(self, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None]) -> None:
-        """Make guest_workers for VMs whose pods are below ``pods``; ``changed`` is called when one has news."""
+    def __init__(
+        self, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None], timing: Timing = DEFAULT_TIMING
+    ) -> None:
+        """Work for VMs whose pods are below ``pods``; call ``changed`` when a worker has something to report."""
         self._hypervisor = hypervisor
         self._pods = pods
         self._changed = changed
-        self.processors: NodeProcessors | None = None
-        self._meter = HostProcessorReader()
-        self._mute = False
-        self._known: dict[str, tuple[GuestWorker, asyncio.Task[None]]] = {}
+        self._timing = timing
+        self._workers: dict[str, tuple[GuestWorker, asyncio.Task[None]]] = {}  # by the VM's uid
 
     def match(self, running: Mapping[str, Instance]) -> None:
-        """Attend to these VMs, by uid, and to no others."""
-        for uid in self._known.keys() - running.keys():
-            self._known.pop(uid)[1].cancel()
+        """Have workers for these VMs, by uid, and for no others."""
+        for uid in self._workers.keys() - running.keys():
+            self._workers.pop(uid)[1].cancel()
         for uid, instance in running.items():
-            known = self._known.get(uid)
+            known = self._workers.get(uid)
             if known is not None:
                 known[0].update(instance)
                 continue
-            guest_worker = GuestWorker(instance, self._hypervisor, self._pods, self._changed)
-            self._known[uid] = guest_worker, asyncio.create_task(guest_worker.run(), name=f"attend {instance.domain}")
+            worker = GuestWorker(instance, self._hypervisor, self._pods, self._changed, self._timing)
+            self._workers[uid] = worker, asyncio.create_task(worker.run(), name=f"guest worker {instance.domain}")
 
-    def recall(self, status: NodePressureStatus) -> None:
-        """Know what the agent before this one had asked of the VMs."""
+    def restore(self, status: NodePressureStatus) -> None:
+        """Take over from an earlier agent's report what it had requested of the VMs' processors."""
         for vm in status.virtual_machines:
-            if vm.uid in self._known and vm.processors is not None:
-                self._known[vm.uid][0].processors.recall(vm.processors)
+            worker = self.find(vm.uid)
+            if worker is not None and vm.processors is not None:
+                worker.processors.restore(vm.processors)
 
-    def hypervisor(self, uid: str) -> Hypervisor:
-        """What the worker of a VM is to reach it by."""
-        return ProgramHypervisor(self._hypervisor, self._known[uid][0].guest_program)
-
-    def process(self, uid: str) -> VMProcess:
-        """The process of a VM."""
-        return self._known[uid][0].process
+    def find(self, uid: str) -> GuestWorker | None:
+        """Find the worker of a VM; None where there is none."""
+        known = self._workers.get(uid)
+        return None if known is None else known[0]
 
     async def close(self) -> None:
-        """Attend to none any more."""
-        tasks = [task for _, task in self._known.values()]
+        """End all workers."""
+        tasks = [task for _, task in self._workers.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def measure(self) -> None:
-        """Look at the node's processors."""
-        try:
-            node = self._meter.look()
-        except HostError as error:
-            _log.log(logging.DEBUG if self._mute else logging.WARNING, "%s", error)
-            self._mute, self.processors = True, None
-            return
-        usage, stall = round(node.pressure.usage), round(node.pressure.stall)
-        self.processors = NodeProcessors(count=node.count, usage=usage, stall=stall)
 
-    def complete(self, status: NodePressureStatus) -> NodePressureStatus:
-        """The report with what is known here."""
-        vms = [self._complete(vm) for vm in status.virtual_machines]
-        return status.model_copy(update={"processors": self.processors, "virtual_machines": vms})
-
-    def _complete(self, vm: VirtualMachineReport) -> VirtualMachineReport:
-        known = self._known.get(vm.uid)
-        if known is None:
-            return vm
-        guest_worker = known[0]
-        return vm.model_copy(
-            update={"processors": report(guest_worker.instance, guest_worker.processors), **_method(vm, guest_worker)}
-        )
-
-
-def _asks(instance: Instance) -> tuple[object, ...]:
+def _instructions(instance: Instance) -> tuple[object, ...]:
+    """Collect everything that decides what a guest worker does."""
     return instance.processors, instance.hold, instance.fault, instance.ineligibility, instance.method
-
-
-def _method(vm: VirtualMachineReport, guest_worker: GuestWorker) -> dict[str, object]:
-    """What reserves a VM's memory, and how the node gets it back."""
-    said: dict[str, object] = {"requested_method": guest_worker.instance.method}
-    if guest_worker.guest_program.engaged:
-        held = guest_worker.guest_program.held
-        return {
-            **said,
-            "method": ReclaimMethod.GUEST_AGENT,
-            "claimed": None if held is None else held.within(vm.size).held,
-            "freed_by": guest_worker.guest_program.freed_by,
-        }
-    if vm.reason in _WITHOUT:
-        return {**said, "eligible": False}
-    return {**said, "method": None if vm.need is None else ReclaimMethod.BALLOON}
-
-
-def is_news(before: NodePressureStatus, now: NodePressureStatus) -> bool:
-    """Whether the controller could decide otherwise about processors because of what changed."""
-    if is_node_news(before.processors, now.processors):
-        return True
-    known = {vm.uid: vm.processors for vm in before.virtual_machines}
-    return any(_still(known.get(vm.uid)) != _still(vm.processors) for vm in now.virtual_machines)
-
-
-def is_node_news(before: NodeProcessors | None, now: NodeProcessors | None) -> bool:
-    """Whether it could because of the node's own."""
-    if before is None or now is None:
-        return before is not now
-    return any(abs(getattr(before, name) - getattr(now, name)) >= _NEWS for name in ("usage", "stall"))
-
-
-def _still(seen: ProcessorReport | None) -> ProcessorReport | None:
-    """What is reported of processors, without what never stands still."""
-    return None if seen is None else seen.model_copy(update={"usage": None, "message": None})

@@ -1,4 +1,4 @@
-"""What the agent reads of a VirtualMachineInstance: pure functions of the object as KubeVirt writes it."""
+"""Reads VirtualMachineInstances as KubeVirt writes them, and what the controller's annotations request of them."""
 
 from __future__ import annotations
 
@@ -11,50 +11,66 @@ from kubeballoon.agent.problem import Problem
 from kubeballoon.api import names
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.api.v1alpha1 import ProcessorMethod, ReclaimMethod
+from kubeballoon.api.v1alpha1 import ProcessorMethod
+from kubeballoon.vocabulary import ReclaimMethod
 
 T = TypeVar("T")
 Object = Mapping[str, Any]
 
 OVERHEAD = 96 << 20
-"""Bytes of QEMU's own memory, for instances whose status does not tell (KubeVirt before 1.9): what it was seen to need
-under TCG, and more than it needs under KVM. What else is in its pod counts as in use by others."""
+"""Bytes of QEMU's own memory, for VMs whose status does not say (KubeVirt before 1.9).
+
+It is what QEMU was seen to need under TCG, and more than it needs under KVM. Whatever else is in the VM's pod counts as
+memory that others use.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceProcessors:
-    """What is asked of a VM's processors.
+    """InstanceProcessors are a VM's processors, and what its annotations request of them.
 
     Attributes:
         size: how many the VM was given.
-        target: how many it may use, None for all.
-        fault: an annotation that cannot be read, as one line.
-        ineligibility: why none may be taken from it, as (reason, message).
+        target: how many its guest may use; None for all.
+        policy: the name of the policy behind the request.
+        explanation: why the target is what it is, for people.
+        method: how processors are to be reclaimed; Auto where the annotations leave that to the agent.
+        fault: the first annotation that cannot be read, and why, as one line.
+        ineligibility: why no processor may be reclaimed from the VM; None where some may be.
     """
 
     size: int = 1
     target: int | None = None
     policy: str | None = None
-    why: str | None = None
+    explanation: str | None = None
     method: ProcessorMethod = ProcessorMethod.AUTO
     fault: str | None = None
     ineligibility: Problem | None = None
 
+    @property
+    def unreadable(self) -> Problem | None:
+        """Why the request cannot be read; None where it can."""
+        return None if self.fault is None else Problem(AgentReason.BAD_REQUEST, self.fault)
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A VM on this node.
+    """An Instance is a VM on this node, as its VirtualMachineInstance says.
 
     Attributes:
-        pods: uids of its launcher pods on this node.
-        size: the memory of its spec, bytes; 0 when the spec does not tell.
-        target, minimum: what its annotations ask, bytes; None when they do not.
-        fault: an annotation that cannot be read, as one line.
-        ineligibility: why it must not be ballooned, as (reason, message).
-        hold: why it must not be moved for now, as (reason, message).
-        method: how its memory is to be reserved; Auto where its annotations leave that to the agent.
-        processors: what is asked of its processors.
-        return_all: why it must have all of its memory for now, as (reason, message).
+        pods: the uids of its launcher pods on this node.
+        size: the memory of its spec, bytes; 0 where the spec does not say.
+        overhead: the memory that the VM needs beyond its guest's, bytes.
+        target, minimum: what its annotations request and guarantee, bytes; None where they do not.
+        policy: the name of the policy behind the request.
+        explanation: why the target is what it is, for people.
+        fault: the first annotation that cannot be read, and why, as one line.
+        ineligibility: why the VM must not be ballooned at all; None where it may be.
+        hold: why the VM must be left exactly as it is for now, such as a migration; None where it need not.
+        return_all: why the VM must have all of its memory for now, such as a hotplug of memory; None where it need not.
+        owner_excluded: whether its owner wants it left alone.
+        method: how its memory is to be reclaimed; Auto where the annotations leave that to the agent.
+        processors: what is requested of its processors.
     """
 
     uid: str
@@ -67,7 +83,7 @@ class Instance:
     target: int | None = None
     minimum: int | None = None
     policy: str | None = None
-    why: str | None = None
+    explanation: str | None = None
     fault: str | None = None
     ineligibility: Problem | None = None
     hold: Problem | None = None
@@ -78,19 +94,24 @@ class Instance:
 
     @property
     def domain(self) -> str:
-        """The name KubeVirt gives its libvirt domain."""
+        """The name that KubeVirt gives the VM's libvirt domain."""
         return f"{self.namespace}_{self.name}"
+
+    @property
+    def obstacle(self) -> Problem | None:
+        """Why the VM's memory does not follow its request, as far as the VM's object tells; None where it does."""
+        return self.ineligibility or self.hold or self.return_all
 
 
 @dataclass(slots=True)
 class _Annotations:
-    """Annotations, and the first that could not be read."""
+    """Annotations of a VM, and the first of them that could not be read."""
 
     values: Mapping[str, str]
     fault: str | None = field(default=None)
 
     def read(self, name: str, parse: Callable[[str], T]) -> T | None:
-        """An annotation, parsed; None where there is none."""
+        """Parse an annotation; None where there is none, or it cannot be read."""
         if name not in self.values:
             return None
         try:
@@ -100,12 +121,16 @@ class _Annotations:
             return None
 
     def size(self, name: str) -> int | None:
-        """A quantity annotation in bytes."""
+        """Parse an annotation that is a quantity of bytes; None where there is none, or it cannot be read."""
         return self.read(name, parse_quantity)
 
 
-def read(vmi: Object, node: str) -> Instance | None:
-    """The VM, or None when it does not run on ``node``."""
+def read_instance(vmi: Object, node: str) -> Instance | None:
+    """Read a VM; None where it does not run on ``node``.
+
+    Raises:
+        ArithmeticError, AttributeError, LookupError, TypeError, ValueError: the object is not as KubeVirt writes it.
+    """
     status = vmi.get("status", {})
     if status.get("nodeName") != node or status.get("phase") != "Running":
         return None
@@ -118,13 +143,13 @@ def read(vmi: Object, node: str) -> Instance | None:
         namespace=metadata["namespace"],
         name=metadata["name"],
         labels=metadata.get("labels", {}),
-        pods=tuple(sorted(pod for pod, where in status.get("activePods", {}).items() if where == node)),
+        pods=tuple(sorted(pod for pod, pod_node in status.get("activePods", {}).items() if pod_node == node)),
         size=_size(vmi),
         overhead=_quantity(status.get("memory", {}).get("memoryOverhead")) or OVERHEAD,
         target=target,
         minimum=minimum,
         policy=annotations.values.get(names.POLICY),
-        why=annotations.values.get(names.REASON),
+        explanation=annotations.values.get(names.REASON),
         fault=annotations.fault,
         ineligibility=ineligibility(vmi),
         hold=_hold(status),
@@ -143,7 +168,7 @@ def _processor_request(vmi: Object) -> InstanceProcessors:
         size=_processors(vmi),
         target=annotations.read(names.PROCESSOR_TARGET, int),
         policy=annotations.values.get(names.PROCESSOR_POLICY),
-        why=annotations.values.get(names.PROCESSOR_REASON),
+        explanation=annotations.values.get(names.PROCESSOR_REASON),
         method=method or ProcessorMethod.AUTO,
         fault=annotations.fault,
         ineligibility=_first(_processor_ineligibilities(domain.get("cpu", {}))),
@@ -151,20 +176,20 @@ def _processor_request(vmi: Object) -> InstanceProcessors:
 
 
 def _processors(vmi: Object) -> int:
-    """How many processors the VM has: the topology KubeVirt reports, else the one ordered."""
+    """Read how many processors the VM has: by the topology that KubeVirt reports, else by the one in the spec."""
     cpu = vmi.get("spec", {}).get("domain", {}).get("cpu", {})
     topology = {**cpu, **vmi.get("status", {}).get("currentCPUTopology", {})}
     return math.prod(int(topology.get(part) or 1) for part in ("sockets", "cores", "threads"))
 
 
 def ineligibility(vmi: Object) -> Problem | None:
-    """Say why a VM must not be ballooned: the first of KubeVirt's conditions that holds; None where none does."""
+    """Find the first reason for which a VM must not be ballooned; None where there is none."""
     spec = vmi.get("spec", {})
     return _first(_memory_ineligibilities(vmi, spec, spec.get("domain", {})))
 
 
 def _first(reasons: Iterable[tuple[AgentReason, bool]]) -> Problem | None:
-    return next((Problem(reason, reason.meaning) for reason, holds in reasons if holds), None)
+    return next((Problem.of(reason) for reason, holds in reasons if holds), None)
 
 
 def _memory_ineligibilities(vmi: Object, spec: Object, domain: Object) -> Iterable[tuple[AgentReason, bool]]:
@@ -193,19 +218,24 @@ def _passes_through(spec: Object, devices: Object) -> bool:
 
 
 def _hold(status: Object) -> Problem | None:
+    """Find why the VM must be left exactly as it is for now; None where it need not."""
     migration = status.get("migrationState") or {}
     under_way = migration.get("migrationUid") and not (migration.get("completed") or migration.get("failed"))
     if under_way:
         return Problem(AgentReason.MIGRATING, "it is migrating: its balloon stays as it is until that ends")
-    return Problem(AgentReason.PAUSED, AgentReason.PAUSED.meaning) if _has(status, "Paused") else None
+    return Problem.of(AgentReason.PAUSED) if _has(status, "Paused") else None
 
 
 def _return_all(vmi: Object) -> Problem | None:
-    """KubeVirt sizes the pod by what the guest lacks of its new memory, so nothing may be lacking to a balloon."""
+    """Find why the VM must have all of its memory for now; None where it need not.
+
+    KubeVirt resizes the VM's pod by what the guest still lacks of its new memory. What a balloon keeps from the guest
+    would count as lacking.
+    """
     status = vmi.get("status", {})
-    asked = _quantity(vmi.get("spec", {}).get("domain", {}).get("memory", {}).get("guest"))
+    ordered = _quantity(vmi.get("spec", {}).get("domain", {}).get("memory", {}).get("guest"))
     requested = _quantity(status.get("memory", {}).get("guestRequested"))
-    if _has(status, "HotMemoryChange") or (asked and requested and asked != requested):
+    if _has(status, "HotMemoryChange") or (ordered and requested and ordered != requested):
         return Problem(AgentReason.MEMORY_HOTPLUG, "its memory is being resized: it has all of it until that is done")
     return None
 
@@ -215,7 +245,7 @@ def _has(status: Object, condition: str) -> bool:
 
 
 def _size(vmi: Object) -> int:
-    """KubeVirt's own order: memory.guest, else the request, else the limit."""
+    """Read the VM's memory in KubeVirt's own order: memory.guest, else the request, else the limit; else 0."""
     domain = vmi.get("spec", {}).get("domain", {})
     resources = domain.get("resources", {})
     candidates = (
@@ -227,7 +257,10 @@ def _size(vmi: Object) -> int:
 
 
 def _quantity(value: str | int | None) -> int | None:
-    """A quantity KubeVirt wrote, in bytes, which may be in thousandths: 1.1Gi becomes that; None when it is absent."""
+    """Read a quantity that KubeVirt wrote, in bytes; None where it is absent.
+
+    KubeVirt may write thousandths of bytes ("1181116006400m" for 1.1Gi).
+    """
     if isinstance(value, str) and value.endswith("m"):
         return -(-int(value[:-1]) // 1000)
     return None if value is None else parse_quantity(value)
