@@ -146,3 +146,9 @@ def test_calibration_finds_what_the_balloon_left_a_guest_when_it_reported() -> N
 def test_calibration_needs_a_report_made_while_the_balloon_stood_still() -> None:
     report = GuestStatistics(actual=200 * MIB, updated=10, available=150 * MIB, usable=50 * MIB)
     assert BalloonCalibration().observe(report, 512 * MIB, 12.0).calibrate(report) is None
+
+
+def test_statistics_that_say_what_the_balloon_left_the_guest_need_no_calibration() -> None:
+    report = GuestStatistics(actual=200 * MIB, updated=10, usable=50 * MIB, actual_at_report=300 * MIB)
+    assert BalloonCalibration().calibrate(report) is report
+    assert present_need(report) == 250 * MIB

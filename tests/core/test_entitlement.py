@@ -108,3 +108,28 @@ def test_minimums_that_do_not_fit_are_kept_and_scaled_for_the_report() -> None:
 @given(claims(at_most=8).filter(lambda drawn: any(claim.minimum for claim in drawn)), st.integers(0, 1 << 40))
 def test_scaled_minimums_add_up_exactly(drawn: list[Claim], capacity: int) -> None:
     assert sum(scale_minimums(np.array([claim.minimum for claim in drawn]), capacity).tolist()) == capacity
+
+
+@pytest.mark.parametrize("idle_tax", [0, 75])
+@given(st.integers(1, 600), st.integers(1, 100), st.integers(0, 10**6))
+def test_many_like_claims_divide_every_capacity_exactly(idle_tax: int, count: int, maximum: int, capacity: int) -> None:
+    """All of them round alike, and reach their maximums at one price."""
+    like = [Claim(f"vm-{index:03}", 0, maximum, 1, 50, idle_tax) for index in range(count)]
+    capacity %= count * maximum + 1
+    shares = divide(like, capacity)
+    assert sum(shares) == capacity
+    assert max(shares) - min(shares) <= 1
+    assert shares == sorted(shares, reverse=True), "bytes left over go by the claims' keys"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_last_bytes_before_all_have_their_maximums_are_sold(seed: int) -> None:
+    """At the end of the curve many claims reach their maximums at almost one price, and rounding adds up."""
+    draw = random.Random(seed)  # noqa: S311 - not for secrets
+    almost_alike = [
+        Claim(f"vm-{index:03}", 0, 1000 + draw.choice([0, 0, draw.randint(0, 5)]), draw.choice([1, 1, 2]), 2000)
+        for index in range(500)
+    ]
+    most = sum(claim.maximum for claim in almost_alike)
+    for missing in (1, 2, 3):
+        assert sum(divide(almost_alike, most - missing)) == most - missing

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeballoon.core.backoff import Backoff
-from kubeballoon.core.memory.guard import FLOOR, clamp
+from kubeballoon.core.memory.guard import FLOOR
 from kubeballoon.core.memory.pacing import (
     INITIAL_RATE,
     LEAD_SECONDS,
@@ -18,7 +18,6 @@ from kubeballoon.core.memory.pacing import (
     max_residual,
 )
 from kubeballoon.core.units import GIB, MIB
-from kubeballoon.core.wording import human
 
 
 def drive(
@@ -200,21 +199,3 @@ def test_a_driver_that_follows_again_is_responsive_again() -> None:
     assert request is not None
     pace, _ = advance(pace, BalloonSample(request, Backoff().shortest + 1.2), GIB)
     assert pace.responsive
-
-
-@given(st.integers(0, 1 << 40), st.none() | st.integers(0, 1 << 40), st.integers(FLOOR, 1 << 40))
-def test_the_guard_keeps_minimum_floor_and_size(request: int, minimum: int | None, size: int) -> None:
-    kept = clamp(request, minimum, size)
-    assert kept <= size
-    assert kept >= min(size, max(FLOOR, minimum or 0))
-
-
-def test_numbers_are_written_for_people() -> None:
-    assert [human(size) for size in (0, 1023, 3 * MIB // 2, GIB, 5 * GIB + 100 * MIB, 123 * GIB)] == [
-        "0 bytes",
-        "1023 bytes",
-        "1.5 MiB",
-        "1 GiB",
-        "5.1 GiB",
-        "123 GiB",
-    ]

@@ -193,3 +193,8 @@ def test_a_vm_that_does_not_follow_keeps_no_trigger_active() -> None:
     assert targets(ProcessorNode("n", 4, between, (vm("a", 4, policy, target=3), stuck)))[0] != 4, (
         "a VM that follows does"
     )
+
+
+def test_a_vm_without_a_policy_is_guaranteed_all_of_its_processors() -> None:
+    free = vm("free", 4)
+    assert (free.minimum, free.maximum) == (4, 4)

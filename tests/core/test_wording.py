@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kubeballoon.core.units import GIB, MIB
 from kubeballoon.core.wording import human, listed
 
 
@@ -21,3 +22,14 @@ def test_a_size_has_at_most_three_digits(size: int, text: str) -> None:
 def test_of_many_only_the_first_are_listed(items: str, text: str) -> None:
     assert listed(items) == text
     assert listed(items, "; ") == text.replace(",", ";")
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [human(size) for size in (0, 1023, 3 * MIB // 2, GIB, 5 * GIB + 100 * MIB, 123 * GIB)] == [
+        "0 bytes",
+        "1023 bytes",
+        "1.5 MiB",
+        "1 GiB",
+        "5.1 GiB",
+        "123 GiB",
+    ]

@@ -154,7 +154,9 @@ class _Curve(NamedTuple):
         """Return the price at which ``unsold`` bytes are sold, within float precision."""
         index = min(int(self.sold.searchsorted(unsold)), len(self.sold) - 1)
         excess = max(0.0, self.sold.item(index) - unsold)
-        return self.prices.item(index + 1) - excess / self.slopes.item(index)
+        price = self.prices.item(index + 1)
+        # The slope may be 0 only at the end of the curve, where several claims reach their maximums at one price.
+        return price - excess / self.slopes.item(index) if excess else price
 
     def with_rounding(self, unsold: int) -> int:
         """Return ``unsold`` plus the bytes that allocations will lose when each is rounded down.
