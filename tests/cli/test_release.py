@@ -112,17 +112,17 @@ def test_what_is_not_back_in_time_is_named(cli: Cli, installed: ControlPlane, sq
 
 
 @pytest.mark.parametrize(
-    ("what", "complaint"),
+    ("target", "complaint"),
     [
         ("node/none", "no agent reports a node none"),
         ("vm/none", "no VM {namespace}/none runs on a node with an agent"),
         ("vm/aa", "no VM {namespace}/aa runs on a node with an agent; did you mean {namespace}/a?"),
     ],
 )
-def test_nothing_by_that_name_is_one_line(cli: Cli, node: FakeNode, what: str, complaint: str) -> None:
+def test_nothing_by_that_name_is_one_line(cli: Cli, node: FakeNode, target: str, complaint: str) -> None:
     node.add("a")
     node.report()
-    result = cli("release", what, f"--namespace={node.namespace}")
+    result = cli("release", target, f"--namespace={node.namespace}")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == f"kubectl balloon: {complaint.format(namespace=node.namespace)}\n"
 

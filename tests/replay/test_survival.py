@@ -68,8 +68,8 @@ DRIVERS = {
 }
 
 
-# Byte-seconds: what four guests keep of the 47 GiB that all share, beyond their minimums, four others lack for a while:
-# 4 * 3 GiB + 12 * 2 GiB + 4 * 3.4 GiB do not fit by 2.6 GiB.
+# Byte-seconds. Four guests keep more than their minimums of the 47 GiB that all share, and for a while four others lack
+# that: 4 * 3 GiB + 12 * 2 GiB + 4 * 3.4 GiB are 2.6 GiB too many.
 WITHHELD = {"a hidden lower limit": 2.6 * GIB * SECONDS / 3}
 
 

@@ -93,7 +93,7 @@ def explain(view: ClusterView, reported: ReportedVM) -> Explanation:
         size=vm.size,
         actual=report.actual,
         resident=report.resident,
-        target=vm.target,
+        target=report.target,  # vm.target is the emergency target while the agent follows that instead
         emergency_target=report.emergency_target,
         troubled=vm.troubled,
         entitlement=decision.entitlement,

@@ -164,9 +164,9 @@ def _pending_change(decision: ProcessorDecision, current: ProcessorView, *, up: 
     decided = decision.vm.policy is not None and target is not None and request is not None and target != request
     if decided and _is_upward(request, target) is up:
         yield f"{request} are requested of it: a change to {target} waits for its policy's coolDown"
-    wanted = decision.vm.size if request is None else request
-    if online is not None and online != wanted and _is_upward(online, wanted) is up:
-        yield f"its guest uses {online}, {wanted} are wanted: {current.problem or 'that is under way'}"
+    expected = decision.vm.size if request is None else request
+    if online is not None and online != expected and _is_upward(online, expected) is up:
+        yield f"its guest uses {online}, {expected} are wanted: {current.problem or 'that is under way'}"
 
 
 def _is_upward(before: int | None, after: int | None) -> bool:

@@ -80,17 +80,17 @@ def clairvoyant(workload: NodeWorkload) -> ReplayTotals:
     return totals
 
 
-def _next_allocation(allocation: Floats, wanted: Floats, minimum: Floats, capacity: float) -> Floats:
-    """Change an allocation, as little as possible, so that it meets ``wanted``, or as much of it as fits.
+def _next_allocation(allocation: Floats, demand: Floats, minimum: Floats, capacity: float) -> Floats:
+    """Change an allocation, as little as possible, so that it meets ``demand``, or as much of it as fits.
 
-    All arrays are in bytes, of shape (VMs,).
+    All arrays are in bytes, of shape (VMs,); ``demand`` is within the VMs' bounds.
     """
-    excess = wanted.sum() - capacity
+    excess = demand.sum() - capacity
     if excess > 0:
-        above = wanted - minimum
-        return wanted - above * min(1.0, excess / above.sum()) if above.any() else wanted
-    after = np.maximum(allocation, wanted)
-    idle = after - wanted
+        above = demand - minimum
+        return demand - above * min(1.0, excess / above.sum()) if above.any() else demand
+    after = np.maximum(allocation, demand)
+    idle = after - demand
     surplus = after.sum() - capacity
     return after - idle * (surplus / idle.sum()) if surplus > 0 else after
 
