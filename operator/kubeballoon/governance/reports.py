@@ -1,4 +1,4 @@
-"""How long a node's report holds."""
+"""This module says how long controller, agent and CLI go by a node's last report."""
 
 from __future__ import annotations
 
