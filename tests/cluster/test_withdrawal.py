@@ -116,7 +116,7 @@ async def test_what_is_asked_anew_is_waited_for() -> None:
 
 async def test_it_lasts_as_long_as_it_must() -> None:
     looks = Looks([])
-    assert await looks.wait(2, least=10) == []
+    assert await looks.wait(2, at_least=10) == []
     assert looks.clock.now == 1010
 
 

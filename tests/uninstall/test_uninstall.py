@@ -109,7 +109,7 @@ def short(installed: ControlPlane, namespace: str) -> Iterator[FakeNode]:
 
 def released(plane: ControlPlane, namespace: str, log: Path, wait: str) -> Command:
     options = ("--all", f"--wait={wait}", f"--namespace={namespace}", f"--kubeconfig={plane.kubeconfig}")
-    return Command(log, "release", *options)
+    return Command(log, "uninstall", *options)
 
 
 @pytest.mark.cluster
@@ -144,7 +144,7 @@ def test_a_missing_privilege_ends_it_in_one_line(installed: ControlPlane, namesp
     installed.kubectl("create", "serviceaccount", "nobody", f"--namespace={namespace}")
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     options = ("--all", f"--namespace={namespace}", f"--kubeconfig={kubeconfig}")
-    with Command(tmp_path / "log", "release", *options) as command:
+    with Command(tmp_path / "log", "uninstall", *options) as command:
         assert command.process.wait(60) == 1
     assert len(command.said().splitlines()) == 1
     assert "cannot get resource" in command.said()
