@@ -88,7 +88,7 @@ def test_the_status_counts_what_is_governed_taken_and_left_out(installed: Contro
     installed.apply(processor_policy("default", processors={"min": 1, "max": 1}))
     until(lambda: node.processor_targets() == {"a": 1})
     node.report(follow=True)
-    until(lambda: get(installed, "cpupol", "default").get("status", {}).get("taken") == 3)
+    until(lambda: get(installed, "cpupol", "default").get("status", {}).get("reclaimed") == 3)
     status = get(installed, "cpupol", "default")["status"]
     assert (status["matched"], status["governed"]) == (2, 2)
     assert status["excluded"] == [{"reason": "DedicatedCPU", "count": 1}]

@@ -15,7 +15,7 @@ from kubeballoon.cluster.events import ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.counters import Counters
 from kubeballoon.controller.rounds import RoundRunner
-from kubeballoon.controller.scheduler import RESYNC, Scheduler
+from kubeballoon.controller.scheduler import RESYNC_SECONDS, Scheduler
 from kubeballoon.controller.status import count_policies, policy_status
 from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.governance.reports import SILENT_AFTER
@@ -80,16 +80,20 @@ def report(observed: datetime, vms: int = 1, version: int = 1, node: str = "n", 
 class Controller:
     """Rounds, and what they are run with."""
 
-    def __init__(self, seconds: float = 0.0, announcer: Any = None) -> None:
-        """``announcer`` may be left out where nothing is announced, as on a first round."""
+    def __init__(self, seconds: float = 0.0, recorder: Any = None) -> None:
+        """Start without knowing any node; without a ``recorder`` no event may be posted, as in a first round.
+
+        Each patch takes ``seconds``.
+        """
         self.clock = Clock()
         self.cluster = FakeCluster(self.clock, seconds)
-        self.state = ClusterState(today=lambda: TODAY)
+        self.state = ClusterState(utc_now=lambda: TODAY)
         self.state.memory.put(memory_policy("all"))
         self.registry = new_registry()
         cluster: Any = self.cluster
-        self.rounds = RoundRunner(cluster, self.state, announcer, Counters(self.registry), self.clock)
-        self.scheduler = Scheduler(cluster, self.state, announcer, self.rounds, self.clock)
+        counters = Counters(self.registry)
+        self.rounds = RoundRunner(cluster, self.state, recorder, counters, self.clock)
+        self.scheduler = Scheduler(cluster, self.state, recorder, self.rounds, counters, self.clock)
 
     async def silent(self) -> bool:
         """Whether a round finds that the agent is."""
@@ -161,11 +165,11 @@ async def test_a_round_of_many_slow_patches_counts_as_alive_while_it_gets_on() -
     controller.state.put_node(report(TODAY, vms=20), controller.clock())
     await controller.rounds.run("n")
     assert controller.cluster.stalls == [None] * 20
-    controller.clock.now += 4 * RESYNC
+    controller.clock.now += 4 * RESYNC_SECONDS + 1
     assert controller.scheduler.stalled() is not None
 
 
-@pytest.mark.parametrize("figure", ["target", "actual", "need", "relief"])
+@pytest.mark.parametrize("figure", ["target", "actual", "need", "emergencyTarget"])
 async def test_an_absurd_figure_of_a_vm_counts_as_its_size(figure: str) -> None:
     controller = Controller()
     absurd: dict[str, Any] = {figure: "1024Ei"}
@@ -239,20 +243,20 @@ async def test_only_a_round_that_decides_is_a_sign_of_life() -> None:
     controller = Controller()
     controller.state.put_node(report(TODAY, size="1024Ei"), controller.clock())
     await controller.rounds.run("n")
-    assert (controller.counted("rounds"), controller.rounds.ended) == ({"failed": 1}, None)
+    assert (controller.counted("rounds"), controller.rounds.last_decided_at) == ({"failed": 1}, None)
     controller.state.put_node(report(TODAY, version=2), controller.clock())
     controller.clock.now += SILENT_AFTER + 1
     await controller.rounds.run("n")
     await controller.rounds.run("gone")
-    assert (controller.counted("rounds"), controller.rounds.ended) == ({"failed": 1, "silent": 1}, None)
+    assert (controller.counted("rounds"), controller.rounds.last_decided_at) == ({"failed": 1, "silent": 1}, None)
     controller.state.put_node(report(TODAY + timedelta(seconds=1), version=3), controller.clock())
     await controller.rounds.run("n")
     assert controller.counted("rounds") == {"failed": 1, "silent": 1, "decided": 1}
-    assert controller.rounds.ended is not None
+    assert controller.rounds.last_decided_at is not None
 
 
-class Announcer:
-    """Keeps what it is to post."""
+class FakeRecorder:
+    """A FakeRecorder keeps the events that it is to post."""
 
     def __init__(self) -> None:
         self.posted: list[tuple[str, str, str, bool]] = []
@@ -264,14 +268,14 @@ class Announcer:
 
 
 async def test_a_node_s_change_of_state_is_told_as_an_event() -> None:
-    announcer = Announcer()
-    controller = Controller(announcer=announcer)
+    recorder = FakeRecorder()
+    controller = Controller(recorder=recorder)
     for version, state in enumerate(["Critical", "Critical", "Tight", "Ample", "Scarce"], start=1):
         body = report(TODAY, version=version)
         body["status"]["state"] = state
         controller.state.put_node(body, controller.clock())
         await controller.rounds.run("n")
-    told = [each for each in announcer.posted if each[0] == "Node/n" and each[1].startswith("Memory")]
+    told = [each for each in recorder.posted if each[0] == "Node/n" and each[1].startswith("Memory")]
     assert [(reason, warning) for _, reason, _, warning in told] == [
         ("MemoryTight", False),
         ("MemoryAmple", False),
@@ -295,7 +299,7 @@ async def test_the_statuses_that_are_written_are_counted(refusal: ApiError | Non
 
 
 def test_all_policies_that_only_their_names_order_are_in_conflict() -> None:
-    world = ClusterState(today=lambda: TODAY)
+    world = ClusterState(utc_now=lambda: TODAY)
     for name in ("a", "b", "c", "d"):
         world.memory.put(memory_policy(name))
     world.memory.put(memory_policy("low", priority=-1))
