@@ -55,7 +55,7 @@ def test_a_wrong_policy_is_refused_with_field_and_reason(
 
 
 @pytest.mark.cluster
-def test_what_is_left_out_has_a_default(installed: ControlPlane) -> None:
+def test_fields_that_are_left_out_have_defaults(installed: ControlPlane) -> None:
     installed.apply(memory_policy("defaults", mode="Observe", memory={"min": 1024, "max": "1Gi"}))
     spec = get(installed, "mempol", "defaults")["spec"]
     installed.kubectl("delete", "mempol", "defaults")
@@ -133,7 +133,7 @@ def test_kubectl_shows_what_an_administrator_looks_for(installed: ControlPlane) 
 
 
 @pytest.mark.cluster
-def test_kubectl_shows_what_is_taken_on_a_node(installed: ControlPlane) -> None:
+def test_kubectl_shows_how_much_is_reclaimed_on_a_node(installed: ControlPlane) -> None:
     memory = NodeMemory(total=2 << 30, available=1 << 30, other=0, reserve=0)
     vms = [
         VirtualMachineReport(uid=name, namespace="n", name=name, size=1 << 30, actual=left)

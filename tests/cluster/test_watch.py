@@ -1,4 +1,4 @@
-"""A watch of an API server that stops answering; the server is a fake."""
+"""Watches of a fake API server that stops answering."""
 
 from __future__ import annotations
 

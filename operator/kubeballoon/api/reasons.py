@@ -89,10 +89,10 @@ class AgentReason(StrEnum):
         "MethodChanging",
         _RETURNS_ALL,
         _FOLLOWS,
-        "memory that one method reclaimed is returned before the other method reclaims any",
+        "what one method reclaimed is given back before the other reclaims anything",
     )
-    GUEST_UNSUPPORTED = "GuestUnsupported", _FOLLOWS, _FOLLOWS, "the reservation program does not run on such a guest"
-    GUEST_PROGRAM_ABSENT = "GuestProgramAbsent", _FOLLOWS, _FOLLOWS, "the reservation program does not run in its guest"
+    GUEST_UNSUPPORTED = "GuestUnsupported", _FOLLOWS, _FOLLOWS, "the guest program does not run on such a guest"
+    GUEST_PROGRAM_ABSENT = "GuestProgramAbsent", _FOLLOWS, _FOLLOWS, "the guest program does not run in its guest"
     GUEST_AGENT_ABSENT = "GuestAgentAbsent", _FOLLOWS, _HOLDS, "its guest runs no QEMU guest agent"
     GUEST_AGENT_HUNG = "GuestAgentHung", _FOLLOWS, _HOLDS, "its guest agent does not answer in time"
     GUEST_AGENT_BUSY = "GuestAgentBusy", _FOLLOWS, _HOLDS, "its guest agent is busy with another client"
@@ -125,4 +125,4 @@ class AgentReason(StrEnum):
         "its guest did not give a processor up: the guest agent takes over",
     )
     NOT_REMOVABLE = "NotRemovable", _FOLLOWS, _FOLLOWS, "its processors cannot be unplugged: the guest agent takes over"
-    NOT_OFFLINABLE = "NotOfflinable", _FOLLOWS, _FOLLOWS, "its guest cannot take more processors offline"
+    NOT_OFFLINABLE = "NotOfflinable", _FOLLOWS, _FOLLOWS, "its guest offers no more processors to reclaim"

@@ -90,6 +90,7 @@ class LabelSelector(ApiModel):
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether an object with these labels is selected."""
-        return all(labels.get(key) == value for key, value in self.match_labels.items()) and all(
-            requirement.matches(labels) for requirement in self.match_expressions
-        )
+        # Sets of items are compared in C: selectors are matched with every VM, several times a second.
+        if not self.match_labels.items() <= labels.items():
+            return False
+        return not self.match_expressions or all(each.matches(labels) for each in self.match_expressions)

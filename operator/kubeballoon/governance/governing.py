@@ -64,13 +64,14 @@ def may_govern(
 
 def _candidates(policies: Sequence[L], labels: Mapping[str, str]) -> list[L]:
     """Find the policies whose VM selector matches the labels: the highest priority first, then by name."""
-    selecting = (
+    selecting = [
         policy
         for policy in policies
         if policy.resource.metadata.deletion_timestamp is None
         and policy.resource.spec.selector.virtual_machine_selector.matches(labels)
-    )
-    return sorted(selecting, key=lambda policy: (-_priority(policy), policy.name))
+    ]
+    selecting.sort(key=lambda policy: (-_priority(policy), policy.name))
+    return selecting
 
 
 def _priority(policy: AnyLoadedPolicy) -> int:
