@@ -15,7 +15,7 @@ SHORT = {"count": 4, "usage": 100, "stall": 60}
 AMPLE = {"count": 4, "usage": 10, "stall": 0}
 
 
-def test_processors_are_taken_while_the_node_is_short_and_given_back_after(
+def test_processors_are_reclaimed_while_the_node_is_short_and_returned_after(
     installed: ControlPlane, node: FakeNode
 ) -> None:
     node.add("a")
