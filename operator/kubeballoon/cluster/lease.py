@@ -27,7 +27,7 @@ CONTROLLER = "kubeballoon-controller"
 
 
 class Lease:
-    """A Lease here is one candidate for one Lease object.
+    """A Lease is one replica's candidacy for a Lease object.
 
     Attributes:
         fault: why the Lease could not be read or written at the last attempt, in one line; None if it could.

@@ -109,7 +109,7 @@ class Scheduler:
         self.enqueue_all()
 
     async def _succeeds(self, reading: Awaitable[None]) -> bool:
-        """Whether the API server's objects can be read; the same fault is logged once."""
+        """Read objects from the API server, and say whether that succeeds; the same fault is logged once."""
         try:
             await reading
         except ApiError as error:

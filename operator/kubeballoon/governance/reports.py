@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-SILENT_AFTER = 180.0  # seconds: an agent reports every 60, so three reports are missing when its node stands still
+SILENT_AFTER = 180.0  # seconds: agents report every 60, so three reports in a row are missing

@@ -84,7 +84,7 @@ def _missing_memory(report: VirtualMachineReport) -> str | None:
         return f"is still asked to keep to {human(report.target)}"
     if report.actual is None:
         if not report.eligible:
-            return None  # nobody looks at such a VM's balloon, and nothing was reclaimed from it
+            return None  # agents do not look at the balloon of such a VM, and reclaim nothing from it
         return f"is out of sight ({report.message or 'its agent does not reach it'})"
     if report.size - report.actual <= report.size // _ALLOWANCE:
         return None

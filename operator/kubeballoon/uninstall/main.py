@@ -23,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "uninstall",
         help="give every VM all of its memory back, before an uninstallation",
-        description="Stops the controllers from deciding, takes every request back, and waits until the memory is.",
+        description="Stops the controllers from deciding, withdraws every request, and waits until all memory is back.",
     )
     add_client_options(parser)
     parser.add_argument("--all", action="store_true", required=True, help="every VM: there is no other choice")
