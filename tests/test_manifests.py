@@ -182,7 +182,7 @@ def test_all_files_of_a_directory_are_read_and_other_objects_passed_over(tmp_pat
     ]
 
 
-def test_what_cannot_be_read_is_one_line_each(tmp_path: Path) -> None:
+def test_each_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: b\nc: d: e\n")
     (tmp_path / "empty").mkdir()

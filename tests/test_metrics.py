@@ -1,4 +1,4 @@
-"""What is exported to Prometheus."""
+"""What agent and controller export to Prometheus is documented, and what the chart uses is exported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHART = ROOT / "charts/kubeballoon"
 USERS = sorted(
     [CHART / "files/dashboard.json", CHART / "files/rules.yaml", *CHART.glob("*.md"), *ROOT.glob("docs/*.md")]
 )
-"""What names metrics, for Prometheus, Grafana or a person."""
+"""The files that name metrics, for Prometheus, Grafana or a person."""
 
 
 def vm(name: str, **report: Any) -> dict[str, Any]:
@@ -55,17 +55,17 @@ def status(*vms: dict[str, Any]) -> dict[str, Any]:
 
 
 class Controller:
-    """A controller's registry, and what it exports of."""
+    """A Controller is a controller's registry, with the state and the rounds that it exports."""
 
     def __init__(self) -> None:
         self.state = ClusterState()
         self.registry = new_registry()
-        unused: Any = None  # no round is run here: only their outcomes are read
+        unused: Any = None  # no round is run here: only their results are read
         self.rounds = RoundRunner(unused, self.state, unused, Counters(self.registry))
         self.registry.register(ControllerMetrics(self.state, self.rounds, lambda: True))
 
-    def knows(self, *vms: dict[str, Any]) -> None:
-        """A node's report, and the round after it."""
+    def decide(self, *vms: dict[str, Any]) -> None:
+        """Take in a node's report, and decide on it as a round does."""
         self.state.nodes.clear()
         self.state.memory.put(memory_policy("default"))
         self.state.put_node({"metadata": {"name": "n"}, "status": status(*vms)}, 0.0)
@@ -74,12 +74,12 @@ class Controller:
         self.rounds.results["n"] = RoundResult(
             {MEMORY.model.plural: allocate_memory(self.state.snapshot("n", report, 0.0))}
         )
-        self.rounds.ended = NOW
+        self.rounds.last_decided_at = NOW
 
 
 @pytest.fixture
 def vms() -> list[dict[str, Any]]:
-    """What the agent sees."""
+    """The VMs that the agent reports."""
     return [vm("a", need="100Mi", target="256Mi", resident="300Mi", min="128Mi"), vm("b")]
 
 
@@ -93,7 +93,7 @@ def agent(vms: list[dict[str, Any]]) -> AgentMetrics:
 @pytest.fixture
 def controller() -> Controller:
     made = Controller()
-    made.knows(vm("a", need="100Mi"), vm("b", need="400Mi"))
+    made.decide(vm("a", need="100Mi"), vm("b", need="400Mi"))
     return made
 
 
@@ -143,7 +143,7 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("leader") == 1
     assert shown("node_capacity_bytes", node="n") == (1024 - 64 - 32) * MIB
     assert shown("node_entitlement_shortfall_bytes", node="n") == 0
-    assert shown("node_reserved_bytes", node="n") == 512 * MIB
+    assert shown("node_reclaimed_bytes", node="n") == 512 * MIB
     assert shown("node_agent_silent", node="n") == 0
     demand = shown("vm_demand_bytes", namespace="shop", name="b")
     assert demand is not None
@@ -158,7 +158,7 @@ def test_a_vm_that_is_gone_is_exported_no_more(
     assert value(agent.registry, "kubeballoon_vm_eligible", **gone) == 1
     del vms[1]
     assert value(agent.registry, "kubeballoon_vm_eligible", **gone) is None
-    controller.knows(vm("a", need="100Mi"))
+    controller.decide(vm("a", need="100Mi"))
     assert value(controller.registry, "kubeballoon_vm_demand_bytes", **gone) is None
 
 

@@ -1,4 +1,4 @@
-"""Who has everything back after a release, and waiting for it."""
+"""A release waits until every VM has its memory and processors back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def vm(name: str, **report: Any) -> dict[str, Any]:
     return {"uid": name, "namespace": "n", "name": name, "size": "1Gi", "actual": "1Gi", **report}
 
 
-def everything(nodes: list[NodePressure]) -> list[PendingReturn]:
+def all_pending(nodes: list[NodePressure]) -> list[PendingReturn]:
     return pending_returns(nodes, NOW, lambda *_: True)
 
 
@@ -35,7 +35,7 @@ def everything(nodes: list[NodePressure]) -> list[PendingReturn]:
     ("report", "reason"),
     [
         ({}, None),
-        ({"actual": "1020Mi"}, None),  # agents do not report less than a hundredth
+        ({"actual": "1020Mi"}, None),  # agents do not report changes below a hundredth
         ({"actual": "512Mi"}, "has 512 MiB of 1 GiB"),
         ({"actual": "512Mi", "responsive": False, "message": "it sleeps"}, "has 512 MiB of 1 GiB (it sleeps)"),
         ({"target": "768Mi"}, "is still asked to keep to 768 MiB"),
@@ -44,90 +44,90 @@ def everything(nodes: list[NodePressure]) -> list[PendingReturn]:
         ({"actual": None, "eligible": False}, None),
         ({"processors": {"size": 4, "online": 4, "target": 4}}, "is still asked to keep to 4 processors"),
         ({"processors": {"size": 4, "online": 2, "returning": True}}, "has 2 of 4 processors"),
-        ({"processors": {"size": 4, "online": 2}}, None),  # its owner took them offline
+        ({"processors": {"size": 4, "online": 2}}, None),  # the VM's owner took them offline
         ({"processors": {"size": 4, "online": 4}}, None),
         ({"processors": {"size": 4, "online": 2, "returning": True, "reason": "UnplugLost"}}, None),  # until a restart
     ],
 )
-def test_a_vm_is_done_when_it_has_everything(report: dict[str, Any], reason: str | None) -> None:
-    found = everything([node("node", vm("a", **report))])
+def test_a_vm_is_pending_until_it_has_everything_back(report: dict[str, Any], reason: str | None) -> None:
+    found = all_pending([node("node", vm("a", **report))])
     assert [str(each) for each in found] == ([] if reason is None else [f"n/a on node: {reason}"])
 
 
 def test_a_silent_agent_is_named_where_a_vm_lacks_something() -> None:
-    found = everything([node("node", vm("a", actual="512Mi"), vm("b"), observed="2025-12-31T23:50:00Z")])
+    found = all_pending([node("node", vm("a", actual="512Mi"), vm("b"), observed="2025-12-31T23:50:00Z")])
     assert listed_returns(found) == "n/a on node: has 512 MiB of 1 GiB; its node's agent has not reported for 600s"
 
 
-def test_only_those_that_are_meant_are_waited_for() -> None:
+def test_only_vms_that_are_covered_are_pending() -> None:
     nodes = [node("one", vm("a", target="1Mi"), vm("b", target="1Mi")), node("two", vm("c", target="1Mi"))]
     assert [
         each.name for each in pending_returns(nodes, NOW, lambda where, report: where == "one" and report.uid != "a")
     ] == ["b"]
 
 
-def test_only_the_first_of_many_are_named() -> None:
+def test_only_the_first_of_many_vms_are_listed() -> None:
     lines = listed_returns(
-        everything([node("node", *(vm(f"vm-{number}", target="1Mi") for number in range(9)))])
+        all_pending([node("node", *(vm(f"vm-{number}", target="1Mi") for number in range(9)))])
     ).split("; ")
     assert len(lines) == 5
     assert lines[-1].endswith(" and 4 more")
 
 
-LEFT = everything([node("node", vm("a", target="1Mi"))])
+PENDING = all_pending([node("node", vm("a", target="1Mi"))])
 
 
-class Looks:
-    """What each look finds: the last one's again and again."""
+class FakeReports:
+    """FakeReports find one list of VMs after the other, and the last one again and again."""
 
     def __init__(self, *found: list[PendingReturn] | UnreachableError) -> None:
         self.found = list(found)
         self.clock = Clock()
-        self.said: list[str] = []
+        self.progress: list[str] = []
 
-    async def look(self) -> list[PendingReturn]:
-        """The next."""
+    async def find(self) -> list[PendingReturn]:
+        """Return the next list, or raise the error in its place."""
         each = self.found.pop(0) if len(self.found) > 1 else self.found[0]
         if isinstance(each, UnreachableError):
             raise each
         return each
 
     async def sleep(self, seconds: float) -> None:
-        """Time passes."""
+        """Let time pass."""
         self.clock.now += seconds
 
     def wait(self, seconds: float, **options: float) -> Awaitable[list[PendingReturn]]:
-        """Wait so long."""
-        return wait_for_returns(self.look, self.said.append, seconds, clock=self.clock, sleep=self.sleep, **options)
+        """Wait for so many seconds."""
+        return wait_for_returns(self.find, self.progress.append, seconds, clock=self.clock, sleep=self.sleep, **options)
 
 
-async def test_it_ends_when_nobody_lacks_anything() -> None:
-    looks = Looks(LEFT, LEFT, [])
-    assert await looks.wait(60) == []
-    assert looks.clock.now == 1002
-    assert looks.said == ["waiting for n/a on node: is still asked to keep to 1 MiB"]
+async def test_the_wait_ends_when_no_vm_lacks_anything() -> None:
+    reports = FakeReports(PENDING, PENDING, [])
+    assert await reports.wait(60) == []
+    assert reports.clock.now == 1002
+    assert reports.progress == ["waiting for n/a on node: is still asked to keep to 1 MiB"]
 
 
-async def test_what_is_asked_anew_is_waited_for() -> None:
-    looks = Looks([], LEFT, [])
-    assert await looks.wait(60, quiet=3) == []
-    assert looks.clock.now == 1005
+async def test_a_vm_that_lacks_something_again_is_waited_for() -> None:
+    reports = FakeReports([], PENDING, [])
+    assert await reports.wait(60, quiet=3) == []
+    assert reports.clock.now == 1005
 
 
-async def test_it_lasts_as_long_as_it_must() -> None:
-    looks = Looks([])
-    assert await looks.wait(2, least=10) == []
-    assert looks.clock.now == 1010
+async def test_the_wait_lasts_as_long_as_it_must() -> None:
+    reports = FakeReports([])
+    assert await reports.wait(2, at_least=10) == []
+    assert reports.clock.now == 1010
 
 
-async def test_what_is_left_in_the_end_is_told() -> None:
-    looks = Looks(LEFT)
-    assert await looks.wait(5) == LEFT
-    assert looks.clock.now == 1005
+async def test_vms_that_lack_something_at_the_end_are_returned() -> None:
+    reports = FakeReports(PENDING)
+    assert await reports.wait(5) == PENDING
+    assert reports.clock.now == 1005
 
 
-async def test_an_api_server_that_does_not_answer_leaves_it_open() -> None:
-    looks = Looks(LEFT, UnreachableError("the API server cannot be reached"))
+async def test_an_api_server_that_does_not_answer_at_the_end_is_an_error() -> None:
+    reports = FakeReports(PENDING, UnreachableError("the API server cannot be reached"))
     with pytest.raises(UnreachableError, match="it is not known whether all memory is back: the API server cannot"):
-        await looks.wait(5)
-    assert await Looks(UnreachableError("gone for a moment"), []).wait(5) == []
+        await reports.wait(5)
+    assert await FakeReports(UnreachableError("gone for a moment"), []).wait(5) == []

@@ -1,4 +1,4 @@
-"""How memory is to be reserved: what a policy says of it reaches the VM; the test plays the agent."""
+"""A policy's reclaim method reaches its VMs; the controller is a real process, and the test plays the agent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.waiting import until
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
 
 
-def test_a_policy_s_method_is_asked_for_with_the_target(installed: ControlPlane, node: FakeNode) -> None:
+def test_a_policy_s_method_is_requested_with_the_target(installed: ControlPlane, node: FakeNode) -> None:
     node.add("a")
     node.report()
     installed.apply(memory_policy("default", memory={"max": "60%"}, reclaim={"method": "GuestAgent"}))

@@ -1,4 +1,4 @@
-"""Two controllers as real processes on the real API server: the one that leads is killed, and the other goes on."""
+"""When the leading controller is killed, another replica leads; both are real processes on the real API server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_when_the_leader_is_killed_the_other_replica_goes_on(
         until(lambda: "standing by" in other.output())
         leader.process.send_signal(signal.SIGKILL)
         assert leader.process.wait(5) == -signal.SIGKILL
-        # Nobody gave the Lease back: requests hold, and a change of the policy waits for the other replica.
+        # The Lease was not handed back: requests hold, and a change of the policy waits for the other replica.
         assert not holder(installed).endswith(f"_{other.process.pid}")
         installed.apply(memory_policy("default", memory={"min": "300Mi"}))
         until(lambda: leads(installed, other), LEAD_SECONDS)

@@ -1,4 +1,4 @@
-"""A policy that this controller cannot read, as one of a newer version may be: it governs nobody, and says so."""
+"""A policy of a newer version, which this controller cannot read, governs no VM, and its status says so."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ UNKNOWN = "Dream"
 
 @pytest.fixture
 def newer(installed: ControlPlane) -> Iterator[ControlPlane]:
-    """An API server whose CRD is of a version that knows one mode more."""
+    """An API server whose CRD is of a newer version, which has one mode more."""
 
     def patch(operation: Object) -> None:
         installed.kubectl("patch", "crd", CRD, "--type=json", f"--patch={json.dumps([operation])}")
 
-    def taken() -> bool:
+    def is_accepted() -> bool:
         policy = json.dumps(memory_policy("newer", mode=UNKNOWN))
         try:
             installed.kubectl("create", "--dry-run=server", "--filename=-", stdin=policy)
@@ -36,16 +36,16 @@ def newer(installed: ControlPlane) -> Iterator[ControlPlane]:
         return True
 
     patch({"op": "add", "path": f"{MODES}/-", "value": UNKNOWN})
-    until(taken)
+    until(is_accepted)
     yield installed
     installed.kubectl("delete", "mempol", "--all")
     patch({"op": "remove", "path": f"{MODES}/2"})
-    until(lambda: not taken())
+    until(lambda: not is_accepted())
 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("leader")
-def test_what_cannot_be_read_governs_nobody_any_more_and_says_so(newer: ControlPlane, node: FakeNode) -> None:
+def test_an_unreadable_policy_governs_no_vm_any_more_and_says_so(newer: ControlPlane, node: FakeNode) -> None:
     node.add("vm")
     node.report()
     newer.apply(memory_policy("default", memory={"max": "50%"}))
@@ -70,7 +70,7 @@ def policy(version: int, uid: str = "u", mode: str = "Enforce") -> Object:
     return body
 
 
-def test_a_version_that_cannot_be_read_takes_the_place_of_older_ones_only() -> None:
+def test_an_unreadable_version_replaces_only_older_ones() -> None:
     store = PolicyStore(MEMORY)
     assert store.put(policy(2))
     assert not store.put(policy(1, mode=UNKNOWN)), "it is older"
@@ -83,7 +83,7 @@ def test_a_version_that_cannot_be_read_takes_the_place_of_older_ones_only() -> N
     assert (set(store.policies), set(store.unreadable)) == ({"p"}, set())
 
 
-def test_one_that_is_deleted_is_forgotten_but_not_its_successor() -> None:
+def test_a_deleted_policy_is_forgotten_but_not_its_successor_of_the_same_name() -> None:
     store = PolicyStore(MEMORY)
     store.put(policy(1, mode=UNKNOWN))
     store.remove("p", "another")

@@ -11,11 +11,12 @@ from typing import Self
 from hack.testbed.chart import agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import LabNode
-from kubeballoon.cluster.lease import DURATION, RETRY
+from kubeballoon.cluster.lease import LEASE_DURATION, RETRY_PERIOD
 from tests.support.waiting import until
 
 STOP_SECONDS = 15.0
-LEAD_SECONDS = DURATION + RETRY + 45.0  # until a Lease that nobody gave back is had, on a machine slow to start Python
+# Until a Lease that nobody handed back is acquired, on a machine that is slow to start Python.
+LEAD_SECONDS = LEASE_DURATION + RETRY_PERIOD + 45.0
 SYSTEM = "kubeballoon-system"
 
 

@@ -1,4 +1,4 @@
-"""What `kubeballoon uninstall` waits for, and what it says when it waited in vain."""
+"""`kubeballoon uninstall` waits until every VM has everything back, and names the VMs that do not in time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.support.waiting import Clock, until
 
 
 class WithoutKubeVirt(ApiClient):
-    """A fake cluster that has no such kind, nor any other."""
+    """A fake cluster without KubeVirt: it has no kind at all."""
 
     def __init__(self) -> None:
         """Connect to nothing."""
 
     async def metadata(self, path: str) -> list[Object]:
-        """There are none."""
+        """Fail as for a kind that is not installed."""
         raise NotFoundError(f"{path}: no such kind")
 
 
 class FreeLease(Lease):
-    """A fake Lease that is always had."""
+    """A fake Lease that can always be seized."""
 
     def __init__(self) -> None:
         """Hold nothing."""
@@ -38,7 +38,7 @@ class FreeLease(Lease):
         """Succeed."""
 
 
-async def test_a_cluster_that_lost_kubevirt_holds_nothing_up() -> None:
+async def test_a_cluster_without_kubevirt_has_nothing_to_wait_for() -> None:
     clock = Clock()
 
     async def sleep(seconds: float) -> None:
@@ -48,19 +48,19 @@ async def test_a_cluster_that_lost_kubevirt_holds_nothing_up() -> None:
 
 
 class WithOneVM(WithoutKubeVirt):
-    """A fake cluster of one VM with two of four processors, whose agent gives it back what is not asked for."""
+    """A fake cluster of one VM with two of its four processors, whose agent returns the others without a request."""
 
     def __init__(self, reason: str | None) -> None:
-        """Have the agent say this of the VM's processors."""
+        """Have the agent report ``reason`` of the VM's processors."""
         self.processors: Object = {"size": 4, "online": 2, "target": 2, "reason": reason}
         self.annotations: Object = {"kubeballoon.io/processor-target": "2"}
 
     async def metadata(self, path: str) -> list[Object]:  # noqa: ARG002 - there is but one
-        """The VM."""
+        """List the VM."""
         return [{"namespace": "shop", "name": "vm", "uid": "u", "annotations": self.annotations}]
 
     async def get(self, path: str, **query: str) -> Object:  # noqa: ARG002 - there is but one
-        """Its node's report."""
+        """List the report of the VM's node."""
         vm = {
             "uid": "u",
             "namespace": "shop",
@@ -75,7 +75,7 @@ class WithOneVM(WithoutKubeVirt):
         return {"items": [{"metadata": {"name": "n"}, "status": status}]}
 
     async def merge(self, path: str, body: Object) -> Object:  # noqa: ARG002 - there is but one
-        """Take the request off."""
+        """Remove the request, and have the agent return the processors."""
         self.annotations = {}
         self.processors |= {"target": None, "online": 4}
         return body
@@ -97,7 +97,7 @@ async def test_a_vm_that_migrates_keeps_its_request_until_it_has_arrived() -> No
 
 @pytest.fixture
 def short(installed: ControlPlane, namespace: str) -> Iterator[FakeNode]:
-    """A node with a VM that is asked for memory and has given it."""
+    """A node with a VM from which memory is requested and reclaimed."""
     made = FakeNode(installed, f"node-{namespace}", namespace)
     made.add("a")
     annotations = ("kubeballoon.io/memory-target=256Mi", "kubeballoon.io/policy=p")
@@ -107,14 +107,14 @@ def short(installed: ControlPlane, namespace: str) -> Iterator[FakeNode]:
     made.remove()
 
 
-def released(plane: ControlPlane, namespace: str, log: Path, wait: str) -> Command:
+def uninstall(plane: ControlPlane, namespace: str, log: Path, wait: str) -> Command:
     options = ("--all", f"--wait={wait}", f"--namespace={namespace}", f"--kubeconfig={plane.kubeconfig}")
-    return Command(log, "release", *options)
+    return Command(log, "uninstall", *options)
 
 
 @pytest.mark.cluster
 def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, short: FakeNode, tmp_path: Path) -> None:
-    with released(installed, short.namespace, tmp_path / "log", "2s") as command:
+    with uninstall(installed, short.namespace, tmp_path / "log", "2s") as command:
         assert command.process.wait(60) == 1
     last = command.output().splitlines()[-1]
     assert last.startswith("kubeballoon: not all memory is back after 2s: ")
@@ -123,12 +123,14 @@ def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, s
 
 
 @pytest.mark.cluster
-def test_it_takes_the_lease_from_whoever_holds_it(installed: ControlPlane, short: FakeNode, tmp_path: Path) -> None:
+def test_an_uninstallation_seizes_the_lease_from_the_leading_controller(
+    installed: ControlPlane, short: FakeNode, tmp_path: Path
+) -> None:
     where = f"--namespace={short.namespace}"
     options = (f"--kubeconfig={installed.kubeconfig}", where)
     with Command(tmp_path / "leader", "controller", *options) as leader:
         await_leadership(leader)
-        with released(installed, short.namespace, tmp_path / "log", "120s") as command:
+        with uninstall(installed, short.namespace, tmp_path / "log", "120s") as command:
             assert leader.process.wait(60) == 1
             assert "leadership was lost" in leader.output()
             until(lambda: controller_annotations(installed, short.namespace, "a") == {}, 60)
@@ -140,11 +142,13 @@ def test_it_takes_the_lease_from_whoever_holds_it(installed: ControlPlane, short
 
 
 @pytest.mark.cluster
-def test_a_missing_privilege_ends_it_in_one_line(installed: ControlPlane, namespace: str, tmp_path: Path) -> None:
+def test_a_missing_privilege_ends_an_uninstallation_in_one_line(
+    installed: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
     installed.kubectl("create", "serviceaccount", "nobody", f"--namespace={namespace}")
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     options = ("--all", f"--namespace={namespace}", f"--kubeconfig={kubeconfig}")
-    with Command(tmp_path / "log", "release", *options) as command:
+    with Command(tmp_path / "log", "uninstall", *options) as command:
         assert command.process.wait(60) == 1
     assert len(command.output().splitlines()) == 1
     assert "cannot get resource" in command.output()

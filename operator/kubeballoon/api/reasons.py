@@ -1,4 +1,4 @@
-"""Reasons that a node's agent reports of a VM, and what the agent does about the VM while each of them holds."""
+"""This module lists the reasons that a node's agent reports of a VM, and what the agent does about the VM for each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _FOLLOWS, _HOLDS, _RETURNS_ALL = AgentAction.FOLLOWS, AgentAction.HOLDS, AgentAc
 
 
 class AgentReason(StrEnum):
-    """AgentReason names, in one word, why a VM has something else than is requested of it.
+    """An AgentReason says in one word why a VM has something else than is requested of it.
 
-    The controller sets memory aside by these: what an agent does about a VM is said here, beside the reason, and
-    nowhere else.
+    Each member also says what the agent does about the VM while the reason holds. The controller plans the node's
+    memory by that, so it is written here, beside the reason, and nowhere else.
 
     Attributes:
         memory: what the agent does about the VM's memory.
-        processors: what it does about the VM's processors.
+        processors: what the agent does about the VM's processors.
         meaning: the reason for a person, a whole clause.
     """
 
@@ -27,7 +27,7 @@ class AgentReason(StrEnum):
     meaning: str
 
     def __new__(cls, value: str, memory: AgentAction, processors: AgentAction, meaning: str) -> Self:
-        """Make a member of its name, what the agent does, and the meaning."""
+        """Make a member of its word, the agent's two actions, and the meaning."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.memory, member.processors, member.meaning = memory, processors, meaning
@@ -35,7 +35,10 @@ class AgentReason(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> AgentReason | None:
-        """Read a reason of a newer agent as UNKNOWN, so that one new word does not cost the report of a whole node."""
+        """Read a newer agent's word as UNKNOWN, so that one new reason does not make a whole node's report unreadable.
+
+        Anything but a word stays an error.
+        """
         return cls.UNKNOWN if isinstance(value, str) else None
 
     @property
@@ -60,7 +63,7 @@ class AgentReason(StrEnum):
         "the agent is of a newer version and gives a reason that this version does not know",
     )
 
-    # What KubeVirt or the VM's owner has made of the VM: it is not ballooned at all.
+    # How KubeVirt or the VM's owner set the VM up; such a VM is not ballooned at all.
     HUGEPAGES = "Hugepages", _RETURNS_ALL, _FOLLOWS, "its memory is hugepages, which a balloon does not give back"
     DEDICATED_CPU = "DedicatedCPU", _RETURNS_ALL, _HOLDS, "it has dedicated CPUs"
     REALTIME = "Realtime", _RETURNS_ALL, _HOLDS, "it is a realtime VM"
@@ -75,12 +78,12 @@ class AgentReason(StrEnum):
         "its pod is of QoS class Guaranteed: all its memory is promised to it",
     )
 
-    # What happens to the VM for a while.
+    # A passing state of the VM.
     MIGRATING = "Migrating", _HOLDS, _HOLDS, "it is migrating"
     PAUSED = "Paused", _HOLDS, _HOLDS, "it is paused"
     MEMORY_HOTPLUG = "MemoryHotplug", _RETURNS_ALL, _FOLLOWS, "its memory is being resized"
 
-    # What keeps the agent from moving the VM's memory.
+    # Faults that keep the agent from moving the VM's memory.
     BAD_REQUEST = "BadRequest", _HOLDS, _HOLDS, "one of its annotations cannot be read"
     HUNG = "Hung", _HOLDS, _HOLDS, "a call to its libvirt daemon has not returned in time"
     UNREACHABLE = "Unreachable", _HOLDS, _HOLDS, "its libvirt daemon cannot be reached"
@@ -94,9 +97,9 @@ class AgentReason(StrEnum):
         _FOLLOWS,
         "its balloon takes memory from the guest and frees none on the node",
     )
-    BAD_REPORT = "BadReport", _FOLLOWS, _FOLLOWS, "what the agent sees of it does not fit into a report"
+    BAD_REPORT = "BadReport", _FOLLOWS, _FOLLOWS, "its figures do not fit into a report"
 
-    # What concerns the program in the guest, and the guest agent that it is reached by.
+    # The program in the guest, and the guest agent through which the node's agent reaches it.
     METHOD_CHANGING = (
         "MethodChanging",
         _RETURNS_ALL,
@@ -109,7 +112,7 @@ class AgentReason(StrEnum):
     GUEST_AGENT_HUNG = "GuestAgentHung", _FOLLOWS, _HOLDS, "its guest agent does not answer in time"
     GUEST_AGENT_BUSY = "GuestAgentBusy", _FOLLOWS, _HOLDS, "its guest agent is busy with another client"
     GUEST_AGENT_REFUSED = "GuestAgentRefused", _FOLLOWS, _HOLDS, "its guest agent refuses a command"
-    GUEST_AGENT_GARBLED = "GuestAgentGarbled", _FOLLOWS, _HOLDS, "its guest agent answers something that is no answer"
+    GUEST_AGENT_GARBLED = "GuestAgentGarbled", _FOLLOWS, _HOLDS, "its guest agent's answer cannot be understood"
     INTERNAL_ERROR = (
         "InternalError",
         _FOLLOWS,
@@ -117,7 +120,7 @@ class AgentReason(StrEnum):
         "the agent failed while it looked after this VM's processors or guest agent",
     )
 
-    # What concerns processors alone.
+    # Processors alone.
     NOT_FOLLOWING = (
         "NotFollowing",
         _FOLLOWS,

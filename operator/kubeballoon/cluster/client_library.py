@@ -1,8 +1,8 @@
-"""The client library, asynchronous, and only that.
+"""This module imports the asynchronous half of the package ``kubernetes`` without its synchronous half.
 
-The package ``kubernetes`` imports its synchronous half first, with a stack for HTTP and one for OAuth of its own: 7 MiB
-that stay, in every agent, and are used by nothing. So the package itself is made here without what it would import;
-whoever asks for the other half still gets it.
+``kubernetes/__init__.py`` imports the synchronous half, with HTTP and OAuth libraries of its own: 7 MiB that no part of
+kubeballoon uses, in every agent. So this module makes the package object without running that file. The synchronous
+half is still imported as soon as somebody asks for one of its modules.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _make_package() -> None:
 
 
 def _import_part(name: str) -> ModuleType:
-    """A part of the package that nobody has imported yet."""
+    """Import a module of the package when it is first asked for as an attribute."""
     try:
         return importlib.import_module(f"{_PACKAGE}.{name}")
     except ModuleNotFoundError as error:
@@ -34,7 +34,7 @@ def _import_part(name: str) -> ModuleType:
 
 _make_package()
 
-from kubernetes.aio import client, config  # noqa: E402 - the package has to be made before
+from kubernetes.aio import client, config  # noqa: E402 - the package has to be made first
 from kubernetes.aio.config import ConfigException  # noqa: E402
 
 __all__ = ["ConfigException", "client", "config"]

@@ -1,4 +1,4 @@
-"""Events: posted on transitions, for whoever runs ``kubectl describe``."""
+"""This module posts Kubernetes events, which ``kubectl describe`` shows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from kubeballoon.cluster.client import ApiClient, ApiError, Object
 
 _log = logging.getLogger(__name__)
 
-LONGEST_NOTE = 1024  # bytes the API server takes
+_MAX_NOTE_BYTES = 1024  # the API server refuses longer notes
+_MAX_NAME_CHARACTERS = 200  # leaves room for the suffix: the API server takes names of 253
+_MAX_INSTANCE_CHARACTERS = 128  # the API server refuses longer ones
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectReference:
-    """The object an event is about. A cluster-scoped one has no namespace; its events are in ``default``."""
+    """An ObjectReference names the object that an event is about; one without a namespace is cluster-scoped."""
 
     api_version: str
     kind: str
@@ -26,34 +28,45 @@ class ObjectReference:
     namespace: str = ""
 
     def to_wire(self) -> Object:
-        """An ObjectReference."""
+        """Write the reference as the API's ObjectReference."""
         wire = {"apiVersion": self.api_version, "kind": self.kind, "name": self.name, "uid": self.uid}
         return {**wire, "namespace": self.namespace} if self.namespace else wire
 
 
 class EventRecorder:
-    """Posts events; one that cannot be posted is logged, and stops nothing."""
+    """An EventRecorder posts events as one instance of the controller."""
 
     def __init__(self, cluster: ApiClient, instance: str) -> None:
-        """Post as ``instance`` of kubeballoon.io/controller."""
+        """Post through ``cluster``; ``instance`` is the name of this replica."""
         self._cluster = cluster
         self._instance = instance
 
     async def post(self, about: ObjectReference, reason: str, note: str, *, action: str, warning: bool = False) -> None:
-        """Post one event: why (one word), what in a sentence, and what was being done (one word)."""
-        namespace = about.namespace or "default"
+        """Post one event; a failure is only logged, because no event is worth stopping for.
+
+        Args:
+            about: the object that the event is about.
+            reason: why the event was posted, in one word.
+            note: what happened, in a sentence; it is cut to what the API server takes.
+            action: what the controller was doing, in one word.
+            warning: whether the event is a warning.
+        """
+        namespace = about.namespace or "default"  # where Kubernetes keeps events about cluster-scoped objects
         body = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": f"{about.name[:200]}.{uuid4().hex[:16]}", "namespace": namespace},
+            "metadata": {
+                "name": f"{about.name[:_MAX_NAME_CHARACTERS]}.{uuid4().hex[:16]}",
+                "namespace": namespace,
+            },
             "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": "kubeballoon.io/controller",
-            "reportingInstance": self._instance[:128],
+            "reportingInstance": self._instance[:_MAX_INSTANCE_CHARACTERS],
             "regarding": about.to_wire(),
             "type": "Warning" if warning else "Normal",
             "reason": reason,
             "action": action,
-            "note": note.encode()[:LONGEST_NOTE].decode(errors="ignore"),
+            "note": note.encode()[:_MAX_NOTE_BYTES].decode(errors="ignore"),
         }
         try:
             await self._cluster.create(paths.events(namespace), body)

@@ -1,7 +1,6 @@
-"""What a release waits for, whoever runs it: an administrator, or the chart before it is uninstalled.
+"""This module withdraws all requests from VMs, and waits until the VMs have everything back.
 
-Once nothing is asked of a VM any more its node's agent gives everything back. Here are taking off what is asked,
-judging by the agents' reports who has got everything back, and waiting for it.
+Without a request a VM's agent returns everything that was reclaimed from it.
 """
 
 from __future__ import annotations
@@ -11,80 +10,83 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
-from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ConflictError, NotFoundError, UnreachableError
+from kubeballoon.cluster.client import ApiClient, UnreachableError
+from kubeballoon.cluster.vmi_annotations import VMIAnnotator
 from kubeballoon.governance.returns import PendingReturn, listed_returns
 
-POLL_SECONDS = 1.0  # seconds between looks at how far it is
-_AT_ONCE = 8  # patches under way at one time
+POLL_SECONDS = 1.0  # agents report a VM's change within a second
 
 
 async def withdraw(cluster: ApiClient, vms: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Take the controller's annotations off VMs, given as (namespace, name, uid); whose were taken off.
+    """Remove the controller's annotations from VMs, which are given as (namespace, name, uid).
+
+    Returns:
+        "namespace/name" of the VMs whose annotations were removed: those that are gone are left out.
 
     Raises:
-        ClusterError: that is not possible, but for VMs that are gone.
+        ApiError: the API server refuses a patch, or cannot be reached.
     """
-    limit = asyncio.Semaphore(_AT_ONCE)
+    annotator = VMIAnnotator(cluster)
 
-    async def one(namespace: str, name: str, uid: str) -> str | None:
-        body = {"metadata": {"uid": uid, "annotations": dict.fromkeys(CONTROLLER_ANNOTATIONS)}}
-        try:
-            async with limit:
-                await cluster.merge(paths.instance(namespace, name), body)
-        except (NotFoundError, ConflictError):
-            return None  # gone, and its request with it; or another by that name, seen at the next look
-        return f"{namespace}/{name}"
+    async def remove(namespace: str, name: str, uid: str) -> str | None:
+        removed = await annotator.write(namespace, name, uid, dict.fromkeys(CONTROLLER_ANNOTATIONS))
+        return f"{namespace}/{name}" if removed else None
 
-    return [name for name in await asyncio.gather(*(one(*vm) for vm in vms)) if name is not None]
+    return [name for name in await asyncio.gather(*(remove(*vm) for vm in vms)) if name is not None]
 
 
 async def wait_for_returns(
-    look: Callable[[], Awaitable[list[PendingReturn]]],
-    say: Callable[[str], None],
+    find_pending: Callable[[], Awaitable[list[PendingReturn]]],
+    show_progress: Callable[[str], None],
     seconds: float,
     *,
-    least: float = 0.0,
+    at_least: float = 0.0,
     quiet: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> list[PendingReturn]:
-    """Look until nobody lacks anything, and say how far it is; what is left after ``seconds``.
+    """Wait until no VM lacks memory or processors any more.
 
     Args:
-        look: who lacks something now.
-        say: is told when anything changed.
+        find_pending: finds the VMs that lack something now.
+        show_progress: takes a line about the progress whenever it has changed.
         seconds: how long to wait for VMs.
-        least: seconds that must pass in any case.
-        quiet: seconds in which nobody must lack anything.
+        at_least: seconds to wait even if no VM lacks anything.
+        quiet: seconds for which no VM may lack anything before the wait ends.
         clock: monotonic seconds.
-        sleep: passes the time between looks.
+        sleep: passes the time between polls.
+
+    Returns:
+        The VMs that still lack something after ``seconds``; none if all have everything back.
 
     Raises:
-        UnreachableError: the API server did not answer at the end, so it is not known.
+        UnreachableError: the API server did not answer at the end, so it is not known what VMs lack.
     """
     started = clock()
-    since: float | None = None
-    said = ""
+    complete_since: float | None = None
+    shown = ""
     while True:
-        left: list[PendingReturn] = []
+        pending: list[PendingReturn] = []
         fault: UnreachableError | None = None
         try:
-            left = await look()
+            pending = await find_pending()
         except UnreachableError as error:
             fault = error
         now = clock()
-        done = not left and fault is None
-        since = (now if since is None else since) if done else None
-        if since is not None and now - since >= quiet and now - started >= least:
+        complete = not pending and fault is None
+        complete_since = (now if complete_since is None else complete_since) if complete else None
+        if complete_since is not None and now - complete_since >= quiet and now - started >= at_least:
             return []
-        if not done and now - started + POLL_SECONDS > seconds:
+        if not complete and now - started + POLL_SECONDS > seconds:
             if fault is not None:
                 raise UnreachableError(f"it is not known whether all memory is back: {fault}") from fault
-            return left
-        waiting = f"waiting for {listed_returns(left)}" if left else "all memory is back; making sure that it stays"
-        state = waiting if fault is None else str(fault)
-        if state != said:
-            say(state)
-        said = state
+            return pending
+        progress = _progress(pending) if fault is None else str(fault)
+        if progress != shown:
+            show_progress(progress)
+        shown = progress
         await sleep(POLL_SECONDS)
+
+
+def _progress(pending: list[PendingReturn]) -> str:
+    return f"waiting for {listed_returns(pending)}" if pending else "all memory is back; making sure that it stays"

@@ -1,4 +1,4 @@
-"""What the controller knows: policies, namespaces, nodes' reports, and what it asked of whom."""
+"""This module keeps what the controller knows of the cluster: policies, namespaces, and agents' reports."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ClusterState:
-    """All of it, kept up to date by the handlers and the rounds; one event loop owns it.
+    """The ClusterState is what the controller knows; handlers and rounds keep it up to date, in one event loop.
 
     Attributes:
-        cool_down: seconds in which a target does not change direction without need.
-        today: the time of day, for reports that were written before this controller began.
+        cool_down: seconds in which a VM's target keeps its direction while nobody is in need.
+        memory: the MemoryPolicies, and the requests written because of them.
+        processors: the ProcessorPolicies, and the requests written because of them.
+        namespaces: the labels of each namespace.
+        nodes: each node's NodePressure, by the node's name.
+        utc_now: the time of day, for the age of reports that were written before this controller began.
     """
 
     cool_down: float = COOL_DOWN
@@ -43,23 +47,31 @@ class ClusterState:
     processors: PolicyStore[ProcessorPolicy, ProcessorTerms] = field(default_factory=lambda: PolicyStore(PROCESSORS))
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     nodes: dict[str, NodePressure] = field(default_factory=dict)
-    today: Callable[[], datetime] = lambda: datetime.now(UTC)
-    _heard: dict[str, float] = field(default_factory=dict)  # when each node's agent was last heard of, seconds
+    utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _reported_at: dict[str, float] = field(default_factory=dict)  # when each node's agent last reported, seconds
 
     @property
     def stores(self) -> tuple[PolicyStore[Any, Any], ...]:
-        """One for each kind of policy."""
+        """The stores of both types of policy."""
         return self.memory, self.processors
 
     def put_namespace(self, name: str, labels: Mapping[str, str]) -> bool:
-        """Take a namespace's labels in; False when they are known."""
+        """Take in a namespace's labels.
+
+        Returns:
+            Whether the labels have changed.
+        """
         labels = dict(labels)
         changed = self.namespaces.get(name) != labels
         self.namespaces[name] = labels
         return changed
 
     def put_node(self, body: Mapping[str, Any], now: float) -> bool:
-        """Take a node's report in; False when it is not one, or no news."""
+        """Take in a NodePressure that was read at ``now`` seconds; one that cannot be read is logged and ignored.
+
+        Returns:
+            Whether a decision may differ because of it.
+        """
         try:
             pressure = NodePressure.model_validate(body)
         except ValidationError as error:
@@ -70,52 +82,58 @@ class ClusterState:
             return False
         self.nodes[pressure.metadata.name] = pressure
         if pressure.status is not None:
-            self._hear(pressure.metadata.name, None if known is None else known.status, pressure.status, now)
+            self._record_report(pressure.metadata.name, None if known is None else known.status, pressure.status, now)
             for report in pressure.status.virtual_machines:
                 for store in self.stores:
-                    store.compare(report, now)
+                    store.reconcile(report, now)
         return known is None or known.status != pressure.status or known.metadata.released != pressure.metadata.released
 
-    def silence(self, name: str, now: float) -> float:
-        """Seconds since the agent of the node ``name`` was last heard of."""
-        return now - self._heard.get(name, -math.inf)
+    def seconds_since_report(self, name: str, now: float) -> float:
+        """Say how many seconds before ``now`` the agent of the node ``name`` last reported."""
+        return now - self._reported_at.get(name, -math.inf)
 
-    def _hear(self, name: str, before: NodePressureStatus | None, status: NodePressureStatus, now: float) -> None:
-        """An agent is heard of when its report changes; only of the first one its own date has to tell the age."""
+    def _record_report(
+        self, name: str, before: NodePressureStatus | None, status: NodePressureStatus, now: float
+    ) -> None:
+        """Record that an agent reported, if its report has changed.
+
+        Reports are timed by the controller's own clock, because nodes' clocks differ. Only the first report that a
+        controller reads is as old as its own date says: it may have been written long before.
+        """
         if before is None:
-            age = (self.today() - status.observed_at).total_seconds()
-            self._heard[name] = now - max(0.0, age)
+            age = (self.utc_now() - status.observed_at).total_seconds()
+            self._reported_at[name] = now - max(0.0, age)
         elif before.observed_at != status.observed_at:
-            self._heard[name] = now
+            self._reported_at[name] = now
 
     def forget_node(self, name: str) -> None:
-        """A node is gone."""
+        """Forget a node that is gone."""
         self.nodes.pop(name, None)
 
     def governance(
         self, store: PolicyStore[P, Terms], report: VirtualMachineReport
     ) -> Governance[LoadedPolicy[P, Terms]]:
-        """Find the policies of a kind that select a VM."""
+        """Find the policies of a store that select a VM."""
         return govern(list(store.policies.values()), report.labels, self.namespaces.get(report.namespace, {}))
 
     def snapshot(self, name: str, status: NodePressureStatus, now: float) -> MemoryNode:
-        """Translate one node, and the memory of its VMs, as of ``now`` seconds."""
+        """Translate a node and the memory of its VMs for the core, as of ``now`` seconds."""
         return memory_node(
             name,
             status,
             lambda report: self.governance(self.memory, report).governing,
-            self.memory.written(status.virtual_machines, now),
+            self.memory.last_requests(status.virtual_machines, now),
             self.cool_down,
             released=self.is_released(name),
         )
 
     def processor_snapshot(self, name: str, status: NodePressureStatus, now: float) -> ProcessorNode | None:
-        """One node's processors, immutable; None where they are not reported."""
+        """Translate a node and its processors for the core, as of ``now`` seconds; None where none are reported."""
         return processor_node(
             name,
             status,
             lambda report: self.governance(self.processors, report).governing,
-            self.processors.written(status.virtual_machines, now),
+            self.processors.last_requests(status.virtual_machines, now),
             released=self.is_released(name),
         )
 
@@ -124,7 +142,7 @@ class ClusterState:
         return name in self.nodes and self.nodes[name].metadata.released
 
     def prune(self) -> None:
-        """Forget the requests of VMs that no node reports any more."""
+        """Forget the requests of VMs that no node reports any more, and when nodes that are gone reported."""
         reported = {
             report.uid
             for pressure in self.nodes.values()
@@ -133,4 +151,4 @@ class ClusterState:
         }
         for store in self.stores:
             store.prune(reported)
-        self._heard = {name: heard for name, heard in self._heard.items() if name in self.nodes}
+        self._reported_at = {name: moment for name, moment in self._reported_at.items() if name in self.nodes}

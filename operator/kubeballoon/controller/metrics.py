@@ -1,4 +1,4 @@
-"""What the controller exports of its last rounds: read when it is scraped."""
+"""This module exports to Prometheus what the controller's last rounds decided."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kubeballoon.metrics import Gauge
 
 _NODE = ("node",)
 _LEADER = Gauge("kubeballoon_leader", "1 on the replica that leads; only this one exports what it decided.")
-_LAST = Gauge("kubeballoon_last_round_timestamp_seconds", "When the last round that decided ended, Unix time.")
+_LAST_ROUND = Gauge("kubeballoon_last_round_timestamp_seconds", "When the last round that decided ended, Unix time.")
 _CAPACITY = Gauge(
     "kubeballoon_node_capacity_bytes",
     "What the driven VMs of a node share: its memory less what others use, the reserve, and VMs that are not driven.",
@@ -32,7 +32,7 @@ _DEMAND = Gauge(
 
 
 class ControllerMetrics(Collector):
-    """The controller's gauges."""
+    """ControllerMetrics are the controller's gauges, collected when Prometheus scrapes them."""
 
     def __init__(self, state: ClusterState, rounds: RoundRunner, leads: Callable[[], bool]) -> None:
         """Export what ``rounds`` decided over ``state``; ``leads`` says whether this replica leads."""
@@ -41,12 +41,12 @@ class ControllerMetrics(Collector):
         self._leads = leads
 
     def collect(self) -> Iterator[Metric]:
-        """The present values."""
+        """Collect the present values."""
         results = self._rounds.results
         plans = {node: plan for node, result in results.items() if (plan := result.memory) is not None}
         yield _LEADER.family([((), float(self._leads()))])
-        ended = self._rounds.ended
-        yield _LAST.family([((), None if ended is None else ended.timestamp())])
+        decided_at = self._rounds.last_decided_at
+        yield _LAST_ROUND.family([((), None if decided_at is None else decided_at.timestamp())])
         yield _CAPACITY.family(((node,), plan.capacity) for node, plan in plans.items())
         yield _SHORTFALL.family(((node,), plan.shortfall) for node, plan in plans.items())
         yield _RECLAIMED.family(

@@ -1,4 +1,4 @@
-"""The policies of one kind as the controller knows them, and the requests it wrote on VMs because of them."""
+"""This module keeps the policies of one type, and the requests that the controller wrote on VMs because of them."""
 
 from __future__ import annotations
 
@@ -18,29 +18,34 @@ from kubeballoon.governance.requests import LastRequest, VMRequest
 
 _log = logging.getLogger(__name__)
 
-CONFIRMATION = 30.0  # seconds until a written request that the VM's agent does not report counts as lost: a report is
-# due within 60 s, but news of a changed VM within one
+# Seconds after which a written request counts as lost if the VM's agent does not report it. Agents report every 60 s,
+# but a changed request within a second.
+CONFIRMATION_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenRequest:
-    """A WrittenRequest is what this controller last wrote on a VM, and how sure it is that this still holds.
+    """A WrittenRequest is what this controller last wrote on a VM, and whether the VM's agent has reported it.
 
     Attributes:
-        request: what was written; what the agent reports, once that was seen.
-        written_at: when, seconds.
-        moved: when the target last moved, seconds, and whether up; None before its first move.
-        confirmed: whether the agent has reported the request since.
+        request: what was written; from the agent's confirmation on, what the agent reports.
+        written_at: when the request was written, seconds.
+        last_move: when the target last moved, seconds, and whether it moved up; None before the first move.
+        confirmed: whether the agent has reported the request since it was written.
     """
 
     request: VMRequest
     written_at: float
-    moved: tuple[float, bool] | None = None
+    last_move: tuple[float, bool] | None = None
     confirmed: bool = False
 
 
 class UnreadablePolicy(ApiModel):
-    """An UnreadablePolicy is what is left of a policy that this version cannot read: it governs no VM."""
+    """An UnreadablePolicy is what remains of a policy that this version cannot read; it governs no VM.
+
+    Attributes:
+        fault: why it cannot be read, in one line.
+    """
 
     kind: str
     metadata: ObjectMeta
@@ -50,7 +55,14 @@ class UnreadablePolicy(ApiModel):
 
 @dataclass(slots=True)
 class PolicyStore(Generic[P, Terms]):
-    """A PolicyStore keeps all policies of one kind, by name, and the requests written because of them, by VM uid."""
+    """A PolicyStore keeps the policies of one type, and the requests that were written because of them.
+
+    Attributes:
+        policy_type: the type of its policies.
+        policies: the policies that can be read, by name.
+        unreadable: the policies that cannot be read, by name.
+        requests: what was last written on each VM, by the VM's uid.
+    """
 
     policy_type: PolicyType[P, Terms]
     policies: dict[str, LoadedPolicy[P, Terms]] = field(default_factory=dict)
@@ -58,7 +70,7 @@ class PolicyStore(Generic[P, Terms]):
     requests: dict[str, WrittenRequest] = field(default_factory=dict)
 
     def put(self, body: Mapping[str, Any]) -> bool:
-        """Take a policy object in.
+        """Take in a policy object; one that is older than what is known is ignored.
 
         Returns:
             Whether decisions may differ because of it.
@@ -75,7 +87,7 @@ class PolicyStore(Generic[P, Terms]):
         else:
             self.unreadable.pop(name, None)
             self.policies[name] = policy
-        changed = before is None or _decided_by(before) != _decided_by(after)
+        changed = before is None or _decision_inputs(before) != _decision_inputs(after)
         if changed and isinstance(policy, UnreadablePolicy):
             _log.error("%s %s cannot be read: %s", policy.kind, name, policy.fault)
         return changed
@@ -87,12 +99,12 @@ class PolicyStore(Generic[P, Terms]):
     def _load(self, body: Mapping[str, Any]) -> LoadedPolicy[P, Terms] | UnreadablePolicy:
         try:
             return self.policy_type.load(body)
-        except ValidationError as error:  # this version's CRD lets none through; that of another version may
+        except ValidationError as error:  # this version's CRD lets no such policy through, but a newer version's may
             kind = self.policy_type.model.__name__
             return UnreadablePolicy(kind=kind, metadata=body["metadata"], status=_status(body), fault=fault(error))
 
     def set_status(self, name: str, uid: str, status: PolicyStatus) -> None:
-        """Remember the status that was written of a policy, unless another has taken its name since."""
+        """Remember the status that was written on a policy, unless another policy has its name now."""
         loaded, unreadable = self.policies.get(name), self.unreadable.get(name)
         if loaded is not None and loaded.resource.metadata.uid == uid:
             resource = loaded.resource.model_copy(update={"status": status})
@@ -101,54 +113,61 @@ class PolicyStore(Generic[P, Terms]):
             self.unreadable[name] = unreadable.model_copy(update={"status": status})
 
     def remove(self, name: str, uid: str) -> None:
-        """Forget a policy, but not another that has taken its name since."""
+        """Forget a policy, unless another policy has its name now."""
         if name in self.policies and self.policies[name].resource.metadata.uid == uid:
             del self.policies[name]
         if name in self.unreadable and self.unreadable[name].metadata.uid == uid:
             del self.unreadable[name]
 
     def current_request(self, report: VirtualMachineReport) -> VMRequest:
-        """Say what is requested of a VM now, as far as is known: as last written, else as its agent reports."""
+        """Say what is requested of a VM now: what was last written on it, else what its agent reports."""
         written = self.requests.get(report.uid)
         return self.policy_type.reported_request(report) if written is None else written.request
 
     def record(self, uid: str, before: VMRequest, after: VMRequest, now: float) -> None:
-        """Remember what was written on a VM, and whether its target moved by that."""
+        """Remember that a VM's request was changed from ``before`` to ``after`` at ``now`` seconds."""
         written = self.requests.get(uid)
-        moved = None if written is None else written.moved
+        last_move = None if written is None else written.last_move
         if before.target is not None and after.target is not None and before.target != after.target:
-            moved = now, after.target > before.target
-        self.requests[uid] = WrittenRequest(after, now, moved)
+            last_move = now, after.target > before.target
+        self.requests[uid] = WrittenRequest(after, now, last_move)
 
-    def written(self, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, LastRequest]:
-        """Say what was last written on each of these VMs, by uid; nothing of those on which nothing was."""
+    def last_requests(self, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, LastRequest]:
+        """Find what was last written on VMs, by uid, as of ``now`` seconds; VMs without a request are left out."""
         return {
             report.uid: _last_request(self.requests[report.uid], now)
             for report in reports
             if report.uid in self.requests
         }
 
-    def compare(self, report: VirtualMachineReport, now: float) -> None:
-        """Believe the report over our own memory once our request has been seen there, or should have been."""
+    def reconcile(self, report: VirtualMachineReport, now: float) -> None:
+        """Take over what an agent reports as a VM's request, once the report must include what was written.
+
+        That is when the written request has been reported, or should have been by ``now`` seconds. A report from before
+        says nothing about the written request.
+        """
         written = self.requests.get(report.uid)
         if written is None:
             return
         reported = self.policy_type.reported_request(report)
-        if reported == written.request or written.confirmed or now - written.written_at >= CONFIRMATION:
+        overdue = now - written.written_at >= CONFIRMATION_SECONDS
+        if reported == written.request or written.confirmed or overdue:
             self.requests[report.uid] = replace(written, request=reported, confirmed=True)
 
     def prune(self, uids: set[str]) -> None:
-        """Forget the requests of other VMs than these."""
+        """Forget all requests but those of the VMs with these uids."""
         self.requests = {uid: request for uid, request in self.requests.items() if uid in uids}
 
 
 def _last_request(written: WrittenRequest, now: float) -> LastRequest:
-    change = None if written.moved is None else TargetChange(up=written.moved[1], age=now - written.moved[0])
-    return LastRequest(written.request.target, change)
+    if written.last_move is None:
+        return LastRequest(written.request.target)
+    moved_at, up = written.last_move
+    return LastRequest(written.request.target, TargetChange(up=up, age=now - moved_at))
 
 
-def _decided_by(policy: Policy | UnreadablePolicy) -> tuple[object, ...]:
-    """Pick what of a policy decisions depend on; of one that cannot be read, why it cannot."""
+def _decision_inputs(policy: Policy | UnreadablePolicy) -> tuple[object, ...]:
+    """Pick the parts of a policy that decisions depend on; for an unreadable policy, why it cannot be read."""
     if isinstance(policy, UnreadablePolicy):
         return (policy.fault,)
     metadata = policy.metadata
@@ -156,7 +175,7 @@ def _decided_by(policy: Policy | UnreadablePolicy) -> tuple[object, ...]:
 
 
 def _status(body: Mapping[str, Any]) -> PolicyStatus | None:
-    """Read what a policy's status has in common with all kinds'; None where there is none, or it cannot be read."""
+    """Read the fields that all policies' statuses have in common; None without a status, or where it is unreadable."""
     try:
         return PolicyStatus.model_validate(body.get("status"))
     except ValidationError:
@@ -164,6 +183,6 @@ def _status(body: Mapping[str, Any]) -> PolicyStatus | None:
 
 
 def is_older(metadata: ObjectMeta, known: ObjectMeta) -> bool:
-    """Whether an object is an older version of a known one: lists and watches overtake each other."""
-    versions = metadata.resource_version, known.resource_version
+    """Whether an object is an older version of a known one; lists and watches may overtake each other."""
+    versions = metadata.resource_version, known.resource_version  # Kubernetes orders them; tests may leave them out
     return metadata.uid == known.uid and all(map(str.isdigit, versions)) and int(versions[0]) < int(versions[1])

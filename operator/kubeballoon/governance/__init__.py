@@ -1,1 +1,1 @@
-"""Who governs a VM, what is requested of it, and how API objects become the values that the core decides on; no I/O."""
+"""This package finds the policy that governs a VM, and translates API objects into the core's values, without I/O."""

@@ -1,4 +1,4 @@
-"""Why a VM that a policy governs is left alone all the same."""
+"""This module says why a VM that a policy governs is left alone all the same."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy, VirtualMachineReport
-from kubeballoon.governance.governing import lets_out
+from kubeballoon.governance.governing import is_excluded_by_owner
 from kubeballoon.vocabulary import ReclaimMethod
 
 
 class ExclusionReason(StrEnum):
-    """ExclusionReason names why a VM is left alone where the reason is not its agent's (those are AgentReasons)."""
+    """An ExclusionReason says why a VM is left alone for a reason that its agent did not give as an AgentReason."""
 
     INELIGIBLE = "Ineligible"
     NOT_REPORTED = "NotReported"
@@ -21,7 +21,7 @@ class ExclusionReason(StrEnum):
 
 
 class Excluded(NamedTuple):
-    """Excluded says why a VM is left alone: a reason for scripts and a message for people."""
+    """An Excluded value says why a VM is left alone: a reason for scripts and a message for people."""
 
     reason: AgentReason | ExclusionReason
     message: str
@@ -33,8 +33,8 @@ def memory_exclusion(
     """Say why a VM must not be ballooned; None where it may be.
 
     Args:
-        report: what the VM's agent says of it.
-        policy: the policy that governs the VM.
+        report: the VM as its node's agent reports it.
+        policy: the policy that governs the VM; None where none does.
         node_released: whether an administrator released the VM's node.
     """
     if not report.eligible:
@@ -52,7 +52,7 @@ def processor_exclusion(
 ) -> Excluded | None:
     """Say why no processor may be reclaimed from a VM; None where some may be. The arguments are memory_exclusion's."""
     processors = report.processors
-    if processors is None:  # an agent of an older version says nothing of processors
+    if processors is None:  # an agent of an older version does not report processors
         return Excluded(ExclusionReason.NOT_REPORTED, "its node's agent reports no processors")
     if not processors.eligible:
         return Excluded(
@@ -70,6 +70,6 @@ def _exclusion_by_people(
         return Excluded(ExclusionReason.RELEASED, "its node is released by an administrator")
     if policy is not None and policy.metadata.released:
         return Excluded(ExclusionReason.RELEASED, f"its policy {policy.metadata.name} is released by an administrator")
-    if lets_out(policy, report.owner_excluded):
+    if is_excluded_by_owner(policy, owner_excludes=report.owner_excluded):
         return Excluded(ExclusionReason.OWNER_EXCLUDED, "its owner excluded it")
     return None

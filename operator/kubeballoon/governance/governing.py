@@ -1,4 +1,4 @@
-"""Which policy governs a VM, and whether the VM is to follow what is requested because of it."""
+"""This module finds the policy that governs a VM, and says whether the VM has to follow that policy's requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ L = TypeVar("L", bound=AnyLoadedPolicy)
 
 @dataclass(frozen=True, slots=True)
 class Governance(Generic[L]):
-    """Governance lists the policies that select a VM; the first of them governs it."""
+    """A Governance lists the policies that select a VM; the first of them governs it."""
 
     policies: tuple[L, ...] = ()
 
@@ -26,13 +26,16 @@ class Governance(Generic[L]):
 
     @property
     def tied(self) -> tuple[L, ...]:
-        """The policies that share the highest priority, where several do: only its name makes one of them govern."""
+        """The policies with the highest priority if there are several, so that only its name lets one of them govern.
+
+        Empty while one policy alone has the highest priority.
+        """
         highest = tuple(each for each in self.policies if _priority(each) == _priority(self.policies[0]))
         return highest if len(highest) > 1 else ()
 
 
 def govern(policies: Sequence[L], labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> Governance[L]:
-    """Find the policies that select a VM by its labels and its namespace's, in the order in which they would govern."""
+    """Find the policies that select a VM by its labels and its namespace's labels; the first of them governs it."""
     candidates = _candidates(policies, labels)
     return Governance(
         tuple(
@@ -46,27 +49,29 @@ def govern(policies: Sequence[L], labels: Mapping[str, str], namespace_labels: M
 def may_govern(
     policies: Sequence[L], labels: Mapping[str, str], namespace_labels: Mapping[str, str] | None
 ) -> tuple[L, ...]:
-    """Find the policies one of which governs a VM, if any does.
+    """Find the policies that may govern a VM; if any policy governs it, it is one of these.
 
-    They are more than one only where the labels of the VM's namespace are not known (None): then they are all that
-    might govern, down to the first that selects VMs of any namespace.
+    At most one policy is returned where the labels of the VM's namespace are known. Where they are not (None), all
+    policies are returned that might govern, down to the first that selects VMs of every namespace.
     """
     if namespace_labels is not None:
         return govern(policies, labels, namespace_labels).policies[:1]
     candidates = _candidates(policies, labels)
-    anywhere = (index for index, policy in enumerate(candidates, 1) if policy.resource.spec.selector.any_namespace)
-    return tuple(candidates[: next(anywhere, None)])
+    # One that selects VMs of every namespace governs for certain, so none after it can.
+    certain = (index for index, policy in enumerate(candidates, 1) if policy.resource.spec.selector.any_namespace)
+    return tuple(candidates[: next(certain, None)])
 
 
 def _candidates(policies: Sequence[L], labels: Mapping[str, str]) -> list[L]:
-    """Find the policies whose VM selector takes these labels: the highest priority first, then by name."""
-    selecting = (
+    """Find the policies whose VM selector matches the labels: the highest priority first, then by name."""
+    selecting = [
         policy
         for policy in policies
         if policy.resource.metadata.deletion_timestamp is None
         and policy.resource.spec.selector.virtual_machine_selector.matches(labels)
-    )
-    return sorted(selecting, key=lambda policy: (-_priority(policy), policy.name))
+    ]
+    selecting.sort(key=lambda policy: (-_priority(policy), policy.name))
+    return selecting
 
 
 def _priority(policy: AnyLoadedPolicy) -> int:
@@ -75,10 +80,11 @@ def _priority(policy: AnyLoadedPolicy) -> int:
 
 
 def requires_following(policy: Policy, *, owner_excludes: bool) -> bool:
-    """Whether a VM that the policy governs has to follow requests, so far as policy and owner decide that."""
-    return policy.spec.mode is Mode.ENFORCE and not policy.metadata.released and not lets_out(policy, owner_excludes)
+    """Whether a VM has to follow the requests of the policy that governs it, as far as policy and owner decide that."""
+    enforced = policy.spec.mode is Mode.ENFORCE and not policy.metadata.released
+    return enforced and not is_excluded_by_owner(policy, owner_excludes=owner_excludes)
 
 
-def lets_out(policy: Policy | None, owner_excludes: bool) -> bool:  # noqa: FBT001 - what is asked about
-    """Whether a VM stays out because its owner wants that and its policy, if there is one, allows it."""
+def is_excluded_by_owner(policy: Policy | None, *, owner_excludes: bool) -> bool:
+    """Whether a VM is left alone because its owner wants that, and its policy, if it has one, allows it."""
     return owner_excludes and (policy is None or policy.spec.owner_exclusion is OwnerExclusion.ALLOW)

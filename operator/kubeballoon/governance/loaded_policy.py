@@ -1,4 +1,4 @@
-"""A policy as it is kept once it has been read: the object, and what it means to the core."""
+"""This module translates policies for the core: once when a policy is read, instead of once for every VM."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Terms = TypeVar("Terms", MemoryTerms, ProcessorTerms)
 
 @dataclass(frozen=True, slots=True)
 class LoadedPolicy(Generic[P, Terms]):
-    """A LoadedPolicy is a policy object with its terms for the core, translated once and not for every VM.
+    """A LoadedPolicy is a policy object together with its translation for the core.
 
     Attributes:
         resource: the object as the API server has it.
-        terms: what the object's spec means to the core.
+        terms: the object's spec in the core's values.
     """
 
     resource: P

@@ -1,4 +1,4 @@
-"""What memory policies and processor policies have in common, and where they differ."""
+"""This module describes the two types of policy: how each is read, requested of VMs, reported and counted."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ _AUTO = "Auto"
 
 
 class PolicyType(ABC, Generic[P, Terms]):
-    """A PolicyType knows what one kind of policy requests of VMs, and how that is written, read and counted.
+    """A PolicyType knows what policies of one type request of VMs, and how that is written, read and counted.
 
     Attributes:
-        model: the kind's API model.
-        reclaimed_event, returned_event: reasons of the events when a VM begins to lack something, and when it has all.
+        model: the type's API model.
+        reclaimed_event: the reason of the event that is posted when something is first reclaimed from a VM.
+        returned_event: the reason of the event that is posted when a VM has everything back.
     """
 
     model: type[P]
@@ -41,7 +42,7 @@ class PolicyType(ABC, Generic[P, Terms]):
     returned_event: ClassVar[str]
 
     def load(self, body: Mapping[str, Any]) -> LoadedPolicy[P, Terms]:
-        """Read a policy object, and translate it for the core.
+        """Read a policy object and translate it for the core.
 
         Raises:
             ValidationError: this version cannot read the object.
@@ -62,19 +63,30 @@ class PolicyType(ABC, Generic[P, Terms]):
 
     @abstractmethod
     def final_request(self, report: VirtualMachineReport, request: VMRequest) -> VMRequest:
-        """Say what stays requested of a VM that nothing is to be requested of any more, given what is requested now."""
+        """Say what to request of a VM that no policy governs any more.
+
+        Args:
+            report: the VM as its node's agent reports it.
+            request: what is requested of the VM now.
+        """
 
     @abstractmethod
     def annotations(self, request: VMRequest, message: str) -> dict[str, str | None]:
-        """Write a request and its reason as annotations; values of None take annotations away."""
+        """Write a request and its reason as annotations; a value of None removes the annotation."""
 
     @abstractmethod
     def amount_text(self, amount: int) -> str:
         """Write an amount for an administrator."""
 
     @abstractmethod
-    def exclusion(self, report: VirtualMachineReport, policy: P, *, node_released: bool) -> Excluded | None:
-        """Say why a VM that a policy governs is left alone; None where it is not."""
+    def exclusion(self, report: VirtualMachineReport, policy: P | None, *, node_released: bool) -> Excluded | None:
+        """Say why a VM is left alone; None where it is not.
+
+        Args:
+            report: the VM as its node's agent reports it.
+            policy: the policy that governs the VM; None where none does.
+            node_released: whether an administrator released the VM's node.
+        """
 
     @abstractmethod
     def responsive(self, report: VirtualMachineReport) -> bool:
@@ -82,15 +94,15 @@ class PolicyType(ABC, Generic[P, Terms]):
 
     @abstractmethod
     def reclaimed(self, report: VirtualMachineReport) -> int:
-        """Say how much is reclaimed from a VM now."""
+        """Say how much is reclaimed from a VM now, in bytes or processors."""
 
     @abstractmethod
     def status(self, common: PolicyStatus, reclaimed: int) -> PolicyStatus:
-        """Complete what all kinds of policy status have by how much is reclaimed."""
+        """Add the reclaimed amount to the fields that all policies' statuses have in common."""
 
 
 class MemoryPolicyType(PolicyType[MemoryPolicy, MemoryTerms]):
-    """MemoryPolicies request bytes of memory."""
+    """The type of MemoryPolicies, which request bytes of memory."""
 
     model = MemoryPolicy
     reclaimed_event = "MemoryReclaimed"
@@ -101,15 +113,15 @@ class MemoryPolicyType(PolicyType[MemoryPolicy, MemoryTerms]):
         return load_memory_policy(policy)
 
     def method(self, policy: MemoryPolicy) -> str | None:
-        """Say how memory is to be reserved in guests; None leaves that to the agent."""
+        """Say how memory is to be reclaimed from guests; None leaves that to the agent."""
         return _unless_auto(policy.spec.reclaim.method)
 
     def reported_request(self, report: VirtualMachineReport) -> VMRequest:
         """Say what memory is requested of a VM as its agent reports it."""
         return VMRequest(report.target, report.min, report.policy, _unless_auto(report.requested_method))
 
-    def final_request(self, report: VirtualMachineReport, request: VMRequest) -> VMRequest:  # noqa: ARG002 - as all kinds
-        """Leave no request: without one every agent gives a VM all of its memory."""
+    def final_request(self, report: VirtualMachineReport, request: VMRequest) -> VMRequest:  # noqa: ARG002 - as all types
+        """Request nothing: without a request every agent gives a VM all of its memory."""
         return VMRequest()
 
     def annotations(self, request: VMRequest, message: str) -> dict[str, str | None]:
@@ -126,7 +138,9 @@ class MemoryPolicyType(PolicyType[MemoryPolicy, MemoryTerms]):
         """Write bytes rounded and exactly: "1.5 GiB (1610612736 bytes)"."""
         return f"{human(amount)} ({amount} bytes)"
 
-    def exclusion(self, report: VirtualMachineReport, policy: MemoryPolicy, *, node_released: bool) -> Excluded | None:
+    def exclusion(
+        self, report: VirtualMachineReport, policy: MemoryPolicy | None, *, node_released: bool
+    ) -> Excluded | None:
         """Say why a VM must not be ballooned; None where it may be."""
         return memory_exclusion(report, policy, node_released=node_released)
 
@@ -144,7 +158,7 @@ class MemoryPolicyType(PolicyType[MemoryPolicy, MemoryTerms]):
 
 
 class ProcessorPolicyType(PolicyType[ProcessorPolicy, ProcessorTerms]):
-    """ProcessorPolicies request whole processors."""
+    """The type of ProcessorPolicies, which request whole processors."""
 
     model = ProcessorPolicy
     reclaimed_event = "ProcessorsReclaimed"
@@ -166,15 +180,17 @@ class ProcessorPolicyType(PolicyType[ProcessorPolicy, ProcessorTerms]):
         return VMRequest(processors.target, None, processors.policy, _unless_auto(processors.requested_method))
 
     def final_request(self, report: VirtualMachineReport, request: VMRequest) -> VMRequest:
-        """Leave a request for all processors until the agent reports them back, or why they do not come.
+        """Request all processors until the agent reports that they are back, or why they do not come back.
 
-        Only the agent that reclaimed processors remembers that it did, and the VM may be migrating to another node.
+        Only the agent that reclaimed processors remembers that it did. The VM may be migrating to another node, whose
+        agent learns from the request alone that processors are to be returned.
         """
         processors = report.processors
         if request.target is None or processors is None or not processors.eligible:
             return VMRequest()
-        back = processors.online is not None and processors.online >= processors.size
-        if processors.target == processors.size and (back or processors.reason not in (None, AgentReason.MIGRATING)):
+        complete = processors.online is not None and processors.online >= processors.size
+        given_up = processors.reason not in (None, AgentReason.MIGRATING)
+        if processors.target == processors.size and (complete or given_up):
             return VMRequest()
         return replace(request, target=processors.size)
 
@@ -192,13 +208,13 @@ class ProcessorPolicyType(PolicyType[ProcessorPolicy, ProcessorTerms]):
         return f"{amount} processors"
 
     def exclusion(
-        self, report: VirtualMachineReport, policy: ProcessorPolicy, *, node_released: bool
+        self, report: VirtualMachineReport, policy: ProcessorPolicy | None, *, node_released: bool
     ) -> Excluded | None:
         """Say why no processor may be reclaimed from a VM; None where some may be."""
         return processor_exclusion(report, policy, node_released=node_released)
 
     def responsive(self, report: VirtualMachineReport) -> bool:
-        """Whether a VM's guest follows requests for processors; one of which nothing is reported counts as doing so."""
+        """Whether a VM's guest follows requests for processors; it counts as following while none are reported."""
         return report.processors is None or report.processors.responsive
 
     def reclaimed(self, report: VirtualMachineReport) -> int:

@@ -1,5 +1,5 @@
-"""How long a node's report holds."""
+"""This module says how long controller, agent and CLI go by a node's last report."""
 
 from __future__ import annotations
 
-SILENT_AFTER = 180.0  # seconds: an agent reports every 60, so three reports are missing when its node stands still
+SILENT_AFTER = 180.0  # seconds: agents report every 60, so three reports in a row are missing

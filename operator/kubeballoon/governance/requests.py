@@ -1,4 +1,4 @@
-"""What is requested of a VM: as annotations say it, and as it holds at this moment."""
+"""This module says what is requested of a VM, and which target is in force: the request, or an agent's own target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class VMRequest:
         target: what the VM may use.
         minimum: what the VM is guaranteed, bytes; None for processors.
         policy: the name of the policy behind the request.
-        method: how it is to be carried out; None leaves that to the agent.
+        method: how the request is to be carried out; None leaves that to the agent.
     """
 
     target: int | None = None
@@ -27,7 +27,7 @@ class VMRequest:
 
 @dataclass(frozen=True, slots=True)
 class LastRequest:
-    """A LastRequest is the target a VM is held to, and when that target last moved.
+    """A LastRequest is the target that a VM is held to, and when that target last moved.
 
     Attributes:
         target: bytes or processors; None when nothing is requested.
@@ -39,14 +39,15 @@ class LastRequest:
 
 
 def memory_in_force(report: VirtualMachineReport, written: LastRequest | None = None) -> LastRequest:
-    """Say which memory target holds for a VM now: all who decide about a node, and all who explain it, go by this.
+    """Find the memory target that is in force for a VM now.
 
-    An agent that helps without waiting puts a target of its own in the place of the request that it reports; a request
-    that is newer than the report is in force itself.
+    Controller, agent and CLI all go by this function, so that they decide on the same figures. In an emergency an agent
+    puts a target of its own in the place of the request that it reports. It does not answer for a request that is newer
+    than its report: then the newer request is in force.
 
     Args:
-        report: what the VM's agent says of it.
-        written: what the controller wrote last, where the agent may not have reported that yet.
+        report: the VM as its node's agent reports it.
+        written: what the controller wrote last; None where it wrote nothing, or where that is not known.
     """
     requested = LastRequest(report.target) if written is None else written
     if report.emergency_target is None or report.target != requested.target:
@@ -55,7 +56,12 @@ def memory_in_force(report: VirtualMachineReport, written: LastRequest | None = 
 
 
 def processors_in_force(report: VirtualMachineReport, written: LastRequest | None = None) -> LastRequest:
-    """Say which number of processors a VM is held to now; the arguments are memory_in_force's."""
+    """Find the processor target that is in force for a VM now.
+
+    Args:
+        report: the VM as its node's agent reports it.
+        written: what the controller wrote last; None where it wrote nothing, or where that is not known.
+    """
     if written is not None:
         return written
     return LastRequest(None if report.processors is None else report.processors.target)

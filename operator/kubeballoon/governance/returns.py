@@ -1,7 +1,6 @@
-"""What a release waits for, whoever runs it: an administrator, or the chart before it is uninstalled.
+"""This module finds, in agents' reports, the VMs that do not have all of their memory and processors back yet.
 
-Once nothing is asked of a VM any more its node's agent gives everything back. Here are taking off what is asked,
-judging by the agents' reports who has got everything back, and waiting for it.
+A release waits for them, whether an administrator runs it or the chart before it is uninstalled.
 """
 
 from __future__ import annotations
@@ -14,11 +13,17 @@ from kubeballoon.api.v1alpha1 import NodePressure, ProcessorReport, VirtualMachi
 from kubeballoon.core.wording import human, listed
 from kubeballoon.governance.reports import SILENT_AFTER
 
-_ALLOWANCE = 64  # agents report a balloon's move from a hundredth of the VM's size on
+_ALLOWANCE = 64  # 1/64 of a VM's size may be missing: agents report a balloon's moves of a hundredth or more only
 
 
 class PendingReturn(ApiModel):
-    """A VM that does not have everything back yet; bytes."""
+    """A PendingReturn is a VM that does not have all of its memory and processors back yet, and why.
+
+    Attributes:
+        size: the memory that the VM was given, bytes.
+        actual: the memory that the VM has now, bytes; None while it is not known.
+        reason: what is missing, as a clause about the VM.
+    """
 
     namespace: str
     name: str
@@ -35,7 +40,13 @@ class PendingReturn(ApiModel):
 def pending_returns(
     nodes: Iterable[NodePressure], now: datetime, covers: Callable[[str, VirtualMachineReport], bool]
 ) -> list[PendingReturn]:
-    """The VMs that do not have everything back yet, of those that ``covers`` says are meant, given node and report."""
+    """Find the VMs that do not have all of their memory and processors back yet.
+
+    Args:
+        nodes: the agents' reports.
+        now: the time by which reports are judged to be old.
+        covers: whether a VM is to be considered, given its node's name and its report.
+    """
     return [
         PendingReturn(
             namespace=report.namespace,
@@ -50,44 +61,46 @@ def pending_returns(
         if pressure.status is not None
         for report in pressure.status.virtual_machines
         if covers(pressure.metadata.name, report)
-        for reason in [_lacks(report, (now - pressure.status.observed_at).total_seconds())]
+        for reason in [_missing(report, (now - pressure.status.observed_at).total_seconds())]
         if reason is not None
     ]
 
 
 def listed_returns(vms: Sequence[PendingReturn]) -> str:
-    """The VMs and their reasons in one line, only the first of many."""
+    """Write VMs and their reasons in one line, only the first of many."""
     return listed(vms, "; ")
 
 
-def _lacks(report: VirtualMachineReport, age: float) -> str | None:
-    """What a VM does not have back; None when it has everything, or when nothing here takes anything from it."""
-    lacks = _lacks_memory(report) or _lacks_processors(report.processors)
-    if lacks is not None and age > SILENT_AFTER:
-        return f"{lacks}; its node's agent has not reported for {age:.0f}s"
-    return lacks
+def _missing(report: VirtualMachineReport, age: float) -> str | None:
+    """Say what a VM does not have back; None where nothing is missing, or nothing was reclaimed by kubeballoon."""
+    missing = _missing_memory(report) or _missing_processors(report.processors)
+    if missing is not None and age > SILENT_AFTER:
+        return f"{missing}; its node's agent has not reported for {age:.0f}s"
+    return missing
 
 
-def _lacks_memory(report: VirtualMachineReport) -> str | None:
+def _missing_memory(report: VirtualMachineReport) -> str | None:
     if report.target is not None:
         return f"is still asked to keep to {human(report.target)}"
     if report.actual is None:
         if not report.eligible:
-            return None
+            return None  # agents do not look at the balloon of such a VM, and reclaim nothing from it
         return f"is out of sight ({report.message or 'its agent does not reach it'})"
     if report.size - report.actual <= report.size // _ALLOWANCE:
         return None
-    hindered = "" if report.responsive else f" ({report.message or 'its driver does not follow'})"
-    return f"has {human(report.actual)} of {human(report.size)}{hindered}"
+    obstacle = "" if report.responsive else f" ({report.message or 'its driver does not follow'})"
+    return f"has {human(report.actual)} of {human(report.size)}{obstacle}"
 
 
-def _lacks_processors(report: ProcessorReport | None) -> str | None:
+def _missing_processors(report: ProcessorReport | None) -> str | None:
     if report is None:
         return None
     if report.target is not None:
         return f"is still asked to keep to {report.target} processors"
-    # What its agent gives a reason for may need a restart of the VM, and is no memory: nobody waits for that.
-    # What nobody here took is its owner's affair.
-    if not report.returning or report.online is None or report.online >= report.size or report.reason is not None:
+    if not report.returning:
+        return None  # the VM's owner took missing processors offline, not kubeballoon
+    if report.reason is not None:
+        return None  # the processors may not come back before the VM is restarted: a release does not wait for that
+    if report.online is None or report.online >= report.size:
         return None
     return f"has {report.online} of {report.size} processors"

@@ -1,4 +1,4 @@
-"""From a node's report to the node as the core sees it."""
+"""This module translates a node's report into the core's values."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def memory_node(
     """Translate a node and the memory of its VMs.
 
     Args:
-        name: the node's.
+        name: the node's name.
         status: what the node's agent reports.
-        governing: finds the policy that governs a VM.
-        written: what the controller wrote last on VMs, by uid; the report tells for all others.
+        governing: finds the policy that governs a VM; None where none does.
+        written: what the controller wrote last on VMs, by uid; for other VMs the report says what is requested.
         cool_down: seconds in which a target keeps its direction.
         released: whether an administrator released the node.
     """
@@ -58,7 +58,14 @@ def memory_vm(
     *,
     node_released: bool = False,
 ) -> MemoryVM:
-    """Translate the memory of one VM; the arguments are those of memory_node for it."""
+    """Translate the memory of one VM.
+
+    Args:
+        report: the VM as its node's agent reports it.
+        policy: the policy that governs the VM; None where none does.
+        written: what the controller wrote last on the VM; None where the report says what is requested.
+        node_released: whether an administrator released the VM's node.
+    """
     excluded = memory_exclusion(report, None if policy is None else policy.resource, node_released=node_released)
     in_force = memory_in_force(report, written)
     return MemoryVM(
@@ -80,9 +87,9 @@ def memory_vm(
 
 
 def _memory_action(report: VirtualMachineReport) -> AgentAction:
-    """Say what the agent does about the VM's memory: one that may not be ballooned gets all of it back."""
+    """Say what the agent does about a VM's memory, as the reason that it reports tells."""
     if not report.eligible:
-        return AgentAction.RETURNS_ALL
+        return AgentAction.RETURNS_ALL  # whatever the reason: the agent returns all memory to a VM it may not balloon
     return AgentAction.FOLLOWS if report.reason is None else report.reason.memory
 
 
@@ -92,7 +99,7 @@ def _clamp(value: int | None, size: int) -> int | None:
 
 
 def _held(report: VirtualMachineReport) -> int:
-    """Say how much node memory a VM holds, bytes: all of its size where nobody has looked at it."""
+    """Say how much of the node's memory a VM holds, bytes; its whole size while its agent has not looked at it."""
     if report.actual is None:
         return report.size
     return report.backed(report.actual, as_claimed=report.responsive)
@@ -106,7 +113,15 @@ def processor_node(
     *,
     released: bool = False,
 ) -> ProcessorNode | None:
-    """Translate a node's processors; None where its agent does not report them. The arguments are memory_node's."""
+    """Translate a node and the processors of its VMs; None where the node's agent does not report processors.
+
+    Args:
+        name: the node's name.
+        status: what the node's agent reports.
+        governing: finds the policy that governs a VM; None where none does.
+        written: what the controller wrote last on VMs, by uid; for other VMs the report says what is requested.
+        released: whether an administrator released the node.
+    """
     if status.processors is None:
         return None
     return ProcessorNode(
@@ -127,7 +142,7 @@ def _processor_vm(
     *,
     node_released: bool,
 ) -> ProcessorVM:
-    processors = report.processors or ProcessorReport(size=1)  # excluded below: its agent does not report them
+    processors = report.processors or ProcessorReport(size=1)  # a placeholder: such a VM is excluded in the next line
     excluded = processor_exclusion(report, None if policy is None else policy.resource, node_released=node_released)
     in_force = processors_in_force(report, written)
     return ProcessorVM(

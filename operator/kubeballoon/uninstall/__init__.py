@@ -1,1 +1,1 @@
-"""What the chart runs before it is uninstalled: every VM gets all of its memory and processors back."""
+"""This package is what the chart runs before it is uninstalled: every VM gets its memory and processors back."""

@@ -1,4 +1,4 @@
-"""``kubeballoon uninstall``."""
+"""This module is the command ``kubeballoon uninstall``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
+    """Add the command's parser."""
     parser = commands.add_parser(
         "uninstall",
         help="give every VM all of its memory back, before an uninstallation",
-        description="Stops the controllers from deciding, takes every request back, and waits until the memory is.",
+        description="Stops the controllers from deciding, withdraws every request, and waits until all memory is back.",
     )
     add_client_options(parser)
     parser.add_argument("--all", action="store_true", required=True, help="every VM: there is no other choice")
@@ -41,16 +41,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace) -> int:
-    """Uninstall; 0 when every VM has its memory."""
+    """Return everything to all VMs; the exit status is 0 when every VM has its memory back."""
     return asyncio.run(_run(options))
 
 
 async def _run(options: argparse.Namespace) -> int:
-    identity = f"uninstall_{socket.gethostname()}_{os.getpid()}"
+    identity = f"uninstall_{socket.gethostname()}_{os.getpid()}"  # the CLI tells an uninstallation by the prefix
     async with await ApiClient.connect("kubeballoon-uninstall", options.kubeconfig) as cluster:
         lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
-        left = await Uninstaller(cluster, lease).run(options.wait)
-    if left:
-        raise ApiError(f"not all memory is back after {options.wait:.0f}s: {listed_returns(left)}")
+        pending = await Uninstaller(cluster, lease).run(options.wait)
+    if pending:
+        raise ApiError(f"not all memory is back after {options.wait:.0f}s: {listed_returns(pending)}")
     _log.info("every VM has its memory")
     return 0
