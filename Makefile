@@ -1,13 +1,19 @@
 # Every target prepares what it needs first; `make demo` and `make test` work on a bare Debian machine.
 
 BIN := .venv/bin
+VENV := .venv/.synced
 READY := .venv/.ready
+QUICK_TESTS := -m 'not cluster and not guest and not tools'
 
-.PHONY: help demo test lint format generate dashboard bench clean
+.PHONY: help demo test test-quick lint format generate dashboard bench clean
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml uv.lock hack/bootstrap.sh hack/testbed/lab/packages.txt
+$(VENV): pyproject.toml uv.lock hack/bootstrap.sh
+	@hack/bootstrap.sh --quick
+	@touch $@
+
+$(READY): $(VENV) hack/testbed/lab/packages.txt
 	@hack/bootstrap.sh
 	@touch $@
 
@@ -19,7 +25,10 @@ test: $(READY) ## Run all tests, on a real control plane and real guests
 	@$(BIN)/python -m hack.testbed.prepare
 	@$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
-lint: $(READY) ## Check style, types, layers, and that generated files are fresh
+test-quick: $(VENV) ## Run the tests that need no root, no guests and no control plane
+	@$(BIN)/pytest --numprocesses=auto $(QUICK_TESTS)
+
+lint: $(VENV) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -29,11 +38,11 @@ lint: $(READY) ## Check style, types, layers, and that generated files are fresh
 	$$($(BIN)/python -m hack.testbed.tools actionlint)
 	$(BIN)/python -m hack.generate_docs --check
 
-format: $(READY) ## Put the code into the one style
+format: $(VENV) ## Put the code into the one style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: $(READY) ## Write crds/, the chart's copy and the docs' fields from the API's models
+generate: $(VENV) ## Write crds/, the chart's copy and the docs' fields from the API's models
 	$(BIN)/python -m hack.generate_crds
 	$(BIN)/python -m hack.generate_docs
 
