@@ -5,7 +5,7 @@ VENV := .venv/.synced
 READY := .venv/.ready
 QUICK_TESTS := -m 'not cluster and not guest and not tools'
 
-.PHONY: help demo test test-quick lint format generate dashboard bench clean
+.PHONY: help demo test test-quick coverage lint format generate dashboard bench clean
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -27,6 +27,11 @@ test: $(READY) ## Run all tests, on a real control plane and real guests
 
 test-quick: $(VENV) ## Run the tests that need no root, no guests and no control plane
 	@$(BIN)/pytest --numprocesses=auto $(QUICK_TESTS)
+
+ALL := $(filter all,$(TESTS))
+coverage: $(if $(ALL),$(READY),$(VENV)) ## Measure what test-quick runs of the code, or with TESTS=all what test does
+	@$(if $(ALL),$(BIN)/python -m hack.testbed.prepare)
+	@$(BIN)/python -m hack.measure_coverage $(if $(ALL),,$(QUICK_TESTS))
 
 lint: $(VENV) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/ruff check .
