@@ -5,7 +5,7 @@ VENV := .venv/.synced
 READY := .venv/.ready
 QUICK_TESTS := -m 'not cluster and not guest and not tools'
 
-.PHONY: help demo test test-quick coverage lint format generate dashboard bench clean
+.PHONY: help demo test test-quick coverage mutate lint format generate dashboard bench clean
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -32,6 +32,12 @@ ALL := $(filter all,$(TESTS))
 coverage: $(if $(ALL),$(READY),$(VENV)) ## Measure what test-quick runs of the code, or with TESTS=all what test does
 	@$(if $(ALL),$(BIN)/python -m hack.testbed.prepare)
 	@$(BIN)/python -m hack.measure_coverage $(if $(ALL),,$(QUICK_TESTS))
+
+SEED ?=
+MUTANTS ?= 60
+MINUTES ?= 10
+mutate: $(VENV) ## Change the core at random, and fail if tests notice too little; MUTANTS, MINUTES and SEED choose
+	@$(BIN)/python -m hack.mutate --mutants=$(MUTANTS) --minutes=$(MINUTES) $(if $(SEED),--seed=$(SEED))
 
 lint: $(VENV) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/ruff check .
