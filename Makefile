@@ -5,7 +5,7 @@ VENV := .venv/.synced
 READY := .venv/.ready
 QUICK_TESTS := -m 'not cluster and not guest and not tools'
 
-.PHONY: help demo test test-quick coverage mutate lint format generate dashboard bench clean
+.PHONY: help demo test test-quick coverage mutate lint format generate hooks dashboard bench clean
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -56,6 +56,9 @@ format: $(VENV) ## Put the code into the one style
 generate: $(VENV) ## Write crds/, the chart's copy and the docs' fields from the API's models
 	$(BIN)/python -m hack.generate_crds
 	$(BIN)/python -m hack.generate_docs
+
+hooks: $(VENV) ## Have git run the quick checks before each commit
+	@$(BIN)/pre-commit install
 
 dashboard: $(READY) ## Draw docs/dashboard.png, the chart's dashboard, of a real run
 	@hack/bootstrap.sh hack/dashboard/packages.txt
