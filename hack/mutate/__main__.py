@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import queue
 import random
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +39,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="repeats the run that printed it")
     parser.add_argument("--only", default="", metavar="TEXT", help="only files with this in their path")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs, as ^C does
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     until = time.monotonic() + 60 * options.minutes
     try:
@@ -48,6 +51,8 @@ def main() -> int:
     except (ListError, BaselineError) as error:
         print(f"mutate: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return judged(tried, survivors)
 
 
@@ -86,21 +91,25 @@ def _try(mutants: list[Mutant], seed: int, until: float) -> tuple[int, list[Muta
     """How many were tried before the time was over, and which of them survived."""
     with tempfile.TemporaryDirectory(prefix="mutate-") as scratch, ThreadPoolExecutor(WORKERS) as pool:
         first = Copy.made(ROOT, Path(scratch) / "0", seed)
-        copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
-        for copy in (first, *(first.again(Path(scratch) / f"{number}") for number in range(1, WORKERS))):
-            copies.put(copy)
+        copies = [first, *(first.again(Path(scratch) / f"{number}") for number in range(1, WORKERS))]
+        free: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        for copy in copies:
+            free.put(copy)
+        over = threading.Event()
 
         def outcome(mutant: Mutant) -> bool | None:
-            if time.monotonic() >= until:
-                return None
-            copy = copies.get()
+            copy = free.get()
             try:
-                return copy.survives(mutant)
+                return None if over.is_set() or time.monotonic() >= until else copy.survives(mutant)
             finally:
-                copies.put(copy)
+                free.put(copy)
 
-        outcomes = zip(mutants, pool.map(outcome, mutants), strict=True)
-        return _counted(outcomes)
+        try:
+            return _counted(zip(mutants, pool.map(outcome, mutants), strict=True))
+        finally:
+            over.set()
+            for copy in copies:
+                copy.end()
 
 
 def _counted(outcomes: Iterator[tuple[Mutant, bool | None]]) -> tuple[int, list[Mutant]]:
