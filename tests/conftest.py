@@ -7,6 +7,7 @@ from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hack.testbed import chart
 from hack.testbed.controlplane import ControlPlane, open_control_plane
@@ -16,6 +17,21 @@ from tests.support.processes import Command, await_leadership, controller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# On a busy machine, or under coverage, an example may take any time: no test fails for that.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
+MARKERS_OF_FIXTURES = {"control_plane": "cluster", "lab_node": "guest", "tools": "tools"}
+"""A test that uses one of these fixtures, be it through another, is given this marker."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures they use, so that `make test-quick` runs none that needs more than Python."""
+    for item in items:
+        for fixture in MARKERS_OF_FIXTURES.keys() & getattr(item, "fixturenames", ()):
+            item.add_marker(MARKERS_OF_FIXTURES[fixture])
 
 
 @pytest.fixture(scope="session")

@@ -134,12 +134,11 @@ def test_priority_and_names_decide_who_governs(installed: ControlPlane, node: Fa
     installed.apply(memory_policy("gold", selector=gold, priority=10, memory={"min": "100%"}))
     installed.apply(memory_policy("base"))
     installed.apply(memory_policy("alike"))
-    until(
-        lambda: (
-            {name: controller_annotations(installed, node.namespace, name).get("policy") for name in "ab"}
-            == {"a": "gold", "b": "alike"}
-        )
-    )
+
+    def governing() -> list[str | None]:
+        return [controller_annotations(installed, node.namespace, name).get("policy") for name in "ab"]
+
+    until(lambda: governing() == ["gold", "alike"])
     until(lambda: condition(installed, "base", "Conflicted").get("status") == "True")
     assert "alike governs" in condition(installed, "base", "Conflicted")["message"]
     assert condition(installed, "gold", "Conflicted")["status"] == "False"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kubeballoon.api.meta import ApiModel
@@ -19,7 +18,8 @@ from kubeballoon.cluster.lease import CONTROLLER
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.wording import human, listed
-from kubeballoon.governance.exclusion import Excluded, memory_exclusion, processor_exclusion
+from kubeballoon.governance.counting import CountedVM, VMCounts, count_vms
+from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.vocabulary import NodeState
 
 _CLOCK_SKEW = 60.0  # seconds by which this machine's clock may be ahead of the controller's
@@ -89,48 +89,24 @@ class Overview(ApiModel):
     attention: list[str]
 
 
-@dataclass(slots=True)
-class _VMCount:
-    """A _VMCount counts the VMs that policies of one kind govern, exclude, or find unresponsive."""
-
-    governed: int = 0
-    excluded: Counter[str] = field(default_factory=Counter)
-    unresponsive: int = 0
-
-    def add(self, excluded: Excluded | None, *, governed: bool, responsive: bool) -> None:
-        """Count one VM; ``excluded`` says why it is left alone, None if it is not."""
-        self.governed += governed
-        if excluded is not None and governed:
-            self.excluded[excluded.reason] += 1
-        self.unresponsive += excluded is None and not responsive
-
-    @property
-    def excluded_by_reason(self) -> dict[str, int]:
-        """How many governed VMs are left alone, by reason, in the order of the reasons."""
-        return dict(sorted(self.excluded.items()))
+def _count_memory(view: ClusterView) -> VMCounts:
+    vms = (
+        CountedVM(vm.node, vm.report, None if policy is None else policy.resource)
+        for vm in view.reported_vms()
+        for policy in [view.memory_governance(vm.report).governing]
+    )
+    return count_vms(MEMORY, vms)
 
 
-def _count_memory(view: ClusterView) -> _VMCount:
-    count = _VMCount()
-    for vm in view.reported_vms():
-        policy = view.memory_governance(vm.report).governing
-        resource = None if policy is None else policy.resource
-        excluded = memory_exclusion(vm.report, resource, node_released=vm.node.metadata.released)
-        count.add(excluded, governed=policy is not None, responsive=vm.report.responsive)
-    return count
-
-
-def _count_processors(view: ClusterView) -> _VMCount:
-    count = _VMCount()
-    for vm in view.reported_vms():
-        processors = vm.report.processors
-        if processors is None:
-            continue
-        policy = view.processor_governance(vm.report).governing
-        resource = None if policy is None else policy.resource
-        excluded = processor_exclusion(vm.report, resource, node_released=vm.node.metadata.released)
-        count.add(excluded, governed=policy is not None, responsive=processors.responsive)
-    return count
+def _count_processors(view: ClusterView) -> VMCounts:
+    """Count VMs by their processors; of agents that report none nothing is counted."""
+    vms = (
+        CountedVM(vm.node, vm.report, None if policy is None else policy.resource)
+        for vm in view.reported_vms()
+        if vm.report.processors is not None
+        for policy in [view.processor_governance(vm.report).governing]
+    )
+    return count_vms(PROCESSORS, vms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +162,8 @@ def overview(view: ClusterView, leadership: Leadership) -> Overview:
         states={state: sum(status.state is state for status in statuses) for state in NodeState},
         virtual_machines=len(reports),
         governed=memory.governed,
-        excluded=memory.excluded_by_reason,
-        unresponsive=memory.unresponsive,
+        excluded=dict(sorted(memory.excluded.items())),
+        unresponsive=len(memory.unresponsive),
         size=sum(report.size for report in reports),
         reclaimed=sum(report.reclaimed for report in reports),
         processors=_processor_overview(view),
@@ -202,8 +178,8 @@ def _processor_overview(view: ClusterView) -> ProcessorOverview:
     nodes = [status.processors for _, status in view.reporting_nodes() if status.processors is not None]
     return ProcessorOverview(
         governed=count.governed,
-        excluded=count.excluded_by_reason,
-        unresponsive=count.unresponsive,
+        excluded=dict(sorted(count.excluded.items())),
+        unresponsive=len(count.unresponsive),
         size=sum(report.processors.size for report in reports if report.processors is not None),
         reclaimed=sum(report.processors_reclaimed for report in reports),
         usage=max((node.usage for node in nodes), default=0),
