@@ -389,3 +389,91 @@ def test_the_order_of_a_vm_s_figures_does_not_matter(drawn: MemoryNode, order: S
         reordered = replace(drawn, vms=tuple(replace(each) for each in drawn.vms))  # computes the figures anew
         assert all(each.figures._fields == tuple(order) for each in reordered.vms)
         assert allocate_memory(reordered) == plan
+
+
+def at(uid: str, gib: float, *, need: float = 1.0, **more: Any) -> MemoryVM:
+    """Make a VM of 4 GiB whose balloon has reached its target of so many GiB."""
+    made = replace(vm(uid, need=int(need * GIB)), actual=int(gib * GIB), target=int(gib * GIB))
+    return replace(made, **more)
+
+
+def targets(of: MemoryNode) -> list[int]:
+    return [each.target or 0 for each in allocate_memory(of).decisions]
+
+
+def test_a_128th_of_the_capacity_stays_free_above_working_sets() -> None:
+    assert sum(targets(node(vm("a"), vm("b"), vm("c")))) == 8 * GIB - 8 * GIB // 128
+    busy = [vm("a", need=int(3.5 * GIB)), vm("b", need=int(2.25 * GIB)), vm("c", need=int(2.24 * GIB))]
+    assert sum(each.figures.working_set for each in busy) > 8 * GIB - 8 * GIB // 128
+    settled = settle(node(*busy))
+    assert sum(each.actual for each in settled.vms) == sum(each.figures.working_set for each in busy)
+
+
+def test_what_balloons_keep_above_their_targets_is_nobody_else_s() -> None:
+    keeping = [at(name, 2, need=1.9) for name in "bcd"]
+    keeping = [replace(each, actual=each.actual + 16 * MIB) for each in keeping]
+    hungry = at("a", 2, need=3)
+    first = allocate_memory(node(hungry, *keeping, state=NodeState.TIGHT))
+    assert sum(each.entitlement for each in first.decisions) <= 8 * GIB - 3 * 16 * MIB
+    moving = [replace(each, actual=each.actual + 49 * MIB) for each in keeping]  # beyond the dead band: on its way
+    second = allocate_memory(node(hungry, *moving, state=NodeState.TIGHT))
+    assert sum(each.entitlement for each in second.decisions) == 8 * GIB
+
+
+def test_idle_memory_may_be_an_eighth_of_its_vm_s_size_off_its_fair_share() -> None:
+    fair = (8 * GIB - 8 * GIB // 128) // 4
+    for off, moves in ((GIB // 2 - MIB, False), (GIB // 2 + 4 * MIB, True)):
+        vms = [at(name, 1) for name in "abcd"]
+        for number, sign in enumerate((1, -1, 1, -1)):
+            vms[number] = replace(vms[number], actual=fair + sign * off, target=fair + sign * off)
+        assert (targets(node(*vms)) != [each.target for each in vms]) is moves
+
+
+def test_a_target_is_corrected_for_fairness_after_sixty_cool_downs() -> None:
+    for age, corrected in ((60 * 60.0 - 1, False), (60 * 60.0, True)):
+        change = TargetChange(up=True, age=age)
+        vms = [at(name, gib, last_change=change) for name, gib in zip("abcd", (2.2, 1.9, 1.9, 2.0), strict=True)]
+        assert (targets(node(*vms))[0] < vms[0].actual) is corrected
+
+
+def test_a_change_is_made_if_it_is_larger_than_a_64th_of_the_size() -> None:
+    for change, moves in ((63 * MIB, False), (65 * MIB, True)):
+        vms = (at("a", 3, need=2.9), at("b", 3, need=2.9))
+        larger = node(*vms, capacity=(6 * GIB + 2 * change) * 128 // 127, state=NodeState.SCARCE)
+        assert (targets(larger) != [3 * GIB, 3 * GIB]) is moves
+
+
+def test_free_memory_goes_to_what_guests_use_before_it_goes_to_their_pasts() -> None:
+    giving = at("giving", 4, need=1)
+    using = at("using", 2, need=3)
+    past = at("past", 2, need=3, present_need=int(1.5 * GIB))
+    plan = allocate_memory(node(giving, past, using, capacity=8 * GIB + 256 * MIB))
+    assert decision(plan, "giving").target is not None
+    assert (decision(plan, "giving").target or 0) < 4 * GIB
+    assert decision(plan, "using").target == 2 * GIB + 256 * MIB
+    assert decision(plan, "past").target == 2 * GIB
+
+
+def test_ample_memory_goes_back_to_vms_of_under_pressure_by_shares() -> None:
+    patient = replace(POLICY, when=ReclaimWhen.UNDER_PRESSURE)
+    rich = replace(patient, shares_per_gib=3000)
+    vms = (at("a", 1, policy=patient), at("b", 1, policy=rich))
+    given = allocate_memory(replace(node(*vms), available=GIB + GIB))
+    assert sum(each.target or 0 for each in given.decisions) == 3 * GIB, "what is free above the reserve"
+    assert decision(given, "a").target == GIB, "b has three times the shares, so a has more than its part already"
+    turned = [
+        replace(each, last_change=TargetChange(up=False, age=age)) for each, age in zip(vms, (59, 60), strict=True)
+    ]
+    assert [now > GIB for now in targets(replace(node(*turned), available=8 * GIB))] == [False, True]
+    full = [at(name, 3.96, policy=patient) for name in "ab"]
+    assert targets(replace(node(*full), available=GIB + 20 * MIB)) == [each.target for each in full]
+    assert targets(replace(node(*full), available=8 * GIB)) == [4 * GIB] * 2, "a maximum is given, however near"
+
+
+def test_the_risk_counts_what_vms_that_are_left_out_can_grow_to() -> None:
+    unknown = replace(vm("a", need=None), actual=3 * GIB, target=2 * GIB)
+    plan = allocate_memory(node(unknown, vm("b"), capacity=4 * GIB))
+    assert decision(plan, "a").entitlement == 3 * GIB
+    assert plan.capacity == GIB
+    assert plan.risk == 0
+    assert allocate_memory(node(unknown, vm("b"), capacity=3 * GIB)).risk == GIB

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -199,3 +202,94 @@ def test_a_driver_that_follows_again_is_responsive_again() -> None:
     assert request is not None
     pace, _ = advance(pace, BalloonSample(request, Backoff().shortest + 1.2), GIB)
     assert pace.responsive
+
+
+def test_the_rate_is_what_the_guest_was_seen_to_give() -> None:
+    pace, _ = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
+    pace, request = advance(pace, BalloonSample(4 * GIB - 20 * MIB, 0.25, spare=GIB), GIB)
+    assert pace.rate == 80 * MIB
+    assert request == 4 * GIB - 100 * MIB
+
+
+@pytest.mark.parametrize(
+    "state", [{"spare": GIB, "troubled": True}, {"spare": 0}], ids=["troubled", "nothing to spare"]
+)
+def test_a_guest_that_cannot_give_more_is_trusted_with_half_its_rate(state: dict[str, Any]) -> None:
+    pace, _ = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
+    pace, _ = advance(pace, BalloonSample(4 * GIB - 20 * MIB, 0.25, **state), GIB)
+    assert pace.rate == 40 * MIB
+
+
+def test_a_guest_that_makes_no_progress_is_asked_more_slowly_down_to_the_least_rate() -> None:
+    pace, _ = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
+    rates = []
+    for number in range(1, 6):
+        pace, _ = advance(pace, BalloonSample(4 * GIB, number * 0.2, spare=GIB), GIB)
+        rates.append(pace.rate / MIB)
+    assert rates == [16, 8, 4, 4, 4]
+
+
+def test_a_guest_that_has_arrived_keeps_its_rate_though_it_was_sampled_late() -> None:
+    pace, request = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
+    assert request == 4 * GIB - 32 * MIB
+    slowly, _ = advance(pace, BalloonSample(request, 8.0, spare=GIB), GIB)
+    assert slowly.rate == INITIAL_RATE
+    at_once, _ = advance(pace, BalloonSample(request, 0.5, spare=GIB), GIB)
+    assert at_once.rate == 2 * INITIAL_RATE
+
+
+def test_a_balloon_that_rests_above_its_request_is_asked_for_so_much_more_the_next_time() -> None:
+    residual = 3 * MIB
+    pace = Pace(request=2 * GIB, actual=2 * GIB + residual)
+    sample = BalloonSample(2 * GIB + residual, 10.0, spare=GIB, max_residual=4 * MIB)
+    pace, request = advance(pace, sample, 2 * GIB)
+    assert (request, pace.request, pace.reached, pace.residual) == (None, None, 2 * GIB, residual)
+    _, request = advance(pace, sample, GIB)
+    assert request == 2 * GIB - int(INITIAL_RATE * LEAD_SECONDS)
+
+
+def test_a_balloon_that_rests_below_its_request_is_asked_for_no_more_the_next_time() -> None:
+    pace = Pace(request=2 * GIB, actual=2 * GIB - 3 * MIB)
+    sample = BalloonSample(2 * GIB - 3 * MIB, 10.0, spare=GIB, max_residual=4 * MIB)
+    pace, _ = advance(pace, sample, 2 * GIB)
+    assert pace.residual == 0
+
+
+def test_under_a_policy_s_rate_a_request_is_what_the_time_since_the_last_one_allows() -> None:
+    max_rate = 8 * MIB
+    pace, request = advance(Pace(), BalloonSample(4 * GIB, 100.0, spare=GIB), GIB, max_rate)
+    assert request == 4 * GIB - 8 * MIB, "at most a second's worth, however long nothing was requested"
+    pace, request = advance(pace, BalloonSample(request, 100.5, spare=GIB), GIB, max_rate)
+    assert request == 4 * GIB - 12 * MIB
+    _, request = advance(pace, BalloonSample(request, 100.6, spare=GIB), GIB, max_rate)
+    assert request is None, "0.8 MiB are not worth a request"
+
+
+@pytest.mark.parametrize(("size", "residual"), [(64 * MIB, MIB), (GIB, 4 * MIB), (64 * GIB, 16 * MIB)])
+def test_a_larger_guest_s_balloon_may_rest_farther_off_its_goal(size: int, residual: int) -> None:
+    assert max_residual(size) == residual
+
+
+def test_a_driver_is_given_up_after_ten_seconds_without_progress() -> None:
+    pace, _ = advance(Pace(), BalloonSample(2 * GIB, 100.0, spare=GIB), GIB)
+    patient, _ = advance(pace, BalloonSample(2 * GIB, 109.9, spare=GIB), GIB)
+    assert patient.responsive
+    given_up, request = advance(patient, BalloonSample(2 * GIB, 110.0, spare=GIB), GIB)
+    assert not given_up.responsive
+    assert request == 2 * GIB, "the request is withdrawn"
+    assert given_up.awaits_retry(119.9)
+    assert not given_up.awaits_retry(120.0)
+
+
+def test_a_request_in_the_other_direction_gives_the_driver_its_time_anew() -> None:
+    pace, _ = advance(Pace(), BalloonSample(2 * GIB, 100.0, spare=GIB), GIB)
+    pace, request = advance(pace, BalloonSample(2 * GIB, 109.0, spare=GIB), 4 * GIB)
+    assert request == 4 * GIB
+    pace, _ = advance(pace, BalloonSample(2 * GIB, 112.0, spare=GIB), 4 * GIB)
+    assert pace.responsive
+
+
+def test_a_step_of_exactly_the_tolerance_is_requested_and_a_smaller_one_only_to_the_goal() -> None:
+    sample = BalloonSample(2 * GIB, 0.0, spare=TOLERANCE)
+    assert advance(Pace(), sample, GIB)[1] == 2 * GIB - TOLERANCE
+    assert advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=TOLERANCE - 1), GIB)[1] is None
