@@ -1,13 +1,19 @@
 # Every target prepares what it needs first; `make demo` and `make test` work on a bare Debian machine.
 
 BIN := .venv/bin
+VENV := .venv/.synced
 READY := .venv/.ready
+QUICK_TESTS := -m 'not cluster and not guest and not tools'
 
-.PHONY: help demo test lint format generate dashboard bench cluster cluster-down e2e clean
+.PHONY: help demo test test-quick e2e coverage mutate lint format generate hooks dashboard bench cluster cluster-down clean
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml uv.lock hack/bootstrap.sh hack/testbed/lab/packages.txt
+$(VENV): pyproject.toml uv.lock hack/bootstrap.sh
+	@hack/bootstrap.sh --quick
+	@touch $@
+
+$(READY): $(VENV) hack/testbed/lab/packages.txt
 	@hack/bootstrap.sh
 	@touch $@
 
@@ -19,7 +25,21 @@ test: $(READY) ## Run all tests, on a real control plane and real guests
 	@$(BIN)/python -m hack.testbed.prepare
 	@$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
-lint: $(READY) ## Check style, types, layers, and that generated files are fresh
+test-quick: $(VENV) ## Run the tests that need no root, no guests and no control plane
+	@$(BIN)/pytest --numprocesses=auto $(QUICK_TESTS)
+
+ALL := $(filter all,$(TESTS))
+coverage: $(if $(ALL),$(READY),$(VENV)) ## Measure what test-quick runs of the code, or with TESTS=all what test does
+	@$(if $(ALL),$(BIN)/python -m hack.testbed.prepare)
+	@$(BIN)/python -m hack.measure_coverage $(if $(ALL),,$(QUICK_TESTS))
+
+SEED ?=
+MUTANTS ?= 60
+MINUTES ?= 10
+mutate: $(VENV) ## Change the core at random, and fail if tests notice too little; MUTANTS, MINUTES and SEED choose
+	@$(BIN)/python -m hack.mutate --mutants=$(MUTANTS) --minutes=$(MINUTES) $(if $(SEED),--seed=$(SEED))
+
+lint: $(VENV) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -29,13 +49,16 @@ lint: $(READY) ## Check style, types, layers, and that generated files are fresh
 	$$($(BIN)/python -m hack.testbed.tools actionlint)
 	$(BIN)/python -m hack.generate_docs --check
 
-format: $(READY) ## Put the code into the one style
+format: $(VENV) ## Put the code into the one style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: $(READY) ## Write crds/, the chart's copy and the docs' fields from the API's models
+generate: $(VENV) ## Write crds/, the chart's copy and the docs' fields from the API's models
 	$(BIN)/python -m hack.generate_crds
 	$(BIN)/python -m hack.generate_docs
+
+hooks: $(VENV) ## Have git run the quick checks before each commit
+	@$(BIN)/pre-commit install
 
 dashboard: $(READY) ## Draw docs/dashboard.png, the chart's dashboard, of a real run
 	@hack/bootstrap.sh hack/dashboard/packages.txt

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Makes .venv with everything that development, tests and the demo need, and installs Debian packages that are missing.
 # Files that are named are further lists of packages, such as hack/dashboard/packages.txt.
-# Needs Debian (or a relative), the package registries, and root or sudo where packages are missing.
+# With --quick only what .venv itself needs: a C compiler and libvirt's headers, from whatever distribution.
+# Needs the package registries and, where packages are missing, Debian (or a relative) and root or sudo.
+# PYTHON names the Python to use; without it the first on PATH that is new enough is used.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,9 +24,16 @@ as_root() {
 }
 
 install_packages() {
-    command -v dpkg-query >/dev/null || die "this is not Debian: install what hack/testbed/lab/packages.txt lists yourself"
     local wanted package
-    mapfile -t wanted < <(sed 's/#.*//; s/[[:space:]]*$//; /^$/d' hack/testbed/lab/packages.txt "$@")
+    if [ "${1:-}" = --quick ]; then
+        find_python >/dev/null && command -v cc >/dev/null && pkg-config --exists libvirt 2>/dev/null && return
+        command -v dpkg-query >/dev/null \
+            || die "this is not Debian: install Python 3.11 or newer, a C compiler, pkg-config and libvirt's headers yourself"
+        wanted=(gcc libc6-dev pkg-config libvirt-dev)
+    else
+        command -v dpkg-query >/dev/null || die "this is not Debian: install what hack/testbed/lab/packages.txt lists yourself"
+        mapfile -t wanted < <(sed 's/#.*//; s/[[:space:]]*$//; /^$/d' hack/testbed/lab/packages.txt "$@")
+    fi
     find_python >/dev/null || wanted+=(python3 python3-venv python3-dev)
     missing=()
     for package in "${wanted[@]}"; do
@@ -47,7 +56,7 @@ install_packages() {
 # The first Python that is new enough and can make virtual environments.
 find_python() {
     local python
-    for python in python3 python3.13 python3.12 python3.11; do
+    for python in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
         if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             printf '%s\n' "$python"
             return

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Builds the images without a daemon, and without pulling a base: Debian's own packages are the base.
+# Builds the images without a daemon and without a registry: the base is made from Debian's packages.
 #
 #   hack/images.sh [--pull]
 #
-# --pull takes the Containerfile's own base from its registry instead, as a release does. Needs buildah and, for the base,
-# mmdebstrap (both Debian packages). KUBEBALLOON_CA names a file of certificates to trust while building, for networks
-# that see into TLS. KUBEBALLOON_ISOLATION is buildah's; chroot works where namespaces do not.
+# --pull pulls the base that the Containerfile names instead, as a release does. The script needs buildah and mmdebstrap,
+# which are Debian packages.
+#
+# KUBEBALLOON_CA         a file of certificates to trust during the build, for networks that intercept TLS
+# KUBEBALLOON_ISOLATION  buildah's isolation (default: chroot, which works where namespaces do not)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,13 +17,13 @@ for program in buildah mmdebstrap; do
 done
 export STORAGE_DRIVER="${STORAGE_DRIVER:-vfs}" BUILDAH_ISOLATION="${KUBEBALLOON_ISOLATION:-chroot}"
 
-# Makes the base, and prints its name.
+# Makes the base image, and prints its name.
 make_base() {
     local container scratch
     scratch="$(mktemp -d)"
     say "making a base from Debian packages"
-    # As Debian's own slim images are: without what is only recommended, what merges /usr (Perl), documentation and
-    # translations.
+    # Like Debian's slim images: without recommended packages, documentation and translations. /usr is merged by a hook,
+    # because the package that merges it needs Perl.
     SOURCE_DATE_EPOCH="$epoch" mmdebstrap --quiet --variant=minbase \
         --include=usr-is-merged,python3,python3-venv,ca-certificates \
         --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
@@ -53,7 +55,7 @@ for part in controller agent; do
         --file images/Containerfile . >/dev/null
     container="$(buildah from --pull-never "localhost/kubeballoon/$part")"
     say "$part says: $(buildah run "$container" -- /opt/kubeballoon/bin/kubeballoon --version)"
-    # All of it is there, libvirt's library too where it is needed.
+    # Importing the module shows that all libraries are there, such as libvirt's for the agent.
     say "$part runs as user $(buildah run "$container" -- /opt/kubeballoon/bin/python -c \
         "import os, kubeballoon.$part.main; print(os.getuid())")"
     buildah rm "$container" >/dev/null

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Deletes the cluster that kind-up.sh created, and its kubeconfig. Like kind-up.sh, never run.
+# Deletes the cluster that kind-up.sh created, and its kubeconfig. Like kind-up.sh, it has never been run.
 set -euo pipefail
 
 readonly CLUSTER="${KUBEBALLOON_KIND_CLUSTER:-kubeballoon}"

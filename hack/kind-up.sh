@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Creates a kind cluster with KubeVirt, its VMs emulated in software, and kubeballoon as this checkout has it: to try it
-# with kubectl. Run again, it brings what has changed since. Tests and demo make up VMIs, which KubeVirt refuses; they are
-# for `python -m hack.testbed.controlplane up`, which needs nothing of the following.
+# Creates a kind cluster with KubeVirt, which emulates VMs in software, and with kubeballoon as built from this checkout, to
+# try kubeballoon with kubectl. Another run upgrades the cluster to the checkout's state. Tests and demo do not run on this
+# cluster: they create VMIs without VMs, and KubeVirt refuses those. `python -m hack.testbed.controlplane up` is for them.
 #
-# Needs docker, kind, kubectl and helm. It has never been run: there was no container engine where it was written. What it
-# does is checked with programs that only say what they are asked (tests/chart/test_kind.py).
+# The script needs docker, kind, kubectl and helm. It has never been run with them: there was no container engine where it
+# was written. tests/chart/test_kind.py runs it with fakes of these programs, which only record their arguments.
 #
 # KUBEBALLOON_KIND_CLUSTER names the cluster (default: kubeballoon).
 set -euo pipefail
 
 readonly KUBEVIRT_VERSION=v1.9.0
 readonly RELEASE="https://github.com/kubevirt/kubevirt/releases/download/${KUBEVIRT_VERSION}"
-readonly REGISTRY=localhost/kubeballoon # of images that are nowhere but on this machine
+readonly REGISTRY=localhost/kubeballoon # no registry: the images are loaded into the cluster's nodes
 readonly CLUSTER="${KUBEBALLOON_KIND_CLUSTER:-kubeballoon}"
 
 cd "$(dirname "$0")/.."
-readonly KUBECONFIG="${PWD}/build/${CLUSTER}.kubeconfig" # not the user's own
+readonly KUBECONFIG="${PWD}/build/${CLUSTER}.kubeconfig" # the user's own kubeconfig is not changed
 export KUBECONFIG
 
 for program in docker kind kubectl helm; do
@@ -47,7 +47,7 @@ spec:
 YAML
 kubectl wait kubevirt/kubevirt --namespace=kubevirt --for=condition=Available --timeout=20m
 
-# Never the same twice, so that pods of what was built before are replaced.
+# A new tag for each build, so that pods of earlier builds are replaced.
 tag="dev-$(date +%s)"
 for part in controller agent; do
   image="${REGISTRY}/${part}:${tag}"

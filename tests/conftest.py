@@ -1,4 +1,4 @@
-"""Fixtures that tests of several areas share."""
+"""Fixtures that several test directories share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hack.testbed import chart
 from hack.testbed.controlplane import ControlPlane, open_control_plane
@@ -17,13 +18,28 @@ from tests.support.processes import Command, await_leadership, controller
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# On a busy machine, or under coverage, an example may take any time: no test fails for that.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
+MARKERS_OF_FIXTURES = {"control_plane": "cluster", "lab_node": "guest", "tools": "tools"}
+"""A test that uses one of these fixtures, be it through another, is given this marker."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures they use, so that `make test-quick` runs none that needs more than Python."""
+    for item in items:
+        for fixture in MARKERS_OF_FIXTURES.keys() & getattr(item, "fixturenames", ()):
+            item.add_marker(MARKERS_OF_FIXTURES[fixture])
+
 
 @pytest.fixture(scope="session")
 def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
-    """A running control plane with KubeVirt's CRDs."""
+    """A control plane with KubeVirt's CRDs, for all tests of a process."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with ExitStack() as stack:
-        # The first build takes minutes: its progress must be seen.
+        # The first build takes minutes, so its progress must be visible.
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             opened = stack.enter_context(open_control_plane())
             opened.install_kubevirt_crds()
@@ -32,7 +48,7 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Iterator[str]:
-    """A namespace of the test's own, deleted after it."""
+    """A new namespace for one test, which is deleted after it."""
     manifest = '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "test-"}}'
     created = control_plane.kubectl("create", "--filename=-", "--output=name", stdin=manifest).strip()
     name = created.removeprefix("namespace/")
@@ -46,7 +62,7 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
 def installed(control_plane: ControlPlane, pytestconfig: pytest.Config) -> ControlPlane:
     """The control plane with kubeballoon's CRDs, accounts and admission, as the chart has them."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    # The first build of helm takes a minute: its progress must be seen.
+    # The first build of helm takes a minute, so its progress must be visible.
     with capture.global_and_fixture_disabled() if capture else nullcontext():
         chart.install(control_plane)
     return control_plane
@@ -54,17 +70,17 @@ def installed(control_plane: ControlPlane, pytestconfig: pytest.Config) -> Contr
 
 @pytest.fixture(scope="module")
 def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """A controller that leads, for all tests of a file."""
+    """A controller that leads, for all tests of a module."""
     with controller(installed, tmp_path_factory.mktemp("controller") / "log", "--cool-down=1s") as command:
         await_leadership(command)
         yield command
         assert command.process.poll() is None
-        assert "Traceback" not in command.said()
+        assert "Traceback" not in command.output()
 
 
 @pytest.fixture
 def node(installed: ControlPlane, namespace: str) -> Iterator[FakeNode]:
-    """A node for 1200 MiB of guests, with four processors; the policies go with it."""
+    """A fake node with 1200 MiB for VMs and four processors; all policies are deleted after the test."""
     made = FakeNode(installed, f"node-{namespace}", namespace)
     yield made
     installed.kubectl("delete", "mempol,cpupol", "--all")
@@ -73,10 +89,10 @@ def node(installed: ControlPlane, namespace: str) -> Iterator[FakeNode]:
 
 @pytest.fixture(scope="session")
 def lab_node(pytestconfig: pytest.Config) -> Iterator[LabNode]:
-    """A node of 1 GiB, for the guests of all tests."""
+    """A lab node of 1 GiB, for all tests of a process."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with ExitStack() as stack:
-        # Its image may have to be built, which should be seen.
+        # The guests' image may have to be built, so its progress must be visible.
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             node = stack.enter_context(LabNode("lab-node", 1024 * MIB))
         yield node
@@ -84,9 +100,9 @@ def lab_node(pytestconfig: pytest.Config) -> Iterator[LabNode]:
 
 @pytest.fixture(scope="session")
 def lab_guest(lab_node: LabNode) -> LauncherPod:
-    """A guest that all tests share; each leaves it without load.
+    """A guest for all tests of a process; each test ends its load.
 
-    It reports no free pages: what the host regains of it was the balloon's doing.
+    It does not report free pages, so the host gets memory back from it by the balloon only.
     """
     spec = GuestSpec(name=_of_this_run("shared"), stats_period=1, free_page_reporting=False)
     (pod,) = lab_node.boot([spec])
@@ -95,11 +111,11 @@ def lab_guest(lab_node: LabNode) -> LauncherPod:
 
 @pytest.fixture(scope="session")
 def wide_guest(lab_node: LabNode) -> LauncherPod:
-    """A guest with four processors that all tests share; each leaves it with all of them."""
+    """A guest with four processors, for all tests of a process; each test gives it all of them back."""
     (pod,) = lab_node.boot([GuestSpec(name=_of_this_run("wide"), vcpus=4)])
     return pod
 
 
 def _of_this_run(name: str) -> str:
-    """A name that no other process that runs tests gives: agents find QEMU by its guest's name."""
+    """Return a guest's name that is unique to this process: agents find a QEMU by its guest's name."""
     return f"{name}-{os.getpid()}"

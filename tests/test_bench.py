@@ -1,4 +1,4 @@
-"""The benchmarks' limits, without the benchmarks."""
+"""The limits of the benchmarks; the benchmarks themselves are not run."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import pytest
 
 from hack.bench import __main__ as bench
 from hack.bench.limits import LIMITS, Rows, exceeded
-from hack.bench.simulation import late, limited
-from kubeballoon.core.model import GIB, Amount, Policy
-from kubeballoon.simulate.synthetic import surge
-from kubeballoon.simulate.work import Setting
+from hack.bench.replay import unmet_by_delay, with_limits
+from hack.testbed.workloads import surge
+from kubeballoon.core.memory.model import Amount, MemoryTerms
+from kubeballoon.core.units import GIB
+from kubeballoon.replay.comparison import ReplaySettings
 
 CHEAP = {"vms": 50, "core_percent": 1.9, "resident_mib": 99.0, "writes_per_minute": 2.0}
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "messages"),
     [
         (CHEAP, []),
         ({**CHEAP, "core_percent": 2.65}, ["agent: core_percent is 2.65, and may be 2"]),
@@ -25,8 +26,8 @@ CHEAP = {"vms": 50, "core_percent": 1.9, "resident_mib": 99.0, "writes_per_minut
         ({**CHEAP, "writes_per_minute": 4.0}, ["agent: writes_per_minute is 4, and may be 2"]),
     ],
 )
-def test_what_an_agent_may_cost_is_held(row: dict[str, object], said: list[str]) -> None:
-    assert list(exceeded("agent", [CHEAP, row])) == said
+def test_what_an_agent_may_cost_is_held(row: dict[str, object], messages: list[str]) -> None:
+    assert list(exceeded("agent", [CHEAP, row])) == messages
 
 
 @pytest.mark.parametrize(("seconds", "fails"), [(1.6, 0), (1.8, 1)])
@@ -57,16 +58,18 @@ def test_what_guests_lack_is_held_to_the_optimum_and_the_static_split(
 ) -> None:
     unmet = {"kubeballoon": ours, "static": static, "none": 0.0, "clairvoyant": optimum}
     rows = [{"strategy": name, "overcommit": 1.5, "unmet_gib_hours": value} for name, value in unmet.items()]
-    found = limited(rows, late=0.3)
+    found = with_limits(rows, unmet_by_delay=0.3)
     assert [row["allowed_gib_hours"] for row in found if "allowed_gib_hours" in row] == [pytest.approx(most)]
-    assert len(list(exceeded("simulation", found))) == (ours > most)
+    assert len(list(exceeded("replay", found))) == (ours > most)
 
 
 def test_only_rises_beyond_the_headroom_are_seen_late() -> None:
     workload = surge(10, size=4 * GIB, idle=0.25, part=0.2, peak=0.75)
     rises = 2 * (2 - 0.4)  # GiB: two VMs jump by half their size, and have a tenth
-    assert late(workload, Setting(64 * GIB, Policy("p"), interval=10.0)) == pytest.approx(rises * 5 / 3600)
-    assert late(workload, Setting(64 * GIB, Policy("p", headroom=Amount(percent=50)))) == 0
+    assert unmet_by_delay(workload, ReplaySettings(64 * GIB, MemoryTerms("p"), interval=10.0)) == pytest.approx(
+        rises * 5 / 3600
+    )
+    assert unmet_by_delay(workload, ReplaySettings(64 * GIB, MemoryTerms("p", headroom=Amount(percent=50)))) == 0
 
 
 def test_every_limit_is_of_a_benchmark() -> None:

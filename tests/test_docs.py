@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hack.generate_docs import REFERENCE, render
+from hack.generate_docs import REFERENCE, render_fields
 from hack.testbed.controlplane import ControlPlane
 from kubeballoon.api import names
 from kubeballoon.cli.arguments import parser
@@ -20,11 +20,11 @@ POLICIES = ROOT / "examples/policies"
 
 
 def test_every_field_is_listed_as_the_models_have_it() -> None:
-    assert render() in REFERENCE.read_text()
+    assert render_fields() in REFERENCE.read_text()
 
 
 def test_every_field_has_a_meaning() -> None:
-    rows = re.findall(r"^\| `((?:spec|status)\S*)` \|[^|]*\| ?(\([^)]*\))?([^|]*)\|$", render(), re.MULTILINE)
+    rows = re.findall(r"^\| `((?:spec|status)\S*)` \|[^|]*\| ?(\([^)]*\))?([^|]*)\|$", render_fields(), re.MULTILINE)
     assert len(rows) > 50
     assert [field for field, _, meaning in rows if not meaning.strip()] == []
 

@@ -1,4 +1,4 @@
-"""The project's frame: what must stay true of its files and its command."""
+"""The project as a whole: contracts of imports, and errors of the command line."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_operator_is_no_package() -> None:
+def test_operator_is_not_a_package() -> None:
     assert not (ROOT / "operator/__init__.py").exists(), "it would shadow the standard library's operator"
 
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A copy of the package, beside the contracts of its imports."""
+    """A copy of the package, with pyproject.toml and its import contracts."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return shutil.copytree(ROOT / "operator/kubeballoon", tmp_path / "operator/kubeballoon")
 
 
 def broken(copied: Path) -> str:
-    """What import-linter says of a copy that breaks a contract."""
+    """Run import-linter on a copy that breaks a contract, and return what it prints."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     environment = {**os.environ, "PYTHONPATH": str(copied.parent), "COLUMNS": "1000"}
     ended = subprocess.run(
@@ -45,7 +45,7 @@ def broken(copied: Path) -> str:
 
 @pytest.mark.parametrize(
     ("library", "its_own"),
-    [("libvirt", "agent/libvirt.py"), ("kubernetes", "cluster/*.py"), ("kopf", "controller/*.py")],
+    [("libvirt", "agent/hypervisor/libvirt.py"), ("kubernetes", "cluster/*.py"), ("kopf", "controller/*.py")],
 )
 def test_a_library_is_imported_where_it_belongs_and_nowhere_else(copied: Path, library: str, its_own: str) -> None:
     modules = [path for path in copied.rglob("*.py") if (path.parent / "__init__.py").exists()]
@@ -53,11 +53,11 @@ def test_a_library_is_imported_where_it_belongs_and_nowhere_else(copied: Path, l
     assert len(modules) - len(others) == len(list(copied.glob(its_own)))
     for path in others:
         path.write_text(f"{path.read_text()}\nimport {library}\n")
-    said = broken(copied)
+    printed = broken(copied)
     names = {
         ".".join(path.relative_to(copied.parent).with_suffix("").parts).removesuffix(".__init__") for path in others
     }
-    assert {name for name in names if f"{name} -> {library} (" not in said} == set()
+    assert {name for name in names if f"{name} -> {library} (" not in printed} == set()
 
 
 def test_a_module_without_a_layer_is_named(copied: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_module_without_a_layer_is_named(copied: Path) -> None:
     assert "stray" in broken(copied)
 
 
-def test_the_command_tells_its_version() -> None:
+def test_the_command_prints_its_version() -> None:
     assert run("--version").stdout.strip() == f"kubeballoon {kubeballoon.__version__}"
 
 
@@ -79,7 +79,7 @@ def test_the_command_tells_its_version() -> None:
         (("fly",), "invalid choice"),
     ],
 )
-def test_a_wrong_option_is_said_and_ends_with_2(arguments: tuple[str, ...], complaint: str) -> None:
+def test_a_wrong_option_is_named_and_ends_with_2(arguments: tuple[str, ...], complaint: str) -> None:
     ended = run(*arguments)
     assert ended.returncode == 2
     assert complaint in ended.stderr

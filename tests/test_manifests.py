@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api import rules
 from kubeballoon.api.v1alpha1 import MemoryPolicy, MemoryPolicySpec, ProcessorPolicySpec
-from kubeballoon.cluster.snapshot import core_policy
+from kubeballoon.governance.loaded_policy import load_memory_policy
 from kubeballoon.manifests import RefusedError, read
 from tests.support.cluster import Object, memory_policy, processor_policy
 
@@ -129,7 +129,7 @@ def test_files_api_server_and_controller_take_the_same_quantities(
     installed.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(policy))
     (taken,) = read([str(written(tmp_path, policy))])
     assert isinstance(taken, MemoryPolicy)
-    meant = core_policy(taken)
+    meant = load_memory_policy(taken).terms
     assert {each.bytes for each in (meant.minimum, meant.maximum, meant.headroom)} == {size}
     assert meant.max_rate == size
 
@@ -182,7 +182,7 @@ def test_all_files_of_a_directory_are_read_and_other_objects_passed_over(tmp_pat
     ]
 
 
-def test_what_cannot_be_read_is_one_line_each(tmp_path: Path) -> None:
+def test_each_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: b\nc: d: e\n")
     (tmp_path / "empty").mkdir()

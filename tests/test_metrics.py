@@ -1,4 +1,4 @@
-"""What is exported to Prometheus."""
+"""What agent and controller export to Prometheus is documented, and what the chart uses is exported."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.api.v1alpha1 import NodePressureStatus
+from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.counters import Counters
-from kubeballoon.controller.kinds import MEMORY
 from kubeballoon.controller.metrics import ControllerMetrics
-from kubeballoon.controller.round import Outcome, Rounds
-from kubeballoon.controller.world import World
-from kubeballoon.core.allocate import allocate
+from kubeballoon.controller.rounds import RoundResult, RoundRunner
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.metrics import new_registry
 from kubeballoon.options import add_serving_options
 from kubeballoon.serving import serve
@@ -36,7 +36,7 @@ CHART = ROOT / "charts/kubeballoon"
 USERS = sorted(
     [CHART / "files/dashboard.json", CHART / "files/rules.yaml", *CHART.glob("*.md"), *ROOT.glob("docs/*.md")]
 )
-"""What names metrics, for Prometheus, Grafana or a person."""
+"""The files that name metrics, for Prometheus, Grafana or a person."""
 
 
 def vm(name: str, **report: Any) -> dict[str, Any]:
@@ -48,36 +48,38 @@ def status(*vms: dict[str, Any]) -> dict[str, Any]:
         "observedAt": "2026-01-01T00:00:00Z",
         "memory": {"total": "1Gi", "available": "512Mi", "other": "64Mi", "reserve": "32Mi"},
         "stall": {"some": 7, "full": 1},
-        "state": "Soft",
+        "state": "Tight",
         "virtualMachines": list(vms),
         "conditions": [],
     }
 
 
 class Controller:
-    """A controller's registry, and what it exports of."""
+    """A Controller is a controller's registry, with the state and the rounds that it exports."""
 
     def __init__(self) -> None:
-        self.world = World()
+        self.state = ClusterState()
         self.registry = new_registry()
-        unused: Any = None  # no round is run here: only their outcomes are read
-        self.rounds = Rounds(unused, self.world, unused, Counters(self.registry))
-        self.registry.register(ControllerMetrics(self.world, self.rounds, lambda: True))
+        unused: Any = None  # no round is run here: only their results are read
+        self.rounds = RoundRunner(unused, self.state, unused, Counters(self.registry))
+        self.registry.register(ControllerMetrics(self.state, self.rounds, lambda: True))
 
-    def knows(self, *vms: dict[str, Any]) -> None:
-        """A node's report, and the round after it."""
-        self.world.nodes.clear()
-        self.world.memory.put(memory_policy("default"))
-        self.world.put_node({"metadata": {"name": "n"}, "status": status(*vms)}, 0.0)
-        report = self.world.nodes["n"].status
+    def decide(self, *vms: dict[str, Any]) -> None:
+        """Take in a node's report, and decide on it as a round does."""
+        self.state.nodes.clear()
+        self.state.memory.put(memory_policy("default"))
+        self.state.put_node({"metadata": {"name": "n"}, "status": status(*vms)}, 0.0)
+        report = self.state.nodes["n"].status
         assert report is not None
-        self.rounds.outcomes["n"] = Outcome({MEMORY.path: allocate(self.world.snapshot("n", report, 0.0))})
-        self.rounds.ended = NOW
+        self.rounds.results["n"] = RoundResult(
+            {MEMORY.model.plural: allocate_memory(self.state.snapshot("n", report, 0.0))}
+        )
+        self.rounds.last_decided_at = NOW
 
 
 @pytest.fixture
 def vms() -> list[dict[str, Any]]:
-    """What the agent sees."""
+    """The VMs that the agent reports."""
     return [vm("a", need="100Mi", target="256Mi", resident="300Mi", min="128Mi"), vm("b")]
 
 
@@ -91,7 +93,7 @@ def agent(vms: list[dict[str, Any]]) -> AgentMetrics:
 @pytest.fixture
 def controller() -> Controller:
     made = Controller()
-    made.knows(vm("a", need="100Mi"), vm("b", need="400Mi"))
+    made.decide(vm("a", need="100Mi"), vm("b", need="400Mi"))
     return made
 
 
@@ -103,7 +105,12 @@ def test_the_agent_exports_its_node_and_vms(agent: AgentMetrics) -> None:
     def shown(name: str, /, **labels: str) -> float | None:
         return value(agent.registry, f"kubeballoon_{name}", **labels)
 
-    assert [shown("node_state", node="n", state=state) for state in ("High", "Soft", "Hard", "Low")] == [0, 1, 0, 0]
+    assert [shown("node_state", node="n", state=state) for state in ("Ample", "Tight", "Scarce", "Critical")] == [
+        0,
+        1,
+        0,
+        0,
+    ]
     assert shown("node_memory_bytes", node="n", kind="other") == 64 * MIB
     assert shown("node_stall_percent", node="n", kind="some") == 7
     assert shown("vm_memory_bytes", namespace="shop", name="a", kind="target") == 256 * MIB
@@ -136,7 +143,7 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("leader") == 1
     assert shown("node_capacity_bytes", node="n") == (1024 - 64 - 32) * MIB
     assert shown("node_entitlement_shortfall_bytes", node="n") == 0
-    assert shown("node_reserved_bytes", node="n") == 512 * MIB
+    assert shown("node_reclaimed_bytes", node="n") == 512 * MIB
     assert shown("node_agent_silent", node="n") == 0
     demand = shown("vm_demand_bytes", namespace="shop", name="b")
     assert demand is not None
@@ -151,7 +158,7 @@ def test_a_vm_that_is_gone_is_exported_no_more(
     assert value(agent.registry, "kubeballoon_vm_eligible", **gone) == 1
     del vms[1]
     assert value(agent.registry, "kubeballoon_vm_eligible", **gone) is None
-    controller.knows(vm("a", need="100Mi"))
+    controller.decide(vm("a", need="100Mi"))
     assert value(controller.registry, "kubeballoon_vm_demand_bytes", **gone) is None
 
 
@@ -168,7 +175,7 @@ async def test_metrics_are_served_as_the_scraper_likes_them(
         session.get(f"http://127.0.0.1:{unused_tcp_port}/metrics", headers={"Accept": accept}) as answer,
     ):
         assert answer.headers["Content-Type"].startswith(kind)
-        assert 'kubeballoon_node_state{node="n",state="Soft"} 1.0' in await answer.text()
+        assert 'kubeballoon_node_state{node="n",state="Tight"} 1.0' in await answer.text()
 
 
 def _has(family: socket.AddressFamily, address: str) -> bool:

@@ -1,1 +1,1 @@
-"""`make bench`: what kubeballoon costs, and what it reaches; one module each, with a function that returns rows."""
+"""The benchmarks of `make bench`: what kubeballoon costs and what it achieves, each as rows of figures."""

@@ -1,4 +1,4 @@
-"""Runs the benchmarks, prints a table of each and writes build/bench.json; fails where a limit is exceeded."""
+"""Run the benchmarks, print a table of each and write build/bench.json; fail if a limit is exceeded."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hack.bench import agent, allocation, simulation
+from hack.bench import agent, allocation, replay
 from hack.bench.limits import Rows, exceeded
 
 BENCHMARKS: dict[str, Callable[[], Rows]] = {
     "allocation": allocation.rows,
-    "simulation": simulation.rows,
-    "agent": agent.cost,
-    "reaction": agent.reaction,
+    "replay": replay.rows,
+    "agent": agent.measure_cost,
+    "reaction": agent.measure_reaction,
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run those named, or all."""
+    """Run the benchmarks that are named, or all."""
     parser = argparse.ArgumentParser(prog="python -m hack.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"benchmarks to run: {', '.join(BENCHMARKS)} (default: all)"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(BENCHMARKS)
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def table(rows: Rows) -> str:
-    """Aligned text; a cell is empty where a row has no such figure."""
+    """Format rows as aligned text; a cell is empty if its row has no such figure."""
     head = list(dict.fromkeys(name for row in rows for name in row))
     cells = [head, *([_cell(row.get(name, "")) for name in head] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,4 +1,4 @@
-"""What an agent costs when nothing changes, and how soon a node that runs short has memory again."""
+"""The cost of an agent while nothing changes, and the time until a node that runs short has memory again."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from pathlib import Path
 from hack.testbed.chart import NAMESPACE, agent_environment, agent_kubeconfig, install
 from hack.testbed.controlplane import ControlPlane, open_control_plane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
-from kubeballoon.core.state import Thresholds, thresholds
+from kubeballoon.core.memory.node_state import StateThresholds, state_thresholds
 
-_REAL, _FAKE = 4, 50  # VMs: as many real guests as any machine holds; and with fakes, what a full node has
-_WATCHED = 30.0  # seconds for which the cost is measured
+_REAL_VMS = 4  # as many as any developer's machine can hold
+_FAKE_VMS = 50  # as many as a full node has
+_MEASURED_SECONDS = 30.0
 _DEADLINE = 120.0
-_POLL = 0.02
-_GUEST = 256 * MIB
-_AGENT = ("--eviction-threshold=16Mi", "--eviction-margin=16Mi", "--stats-period=1s", "--demand-window=3s")
+_POLL_SECONDS = 0.02
+_GUEST_MEMORY = 256 * MIB
+_AGENT_OPTIONS = ("--eviction-threshold=16Mi", "--eviction-margin=16Mi", "--stats-period=1s", "--demand-window=3s")
 _POLICY = {
     "apiVersion": "kubeballoon.io/v1alpha1",
     "kind": "MemoryPolicy",
@@ -34,16 +35,16 @@ _POLICY = {
 Row = dict[str, object]
 
 
-def cost() -> list[Row]:
-    """What an agent uses while nothing changes."""
+def measure_cost() -> list[Row]:
+    """Measure what an agent uses while nothing changes."""
     with _installed() as plane:
-        return [_cost_real(plane), _cost_fake(plane)]
+        return [_measure_with_real_guests(plane), _measure_with_fake_guests(plane)]
 
 
-def reaction() -> list[Row]:
-    """How long a node is not High, against the same final sizes set through libvirt at once."""
+def measure_reaction() -> list[Row]:
+    """Measure how long a node is not Ample, and how long if libvirt sets the same final sizes at once."""
     with _installed() as plane:
-        return [_reaction(plane)]
+        return [_compare_with_libvirt(plane)]
 
 
 @contextmanager
@@ -55,74 +56,79 @@ def _installed() -> Iterator[ControlPlane]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
-    """What a process has used: processor seconds, resident bytes."""
+class _ProcessUsage:
+    """A _ProcessUsage is what a process has used so far: processor seconds, and resident bytes."""
 
     seconds: float
     resident: int
 
     @classmethod
-    def of(cls, pid: int) -> _Use:
-        """As of now."""
+    def read(cls, pid: int) -> _ProcessUsage:
+        """Read what a process has used so far."""
+        # The command's name, in parentheses, may hold spaces: fields are counted from behind it.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[11]) + int(fields[12])
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return cls(ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _cost_real(plane: ControlPlane) -> Row:
-    specs = [GuestSpec(name=f"idle-{number}", memory_bytes=128 * MIB) for number in range(_REAL)]
-    with LabNode("bench-idle", _REAL * 256 * MIB) as lab:
+def _measure_with_real_guests(plane: ControlPlane) -> Row:
+    specs = [GuestSpec(name=f"idle-{number}", memory_bytes=128 * MIB) for number in range(_REAL_VMS)]
+    with LabNode("bench-idle", _REAL_VMS * 256 * MIB) as lab:
         plane.apply(node_object(lab.name, lab.memory_bytes))
         for pod in lab.boot(specs):
             plane.apply(vmi_object(pod.spec, pod.uid, lab.name))
         options = (f"--node-name={lab.name}", f"--pods-dir={lab.pods_dir}", f"--node-memory-cgroup={lab.cgroup}")
         account = agent_kubeconfig(plane, lab.name)
         with _running("kubeballoon", "agent", f"--kubeconfig={account}", *options) as pid:
-            row = _watch(plane, lab.name, pid, _REAL, "real guests, real daemons")
+            row = _measure_usage(plane, lab.name, pid, _REAL_VMS, "real guests, real daemons")
     plane.kubectl("delete", "vmi", "--all")
     return row
 
 
-def _cost_fake(plane: ControlPlane) -> Row:
+def _measure_with_fake_guests(plane: ControlPlane) -> Row:
     node = "bench-full"
     plane.apply(node_object(node, 64 << 30))
-    specs = [GuestSpec(name=f"fake-{number}", memory_bytes=1024 * MIB) for number in range(_FAKE)]
+    specs = [GuestSpec(name=f"fake-{number}", memory_bytes=1024 * MIB) for number in range(_FAKE_VMS)]
     plane.apply([vmi_object(spec, f"pod-{spec.name}", node) for spec in specs])
     with tempfile.TemporaryDirectory() as pods:
         account = agent_kubeconfig(plane, node)
         with _running("hack.bench.fake_agent", str(account), node, pods, *(spec.domain_name for spec in specs)) as pid:
-            row = _watch(plane, node, pid, _FAKE, "fake guests in place of libvirt, two threads each")
+            row = _measure_usage(plane, node, pid, _FAKE_VMS, "fake guests in place of libvirt, two threads each")
     plane.kubectl("delete", "vmi", "--all")
     return row
 
 
-def _watch(plane: ControlPlane, node: str, pid: int, vms: int, on: str) -> Row:
-    def known() -> bool:
+def _measure_usage(plane: ControlPlane, node: str, pid: int, vms: int, setting: str) -> Row:
+    """Measure an agent once it has reported all its VMs; ``setting`` says what it runs on."""
+
+    def all_reported() -> bool:
         reports = _status(plane, node).get("virtualMachines", [])
         return len(reports) == vms and all(report.get("need") for report in reports)
 
-    _until(known, "every VM to be reported")
-    time.sleep(5)  # what the first reports lead to is over
-    before, version, began = _Use.of(pid), _version(plane, node), time.monotonic()
+    _until(all_reported, "every VM to be reported")
+    time.sleep(5)  # until everything that follows the first reports is over
+    before, version, started = _ProcessUsage.read(pid), _version(plane, node), time.monotonic()
     versions = {version}
-    while time.monotonic() - began < _WATCHED:
+    while time.monotonic() - started < _MEASURED_SECONDS:
         time.sleep(1)
         versions.add(_version(plane, node))
-    used = _Use.of(pid)
+    after = _ProcessUsage.read(pid)
     return {
         "vms": vms,
-        "on": on,
-        "core_percent": round((used.seconds - before.seconds) / (time.monotonic() - began) * 100, 2),
-        "resident_mib": round(used.resident / MIB, 1),
-        "writes_per_minute": round((len(versions) - 1) / _WATCHED * 60, 1),
+        "on": setting,
+        "core_percent": round((after.seconds - before.seconds) / (time.monotonic() - started) * 100, 2),
+        "resident_mib": round(after.resident / MIB, 1),
+        "writes_per_minute": round((len(versions) - 1) / _MEASURED_SECONDS * 60, 1),
     }
 
 
-def _reaction(plane: ControlPlane) -> Row:
-    """A node leaves High because its guests fill their page caches; how soon is it High again, by whom?"""
+def _compare_with_libvirt(plane: ControlPlane) -> Row:
+    """Let guests fill their page caches until the node leaves Ample; measure the seconds until it is Ample again."""
     specs = [
-        GuestSpec(name=f"busy-{number}", memory_bytes=_GUEST, disk_bytes=_GUEST, free_page_reporting=False)
+        GuestSpec(
+            name=f"busy-{number}", memory_bytes=_GUEST_MEMORY, disk_bytes=_GUEST_MEMORY, free_page_reporting=False
+        )
         for number in range(3)
     ]
     with LabNode("bench-short", 950 * MIB) as lab:
@@ -130,14 +136,18 @@ def _reaction(plane: ControlPlane) -> Row:
         pods = lab.boot(specs)
         for pod in pods:
             plane.apply(vmi_object(pod.spec, pod.uid, lab.name))
-        limits = thresholds(lab.memory_bytes, 16 * MIB, 16 * MIB)
-        ours, sizes = _by_kubeballoon(plane, lab, pods, limits)
-        direct = _by_libvirt(lab, pods, sizes, limits)
-    return {"kubeballoon_seconds": ours, "libvirt_seconds": direct, "allowed_seconds": 1.5 * direct + 1}
+        thresholds = state_thresholds(lab.memory_bytes, 16 * MIB, 16 * MIB)
+        kubeballoon_seconds, sizes = _react_by_kubeballoon(plane, lab, pods, thresholds)
+        libvirt_seconds = _react_by_libvirt(lab, pods, sizes, thresholds)
+    return {
+        "kubeballoon_seconds": kubeballoon_seconds,
+        "libvirt_seconds": libvirt_seconds,
+        "allowed_seconds": 1.5 * libvirt_seconds + 1,
+    }
 
 
-def _by_kubeballoon(
-    plane: ControlPlane, lab: LabNode, pods: list[LauncherPod], limits: Thresholds
+def _react_by_kubeballoon(
+    plane: ControlPlane, lab: LabNode, pods: list[LauncherPod], thresholds: StateThresholds
 ) -> tuple[float, list[int]]:
     agent, controller = (
         agent_kubeconfig(plane, lab.name),
@@ -145,37 +155,37 @@ def _by_kubeballoon(
     )
     options = (f"--node-name={lab.name}", f"--pods-dir={lab.pods_dir}", f"--node-memory-cgroup={lab.cgroup}")
     with (
-        _running("kubeballoon", "agent", f"--kubeconfig={agent}", *options, *_AGENT),
+        _running("kubeballoon", "agent", f"--kubeconfig={agent}", *options, *_AGENT_OPTIONS),
         _running("kubeballoon", "controller", f"--kubeconfig={controller}", f"--namespace={NAMESPACE}"),
     ):
         plane.apply(_POLICY)
         _until(lambda: all("target" in vm for vm in _status(plane, lab.name).get("virtualMachines", [{}])), "requests")
-        left = _leave_high(lab, pods, limits)
-        _until(lambda: _free(lab) >= limits.high, "the node to be High again")
-        took = time.monotonic() - left
-        _until(lambda: _state(plane, lab.name) == "High", "the agent to say so")
+        started = _leave_ample(lab, pods, thresholds)
+        _until(lambda: _free(lab) >= thresholds.ample, "the node to be Ample again")
+        seconds = time.monotonic() - started
+        _until(lambda: _state(plane, lab.name) == "Ample", "the agent to say so")
         sizes = [pod.actual_bytes() for pod in pods]
     plane.kubectl("delete", "mempol", "bench")
-    return took, sizes
+    return seconds, sizes
 
 
-def _by_libvirt(lab: LabNode, pods: list[LauncherPod], sizes: list[int], limits: Thresholds) -> float:
+def _react_by_libvirt(lab: LabNode, pods: list[LauncherPod], sizes: list[int], thresholds: StateThresholds) -> float:
     for pod in pods:
-        pod.set_memory(_GUEST)
-    _until(lambda: all(pod.actual_bytes() == _GUEST for pod in pods), "the balloons to be empty")
-    left = _leave_high(lab, pods, limits)
+        pod.set_memory(_GUEST_MEMORY)
+    _until(lambda: all(pod.actual_bytes() == _GUEST_MEMORY for pod in pods), "the balloons to be empty")
+    started = _leave_ample(lab, pods, thresholds)
     for pod, size in zip(pods, sizes, strict=True):
         pod.set_memory(size)
-    _until(lambda: _free(lab) >= limits.high, "the node to be High again")
-    return time.monotonic() - left
+    _until(lambda: _free(lab) >= thresholds.ample, "the node to be Ample again")
+    return time.monotonic() - started
 
 
-def _leave_high(lab: LabNode, pods: list[LauncherPod], limits: Thresholds) -> float:
-    """Guests read files they do not need until the node has left High; when that was."""
-    for cached in range(8, _GUEST // MIB, 8):
+def _leave_ample(lab: LabNode, pods: list[LauncherPod], thresholds: StateThresholds) -> float:
+    """Let guests read files that they do not need until the node leaves Ample, and return when that was, seconds."""
+    for cached in range(8, _GUEST_MEMORY // MIB, 8):
         for pod in pods:
             pod.load.cache(cached)
-            if _free(lab) < limits.soft:
+            if _free(lab) < thresholds.tight:
                 return time.monotonic()
     raise RuntimeError(f"the guests' caches do not fill {lab.name}")
 
@@ -186,7 +196,7 @@ def _free(lab: LabNode) -> int:
 
 @contextmanager
 def _running(module: str, *arguments: str) -> Iterator[int]:
-    """A Python module as a process, with the environment that the chart gives an agent; its pid."""
+    """Run a Python module as a process, with the environment that the chart gives an agent, and yield its pid."""
     command, environment = [sys.executable, "-m", module, *arguments], {**os.environ, **agent_environment()}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
         try:
@@ -195,12 +205,12 @@ def _running(module: str, *arguments: str) -> Iterator[int]:
             process.terminate()
 
 
-def _until(holds: Callable[[], bool], what: str) -> None:
+def _until(condition: Callable[[], bool], description: str) -> None:
     deadline = time.monotonic() + _DEADLINE
-    while not holds():
+    while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {_DEADLINE:.0f} s for {what}")
-        time.sleep(_POLL)
+            raise RuntimeError(f"waited {_DEADLINE:.0f} s for {description}")
+        time.sleep(_POLL_SECONDS)
 
 
 def _status(plane: ControlPlane, node: str) -> dict[str, list[dict[str, str]]]:

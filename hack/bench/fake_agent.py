@@ -1,4 +1,4 @@
-"""The agent with fakes in place of libvirt and the node: for more VMs than a machine under test can hold.
+"""The agent as a process with fake VMs in place of libvirt's: more of them than the machine could hold.
 
 usage: python -m hack.bench.fake_agent KUBECONFIG NODE PODS DOMAIN ...
 """
@@ -10,29 +10,36 @@ import socket
 import sys
 from pathlib import Path
 
-from hack.testbed.lab.fakes import FakeChannel, FakeDomain, FakeHypervisor
-from kubeballoon.agent.host import Host
-from kubeballoon.agent.keeper import Settings
-from kubeballoon.agent.launchers import RUNTIME
-from kubeballoon.agent.libvirt import CallThread
-from kubeballoon.agent.loop import Agent, Limits
-from kubeballoon.cluster.client import Cluster
+from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
+from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.hypervisor.launchers import RUNTIME
+from kubeballoon.agent.hypervisor.libvirt import CallThread
+from kubeballoon.agent.node.memory import HostMemoryReader
+from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.cluster.client import ApiClient
 
-_PERIOD = 5
+_STATISTICS_SECONDS = 5
 
 
 async def main(kubeconfig: str, node: str, pods: str, *domains: str) -> None:
-    """Run until ended."""
+    """Run an agent until the process is ended."""
     for domain in domains:
         directory = Path(pods) / f"pod-{domain.partition('_')[2]}" / RUNTIME
         directory.mkdir(parents=True)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(directory / "virtqemud-sock"))
-    fakes = {domain: FakeDomain(thread=CallThread(domain)) for domain in domains}
-    channels = {domain: FakeChannel(thread=CallThread(f"{domain} guest")) for domain in domains}
-    async with await Cluster.connect("kubeballoon-agent", Path(kubeconfig)) as cluster:
-        settings = Settings(Path(pods), window=300.0, period=_PERIOD)
-        agent = Agent(node, cluster, FakeHypervisor(fakes, channels), Host(), settings, Limits(100 << 20, 64 << 20))
+    memory_controls = {domain: FakeMemoryControl(thread=CallThread(domain)) for domain in domains}
+    guest_controls = {domain: FakeGuestControl(thread=CallThread(f"{domain} guest")) for domain in domains}
+    async with await ApiClient.connect("kubeballoon-agent", Path(kubeconfig)) as cluster:
+        settings = AgentSettings(Path(pods), window=300.0, period=_STATISTICS_SECONDS)
+        agent = Agent(
+            node,
+            cluster,
+            FakeHypervisor(memory_controls, guest_controls),
+            HostMemoryReader(),
+            settings,
+            NodeLimits(100 << 20, 64 << 20),
+        )
         await agent.run()
 
 

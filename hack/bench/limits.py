@@ -1,4 +1,4 @@
-"""What the benchmarks must not exceed: the one place for it."""
+"""The limits that the figures of the benchmarks must not exceed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a figure may be at the most: a number, or another figure of the same row."""
+    """A Limit is the most that a figure may be: a number, or another figure of the same row."""
 
     figure: str
     most: float | str
 
 
 LIMITS: Mapping[str, tuple[Limit, ...]] = {
-    # One node's decision.
+    # The decision for one node.
     "allocation": (Limit("median_ms", "allowed_ms"),),
-    # Eighty VMs for seven days; and what the guests lack, on nodes of 128 GiB.
-    "simulation": (Limit("wall_seconds", "allowed_seconds"), Limit("unmet_gib_hours", "allowed_gib_hours")),
-    # Fifty VMs while nothing changes, and fewer of real daemons: a heartbeat in the half minute, and nothing else.
+    # Eighty VMs for seven days, and the demand that stays unmet on nodes of 128 GiB.
+    "replay": (Limit("wall_seconds", "allowed_seconds"), Limit("unmet_gib_hours", "allowed_gib_hours")),
+    # An agent with fifty VMs while nothing changes, and one with fewer VMs on real daemons. Writes are its heartbeats,
+    # of which one or two fall into the half minute that is measured.
     "agent": (Limit("core_percent", 2.0), Limit("resident_mib", 100.0), Limit("writes_per_minute", 2.0)),
-    # From a node leaving High to being High again: once and a half what libvirt alone takes, and a second.
+    # From the time a node leaves Ample until it is Ample again: 1.5 times what libvirt alone takes, and a second.
     "reaction": (Limit("kubeballoon_seconds", "allowed_seconds"),),
 }
 
 
 def exceeded(name: str, rows: Rows) -> Iterator[str]:
-    """The limits that the rows of a benchmark exceed, a line each; a row without one has none."""
+    """Describe, in a line each, the limits that the rows of a benchmark exceed; a figure without a limit has none."""
     for row in rows:
         for limit in LIMITS.get(name, ()):
             most = row.get(limit.most) if isinstance(limit.most, str) else limit.most

@@ -1,1 +1,1 @@
-"""`make dashboard`: a picture of the chart's Grafana dashboard, of real data."""
+"""`make dashboard` draws the chart's Grafana dashboard with data of a real run."""

@@ -1,7 +1,7 @@
-"""`python -m hack.dashboard`: draws docs/dashboard.png.
+"""`python -m hack.dashboard` draws docs/dashboard.png.
 
-The demo's guests, agent and controller run as in `make demo`, while a Prometheus scrapes them; then the chart's
-dashboard is drawn of what it has, by Grafana's own components in Chromium.
+The demo's guests, agent and controller run as in `make demo` while a Prometheus scrapes them. Then Grafana's own
+components draw the chart's dashboard in Chromium.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from hack.dashboard.page import draw
 from hack.dashboard.prometheus import Prometheus, Span, free_address
-from hack.demo.play import Play, SceneError
-from hack.demo.record import Recorder
+from hack.demo.memory_scene import MemoryScene
+from hack.demo.scene import SceneError
 from hack.demo.screen import Screen
 from hack.demo.stage import ROOT, Stage
 from hack.testbed.chart import CHART
@@ -25,24 +25,24 @@ from hack.testbed.controlplane import ControlPlaneError
 from hack.testbed.lab import LabError
 
 _PICTURE = ROOT / "docs/dashboard.png"
-_SEEN = ROOT / "build/dashboard"
-_REST_SECONDS = 60.0
-_LOOK_SECONDS = 0.5
-_SPAN = _SEEN / "span.json"
+_DATA = ROOT / "build/dashboard"
+_RECLAIM_SECONDS = 60.0  # far more than the agent's demand window, after which the memory counts as idle
+_POLL_SECONDS = 0.5
+_SPAN = _DATA / "span.json"
 
 
 def main() -> int:
-    """Run the demo and draw; the exit status."""
+    """Run the demo and draw the dashboard; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m hack.dashboard", description=__doc__)
-    parser.add_argument("--picture", type=Path, default=_PICTURE, help="where it goes (default: %(default)s)")
-    parser.add_argument("--again", action="store_true", help="draw what the last run has measured")
+    parser.add_argument("--picture", type=Path, default=_PICTURE, help="the file to write (default: %(default)s)")
+    parser.add_argument("--again", action="store_true", help="draw the data of the last run")
     options = parser.parse_args()
     dashboard = json.loads((CHART / "files/dashboard.json").read_text())
     try:
         if not options.again:
             _measure()
         span = Span(**json.loads(_SPAN.read_text()))
-        with Prometheus([], _SEEN) as prometheus:
+        with Prometheus([], _DATA) as prometheus:
             answers = prometheus.answers(dashboard, span)
         draw(dashboard, answers, span, options.picture)
     except (LabError, ControlPlaneError, SceneError, RuntimeError, OSError) as error:
@@ -53,36 +53,33 @@ def main() -> int:
 
 
 def _measure() -> None:
-    """Play the demo's memory scene before a Prometheus, until the load has come and gone."""
-    shutil.rmtree(_SEEN, ignore_errors=True)
-    _SEEN.mkdir(parents=True)
+    """Play the demo's memory scene, until the load has fallen again, while a Prometheus scrapes it."""
+    shutil.rmtree(_DATA, ignore_errors=True)
+    _DATA.mkdir(parents=True)
     screen = Screen(sys.stdout)
     serving = {part: free_address() for part in ("agent", "controller")}
-    with Prometheus(list(serving.values()), _SEEN), Stage(screen.say, _SEEN, serving=serving) as stage:
-        recorder = Recorder(stage)
-        recorder.start()
-        play = Play(stage, recorder, screen)
+    with Prometheus(list(serving.values()), _DATA), Stage(screen.say, _DATA, serving=serving) as stage:
+        scene = MemoryScene(stage, screen)
         start = time.time()
-        try:
-            for scene in (play.run_short, play.apply_policy, play.raise_load):
-                scene()
-            _let_rest(stage, recorder)
-        finally:
-            recorder.stop()
+        with scene.recorder:
+            scene.fill_caches()
+            scene.balance()
+            scene.raise_load()
+            _lower_load(scene)
         _SPAN.write_text(json.dumps(asdict(Span(start, time.time()))))
 
 
-def _let_rest(stage: Stage, recorder: Recorder) -> None:
-    """Take the first guest's load away, and wait until it is asked for what it no longer needs."""
-    pod = stage.pods[0]
-    held = recorder.last.actual[pod.spec.name]
+def _lower_load(scene: MemoryScene) -> None:
+    """End the first guest's load, and wait until memory is reclaimed from it."""
+    pod = scene.stage.pods[0]
+    before = scene.recorder.last.actual[pod.spec.name]
     pod.load.set(0)
-    deadline = time.monotonic() + _REST_SECONDS
-    while recorder.last.actual[pod.spec.name] >= held:
-        stage.check()
+    deadline = time.monotonic() + _RECLAIM_SECONDS
+    while scene.recorder.last.actual[pod.spec.name] >= before:
+        scene.stage.check()
         if time.monotonic() > deadline:
-            raise SceneError(f"{pod.spec.name} gave nothing within {_REST_SECONDS:g} s")
-        time.sleep(_LOOK_SECONDS)
+            raise SceneError(f"{pod.spec.name} gave nothing within {_RECLAIM_SECONDS:g} s")
+        time.sleep(_POLL_SECONDS)
 
 
 if __name__ == "__main__":

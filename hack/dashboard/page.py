@@ -1,4 +1,4 @@
-"""The page that draws a dashboard, built from npm packages once, and the picture that Chromium takes of it."""
+"""draw(): draws a dashboard as a PNG, on a page that is built from npm packages once and opened in Chromium."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSTALL_SECONDS = 600.0
 _BUNDLE_SECONDS = 120.0
 _DRAW_SECONDS = 120.0
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-# Monaco, an editor among Grafana's components, has a font that is not drawn here.
+# The .ttf is of Monaco, an editor among Grafana's components, which the page does not use.
 _BUNDLE = (
     "page.jsx",
     "--bundle",
@@ -37,7 +37,7 @@ def draw(dashboard: dict[str, Any], answers: dict[int, list[Series]], span: Span
     """Draw a dashboard as a PNG.
 
     Raises:
-        ControlPlaneError: A panel is empty or cannot be drawn, or there is no npm, node or Chromium to draw with.
+        ControlPlaneError: A panel has no data or cannot be drawn, or npm, node or Chromium is missing.
     """
     titles = {panel["id"]: panel["title"] for panel in dashboard["panels"]}
     empty = [titles[panel] for panel, series in answers.items() if not any(each["values"] for each in series)]
@@ -63,13 +63,13 @@ def _build(result: Path) -> None:
     npm = _program("npm")
     shutil.copytree(_SOURCES, result)
     print("fetching Grafana's components from npm", flush=True)
-    # No package's own script is run.
+    # --ignore-scripts: no package runs code of its own when it is installed.
     install = (npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", f"--prefix={result}")
     run(install, seconds=_INSTALL_SECONDS)
     modules = result / "node_modules"
     bundle = (_program("env"), "-C", result, modules / ".bin/esbuild", *_BUNDLE)
     run(bundle, seconds=_BUNDLE_SECONDS)
-    # The rest is in the page by now.
+    # The bundle contains everything else.
     for entry in modules.iterdir():
         if entry.name != "playwright-core":
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -84,7 +84,7 @@ def _fingerprint() -> str:
 
 
 def _program(*names: str) -> Path:
-    """The first of these that is on PATH."""
+    """Return the path of the first of these programs that is on PATH."""
     for name in names:
         if found := shutil.which(name):
             return Path(found)

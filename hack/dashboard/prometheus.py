@@ -1,4 +1,4 @@
-"""A Prometheus that scrapes kubeballoon's parts once a second, and what a panel of the dashboard asks of it."""
+"""Prometheus: a Prometheus server that scrapes agent and controller once a second, and answers the panels' queries."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from hack.testbed.tools import PROMETHEUS
 
 _LOOPBACK = "127.0.0.1"
 _START_SECONDS = 60.0
-_ASK_SECONDS = 30.0
+_REQUEST_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
 _STEP_SECONDS = 1
-# Grafana's is four scrapes, two minutes in a cluster; a demo has only a few rounds in four seconds.
+# Grafana's $__rate_interval is four scrape intervals. That would be 4 s here, in which too few rounds happen.
 _VARIABLES = {"$__rate_interval": "15s", "$node": ".*", "$namespace": ".*", "$vm": ".*"}
 
 Series = dict[str, Any]
@@ -34,36 +34,36 @@ Series = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From when to when, Unix time in seconds."""
+    """A time span, in Unix seconds."""
 
     start: float
     end: float
 
 
 def free_address() -> str:
-    """A port that nobody listens on now, as HOST:PORT."""
+    """Return a port that nobody listens on now, as HOST:PORT."""
     with socket.socket() as probe:
         probe.bind((_LOOPBACK, 0))
         return f"{_LOOPBACK}:{probe.getsockname()[1]}"
 
 
 class Prometheus:
-    """Scrapes ``targets``, each a HOST:PORT, from entering to leaving.
+    """A Prometheus server that runs inside the context and scrapes ``targets``, each a HOST:PORT.
 
-    What it has seen is kept in ``directory``, where another may be asked for it later, without targets.
+    Its data stays in ``directory``: another server without targets can answer queries about it later.
     """
 
     def __init__(self, targets: list[str], directory: Path) -> None:
-        """Nothing runs before it is entered."""
+        """Remember the settings; the server starts when the context is entered."""
         self._targets = targets
         self._directory = directory
         self._address = free_address()
 
     def __enter__(self) -> Self:
-        """Start it.
+        """Start the server.
 
         Raises:
-            ControlPlaneError: It cannot be built, or does not become ready.
+            ControlPlaneError: Prometheus cannot be built, or is not ready in time.
         """
         scrape = {"job_name": "kubeballoon", "honor_labels": True, "static_configs": [{"targets": self._targets}]}
         times = {"scrape_interval": f"{_STEP_SECONDS}s", "scrape_timeout": f"{_STEP_SECONDS}s"}
@@ -90,7 +90,7 @@ class Prometheus:
         self._daemon.stop(_GRACE_SECONDS)
 
     def answers(self, dashboard: dict[str, Any], span: Span) -> dict[int, list[Series]]:
-        """What each panel shows of a span, by its id: series with name, labels, times (ms) and values."""
+        """Return the series that each panel shows of a span, by the panel's id: name, labels, times (ms) and values."""
         return {
             panel["id"]: [series for target in panel["targets"] for series in self._range(target, span)]
             for panel in dashboard["panels"]
@@ -101,10 +101,10 @@ class Prometheus:
         expression = target["expr"]
         for name, value in _VARIABLES.items():
             expression = expression.replace(name, value)
-        found = self._ask("query_range", query=expression, start=span.start, end=span.end, step=_STEP_SECONDS)
+        found = self._query("query_range", query=expression, start=span.start, end=span.end, step=_STEP_SECONDS)
         return [
             {
-                "name": _named(target["legendFormat"], series["metric"]),
+                "name": _legend(target["legendFormat"], series["metric"]),
                 "labels": series["metric"],
                 "times": [round(moment * 1000) for moment, _ in series["values"]],
                 "values": [None if value == "NaN" else float(value) for _, value in series["values"]],
@@ -112,22 +112,22 @@ class Prometheus:
             for series in found["result"]
         ]
 
-    def _ask(self, what: str, **parameters: Any) -> Any:
+    def _query(self, what: str, **parameters: Any) -> Any:
         url = f"http://{self._address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(url, timeout=_ASK_SECONDS) as answer:
+            with urllib.request.urlopen(url, timeout=_REQUEST_SECONDS) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise ControlPlaneError(f"Prometheus refuses {parameters}: {error.read().decode()}") from error
 
     def _is_ready(self) -> bool:
         try:
-            urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=_ASK_SECONDS).close()
+            urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=_REQUEST_SECONDS).close()
         except OSError:
             return False
         return True
 
 
-def _named(legend: str, labels: dict[str, str]) -> str:
-    """A legend with each {{label}} replaced by its value, as Grafana does."""
+def _legend(legend: str, labels: dict[str, str]) -> str:
+    """Replace each {{label}} of a legend by its value, as Grafana does."""
     return re.sub(r"{{\s*(\w+)\s*}}", lambda found: labels.get(found[1], ""), legend)

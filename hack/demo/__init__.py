@@ -1,1 +1,1 @@
-"""`make demo`: real guests give memory back to a real node because a MemoryPolicy says so."""
+"""The demo (`make demo`): memory is reclaimed from real guests on a real node, as a MemoryPolicy says."""

@@ -1,4 +1,4 @@
-"""What the demo plays on: a control plane, a node with guests, the agent and the controller as processes."""
+"""Stage: a control plane, a node with guests, and the agent and the controller as processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -27,8 +26,8 @@ GUESTS = tuple(
     GuestSpec(name=f"vm-{number}", memory_bytes=GUEST_BYTES, disk_bytes=GUEST_BYTES, swap_bytes=256 * MIB)
     for number in range(1, 5)
 )
-# The node is small, so the thresholds that a real node's kubelet needs would be most of it; and demand falls within
-# seconds, and targets turn within seconds, where the defaults are minutes, so that the demo need not take them.
+# The node is small: the thresholds that a real kubelet needs would be most of its memory. To keep the demo short,
+# demand falls and targets turn within seconds, not within minutes as by default.
 _AGENT_OPTIONS = ("--eviction-threshold=16Mi", "--eviction-margin=16Mi", "--demand-window=4s", "--stats-period=1s")
 _STOP_SECONDS = 10.0
 
@@ -37,10 +36,15 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Stage:
-    """All of it, from entering to leaving; everything on it ends with it.
+    """A stage to play a scene on; a context manager, which ends everything on it.
 
     Attributes:
-        serving: Where a part, "agent" or "controller", serves its metrics, as HOST:PORT; nowhere if it is not named.
+        say: Is called with each line of progress.
+        logs: The directory for the logs of agent and controller.
+        guests: The guests to boot.
+        node_bytes: The memory of the node.
+        serving: The address, as HOST:PORT, at which "agent" and "controller" serve metrics; one that is left out
+            serves none.
     """
 
     say: Say
@@ -54,16 +58,16 @@ class Stage:
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        """Set the stage: API server and guests start side by side."""
+        """Start the API server and the guests, both at the same time."""
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
-            # What is built first is built one after the other, so that its progress can be read.
+            # One after the other: both may build first, and mixed lines of progress could not be read.
             self.node = self._exits.enter_context(LabNode(NODE, self.node_bytes, say=self.say))
             plane = open_control_plane()
             self.say(f"starting an API server, booting guests: {len(self.guests)}")
             with ThreadPoolExecutor(1) as background:
                 booting = background.submit(self.node.boot, self.guests)
-                # In this thread: its daemons die with the thread that starts them.
+                # In this thread: the kernel kills daemons when the thread that started them ends.
                 self.plane = self._exits.enter_context(plane)
                 self._install()
                 booting.result()
@@ -87,11 +91,11 @@ class Stage:
 
     @property
     def pods(self) -> list[LauncherPod]:
-        """The guests in their launcher pods, in order."""
+        """The guests' launcher pods, in the order of `guests`."""
         return [self.node.pods[spec.name] for spec in self.guests]
 
     def start_agent(self) -> None:
-        """Start the agent, with the token that it has on its node."""
+        """Start the agent, with a token that is bound to a pod on its node, as the kubelet would issue it."""
         cgroup = f"--node-memory-cgroup={self.node.cgroup}"
         pods = f"--pods-dir={self.node.pods_dir}"
         kubeconfig = chart.agent_kubeconfig(self.plane, NODE)
@@ -103,19 +107,19 @@ class Stage:
         self._start("controller", kubeconfig, f"--namespace={chart.NAMESPACE}", "--cool-down=1s")
 
     def check(self) -> None:
-        """Raises RuntimeError if a process has ended."""
+        """Raise RuntimeError if the agent or the controller has ended."""
         for process in self._processes:
             if process.poll() is not None:
                 name = Path(str(process.args[-1])).stem if isinstance(process.args, list) else "a process"
                 raise RuntimeError(f"{name} ended with status {process.returncode}; its log is in {self.logs}")
 
     def pressure(self) -> dict[str, Any] | None:
-        """The status of the node's NodePressure; None before there is one."""
+        """Return the status of the node's NodePressure; None if there is none yet."""
         text = self.plane.kubectl("get", "nodepressure", NODE, "--ignore-not-found", "--output=json")
         return json.loads(text).get("status") if text.strip() else None
 
     def instances(self) -> dict[str, dict[str, str]]:
-        """Each VMI's annotations, by name."""
+        """Return the annotations of each VMI, by its name."""
         items = json.loads(self.plane.kubectl("get", "vmi", "--output=json"))["items"]
         return {item["metadata"]["name"]: item["metadata"].get("annotations", {}) for item in items}
 
@@ -133,30 +137,3 @@ class Stage:
         arguments = [sys.executable, "-m", "kubeballoon", command, *serving, *options, f"--kubeconfig={kubeconfig}"]
         with (self.logs / f"{command}.log").open("wb") as log:
             self._processes.append(subprocess.Popen(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
-
-
-class Background(threading.Thread):
-    """A function that runs every so many seconds until stopped, such as a load that rises."""
-
-    def __init__(self, seconds: float, function: Callable[[], bool]) -> None:
-        """Call ``function`` every ``seconds`` until it returns False or ``stop`` is called."""
-        super().__init__(daemon=True)
-        self._seconds = seconds
-        self._function = function
-        self._stopped = threading.Event()
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        """See the class."""
-        try:
-            while self._function() and not self._stopped.wait(self._seconds):
-                pass
-        except Exception as error:  # noqa: BLE001 - shown by whoever stops it
-            self.error = error
-
-    def stop(self) -> None:
-        """End it; raises what ended it before."""
-        self._stopped.set()
-        self.join()
-        if self.error is not None:
-            raise self.error

@@ -1,1 +1,1 @@
-"""The testbed is what tests, demo and benchmarks run on: a control plane, a lab of guests, the chart, and tools."""
+"""The testbed of tests, demo and benchmarks: a control plane, a lab with guests, the chart and tools. See README.md."""

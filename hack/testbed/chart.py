@@ -1,6 +1,7 @@
-"""The chart as tests and the demo install it: rendered by helm, applied without it.
+"""Installs the chart for tests and demo: helm renders it, and kubectl applies it.
 
-So what is shown is what is installed. Deployments and the like are left out where nothing would run their pods.
+So tests run with the accounts, rights and CRDs that users install. Deployments, DaemonSets and Jobs are left out, as
+nothing in the testbed runs their pods.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ Object = dict[str, Any]
 
 
 def helm(*arguments: str | Path, kubeconfig: Path | None = None, seconds: float = _SECONDS) -> str:
-    """What helm prints; it reads no configuration of the user's.
+    """Run helm, and return what it prints. It uses the given kubeconfig, or no cluster.
 
     Raises:
-        ControlPlaneError: It failed; this is what it wrote to stderr.
+        ControlPlaneError: helm failed (the message has its stderr), or missed the deadline of ``seconds``.
     """
     cluster = ("--kubeconfig", kubeconfig) if kubeconfig is not None else ()
     return run([HELM.path(), *arguments, *cluster], seconds=seconds)
 
 
 def render(*options: str, release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
-    """The chart's objects, hooks included, as for a cluster with KubeVirt; ``options`` as for `helm template`."""
+    """Return the chart's objects, hooks included, as for a cluster with KubeVirt; ``options`` are `helm template`'s."""
     where = ("template", release, CHART, "--namespace", namespace, "--api-versions", KUBEVIRT_API)
     return [item for item in yaml.safe_load_all(helm(*where, *options)) if item]
 
 
 def install(plane: ControlPlane) -> None:
-    """Install CRDs, accounts with their rights, and admission; the API server takes a second to heed the last."""
+    """Install CRDs, accounts with their rights, and admission policies, which take effect about a second later."""
     rendered = render()
     definitions = [item for item in rendered if item["kind"] == "CustomResourceDefinition"]
     plane.apply_crds(definitions)
@@ -50,14 +51,14 @@ def install(plane: ControlPlane) -> None:
 
 
 def agent_environment() -> dict[str, str]:
-    """The environment variables that the chart sets for agents, but for those that each node has its own of."""
+    """Return the environment variables that the chart sets for all agents; NODE_NAME, which differs, is left out."""
     (daemons,) = (item for item in render() if item["kind"] == "DaemonSet")
     (container,) = daemons["spec"]["template"]["spec"]["containers"]
     return {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
 
 def agent_kubeconfig(plane: ControlPlane, node: str) -> Path:
-    """The kubeconfig that the agent on a node has: its token is bound to a pod there, which is made for it."""
+    """Create a pod for the agent on a node, and write a kubeconfig with a token that is bound to it."""
     name = f"{RELEASE}-agent-{node}"
     pod = {
         "apiVersion": "v1",

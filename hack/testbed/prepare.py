@@ -1,4 +1,7 @@
-"""Makes what tests need and what takes long, before they start: the progress of their workers would not be seen."""
+"""`python -m hack.testbed.prepare` builds everything that tests need, before pytest starts.
+
+Some builds take minutes, and nobody would see the progress that pytest's workers print.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ import os
 import sys
 
 from hack.testbed.controlplane import KUBECONFIG_VARIABLE, ControlPlaneError, build
-from hack.testbed.controlplane.assets import Assets
+from hack.testbed.controlplane.programs import Programs
 from hack.testbed.lab import LabError, image
 from hack.testbed.tools import TOOLS, monitoring_crds
 
 
 def main() -> int:
-    """Make it, or say in one line why that cannot be."""
+    """Build it all; print one line if that fails. Return the exit status."""
     try:
         if KUBECONFIG_VARIABLE not in os.environ:
-            Assets.find()
+            Programs.find()
         build.kubevirt_crds()
         for packages in ((), image.PYTHON_PACKAGES):
             image.build(packages)

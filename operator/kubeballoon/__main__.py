@@ -1,4 +1,4 @@
-"""The ``kubeballoon`` command."""
+"""This module is the command ``kubeballoon``."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import logging
 import sys
 
 from kubeballoon import __version__
-from kubeballoon.cluster.client import ClusterError
+from kubeballoon.cluster.client import ApiError
 
-_COMMANDS = ("controller", "agent", "release", "simulate")
+_COMMANDS = ("controller", "agent", "uninstall", "replay")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; what a user can mend is said in one line, with exit status 1, or 2 for a wrong option."""
+    """Run one command, and return the exit status.
+
+    An error that the user can mend is one line and exit status 1; argparse exits with 2 for a wrong option.
+    """
     parser = argparse.ArgumentParser(prog="kubeballoon", description="Drives the memory balloons of KubeVirt's VMs.")
     parser.add_argument("--version", action="version", version=f"kubeballoon {__version__}")
     parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    given = sys.argv[1:] if arguments is None else arguments
-    asked = [argument for argument in given if argument in _COMMANDS][:1]
-    for name in asked or _COMMANDS:  # only the modules of the command that is run
+    words = sys.argv[1:] if arguments is None else arguments
+    named = [word for word in words if word in _COMMANDS][:1]
+    for name in named or _COMMANDS:  # only the command that is run is imported: an agent needs no kopf, and so on
         importlib.import_module(f"kubeballoon.{name}.main").add_parser(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -29,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         status: int = options.run(options)
-    except ClusterError as error:
-        print(f"kubeballoon: {error}", file=sys.stderr)  # noqa: T201 - a command's own last words
+    except ApiError as error:
+        print(f"kubeballoon: {error}", file=sys.stderr)  # noqa: T201 - the user's terminal, not the log
         return 1
     except KeyboardInterrupt:
         return 130

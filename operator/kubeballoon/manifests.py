@@ -1,4 +1,4 @@
-"""Policies in files: read and checked as the API server would, in its words."""
+"""This module reads policies from files, and refuses what the API server would refuse, in the API server's words."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from kubeballoon.api.v1alpha1 import (
 _SUFFIXES = (".yaml", ".yml", ".json")
 _POLICIES: Mapping[Any, type[Policy]] = {each.__name__: each for each in (MemoryPolicy, ProcessorPolicy)}
 _SPECS: Mapping[Any, type[PolicySpec]] = {"MemoryPolicy": MemoryPolicySpec, "ProcessorPolicy": ProcessorPolicySpec}
-_NO_POLICIES = {each.__name__ for each in KINDS} - _POLICIES.keys()
+_OTHER_KINDS = {each.__name__ for each in KINDS} - _POLICIES.keys()
 Document = dict[str, Any]
 
 
 class RefusedError(Exception):
-    """Files that the API server would refuse; one line a mistake."""
+    """The API server would refuse the files; there is one line for each mistake."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
@@ -41,56 +41,57 @@ class RefusedError(Exception):
 
 
 def read(sources: Iterable[str]) -> list[Policy]:
-    """The policies in files, directories (all of their YAML and JSON files) or standard input ("-").
+    """Read the policies in files, in the YAML and JSON files of directories, or in standard input ("-").
 
-    Objects of other groups are passed over, so that a whole rendered repository can be given.
+    Objects of other API groups are passed over, so that a whole rendered repository can be given.
 
     Raises:
-        RefusedError: a file cannot be read, or holds what the API server would refuse.
+        RefusedError: a file cannot be read, or the API server would refuse one of its policies.
     """
-    wrong: list[str] = []
+    errors: list[str] = []
     found: dict[tuple[str, str], tuple[str, Policy]] = {}
-    for where, document in _documents(sources, wrong):
-        if document.get("kind") in _NO_POLICIES:
+    for file, document in _documents(sources, errors):
+        if document.get("kind") in _OTHER_KINDS:
             continue
         mistakes = list(_mistakes(document))
-        wrong += [f"{where}: {mistake}" for mistake in mistakes]
+        errors += [f"{file}: {mistake}" for mistake in mistakes]
         if mistakes:
             continue
         policy = _POLICIES[document["kind"]].model_validate(document)
         name = policy.metadata.name
         if (policy.kind, name) in found:
-            wrong.append(f"{where}: {policy.kind} {name} is in {found[policy.kind, name][0]} too")
-        found[policy.kind, name] = where, policy
-    if wrong:
-        raise RefusedError(wrong)
+            errors.append(f"{file}: {policy.kind} {name} is in {found[policy.kind, name][0]} too")
+        found[policy.kind, name] = file, policy
+    if errors:
+        raise RefusedError(errors)
     return [policy for _, policy in found.values()]
 
 
-def _documents(sources: Iterable[str], wrong: list[str]) -> Iterator[tuple[str, Document]]:
-    """Every object of our group, with the file it is in; files that cannot be read go to ``wrong``."""
-    for where, text in _texts(sources, wrong):
+def _documents(sources: Iterable[str], errors: list[str]) -> Iterator[tuple[str, Document]]:
+    """Find every object of kubeballoon's API group, as (file, object); errors of reading are added to ``errors``."""
+    for file, text in _texts(sources, errors):
         try:
             documents = list(yaml.safe_load_all(text))
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = "" if mark is None else f" line {mark.line + 1}:"
-            wrong.append(f"{where}:{line} {getattr(error, 'problem', None) or 'this is no YAML'}")
+            errors.append(f"{file}:{line} {getattr(error, 'problem', None) or 'this file is not YAML'}")
             continue
         for document in documents:
             for each in _objects(_without_nulls(document)):
                 if str(each.get("apiVersion", "")).split("/")[0] == GROUP:
-                    yield where, each
+                    yield file, each
 
 
 def _without_nulls(value: Any) -> Any:
-    """The same without what is null: the API server takes that for left out."""
+    """Drop fields that are null, because the API server treats them as left out."""
     if isinstance(value, dict):
         return {key: _without_nulls(each) for key, each in value.items() if each is not None}
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _objects(document: object) -> Iterator[Document]:
+    """Find the objects in a YAML document, which may be a List of them."""
     if isinstance(document, dict):
         if str(document.get("kind", "")).endswith("List") and isinstance(document.get("items"), list):
             yield from (item for item in document["items"] if isinstance(item, dict))
@@ -98,7 +99,8 @@ def _objects(document: object) -> Iterator[Document]:
             yield document
 
 
-def _texts(sources: Iterable[str], wrong: list[str]) -> Iterator[tuple[str, str]]:
+def _texts(sources: Iterable[str], errors: list[str]) -> Iterator[tuple[str, str]]:
+    """Read all files, as (file, text); errors of reading are added to ``errors``."""
     for source in sources:
         if source == "-":
             yield "standard input", sys.stdin.read()
@@ -108,16 +110,16 @@ def _texts(sources: Iterable[str], wrong: list[str]) -> Iterator[tuple[str, str]
         if path.is_dir():
             files = sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES and each.is_file())
             if not files:
-                wrong.append(f"{path}: this directory has no {' or '.join(_SUFFIXES)} file")
+                errors.append(f"{path}: this directory has no {' or '.join(_SUFFIXES)} file")
         for file in files:
             try:
                 yield str(file), file.read_text()
             except (OSError, UnicodeDecodeError) as error:
-                wrong.append(f"{file}: {getattr(error, 'strerror', None) or 'this is no text'}")
+                errors.append(f"{file}: {getattr(error, 'strerror', None) or 'this file is not text'}")
 
 
 def _mistakes(document: Document) -> Iterator[str]:
-    """What the API server would say to it."""
+    """List the errors with which the API server would refuse an object."""
     kind, version = document.get("kind"), document.get("apiVersion")
     if kind not in _POLICIES or version != API_VERSION:
         yield f'no matches for kind "{kind}" in version "{version}"'
@@ -129,67 +131,69 @@ def _mistakes(document: Document) -> Iterator[str]:
         yield "resource name may not be empty"
         return
     unknown = sorted(document.keys() - {"apiVersion", "kind", "metadata", "spec", "status"})
-    said = [f'unknown field "{field}"' for field in unknown]
-    said += [*_schema(ObjectMeta, metadata, "metadata", extra="ignore"), *check(_SPECS[kind], document.get("spec"))]
-    for line in said:
-        yield f'The {kind} "{name}" is invalid: {line}'
+    errors = [f'unknown field "{field}"' for field in unknown]
+    errors += _schema_errors(ObjectMeta, metadata, "metadata", extra="ignore")
+    errors += check(_SPECS[kind], document.get("spec"))
+    for error in errors:
+        yield f'The {kind} "{name}" is invalid: {error}'
 
 
-def check(model: type[ApiModel], written: object) -> Iterator[str]:
-    """What is wrong with a spec as it is written: field and reason, as the API server has them."""
-    if written is None:
+def check(model: type[ApiModel], spec: object) -> Iterator[str]:
+    """List the errors in a spec as "field: reason", in the API server's words."""
+    if spec is None:
         yield "spec: Required value"
         return
-    if not isinstance(written, dict):
+    if not isinstance(spec, dict):
         yield "spec: Invalid value: must be of type object"
         return
-    broken = dict(_broken(model, written, "spec"))
-    yield from (f"{field}: Invalid value: {message}" for field, message in broken.items())
-    yield from _schema(model, written, "spec", extra="forbid", said=broken)
+    broken_rules = dict(_broken_rules(model, spec, "spec"))
+    yield from (f"{field}: Invalid value: {message}" for field, message in broken_rules.items())
+    yield from _schema_errors(model, spec, "spec", extra="forbid", reported=broken_rules)
 
 
-def _schema(
+def _schema_errors(
     model: type[ApiModel],
-    written: Mapping[str, Any],
+    value: Mapping[str, Any],
     path: str,
     *,
     extra: Literal["ignore", "forbid"],
-    said: Collection[str] = (),
+    reported: Collection[str] = (),
 ) -> Iterator[str]:
-    """What the schema refuses, but for fields of which something is said already."""
+    """List the violations of the schema, except those in fields that are ``reported`` already."""
     try:
-        # As JSON: there a number in quotes is no number.
-        text = json.dumps(written, default=str)
+        # Checked as JSON: pydantic's strict mode then takes strings for enums, and still refuses "5" for a number.
+        text = json.dumps(value, default=str)
         model.model_validate_json(text, strict=True, extra=extra, by_alias=True, by_name=False)
     except ValidationError as error:
         for detail in error.errors():
             field = _field(path, detail["loc"])
-            if field not in said:
-                yield _said(field, detail)
+            if field not in reported:
+                yield _error_text(field, detail)
 
 
-def _broken(model: type[BaseModel], written: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
-    """The rules that do not hold, as (field, message), in a model and the models in its fields."""
+def _broken_rules(model: type[BaseModel], value: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    """Find the CEL rules that do not hold in a model and in the models of its fields, as (field, message)."""
     for rule in getattr(model, "rules", ()):
-        if not rule.holds(written):
+        if not rule.holds(value):
             yield f"{path}.{rule.field}", rule.message
     for name, field in model.model_fields.items():
         key = field.alias or name
-        inner = _model(field.annotation)
-        value = written.get(key)
-        if inner is None or value is None:
+        inner_model = _model(field.annotation)
+        inner = value.get(key)
+        if inner_model is None or inner is None:
             continue
-        for where, each in [(f"{path}.{key}", value)] if isinstance(value, dict) else _items(path, key, value):
+        for inner_path, each in [(f"{path}.{key}", inner)] if isinstance(inner, dict) else _items(path, key, inner):
             if isinstance(each, dict):
-                yield from _broken(inner, each, where)
+                yield from _broken_rules(inner_model, each, inner_path)
 
 
 def _items(path: str, key: str, value: object) -> list[tuple[str, Any]]:
+    """List the items of a list with their paths; nothing else has items."""
     return [(f"{path}.{key}[{index}]", each) for index, each in enumerate(value)] if isinstance(value, list) else []
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
-    """The model behind a field's type: its own, or that of its items."""
+    """Find the model in a field's annotation: the field's own type, an alternative, or the type of its items."""
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
@@ -203,11 +207,11 @@ def _field(path: str, location: Iterable[int | str]) -> str:
 _Wording = Callable[[str, ErrorDetails], str]
 
 
-def _bound(words: str, key: str) -> _Wording:
-    def say(field: str, detail: ErrorDetails) -> str:
+def _out_of_bounds(words: str, key: str) -> _Wording:
+    def text(field: str, detail: ErrorDetails) -> str:
         return f"Invalid value: {detail['input']!r}: {field} in body should be {words} {detail['ctx'][key]}"
 
-    return say
+    return text
 
 
 def _unsupported(_: str, detail: ErrorDetails) -> str:
@@ -216,21 +220,22 @@ def _unsupported(_: str, detail: ErrorDetails) -> str:
 
 
 def _not_of_type(name: str) -> _Wording:
-    def say(field: str, detail: ErrorDetails) -> str:
+    def text(field: str, detail: ErrorDetails) -> str:
         return f"Invalid value: {json.dumps(detail['input'])}: {field} in body must be of type {name}"
 
-    return say
+    return text
 
 
 def _mismatch(field: str, detail: ErrorDetails) -> str:
     return f"Invalid value: \"{detail['input']}\": {field} in body should match '{detail['ctx']['pattern']}'"
 
 
+# By pydantic's names of errors.
 _WORDINGS: Mapping[str, _Wording] = {
     "enum": _unsupported,
     "missing": lambda field, detail: "Required value",  # noqa: ARG005 - one signature for all
-    "greater_than_equal": _bound("greater than or equal to", "ge"),
-    "less_than_equal": _bound("less than or equal to", "le"),
+    "greater_than_equal": _out_of_bounds("greater than or equal to", "ge"),
+    "less_than_equal": _out_of_bounds("less than or equal to", "le"),
     "string_pattern_mismatch": _mismatch,
     "int_type": _not_of_type("integer"),
     "int_from_float": _not_of_type("integer"),
@@ -242,7 +247,8 @@ _WORDINGS: Mapping[str, _Wording] = {
 }
 
 
-def _said(field: str, detail: ErrorDetails) -> str:
+def _error_text(field: str, detail: ErrorDetails) -> str:
+    """Write one of pydantic's errors as the API server would."""
     if detail["type"] == "extra_forbidden":
         return f'unknown field "{field}"'
     wording = _WORDINGS.get(detail["type"])

@@ -1,4 +1,4 @@
-"""What the parts export to Prometheus has in common: names, units and labels in one place per metric."""
+"""This module holds what agent and controller need to export metrics to Prometheus."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, disab
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily
 
-disable_created_metrics()  # a second series for each counter, which nobody asks for
+disable_created_metrics()  # they double the series of every counter, and nobody queries them
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds: from a libvirt call that is answered at once to one that misses its deadline."""
+"""The buckets of all histograms, seconds: from a libvirt call that is answered at once to one that misses its
+deadline."""
 
 Sample = tuple[tuple[str, ...], float | None]
-"""Values of the labels, and the metric's; None where it is not known, which exports nothing."""
+"""The values of a metric's labels, and the metric's value; a value of None is unknown and is not exported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One gauge, read when it is scraped: what is gone by then is not exported, so that series do not pile up."""
+    """A Gauge describes one metric whose values are collected when Prometheus scrapes them.
+
+    An object that is gone by then is not exported, so that series do not pile up.
+    """
 
     name: str
     about: str
     labels: tuple[str, ...] = ()
 
     def family(self, samples: Iterable[Sample]) -> Metric:
-        """The gauge with its present values."""
+        """Build the metric from its present values."""
         family = GaugeMetricFamily(self.name, self.about, labels=self.labels)
         for labels, value in samples:
             if value is not None:
@@ -37,24 +41,32 @@ class Gauge:
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry with this process's own figures; none is shared, so a process, or a test, may have several."""
-    registry = CollectorRegistry(auto_describe=False)
+    """Make a registry with the process's own metrics; none is global, so a process, or a test, may have several."""
+    registry = CollectorRegistry(auto_describe=False)  # describing would collect from parts that do not run yet
     ProcessCollector(registry=registry)
     return registry
 
 
 async def expose(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """All metrics as text, and its content type, for a scraper that accepts ``accept``.
+    """Write all metrics as text.
 
-    They are read here, where nothing changes meanwhile, and written in a thread: there may be many.
+    They are collected in the event loop, where no value changes meanwhile, and written in a thread, because there may
+    be many.
+
+    Args:
+        registry: the metrics.
+        accept: the scraper's Accept header.
+
+    Returns:
+        The text and its content type.
     """
     encode, content_type = choose_encoder(accept)
-    text: bytes = await asyncio.to_thread(encode, _Read(list(registry.collect())))
+    text: bytes = await asyncio.to_thread(encode, _CollectedMetrics(list(registry.collect())))
     return text, content_type
 
 
-class _Read(CollectorRegistry):
-    """Metrics that are read."""
+class _CollectedMetrics(CollectorRegistry):
+    """_CollectedMetrics are metrics that have been collected, in the form that prometheus_client's encoders take."""
 
     def __init__(self, metrics: list[Metric]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""This module holds command-line options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def checked(parse: Callable[[str], T], name: str) -> Callable[[str], T]:
-    """An argparse type whose error is the parser's own message."""
+    """Make an argparse type of a parser, whose ValueError becomes the message to the user; ``name`` is the type's."""
 
     def convert(text: str) -> T:
         try:
@@ -26,10 +26,10 @@ def checked(parse: Callable[[str], T], name: str) -> Callable[[str], T]:
 
 
 def at_least_a_second(text: str) -> float:
-    """A duration in seconds that something can be divided by.
+    """Read a duration of at least a second as seconds.
 
     Raises:
-        ValueError: it is none, or shorter.
+        ValueError: the text is not a duration, or is shorter than a second.
     """
     seconds = parse_duration(text)
     if seconds < 1:
@@ -38,14 +38,14 @@ def at_least_a_second(text: str) -> float:
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """How to reach the cluster."""
+    """Add the options that say how to reach the API server."""
     parser.add_argument(
         "--kubeconfig", type=Path, help="how to reach the API server (default: $KUBECONFIG, else the pod's own account)"
     )
 
 
 def add_serving_options(parser: argparse.ArgumentParser) -> None:
-    """Where /healthz, /readyz and /metrics are served."""
+    """Add the option that says where /healthz, /readyz and /metrics are served."""
     parser.add_argument(
         "--listen",
         type=checked(_address, "address"),
@@ -56,6 +56,11 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _address(text: str) -> tuple[str | None, int]:
+    """Read HOST:PORT; the host is None where the text has none, which means every address.
+
+    Raises:
+        ValueError: the text is not HOST:PORT; an IPv6 host needs brackets.
+    """
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not port.isdigit() or (":" in host and not bracketed):

@@ -12,9 +12,9 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
-from kubeballoon.agent.keeper import INEFFECTIVE
 from kubeballoon.api.quantity import parse_quantity
-from kubeballoon.core.guard import STOOD
+from kubeballoon.api.reasons import AgentReason
+from kubeballoon.core.memory.guard import STILL_SECONDS
 from tests.support.cluster import get
 from tests.support.guests import booted, loaded
 from tests.support.patience import eventually
@@ -43,7 +43,7 @@ def test_the_node_and_its_vms_are_reported(
     with agent(installed, lab_node, tmp_path / "log") as command:
         vm = eventually(lambda: now if "need" in (now := reported(installed, lab_node, guest)) else {})
         eventually(lambda: reported(installed, lab_node, guest)["responsive"])
-        eventually(lambda: get(installed, "nodepressure", lab_node.name)["status"]["state"] == "High")
+        eventually(lambda: get(installed, "nodepressure", lab_node.name)["status"]["state"] == "Ample")
         pressure = get(installed, "nodepressure", lab_node.name)
         assert command.stop() == 0
     assert parse_quantity(vm["size"]) == parse_quantity(vm["actual"]) == guest.spec.memory_bytes
@@ -73,13 +73,13 @@ def test_a_request_is_carried_out_and_given_back(
         throughout(lambda: guest.actual_bytes() >= 128 * MIB, 3)
         annotate(installed, guest, memory_target=None, memory_min=None, policy=None)
         eventually(lambda: guest.actual_bytes() == size)
-        assert "Traceback" not in command.said()
+        assert "Traceback" not in command.output()
 
 
-def test_a_guest_with_nothing_to_give_keeps_what_it_uses_and_that_is_said(
+def test_a_guest_with_nothing_to_give_keeps_what_it_uses_and_that_is_reported(
     installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
 ) -> None:
-    def says_so() -> bool:
+    def is_reported() -> bool:
         vm = reported(installed, lab_node, guest)
         return "its guest has nothing more to give" in vm["message"] and bool(vm["responsive"])
 
@@ -87,7 +87,7 @@ def test_a_guest_with_nothing_to_give_keeps_what_it_uses_and_that_is_said(
         eventually(lambda: reported(installed, lab_node, guest).get("need"))
         annotate(installed, guest, memory_target="128Mi")
         eventually(lambda: guest.actual_bytes() < guest.spec.memory_bytes - 8 * MIB)
-        eventually(says_so)  # words alone are no news
+        eventually(is_reported)  # a message that changes causes no report by itself
         assert guest.load.touch(100).kills == 0
         assert guest.actual_bytes() > max(load.held_mib, 128) * MIB
 
@@ -108,7 +108,7 @@ def test_memory_goes_back_without_a_controller_where_no_policy_asks_for_it_any_m
         eventually(lambda: "not followed" in reported(installed, lab_node, guest).get("message", ""))
 
 
-def test_killed_and_started_again_it_moves_no_balloon(
+def test_an_agent_that_is_killed_and_started_again_moves_no_balloon(
     installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
 ) -> None:
     annotate(installed, guest, memory_target="180Mi", memory_min="128Mi")
@@ -129,12 +129,14 @@ def test_a_hung_qemu_is_reported_and_welcomed_back(
 ) -> None:
     with agent(installed, lab_node, tmp_path / "log") as command:
         tasks = Path(f"/proc/{command.process.pid}/task")
-        # Its keeper has its thread by then, and its attendant.
+        # By then both workers of the VM have their threads.
         eventually(lambda: (vm := reported(installed, lab_node, guest))["need"] and vm["processors"]["online"])
         threads = len(list(tasks.iterdir()))
         with guest.hung():
             eventually(lambda: reported(installed, lab_node, guest).get("reason") == "Hung")
-            throughout(lambda: len(list(tasks.iterdir())) <= threads + 1, 8)  # one that reads what its process holds
+            throughout(
+                lambda: len(list(tasks.iterdir())) <= threads + 1, 8
+            )  # the one more reads what the VM's process holds
         eventually(lambda: "reason" not in reported(installed, lab_node, guest))
 
 
@@ -148,14 +150,14 @@ def test_a_vm_that_hangs_as_the_agent_starts_counts_as_what_it_held(
 
     def hung() -> dict[str, Any]:
         vm = reported(installed, lab_node, guest)
-        weighed = abs(parse_quantity(vm["resident"]) - guest.resident_bytes()) < 8 * MIB
-        return vm if vm["reason"] == "Hung" and weighed else {}
+        measured = abs(parse_quantity(vm["resident"]) - guest.resident_bytes()) < 8 * MIB
+        return vm if vm["reason"] == "Hung" and measured else {}
 
     with guest.hung(), agent(installed, lab_node, tmp_path / "again"):
         assert eventually(hung)["actual"] == "160Mi"
 
 
-def test_a_migrating_vm_is_frozen_until_the_migration_ends(
+def test_a_migrating_vm_is_held_until_the_migration_ends(
     installed: ControlPlane, lab_node: LabNode, guest: LauncherPod, tmp_path: Path
 ) -> None:
     with agent(installed, lab_node, tmp_path / "log"):
@@ -173,7 +175,7 @@ def test_a_migrating_vm_is_frozen_until_the_migration_ends(
     assert guest.actual_bytes() == 200 * MIB, "the balloon went with the VM, and is its new node's"
 
 
-def test_memory_that_is_plugged_in_counts_and_is_not_asked_of_the_balloon(
+def test_memory_that_is_plugged_in_counts_and_is_not_requested_of_the_balloon(
     installed: ControlPlane, lab_node: LabNode, tmp_path: Path
 ) -> None:
     def grown() -> bool:
@@ -209,7 +211,10 @@ def test_memory_that_the_guest_had_returned_before_is_no_fault_of_the_balloon(
             eventually(lambda: reported(installed, lab_node, guest).get("need"))
             annotate(installed, guest, memory_target="160Mi", memory_min="128Mi")
             eventually(lambda: guest.actual_bytes() == 160 * MIB)
-            throughout(lambda: reported(installed, lab_node, guest).get("reason") != INEFFECTIVE, STOOD + 2)
+            throughout(
+                lambda: reported(installed, lab_node, guest).get("reason") != AgentReason.BALLOON_INEFFECTIVE,
+                STILL_SECONDS + 2,
+            )
 
 
 def test_a_report_that_is_deleted_is_made_anew(
@@ -222,14 +227,14 @@ def test_a_report_that_is_deleted_is_made_anew(
             eventually(lambda: reported(installed, lab_node, guest))
 
 
-def test_what_it_may_not_do_is_named_and_ends_nothing(
+def test_missing_permissions_are_named_and_end_nothing(
     installed: ControlPlane, lab_node: LabNode, namespace: str, tmp_path: Path
 ) -> None:
     installed.kubectl("create", "serviceaccount", "nobody", f"--namespace={namespace}")
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     options = (f"--kubeconfig={kubeconfig}", f"--node-name={lab_node.name}", f"--pods-dir={lab_node.pods_dir}")
     with Command(tmp_path / "log", "agent", *options) as command:
-        eventually(lambda: command.said().count("cannot list resource") == 3)
-        assert len(command.said().splitlines()) == 3, "one line each, for VMs, policies and namespaces"
+        eventually(lambda: command.output().count("cannot list resource") == 3)
+        assert len(command.output().splitlines()) == 3, "one line each, for VMs, policies and namespaces"
         assert command.process.poll() is None
         assert command.stop() == 0

@@ -1,4 +1,4 @@
-"""What the agent makes of a VMI, a node's files, and a pod's directory."""
+"""What the agent reads of a VMI, a node's files, and a pod's directory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
-from kubeballoon.agent.host import Host, HostError
-from kubeballoon.agent.instance import bar, read
-from kubeballoon.agent.launchers import LONGEST_SOCKET_PATH, Launcher, find, uris
+from kubeballoon.agent.hypervisor.launchers import LONGEST_SOCKET_PATH, Launcher, find_launcher, uris
+from kubeballoon.agent.node.memory import HostError, HostMemoryReader
+from kubeballoon.agent.vm.instance import ineligibility, read_instance
 
 MIB = 1 << 20
 
@@ -26,24 +26,24 @@ def vmi(**annotations: str) -> dict[str, Any]:
     return made
 
 
-def test_a_vm_is_read_with_what_is_asked_of_it() -> None:
-    instance = read(vmi(memory_target="128Mi", memory_min="100Mi", policy="default"), "here")
+def test_a_vm_is_read_with_its_requests() -> None:
+    instance = read_instance(vmi(memory_target="128Mi", memory_min="100Mi", policy="default"), "here")
     assert instance is not None
     assert (instance.target, instance.minimum, instance.policy) == (128 * MIB, 100 * MIB, "default")
     assert (instance.size, instance.pods, instance.domain) == (256 * MIB, ("pod-1",), "default_vm")
-    assert instance.bar is None
-    assert instance.frozen is None
+    assert instance.ineligibility is None
+    assert instance.hold is None
 
 
 def test_a_vm_elsewhere_or_not_running_is_not_ours() -> None:
-    assert read(vmi(), "there") is None
+    assert read_instance(vmi(), "there") is None
     stopped = vmi()
     stopped["status"]["phase"] = "Succeeded"
-    assert read(stopped, "here") is None
+    assert read_instance(stopped, "here") is None
 
 
 def test_an_annotation_that_cannot_be_read_is_a_fault_and_not_a_request() -> None:
-    instance = read(vmi(memory_target="lots"), "here")
+    instance = read_instance(vmi(memory_target="lots"), "here")
     assert instance is not None
     assert instance.target is None
     assert "memory-target" in (instance.fault or "")
@@ -65,61 +65,61 @@ def test_an_annotation_that_cannot_be_read_is_a_fault_and_not_a_request() -> Non
     ],
 )
 def test_vms_that_must_not_be_ballooned_are_known(domain: dict[str, object], reason: str | None) -> None:
-    found = bar({"spec": {"domain": domain}})
+    found = ineligibility({"spec": {"domain": domain}})
     assert (found and found[0]) == reason
 
 
 def test_a_network_device_by_resource_claim_is_a_passed_through_device() -> None:
-    found = bar({"spec": {"domain": {}, "networks": [{"name": "x", "resourceClaim": {"name": "nic"}}]}})
+    found = ineligibility({"spec": {"domain": {}, "networks": [{"name": "x", "resourceClaim": {"name": "nic"}}]}})
     assert found is not None
     assert found[0] == "VFIO"
 
 
 def test_guaranteed_pods_keep_their_promise() -> None:
-    found = bar({"status": {"qosClass": "Guaranteed"}})
+    found = ineligibility({"status": {"qosClass": "Guaranteed"}})
     assert found is not None
     assert found[0] == "Guaranteed"
 
 
-def test_a_vm_is_frozen_from_the_start_of_a_migration_to_its_end() -> None:
+def test_a_vm_is_held_from_the_start_of_a_migration_to_its_end() -> None:
     migrating = vmi()
     migrating["status"]["migrationState"] = {"migrationUid": "m", "startTimestamp": "2026-01-01T00:00:00Z"}
-    instance = read(migrating, "here")
+    instance = read_instance(migrating, "here")
     assert instance is not None
-    assert instance.frozen is not None
+    assert instance.hold is not None
     migrating["status"]["migrationState"]["completed"] = True
-    instance = read(migrating, "here")
+    instance = read_instance(migrating, "here")
     assert instance is not None
-    assert instance.frozen is None
+    assert instance.hold is None
 
 
 def test_the_target_of_a_migration_takes_over_when_it_has_completed() -> None:
     moving = vmi()
     moving["status"]["activePods"] = {"pod-1": "here", "pod-2": "there"}
     moving["status"]["migrationState"] = {"migrationUid": "m", "sourceNode": "here", "targetNode": "there"}
-    assert read(moving, "there") is None
+    assert read_instance(moving, "there") is None
     moving["status"]["nodeName"] = "there"
-    arriving = read(moving, "there")
+    arriving = read_instance(moving, "there")
     assert arriving is not None
-    assert (arriving.pods, arriving.frozen and arriving.frozen[0]) == (("pod-2",), "Migrating")
+    assert (arriving.pods, arriving.hold and arriving.hold[0]) == (("pod-2",), "Migrating")
     moving["status"]["migrationState"]["completed"] = True
-    arrived = read(moving, "there")
+    arrived = read_instance(moving, "there")
     assert arrived is not None
-    assert arrived.frozen is None
-    assert read(moving, "here") is None
+    assert arrived.hold is None
+    assert read_instance(moving, "here") is None
 
 
 def test_a_migration_that_failed_leaves_the_vm_with_its_node() -> None:
     staying = vmi()
     staying["status"]["migrationState"] = {"migrationUid": "m", "failed": True}
-    instance = read(staying, "here")
+    instance = read_instance(staying, "here")
     assert instance is not None
-    assert instance.frozen is None
+    assert instance.hold is None
 
 
 @contextmanager
 def listening(directory: Path, name: str) -> Iterator[None]:
-    """A listener behind a path of any length."""
+    """Listen behind a path of any length."""
     descriptor = os.open(directory, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"/proc/self/fd/{descriptor}/{name}")
@@ -129,14 +129,14 @@ def listening(directory: Path, name: str) -> Iterator[None]:
 
 def test_a_launcher_is_found_by_its_socket(tmp_path: Path) -> None:
     path = tmp_path / "uid/volumes/kubernetes.io~empty-dir/libvirt-runtime"
-    assert find(tmp_path, ["uid"]) is None
+    assert find_launcher(tmp_path, ["uid"]) is None
     path.mkdir(parents=True)
     (path / "virtqemud-sock").touch()
-    assert find(tmp_path, ["uid"]) is None, "a file is no socket"
+    assert find_launcher(tmp_path, ["uid"]) is None, "a file is no socket"
     (path / "virtqemud-sock").unlink()
     with listening(path, "virtqemud-sock"):
-        assert find(tmp_path, ["other", "uid"]) == Launcher("uid", path / "virtqemud-sock")
-        assert find(tmp_path, ["../uid"]) is None
+        assert find_launcher(tmp_path, ["other", "uid"]) == Launcher("uid", path / "virtqemud-sock")
+        assert find_launcher(tmp_path, ["../uid"]) is None
 
 
 def test_a_path_too_long_for_a_socket_is_shortened() -> None:
@@ -157,7 +157,7 @@ def test_the_node_s_memory_is_the_machine_s(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text(MEMINFO)
     (tmp_path / "pressure").mkdir()
     (tmp_path / "pressure/memory").write_text(STALL)
-    memory = Host(proc=tmp_path).memory()
+    memory = HostMemoryReader(proc=tmp_path).memory()
     assert (memory.total, memory.available) == (1000 * 1024, 400 * 1024)
     assert (memory.stall.some, memory.stall.full) == (12.5, 3.0)
 
@@ -171,7 +171,7 @@ def test_a_cgroup_of_version_2_can_stand_for_the_node(tmp_path: Path) -> None:
         "memory.pressure": STALL,
     }.items():
         (tmp_path / name).write_text(text)
-    memory = Host(proc=tmp_path, cgroup=tmp_path).memory()
+    memory = HostMemoryReader(proc=tmp_path, cgroup=tmp_path).memory()
     assert (memory.total, memory.available) == (500000, 300000)
     assert memory.stall.some == 12.5
 
@@ -185,32 +185,32 @@ def test_a_cgroup_of_version_1_has_its_stall_in_the_unified_hierarchy(tmp_path: 
     (group / "memory.usage_in_bytes").write_text("300000")
     (group / "memory.stat").write_text("active_file 0\ntotal_active_file 30000\ntotal_inactive_file 70000\n")
     (unified / "memory.pressure").write_text(STALL)
-    memory = Host(proc=tmp_path, cgroup=group).memory()
+    memory = HostMemoryReader(proc=tmp_path, cgroup=group).memory()
     assert (memory.total, memory.available, memory.stall.full) == (500000, 300000, 3.0)
 
 
-def test_a_node_that_does_not_tell_is_one_line(tmp_path: Path) -> None:
+def test_a_node_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot be read"):
-        Host(proc=tmp_path).memory()
+        HostMemoryReader(proc=tmp_path).memory()
 
 
-def test_what_is_asked_of_processors_is_read_apart_from_memory() -> None:
-    instance = read(vmi(processor_target="2", processor_method="Driver", processor_policy="narrow"), "here")
+def test_requests_for_processors_are_read_apart_from_those_for_memory() -> None:
+    instance = read_instance(vmi(processor_target="2", processor_method="Driver", processor_policy="narrow"), "here")
     assert instance is not None
-    asked = instance.processors
-    assert (asked.target, asked.method, asked.policy, asked.size) == (2, "Driver", "narrow", 1)
-    broken = read(vmi(processor_target="two", memory_target="128Mi"), "here")
+    request = instance.processors
+    assert (request.target, request.method, request.policy, request.size) == (2, "Driver", "narrow", 1)
+    broken = read_instance(vmi(processor_target="two", memory_target="128Mi"), "here")
     assert broken is not None
     assert "processor-target" in (broken.processors.fault or "")
-    assert broken.fault is None, "memory is not held up by that"
+    assert broken.fault is None, "the request for memory can be read"
 
 
-def test_how_many_processors_a_vm_has_is_what_kubevirt_reports_of_it() -> None:
+def test_a_vm_has_as_many_processors_as_kubevirt_reports() -> None:
     made = vmi()
     made["spec"]["domain"]["cpu"] = {"sockets": 2, "cores": 2}
-    assert (first := read(made, "here")) is not None
+    assert (first := read_instance(made, "here")) is not None
     made["status"]["currentCPUTopology"] = {"sockets": 3, "cores": 2, "threads": 2}
-    assert (second := read(made, "here")) is not None
+    assert (second := read_instance(made, "here")) is not None
     assert (first.processors.size, second.processors.size) == (4, 12)
 
 
@@ -225,7 +225,7 @@ def test_how_many_processors_a_vm_has_is_what_kubevirt_reports_of_it() -> None:
 def test_vms_whose_processors_must_stay_have_a_reason(cpu: dict[str, Any], reason: str) -> None:
     made = vmi()
     made["spec"]["domain"]["cpu"] = cpu
-    instance = read(made, "here")
+    instance = read_instance(made, "here")
     assert instance is not None
-    assert instance.processors.bar is not None
-    assert instance.processors.bar[0] == reason
+    assert instance.processors.ineligibility is not None
+    assert instance.processors.ineligibility[0] == reason

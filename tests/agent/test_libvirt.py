@@ -1,4 +1,4 @@
-"""What failures of a guest's agent mean, by the few words libvirt has for them; and calls that do not return."""
+"""What libvirt's few codes for failures of a guest agent mean, and what becomes of calls that do not return."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,23 +15,26 @@ import libvirt_qemu
 import pytest
 
 from hack.testbed.lab import LauncherPod
-from kubeballoon.agent import libvirt as module
-from kubeballoon.agent.hypervisor import AgentError, GoneError, HungError, HypervisorError
-from kubeballoon.agent.launchers import Launcher
-from kubeballoon.agent.libvirt import (
+from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
+from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.hypervisor.libvirt import (
     CallThread,
-    Handle,
-    LibvirtChannel,
+    DomainHandle,
+    LibvirtGuestControl,
     LibvirtHypervisor,
     _parse,
     _removable,
     _translate_agent,
 )
+from kubeballoon.agent.timing import DEFAULT_TIMING
 from tests.support.waiting import soon
+
+TIMING = DEFAULT_TIMING.libvirt
+IMPATIENT = replace(TIMING, connect=0.05)
 
 
 class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no types
-    """An error as libvirt's own, without a connection that it is of."""
+    """A FakeError is an error of libvirt's that needs no connection."""
 
     def __init__(self, code: int, message: str) -> None:
         """Have this code and this text."""
@@ -39,7 +42,7 @@ class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no
         self.code = code
 
     def get_error_code(self) -> int:
-        """The code."""
+        """Return the code."""
         return self.code
 
 
@@ -58,13 +61,13 @@ class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no
     ],
 )
 def test_a_failure_of_the_agent_has_a_reason_and_ends_no_connection(code: int, message: str, reason: str) -> None:
-    error = _translate_agent(FakeError(code, message))
-    assert isinstance(error, AgentError)
+    error = _translate_agent(FakeError(code, message), 5)
+    assert isinstance(error, GuestAgentError)
     assert error.reason == reason
 
 
-def test_what_is_no_failure_of_the_agent_is_none() -> None:
-    assert isinstance(_translate_agent(FakeError(libvirt.VIR_ERR_NO_DOMAIN, "no domain")), GoneError)
+def test_another_failure_than_the_guest_agent_s_is_not_one_of_the_guest_agent() -> None:
+    assert isinstance(_translate_agent(FakeError(libvirt.VIR_ERR_NO_DOMAIN, "no domain"), 5), GoneError)
 
 
 ENABLED = {1: "yes", 10: "yes", 11: "no"}
@@ -81,30 +84,33 @@ ENABLED = {1: "yes", 10: "yes", 11: "no"}
             ("vcpu10", "vcpu1"),
         ),
     ],
-    ids=["none told", "some"],
+    ids=["none named", "some"],
 )
-def test_what_can_be_unplugged_is_told_by_the_domain_s_xml(vcpus: str, names: tuple[str, ...]) -> None:
+def test_the_domain_s_xml_says_which_processors_can_be_unplugged(vcpus: str, names: tuple[str, ...]) -> None:
     assert _removable(_parse(f"<domain type='kvm'>{vcpus}</domain>")) == names
 
 
 async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_after_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert module.AGENT_DEADLINE > module.AGENT_QUEUE + module.AGENT_SECONDS
-    monkeypatch.setattr(module, "AGENT_DEADLINE", 0.05)
+    assert TIMING.agent_command > TIMING.agent_queue + TIMING.agent_answer
+    margin = TIMING.agent_command - TIMING.agent_queue
+    timing = replace(TIMING, agent_queue=0.05 - margin)  # so that a command has 50 ms
     over = threading.Event()
     monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", lambda *_: over.wait())
     thread = CallThread("agent")
     try:
         with pytest.raises(HungError, match="libvirt did not answer"):
-            await LibvirtChannel(thread, Handle(None, None), _parse("<domain type='kvm'/>")).command("guest-ping", {})
+            await LibvirtGuestControl(thread, DomainHandle(None, None), _parse("<domain type='kvm'/>"), timing).command(
+                "guest-ping", {}
+            )
     finally:
         over.set()
         thread.end()
 
 
 class Daemon(NamedTuple):
-    """A daemon that takes a connection and says nothing until it is ``over``."""
+    """A daemon that accepts connections and does not answer until ``over`` is set."""
 
     launcher: Launcher
     over: threading.Event
@@ -119,7 +125,6 @@ def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Daemon]:
         raise FakeError(libvirt.VIR_ERR_SYSTEM_ERROR, "the connection broke")
 
     monkeypatch.setattr(libvirt, "open", connect)
-    monkeypatch.setattr(module, "CONNECT_DEADLINE", 0.05)
     yield daemon
     daemon.over.set()
 
@@ -129,7 +134,7 @@ def threads(of: str) -> int:
 
 
 async def test_a_vm_that_hangs_costs_two_threads_however_often_it_is_tried(hung: Daemon) -> None:
-    hypervisor = LibvirtHypervisor()
+    hypervisor = LibvirtHypervisor(IMPATIENT)
     for _ in range(20):
         with pytest.raises(HungError):
             await hypervisor.connect(hung.launcher, "default_stuck")
@@ -139,7 +144,7 @@ async def test_a_vm_that_hangs_costs_two_threads_however_often_it_is_tried(hung:
 
 
 async def test_the_thread_of_a_vm_that_is_gone_ends_when_its_call_returns(hung: Daemon) -> None:
-    hypervisor = LibvirtHypervisor()
+    hypervisor = LibvirtHypervisor(IMPATIENT)
     with pytest.raises(HungError):
         await hypervisor.connect(hung.launcher, "default_gone")
     hypervisor.forget(hung.launcher.pod)
@@ -151,7 +156,14 @@ async def test_the_thread_of_a_vm_that_is_gone_ends_when_its_call_returns(hung: 
 
 @dataclass
 class Freed:
-    """The threads in which libvirt's objects were let go of, and how the calls for them end."""
+    """Freed tells in which threads libvirt's objects were freed, and decides how the calls for them end.
+
+    Attributes:
+        by: the names of the threads, in order.
+        found: is set once a domain was looked up.
+        may_return: cleared, looking a domain up does not return before it is set.
+        failure: what reading a domain's XML raises; None where that succeeds.
+    """
 
     by: list[str] = field(default_factory=list)
     found: threading.Event = field(default_factory=threading.Event)
@@ -159,28 +171,28 @@ class Freed:
     failure: FakeError | None = None
 
     def __post_init__(self) -> None:
-        """Hold nothing up, unless the test does."""
+        """Let all calls return, unless the test does not."""
         self.may_return.set()
 
     async def both(self) -> set[str]:
-        """The threads, once both objects are gone."""
+        """Wait until connection and domain are freed, and return in which threads."""
         await soon(lambda: len(self.by) >= 2, 5)
         return set(self.by)
 
 
 class FakeDomain:
-    """A domain that says where it was freed."""
+    """A domain that notes the thread in which it is freed."""
 
     def __init__(self, freed: Freed) -> None:
-        """Be freed there."""
+        """Note it in ``freed``."""
         self._freed = freed
 
     def __del__(self) -> None:
-        """Say where."""
+        """Note the thread."""
         self._freed.by.append(threading.current_thread().name)
 
     def XMLDesc(self) -> str:  # noqa: N802 - libvirt's name
-        """What it is made of."""
+        """Return the domain's XML, or fail."""
         if self._freed.failure is not None:
             raise self._freed.failure
         return "<domain type='kvm'><memory>1024</memory></domain>"
@@ -191,31 +203,31 @@ class FakeDomain:
 
 
 class FakeConnection(FakeDomain):
-    """A connection that finds such a domain, and says where it was freed itself."""
+    """A connection that finds such a domain, and notes the thread in which it is freed itself."""
 
     def lookupByName(self, _: str) -> FakeDomain:  # noqa: N802 - libvirt's name
-        """Find one, when the test lets it."""
+        """Find a domain, once that may return."""
         self._freed.found.set()
         self._freed.may_return.wait()
         return FakeDomain(self._freed)
 
     def close(self) -> None:
-        """Nothing to do: freed is freed."""
+        """Do nothing."""
 
 
 @pytest.fixture
 def freed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Freed]:
-    told = Freed()
-    monkeypatch.setattr(libvirt, "open", lambda _: FakeConnection(told))
-    yield told
-    told.may_return.set()
+    freed = Freed()
+    monkeypatch.setattr(libvirt, "open", lambda _: FakeConnection(freed))
+    yield freed
+    freed.may_return.set()
 
 
 def launcher(tmp_path: Path) -> Launcher:
     return Launcher("pod", tmp_path / "virtqemud-sock")
 
 
-async def test_what_is_closed_is_freed_in_its_own_thread_whatever_still_looks_at_it(
+async def test_a_closed_connection_is_freed_in_its_own_thread_whatever_still_refers_to_it(
     freed: Freed, tmp_path: Path
 ) -> None:
     domain = await LibvirtHypervisor().connect(launcher(tmp_path), "vm")
@@ -229,7 +241,7 @@ async def test_what_is_closed_is_freed_in_its_own_thread_whatever_still_looks_at
     assert failures
 
 
-async def test_what_is_found_in_part_is_freed_in_its_own_thread(freed: Freed, tmp_path: Path) -> None:
+async def test_a_connection_without_a_domain_is_freed_in_its_own_thread(freed: Freed, tmp_path: Path) -> None:
     freed.failure = FakeError(libvirt.VIR_ERR_NO_DOMAIN, "no domain")
     with pytest.raises(GoneError) as raised:
         await LibvirtHypervisor().connect(launcher(tmp_path), "vm")
@@ -237,14 +249,11 @@ async def test_what_is_found_in_part_is_freed_in_its_own_thread(freed: Freed, tm
     assert raised.value.__cause__ is freed.failure
 
 
-@pytest.mark.parametrize("given_up", ["in time", "by its keeper"])
-async def test_what_comes_late_is_freed_in_its_own_thread(
-    freed: Freed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_up: str
-) -> None:
+@pytest.mark.parametrize("given_up", ["in time", "by its worker"])
+async def test_a_result_that_comes_late_is_freed_in_its_own_thread(freed: Freed, tmp_path: Path, given_up: str) -> None:
     freed.may_return.clear()
-    hypervisor = LibvirtHypervisor()
+    hypervisor = LibvirtHypervisor(IMPATIENT if given_up == "in time" else TIMING)
     if given_up == "in time":
-        monkeypatch.setattr(module, "CONNECT_DEADLINE", 0.05)
         with pytest.raises(HungError):
             await hypervisor.connect(launcher(tmp_path), "vm")
     else:
@@ -257,7 +266,7 @@ async def test_what_comes_late_is_freed_in_its_own_thread(
     assert await freed.both() == {"libvirt vm"}
 
 
-async def test_what_comes_just_as_its_caller_gives_up_is_freed_in_the_thread(freed: Freed) -> None:
+async def test_a_result_that_comes_just_as_its_caller_gives_up_is_freed_in_the_thread(freed: Freed) -> None:
     thread = CallThread("its own")
     calling = asyncio.create_task(thread.call(5, lambda: (FakeConnection(freed), FakeDomain(freed))))
     await asyncio.sleep(0)  # the call is on its way
@@ -273,7 +282,7 @@ async def test_what_comes_just_as_its_caller_gives_up_is_freed_in_the_thread(fre
 
 @contextmanager
 def hung_for_ten_seconds(pod: LauncherPod) -> Iterator[threading.Event]:
-    """The daemon hangs until the loop has gone on; if it does not, ten seconds, and that is what is set then."""
+    """Let the daemon hang until the event loop goes on, or for ten seconds: then the event that is yielded is set."""
     rescued = threading.Event()
     with pod.hung_daemon() as wake:
 
@@ -291,12 +300,10 @@ def hung_for_ten_seconds(pod: LauncherPod) -> Iterator[threading.Event]:
 
 @pytest.mark.guest
 async def test_a_daemon_that_hangs_again_and_again_never_holds_up_the_loop(
-    lab_guest: LauncherPod, monkeypatch: pytest.MonkeyPatch
+    lab_guest: LauncherPod,
 ) -> None:
-    monkeypatch.setattr(module, "CONNECT_DEADLINE", 1.0)
-    monkeypatch.setattr(module, "DEADLINE", 1.0)
     of, name = Launcher(lab_guest.uid, lab_guest.socket), lab_guest.spec.domain_name
-    hypervisor = LibvirtHypervisor()
+    hypervisor = LibvirtHypervisor(replace(TIMING, connect=1.0, call=1.0))
     with hung_for_ten_seconds(lab_guest) as rescued:
         with pytest.raises(HungError):
             await hypervisor.connect(of, name)
@@ -316,7 +323,7 @@ async def test_a_daemon_that_hangs_again_and_again_never_holds_up_the_loop(
 
 
 async def connected(hypervisor: LibvirtHypervisor, of: Launcher, name: str) -> Any:
-    """The VM, once its thread's late calls are through."""
+    """Connect to the VM once the late calls of its thread have returned."""
     async with asyncio.timeout(20):
         while True:
             try:

@@ -55,7 +55,7 @@ def test_a_wrong_policy_is_refused_with_field_and_reason(
 
 
 @pytest.mark.cluster
-def test_what_is_left_out_has_a_default(installed: ControlPlane) -> None:
+def test_fields_that_are_left_out_have_defaults(installed: ControlPlane) -> None:
     installed.apply(memory_policy("defaults", mode="Observe", memory={"min": 1024, "max": "1Gi"}))
     spec = get(installed, "mempol", "defaults")["spec"]
     installed.kubectl("delete", "mempol", "defaults")
@@ -76,7 +76,7 @@ def test_a_quantity_that_is_left_out_of_a_status_is_a_string_as_any_other(instal
     installed.kubectl("patch", "mempol", "quantities", "--subresource=status", "--type=merge", f"--patch={patch}")
     status = get(installed, "mempol", "quantities")["status"]
     installed.kubectl("delete", "mempol", "quantities")
-    assert status["reserved"] == "0"
+    assert status["reclaimed"] == "0"
 
 
 @pytest.mark.cluster
@@ -128,12 +128,12 @@ def test_kubectl_shows_what_an_administrator_looks_for(installed: ControlPlane) 
     installed.apply(memory_policy("columns", mode="Observe"))
     header = installed.kubectl("get", "mempol").splitlines()[0].split()
     installed.kubectl("delete", "mempol", "columns")
-    assert header == ["NAME", "MODE", "PRIORITY", "GOVERNED", "RESERVED", "READY", "REASON", "AGE"]
+    assert header == ["NAME", "MODE", "PRIORITY", "GOVERNED", "RECLAIMED", "READY", "REASON", "AGE"]
     assert "nodepressures" in installed.kubectl("api-resources", "--categories=kubeballoon")
 
 
 @pytest.mark.cluster
-def test_kubectl_shows_what_is_taken_on_a_node(installed: ControlPlane) -> None:
+def test_kubectl_shows_how_much_is_reclaimed_on_a_node(installed: ControlPlane) -> None:
     memory = NodeMemory(total=2 << 30, available=1 << 30, other=0, reserve=0)
     vms = [
         VirtualMachineReport(uid=name, namespace="n", name=name, size=1 << 30, actual=left)
@@ -146,5 +146,5 @@ def test_kubectl_shows_what_is_taken_on_a_node(installed: ControlPlane) -> None:
     installed.kubectl("apply", "--server-side", "--subresource=status", "--filename=-", stdin=written)
     header, row = (line.split() for line in installed.kubectl("get", "nodepressure", "columns").splitlines())
     installed.kubectl("delete", "np", "columns")
-    assert header == ["NAME", "STATE", "TOTAL", "AVAILABLE", "RESERVED", "READY", "REPORTED", "AGE"]
-    assert row[1:5] == ["High", "2Gi", "1Gi", "1280Mi"]
+    assert header == ["NAME", "STATE", "TOTAL", "AVAILABLE", "RECLAIMED", "READY", "REPORTED", "AGE"]
+    assert row[1:5] == ["Ample", "2Gi", "1Gi", "1280Mi"]

@@ -43,7 +43,7 @@ def test_quantities_are_written_as_in_kubernetes(text: str, size: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "2 Gi", "-1Gi", "+1Gi", "2gi", "1.5", "1.", "Gi", "1e-3", "1e003", "50%", "1Gi\n"]
 )
-def test_what_is_no_quantity_of_bytes_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_quantity_of_bytes_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="quantity"):
         parse_quantity(text)
 
@@ -68,7 +68,7 @@ def test_durations_are_written_as_in_go(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "10", "s", "10 s", "1d", "-1s"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration(text)
 

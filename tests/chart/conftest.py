@@ -1,4 +1,4 @@
-"""A cluster to install the chart on with helm itself: kwok stands in for its kubelets."""
+"""Fixtures for tests that install the chart with helm, on a cluster whose kubelets kwok stands in for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import yaml
 
 from hack.testbed.chart import NAMESPACE
 from hack.testbed.controlplane import ControlPlane, LocalControlPlane
-from hack.testbed.controlplane.assets import Assets
 from hack.testbed.controlplane.daemon import Daemon
+from hack.testbed.controlplane.programs import Programs
 from hack.testbed.tools import KWOK, TOOLS, flux_crds, monitoring_crds
 from tests.support.cluster import get
 from tests.support.waiting import until
@@ -25,9 +25,9 @@ _KWOK_STAGES = Path(__file__).with_name("kwok.yaml")
 
 @pytest.fixture(scope="session")
 def tools(pytestconfig: pytest.Config) -> None:
-    """Helm, kwok, promtool and Flux's CRDs are there."""
+    """Builds helm, kwok, promtool and Flux's CRDs."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    # The first build takes minutes: its progress must be seen.
+    # The first build takes minutes, so its progress must be visible.
     with capture.global_and_fixture_disabled() if capture else nullcontext():
         for tool in TOOLS:
             tool.path()
@@ -35,10 +35,10 @@ def tools(pytestconfig: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(tools: None) -> Iterator[ControlPlane]:  # noqa: ARG001 - they are built where it can be seen
-    """A control plane of its own, with KubeVirt's and the Prometheus operator's kinds, a scheduler and three nodes."""
+def cluster(tools: None) -> Iterator[ControlPlane]:  # noqa: ARG001 - they must be built before, with visible progress
+    """A control plane with a scheduler, three nodes, and the CRDs of KubeVirt and of the Prometheus operator."""
     with ExitStack() as stack:
-        plane = stack.enter_context(LocalControlPlane(Assets.find(), scheduling=True))
+        plane = stack.enter_context(LocalControlPlane(Programs.find(), scheduling=True))
         plane.install_kubevirt_crds()
         plane.apply_crds([yaml.safe_load(path.read_text()) for path in monitoring_crds()])
         plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
@@ -49,7 +49,8 @@ def cluster(tools: None) -> Iterator[ControlPlane]:  # noqa: ARG001 - they are b
             plane.apply(_node(name, vms=name in VM_NODES))
         until(lambda: all(_is_ready(plane, name) for name in (*VM_NODES, OTHER_NODE)), 60)
         for name in (*VM_NODES, OTHER_NODE):
-            # The API server taints a new node as not ready, and the controller that would untaint it does not run here.
+            # The API server taints a new node as not ready, and the controller that would remove the taint does not run
+            # here. Applying the node again removes it.
             plane.apply(_node(name, vms=name in VM_NODES))
         yield plane
         kwok.check()
@@ -59,7 +60,7 @@ def _node(name: str, *, vms: bool) -> dict[str, Any]:
     labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
     if vms:
         labels["kubevirt.io/schedulable"] = "true"
-    # A node that runs VMs may be tainted: its agent must run there.
+    # One node with VMs is tainted: its agent must run there all the same.
     taints = [{"key": "vms", "effect": "NoExecute"}] if name == VM_NODES[-1] else []
     return {
         "apiVersion": "v1",

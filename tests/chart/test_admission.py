@@ -1,4 +1,4 @@
-"""Who may write what: on the real API server, as tenants, agents, the controller and KubeVirt."""
+"""Admission on the real API server: what tenants, agents, the controller, administrators and KubeVirt may write."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ import pytest
 from hack.testbed.chart import NAMESPACE, RELEASE, agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from hack.testbed.lab import GuestSpec, vmi_object
-from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, may
+from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, is_allowed
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 
 TARGET = "kubeballoon.io/memory-target"
-RESERVED = [
+REQUEST_ANNOTATIONS = [
     TARGET,
     "kubeballoon.io/memory-min",
     "kubeballoon.io/processor-target",
     "kubeballoon.io/policy",
     "kubeballoon.io/reason",
 ]
-# Where each kind has the annotations that its VMIs get.
-PLACES = {
+# The path, in each kind, of the metadata with the annotations that its VMIs get.
+PATHS = {
     "vmi": "metadata",
     "vm": "spec.template.metadata",
     "vmirs": "spec.template.metadata",
     "vmpool": "spec.virtualMachineTemplate.spec.template.metadata",
 }
-# Metadata that the API server takes for a template's.
-ODD: list[Object | None] = [
+# Unusual metadata that the API server accepts in a template.
+UNUSUAL_METADATA: list[Object | None] = [
     None,
     {},
     {"creationTimestamp": None},
@@ -44,7 +44,7 @@ ODD: list[Object | None] = [
     {"annotations": {}},
     {"labels": {"a": "b"}},
 ]
-# What KubeVirt's role kubevirt.io:edit lets a namespace's tenants do with VMs, as far as it matters here.
+# The rights on VMs that KubeVirt's role kubevirt.io:edit gives to the tenants of a namespace.
 EDIT = ["get", "list", "watch", "create", "update", "patch", "delete"]
 TENANT = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -63,28 +63,28 @@ TENANT = {
 
 @dataclass(frozen=True)
 class User:
-    """Somebody with a kubeconfig, or somebody the administrator plays."""
+    """Somebody with a kubeconfig, or somebody whom the administrator impersonates by options of kubectl."""
 
     plane: ControlPlane
     namespace: str
     kubeconfig: Path | None = None
-    played: tuple[str, ...] = ()
+    impersonation: tuple[str, ...] = ()
 
-    def does(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl."""
-        command = (*arguments, *self.played, f"--namespace={self.namespace}")
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl as this user in the namespace, and return what it prints."""
+        command = (*arguments, *self.impersonation, f"--namespace={self.namespace}")
         return self.plane.kubectl(*command, stdin=stdin, kubeconfig=self.kubeconfig)
 
-    def annotates(self, kind: str, name: str, **annotations: str | None) -> None:
-        """Annotate a VMI, or another kind's template of it; None takes an annotation away."""
+    def annotate(self, kind: str, name: str, **annotations: str | None) -> None:
+        """Annotate a VMI, or the template of VMIs in another kind; None removes an annotation."""
         body: Object = {"annotations": {_full(key): value for key, value in annotations.items()}}
-        for field in reversed(PLACES[kind].split(".")):
+        for field in reversed(PATHS[kind].split(".")):
             body = {field: body}
-        self.does("patch", kind, name, "--type=merge", f"--patch={json.dumps(body)}")
+        self.kubectl("patch", kind, name, "--type=merge", f"--patch={json.dumps(body)}")
 
-    def creates(self, item: Object) -> None:
+    def create(self, item: Object) -> None:
         """Create an object."""
-        self.does("create", "--filename=-", stdin=json.dumps(item))
+        self.kubectl("create", "--filename=-", stdin=json.dumps(item))
 
 
 def _full(key: str) -> str:
@@ -97,7 +97,7 @@ def vmi(namespace: str, name: str = "vm", **annotations: str) -> Object:
 
 
 def templated(kind: str, namespace: str, name: str = "vm", metadata: Any = None) -> Object:
-    """A VM, a replica set or a pool, whose template of a VMI has this metadata, or none."""
+    """Return a VM, a replica set or a pool whose template has this metadata, or none."""
     template = {"spec": {"domain": {"devices": {}}}} | ({} if metadata is None else {"metadata": metadata})
     vm = {"runStrategy": "Halted", "template": template}
     selector = {"matchLabels": {"a": "b"}}
@@ -114,7 +114,7 @@ def templated(kind: str, namespace: str, name: str = "vm", metadata: Any = None)
 
 
 def annotated(kind: str, namespace: str, **annotations: str) -> Object:
-    """One of a kind, with annotations where its VMIs get theirs from."""
+    """Return an object of a kind with annotations for its VMIs."""
     if kind == "vmi":
         return vmi(namespace, **annotations)
     metadata = {"annotations": {_full(key): value for key, value in annotations.items()}}
@@ -122,7 +122,7 @@ def annotated(kind: str, namespace: str, **annotations: str) -> Object:
 
 
 def refused(action: Callable[[], object]) -> str:
-    """What the API server says when it refuses."""
+    """Run an action that the API server must refuse, and return its message."""
     with pytest.raises(ControlPlaneError) as error:
         action()
     assert "Forbidden" in str(error.value) or "forbidden" in str(error.value)
@@ -130,42 +130,42 @@ def refused(action: Callable[[], object]) -> str:
 
 
 def await_right(plane: ControlPlane, namespace: str, user: str) -> None:
-    """Wait until the API server heeds a role for VMs that was just bound."""
+    """Wait until a role for VMs that was just bound takes effect."""
     where = {"group": "kubevirt.io", "namespace": namespace}
-    until(lambda: may(plane, user, "update", "virtualmachineinstances", **where), 60)
+    until(lambda: is_allowed(plane, user, "update", "virtualmachineinstances", **where), 60)
 
 
 @pytest.fixture
-def tenant(heeded: ControlPlane, namespace: str) -> User:
-    """Someone with KubeVirt's edit role in a namespace."""
+def tenant(enforcing: ControlPlane, namespace: str) -> User:
+    """A user with KubeVirt's edit role in a namespace."""
     user = f"tenant-of-{namespace}"
-    heeded.apply(TENANT)
+    enforcing.apply(TENANT)
     role = ("--clusterrole=test-kubevirt-edit", f"--user={user}", f"--namespace={namespace}")
-    heeded.kubectl("create", "rolebinding", "edit", *role)
-    await_right(heeded, namespace, user)
-    return User(heeded, namespace, heeded.user_kubeconfig(user))
+    enforcing.kubectl("create", "rolebinding", "edit", *role)
+    await_right(enforcing, namespace, user)
+    return User(enforcing, namespace, enforcing.user_kubeconfig(user))
 
 
 @pytest.fixture
-def controller(heeded: ControlPlane, namespace: str) -> User:
-    return User(heeded, namespace, played=AS_CONTROLLER)
+def controller(enforcing: ControlPlane, namespace: str) -> User:
+    return User(enforcing, namespace, impersonation=AS_CONTROLLER)
 
 
 @pytest.fixture
-def admin(heeded: ControlPlane, namespace: str) -> User:
-    return User(heeded, namespace)
+def admin(enforcing: ControlPlane, namespace: str) -> User:
+    return User(enforcing, namespace)
 
 
 @pytest.fixture(scope="session")
-def heeded(installed: ControlPlane) -> ControlPlane:
-    """The control plane once it heeds the last of its policies."""
-    for item in [annotated(kind, "default", memory_target="1Gi") for kind in PLACES]:
+def enforcing(installed: ControlPlane) -> ControlPlane:
+    """The control plane, once all admission policies have taken effect."""
+    for item in [annotated(kind, "default", memory_target="1Gi") for kind in PATHS]:
         until(partial(refuses, installed, item), 60, partial(json.dumps, item))
     return installed
 
 
 def refuses(plane: ControlPlane, item: Object) -> bool:
-    """Whether the API server takes no object with a request from whoever is not the controller."""
+    """Whether the API server refuses an object with a request from anybody but the controller."""
     try:
         plane.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(item))
     except ControlPlaneError as error:
@@ -173,22 +173,22 @@ def refuses(plane: ControlPlane, item: Object) -> bool:
     return False
 
 
-@pytest.mark.parametrize("annotation", RESERVED)
+@pytest.mark.parametrize("annotation", REQUEST_ANNOTATIONS)
 def test_a_tenant_forges_no_request(tenant: User, annotation: str) -> None:
-    tenant.creates(vmi(tenant.namespace))
-    said = refused(lambda: tenant.does("annotate", "vmi", "vm", f"{annotation}=1"))
-    assert f"metadata.annotations: {annotation} may be written by kubeballoon's controller only" in said
-    assert "MemoryPolicy" in said
-    assert "kubeballoon.io/exclude" in said
+    tenant.create(vmi(tenant.namespace))
+    message = refused(lambda: tenant.kubectl("annotate", "vmi", "vm", f"{annotation}=1"))
+    assert f"metadata.annotations: {annotation} may be written by kubeballoon's controller only" in message
+    assert "MemoryPolicy" in message
+    assert "kubeballoon.io/exclude" in message
 
 
 def test_a_tenant_neither_changes_nor_removes_a_request(tenant: User, controller: User) -> None:
-    tenant.creates(vmi(tenant.namespace))
-    controller.annotates("vmi", "vm", memory_target="32Mi", policy="default")
-    refused(lambda: tenant.annotates("vmi", "vm", memory_target="64Mi"))
-    said = refused(lambda: tenant.annotates("vmi", "vm", memory_target=None))
-    assert f"{TARGET} may be removed by kubeballoon's controller only" in said
-    refused(lambda: tenant.does("patch", "vmi", "vm", "--type=merge", '--patch={"metadata":{"annotations":null}}'))
+    tenant.create(vmi(tenant.namespace))
+    controller.annotate("vmi", "vm", memory_target="32Mi", policy="default")
+    refused(lambda: tenant.annotate("vmi", "vm", memory_target="64Mi"))
+    message = refused(lambda: tenant.annotate("vmi", "vm", memory_target=None))
+    assert f"{TARGET} may be removed by kubeballoon's controller only" in message
+    refused(lambda: tenant.kubectl("patch", "vmi", "vm", "--type=merge", '--patch={"metadata":{"annotations":null}}'))
     assert get(tenant.plane, "vmi", "vm", f"--namespace={tenant.namespace}")["metadata"]["annotations"] == {
         TARGET: "32Mi",
         "kubeballoon.io/policy": "default",
@@ -196,59 +196,59 @@ def test_a_tenant_neither_changes_nor_removes_a_request(tenant: User, controller
 
 
 def test_a_tenant_may_do_all_else_with_a_vm_that_has_a_request(tenant: User, controller: User) -> None:
-    tenant.creates(vmi(tenant.namespace))
-    controller.annotates("vmi", "vm", memory_target="32Mi")
-    tenant.does("annotate", "vmi", "vm", "kubeballoon.io/exclude=true", "team.example/note=mine")
-    tenant.does("label", "vmi", "vm", "tier=gold")
-    tenant.does("annotate", "vmi", "vm", "kubeballoon.io/exclude-")
-    tenant.does("delete", "vmi", "vm", "--wait=false")
+    tenant.create(vmi(tenant.namespace))
+    controller.annotate("vmi", "vm", memory_target="32Mi")
+    tenant.kubectl("annotate", "vmi", "vm", "kubeballoon.io/exclude=true", "team.example/note=mine")
+    tenant.kubectl("label", "vmi", "vm", "tier=gold")
+    tenant.kubectl("annotate", "vmi", "vm", "kubeballoon.io/exclude-")
+    tenant.kubectl("delete", "vmi", "vm", "--wait=false")
 
 
-@pytest.mark.parametrize(("kind", "path"), PLACES.items())
+@pytest.mark.parametrize(("kind", "path"), PATHS.items())
 def test_what_arrives_with_a_request_is_refused(tenant: User, kind: str, path: str) -> None:
     item = annotated(kind, tenant.namespace, memory_target="1Gi")
-    assert f"{path}.annotations: {TARGET} may be written" in refused(lambda: tenant.creates(item))
-    tenant.creates(annotated(kind, tenant.namespace, exclude="true"))
-    assert "may be written" in refused(lambda: tenant.annotates(kind, "vm", memory_min="1Gi"))
-    tenant.annotates(kind, "vm", exclude=None)
+    assert f"{path}.annotations: {TARGET} may be written" in refused(lambda: tenant.create(item))
+    tenant.create(annotated(kind, tenant.namespace, exclude="true"))
+    assert "may be written" in refused(lambda: tenant.annotate(kind, "vm", memory_min="1Gi"))
+    tenant.annotate(kind, "vm", exclude=None)
 
 
 @pytest.mark.parametrize("kind", ["vm", "vmirs", "vmpool"])
-def test_odd_templates_are_no_obstacle(tenant: User, kind: str) -> None:
-    for number, metadata in enumerate(ODD):
-        tenant.creates(templated(kind, tenant.namespace, f"vm-{number}", metadata))
-    tenant.does("label", kind, "--all", "a=b")
+def test_unusual_templates_are_accepted(tenant: User, kind: str) -> None:
+    for number, metadata in enumerate(UNUSUAL_METADATA):
+        tenant.create(templated(kind, tenant.namespace, f"vm-{number}", metadata))
+    tenant.kubectl("label", kind, "--all", "a=b")
 
 
-def test_kubevirt_carries_requests_along(heeded: ControlPlane, namespace: str, controller: User) -> None:
+def test_kubevirt_carries_requests_along(enforcing: ControlPlane, namespace: str, controller: User) -> None:
     role = ("--clusterrole=cluster-admin", "--serviceaccount=kubevirt:kubevirt-controller")
-    heeded.kubectl("create", "rolebinding", "kubevirt", *role, f"--namespace={namespace}")
+    enforcing.kubectl("create", "rolebinding", "kubevirt", *role, f"--namespace={namespace}")
     account = "system:serviceaccount:kubevirt:kubevirt-controller"
-    await_right(heeded, namespace, account)
-    kubevirt = User(heeded, namespace, played=(f"--as={account}",))
-    kubevirt.creates(vmi(namespace))
-    controller.annotates("vmi", "vm", memory_target="32Mi", policy="default", reason="why")
-    whole = get(heeded, "vmi", "vm", f"--namespace={namespace}")
+    await_right(enforcing, namespace, account)
+    kubevirt = User(enforcing, namespace, impersonation=(f"--as={account}",))
+    kubevirt.create(vmi(namespace))
+    controller.annotate("vmi", "vm", memory_target="32Mi", policy="default", reason="why")
+    whole = get(enforcing, "vmi", "vm", f"--namespace={namespace}")
     whole["metadata"]["annotations"]["kubevirt.io/latest-observed-api-version"] = "v1"
     whole["status"]["phase"] = "Succeeded"
-    kubevirt.does("replace", "--filename=-", stdin=json.dumps(whole))
-    kept = get(heeded, "vmi", "vm", f"--namespace={namespace}")["metadata"]["annotations"]
+    kubevirt.kubectl("replace", "--filename=-", stdin=json.dumps(whole))
+    kept = get(enforcing, "vmi", "vm", f"--namespace={namespace}")["metadata"]["annotations"]
     assert kept[TARGET] == "32Mi"
     assert kept["kubevirt.io/latest-observed-api-version"] == "v1"
 
 
 def test_the_controller_writes_and_withdraws(tenant: User, controller: User) -> None:
-    tenant.creates(vmi(tenant.namespace))
-    controller.annotates("vmi", "vm", memory_target="32Mi", memory_min="16Mi", processor_target="1", policy="p")
-    controller.annotates("vmi", "vm", memory_target="48Mi")
-    controller.annotates("vmi", "vm", memory_target=None, memory_min=None, processor_target=None, policy=None)
+    tenant.create(vmi(tenant.namespace))
+    controller.annotate("vmi", "vm", memory_target="32Mi", memory_min="16Mi", processor_target="1", policy="p")
+    controller.annotate("vmi", "vm", memory_target="48Mi")
+    controller.annotate("vmi", "vm", memory_target=None, memory_min=None, processor_target=None, policy=None)
 
 
 def test_an_administrator_withdraws_but_does_not_write(admin: User, controller: User) -> None:
-    admin.creates(vmi(admin.namespace))
-    controller.annotates("vmi", "vm", memory_target="32Mi")
-    refused(lambda: admin.annotates("vmi", "vm", memory_target="48Mi"))
-    admin.annotates("vmi", "vm", memory_target=None)
+    admin.create(vmi(admin.namespace))
+    controller.annotate("vmi", "vm", memory_target="32Mi")
+    refused(lambda: admin.annotate("vmi", "vm", memory_target="48Mi"))
+    admin.annotate("vmi", "vm", memory_target=None)
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def nodes(installed: ControlPlane, namespace: str) -> Iterator[tuple[str, str]]:
 
 
 def report(plane: ControlPlane, kubeconfig: Path, node: str) -> None:
-    """What an agent does to report."""
+    """Write a NodePressure and its status, as an agent does."""
     head = {"apiVersion": "kubeballoon.io/v1alpha1", "kind": "NodePressure", "metadata": {"name": node}}
     command = ("apply", "--server-side", "--force-conflicts", "--filename=-")
     plane.kubectl(*command, stdin=json.dumps(head), kubeconfig=kubeconfig)
@@ -273,32 +273,32 @@ def report(plane: ControlPlane, kubeconfig: Path, node: str) -> None:
     plane.kubectl(*command, "--subresource=status", stdin=document, kubeconfig=kubeconfig)
 
 
-def test_an_agent_reports_its_own_node_only(heeded: ControlPlane, nodes: tuple[str, str]) -> None:
+def test_an_agent_reports_its_own_node_only(enforcing: ControlPlane, nodes: tuple[str, str]) -> None:
     mine, other = nodes
-    agent = agent_kubeconfig(heeded, mine)
-    neighbour = agent_kubeconfig(heeded, other)
-    report(heeded, agent, mine)
-    assert get(heeded, "nodepressure", mine)["status"]["memory"]["total"] == "1Gi"
-    said = refused(lambda: report(heeded, agent, other))
-    assert f"this one is of {other}, and the token is of {mine}" in said
-    refused(lambda: report(heeded, neighbour, mine))
+    agent = agent_kubeconfig(enforcing, mine)
+    neighbour = agent_kubeconfig(enforcing, other)
+    report(enforcing, agent, mine)
+    assert get(enforcing, "nodepressure", mine)["status"]["memory"]["total"] == "1Gi"
+    message = refused(lambda: report(enforcing, agent, other))
+    assert f"this one is of {other}, and the token is of {mine}" in message
+    refused(lambda: report(enforcing, neighbour, mine))
     document = {"apiVersion": "kubeballoon.io/v1alpha1", "kind": "NodePressure", "metadata": {"name": mine}}
     status = {"observedAt": "2026-01-01T00:00:00Z", "memory": dict.fromkeys(("total", "available", "other"), "0")}
     body = json.dumps({**document, "status": {**status, "memory": {**status["memory"], "reserve": "0"}}})  # type: ignore[dict-item]
     command = ("apply", "--server-side", "--force-conflicts", "--subresource=status", "--filename=-")
-    said = refused(lambda: heeded.kubectl(*command, stdin=body, kubeconfig=neighbour))
-    assert "its own node's NodePressure only" in said
+    message = refused(lambda: enforcing.kubectl(*command, stdin=body, kubeconfig=neighbour))
+    assert "its own node's NodePressure only" in message
 
 
-def test_an_agents_token_without_a_node_reports_nothing(heeded: ControlPlane, nodes: tuple[str, str]) -> None:
-    unbound = heeded.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-agent")
-    assert "the token is of no node" in refused(lambda: report(heeded, unbound, nodes[0]))
+def test_an_agents_token_without_a_node_reports_nothing(enforcing: ControlPlane, nodes: tuple[str, str]) -> None:
+    unbound = enforcing.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-agent")
+    assert "the token is of no node" in refused(lambda: report(enforcing, unbound, nodes[0]))
 
 
-def test_an_agent_writes_no_request(heeded: ControlPlane, tenant: User, nodes: tuple[str, str]) -> None:
-    tenant.creates(vmi(tenant.namespace))
-    agent = User(heeded, tenant.namespace, agent_kubeconfig(heeded, nodes[0]))
-    assert "cannot patch resource" in refused(lambda: agent.annotates("vmi", "vm", memory_target="1Mi"))
+def test_an_agent_writes_no_request(enforcing: ControlPlane, tenant: User, nodes: tuple[str, str]) -> None:
+    tenant.create(vmi(tenant.namespace))
+    agent = User(enforcing, tenant.namespace, agent_kubeconfig(enforcing, nodes[0]))
+    assert "cannot patch resource" in refused(lambda: agent.annotate("vmi", "vm", memory_target="1Mi"))
 
 
 def test_a_policy_needs_the_right_to_it(tenant: User) -> None:
@@ -308,7 +308,7 @@ def test_a_policy_needs_the_right_to_it(tenant: User) -> None:
         "metadata": {"name": "mine"},
         "spec": {"selector": {}},
     }
-    assert 'cannot create resource "memorypolicies"' in refused(lambda: tenant.creates(policy))
+    assert 'cannot create resource "memorypolicies"' in refused(lambda: tenant.create(policy))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_a_policy_needs_the_right_to_it(tenant: User) -> None:
     ],
 )
 def test_the_clusters_own_roles_include_our_kinds(
-    heeded: ControlPlane,
+    enforcing: ControlPlane,
     role: str,
     verb: str,
     kind: str,
@@ -334,6 +334,6 @@ def test_the_clusters_own_roles_include_our_kinds(
 ) -> None:
     user = f"{role}-everywhere"
     binding = ("create", "clusterrolebinding", user, f"--clusterrole={role}", f"--user={user}")
-    with suppress(ControlPlaneError):  # there already
-        heeded.kubectl(*binding)
-    until(lambda: may(heeded, user, verb, kind) == allowed, 60)
+    with suppress(ControlPlaneError):  # it exists already
+        enforcing.kubectl(*binding)
+    until(lambda: is_allowed(enforcing, user, verb, kind) == allowed, 60)

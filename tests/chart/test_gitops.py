@@ -1,4 +1,4 @@
-"""The examples for GitOps are what its controllers' kinds take."""
+"""The GitOps examples are valid objects of Flux's kinds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples/flux/kustomization.yam
 
 @pytest.fixture(scope="module")
 def flux(cluster: ControlPlane) -> ControlPlane:
-    """The cluster with Flux's kinds, and its namespace."""
+    """The cluster with Flux's CRDs and its namespace."""
     cluster.apply_crds([yaml.safe_load(path.read_text()) for path in flux_crds()])
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flux-system"}})
     return cluster
@@ -28,7 +28,7 @@ def created(flux: ControlPlane, text: str) -> list[str]:
     return flux.kubectl(*command, stdin=text).splitlines()
 
 
-def test_flux_takes_its_example(flux: ControlPlane) -> None:
+def test_flux_accepts_its_example(flux: ControlPlane) -> None:
     assert created(flux, EXAMPLE.read_text()) == [
         "gitrepository.source.toolkit.fluxcd.io/cluster",
         "kustomization.kustomize.toolkit.fluxcd.io/memory-policies",

@@ -1,4 +1,4 @@
-"""helm install, upgrade and uninstall on the real API server; what its pods would do is done by real processes."""
+"""helm install, upgrade and uninstall on the real API server; local processes run the commands of the pods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hack.testbed.chart import CHART, NAMESPACE, RELEASE, helm
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from tests.chart.conftest import OTHER_NODE, VM_NODES
 from tests.support import pods
-from tests.support.cluster import FakeNode, Object, asked, get, memory_policy
+from tests.support.cluster import FakeNode, Object, controller_annotations, get, memory_policy
 from tests.support.processes import Command, await_leadership
 from tests.support.waiting import until
 
@@ -25,7 +25,7 @@ GUESTS = "guests"
 CRD = "crd/memorypolicies.kubeballoon.io"
 WHERE = f"--namespace={NAMESPACE}"
 LIMIT = "--timeout=240s"
-SECONDS = 300.0  # more than helm's own limit, so that helm says what it waited for
+SECONDS = 300.0  # more than helm's own timeout, so that helm says what it waited for
 IN_NAMESPACE = "deployment,daemonset,job,role,rolebinding,poddisruptionbudget,podmonitor,prometheusrule,networkpolicy"
 EVERYWHERE = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
 MONITORING = "--set=monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboard.enabled=true"
@@ -41,23 +41,23 @@ def uninstall(cluster: ControlPlane, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def notes(cluster: ControlPlane) -> Iterator[str]:
-    """What helm said when it installed the chart."""
+    """The notes that helm printed when it installed the chart."""
     yield install(cluster, MONITORING, "--set=networkPolicy.enabled=true")
-    with suppress(ControlPlaneError):  # the last test has done so
+    with suppress(ControlPlaneError):  # the last test has uninstalled it already
         uninstall(cluster, "--no-hooks")
 
 
 @pytest.fixture
 def controller(notes: str, cluster: ControlPlane, tmp_path: Path) -> Iterator[Command]:  # noqa: ARG001 - needs the Deployment
-    """The controller of the installed Deployment, which leads."""
+    """The controller of the installed Deployment, once it leads."""
     with leading(cluster, tmp_path / "controller.log") as command:
         yield command
-        assert "Traceback" not in command.said()
+        assert "Traceback" not in command.output()
 
 
 @contextmanager
 def leading(cluster: ControlPlane, log: Path) -> Iterator[Command]:
-    """A controller, once it leads."""
+    """Run the controller of the Deployment's pod inside the context, which begins once it leads."""
     with pods.run(cluster, pods.running_pod(cluster, NAMESPACE, "controller"), log) as command:
         await_leadership(command)
         yield command
@@ -65,7 +65,7 @@ def leading(cluster: ControlPlane, log: Path) -> Iterator[Command]:
 
 @pytest.fixture(scope="module")
 def node(cluster: ControlPlane, notes: str) -> Iterator[FakeNode]:  # noqa: ARG001 - needs the CRDs
-    """A node with three VMs that have to share."""
+    """A fake node with three VMs whose sizes exceed its memory."""
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": GUESTS}})
     made = FakeNode(cluster, "reported", GUESTS)
     for name in ("a", "b", "c"):
@@ -76,7 +76,7 @@ def node(cluster: ControlPlane, notes: str) -> Iterator[FakeNode]:  # noqa: ARG0
         made.remove()
 
 
-def test_it_says_what_to_do_next(notes: str) -> None:
+def test_the_notes_say_what_to_do_next(notes: str) -> None:
     assert "mode: Observe" in notes
     assert "pod-security.kubernetes.io/enforce=privileged" in notes
     assert "WARNING" not in notes
@@ -89,7 +89,7 @@ def test_its_pods_run_where_they_should(cluster: ControlPlane) -> None:
         component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
         found.setdefault(component, []).append(pod["spec"]["nodeName"])
     assert sorted(found["agent"]) == sorted(VM_NODES)
-    assert sorted(found["controller"]) == sorted({OTHER_NODE, VM_NODES[0]})  # on different nodes, not the tainted one
+    assert sorted(found["controller"]) == sorted({OTHER_NODE, VM_NODES[0]})  # on two nodes, but not on the tainted one
     assert found.keys() == {"agent", "controller"}
 
 
@@ -97,11 +97,11 @@ def test_its_pods_run_where_they_should(cluster: ControlPlane) -> None:
 def test_an_agent_stays_while_its_node_takes_no_new_vms(cluster: ControlPlane) -> None:
     before = agents(cluster)
     try:
-        # As virt-handler says on its way out.
+        # As virt-handler does when it ends.
         label(cluster, VM_NODES[0], "false")
-        # That it was heeded is seen by another node, which is labelled after it.
+        # The agent of another node, which is labelled later, shows that the DaemonSet controller has seen the label.
         label(cluster, OTHER_NODE, "false")
-        until(lambda: agents(cluster).keys() == {*VM_NODES, OTHER_NODE} and counted(cluster) == 3, 60)
+        until(lambda: agents(cluster).keys() == {*VM_NODES, OTHER_NODE} and ready_agents(cluster) == 3, 60)
         assert {name: agents(cluster)[name] for name in VM_NODES} == before
     finally:
         label(cluster, VM_NODES[0], "true")
@@ -110,19 +110,19 @@ def test_an_agent_stays_while_its_node_takes_no_new_vms(cluster: ControlPlane) -
 
 
 def agents(cluster: ControlPlane) -> dict[str, str]:
-    """The uid of each agent's pod, by its node."""
+    """Return the uid of each agent's pod, by its node."""
     found = get(cluster, "pods", WHERE, "--selector=app.kubernetes.io/component=agent")["items"]
     return {pod["spec"].get("nodeName", ""): pod["metadata"]["uid"] for pod in found}
 
 
-def counted(cluster: ControlPlane) -> int:
-    """How many agents the DaemonSet controller saw when it had last done its work."""
+def ready_agents(cluster: ControlPlane) -> int:
+    """Return how many agents were ready when the DaemonSet controller last updated the status."""
     status: Object = get(cluster, "daemonset", "kubeballoon-agent", WHERE)["status"]
     return int(status["numberReady"])
 
 
 def label(cluster: ControlPlane, node: str, value: str | None) -> None:
-    """Say whether KubeVirt may start VMs on a node; None: it does not run there."""
+    """Set KubeVirt's label, which says whether it may start VMs on a node; None removes the label."""
     cluster.kubectl("label", "node", node, "--overwrite", "kubevirt.io/schedulable" + (f"={value}" if value else "-"))
 
 
@@ -132,17 +132,17 @@ def test_its_agent_reports_with_its_own_token(cluster: ControlPlane, tmp_path: P
     name = pod["spec"]["nodeName"]
     (container,) = pod["spec"]["containers"]
     (tmp_path / "pods").mkdir()
-    container["args"] += [f"--node-name={name}", f"--pods-dir={tmp_path / 'pods'}"]  # not this machine's own
+    container["args"] += [f"--node-name={name}", f"--pods-dir={tmp_path / 'pods'}"]  # not this machine's
     with pods.run(cluster, pod, tmp_path / "log") as command:
         until(lambda: cluster.kubectl("get", "nodepressure", name, "--ignore-not-found"), 60)
         until(lambda: get(cluster, "nodepressure", name).get("status", {}).get("state"), 60)
-        assert "forbidden" not in command.said()
+        assert "forbidden" not in command.output()
 
 
 def test_its_controller_divides_memory(node: FakeNode, controller: Command, cluster: ControlPlane) -> None:
     cluster.apply(memory_policy("default"))
     until(lambda: len(node.targets()) == 3)
-    assert "forbidden" not in controller.said()
+    assert "forbidden" not in controller.output()
 
 
 def test_an_upgrade_brings_new_crds_and_keeps_policies(node: FakeNode, cluster: ControlPlane, tmp_path: Path) -> None:
@@ -154,32 +154,32 @@ def test_an_upgrade_brings_new_crds_and_keeps_policies(node: FakeNode, cluster: 
     install(cluster, "--set=controller.replicas=3", verb="upgrade", chart=newer)
     assert get(cluster, CRD)["spec"]["names"]["shortNames"] == ["mempol", "newer"]
     deployment = ("deployment", "kubeballoon-controller", WHERE)
-    until(lambda: get(cluster, *deployment)["status"].get("readyReplicas") == 3, 60)  # helm is content with fewer
+    until(lambda: get(cluster, *deployment)["status"].get("readyReplicas") == 3, 60)  # helm waits for fewer
     assert get(cluster, "mempol", "default")["metadata"]["generation"] == 1
     assert len(node.targets()) == 3
 
 
-def present(cluster: ControlPlane) -> set[str]:
-    """The names of what the chart installs, its CRDs aside."""
+def installed_objects(cluster: ControlPlane) -> set[str]:
+    """Return the names of the objects that the chart has installed, CRDs left out."""
     ours = "--selector=app.kubernetes.io/instance=kubeballoon"
-    wanted = ((IN_NAMESPACE, WHERE), (EVERYWHERE, ours))
-    return {name for what in wanted for name in cluster.kubectl("get", *what, "--output=name").split()}
+    kinds = ((IN_NAMESPACE, WHERE), (EVERYWHERE, ours))
+    return {name for what in kinds for name in cluster.kubectl("get", *what, "--output=name").split()}
 
 
-def hook(cluster: ControlPlane, log: Path, node: FakeNode, controller: Command, *, stuck: bool = False) -> None:
-    """Run the release that helm's hook asks for, and play the agent beside it; balloons may be stuck."""
-    pod = pods.running_pod(cluster, NAMESPACE, "release")
+def run_hook(cluster: ControlPlane, log: Path, node: FakeNode, controller: Command, *, stuck: bool = False) -> None:
+    """Run the command of helm's hook, and report as the agent would; with ``stuck``, no balloon moves."""
+    pod = pods.running_pod(cluster, NAMESPACE, "uninstall")
     if stuck:
-        pod["spec"]["containers"][0]["args"].append("--wait=30s")  # not the chart's minutes
+        pod["spec"]["containers"][0]["args"].append("--wait=30s")  # instead of the chart's four minutes
     with pods.run(cluster, pod, log) as command:
-        until(lambda: "request withdrawn" in command.said(), 60)
-        assert controller.process.wait(60) == 1  # until then it may ask again
-        until(lambda: all(asked(cluster, GUESTS, name) == {} for name in node.vms), 60)
+        until(lambda: "request withdrawn" in command.output(), 60)
+        assert controller.process.wait(60) == 1  # it has lost the Lease; until it has ended it may write requests again
+        until(lambda: all(controller_annotations(cluster, GUESTS, name) == {} for name in node.vms), 60)
         node.report()
-        until(lambda: f"{GUESTS}/a on {node.name}: has " in command.said(), 60, command.said)
+        until(lambda: f"{GUESTS}/a on {node.name}: has " in command.output(), 60, command.output)
         if not stuck:
             node.report(follow=True)
-        assert command.process.wait(60) == int(stuck), command.said()
+        assert command.process.wait(60) == int(stuck), command.output()
     pods.end(cluster, pod, failed=stuck)
 
 
@@ -187,17 +187,17 @@ def test_an_uninstallation_that_gets_no_memory_back_deletes_nothing(
     node: FakeNode, controller: Command, cluster: ControlPlane, tmp_path: Path
 ) -> None:
     node.report(follow=True)
-    before = present(cluster)
+    before = installed_objects(cluster)
     with ThreadPoolExecutor() as pool:
         uninstalled = pool.submit(uninstall, cluster)
-        hook(cluster, tmp_path / "log", node, controller, stuck=True)
-        with pytest.raises(ControlPlaneError, match="kubeballoon-release"):
+        run_hook(cluster, tmp_path / "log", node, controller, stuck=True)
+        with pytest.raises(ControlPlaneError, match="kubeballoon-uninstall"):
             uninstalled.result()
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert "not all memory is back after 30s" in last
     assert all(f"{GUESTS}/{name} on {node.name}" in last for name in node.vms)
-    assert present(cluster) >= before | {"job.batch/kubeballoon-release"}
-    # As its kubelet would start it again.
+    assert installed_objects(cluster) >= before | {"job.batch/kubeballoon-uninstall"}
+    # The kubelet would restart the controller, too.
     with leading(cluster, tmp_path / "next.log"):
         until(lambda: len(node.targets()) == 3, 60)
 
@@ -208,21 +208,21 @@ def test_an_uninstallation_gives_everything_back_first(
     node.report(follow=True)
     with ThreadPoolExecutor() as pool:
         uninstalled = pool.submit(uninstall, cluster)
-        hook(cluster, tmp_path / "log", node, controller)
+        run_hook(cluster, tmp_path / "log", node, controller)
         uninstalled.result()
-    assert "leadership was lost" in controller.said()
-    assert all(asked(cluster, GUESTS, name) == {} for name in node.vms)
+    assert "leadership was lost" in controller.output()
+    assert all(controller_annotations(cluster, GUESTS, name) == {} for name in node.vms)
     assert "every VM has its memory" in (tmp_path / "log").read_text()
-    assert not present(cluster)
-    # The CRDs stay, and every policy with them.
+    assert not installed_objects(cluster)
+    # The CRDs and all policies are kept.
     assert get(cluster, "mempol", "default")["spec"]["selector"] == {}
 
 
-def test_who_asks_for_it_loses_the_crds_too(node: FakeNode, cluster: ControlPlane) -> None:
+def test_crds_that_are_not_to_be_kept_are_deleted(node: FakeNode, cluster: ControlPlane) -> None:
     with suppress(ControlPlaneError):
         uninstall(cluster, "--no-hooks")
-    install(cluster, "--set=crds.keep=false,release.enabled=false")
+    install(cluster, "--set=crds.keep=false,uninstall.enabled=false")
     node.remove()
-    said = uninstall(cluster)
-    assert "kept due to the resource policy" not in said
+    printed = uninstall(cluster)
+    assert "kept due to the resource policy" not in printed
     until(lambda: not cluster.kubectl("get", CRD, "--ignore-not-found"), 60)

@@ -1,4 +1,4 @@
-"""What the chart renders: complete, toggled by its values, no more privileged than it must be; and what it refuses."""
+"""The rendered chart: complete, switched by its values, with no needless privilege; invalid values are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOGGLES = {
     "admission.enabled": "ValidatingAdmissionPolicy/kubeballoon-virtualmachineinstances",
     "rbac.aggregate": "ClusterRole/kubeballoon-view",
     "controller.podDisruptionBudget.enabled": "PodDisruptionBudget/kubeballoon-controller",
-    "release.enabled": "Job/kubeballoon-release",
+    "uninstall.enabled": "Job/kubeballoon-uninstall",
     "networkPolicy.enabled": "NetworkPolicy/kubeballoon",
     "monitoring.podMonitor.enabled": "PodMonitor/kubeballoon",
     "monitoring.rules.enabled": "PrometheusRule/kubeballoon",
@@ -47,7 +47,7 @@ def one(objects: list[Object], name: str) -> Object:
 
 
 def containers(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:
-    """Each container, with its pod's spec and what renders it."""
+    """Yield each container with the name of its workload and the spec of its pod."""
     for item in objects:
         if item["kind"] in ("Deployment", "DaemonSet", "Job"):
             pod = item["spec"]["template"]["spec"]
@@ -70,22 +70,22 @@ def test_its_version_is_the_programs() -> None:
 
 
 @pytest.mark.parametrize(("toggle", "name"), TOGGLES.items())
-def test_what_is_toggled_comes_and_goes(toggle: str, name: str) -> None:
+def test_a_value_switches_its_object_on_and_off(toggle: str, name: str) -> None:
     assert name in names(render(f"--set={toggle}=true"))
     assert name not in names(render(f"--set={toggle}=false"))
 
 
-def test_a_single_controller_holds_up_no_drain() -> None:
+def test_a_single_controller_blocks_no_drain() -> None:
     assert "PodDisruptionBudget/kubeballoon-controller" not in names(render("--set=controller.replicas=1"))
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [("4m", 270), ("1h0.5m", 3660), ("1500ms", 32)])
-def test_a_release_that_could_not_start_is_over_when_its_time_is(timeout: str, seconds: int) -> None:
-    job = one(render(f"--set=release.timeout={timeout}"), "Job/kubeballoon-release")
+def test_an_uninstaller_that_cannot_start_ends_at_its_deadline(timeout: str, seconds: int) -> None:
+    job = one(render(f"--set=uninstall.timeout={timeout}"), "Job/kubeballoon-uninstall")
     assert job["spec"]["activeDeadlineSeconds"] == seconds
 
 
-def test_every_kind_has_its_crd_and_keeps_it_unless_told() -> None:
+def test_every_kind_has_a_crd_that_is_kept_unless_the_values_say_otherwise() -> None:
     for keep, policy in (("true", "keep"), ("false", None)):
         rendered = render(f"--set=crds.keep={keep}")
         for kind in KINDS:
@@ -104,10 +104,10 @@ def test_no_role_has_a_wildcard() -> None:
 
 def test_each_part_has_an_account_of_its_own() -> None:
     used = {name: pod["serviceAccountName"] for name, pod, _ in containers(render())}
-    assert used == {name: name for name in ("kubeballoon-controller", "kubeballoon-agent", "kubeballoon-release")}
+    assert used == {name: name for name in ("kubeballoon-controller", "kubeballoon-agent", "kubeballoon-uninstall")}
 
 
-@pytest.mark.parametrize("part", ["kubeballoon-controller", "kubeballoon-release"])
+@pytest.mark.parametrize("part", ["kubeballoon-controller", "kubeballoon-uninstall"])
 def test_what_decides_has_no_privilege_on_its_node(part: str) -> None:
     ((pod, container),) = ((pod, container) for name, pod, container in containers(render()) if name == part)
     assert pod["securityContext"]["runAsNonRoot"]
@@ -134,7 +134,7 @@ def test_the_agents_privileges_are_these_and_no_others() -> None:
     assert all(mount["readOnly"] for mount in container["volumeMounts"])
 
 
-@pytest.mark.parametrize("command", ["controller", "agent", "release"])
+@pytest.mark.parametrize("command", ["controller", "agent", "uninstall"])
 def test_the_commands_understand_their_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_NAME", "node")
     (arguments,) = (
@@ -155,18 +155,18 @@ def test_names_follow_the_release_and_admission_follows_the_names() -> None:
     assert all(item["metadata"].get("namespace", "elsewhere") == "elsewhere" for item in rendered)
 
 
-def test_all_of_the_controllers_annotations_are_under_the_reserved_prefix() -> None:
+def test_all_of_the_controllers_annotations_are_under_the_protected_prefix() -> None:
     policy = json.dumps(one(render(), "ValidatingAdmissionPolicy/kubeballoon-virtualmachineinstances"))
     (prefix,) = set(re.findall(r"startsWith\('(.*?)'\)", policy))
     assert all(name.startswith(prefix) and name != EXCLUDE for name in CONTROLLER_ANNOTATIONS)
 
 
-def test_a_digest_goes_before_a_tag() -> None:
+def test_a_digest_takes_precedence_over_a_tag() -> None:
     digest = f"sha256:{'0' * 64}"
     options = ("--set=image.registry=mirror/x,image.tag=v9", f"--set=agent.image.digest={digest}")
     images = {name: container["image"] for name, _, container in containers(render(*options))}
     assert images["kubeballoon-agent"] == f"mirror/x/agent@{digest}"
-    assert images["kubeballoon-controller"] == images["kubeballoon-release"] == "mirror/x/controller:v9"
+    assert images["kubeballoon-controller"] == images["kubeballoon-uninstall"] == "mirror/x/controller:v9"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_digest_goes_before_a_tag() -> None:
         ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),
         ("controller.podDisruptionBudget.minAvailable=101%", "/controller/podDisruptionBudget/minAvailable"),
         ("agent.kubeletRootDir=here", "/agent/kubeletRootDir"),
-        ("release.timeout=0", "/release/timeout"),
+        ("uninstall.timeout=0", "/uninstall/timeout"),
         ("networkPolicy.apiServerPorts={https}", "/networkPolicy/apiServerPorts/0"),
         ("logLevel=LOUD", "/logLevel"),
         ("monitoring.rules.runbookUrl=here", "/monitoring/rules/runbookUrl"),
@@ -219,16 +219,16 @@ def test_a_cluster_without_kubevirt_is_one_line() -> None:
 
 
 def test_an_old_kubernetes_is_one_line() -> None:
-    said, *_ = refusal("--kube-version=1.29.5").splitlines()
-    assert said == "chart requires kubeVersion: >=1.30.0-0 which is incompatible with Kubernetes v1.29.5"
+    line, *_ = refusal("--kube-version=1.29.5").splitlines()
+    assert line == "chart requires kubeVersion: >=1.30.0-0 which is incompatible with Kubernetes v1.29.5"
     render("--kube-version=v1.31.2-gke.100")
 
 
 @pytest.mark.cluster
-def test_the_api_server_takes_every_object(cluster: ControlPlane) -> None:
+def test_the_api_server_accepts_every_object(cluster: ControlPlane) -> None:
     rendered = render(*EVERYTHING)
     text = yaml.safe_dump_all(rendered)
     command = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--filename=-")
-    taken = cluster.kubectl(*command, stdin=text).splitlines()
-    assert len(taken) == len(rendered)
+    accepted = cluster.kubectl(*command, stdin=text).splitlines()
+    assert len(accepted) == len(rendered)
     assert NAMESPACE in text

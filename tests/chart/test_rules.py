@@ -1,4 +1,4 @@
-"""The alerting rules: what promtool says of them, and that each has its runbook."""
+"""The alerting rules: promtool checks and tests them, and each has a runbook."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_each_alert_has_its_runbook() -> None:
         )
 
 
-def test_the_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
+def test_prometheus_understands_the_dashboard_s_queries(tmp_path: Path) -> None:
     dashboard = json.loads((CHART / "files/dashboard.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     assert len(queries) > 10

@@ -1,4 +1,4 @@
-"""kubectl-balloon's views on the real API server; the test plays the agent."""
+"""kubectl-balloon's commands on a real API server, where the tests write the agents' reports."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def rows(table: str) -> list[list[str]]:
 
 
 def test_top_nodes_shows_the_node_and_json_and_yaml_agree(cli: Cli, busy: FakeNode) -> None:
-    shown = cli("top", "nodes", "-o", "wide")
-    assert shown.returncode == 0, shown.stderr
-    header, *nodes = rows(shown.stdout)
+    result = cli("top", "nodes", "-o", "wide")
+    assert result.returncode == 0, result.stderr
+    header, *nodes = rows(result.stdout)
     line = dict(zip(header, next(row for row in nodes if row[0] == busy.name), strict=True))
-    assert (line["STATE"], line["TOTAL"], line["VMS"], line["RELEASED"]) == ("High", "1.17 GiB", "4", "no")
+    assert (line["STATE"], line["TOTAL"], line["VMS"], line["RELEASED"]) == ("Ample", "1.17 GiB", "4", "no")
     documents = [
         json.loads(cli("top", "nodes", "-o", "json").stdout),
         yaml.safe_load(cli("top", "nodes", "-o", "yaml").stdout),
@@ -52,8 +52,8 @@ def test_top_nodes_shows_the_node_and_json_and_yaml_agree(cli: Cli, busy: FakeNo
     for document in documents:
         (found,) = (each for each in document["nodes"] if each["name"] == busy.name)
         assert (found["capacity"], found["size"]) == (1200 * MIB, (3 * 512 + 64) * MIB)
-        assert found["processors"] == {"count": 4, "usage": 10, "stall": 0, "size": 16, "taken": 0, "shortfall": 0}
-    assert (line["CPUS"], line["CPU USAGE"], line["CPU STALL"], line["CPUS TAKEN"]) == ("4", "10%", "0%", "0 of 16")
+        assert found["processors"] == {"count": 4, "usage": 10, "stall": 0, "size": 16, "reclaimed": 0, "shortfall": 0}
+    assert (line["CPUS"], line["CPU USAGE"], line["CPU STALL"], line["CPUS RECLAIMED"]) == ("4", "10%", "0%", "0 of 16")
 
 
 def test_top_vms_shows_a_namespace_a_node_or_all(cli: Cli, installed: ControlPlane, busy: FakeNode) -> None:
@@ -76,7 +76,7 @@ def test_top_vms_shows_a_namespace_a_node_or_all(cli: Cli, installed: ControlPla
     assert (nothing.returncode, nothing.stdout, len(nothing.stderr.splitlines())) == (0, "", 1)
 
 
-def test_top_vms_shows_those_of_a_policy(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
+def test_top_vms_shows_the_vms_of_a_policy(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
     node.add("gold", labels={"tier": "gold"})
     node.add("other")
     node.report()
@@ -84,12 +84,12 @@ def test_top_vms_shows_those_of_a_policy(cli: Cli, installed: ControlPlane, node
     gold = {"virtualMachineSelector": {"matchLabels": {"tier": "gold"}}}
     installed.apply(processor_policy("cpus", selector=gold))
 
-    def shown(policy: str) -> list[str]:
+    def vm_names(policy: str) -> list[str]:
         document = json.loads(cli("top", "vms", "-A", f"--policy={policy}", "-o", "json").stdout)
         return [vm["name"] for vm in document["virtualMachines"]]
 
-    assert shown("all") == ["gold", "other"]
-    assert shown("cpus") == ["gold"]
+    assert vm_names("all") == ["gold", "other"]
+    assert vm_names("cpus") == ["gold"]
     assert cli("top", "vms", "--policy=none").stderr == "kubectl balloon: there is no policy none\n"
 
 
@@ -100,22 +100,27 @@ def short(installed: ControlPlane, node: FakeNode) -> FakeNode:
         node.add(name)
     installed.apply(processor_policy("cpus", processors={"min": 1, "max": 3}, coolDown="1h"))
     request = ("kubeballoon.io/processor-target=2", "kubeballoon.io/processor-policy=cpus")
-    where = f"--namespace={node.namespace}"
-    installed.kubectl("annotate", "vmi", "given", "stuck", where, *request, *AS_CONTROLLER)
+    namespace = f"--namespace={node.namespace}"
+    installed.kubectl("annotate", "vmi", "given", "stuck", namespace, *request, *AS_CONTROLLER)
     pinned = {"eligible": False, "reason": "DedicatedCPU", "message": "it has dedicated CPUs"}
     node.vms["pinned"]["processors"] |= pinned
     node.processors = {"count": 3, "usage": 97, "stall": 61}
     node.report(follow=True)
-    lost = {"online": 4, "responsive": False, "reason": "NotFollowing", "message": "its guest uses 4 processors"}
-    node.vms["stuck"]["processors"] |= lost
+    unresponsive = {
+        "online": 4,
+        "responsive": False,
+        "reason": "NotFollowing",
+        "message": "its guest uses 4 processors",
+    }
+    node.vms["stuck"]["processors"] |= unresponsive
     node.vms["given"]["processors"]["usage"] = 180
     node.report()
     return node
 
 
 def test_processors_are_shown_beside_memory(cli: Cli, short: FakeNode) -> None:
-    found = json.loads(cli("top", "vms", f"--node={short.name}", "-o", "json").stdout)["virtualMachines"]
-    given, pinned, stuck = (vm["processors"] for vm in found)
+    vms = json.loads(cli("top", "vms", f"--node={short.name}", "-o", "json").stdout)["virtualMachines"]
+    given, pinned, stuck = (vm["processors"] for vm in vms)
     assert (given["policy"], given["size"], given["online"], given["offlinable"]) == ("cpus", 4, 2, 3)
     assert (given["usage"], given["target"], given["min"], given["max"]) == (180, 2, 1, 3)
     assert (given["method"], given["reason"]) == ("GuestAgent", "AtMinimum")
@@ -125,28 +130,31 @@ def test_processors_are_shown_beside_memory(cli: Cli, short: FakeNode) -> None:
     line = dict(zip(header, first, strict=True))
     assert (line["VM"], line["CPUS"], line["CPU TARGET"], line["CPU USAGE"]) == ("given", "2/4", "2", "180%")
     assert (line["CPU METHOD"], line["CPU POLICY"], line["CPU REASON"]) == ("GuestAgent", "cpus", "AtMinimum")
-    ill = yaml.safe_load(cli("status", "-o", "yaml").stdout)
-    assert ill["processors"] == {
+    status = yaml.safe_load(cli("status", "-o", "yaml").stdout)
+    assert status["processors"] == {
         "governed": 3,
         "excluded": {"DedicatedCPU": 1},
         "unresponsive": 1,
         "size": 12,
-        "taken": 2,
+        "reclaimed": 2,
         "usage": 97,
         "stall": 61,
     }
-    assert [(policy["kind"], policy["taken"]) for policy in ill["policies"]] == [("ProcessorPolicy", 0)]
-    stuck_one = f"VMs whose guests do not follow requests for processors: {short.namespace}/stuck"
-    assert stuck_one in ill["attention"]
-    shown = cli("status").stdout
-    assert "2 taken of 12, of 3 VMs governed, left alone: 1 DedicatedCPU; 1 unresponsive" in shown
-    assert "nodes' usage up to 97%, stall up to 61%" in shown
+    assert [(policy["kind"], policy["processorsReclaimed"]) for policy in status["policies"]] == [
+        ("ProcessorPolicy", 0)
+    ]
+    unresponsive = f"VMs whose guests do not follow requests for processors: {short.namespace}/stuck"
+    assert unresponsive in status["attention"]
+    text = cli("status").stdout
+    assert "2 reclaimed of 12, of 3 VMs governed, left alone: 1 DedicatedCPU; 1 unresponsive" in text
+    assert "nodes' usage up to 97%, stall up to 61%" in text
 
 
 def test_explain_says_why_a_vm_has_its_processors(cli: Cli, installed: ControlPlane, short: FakeNode) -> None:
     def explained(vm: str) -> Object:
-        said: Object = json.loads(cli("explain", f"{short.namespace}/{vm}", "-o", "json").stdout)["processors"]
-        return said
+        explanation: Object = json.loads(cli("explain", f"{short.namespace}/{vm}", "-o", "json").stdout)
+        processors: Object = explanation["processors"]
+        return processors
 
     given = explained("given")
     assert (given["nodeUsage"], given["nodeStall"], given["current"]["target"]) == (97, 61, 2)
@@ -170,7 +178,7 @@ def test_explain_says_why_a_vm_has_its_processors(cli: Cli, installed: ControlPl
         "2 are requested of it: a change to 3 waits for its policy's coolDown",
     ]
     (line,) = ample["whyNotFewer"]
-    assert line.startswith("the node is not short of processors: usage 10 %, stall 0 %; its policy takes some from")
+    assert line.startswith("the node is not short of processors: usage 10 %, stall 0 %; its policy reclaims some from")
     installed.apply(processor_policy("cpus", mode="Observe"))
     assert explained("given")["whyNotFewer"] == ["its policy cpus only observes: nothing is requested of it"]
 
@@ -186,7 +194,7 @@ def test_an_agent_without_processors_is_shown_without(cli: Cli, installed: Contr
     header, *lines = rows(cli("top", "nodes").stdout)
     assert dict(zip(header, next(line for line in lines if line[0] == node.name), strict=True))["CPUS"] == "-"
     assert "processors" not in json.loads(cli("explain", f"{node.namespace}/a", "-o", "json").stdout)
-    assert cli("simulate", "-f", "-", stdin=yaml.safe_dump(processor_policy("cpus"))).returncode == 0
+    assert cli("diff", "-f", "-", stdin=yaml.safe_dump(processor_policy("cpus"))).returncode == 0
 
 
 def test_explain_says_why_not_more_and_why_not_less(cli: Cli, busy: FakeNode) -> None:
@@ -205,30 +213,38 @@ def test_explain_says_why_not_more_and_why_not_less(cli: Cli, busy: FakeNode) ->
     assert barred["whyNotMore"] == barred["whyNotLess"] == ["a device passed through pins its memory"]
 
 
-def test_a_vm_at_its_minimum_is_said_to_be_guaranteed_it(cli: Cli, installed: ControlPlane, busy: FakeNode) -> None:
+def test_explain_says_that_a_minimum_is_guaranteed(cli: Cli, installed: ControlPlane, busy: FakeNode) -> None:
     installed.apply(memory_policy("default", memory={"min": "400Mi"}))
-    said = json.loads(cli("explain", f"{busy.namespace}/idle", "-o", "json").stdout)
-    assert "400 MiB are guaranteed to it by the min of its policy default" in said["whyNotLess"]
+    explanation = json.loads(cli("explain", f"{busy.namespace}/idle", "-o", "json").stdout)
+    assert "400 MiB are guaranteed to it by the min of its policy default" in explanation["whyNotLess"]
 
 
-@pytest.mark.parametrize(("relief", "where"), [(400, "whyNotLess"), (300, "whyNotMore")])
-def test_explain_tells_what_the_agent_does_on_its_own(
-    cli: Cli, installed: ControlPlane, busy: FakeNode, relief: int, where: str
+@pytest.mark.parametrize(("emergency_target", "where"), [(400, "whyNotLess"), (300, "whyNotMore")])
+def test_explain_says_what_the_agent_does_on_its_own(
+    cli: Cli, installed: ControlPlane, busy: FakeNode, emergency_target: int, where: str
 ) -> None:
     request = ("kubeballoon.io/memory-target=350Mi", "kubeballoon.io/policy=default")
     installed.kubectl("annotate", "vmi", "idle", f"--namespace={busy.namespace}", *request, *AS_CONTROLLER)
-    busy.vms["idle"].update(relief=str(relief * MIB), troubled=True)
-    busy.report(state="Hard")
-    said = json.loads(cli("explain", f"{busy.namespace}/idle", "-o", "json").stdout)
-    assert (said["relief"], said["target"], said["troubled"]) == (relief * MIB, 350 * MIB, True)
-    (line,) = (line for line in said["whyNotMore"] + said["whyNotLess"] if "without waiting for the controller" in line)
-    assert line == said[where][0]
-    assert f"moves this VM to {relief} MiB, in place of the 350 MiB requested" in line
+    busy.vms["idle"].update(emergencyTarget=str(emergency_target * MIB), troubled=True)
+    busy.report(state="Scarce")
+    explanation = json.loads(cli("explain", f"{busy.namespace}/idle", "-o", "json").stdout)
+    assert (explanation["emergencyTarget"], explanation["target"], explanation["troubled"]) == (
+        emergency_target * MIB,
+        350 * MIB,
+        True,
+    )
+    (line,) = (
+        line
+        for line in explanation["whyNotMore"] + explanation["whyNotLess"]
+        if "without waiting for the controller" in line
+    )
+    assert line == explanation[where][0]
+    assert f"moves this VM to {emergency_target} MiB, in place of the 350 MiB requested" in line
     assert "what its agent moves it to instead" in cli("explain", f"{busy.namespace}/idle").stdout
 
 
 @pytest.mark.usefixtures("leader")
-def test_explain_tells_the_last_changes(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
+def test_explain_shows_the_last_changes(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
     node.add("a")
     node.add("b")
     node.report()
@@ -238,8 +254,8 @@ def test_explain_tells_the_last_changes(cli: Cli, installed: ControlPlane, node:
     node.report(follow=True)
 
     def changes() -> list[str]:
-        said = json.loads(cli("explain", f"{node.namespace}/a", "-o", "json").stdout)
-        return [change["reason"] for change in said.get("changes", [])]
+        explanation = json.loads(cli("explain", f"{node.namespace}/a", "-o", "json").stdout)
+        return [change["reason"] for change in explanation.get("changes", [])]
 
     assert until(changes) == ["MemoryReclaimed"]
 
@@ -257,11 +273,11 @@ def test_status_is_well_only_when_all_is(cli: Cli, installed: ControlPlane, lead
     assert leader.process.poll() is None
     assert re.match(rf"Controller \S+_{leader.process.pid} leads\n", well.stdout)
     node.add("b", responsive=False)
-    node.report(state="Hard")
+    node.report(state="Scarce")
     ill = json.loads(cli("status", "-o", "json").stdout)
-    assert ill["states"] == {"High": 0, "Soft": 0, "Hard": 1, "Low": 0}
+    assert ill["states"] == {"Ample": 0, "Tight": 0, "Scarce": 1, "Critical": 0}
     assert ill["unresponsive"] == 1
-    assert any(line.startswith(f"node {node.name}: state Hard") for line in ill["attention"])
+    assert any(line.startswith(f"node {node.name}: state Scarce") for line in ill["attention"])
     assert any(f"{node.namespace}/b" in line for line in ill["attention"])
     node.report(age=600)
     assert "its agent has not reported for" in cli("status").stdout
@@ -274,27 +290,25 @@ def policies(directory: Path, *documents: dict[str, object]) -> Path:
 
 
 @pytest.mark.usefixtures("busy")
-def test_simulating_tells_what_would_change_and_writes_nothing(
-    cli: Cli, installed: ControlPlane, tmp_path: Path
-) -> None:
+def test_diff_shows_what_would_change_and_writes_nothing(cli: Cli, installed: ControlPlane, tmp_path: Path) -> None:
     stricter = policies(tmp_path, memory_policy("default", memory={"min": "350Mi"}), {"kind": "ConfigMap"})
-    shown = cli("simulate", "-f", str(stricter))
-    assert shown.returncode == 0, shown.stderr
-    assert "MemoryPolicy default changed" in shown.stdout
-    line = next(row for row in rows(shown.stdout) if row[1:2] == ["idle"])
+    result = cli("diff", "-f", str(stricter))
+    assert result.returncode == 0, result.stderr
+    assert "MemoryPolicy default changed" in result.stdout
+    line = next(row for row in rows(result.stdout) if row[1:2] == ["idle"])
     assert "256 MiB → 350 MiB" in line
     assert installed.kubectl("get", "mempol", "default", "--output=jsonpath={.spec.memory.min}") == "50%"
-    assert cli("simulate", "-f", str(stricter), "--fail-on=change").returncode == 3
+    assert cli("diff", "-f", str(stricter), "--fail-on=change").returncode == 3
 
 
-def test_simulating_what_is_there_changes_nothing(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
+def test_diff_of_what_is_there_changes_nothing(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
     same = policies(tmp_path, memory_policy("default"))
-    shown = cli("simulate", "-f", str(tmp_path), "--fail-on=change")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout == f"Nothing would change for {len(busy.vms)} VMs.\n"
+    result = cli("diff", "-f", str(tmp_path), "--fail-on=change")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"Nothing would change for {len(busy.vms)} VMs.\n"
     observed = json.loads(
         cli(
-            "simulate",
+            "diff",
             "-f",
             "-",
             "-o",
@@ -307,15 +321,15 @@ def test_simulating_what_is_there_changes_nothing(cli: Cli, busy: FakeNode, tmp_
     assert idle["observed"] == idle["before"] < 512 * MIB
 
 
-def test_simulating_minimums_that_do_not_fit_ends_with_3(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
+def test_diff_with_minimums_that_do_not_fit_ends_with_3(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
     greedy = policies(tmp_path, memory_policy("default", memory={"min": "100%"}))
-    shown = cli("simulate", "-f", str(greedy), "-o", "json")
-    assert shown.returncode == 3
-    (line,) = (each for each in json.loads(shown.stdout)["nodes"] if each["name"] == busy.name)
+    result = cli("diff", "-f", str(greedy), "-o", "json")
+    assert result.returncode == 3
+    (line,) = (each for each in json.loads(result.stdout)["nodes"] if each["name"] == busy.name)
     assert (line["shortfallBefore"], line["shortfallAfter"]) == (0, (3 * 512 + 64 - 1200) * MIB)
 
 
-def test_processors_are_simulated_as_the_node_is_and_as_it_would_be_when_short(
+def test_diff_shows_processors_at_present_and_under_shortage(
     cli: Cli, installed: ControlPlane, node: FakeNode, tmp_path: Path
 ) -> None:
     for name in ("a", "b", "idle"):
@@ -324,43 +338,48 @@ def test_processors_are_simulated_as_the_node_is_and_as_it_would_be_when_short(
     node.processors = {"count": 3, "usage": 10, "stall": 0}
     node.report()
     file = policies(tmp_path, processor_policy("cpus", processors={"min": 1}))
-    shown = json.loads(cli("simulate", "-f", str(file), "-o", "json").stdout)
-    assert shown["policies"] == [{"kind": "ProcessorPolicy", "name": "cpus", "change": "created"}]
-    a, _, idle = (vm["processors"] for vm in shown["virtualMachines"])
+    comparison = json.loads(cli("diff", "-f", str(file), "-o", "json").stdout)
+    assert comparison["policies"] == [{"kind": "ProcessorPolicy", "name": "cpus", "change": "created"}]
+    a, _, idle = (vm["processors"] for vm in comparison["virtualMachines"])
     assert (a["now"], a["before"], a["after"], a["shortBefore"], a["shortAfter"]) == (4, 4, 4, 4, 1)
     assert (a["policyAfter"], a["minAfter"], a["changed"], a["reason"]) == ("cpus", 1, True, "NotUnderPressure")
     assert (idle["after"], idle["shortAfter"]) == (4, 4)
-    assert not any(vm["changed"] for vm in shown["virtualMachines"])
-    (line,) = (each["processors"] for each in shown["nodes"] if each["name"] == node.name)
+    assert not any(vm["changed"] for vm in comparison["virtualMachines"])
+    (line,) = (each["processors"] for each in comparison["nodes"] if each["name"] == node.name)
     assert (line["takenAfter"], line["shortTakenBefore"], line["shortTakenAfter"]) == (0, 0, 6)
     node.processors = {"count": 3, "usage": 97, "stall": 61}
     node.report()
-    text = cli("simulate", "-f", str(file)).stdout
+    text = cli("diff", "-f", str(file)).stdout
     header = next(row for row in rows(text) if "CPU POLICY" in row)
     row = dict(zip(header, next(each for each in rows(text) if each[1:2] == ["a"]), strict=True))
     assert (row["BEFORE"], row["AFTER"], row["WHEN SHORT"], row["MIN"]) == ("4", "1", "4 → 1", "- → 1")
     assert installed.kubectl("get", "cpupol", "--output=name") == ""
-    assert cli("simulate", "-f", str(file), "--fail-on=change").returncode == 3
+    assert cli("diff", "-f", str(file), "--fail-on=change").returncode == 3
     installed.apply(processor_policy("cpus", processors={"min": 1}))
-    assert cli("simulate", "-f", str(file), "--fail-on=change").returncode == 0
+    assert cli("diff", "-f", str(file), "--fail-on=change").returncode == 0
     greedy = policies(tmp_path, processor_policy("cpus", processors={"min": "100%"}))
-    refused = cli("simulate", "-f", str(greedy), "-o", "json")
+    refused = cli("diff", "-f", str(greedy), "-o", "json")
     assert refused.returncode == 3
     (line,) = (each["processors"] for each in json.loads(refused.stdout)["nodes"] if each["name"] == node.name)
     assert (line["shortfallBefore"], line["shortfallAfter"]) == (0, 9)
 
 
 def test_policies_for_processors_are_checked(cli: Cli, tmp_path: Path) -> None:
-    broken = cli("simulate", "-f", str(policies(tmp_path, processor_policy("cpus", coolDown="soon"))))
+    broken = cli("diff", "-f", str(policies(tmp_path, processor_policy("cpus", coolDown="soon"))))
     assert broken.returncode == 2
     assert 'The ProcessorPolicy "cpus" is invalid: spec.coolDown' in broken.stderr
 
 
-def test_pruning_lets_go_of_what_the_files_leave_out(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
+def test_diff_with_prune_deletes_the_policies_that_the_files_leave_out(
+    cli: Cli, busy: FakeNode, tmp_path: Path
+) -> None:
     other = policies(tmp_path, memory_policy("other", selector={"namespaceSelector": {"matchLabels": {"no": "where"}}}))
-    shown = json.loads(cli("simulate", "-f", str(other), "--prune", "-o", "json").stdout)
-    assert {each["name"]: each["change"] for each in shown["policies"]} == {"default": "deleted", "other": "created"}
-    after = {vm["name"]: vm["after"] for vm in shown["virtualMachines"]}
+    comparison = json.loads(cli("diff", "-f", str(other), "--prune", "-o", "json").stdout)
+    assert {each["name"]: each["change"] for each in comparison["policies"]} == {
+        "default": "deleted",
+        "other": "created",
+    }
+    after = {vm["name"]: vm["after"] for vm in comparison["virtualMachines"]}
     assert after == {"busy": 512 * MIB, "idle": 512 * MIB, "lazy": 512 * MIB, "barred": 64 * MIB}
     assert busy.vms.keys() == after.keys()
 
@@ -369,11 +388,11 @@ def test_an_unreachable_api_server_is_one_line(installed: ControlPlane, tmp_path
     view = json.loads(installed.kubectl("config", "view", "--raw", "--output=json"))
     view["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
     (tmp_path / "kubeconfig").write_text(json.dumps(view))
-    ended = balloon(tmp_path / "kubeconfig", "status")
-    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
-    assert "cannot be reached" in ended.stderr
-    ended = balloon(tmp_path / "kubeconfig", "status", "--context=none")
-    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+    result = balloon(tmp_path / "kubeconfig", "status")
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+    assert "cannot be reached" in result.stderr
+    result = balloon(tmp_path / "kubeconfig", "status", "--context=none")
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
 
 
 @pytest.mark.parametrize(("kubeconfig", "complaint"), [("garbage", "cannot be read"), (None, "there is no kubeconfig")])
@@ -385,19 +404,19 @@ def test_without_access_to_a_cluster_there_is_one_line(
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     if kubeconfig is not None:
         path.write_text(kubeconfig)
-    ended = balloon(None, "status")
-    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)
-    assert complaint in ended.stderr
+    result = balloon(None, "status")
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert complaint in result.stderr
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "VM"])
-def test_what_is_no_name_is_wrong_usage(cli: Cli, name: str) -> None:
+def test_an_invalid_name_is_wrong_usage(cli: Cli, name: str) -> None:
     assert cli("explain", name).returncode == 2
 
 
 def test_a_missing_privilege_is_named(installed: ControlPlane, namespace: str) -> None:
     installed.kubectl("create", "serviceaccount", "nobody", f"--namespace={namespace}")
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
-    ended = balloon(kubeconfig, "top", "nodes")
-    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
-    assert "cannot list resource" in ended.stderr
+    result = balloon(kubeconfig, "top", "nodes")
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+    assert "cannot list resource" in result.stderr

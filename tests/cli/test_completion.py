@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
-from kubeballoon.cli import names
+from kubeballoon.cli import completion_names
 from tests.support.cluster import FakeNode, memory_policy, processor_policy
 from tests.support.waiting import until
 
@@ -58,7 +58,8 @@ def test_shells_are_taught_to_complete_the_command(shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "completions"),
     [
-        (("s",), {"status", "simulate"}),
+        (("s",), {"status"}),
+        (("d",), {"diff"}),
         (("top", ""), {"nodes", "vms"}),
         (("status", "-o", "y"), {"yaml"}),
         (("release", "--un"), {"--undo"}),
@@ -72,7 +73,7 @@ def test_kubectl_completes_the_command(words: tuple[str, ...], completions: set[
 
 def test_files_are_completed_where_files_are_meant(programs: Path) -> None:
     (programs / "policies").mkdir()
-    lines = run(programs, "kubectl_complete-balloon", "simulate", "-f", f"{programs}/pol").split()
+    lines = run(programs, "kubectl_complete-balloon", "diff", "-f", f"{programs}/pol").split()
     assert lines == [f"{programs}/policies/", ":4"]
 
 
@@ -80,7 +81,7 @@ VMS = [("shop", "db"), ("shop", "web"), ("test", "web")]
 
 
 @pytest.mark.parametrize(
-    ("prefix", "namespace", "elsewhere", "expected"),
+    ("prefix", "namespace", "other_namespaces", "expected"),
     [
         ("", "shop", True, ["db", "web"]),
         ("w", "shop", True, ["db", "web", "test/web"]),
@@ -92,9 +93,9 @@ VMS = [("shop", "db"), ("shop", "web"), ("test", "web")]
     ],
 )
 def test_vms_are_completed_as_they_can_be_written(
-    prefix: str, namespace: str, *, elsewhere: bool, expected: list[str]
+    prefix: str, namespace: str, *, other_namespaces: bool, expected: list[str]
 ) -> None:
-    assert names.vm_names(prefix, VMS, namespace, elsewhere=elsewhere) == expected
+    assert completion_names.vm_names(prefix, VMS, namespace, other_namespaces=other_namespaces) == expected
 
 
 def test_what_takes_long_or_fails_completes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,10 +108,10 @@ def test_what_takes_long_or_fails_completes_nothing(monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> list[str]:
         raise RuntimeError
 
-    monkeypatch.setattr(names, "DEADLINE", 0.1)
+    monkeypatch.setattr(completion_names, "DEADLINE", 0.1)
     for read in (hang, fail):
-        monkeypatch.setattr(names, "_read", read)
-        assert names.complete("vms", argparse.Namespace(), "") == []
+        monkeypatch.setattr(completion_names, "_read_names", read)
+        assert completion_names.complete("vms", argparse.Namespace(), "") == []
     never.set()
 
 

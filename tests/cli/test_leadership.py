@@ -1,4 +1,4 @@
-"""What status makes of the controllers' Leases."""
+"""The controller that leads, as ``status`` finds it in Leases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def lease(holder: str, renewed: str) -> dict[str, object]:
 
 
 LEADS = lease("pod_1", "2025-12-31T23:59:50.000000Z")
-UNINSTALLS = lease("release_pod_3", "2026-01-01T00:00:00Z")
+UNINSTALLS = lease("uninstall_pod_3", "2026-01-01T00:00:00Z")
 DEAD = lease("pod_2", "2025-12-31T23:50:00.000000Z")
 
 
@@ -33,7 +33,7 @@ DEAD = lease("pod_2", "2025-12-31T23:50:00.000000Z")
         ([], None, "no controller has led yet: does one run?"),
     ],
 )
-def test_a_controller_that_does_not_lead_is_said(
+def test_status_says_who_leads_or_why_nobody_does(
     leases: list[dict[str, object]], leader: str | None, fault: str | None
 ) -> None:
     found = leadership(leases, NOW)

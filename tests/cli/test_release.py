@@ -1,4 +1,4 @@
-"""Releasing: with the controller as a real process on the real API server; the test plays the agent."""
+"""``release``, with a real controller on a real API server, where the tests write the agents' reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from tests.support.cli import balloon
-from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, asked, condition, get, may, memory_policy
+from tests.support.cluster import (
+    AS_CONTROLLER,
+    MIB,
+    FakeNode,
+    condition,
+    controller_annotations,
+    get,
+    is_allowed,
+    memory_policy,
+)
 from tests.support.waiting import throughout, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
@@ -45,9 +54,9 @@ def test_everything_is_released_and_stays_so_until_undone(
     until(lambda: squeezed.targets() == {})
     assert not released.done(), "the guests do not have their memory back yet"
     squeezed.report(follow=True)
-    ended = released.result()
-    assert (ended.returncode, ended.stdout.splitlines()[0].split(":")[0]) == (0, "all VMs"), ended.stderr
-    assert "is overcommitted by" in ended.stderr
+    result = released.result()
+    assert (result.returncode, result.stdout.splitlines()[0].split(":")[0]) == (0, "all VMs"), result.stderr
+    assert "is overcommitted by" in result.stderr
     until(lambda: condition(installed, "default", "Ready").get("reason") == "Released")
     status = get(installed, "mempol", "default")["status"]
     assert status["excluded"] == [{"reason": "Released", "count": 3}]
@@ -81,51 +90,51 @@ def test_a_vm_is_released(
     until(lambda: get(installed, *vmi)["metadata"].get("annotations", {}).get("kubeballoon.io/exclude") == "true")
     squeezed.vms["a"]["ownerExcluded"] = True
     squeezed.report()
-    until(lambda: asked(installed, squeezed.namespace, "a") == {})
+    until(lambda: controller_annotations(installed, squeezed.namespace, "a") == {})
     squeezed.report(follow=True)
-    ended = released.result()
-    assert ended.returncode == 0, ended.stderr
+    result = released.result()
+    assert result.returncode == 0, result.stderr
     assert {"b", "c"} == squeezed.targets().keys()
     assert cli("release", f"{squeezed.namespace}/a", "--undo").returncode == 0
     assert "kubeballoon.io/exclude" not in get(installed, *vmi)["metadata"].get("annotations", {})
 
 
 def test_what_is_not_back_in_time_is_named(cli: Cli, installed: ControlPlane, squeezed: FakeNode) -> None:
-    ended = cli("release", squeezed.name, "--timeout=2s")
-    assert ended.returncode == 4
+    result = cli("release", squeezed.name, "--timeout=2s")
+    assert result.returncode == 4
     namespace = squeezed.namespace
-    assert [line.split(":")[0] for line in ended.stderr.splitlines()[-3:]] == [
+    assert [line.split(":")[0] for line in result.stderr.splitlines()[-3:]] == [
         f"{namespace}/{name} on {squeezed.name}" for name in "abc"
     ]
-    assert "the release holds" in ended.stderr
+    assert "the release holds" in result.stderr
     pressure = get(installed, "nodepressure", squeezed.name)
     assert pressure["metadata"]["annotations"]["kubeballoon.io/release"] == "true"
 
 
 @pytest.mark.parametrize(
-    ("what", "complaint"),
+    ("target", "complaint"),
     [
         ("node/none", "no agent reports a node none"),
         ("vm/none", "no VM {namespace}/none runs on a node with an agent"),
         ("vm/aa", "no VM {namespace}/aa runs on a node with an agent; did you mean {namespace}/a?"),
     ],
 )
-def test_nothing_by_that_name_is_one_line(cli: Cli, node: FakeNode, what: str, complaint: str) -> None:
+def test_nothing_by_that_name_is_one_line(cli: Cli, node: FakeNode, target: str, complaint: str) -> None:
     node.add("a")
     node.report()
-    ended = cli("release", what, f"--namespace={node.namespace}")
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == f"kubectl balloon: {complaint.format(namespace=node.namespace)}\n"
+    result = cli("release", target, f"--namespace={node.namespace}")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"kubectl balloon: {complaint.format(namespace=node.namespace)}\n"
 
 
 def test_a_vm_whose_policy_denies_exclusion_is_not_released(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
     node.add("a")
     node.report()
     installed.apply(memory_policy("strict", ownerExclusion="Deny"))
-    ended = cli("release", f"{node.namespace}/a")
-    assert ended.returncode == 1
-    assert "the policy strict governs" in ended.stderr
-    assert f"release the VM's node {node.name}" in ended.stderr
+    result = cli("release", f"{node.namespace}/a")
+    assert result.returncode == 1
+    assert "the policy strict governs" in result.stderr
+    assert f"release the VM's node {node.name}" in result.stderr
 
 
 def test_releasing_needs_no_controller(cli: Cli, installed: ControlPlane, node: FakeNode) -> None:
@@ -134,8 +143,8 @@ def test_releasing_needs_no_controller(cli: Cli, installed: ControlPlane, node: 
     where = f"--namespace={node.namespace}"
     installed.kubectl("annotate", "vmi", "a", where, "kubeballoon.io/memory-target=256Mi", *AS_CONTROLLER)
     node.report(age=600)
-    ended = cli("release", node.name, "--without-controller", "--no-wait")
-    assert ended.returncode == 0, ended.stderr
+    result = cli("release", node.name, "--without-controller", "--no-wait")
+    assert result.returncode == 0, result.stderr
     assert node.targets() == {}
 
 
@@ -168,7 +177,7 @@ def test_an_account_with_the_least_privileges_releases_all(
     installed.kubectl(
         "create", "clusterrolebinding", f"{namespace}-{name}", f"--clusterrole={namespace}-{name}", subject
     )
-    until(lambda: may(installed, f"system:serviceaccount:{namespace}:{name}", "patch", "memorypolicies"), 60)
+    until(lambda: is_allowed(installed, f"system:serviceaccount:{namespace}:{name}", "patch", "memorypolicies"), 60)
     kubeconfig = installed.service_account_kubeconfig(namespace, name)
     released = background.submit(balloon, kubeconfig, "release", "--all")
     until(lambda: squeezed.targets() == {})

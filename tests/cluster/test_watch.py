@@ -1,4 +1,4 @@
-"""A watch of an API server that stops answering; the server is a fake."""
+"""Watches of a fake API server that stops answering."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from kubeballoon.cluster import client as module
-from kubeballoon.cluster.client import Cluster, UnreachableError
+from kubeballoon.cluster.client import ApiClient, Timeouts, UnreachableError
 from kubeballoon.cluster.reflector import Reflector
 
 PATH = "/apis/example.io/v1/things"
+SHORT_TIMEOUTS = Timeouts(request=2.0, watch_silence=2.0)
 
 
 def thing(name: str, version: str) -> dict[str, object]:
@@ -23,15 +23,15 @@ def thing(name: str, version: str) -> dict[str, object]:
 
 
 class FakeServer:
-    """Lists one thing, and for each watch sends one event and then nothing; ``deaf`` it does not begin to answer."""
+    """A FakeServer lists one thing, and sends one event for each watch and then nothing; ``deaf`` it never answers."""
 
     def __init__(self) -> None:
         self.deaf = False
-        self.watched: list[str] = []  # the versions that watches went on from
+        self.watched: list[str] = []  # the resourceVersions that watches started from
         self._end = asyncio.Event()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer as the API server would."""
+        """Answer a request as the API server would."""
         if self.deaf:
             await self._end.wait()
             raise web.HTTPServiceUnavailable
@@ -47,26 +47,20 @@ class FakeServer:
         return response
 
     @asynccontextmanager
-    async def running(self, port: int) -> AsyncIterator[Cluster]:
-        """Serve on a port, and have a client of it."""
+    async def running(self, port: int) -> AsyncIterator[ApiClient]:
+        """Serve on a port, and connect a client."""
         application = web.Application()
         application.router.add_get(PATH, self.handle)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         try:
-            async with Cluster(Configuration(host=f"http://127.0.0.1:{port}"), "test") as cluster:
+            configuration = Configuration(host=f"http://127.0.0.1:{port}")
+            async with ApiClient(configuration, "test", timeouts=SHORT_TIMEOUTS) as cluster:
                 yield cluster
         finally:
             self._end.set()
             await runner.cleanup()
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A minute is a moment."""
-    monkeypatch.setattr(module, "SILENCE", 2.0)
-    monkeypatch.setattr(module, "DEADLINE", 2.0)
 
 
 async def test_a_watch_that_falls_silent_is_over(unused_tcp_port: int) -> None:
@@ -86,7 +80,7 @@ async def test_a_server_that_takes_a_watch_and_does_not_answer_cannot_be_reached
                 pass
 
 
-async def test_what_is_reflected_goes_on_where_the_silence_began_and_tells_when_nobody_answers(
+async def test_a_reflector_watches_on_from_where_the_server_fell_silent_and_knows_when_it_cannot_be_reached(
     unused_tcp_port: int,
 ) -> None:
     server = FakeServer()

@@ -1,4 +1,4 @@
-"""Rounds on a clock of the test's own, written to an API server that is a fake."""
+"""Rounds on a fake clock and a fake API server."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import pytest
 
 from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, PROCESSOR_TARGET, REASON
 from kubeballoon.api.v1alpha1 import NodePressure
-from kubeballoon.cluster.announce import Reference
-from kubeballoon.cluster.client import ClusterError, NotFoundError
-from kubeballoon.cluster.snapshot import SILENT, Requested, core_processor_node, core_vm
+from kubeballoon.cluster.client import ApiError, NotFoundError
+from kubeballoon.cluster.events import ObjectReference
+from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.counters import Counters
-from kubeballoon.controller.kinds import MEMORY
-from kubeballoon.controller.round import Rounds
-from kubeballoon.controller.scheduler import RESYNC, Scheduler
-from kubeballoon.controller.status import policy_status, tally
-from kubeballoon.controller.world import World
+from kubeballoon.controller.rounds import RoundRunner
+from kubeballoon.controller.scheduler import RESYNC_SECONDS, Scheduler
+from kubeballoon.controller.status import count_policies, policy_status
+from kubeballoon.governance.policy_types import MEMORY
+from kubeballoon.governance.reports import SILENT_AFTER
+from kubeballoon.governance.requests import LastRequest
+from kubeballoon.governance.translation import memory_vm, processor_node
 from kubeballoon.metrics import new_registry
 from tests.support.cluster import MIB, Object, memory_policy
 from tests.support.waiting import Clock, soon
@@ -27,7 +29,7 @@ TODAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class FakeCluster:
-    """Takes every patch, and has time pass with each."""
+    """A FakeCluster takes every patch, and lets time pass with each."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self.clock = clock
@@ -36,16 +38,16 @@ class FakeCluster:
         self.bodies: list[Object] = []
         self.scheduler: Scheduler | None = None
         self.stalls: list[str | None] = []
-        self.refusal: ClusterError | None = None  # of what is applied
+        self.refusal: ApiError | None = None  # raised for every status
 
     async def get(self, path: str) -> Object:
-        """There is nothing."""
+        """Return an empty list."""
         assert path
         await asyncio.sleep(0)
         return {"items": []}
 
     async def apply(self, path: str, body: Object) -> Object:
-        """Take it, or refuse it."""
+        """Take a status, or refuse it."""
         assert path.endswith("/status")
         await asyncio.sleep(0)
         if self.refusal is not None:
@@ -53,7 +55,7 @@ class FakeCluster:
         return body
 
     async def merge(self, path: str, body: Object) -> Object:
-        """Take it."""
+        """Take a patch, and let time pass."""
         await asyncio.sleep(0)
         self.clock.now += self.seconds
         self.patches.append(path)
@@ -63,146 +65,152 @@ class FakeCluster:
         return body
 
 
-def report(observed: datetime, vms: int = 1, version: int = 1, node: str = "n", **of_each: Any) -> Object:
-    """A node's report of VMs that use little; ``of_each`` is reported of each of them."""
+def report(observed: datetime, vms: int = 1, version: int = 1, node: str = "n", **fields: Any) -> Object:
+    """Make a node's report of VMs that use little; ``fields`` are added to each VM's report."""
     guests = [
         {"uid": f"u{index}", "namespace": "shop", "name": f"vm-{index}", "size": str(512 * MIB)}
-        | {"actual": str(512 * MIB), "need": str(100 * MIB), **of_each}
+        | {"actual": str(512 * MIB), "need": str(100 * MIB), **fields}
         for index in range(vms)
     ]
     memory = {"total": str(vms * 400 * MIB), "available": str(100 * MIB), "other": "0", "reserve": "0"}
-    status = {"observedAt": observed.isoformat(), "memory": memory, "state": "High", "virtualMachines": guests}
+    status = {"observedAt": observed.isoformat(), "memory": memory, "state": "Ample", "virtualMachines": guests}
     return {"metadata": {"name": node, "uid": node, "resourceVersion": str(version)}, "status": status}
 
 
 class Controller:
-    """Rounds, and what they are run with."""
+    """A Controller is a RoundRunner and a Scheduler, with what they work on."""
 
-    def __init__(self, seconds: float = 0.0, announcer: Any = None) -> None:
-        """``announcer`` may be left out where nothing is announced, as on a first round."""
+    def __init__(self, seconds: float = 0.0, recorder: Any = None) -> None:
+        """Start without knowing any node; without a ``recorder`` no event may be posted, as in a first round.
+
+        Each patch takes ``seconds``.
+        """
         self.clock = Clock()
         self.cluster = FakeCluster(self.clock, seconds)
-        self.world = World(today=lambda: TODAY)
-        self.world.memory.put(memory_policy("all"))
+        self.state = ClusterState(utc_now=lambda: TODAY)
+        self.state.memory.put(memory_policy("all"))
         self.registry = new_registry()
         cluster: Any = self.cluster
-        self.rounds = Rounds(cluster, self.world, announcer, Counters(self.registry), self.clock)
-        self.scheduler = Scheduler(cluster, self.world, announcer, self.rounds, self.clock)
+        counters = Counters(self.registry)
+        self.rounds = RoundRunner(cluster, self.state, recorder, counters, self.clock)
+        self.scheduler = Scheduler(cluster, self.state, recorder, self.rounds, counters, self.clock)
 
     async def silent(self) -> bool:
-        """Whether a round finds that the agent is."""
+        """Run a round, and say whether it finds the agent silent."""
         await self.rounds.run("n")
-        return self.rounds.outcomes["n"].silent
+        return self.rounds.results["n"].silent
 
     def counted(self, what: str) -> dict[str, float]:
-        """How often each result was counted, of those that were."""
+        """Return how often each result was counted, without results that were not."""
         samples = (sample for family in self.registry.collect() for sample in family.samples)
         found = {each.labels["result"]: each.value for each in samples if each.name == f"kubeballoon_{what}_total"}
         return {result: count for result, count in found.items() if count}
 
 
 @pytest.mark.parametrize("wrong", [timedelta(hours=-3), timedelta(), timedelta(hours=3)], ids=str)
-async def test_an_agent_is_silent_by_the_controller_s_clock_whatever_its_own_says(wrong: timedelta) -> None:
+async def test_an_agent_is_silent_by_the_controller_s_clock_whatever_the_node_s_clock_says(wrong: timedelta) -> None:
     controller = Controller()
     for beat in range(1, 5):
         controller.clock.now += 60
-        controller.world.put_node(
+        controller.state.put_node(
             report(TODAY + wrong + timedelta(seconds=60 * beat), version=beat), controller.clock()
         )
         assert beat == 1 or not await controller.silent()
-    controller.clock.now += SILENT
+    controller.clock.now += SILENT_AFTER
     assert not await controller.silent()
     controller.clock.now += 1
     assert await controller.silent()
 
 
-async def test_the_first_report_s_own_date_tells_whether_its_agent_is_gone() -> None:
+async def test_the_first_report_is_as_old_as_its_date_says() -> None:
     controller = Controller()
-    controller.world.put_node(report(TODAY - timedelta(seconds=SILENT + 1)), controller.clock())
+    controller.state.put_node(report(TODAY - timedelta(seconds=SILENT_AFTER + 1)), controller.clock())
     assert await controller.silent()
 
 
-async def test_a_report_that_is_only_read_again_is_no_sign_of_life() -> None:
+async def test_an_unchanged_report_that_is_read_again_does_not_count_as_a_report() -> None:
     controller = Controller()
-    controller.world.put_node(report(TODAY), controller.clock())
-    controller.clock.now += SILENT + 1
-    controller.world.put_node(report(TODAY, version=2), controller.clock())
+    controller.state.put_node(report(TODAY), controller.clock())
+    controller.clock.now += SILENT_AFTER + 1
+    controller.state.put_node(report(TODAY, version=2), controller.clock())
     assert await controller.silent()
 
 
-async def test_a_request_that_stays_is_explained_anew_when_its_reason_changes() -> None:
+async def test_an_unchanged_request_gets_a_new_explanation_when_its_reason_changes() -> None:
     controller = Controller()
-    cluster, said = controller.cluster, ["High", "High", "Soft", "Soft"]
+    cluster, states = controller.cluster, ["Ample", "Ample", "Tight", "Tight"]
     counts = []
-    for version, state in enumerate(said, start=1):
+    for version, state in enumerate(states, start=1):
         body = report(TODAY, vms=2, version=version)
         body["status"]["state"] = state
         if version > 1:
             for guest in body["status"]["virtualMachines"]:
                 written = next(each for each in cluster.bodies if each["metadata"]["uid"] == guest["uid"])
-                asked = written["metadata"]["annotations"]
-                guest |= {"target": asked[MEMORY_TARGET], "min": asked[MEMORY_MIN], "policy": asked[POLICY]}
+                request = written["metadata"]["annotations"]
+                guest |= {"target": request[MEMORY_TARGET], "min": request[MEMORY_MIN], "policy": request[POLICY]}
                 guest["actual"] = guest["target"]
-        controller.world.put_node(body, controller.clock())
+        controller.state.put_node(body, controller.clock())
         await controller.rounds.run("n")
         counts.append(len(cluster.bodies))
     assert counts == [2, 2, 4, 4]
     first, last = (body["metadata"]["annotations"] for body in (cluster.bodies[0], cluster.bodies[-1]))
     assert first[MEMORY_TARGET] == last[MEMORY_TARGET]
-    assert "node High" in first[REASON]
-    assert "node Soft" in last[REASON]
+    assert "node Ample" in first[REASON]
+    assert "node Tight" in last[REASON]
 
 
-async def test_a_round_of_many_slow_patches_counts_as_alive_while_it_gets_on() -> None:
+async def test_a_round_of_many_slow_patches_is_not_stalled_while_it_makes_progress() -> None:
     controller = Controller(seconds=5)
     controller.cluster.scheduler = controller.scheduler
-    controller.world.put_node(report(TODAY, vms=20), controller.clock())
+    controller.state.put_node(report(TODAY, vms=20), controller.clock())
     await controller.rounds.run("n")
     assert controller.cluster.stalls == [None] * 20
-    controller.clock.now += 4 * RESYNC
+    controller.clock.now += 4 * RESYNC_SECONDS + 1
     assert controller.scheduler.stalled() is not None
 
 
-@pytest.mark.parametrize("figure", ["target", "actual", "need", "relief"])
-async def test_an_absurd_figure_of_a_vm_counts_as_its_size(figure: str) -> None:
+@pytest.mark.parametrize("figure", ["target", "actual", "need", "emergencyTarget"])
+async def test_an_absurd_figure_of_a_vm_is_clamped_to_its_size(figure: str) -> None:
     controller = Controller()
     absurd: dict[str, Any] = {figure: "1024Ei"}
-    controller.world.put_node(report(TODAY, **absurd), controller.clock())
+    controller.state.put_node(report(TODAY, **absurd), controller.clock())
     await controller.rounds.run("n")
-    assert controller.rounds.outcomes["n"].fault is None
-    plan = controller.rounds.outcomes["n"].memory
+    assert controller.rounds.results["n"].fault is None
+    plan = controller.rounds.results["n"].memory
     assert plan is not None
     (decision,) = plan.decisions
     assert decision.target is not None
     assert decision.vm.minimum <= decision.target <= decision.vm.size
 
 
-async def test_a_round_that_fails_is_told_once_and_costs_no_other_node(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_of_one_node_s_round_is_logged_once_and_stops_no_other_node(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     controller = Controller()
-    controller.world.put_node(report(TODAY, node="bad", size="1024Ei"), controller.clock())
-    controller.world.put_node(report(TODAY), controller.clock())
+    controller.state.put_node(report(TODAY, node="bad", size="1024Ei"), controller.clock())
+    controller.state.put_node(report(TODAY), controller.clock())
     for _ in range(3):
         await controller.rounds.run("bad")
     await controller.rounds.run("n")
-    fault = controller.rounds.outcomes["bad"].fault
+    fault = controller.rounds.results["bad"].fault
     assert fault is not None
     assert fault.startswith("the round of node bad failed: OverflowError")
     assert caplog.text.count(fault) == 1
-    assert len(controller.cluster.patches) == 1, "of the node that is well"
-    counts = tally(controller.world, controller.world.memory)["all"]
-    policy = controller.world.memory.policies["all"]
-    status = policy_status(MEMORY, policy, counts, controller.rounds.outcomes, TODAY)
+    assert len(controller.cluster.patches) == 1, "the other node's"
+    counts = count_policies(controller.state, controller.state.memory)["all"]
+    policy = controller.state.memory.policies["all"].resource
+    status = policy_status(MEMORY, policy, counts, controller.rounds.results, TODAY)
     (degraded,) = (condition for condition in status.conditions if condition.type == "Degraded")
     assert (degraded.status, degraded.reason, degraded.message) == ("True", "RoundFailed", fault)
-    controller.world.put_node(report(TODAY, node="bad", version=2), controller.clock())
+    controller.state.put_node(report(TODAY, node="bad", version=2), controller.clock())
     await controller.rounds.run("bad")
-    assert controller.rounds.outcomes["bad"].fault is None
+    assert controller.rounds.results["bad"].fault is None
 
 
-async def test_processors_are_asked_back_until_they_are_there_wherever_the_vm_has_gone() -> None:
+async def test_processors_are_requested_back_until_they_are_reported_also_by_the_next_node() -> None:
     controller = Controller()
     cluster = controller.cluster
-    steps: list[tuple[dict[str, Any], int | None]] = [  # what is reported of the processors, and what is asked then
+    steps: list[tuple[dict[str, Any], int | None]] = [  # what is reported of the processors, and the request after it
         ({"target": 2, "online": 2, "reason": "Migrating", "responsive": False}, 4),
         ({"target": 4, "online": 2, "reason": "Migrating", "responsive": False}, 4),
         ({"target": 4}, 4),  # the next node's agent has not looked yet
@@ -210,80 +218,80 @@ async def test_processors_are_asked_back_until_they_are_there_wherever_the_vm_ha
         ({"target": 4, "online": 4}, None),
         ({"online": 4}, None),
     ]
-    asked: str | None = "2"
-    for version, (seen, wanted) in enumerate(steps, start=1):
-        body = report(TODAY, version=version, processors={"size": 4, "policy": "gone", **seen})
+    target: str | None = "2"
+    for version, (reported, expected) in enumerate(steps, start=1):
+        body = report(TODAY, version=version, processors={"size": 4, "policy": "gone", **reported})
         body["status"]["processors"] = {"count": 4}
-        controller.world.put_node(body, controller.clock())
+        controller.state.put_node(body, controller.clock())
         before = len(cluster.bodies)
         await controller.rounds.run("n")
         for written in cluster.bodies[before:]:
-            asked = written["metadata"]["annotations"].get(PROCESSOR_TARGET, asked)
-        assert asked == (None if wanted is None else str(wanted)), seen
+            target = written["metadata"]["annotations"].get(PROCESSOR_TARGET, target)
+        assert target == (None if expected is None else str(expected)), reported
     assert sum(PROCESSOR_TARGET in body["metadata"]["annotations"] for body in cluster.bodies) == 2
 
 
-async def test_processors_that_cannot_come_back_are_not_asked_for_for_ever() -> None:
+async def test_processors_that_cannot_come_back_are_not_requested_for_ever() -> None:
     controller = Controller()
     absent = {"size": 4, "online": 2, "target": 4, "policy": "gone", "reason": "GuestAgentAbsent", "responsive": False}
     body = report(TODAY, processors=absent)
     body["status"]["processors"] = {"count": 4}
-    controller.world.put_node(body, controller.clock())
+    controller.state.put_node(body, controller.clock())
     await controller.rounds.run("n")
     assert controller.cluster.bodies[0]["metadata"]["annotations"][PROCESSOR_TARGET] is None
 
 
-async def test_only_a_round_that_decides_is_a_sign_of_life() -> None:
+async def test_only_a_round_that_decides_counts_as_the_last_round() -> None:
     controller = Controller()
-    controller.world.put_node(report(TODAY, size="1024Ei"), controller.clock())
+    controller.state.put_node(report(TODAY, size="1024Ei"), controller.clock())
     await controller.rounds.run("n")
-    assert (controller.counted("rounds"), controller.rounds.ended) == ({"failed": 1}, None)
-    controller.world.put_node(report(TODAY, version=2), controller.clock())
-    controller.clock.now += SILENT + 1
+    assert (controller.counted("rounds"), controller.rounds.last_decided_at) == ({"failed": 1}, None)
+    controller.state.put_node(report(TODAY, version=2), controller.clock())
+    controller.clock.now += SILENT_AFTER + 1
     await controller.rounds.run("n")
     await controller.rounds.run("gone")
-    assert (controller.counted("rounds"), controller.rounds.ended) == ({"failed": 1, "silent": 1}, None)
-    controller.world.put_node(report(TODAY + timedelta(seconds=1), version=3), controller.clock())
+    assert (controller.counted("rounds"), controller.rounds.last_decided_at) == ({"failed": 1, "silent": 1}, None)
+    controller.state.put_node(report(TODAY + timedelta(seconds=1), version=3), controller.clock())
     await controller.rounds.run("n")
     assert controller.counted("rounds") == {"failed": 1, "silent": 1, "decided": 1}
-    assert controller.rounds.ended is not None
+    assert controller.rounds.last_decided_at is not None
 
 
-class Announcer:
-    """Keeps what it is to post."""
+class FakeRecorder:
+    """A FakeRecorder keeps the events that it is to post."""
 
     def __init__(self) -> None:
         self.posted: list[tuple[str, str, str, bool]] = []
 
-    async def post(self, about: Reference, reason: str, note: str, *, action: str, warning: bool = False) -> None:
-        """Keep it."""
+    async def post(self, about: ObjectReference, reason: str, note: str, *, action: str, warning: bool = False) -> None:
+        """Keep an event."""
         assert action
         self.posted.append((f"{about.kind}/{about.name}", reason, note, warning))
 
 
-async def test_a_node_s_change_of_state_is_told_as_an_event() -> None:
-    announcer = Announcer()
-    controller = Controller(announcer=announcer)
-    for version, state in enumerate(["Low", "Low", "Soft", "High", "Hard"], start=1):
+async def test_a_node_s_change_of_state_is_posted_as_an_event() -> None:
+    recorder = FakeRecorder()
+    controller = Controller(recorder=recorder)
+    for version, state in enumerate(["Critical", "Critical", "Tight", "Ample", "Scarce"], start=1):
         body = report(TODAY, version=version)
         body["status"]["state"] = state
-        controller.world.put_node(body, controller.clock())
+        controller.state.put_node(body, controller.clock())
         await controller.rounds.run("n")
-    told = [each for each in announcer.posted if each[0] == "Node/n" and each[1].startswith("Memory")]
-    assert [(reason, warning) for _, reason, _, warning in told] == [
-        ("MemorySoft", False),
-        ("MemoryHigh", False),
-        ("MemoryHard", True),
+    events = [each for each in recorder.posted if each[0] == "Node/n" and each[1].startswith("Memory")]
+    assert [(reason, warning) for _, reason, _, warning in events] == [
+        ("MemoryTight", False),
+        ("MemoryAmple", False),
+        ("MemoryScarce", True),
     ]
-    assert told[-1][2] == "from High to Hard: 100 MiB of 400 MiB are available"
+    assert events[-1][2] == "from Ample to Scarce: 100 MiB of 400 MiB are available"
 
 
 @pytest.mark.parametrize(
     ("refusal", "result"),
-    [(None, "written"), (NotFoundError("gone"), "gone"), (ClusterError("no"), "failed")],
+    [(None, "written"), (NotFoundError("gone"), "gone"), (ApiError("no"), "failed")],
     ids=["written", "gone", "failed"],
 )
-async def test_the_statuses_that_are_written_are_counted(refusal: ClusterError | None, result: str) -> None:
+async def test_statuses_are_counted_by_result(refusal: ApiError | None, result: str) -> None:
     controller = Controller()
     controller.cluster.refusal = refusal
     running = asyncio.create_task(controller.scheduler.run())
@@ -292,28 +300,28 @@ async def test_the_statuses_that_are_written_are_counted(refusal: ClusterError |
     assert controller.counted("statuses") == {result: 1}
 
 
-def test_all_policies_that_only_their_names_order_are_in_conflict() -> None:
-    world = World(today=lambda: TODAY)
+def test_all_policies_of_equal_priority_are_in_conflict() -> None:
+    state = ClusterState(utc_now=lambda: TODAY)
     for name in ("a", "b", "c", "d"):
-        world.memory.put(memory_policy(name))
-    world.memory.put(memory_policy("low", priority=-1))
-    world.put_node(report(TODAY), 0.0)
-    counts = tally(world, world.memory)
-    said = {}
-    for name, policy in world.memory.policies.items():
-        conditions = policy_status(MEMORY, policy, counts[name], {}, TODAY).conditions
-        (said[name],) = (each for each in conditions if each.type == "Conflicted")
-    assert {name: each.status for name, each in said.items()} == dict.fromkeys("abcd", "True") | {"low": "False"}
-    assert said["c"].message.endswith("at the same priority by a, b, d; a governs them")
+        state.memory.put(memory_policy(name))
+    state.memory.put(memory_policy("low", priority=-1))
+    state.put_node(report(TODAY), 0.0)
+    counts = count_policies(state, state.memory)
+    conflicts = {}
+    for name, policy in state.memory.policies.items():
+        conditions = policy_status(MEMORY, policy.resource, counts[name], {}, TODAY).conditions
+        (conflicts[name],) = (each for each in conditions if each.type == "Conflicted")
+    assert {name: each.status for name, each in conflicts.items()} == dict.fromkeys("abcd", "True") | {"low": "False"}
+    assert conflicts["c"].message.endswith("at the same priority by a, b, d; a governs them")
 
 
-def test_dedicated_processors_are_known_from_the_report() -> None:
-    bar = {"size": 8, "eligible": False, "reason": "DedicatedCPU", "message": "it has dedicated CPUs"}
-    body = report(TODAY, processors=bar)
+def test_dedicated_processors_are_known_by_the_agent_s_reason() -> None:
+    dedicated = {"size": 8, "eligible": False, "reason": "DedicatedCPU", "message": "it has dedicated CPUs"}
+    body = report(TODAY, processors=dedicated)
     body["status"]["processors"] = {"count": 16}
     status = NodePressure.model_validate(body).status
     assert status is not None
-    node = core_processor_node("n", status, lambda _: None, {"u0": Requested(None)})
+    node = processor_node("n", status, lambda _: None, {"u0": LastRequest(None)})
     assert node is not None
     assert node.vms[0].dedicated
 
@@ -322,10 +330,12 @@ def test_dedicated_processors_are_known_from_the_report() -> None:
     ("method", "resident", "backed"),
     [("GuestAgent", 512, 502), ("GuestAgent", 300, 290), ("GuestAgent", 100, 200), ("Balloon", 512, 200)],
 )
-def test_what_a_program_claims_counts_when_the_node_has_regained_it(method: str, resident: int, backed: int) -> None:
+def test_memory_that_a_guest_program_claims_counts_once_the_node_has_regained_it(
+    method: str, resident: int, backed: int
+) -> None:
     body = report(TODAY, actual="200Mi", claimed="312Mi", method=method, resident=f"{resident}Mi", overhead="10Mi")
     status = NodePressure.model_validate(body).status
     assert status is not None
     (vm,) = status.virtual_machines
-    assert core_vm(vm, None).actual == backed * MIB
-    assert MEMORY.taken(vm) == (512 - backed) * MIB
+    assert memory_vm(vm, None).actual == backed * MIB
+    assert MEMORY.reclaimed(vm) == (512 - backed) * MIB

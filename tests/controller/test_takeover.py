@@ -1,4 +1,4 @@
-"""Two controllers as real processes on the real API server: the one that leads is killed, and the other goes on."""
+"""When the leading controller is killed, another replica leads; both are real processes on the real API server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
-from tests.support.cluster import FakeNode, asked, get, memory_policy
+from tests.support.cluster import FakeNode, controller_annotations, get, memory_policy
 from tests.support.processes import LEAD_SECONDS, SYSTEM, Command, controller
 from tests.support.waiting import until
 
@@ -21,14 +21,14 @@ def holder(plane: ControlPlane) -> str:
 
 
 def leads(plane: ControlPlane, command: Command) -> bool:
-    return "leading" in command.said() and holder(plane).endswith(f"_{command.process.pid}")
+    return "leading" in command.output() and holder(plane).endswith(f"_{command.process.pid}")
 
 
 def test_when_the_leader_is_killed_the_other_replica_goes_on(
     installed: ControlPlane, node: FakeNode, tmp_path: Path
 ) -> None:
     def minimums() -> set[str | None]:
-        return {asked(installed, node.namespace, name).get("memory-min") for name in node.vms}
+        return {controller_annotations(installed, node.namespace, name).get("memory-min") for name in node.vms}
 
     for name in ("a", "b", "c"):
         node.add(name)
@@ -38,12 +38,12 @@ def test_when_the_leader_is_killed_the_other_replica_goes_on(
         until(lambda: leads(installed, first) or leads(installed, second), LEAD_SECONDS)
         leader, other = (first, second) if leads(installed, first) else (second, first)
         until(lambda: minimums() == {"256Mi"})
-        until(lambda: "standing by" in other.said())
+        until(lambda: "standing by" in other.output())
         leader.process.send_signal(signal.SIGKILL)
         assert leader.process.wait(5) == -signal.SIGKILL
-        # Nobody gave the Lease back: requests hold, and a change of the policy waits for the other replica.
+        # The Lease was not handed back: requests hold, and a change of the policy waits for the other replica.
         assert not holder(installed).endswith(f"_{other.process.pid}")
         installed.apply(memory_policy("default", memory={"min": "300Mi"}))
         until(lambda: leads(installed, other), LEAD_SECONDS)
         until(lambda: minimums() == {"300Mi"})
-        assert "Traceback" not in other.said()
+        assert "Traceback" not in other.output()

@@ -1,4 +1,4 @@
-"""A policy that this controller cannot read, as one of a newer version may be: it governs nobody, and says so."""
+"""A policy of a newer version, which this controller cannot read, governs no VM, and its status says so."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
-from kubeballoon.controller.kinds import MEMORY
-from kubeballoon.controller.world import Book
+from kubeballoon.controller.policy_store import PolicyStore
+from kubeballoon.governance.policy_types import MEMORY
 from tests.support.cluster import FakeNode, Object, condition, get, memory_policy
 from tests.support.waiting import until
 
@@ -20,12 +20,12 @@ UNKNOWN = "Dream"
 
 @pytest.fixture
 def newer(installed: ControlPlane) -> Iterator[ControlPlane]:
-    """An API server whose CRD is of a version that knows one mode more."""
+    """An API server whose CRD is of a newer version, which has one mode more."""
 
     def patch(operation: Object) -> None:
         installed.kubectl("patch", "crd", CRD, "--type=json", f"--patch={json.dumps([operation])}")
 
-    def taken() -> bool:
+    def is_accepted() -> bool:
         policy = json.dumps(memory_policy("newer", mode=UNKNOWN))
         try:
             installed.kubectl("create", "--dry-run=server", "--filename=-", stdin=policy)
@@ -36,16 +36,16 @@ def newer(installed: ControlPlane) -> Iterator[ControlPlane]:
         return True
 
     patch({"op": "add", "path": f"{MODES}/-", "value": UNKNOWN})
-    until(taken)
+    until(is_accepted)
     yield installed
     installed.kubectl("delete", "mempol", "--all")
     patch({"op": "remove", "path": f"{MODES}/2"})
-    until(lambda: not taken())
+    until(lambda: not is_accepted())
 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("leader")
-def test_what_cannot_be_read_governs_nobody_any_more_and_says_so(newer: ControlPlane, node: FakeNode) -> None:
+def test_an_unreadable_policy_governs_no_vm_any_more_and_says_so(newer: ControlPlane, node: FakeNode) -> None:
     node.add("vm")
     node.report()
     newer.apply(memory_policy("default", memory={"max": "50%"}))
@@ -70,23 +70,23 @@ def policy(version: int, uid: str = "u", mode: str = "Enforce") -> Object:
     return body
 
 
-def test_a_version_that_cannot_be_read_takes_the_place_of_older_ones_only() -> None:
-    book = Book(MEMORY)
-    assert book.put(policy(2))
-    assert not book.put(policy(1, mode=UNKNOWN)), "it is older"
-    assert (set(book.policies), set(book.unread)) == ({"p"}, set())
-    assert book.put(policy(3, mode=UNKNOWN))
-    assert not book.put(policy(2)), "it is older"
-    assert not book.put(policy(4, mode=UNKNOWN)), "it is no news"
-    assert (set(book.policies), set(book.unread)) == (set(), {"p"})
-    assert book.put(policy(5))
-    assert (set(book.policies), set(book.unread)) == ({"p"}, set())
+def test_an_unreadable_version_replaces_only_older_ones() -> None:
+    store = PolicyStore(MEMORY)
+    assert store.put(policy(2))
+    assert not store.put(policy(1, mode=UNKNOWN)), "it is older"
+    assert (set(store.policies), set(store.unreadable)) == ({"p"}, set())
+    assert store.put(policy(3, mode=UNKNOWN))
+    assert not store.put(policy(2)), "it is older"
+    assert not store.put(policy(4, mode=UNKNOWN)), "it is no news"
+    assert (set(store.policies), set(store.unreadable)) == (set(), {"p"})
+    assert store.put(policy(5))
+    assert (set(store.policies), set(store.unreadable)) == ({"p"}, set())
 
 
-def test_one_that_is_deleted_is_forgotten_but_not_its_successor() -> None:
-    book = Book(MEMORY)
-    book.put(policy(1, mode=UNKNOWN))
-    book.drop("p", "another")
-    assert set(book.unread) == {"p"}
-    book.drop("p", "u")
-    assert not book.unread
+def test_a_deleted_policy_is_forgotten_but_not_its_successor_of_the_same_name() -> None:
+    store = PolicyStore(MEMORY)
+    store.put(policy(1, mode=UNKNOWN))
+    store.remove("p", "another")
+    assert set(store.unreadable) == {"p"}
+    store.remove("p", "u")
+    assert not store.unreadable

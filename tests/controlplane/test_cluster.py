@@ -1,4 +1,4 @@
-"""The control plane is a real one: authorisation, KubeVirt's schema, token claims and garbage collection."""
+"""The control plane is complete: authorization, KubeVirt's schemas, token claims and garbage collection work."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from hack.testbed.controlplane import ControlPlane, ControlPlaneError
-from hack.testbed.controlplane.assets import WITHOUT_CONTROLLERS
-from hack.testbed.controlplane.plane import KUBEVIRT_CRDS, NamedControlPlane
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError, NamedControlPlane
+from hack.testbed.controlplane.control_plane import KUBEVIRT_CRDS
+from hack.testbed.controlplane.programs import WITHOUT_CONTROLLERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ def test_named_cluster_signs_its_users_certificates(control_plane: ControlPlane)
     assert "tenants" in user["groups"]
 
 
-def test_installs_all_of_kubevirts_crds(control_plane: ControlPlane) -> None:
+def test_installs_all_kubevirt_crds(control_plane: ControlPlane) -> None:
     kinds = control_plane.kubectl("api-resources", "--output=name").split()
     assert set(kinds) >= set(KUBEVIRT_CRDS)
 

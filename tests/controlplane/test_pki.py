@@ -1,4 +1,4 @@
-"""The certificates hold up before a strict verifier."""
+"""A strict verifier accepts the certificates, for their names only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress is shown in place on a terminal, and sparingly elsewhere."""
+"""Progress is one rewritten line on a terminal, and a few lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hack.testbed.controlplane.progress import Progress
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
 
@@ -34,7 +34,7 @@ def test_elsewhere_only_some_states_are_shown() -> None:
     assert len(lines) < 10
 
 
-def test_failure_is_said() -> None:
+def test_failure_is_shown() -> None:
     file = io.StringIO()
     with pytest.raises(ZeroDivisionError), Progress("building", file):
         _ = 1 / 0

@@ -1,4 +1,4 @@
-"""A control plane that does not start says why, and one that is abandoned leaves no processes."""
+"""A control plane that cannot start says why; its processes end when their parent is killed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import ControlPlaneError, LocalControlPlane
-from hack.testbed.controlplane.assets import DIRECTORY_VARIABLE, Assets
 from hack.testbed.controlplane.daemon import Daemon
+from hack.testbed.controlplane.programs import DIRECTORY_VARIABLE, Programs
 
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 30  # far more than a process takes to end
 
 
 def script(path: Path, text: str) -> Path:
@@ -37,9 +37,9 @@ def ended(process_id: int) -> bool:
 
 
 @pytest.fixture
-def broken(tmp_path: Path) -> Assets:
-    """Programs of which etcd leaves its process id and stays, and the API server fails."""
-    return Assets(
+def broken(tmp_path: Path) -> Programs:
+    """Fake programs: etcd writes its process id and keeps running, and the API server fails."""
+    return Programs(
         etcd=script(tmp_path / "etcd", f"echo $$ >{tmp_path}/etcd.pid; exec sleep infinity"),
         kube_apiserver=script(tmp_path / "kube-apiserver", "echo no such flag; exit 3"),
         kubectl=script(tmp_path / "kubectl", ""),
@@ -48,7 +48,7 @@ def broken(tmp_path: Path) -> Assets:
     )
 
 
-def test_failed_start_shows_the_log_and_stops_the_rest(broken: Assets, tmp_path: Path) -> None:
+def test_failed_start_shows_the_log_and_stops_the_rest(broken: Programs, tmp_path: Path) -> None:
     with pytest.raises(ControlPlaneError, match=r"kube-apiserver ended with status 3\n.*\n  no such flag") as failed:
         LocalControlPlane(broken, tmp_path / "run").__enter__()
     assert failed.value.log == tmp_path / "run" / "kube-apiserver.log"
@@ -56,20 +56,20 @@ def test_failed_start_shows_the_log_and_stops_the_rest(broken: Assets, tmp_path:
     assert ended(int((tmp_path / "etcd.pid").read_text()))
 
 
-def test_directory_in_use_is_refused(broken: Assets, tmp_path: Path) -> None:
+def test_directory_in_use_is_refused(broken: Programs, tmp_path: Path) -> None:
     with pytest.raises(ControlPlaneError, match=f"{tmp_path} is not empty"):
         LocalControlPlane(broken, tmp_path).__enter__()
 
 
 @pytest.fixture
 def ready(tmp_path: Path) -> Path:
-    """A pipe: reading it waits for the daemon to write there."""
+    """A named pipe: reading it waits until the daemon writes to it."""
     path = tmp_path / "ready"
     os.mkfifo(path)
     return path
 
 
-def test_daemon_that_ignores_the_request_to_end_is_killed(tmp_path: Path, ready: Path) -> None:
+def test_daemon_that_ignores_sigterm_is_killed(tmp_path: Path, ready: Path) -> None:
     program = script(tmp_path / "stubborn", f"trap '' TERM; echo >{ready}; exec sleep infinity")
     daemon = Daemon.start(program, (), tmp_path)
     ready.read_text()
@@ -77,7 +77,7 @@ def test_daemon_that_ignores_the_request_to_end_is_killed(tmp_path: Path, ready:
     assert daemon.process.returncode == -signal.SIGKILL
 
 
-def test_daemons_die_with_whoever_started_them(tmp_path: Path, ready: Path) -> None:
+def test_daemons_end_with_the_process_that_started_them(tmp_path: Path, ready: Path) -> None:
     program = script(tmp_path / "daemon", f"echo >{ready}; exec sleep infinity")
     start = f"""
 from pathlib import Path
@@ -95,7 +95,7 @@ input()
     assert ended(process_id)
 
 
-def test_command_line_shows_errors_without_traceback(broken: Assets, tmp_path: Path) -> None:
+def test_command_line_shows_errors_without_traceback(broken: Programs, tmp_path: Path) -> None:
     environment = {**os.environ, DIRECTORY_VARIABLE: str(broken.etcd.parent)}
     command = [sys.executable, "-m", "hack.testbed.controlplane", "up", "--dir", str(tmp_path)]
     run = subprocess.run(

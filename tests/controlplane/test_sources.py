@@ -1,4 +1,4 @@
-"""Which control plane is used, and that what must be built is built once."""
+"""The control plane that is used is found in the documented order; what must be built is built once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hack.testbed.controlplane import (
     build,
     open_control_plane,
 )
-from hack.testbed.controlplane.assets import DIRECTORY_VARIABLE, Assets
+from hack.testbed.controlplane.programs import DIRECTORY_VARIABLE, Programs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ NEW_GO = "go1.99.0"
 OLD_GO = "go1.20.1"
 PATIENCE_SECONDS = 30
 
-# Stands in for go: says its version, lists two packages, and "builds" a file after -o; logs what it is asked.
+# A fake go: prints its version, lists two packages, and "builds" the file after -o; logs its calls.
 FAKE_GO = """\
 #!/bin/sh
 echo "$0 $*" >>"{calls}"
@@ -49,7 +49,7 @@ esac
 
 
 class Workshop:
-    """A PATH, a cache and a log of calls of the test's own."""
+    """A PATH with fake programs, an empty cache, and a log of the fakes' calls."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -60,24 +60,24 @@ class Workshop:
         self.calls_file.touch()
 
     def script(self, path: Path, text: str) -> Path:
-        """Writes an executable file."""
+        """Write an executable file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         return path
 
     def go(self, version: str = NEW_GO, before_build: str = ":") -> Path:
-        """Puts a fake go on PATH."""
+        """Put a fake go on PATH."""
         text = FAKE_GO.format(calls=self.calls_file, version=version, build=before_build)
         return self.script(self.bin / "go", text)
 
     def calls(self, verb: str) -> list[str]:
-        """What the fakes were asked to do, of one kind."""
+        """Return the calls of the fakes with this first argument."""
         return [line for line in self.calls_file.read_text().splitlines() if line.split()[1] == verb]
 
     def programs(self, names: Sequence[str]) -> Path:
-        """A directory with these programs."""
-        directory = self.root / "assets"
+        """Create a directory with programs of these names."""
+        directory = self.root / "programs"
         for name in names:
             self.script(directory / name, "#!/bin/sh\n")
         return directory
@@ -129,15 +129,15 @@ def test_named_directory_is_used_and_nothing_built(workshop: Workshop, monkeypat
     workshop.go()
     directory = workshop.programs(build.PROGRAMS)
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
-    assets = Assets.find()
-    assert assets.kube_apiserver == directory / "kube-apiserver"
-    assert assets.kube_controller_manager == directory / "kube-controller-manager"
+    programs = Programs.find()
+    assert programs.kube_apiserver == directory / "kube-apiserver"
+    assert programs.kube_controller_manager == directory / "kube-controller-manager"
     assert not workshop.calls_file.read_text()
 
 
 def test_named_directory_may_lack_the_controllers(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(workshop.programs(("etcd", "kube-apiserver", "kubectl"))))
-    assert Assets.find().kube_controller_manager is None
+    assert Programs.find().kube_controller_manager is None
     assert not open_control_plane().has_controllers
 
 
@@ -145,20 +145,20 @@ def test_named_directory_must_have_the_rest(workshop: Workshop, monkeypatch: pyt
     directory = workshop.programs(("etcd",))
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(directory))
     with pytest.raises(ControlPlaneError, match=f"no kube-apiserver and no kubectl in {directory}"):
-        Assets.find()
+        Programs.find()
 
 
 def test_builds_once(workshop: Workshop) -> None:
     workshop.go()
-    first = Assets.find()
+    first = Programs.find()
     assert all(os.access(workshop.cache / first.etcd.parent / program, os.X_OK) for program in build.PROGRAMS)
-    assert Assets.find() == first
+    assert Programs.find() == first
     assert len(workshop.calls("build")) == 1
 
 
 def test_built_server_knows_its_version(workshop: Workshop) -> None:
     workshop.go()
-    Assets.find()
+    Programs.find()
     version = build.CLUSTER.requirement("k8s.io/kubernetes")
     assert f"version.gitVersion={version} " in workshop.calls("build")[0]
 
@@ -191,7 +191,7 @@ def test_old_go_is_passed_over_for_pypis(workshop: Workshop) -> None:
         mkdir -p "$2/go/bin" && cp {staged} "$2/go/bin/go" && echo uv install "$3" >>{workshop.calls_file}
         """,
     )
-    Assets.find()
+    Programs.find()
     build.kubevirt_crds()
     assert workshop.calls("install") == [f"uv install {build.GO_PACKAGE}"]
     assert all(call.startswith(str(workshop.cache)) for call in workshop.calls("build"))
@@ -207,26 +207,26 @@ def test_no_go_at_all_is_one_clear_error(workshop: Workshop) -> None:
     workshop.go(OLD_GO)
     workshop.script(workshop.bin / "uv", "#!/bin/sh\necho no network >&2\nexit 2\n")
     with pytest.raises(ControlPlaneError, match="no network"):
-        Assets.find()
+        Programs.find()
 
 
 def test_failed_build_shows_its_log_and_leaves_nothing(workshop: Workshop) -> None:
     workshop.go(before_build="echo main.go:1: undefined: x; exit 1")
     with pytest.raises(ControlPlaneError, match=r"`go build` failed(.|\n)*build\.log:(.|\n)*undefined: x"):
-        Assets.find()
+        Programs.find()
     workshop.go()
-    assert Assets.find().kubectl.exists()
+    assert Programs.find().kubectl.exists()
 
 
 class Announcer(io.StringIO):
-    """A standard error that tells when a builder waits."""
+    """A fake stderr with an event that is set when a builder waits for another."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waiting = threading.Event()
 
     def write(self, text: str) -> int:
-        """Looks for the builder's message."""
+        """Set the event at the builder's message."""
         if "waiting for another build" in text:
             self.waiting.set()
         return super().write(text)
@@ -234,7 +234,7 @@ class Announcer(io.StringIO):
 
 def open_pipe(path: Path) -> int:
     os.mkfifo(path)
-    return os.open(path, os.O_RDWR)  # never blocks, unlike either end alone
+    return os.open(path, os.O_RDWR)  # opening one end alone would block
 
 
 def test_concurrent_builders_build_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,10 +243,10 @@ def test_concurrent_builders_build_once(workshop: Workshop, monkeypatch: pytest.
     workshop.go(before_build=f"echo >{workshop.root}/started; read _ <{workshop.root}/proceed")
     monkeypatch.setattr(sys, "stderr", announcer := Announcer())
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(Assets.find)
+        first = pool.submit(Programs.find)
         try:
             assert select.select([started], [], [], PATIENCE_SECONDS)[0]
-            second = pool.submit(Assets.find)
+            second = pool.submit(Programs.find)
             assert announcer.waiting.wait(PATIENCE_SECONDS)
         finally:
             os.write(proceed, b"\n" * 2)

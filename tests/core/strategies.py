@@ -1,18 +1,19 @@
-"""What hypothesis draws for the core: claims and nodes as they could be."""
+"""Hypothesis strategies for the core: claims, policies, VMs and nodes in any condition."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from kubeballoon.core.decision import TargetChange
 from kubeballoon.core.entitlement import Claim
-from kubeballoon.core.model import Amount, Change, Course, Mode, Node, Policy, State, VirtualMachine, When
-
-MIB = 1 << 20
+from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
+from kubeballoon.core.units import MIB
+from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
 
 
 @st.composite
 def claim(draw: st.DrawFn, key: str, most: int = 1 << 38) -> Claim:
-    """One claim with bounds in order."""
+    """Draw one claim whose minimum does not exceed its maximum."""
     minimum, maximum = sorted((draw(st.integers(0, most)), draw(st.integers(0, most))))
     return Claim(
         key=key,
@@ -26,19 +27,19 @@ def claim(draw: st.DrawFn, key: str, most: int = 1 << 38) -> Claim:
 
 @st.composite
 def claims(draw: st.DrawFn, most: int = 1 << 38, at_most: int = 12) -> list[Claim]:
-    """Several, with keys of their own."""
+    """Draw several claims, each with another key."""
     count = draw(st.integers(0, at_most))
     return [draw(claim(f"vm-{index}", most)) for index in range(count)]
 
 
-def policies() -> st.SearchStrategy[Policy]:
-    """Policies, with percentages and quantities."""
+def policies() -> st.SearchStrategy[MemoryTerms]:
+    """Draw policies whose amounts are percentages or bytes."""
     amounts = st.one_of(
         st.builds(Amount, percent=st.integers(0, 100)),
         st.builds(Amount, bytes=st.integers(0, 1 << 36)),
     )
     return st.builds(
-        Policy,
+        MemoryTerms,
         name=st.just("p"),
         minimum=amounts,
         maximum=amounts,
@@ -46,16 +47,16 @@ def policies() -> st.SearchStrategy[Policy]:
         shares_per_gib=st.integers(1, 10_000),
         idle_tax=st.integers(0, 99),
         mode=st.sampled_from(Mode),
-        when=st.sampled_from(When),
+        when=st.sampled_from(ReclaimWhen),
     )
 
 
 @st.composite
-def vm(draw: st.DrawFn, uid: str, policy: Policy | None) -> VirtualMachine:
-    """One VM in any condition."""
+def vm(draw: st.DrawFn, uid: str, policy: MemoryTerms | None) -> MemoryVM:
+    """Draw one VM in any condition."""
     size = draw(st.integers(64 * MIB, 1 << 36))
     excluded, responsive = draw(st.none() | st.just("it has no balloon")), draw(st.booleans())
-    return VirtualMachine(
+    return MemoryVM(
         uid=uid,
         name=f"default/{uid}",
         size=size,
@@ -68,23 +69,23 @@ def vm(draw: st.DrawFn, uid: str, policy: Policy | None) -> VirtualMachine:
         excluded=excluded,
         responsive=responsive,
         policy=policy,
-        last_change=draw(st.none() | st.builds(Change, up=st.booleans(), age=st.floats(0, 600))),
-        course=Course.REQUEST if excluded is None and responsive else draw(st.sampled_from(Course)),
+        last_change=draw(st.none() | st.builds(TargetChange, up=st.booleans(), age=st.floats(0, 600))),
+        agent_action=AgentAction.FOLLOWS if excluded is None and responsive else draw(st.sampled_from(AgentAction)),
     )
 
 
 @st.composite
-def nodes(draw: st.DrawFn) -> Node:
-    """One node with VMs in any condition."""
+def nodes(draw: st.DrawFn) -> MemoryNode:
+    """Draw one node with VMs in any condition."""
     governing = st.none() | policies()
     vms = tuple(draw(vm(f"vm-{index}", draw(governing))) for index in range(draw(st.integers(0, 6))))
     total = draw(st.integers(0, 1 << 39))
-    return Node(
+    return MemoryNode(
         name="node",
         total=total,
         available=draw(st.integers(0, total)),
         other=draw(st.integers(0, total)),
         reserve=draw(st.integers(0, total)),
-        state=draw(st.sampled_from(State)),
+        state=draw(st.sampled_from(NodeState)),
         vms=vms,
     )

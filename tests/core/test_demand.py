@@ -1,13 +1,13 @@
-"""What a guest is thought to need."""
+"""How much memory a guest is estimated to need."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.demand import GuestStatistics, Need, Ruler, present_need, update
+from kubeballoon.core.memory.demand import BalloonCalibration, GuestStatistics, Need, present_need, update
+from kubeballoon.core.units import MIB
 
-MIB = 1 << 20
 WINDOW = 300.0
 
 
@@ -29,11 +29,11 @@ def after(needs: list[int], seconds: float = 5) -> Need:
 
 
 @given(st.lists(st.integers(0, 1024 * MIB), min_size=1, max_size=20))
-def test_it_rises_at_once_and_never_beyond_what_was_seen(needs: list[int]) -> None:
+def test_need_rises_at_once_and_never_above_the_largest_sample(needs: list[int]) -> None:
     assert needs[-1] <= after(needs).value <= max(needs)
 
 
-def test_it_falls_slowly() -> None:
+def test_need_falls_slowly() -> None:
     fallen = after([800 * MIB, 100 * MIB]).value
     assert 700 * MIB < fallen < 800 * MIB
     assert after([800 * MIB] + [100 * MIB] * 600).value < 110 * MIB
@@ -43,26 +43,28 @@ def test_an_old_sample_changes_nothing() -> None:
     first = stats(100 * MIB, 10)
     need = update(None, None, first, WINDOW)
     assert update(need, first, first, WINDOW) is need
-    assert update(need, None, stats(900 * MIB, 9), WINDOW) is need, "taken up from an agent's report"
+    assert update(need, None, stats(900 * MIB, 9), WINDOW) is need, (
+        "as after a restart, when the estimate comes from the agent's last report"
+    )
 
 
 def test_with_autodeflate_a_balloon_that_inflates_is_no_demand() -> None:
-    """There `available` stays, whatever the balloon does."""
-    ruler, actual, held = Ruler(), SIZE, SIZE
+    """With autodeflate `available` stays the same, whatever the balloon does."""
+    calibration, actual, reported = BalloonCalibration(), SIZE, SIZE
     needs: list[int] = []
     for second in range(40):
         for tick in range(5):
             now = 100 + second + tick / 5
             if 5 <= second < 25:
                 actual -= 4 * MIB
-            held = actual if tick == 0 else held  # as of the report
-            report = GuestStatistics(actual, float(100 + second), available=SIZE, usable=held - 300 * MIB)
-            ruler = ruler.look(report, SIZE, now)
-            if (measured := ruler.measure(report)) is not None:
+            reported = actual if tick == 0 else reported
+            report = GuestStatistics(actual, float(100 + second), available=SIZE, usable=reported - 300 * MIB)
+            calibration = calibration.observe(report, SIZE, now)
+            if (measured := calibration.calibrate(report)) is not None:
                 needs.append(present_need(measured) or 0)
-    assert ruler.deflates
+    assert calibration.autodeflate
     assert needs[-1] == 300 * MIB
-    assert max(needs) <= 340 * MIB, "until it has been found out"
+    assert max(needs) <= 340 * MIB, "before autodeflate was found out"
 
 
 def test_a_clock_that_was_set_back_begins_the_estimate_anew() -> None:
@@ -70,18 +72,18 @@ def test_a_clock_that_was_set_back_begins_the_estimate_anew() -> None:
     need = update(None, None, first, WINDOW)
     need = update(need, first, second, WINDOW)
     assert need is not None
-    assert (need.value, need.at) == (100 * MIB, 10)
+    assert (need.value, need.updated) == (100 * MIB, 10)
     need = update(need, second, stats(800 * MIB, 11), WINDOW)
     assert need is not None
     assert need.value == 800 * MIB
 
 
-def test_a_ruler_measures_on_after_the_clock_was_set_back() -> None:
+def test_calibration_continues_after_the_clock_was_set_back() -> None:
     first = stats(100 * MIB, 7200)
-    ruler = Ruler().look(first, SIZE, 7200)
+    calibration = BalloonCalibration().observe(first, SIZE, 7200)
     second = first._replace(updated=15, available=900 * MIB)
-    ruler = ruler.look(second, SIZE, 10).look(second, SIZE, 20)
-    assert ruler.measure(second) is not None
+    calibration = calibration.observe(second, SIZE, 10).observe(second, SIZE, 20)
+    assert calibration.calibrate(second) is not None
 
 
 def test_swapping_in_and_refaulting_are_trouble() -> None:
@@ -102,11 +104,11 @@ def test_a_troubled_guest_works_with_what_it_has_swapped_out_as_well() -> None:
     thrashing = stats(100 * MIB, 11)._replace(swap_out=250 * MIB, swap_in=50 * MIB)
     troubled = update(need, counted, thrashing, WINDOW)
     assert troubled is not None
-    assert troubled.now == 300 * MIB
+    assert troubled.present == 300 * MIB
     assert troubled.value == 500 * MIB, "by its next report as much again may be out"
     at_rest = update(troubled, thrashing, thrashing._replace(updated=12), WINDOW)
     assert at_rest is not None
-    assert at_rest.now == 100 * MIB
+    assert at_rest.present == 100 * MIB
 
 
 def test_a_counter_that_fell_is_another_boot_and_no_trouble() -> None:
@@ -126,21 +128,27 @@ def test_a_guest_without_memavailable_is_measured_by_free_memory_and_caches() ->
     assert present_need(old) == 600 * MIB
 
 
-def test_the_ruler_measures_what_a_guest_held_when_it_reported() -> None:
+def test_calibration_finds_what_the_balloon_left_a_guest_when_it_reported() -> None:
     size, kernel = 512 * MIB, 42 * MIB
     report = GuestStatistics(actual=size, updated=10, available=size - kernel, usable=400 * MIB)
-    ruler = Ruler().look(report, size, 8.0).look(report, size, 10.5)
+    calibration = BalloonCalibration().observe(report, size, 8.0).observe(report, size, 10.5)
     # The balloon is set to 200 MiB; the guest's report is still the one from before.
     moved = report._replace(actual=200 * MIB)
-    ruler = ruler.look(moved, size, 11.0)
-    stale = ruler.measure(moved)
+    calibration = calibration.observe(moved, size, 11.0)
+    stale = calibration.calibrate(moved)
     assert stale is not None
     assert present_need(stale) == 112 * MIB
-    fresh = ruler.measure(moved._replace(updated=12, available=200 * MIB - kernel, usable=88 * MIB))
+    fresh = calibration.calibrate(moved._replace(updated=12, available=200 * MIB - kernel, usable=88 * MIB))
     assert fresh is not None
     assert present_need(fresh) == 112 * MIB
 
 
-def test_the_ruler_says_nothing_before_a_report_beside_a_still_balloon() -> None:
+def test_calibration_needs_a_report_made_while_the_balloon_stood_still() -> None:
     report = GuestStatistics(actual=200 * MIB, updated=10, available=150 * MIB, usable=50 * MIB)
-    assert Ruler().look(report, 512 * MIB, 12.0).measure(report) is None
+    assert BalloonCalibration().observe(report, 512 * MIB, 12.0).calibrate(report) is None
+
+
+def test_statistics_that_say_what_the_balloon_left_the_guest_need_no_calibration() -> None:
+    report = GuestStatistics(actual=200 * MIB, updated=10, usable=50 * MIB, actual_at_report=300 * MIB)
+    assert BalloonCalibration().calibrate(report) is report
+    assert present_need(report) == 250 * MIB

@@ -1,56 +1,56 @@
-"""How fast a guest is asked."""
+"""How fast a guest is asked for memory."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.guard import FLOOR, clamp
-from kubeballoon.core.pacing import (
-    AHEAD,
-    FIRST_RATE,
-    PATIENCE,
-    RETRY,
+from kubeballoon.core.backoff import Backoff
+from kubeballoon.core.memory.guard import FLOOR
+from kubeballoon.core.memory.pacing import (
+    INITIAL_RATE,
+    LEAD_SECONDS,
     TOLERANCE,
+    UNRESPONSIVE_AFTER,
+    BalloonSample,
     Pace,
-    Sample,
     advance,
-    most_off,
+    max_residual,
 )
-from kubeballoon.core.wording import human
-
-MIB = 1 << 20
-GIB = 1 << 30
+from kubeballoon.core.units import GIB, MIB
 
 
 def drive(
     speed: float, start: int, goal: int, *, tick: float = 0.2, limit: int = 2000, max_rate: int | None = None
 ) -> list[tuple[int, int | None]]:
-    """A guest that gives ``speed`` bytes a second, until it is at its goal: (held, request) at each look."""
-    pace, held, asked, at = Pace(), start, start, 0.0
-    looks = []
+    """Pace a guest that gives ``speed`` bytes a second to its goal; what it had and the request, at each sample."""
+    pace, actual, target, now = Pace(), start, start, 0.0
+    samples = []
     for _ in range(limit):
-        pace, request = advance(pace, Sample(held, at, spare=held), goal, max_rate)
-        asked = asked if request is None else request
-        looks.append((held, request))
+        pace, request = advance(pace, BalloonSample(actual, now, spare=actual), goal, max_rate)
+        target = target if request is None else request
+        samples.append((actual, request))
         assert pace.responsive
-        if abs(held - goal) <= TOLERANCE:
-            return looks
-        at += tick
-        held = max(asked, held - int(speed * tick)) if asked < held else asked
-    raise AssertionError(f"still at {held} after {at:.0f} s")
+        if abs(actual - goal) <= TOLERANCE:
+            return samples
+        now += tick
+        actual = max(target, actual - int(speed * tick)) if target < actual else target
+    raise AssertionError(f"still at {actual} after {now:.0f} s")
 
 
 def test_the_first_step_is_small() -> None:
-    _, request = advance(Pace(), Sample(4 * GIB, 0.0, spare=GIB), GIB)
-    assert request == 4 * GIB - int(FIRST_RATE * AHEAD)
+    _, request = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
+    assert request == 4 * GIB - int(INITIAL_RATE * LEAD_SECONDS)
 
 
 @given(st.floats(8 * MIB, 2 * GIB))
 def test_a_guest_is_never_asked_for_more_than_it_was_seen_to_give(speed: float) -> None:
-    looks = drive(speed, 4 * GIB, GIB)
-    most = max(FIRST_RATE, speed * 1.01 + TOLERANCE)
-    assert all(held - request <= most * AHEAD for held, request in looks if request is not None)
+    samples = drive(speed, 4 * GIB, GIB)
+    most = max(INITIAL_RATE, speed * 1.01 + TOLERANCE)
+    assert all(actual - request <= most * LEAD_SECONDS for actual, request in samples if request is not None)
 
 
 def test_a_quick_guest_is_quickly_done() -> None:
@@ -58,67 +58,70 @@ def test_a_quick_guest_is_quickly_done() -> None:
 
 
 def test_memory_is_given_at_once() -> None:
-    pace, request = advance(Pace(), Sample(GIB, 0.0), 4 * GIB)
+    pace, request = advance(Pace(), BalloonSample(GIB, 0.0), 4 * GIB)
     assert request == 4 * GIB
-    assert advance(pace, Sample(4 * GIB, 0.2), 4 * GIB)[1] is None
+    assert advance(pace, BalloonSample(4 * GIB, 0.2), 4 * GIB)[1] is None
 
 
 def test_a_balloon_at_its_goal_is_left_alone_by_a_new_agent() -> None:
-    assert advance(Pace(), Sample(2 * GIB, 0.0), 2 * GIB)[1] is None
-    assert advance(Pace(), Sample(2 * GIB + TOLERANCE // 2, 0.0), 2 * GIB)[1] is None
+    assert advance(Pace(), BalloonSample(2 * GIB, 0.0), 2 * GIB)[1] is None
+    assert advance(Pace(), BalloonSample(2 * GIB + TOLERANCE // 2, 0.0), 2 * GIB)[1] is None
 
 
 @given(st.integers(FLOOR, 64 * GIB), st.floats(-1, 1), st.floats(0.3, 1))
-def test_a_balloon_that_is_a_little_off_follows_and_is_left_alone(size: int, off: float, part: float) -> None:
-    error, goal, held, pace = int(off * most_off(size)), int(part * size), size, Pace()
+def test_a_balloon_that_rests_a_little_off_its_goal_follows_and_is_left_alone(
+    size: int, part_off: float, part: float
+) -> None:
+    error, goal, actual, pace = int(part_off * max_residual(size)), int(part * size), size, Pace()
     requests = []
-    for look in range(1000):
-        sample = Sample(held, look * 0.2, spare=held, off=most_off(size))
+    for number in range(1000):
+        sample = BalloonSample(actual, number * 0.2, spare=actual, max_residual=max_residual(size))
         pace, request = advance(pace, sample, goal)
         assert pace.responsive
         if request is not None:
-            requests.append(look)
-            held = min(size, request + error) if request > held else min(held, request + error)
-    assert abs(held - goal) <= most_off(size)
-    assert pace.asked is None
+            requests.append(number)
+            actual = min(size, request + error) if request > actual else min(actual, request + error)
+    assert abs(actual - goal) <= max_residual(size)
+    assert pace.request is None
     assert not requests or requests[-1] < 900
 
 
-def test_a_balloon_that_is_off_is_not_given_memory_by_a_small_step_down() -> None:
-    off = most_off(4 * GIB)
-    slow = Pace(rate=float(4 * MIB), asked=2 * GIB)
-    pace, _ = advance(slow, Sample(2 * GIB + 5 * MIB, 0.0, spare=GIB, off=off), 2 * GIB)
-    _, request = advance(pace, Sample(2 * GIB + 5 * MIB, 10.0, spare=GIB, off=off), GIB)
+def test_a_small_step_down_never_gives_memory_to_a_balloon_with_a_residual() -> None:
+    residual = max_residual(4 * GIB)
+    slow = Pace(rate=float(4 * MIB), request=2 * GIB)
+    pace, _ = advance(slow, BalloonSample(2 * GIB + 5 * MIB, 0.0, spare=GIB, max_residual=residual), 2 * GIB)
+    _, request = advance(pace, BalloonSample(2 * GIB + 5 * MIB, 10.0, spare=GIB, max_residual=residual), GIB)
     assert request is not None
     assert request < 2 * GIB
 
 
-def test_a_balloon_that_is_off_goes_on_to_another_goal() -> None:
-    off = most_off(4 * GIB)
-    pace = Pace(arrived=2 * GIB)
-    assert advance(pace, Sample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB)[1] is None
-    assert advance(pace, Sample(2 * GIB + off, 0.0, spare=GIB, off=off), 2 * GIB - off)[1] == 2 * GIB - off
-    assert advance(pace, Sample(2 * GIB + off, 0.0, spare=GIB, off=off), 4 * GIB)[1] == 4 * GIB
+def test_a_balloon_with_a_residual_goes_on_to_another_goal() -> None:
+    residual = max_residual(4 * GIB)
+    pace = Pace(reached=2 * GIB)
+    sample = BalloonSample(2 * GIB + residual, 0.0, spare=GIB, max_residual=residual)
+    assert advance(pace, sample, 2 * GIB)[1] is None
+    assert advance(pace, sample, 2 * GIB - residual)[1] == 2 * GIB - residual
+    assert advance(pace, sample, 4 * GIB)[1] == 4 * GIB
 
 
 def test_the_policy_can_only_slow_it() -> None:
-    _, request = advance(Pace(), Sample(4 * GIB, 0.0, spare=GIB), GIB, max_rate=8 * MIB)
+    _, request = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB, max_rate=8 * MIB)
     assert request == 4 * GIB - 8 * MIB
 
 
 def test_a_guest_with_nothing_to_give_is_not_pushed() -> None:
-    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=0), GIB)
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=0), GIB)
     assert request is None
     assert pace.responsive
 
 
 @given(st.integers(MIB // 2, 128 * MIB))
-def test_no_second_takes_more_than_the_policy_s_rate(max_rate: int) -> None:
-    looks = [held for held, _ in drive(GIB, 2 * GIB, 2 * GIB - 8 * max_rate - 8 * MIB, max_rate=max_rate)]
-    for second in range(len(looks) - 5):
-        taken = looks[second] - looks[second + 5]
-        assert taken <= 2 * max(max_rate, TOLERANCE) + TOLERANCE, "and what was saved up before"
-    assert len(looks) * 0.2 >= 7
+def test_no_second_reclaims_more_than_the_policy_s_rate(max_rate: int) -> None:
+    samples = [actual for actual, _ in drive(GIB, 2 * GIB, 2 * GIB - 8 * max_rate - 8 * MIB, max_rate=max_rate)]
+    for second in range(len(samples) - 5):
+        reclaimed = samples[second] - samples[second + 5]
+        assert reclaimed <= 2 * max(max_rate, TOLERANCE) + TOLERANCE, "and what was saved up before"
+    assert len(samples) * 0.2 >= 7
 
 
 @given(st.floats(2 * MIB, 8 * MIB))
@@ -127,93 +130,166 @@ def test_a_slow_guest_is_not_taken_for_one_that_does_not_follow(speed: float) ->
 
 
 def test_memory_is_given_back_to_a_guest_that_was_given_up() -> None:
-    stuck = Pace(retry=RETRY, progress=0.0, held=GIB, mark=GIB)
-    assert advance(stuck, Sample(GIB, 1.0, spare=GIB // 2), GIB // 2)[1] is None
-    assert advance(stuck, Sample(GIB, 1.0, spare=GIB // 2), 2 * GIB)[1] == 2 * GIB
+    stuck = Pace(retry_seconds=Backoff().shortest, progress_at=0.0, actual=GIB, progress_actual=GIB)
+    assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), GIB // 2)[1] is None
+    assert advance(stuck, BalloonSample(GIB, 1.0, spare=GIB // 2), 2 * GIB)[1] == 2 * GIB
 
 
 def test_a_balloon_that_others_moved_is_asked_again() -> None:
-    pace, request = advance(Pace(), Sample(GIB, 0.0, spare=GIB), GIB - 16 * MIB)
+    pace, request = advance(Pace(), BalloonSample(GIB, 0.0, spare=GIB), GIB - 16 * MIB)
     assert request == GIB - 16 * MIB
-    pace, request = advance(pace, Sample(GIB - 16 * MIB, 0.2, spare=GIB), GIB - 16 * MIB)
+    pace, request = advance(pace, BalloonSample(GIB - 16 * MIB, 0.2, spare=GIB), GIB - 16 * MIB)
     assert request is None
-    assert advance(pace, Sample(GIB, 5.0, spare=GIB), GIB - 16 * MIB)[1] == GIB - 16 * MIB
+    assert advance(pace, BalloonSample(GIB, 5.0, spare=GIB), GIB - 16 * MIB)[1] == GIB - 16 * MIB
 
 
 def test_nothing_is_asked_of_a_guest_whose_statistics_are_missing() -> None:
-    pace, request = advance(Pace(), Sample(2 * GIB, 0.0), GIB)
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0), GIB)
     assert request is None
-    assert advance(pace, Sample(2 * GIB, 1.0), 3 * GIB)[1] == 3 * GIB, "but it is given what it is to have"
+    assert advance(pace, BalloonSample(2 * GIB, 1.0), 3 * GIB)[1] == 3 * GIB, "but it is given what it is to have"
 
 
 def test_a_guest_in_trouble_is_asked_no_further() -> None:
-    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=GIB), GIB)
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=GIB), GIB)
     assert request is not None
-    held = request + 16 * MIB
-    pace, request = advance(pace, Sample(held, 0.2, spare=GIB, troubled=True), GIB)
-    assert request == held, "what was asked before is withdrawn"
-    assert pace.rate < FIRST_RATE * 5
-    assert advance(pace, Sample(held, 0.4, spare=GIB, troubled=True), GIB)[1] is None
+    actual = request + 16 * MIB
+    pace, request = advance(pace, BalloonSample(actual, 0.2, spare=GIB, troubled=True), GIB)
+    assert request == actual, "the request before is withdrawn"
+    assert pace.rate < INITIAL_RATE * 5
+    assert advance(pace, BalloonSample(actual, 0.4, spare=GIB, troubled=True), GIB)[1] is None
 
 
 def test_a_request_is_withdrawn_when_the_guest_has_no_more_to_give() -> None:
-    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=GIB), GIB)
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=GIB), GIB)
     assert request is not None
-    held = request + 20 * MIB
-    for look in range(1, 200):
-        pace, request = advance(pace, Sample(held, look * 0.2, spare=0), GIB)
+    actual = request + 20 * MIB
+    for number in range(1, 200):
+        pace, request = advance(pace, BalloonSample(actual, number * 0.2, spare=0), GIB)
         assert pace.responsive
         if request is not None:
-            assert request >= held
-    assert pace.asked is None
+            assert request >= actual
+    assert pace.request is None
 
 
 def test_nothing_is_under_way_once_a_guest_has_given_what_it_has() -> None:
-    pace, request = advance(Pace(), Sample(2 * GIB, 0.0, spare=20 * MIB), GIB)
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=20 * MIB), GIB)
     assert request == 2 * GIB - 20 * MIB
-    pace, again = advance(pace, Sample(request, 0.2, spare=0), GIB)
-    assert (again, pace.asked) == (None, None)
-    _, more = advance(pace, Sample(request, 5.2, spare=10 * MIB), GIB)
+    pace, again = advance(pace, BalloonSample(request, 0.2, spare=0), GIB)
+    assert (again, pace.request) == (None, None)
+    _, more = advance(pace, BalloonSample(request, 5.2, spare=10 * MIB), GIB)
     assert more == request - 10 * MIB, "it has some again"
 
 
 def test_a_driver_that_does_not_follow_is_given_up_and_tried_again_ever_later() -> None:
-    pace, held = Pace(), 2 * GIB
+    pace, actual = Pace(), 2 * GIB
     events: list[tuple[float, int]] = []
-    for look in range(600):
-        pace, request = advance(pace, Sample(held, look * 0.2, spare=GIB), GIB)
+    for number in range(600):
+        pace, request = advance(pace, BalloonSample(actual, number * 0.2, spare=GIB), GIB)
         if request is not None:
-            events.append((look * 0.2, request))
-    withdrawn = [at for at, request in events if request == held]
-    tried = [next(at for at, request in events if at > end and request < held) for end in withdrawn[:-1]]
+            events.append((number * 0.2, request))
+    withdrawn = [at for at, request in events if request == actual]
+    tried = [next(at for at, request in events if at > end and request < actual) for end in withdrawn[:-1]]
     pauses = [again - end for end, again in zip(withdrawn, tried, strict=False)]
-    assert withdrawn[0] >= PATIENCE
-    assert pauses[0] >= RETRY
-    assert pauses[1] >= 2 * RETRY
+    assert withdrawn[0] >= UNRESPONSIVE_AFTER
+    assert pauses[0] >= Backoff().shortest
+    assert pauses[1] >= 2 * Backoff().shortest
     assert not pace.responsive
 
 
-def test_a_driver_that_follows_again_is_welcomed_back() -> None:
-    stuck = Pace(retry=RETRY, progress=0.0, held=2 * GIB)
-    pace, request = advance(stuck, Sample(2 * GIB, RETRY + 1, spare=GIB), GIB)
+def test_a_driver_that_follows_again_is_responsive_again() -> None:
+    stuck = Pace(retry_seconds=Backoff().shortest, progress_at=0.0, actual=2 * GIB)
+    pace, request = advance(stuck, BalloonSample(2 * GIB, Backoff().shortest + 1, spare=GIB), GIB)
     assert request is not None
-    pace, _ = advance(pace, Sample(request, RETRY + 1.2), GIB)
+    pace, _ = advance(pace, BalloonSample(request, Backoff().shortest + 1.2), GIB)
     assert pace.responsive
 
 
-@given(st.integers(0, 1 << 40), st.none() | st.integers(0, 1 << 40), st.integers(FLOOR, 1 << 40))
-def test_the_guard_keeps_minimum_floor_and_size(request: int, minimum: int | None, size: int) -> None:
-    kept = clamp(request, minimum, size)
-    assert kept <= size
-    assert kept >= min(size, max(FLOOR, minimum or 0))
+def test_the_rate_is_what_the_guest_was_seen_to_give() -> None:
+    pace, _ = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
+    pace, request = advance(pace, BalloonSample(4 * GIB - 20 * MIB, 0.25, spare=GIB), GIB)
+    assert pace.rate == 80 * MIB
+    assert request == 4 * GIB - 100 * MIB
 
 
-def test_numbers_are_written_for_people() -> None:
-    assert [human(size) for size in (0, 1023, 3 * MIB // 2, GIB, 5 * GIB + 100 * MIB, 123 * GIB)] == [
-        "0 bytes",
-        "1023 bytes",
-        "1.5 MiB",
-        "1 GiB",
-        "5.1 GiB",
-        "123 GiB",
-    ]
+@pytest.mark.parametrize(
+    "state", [{"spare": GIB, "troubled": True}, {"spare": 0}], ids=["troubled", "nothing to spare"]
+)
+def test_a_guest_that_cannot_give_more_is_trusted_with_half_its_rate(state: dict[str, Any]) -> None:
+    pace, _ = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
+    pace, _ = advance(pace, BalloonSample(4 * GIB - 20 * MIB, 0.25, **state), GIB)
+    assert pace.rate == 40 * MIB
+
+
+def test_a_guest_that_makes_no_progress_is_asked_more_slowly_down_to_the_least_rate() -> None:
+    pace, _ = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
+    rates = []
+    for number in range(1, 6):
+        pace, _ = advance(pace, BalloonSample(4 * GIB, number * 0.2, spare=GIB), GIB)
+        rates.append(pace.rate / MIB)
+    assert rates == [16, 8, 4, 4, 4]
+
+
+def test_a_guest_that_has_arrived_keeps_its_rate_though_it_was_sampled_late() -> None:
+    pace, request = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB)
+    assert request == 4 * GIB - 32 * MIB
+    slowly, _ = advance(pace, BalloonSample(request, 8.0, spare=GIB), GIB)
+    assert slowly.rate == INITIAL_RATE
+    at_once, _ = advance(pace, BalloonSample(request, 0.5, spare=GIB), GIB)
+    assert at_once.rate == 2 * INITIAL_RATE
+
+
+def test_a_balloon_that_rests_above_its_request_is_asked_for_so_much_more_the_next_time() -> None:
+    residual = 3 * MIB
+    pace = Pace(request=2 * GIB, actual=2 * GIB + residual)
+    sample = BalloonSample(2 * GIB + residual, 10.0, spare=GIB, max_residual=4 * MIB)
+    pace, request = advance(pace, sample, 2 * GIB)
+    assert (request, pace.request, pace.reached, pace.residual) == (None, None, 2 * GIB, residual)
+    _, request = advance(pace, sample, GIB)
+    assert request == 2 * GIB - int(INITIAL_RATE * LEAD_SECONDS)
+
+
+def test_a_balloon_that_rests_below_its_request_is_asked_for_no_more_the_next_time() -> None:
+    pace = Pace(request=2 * GIB, actual=2 * GIB - 3 * MIB)
+    sample = BalloonSample(2 * GIB - 3 * MIB, 10.0, spare=GIB, max_residual=4 * MIB)
+    pace, _ = advance(pace, sample, 2 * GIB)
+    assert pace.residual == 0
+
+
+def test_under_a_policy_s_rate_a_request_is_what_the_time_since_the_last_one_allows() -> None:
+    max_rate = 8 * MIB
+    pace, request = advance(Pace(), BalloonSample(4 * GIB, 100.0, spare=GIB), GIB, max_rate)
+    assert request == 4 * GIB - 8 * MIB, "at most a second's worth, however long nothing was requested"
+    pace, request = advance(pace, BalloonSample(request, 100.5, spare=GIB), GIB, max_rate)
+    assert request == 4 * GIB - 12 * MIB
+    _, request = advance(pace, BalloonSample(request, 100.6, spare=GIB), GIB, max_rate)
+    assert request is None, "0.8 MiB are not worth a request"
+
+
+@pytest.mark.parametrize(("size", "residual"), [(64 * MIB, MIB), (GIB, 4 * MIB), (64 * GIB, 16 * MIB)])
+def test_a_larger_guest_s_balloon_may_rest_farther_off_its_goal(size: int, residual: int) -> None:
+    assert max_residual(size) == residual
+
+
+def test_a_driver_is_given_up_after_ten_seconds_without_progress() -> None:
+    pace, _ = advance(Pace(), BalloonSample(2 * GIB, 100.0, spare=GIB), GIB)
+    patient, _ = advance(pace, BalloonSample(2 * GIB, 109.9, spare=GIB), GIB)
+    assert patient.responsive
+    given_up, request = advance(patient, BalloonSample(2 * GIB, 110.0, spare=GIB), GIB)
+    assert not given_up.responsive
+    assert request == 2 * GIB, "the request is withdrawn"
+    assert given_up.awaits_retry(119.9)
+    assert not given_up.awaits_retry(120.0)
+
+
+def test_a_request_in_the_other_direction_gives_the_driver_its_time_anew() -> None:
+    pace, _ = advance(Pace(), BalloonSample(2 * GIB, 100.0, spare=GIB), GIB)
+    pace, request = advance(pace, BalloonSample(2 * GIB, 109.0, spare=GIB), 4 * GIB)
+    assert request == 4 * GIB
+    pace, _ = advance(pace, BalloonSample(2 * GIB, 112.0, spare=GIB), 4 * GIB)
+    assert pace.responsive
+
+
+def test_a_step_of_exactly_the_tolerance_is_requested_and_a_smaller_one_only_to_the_goal() -> None:
+    sample = BalloonSample(2 * GIB, 0.0, spare=TOLERANCE)
+    assert advance(Pace(), sample, GIB)[1] == 2 * GIB - TOLERANCE
+    assert advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=TOLERANCE - 1), GIB)[1] is None

@@ -1,23 +1,35 @@
-"""How numbers and lists are said."""
+"""How sizes and lists are written for people."""
 
 from __future__ import annotations
 
 import pytest
 
+from kubeballoon.core.units import GIB, MIB
 from kubeballoon.core.wording import human, listed
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "text"),
     [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (3 << 30, "3 GiB"), (-(1 << 40), "-1 TiB")],
 )
-def test_a_size_has_at_most_three_digits(size: int, said: str) -> None:
-    assert human(size) == said
+def test_a_size_has_at_most_three_digits(size: int, text: str) -> None:
+    assert human(size) == text
 
 
 @pytest.mark.parametrize(
-    ("items", "said"), [("", ""), ("a", "a"), ("abcde", "a, b, c, d, e"), ("abcdefg", "a, b, c, d, e and 2 more")]
+    ("items", "text"), [("", ""), ("a", "a"), ("abcde", "a, b, c, d, e"), ("abcdefg", "a, b, c, d, e and 2 more")]
 )
-def test_of_many_only_the_first_are_listed(items: str, said: str) -> None:
-    assert listed(items) == said
-    assert listed(items, "; ") == said.replace(",", ";")
+def test_of_many_only_the_first_are_listed(items: str, text: str) -> None:
+    assert listed(items) == text
+    assert listed(items, "; ") == text.replace(",", ";")
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [human(size) for size in (0, 1023, 3 * MIB // 2, GIB, 5 * GIB + 100 * MIB, 123 * GIB)] == [
+        "0 bytes",
+        "1023 bytes",
+        "1.5 MiB",
+        "1 GiB",
+        "5.1 GiB",
+        "123 GiB",
+    ]

@@ -14,7 +14,7 @@ from hack.testbed.chart import RELEASE, render
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.kubevirt import product
 from tests.e2e.conftest import pods
-from tests.support.cluster import MIB, asked, condition, get
+from tests.support.cluster import MIB, condition, controller_annotations, get
 from tests.support.kubevirt import NAMESPACE, VM, migrate
 from tests.support.waiting import throughout, until
 
@@ -24,7 +24,7 @@ LEAST = 512 * MIB  # of both VMs together: they are a GiB larger than what their
 
 def whole(vm: VM) -> bool:
     """Whether a VM has all of its memory, and nothing is asked of it."""
-    return vm.actual() == vm.memory and "memory-target" not in asked(vm.plane, NAMESPACE, vm.name)
+    return vm.actual() == vm.memory and "memory-target" not in controller_annotations(vm.plane, NAMESPACE, vm.name)
 
 
 def reclaimed(vms: tuple[VM, VM]) -> int:
@@ -178,6 +178,6 @@ def test_helm_uninstall_gives_all_memory_back(plane: ControlPlane, squeezed: tup
     product.uninstall(plane)
     try:
         assert [vm.actual() for vm in squeezed] == [vm.memory for vm in squeezed]
-        assert [asked(plane, NAMESPACE, vm.name) for vm in squeezed] == [{}, {}]
+        assert [controller_annotations(plane, NAMESPACE, vm.name) for vm in squeezed] == [{}, {}]
     finally:
         product.install(plane)

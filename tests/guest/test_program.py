@@ -1,4 +1,4 @@
-"""The reservation program: what it does for a guest of numbers, and as a real process."""
+"""The guest program: what it does for a guest of numbers, and as a real process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeballoon.agent.reservation import PROGRAM, PYTHON
+from kubeballoon.agent.vm.guest_program import PROGRAM, PYTHON
 from kubeballoon.guest import kubeballoon_guest as program
 from tests.support.patience import SLOW, eventually
 
@@ -23,46 +23,46 @@ IN_PYTHON_3_6 = frozenset({"argparse", "json", "mmap", "os", "signal", "sys", "t
 
 
 @dataclass
-class FakeHoard(program.Hoard):
-    """Holds numbers."""
+class FakeLockedMemory(program.LockedMemory):
+    """Locked memory that is a number, up to ``most`` bytes."""
 
     most: int = 1 << 40
-    size: int = 0
+    total: int = 0
 
     @property
-    def held(self) -> int:
-        """Bytes held."""
-        return self.size
+    def size(self) -> int:
+        """How much is locked, bytes."""
+        return self.total
 
     def grow(self, size: int) -> None:
-        """Hold more, up to what the test allows."""
-        if self.size + size > self.most:
+        """Lock more, up to what the test allows."""
+        if self.total + size > self.most:
             raise OSError("no more")
-        self.size += size
+        self.total += size
 
     def shrink(self, size: int) -> None:
-        """Give some back."""
-        self.size = max(0, self.size - size)
+        """Free some."""
+        self.total = max(0, self.total - size)
 
 
 @dataclass
 class FakeGuest(program.Guest):
-    """A guest that uses what the test says, beside what is hoarded."""
+    """A guest that uses what the test says, beside what is locked."""
 
-    hoard: FakeHoard = field(default_factory=FakeHoard)
+    locked: FakeLockedMemory = field(default_factory=FakeLockedMemory)
     used: int = 200 * MIB
     waited: float = 0.0
 
     def total(self) -> int:
-        """A GiB."""
+        """Have one GiB."""
         return 1024 * MIB
 
     def available(self) -> int:
-        """The rest."""
-        return self.total() - self.used - self.hoard.held
+        """Count the rest."""
+        return self.total() - self.used - self.locked.size
 
     def stalled(self) -> float:
-        """Seconds."""
+        """Count the seconds that the test says."""
         return self.waited
 
 
@@ -72,75 +72,75 @@ def guest() -> FakeGuest:
 
 
 @pytest.fixture
-def reservation(guest: FakeGuest) -> program.Reservation:
-    return program.Reservation(guest, guest.hoard)
+def locker(guest: FakeGuest) -> program.Locker:
+    return program.Locker(guest, guest.locked)
 
 
-def look(reservation: program.Reservation, asked: int, times: int = 30) -> None:
+def step(locker: program.Locker, requested: int, times: int = 30) -> None:
     for _ in range(times):
-        reservation.look(asked)
+        locker.step(requested)
 
 
-def test_what_is_asked_is_reserved_in_growing_steps(guest: FakeGuest, reservation: program.Reservation) -> None:
+def test_a_request_is_followed_in_growing_steps(guest: FakeGuest, locker: program.Locker) -> None:
     steps = []
-    while reservation.look(500 * MIB):
-        steps.append(guest.hoard.held)
-    assert guest.hoard.held == 500 * MIB
+    while locker.step(500 * MIB):
+        steps.append(guest.locked.size)
+    assert guest.locked.size == 500 * MIB
     assert steps[0] == 16 * MIB
     assert steps[1] - steps[0] == 32 * MIB
 
 
-def test_the_guest_keeps_what_it_uses_and_something_beyond(guest: FakeGuest, reservation: program.Reservation) -> None:
-    look(reservation, 1024 * MIB)
+def test_the_guest_keeps_what_it_uses_and_something_beyond(guest: FakeGuest, locker: program.Locker) -> None:
+    step(locker, 1024 * MIB)
     assert guest.available() >= guest.total() // 16
 
 
-def test_what_more_it_could_give_is_told(guest: FakeGuest, reservation: program.Reservation) -> None:
-    reservation.look(0)
-    assert reservation.spare == guest.available() - guest.total() // 16
-    look(reservation, 1024 * MIB)
-    assert reservation.spare < program.CHUNK
+def test_what_more_could_be_locked_is_reported(guest: FakeGuest, locker: program.Locker) -> None:
+    locker.step(0)
+    assert locker.spare == guest.available() - guest.total() // 16
+    step(locker, 1024 * MIB)
+    assert locker.spare < program.CHUNK
     guest.used += guest.available()
-    reservation.look(1024 * MIB)
+    locker.step(1024 * MIB)
     guest.used = 0
-    reservation.look(1024 * MIB)
-    assert reservation.short
-    assert reservation.spare == 0, "a guest that ran short is to give nothing for a while"
+    locker.step(1024 * MIB)
+    assert locker.short
+    assert locker.spare == 0, "nothing is locked in a guest that ran short for a while"
 
 
-def test_less_asked_is_given_back_at_once(guest: FakeGuest, reservation: program.Reservation) -> None:
-    look(reservation, 500 * MIB)
-    reservation.look(100 * MIB)
-    assert guest.hoard.held == 100 * MIB
+def test_memory_is_freed_at_once_when_less_is_requested(guest: FakeGuest, locker: program.Locker) -> None:
+    step(locker, 500 * MIB)
+    locker.step(100 * MIB)
+    assert guest.locked.size == 100 * MIB
 
 
-def test_a_guest_that_runs_short_has_memory_back_at_once(guest: FakeGuest, reservation: program.Reservation) -> None:
-    look(reservation, 700 * MIB)
+def test_a_guest_that_runs_short_has_memory_back_at_once(guest: FakeGuest, locker: program.Locker) -> None:
+    step(locker, 700 * MIB)
     guest.used += guest.available()
-    reservation.look(700 * MIB)
+    locker.step(700 * MIB)
     assert guest.available() >= guest.total() // 16
-    assert reservation.short
-    held = guest.hoard.held
-    look(reservation, 700 * MIB)
-    assert guest.hoard.held <= held, "nothing more is taken for a while"
+    assert locker.short
+    held = guest.locked.size
+    step(locker, 700 * MIB)
+    assert guest.locked.size <= held, "nothing more is locked for a while"
 
 
-def test_a_guest_whose_tasks_wait_for_memory_has_some_back(guest: FakeGuest, reservation: program.Reservation) -> None:
-    look(reservation, 400 * MIB)
+def test_a_guest_whose_tasks_wait_for_memory_has_some_back(guest: FakeGuest, locker: program.Locker) -> None:
+    step(locker, 400 * MIB)
     guest.waited += 1.0
-    reservation.look(400 * MIB)
-    assert guest.hoard.held == 300 * MIB
+    locker.step(400 * MIB)
+    assert guest.locked.size == 300 * MIB
 
 
-def test_a_kernel_that_gives_no_more_is_not_pressed(guest: FakeGuest, reservation: program.Reservation) -> None:
-    guest.hoard.most = 100 * MIB
-    look(reservation, 500 * MIB)
-    assert guest.hoard.held <= 100 * MIB
-    assert not reservation.look(500 * MIB)
+def test_a_kernel_that_gives_no_more_is_not_pressed(guest: FakeGuest, locker: program.Locker) -> None:
+    guest.locked.most = 100 * MIB
+    step(locker, 500 * MIB)
+    assert guest.locked.size <= 100 * MIB
+    assert not locker.step(500 * MIB)
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"reserve": "much", "id": 1}', "[]"])
-def test_half_a_request_is_none(tmp_path: Path, text: str) -> None:
+def test_half_a_request_is_no_request(tmp_path: Path, text: str) -> None:
     (tmp_path / "request").write_text(text)
     assert program.read_request(str(tmp_path / "request")) is None
 
@@ -156,40 +156,40 @@ def test_it_needs_nothing_newer_than_python_3_6() -> None:
     assert imported <= IN_PYTHON_3_6
 
 
-def test_what_the_unit_names_is_what_is_installed() -> None:
+def test_the_unit_names_the_file_that_is_installed() -> None:
     unit = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] != "#")
     assert unit["ExecStart"] == f"{PYTHON} {PROGRAM}"
-    assert unit["Documentation"] == f"file:{PROGRAM}", "the one file that is there, which begins with what it does"
+    assert unit["Documentation"] == f"file:{PROGRAM}", "the installed file, which begins with what the program does"
     for how in ("README.md", "cloud-init.yaml"):
         assert PROGRAM in SOURCE.with_name(how).read_text()
 
 
-def test_as_a_process_it_follows_requests_and_says_what_it_holds(tmp_path: Path) -> None:
+def test_as_a_process_it_follows_requests_and_reports_what_it_has_locked(tmp_path: Path) -> None:
     command = [sys.executable, str(SOURCE), f"--directory={tmp_path}"]
 
-    def said() -> dict[str, int]:
+    def status() -> dict[str, int]:
         shown = subprocess.run([*command, "--status"], capture_output=True, text=True, check=False, timeout=SLOW)
         return json.loads(shown.stdout) if shown.returncode == 0 else {}
 
     def locked() -> int:
-        """Bytes, as the kernel counts."""
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmLck"))
+        """Read how much the process has locked by the kernel's count, bytes."""
+        counts = Path(f"/proc/{process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in counts.splitlines() if line.startswith("VmLck"))
 
     with subprocess.Popen(command) as process:
         try:
-            eventually(said)
+            eventually(status)
             subprocess.run([*command, f"--ask={4 * MIB}"], check=True, timeout=SLOW)
-            # At once: while tasks of this machine wait for memory, the program gives back what it had taken.
-            eventually(lambda: said()["held"] == 4 * MIB and locked() >= 4 * MIB)
+            # Both at once: while tasks of this machine wait for memory, the program frees what it had locked.
+            eventually(lambda: status()["held"] == 4 * MIB and locked() >= 4 * MIB)
             subprocess.run([*command, "--ask=0"], check=True, timeout=SLOW)
-            eventually(lambda: said()["held"] == 0)
+            eventually(lambda: status()["held"] == 0)
         finally:
             process.terminate()
     assert process.returncode == 0
 
 
-def test_without_one_that_runs_there_is_one_line(tmp_path: Path) -> None:
+def test_without_a_program_that_runs_the_status_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(SOURCE), f"--directory={tmp_path}", "--status"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SLOW)
     assert ended.returncode == 1

@@ -1,4 +1,4 @@
-"""The lab itself, and what a real guest's real driver does."""
+"""The lab with real guests: their balloons give memory to the host, and other guests can use it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_a_guest_s_name_and_size_are_checked() -> None:
 
 
 @pytest.mark.parametrize("mergeable", [True, False])
-def test_pages_are_merged_only_of_a_guest_that_is_to_be(*, mergeable: bool) -> None:
+def test_ksm_may_merge_the_pages_of_mergeable_guests_only(*, mergeable: bool) -> None:
     for discardable in (True, False):
         xml = GuestSpec(name="vm", discardable=discardable, mergeable=mergeable).domain_xml(kvm=False)
         assert ("<nosharepages/>" in xml) is not mergeable
 
 
 @pytest.mark.guest
-def test_a_guest_gives_memory_to_the_host_and_takes_it_back(lab_guest: LauncherPod) -> None:
+def test_a_guest_gives_memory_to_the_host_and_gets_it_back(lab_guest: LauncherPod) -> None:
     size = lab_guest.spec.memory_bytes
     with loaded(lab_guest, 120):
         before = lab_guest.resident_bytes()
@@ -46,7 +46,7 @@ def test_a_guest_gives_memory_to_the_host_and_takes_it_back(lab_guest: LauncherP
 
 
 @pytest.mark.guest
-def test_what_one_guest_gives_another_can_use(
+def test_another_guest_can_use_the_memory_that_a_guest_gives(
     lab_node: LabNode, lab_guest: LauncherPod, wide_guest: LauncherPod
 ) -> None:
     size = lab_guest.spec.memory_bytes
@@ -59,12 +59,12 @@ def test_what_one_guest_gives_another_can_use(
         freed = lab_node.used_bytes()
         with loaded(wide_guest, 140) as report:
             assert report.held_mib == 140
-            assert lab_node.used_bytes() > freed + 40 * MIB, "both live on the one memory"
+            assert lab_node.used_bytes() > freed + 40 * MIB, "both guests use the memory of the node"
     eventually(lambda: lab_guest.actual_bytes() == size)
 
 
 @pytest.mark.guest
-def test_a_hung_qemu_hangs_nobody(lab_guest: LauncherPod, lab_node: LabNode) -> None:
+def test_a_hung_qemu_does_not_hang_the_lab(lab_guest: LauncherPod, lab_node: LabNode) -> None:
     with lab_guest.hung():
         assert lab_guest.resident_bytes() > 0
         assert lab_node.usage_bytes() >= lab_guest.resident_bytes() // 2

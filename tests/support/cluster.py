@@ -1,4 +1,4 @@
-"""Objects in the API server, as tests write and read them."""
+"""Writes and reads objects in the API server: policies, VMIs, and a FakeNode with the report of an agent."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from kubeballoon.api.quantity import parse_quantity
 
 MIB = 1 << 20
 Object = dict[str, Any]
-_ECHOED = ("target", "policy", "requestedMethod")
+_REQUEST_FIELDS = ("target", "policy", "requestedMethod")  # of a report's processors: copied from annotations
 
 AS_CONTROLLER = (f"--as=system:serviceaccount:{NAMESPACE}:{RELEASE}-controller", "--as-group=system:masters")
-"""kubectl as the one that admission lets write requests; it reads before it patches, which the controller may not."""
+"""Options that make kubectl act as the controller, which alone may write requests.
+
+The group lets it read a VMI, as `kubectl patch` does first: the controller itself may only patch.
+"""
 
 
 def memory_policy(name: str, **spec: Any) -> Object:
-    """A MemoryPolicy for every VM, but for what ``spec`` says."""
+    """Return a MemoryPolicy that selects every VM, unless ``spec`` has a selector of its own."""
     return {
         "apiVersion": "kubeballoon.io/v1alpha1",
         "kind": "MemoryPolicy",
@@ -31,30 +34,33 @@ def memory_policy(name: str, **spec: Any) -> Object:
 
 
 def processor_policy(name: str, **spec: Any) -> Object:
-    """A ProcessorPolicy for every VM, but for what ``spec`` says."""
+    """Return a ProcessorPolicy that selects every VM, unless ``spec`` has a selector of its own."""
     return {**memory_policy(name, **spec), "kind": "ProcessorPolicy"}
 
 
 def get(plane: ControlPlane, *what: str) -> Object:
-    """An object, or a list of them."""
+    """Return the object, or the list of objects, that `kubectl get WHAT` finds."""
     answer: Object = json.loads(plane.kubectl("get", *what, "--output=json"))
     return answer
 
 
 def condition(plane: ControlPlane, policy: str, kind: str, of: str = "mempol") -> Object:
-    """A condition of a policy; empty while there is none."""
+    """Return the condition of type ``kind`` of a policy; empty if it has none. ``of`` is the policy's short name."""
     status = get(plane, of, policy).get("status", {})
     return next((each for each in status.get("conditions", []) if each["type"] == kind), {})
 
 
-def asked(plane: ControlPlane, namespace: str, name: str) -> dict[str, str]:
-    """The controller's annotations on a VMI, without their prefix."""
+def controller_annotations(plane: ControlPlane, namespace: str, name: str) -> dict[str, str]:
+    """Return the controller's annotations on a VMI; the keys are without the prefix."""
     annotations = get(plane, "vmi", name, f"--namespace={namespace}")["metadata"].get("annotations", {})
     return {key.split("/")[1]: annotations[key] for key in CONTROLLER_ANNOTATIONS if key in annotations}
 
 
-def may(plane: ControlPlane, user: str, verb: str, kind: str, **where: str) -> bool:
-    """Whether a user may: a role counts a moment after it was bound. ``where`` names other groups, or a namespace."""
+def is_allowed(plane: ControlPlane, user: str, verb: str, kind: str, **where: str) -> bool:
+    """Whether a user may do ``verb`` to a resource; a role binding counts only a moment after it was created.
+
+    ``where`` gives other resource attributes, such as another group or a namespace.
+    """
     resource = {"group": "kubeballoon.io", "resource": kind, "verb": verb, **where}
     review = {
         "apiVersion": "authorization.k8s.io/v1",
@@ -66,10 +72,10 @@ def may(plane: ControlPlane, user: str, verb: str, kind: str, **where: str) -> b
 
 
 class FakeNode:
-    """A node without a kubelet, and the report that its agent would write, written by the test."""
+    """A node without kubelet and guests. The test writes the report that its agent would write."""
 
     def __init__(self, plane: ControlPlane, name: str, namespace: str, total: int = 1200 * MIB) -> None:
-        """Make the node; ``total`` bytes of it are VMs' and 0 are reserved."""
+        """Create the node, with ``total`` bytes of memory for VMs and no reserve."""
         self.plane = plane
         self.name = name
         self.namespace = namespace
@@ -80,7 +86,7 @@ class FakeNode:
         plane.apply({**self._head(), "metadata": {"name": name}})
 
     def add(self, name: str, *, size: int = 512 * MIB, labels: dict[str, str] | None = None, **report: Any) -> None:
-        """Make a VMI, and report it, with an idle guest."""
+        """Create a VMI with an idle guest, and add it to the next report, in which ``report`` overrides fields."""
         spec = GuestSpec(name=name, namespace=self.namespace, memory_bytes=size)
         self.plane.apply(vmi_object(spec, f"pod-{name}", self.name, labels=labels))
         metadata = get(self.plane, "vmi", name, f"--namespace={self.namespace}")["metadata"]
@@ -98,22 +104,27 @@ class FakeNode:
             **report,
         }
 
-    def report(self, *, state: str = "High", follow: bool = False, age: float = 0.0) -> None:
-        """Write the report; with ``follow`` every guest has done what was asked of it by then."""
+    def report(self, *, state: str = "Ample", follow: bool = False, age: float = 0.0) -> None:
+        """Write the report, dated ``age`` seconds ago.
+
+        With ``follow``, every guest has followed its request. The requests are read from the VMIs' annotations.
+        """
         for name, vm in self.vms.items():
-            wanted = asked(self.plane, self.namespace, name)
+            annotations = controller_annotations(self.plane, self.namespace, name)
             for field, key in (("target", "memory-target"), ("min", "memory-min"), ("policy", "policy")):
                 vm.pop(field, None)
-                if key in wanted:
-                    vm[field] = wanted[key]
-            seen = vm["processors"] = {key: vm["processors"][key] for key in vm["processors"] if key not in _ECHOED}
-            if "processor-target" in wanted:
-                seen["target"], seen["policy"] = int(wanted["processor-target"]), wanted["processor-policy"]
-            seen["requestedMethod"] = wanted.get("processor-method", "Auto")
-            vm["requestedMethod"] = wanted.get("memory-method", "Auto")
+                if key in annotations:
+                    vm[field] = annotations[key]
+            processors = {key: value for key, value in vm["processors"].items() if key not in _REQUEST_FIELDS}
+            vm["processors"] = processors
+            if "processor-target" in annotations:
+                processors["target"] = int(annotations["processor-target"])
+                processors["policy"] = annotations["processor-policy"]
+            processors["requestedMethod"] = annotations.get("processor-method", "Auto")
+            vm["requestedMethod"] = annotations.get("memory-method", "Auto")
             if follow:
-                vm["actual"] = wanted.get("memory-target", vm["size"])
-                seen["online"] = seen.get("target", seen["size"])
+                vm["actual"] = annotations.get("memory-target", vm["size"])
+                processors["online"] = processors.get("target", processors["size"])
         moment = datetime.now(UTC) - timedelta(seconds=age)
         status = {
             "observedAt": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -129,17 +140,19 @@ class FakeNode:
         )
 
     def targets(self) -> dict[str, int]:
-        """What is asked of each VM, in bytes; nothing for those of which nothing is."""
-        every = {name: asked(self.plane, self.namespace, name) for name in self.vms}
-        return {name: parse_quantity(wanted["memory-target"]) for name, wanted in every.items() if wanted}
+        """Return the requested target of each VM in bytes; VMs without a request are left out."""
+        every = {name: controller_annotations(self.plane, self.namespace, name) for name in self.vms}
+        return {name: parse_quantity(found["memory-target"]) for name, found in every.items() if found}
 
     def processor_targets(self) -> dict[str, int]:
-        """How many processors each VM is asked to keep; nothing for those that are asked nothing."""
-        every = {name: asked(self.plane, self.namespace, name).get("processor-target") for name in self.vms}
+        """Return the requested number of processors of each VM; VMs without a request are left out."""
+        every = {
+            name: controller_annotations(self.plane, self.namespace, name).get("processor-target") for name in self.vms
+        }
         return {name: int(target) for name, target in every.items() if target is not None}
 
     def remove(self) -> None:
-        """Take the node, its report and its VMIs away."""
+        """Delete the node, its report, and the VMIs in its namespace."""
         self.plane.kubectl("delete", "nodepressure", self.name, "--wait=false")
         self.plane.kubectl("delete", "node", self.name, "--wait=false")
         self.plane.kubectl("delete", "vmi", "--all", f"--namespace={self.namespace}", "--wait=false")

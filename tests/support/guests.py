@@ -1,4 +1,4 @@
-"""Guests as a test needs them for a while, and as the next test finds them."""
+"""Context managers that put guests into a state for a test, and restore it for the next test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.patience import eventually
 
 @contextmanager
 def booted(node: LabNode, spec: GuestSpec) -> Iterator[LauncherPod]:
-    """One more guest on the node meanwhile."""
+    """Run one more guest on the node inside the context."""
     (pod,) = node.boot([spec])
     try:
         yield pod
@@ -21,7 +21,7 @@ def booted(node: LabNode, spec: GuestSpec) -> Iterator[LauncherPod]:
 
 @contextmanager
 def loaded(guest: LauncherPod, mib: int) -> Iterator[LoadReport]:
-    """The guest's load holds so much meanwhile."""
+    """Let the guest's load hold ``mib`` MiB inside the context."""
     try:
         yield guest.load.set(mib)
     finally:
@@ -30,7 +30,7 @@ def loaded(guest: LauncherPod, mib: int) -> Iterator[LoadReport]:
 
 @contextmanager
 def ballooned(guest: LauncherPod, size: int) -> Iterator[None]:
-    """The guest is asked for all but ``size`` bytes meanwhile, past any agent."""
+    """Set the balloon to leave the guest ``size`` bytes inside the context, without kubeballoon's agent."""
     guest.set_memory(size)
     try:
         yield
@@ -38,6 +38,7 @@ def ballooned(guest: LauncherPod, size: int) -> Iterator[None]:
         guest.set_memory(guest.spec.memory_bytes)
 
 
+# Wraps the guest agent in a script that blocks a command; init starts the wrapper when the agent is killed.
 _REFUSING = """\
 old=$(pidof qemu-ga)
 mv /usr/sbin/qemu-ga /usr/sbin/qemu-ga.real
@@ -48,7 +49,7 @@ kill $old
 
 
 def refuse(guest: LauncherPod, command: str) -> None:
-    """Have the guest's agent refuse a command from now on, as some distributions do."""
+    """Make the guest's agent refuse a command from now on, as some distributions configure it."""
     guest.run(_REFUSING.format(command=command))
 
     def refused() -> bool:

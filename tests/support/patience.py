@@ -1,4 +1,4 @@
-"""Waiting for real guests and their agents, on a machine that may be slow."""
+"""eventually(): waits for real guests and agents, on a machine that may be slow."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hack.testbed.lab import GuestKilledError, LabError
-from kubeballoon.agent.loop import HEARTBEAT
+from kubeballoon.agent.timing import DEFAULT_TIMING
 from tests.support.waiting import until
 
 T = TypeVar("T")
 
-SLOW = HEARTBEAT + 30
-"""Seconds for anything that starts, boots, swaps or balloons; also for a figure whose change is no news by itself."""
+SLOW = DEFAULT_TIMING.node.heartbeat + 30
+"""The seconds that a start, a boot, swapping or ballooning may take.
+
+More than a heartbeat: some figures do not cause a report when they change, and appear in the next heartbeat only.
+"""
 
 
 def eventually(condition: Callable[[], T], seconds: float = SLOW, tell: Callable[[], object] | None = None) -> T:
-    """As ``until``; a guest that does not answer, or a report that does not have it yet, is looked at again."""
+    """Return the condition's first true value; fail the test if there is none in time, with what ``tell`` returns.
+
+    The condition is evaluated again if it raises because a guest does not answer, or because a report lacks a key.
+    """
     last: object = None
 
     def attempt() -> T | None:

@@ -1,4 +1,4 @@
-"""Pods that nothing runs, run: their containers' commands as real processes, with their own tokens."""
+"""Plays the kubelet: runs the commands of pods' containers as local processes, with the pods' own tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.waiting import until
 
 
 def running_pod(plane: ControlPlane, namespace: str, component: str) -> Object:
-    """The first pod of a part that its kubelet says runs, once there is one."""
+    """Wait for a pod of a component in phase Running, and return it."""
 
     def found() -> Object | None:
         selector = f"--selector=app.kubernetes.io/component={component}"
@@ -25,10 +25,11 @@ def running_pod(plane: ControlPlane, namespace: str, component: str) -> Object:
 
 
 def run(plane: ControlPlane, pod: Object, log: Path) -> Command:
-    """The arguments of the pod's only container, as a process that has the pod's token."""
+    """Run the arguments of the pod's only container as a process with the pod's token."""
     metadata, spec = pod["metadata"], pod["spec"]
     (container,) = spec["containers"]
-    arguments = [argument for argument in container["args"] if not argument.startswith("--listen")]  # one port for all
+    # All pods would listen on the same port of this machine.
+    arguments = [argument for argument in container["args"] if not argument.startswith("--listen")]
     kubeconfig = plane.service_account_kubeconfig(
         metadata["namespace"], spec["serviceAccountName"], pod=metadata["name"]
     )
@@ -36,7 +37,7 @@ def run(plane: ControlPlane, pod: Object, log: Path) -> Command:
 
 
 def end(plane: ControlPlane, pod: Object, *, failed: bool = False) -> None:
-    """Say, as its kubelet would, how the pod ended."""
+    """Report the pod's end in its status, as the kubelet would."""
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     status = json.dumps({"status": {"phase": "Failed" if failed else "Succeeded"}})
     where = (f"--namespace={namespace}", "--subresource=status", "--type=merge")

@@ -1,4 +1,4 @@
-"""kubeballoon's commands as real processes."""
+"""Runs kubeballoon's commands, such as the agent and the controller, as real processes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Self
 from hack.testbed.chart import agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import LabNode
-from kubeballoon.cluster.lease import DURATION, RETRY
+from kubeballoon.cluster.lease import LEASE_DURATION, RETRY_PERIOD
 from tests.support.waiting import until
 
 STOP_SECONDS = 15.0
-LEAD_SECONDS = DURATION + RETRY + 45.0  # until a Lease that nobody gave back is had, on a machine slow to start Python
+# Until a Lease that nobody handed back is acquired, on a machine that is slow to start Python.
+LEAD_SECONDS = LEASE_DURATION + RETRY_PERIOD + 45.0
 SYSTEM = "kubeballoon-system"
 
 
 class Command:
-    """One running command; a context manager that ends it."""
+    """A running `kubeballoon` command; a context manager, which ends it."""
 
     def __init__(self, log: Path, *arguments: str) -> None:
-        """Start ``kubeballoon ARGUMENTS`` with all that it says in ``log``."""
+        """Start ``kubeballoon ARGUMENTS``; its stdout and stderr are appended to ``log``."""
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -40,12 +41,12 @@ class Command:
         if self.process.poll() is None:
             self.stop()
 
-    def said(self) -> str:
-        """Everything so far."""
+    def output(self) -> str:
+        """Return everything that it has written so far."""
         return self.log.read_text()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """End it with a signal; its exit status."""
+        """Send a signal, wait until the command has ended, and return its exit status."""
         self.process.send_signal(number)
         try:
             return self.process.wait(STOP_SECONDS)
@@ -55,7 +56,7 @@ class Command:
 
 
 def agent(plane: ControlPlane, node: LabNode, log: Path, *options: str) -> Command:
-    """The agent of a lab node, as its ServiceAccount."""
+    """Start the agent of a lab node, with a token of its ServiceAccount."""
     kubeconfig = agent_kubeconfig(plane, node.name)
     return Command(
         log,
@@ -71,11 +72,11 @@ def agent(plane: ControlPlane, node: LabNode, log: Path, *options: str) -> Comma
 
 
 def controller(plane: ControlPlane, log: Path, *options: str) -> Command:
-    """A controller, as its ServiceAccount."""
+    """Start a controller, with a token of its ServiceAccount."""
     kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
     return Command(log, "controller", f"--kubeconfig={kubeconfig}", f"--namespace={SYSTEM}", *options)
 
 
-def await_leadership(command: Command, led: int = 0) -> None:
-    """Wait until a controller leads; ``led`` is how often its log told so before it was started."""
-    until(lambda: command.said().count("leading") > led, LEAD_SECONDS, command.said)
+def await_leadership(command: Command, terms: int = 0) -> None:
+    """Wait until a controller leads; ``terms`` is how often its log says so from earlier runs."""
+    until(lambda: command.output().count("leading") > terms, LEAD_SECONDS, command.output)

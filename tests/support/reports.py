@@ -1,4 +1,4 @@
-"""What agents report, and guests with the objects that KubeVirt would have made of them."""
+"""Creates the objects of real guests, as KubeVirt would, writes requests, and reads what agents report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.patience import eventually
 
 @contextmanager
 def presented(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> Iterator[LauncherPod]:
-    """The guest with its objects, a policy for what it is asked, and all of its memory, which it has again after it."""
+    """Create a guest's node, VMI and policy inside the context; the guest has all of its memory before and after."""
     plane.apply(node_object(node.name, node.memory_bytes))
     plane.apply(memory_policy(node.name))
     plane.apply(vmi_object(guest.spec, guest.uid, node.name))
@@ -37,15 +37,15 @@ def _make_whole(guest: LauncherPod) -> None:
 
 
 def reported(plane: ControlPlane, node: LabNode, guest: LauncherPod) -> dict[str, Any]:
-    """What the node's agent reports of the guest; empty before it does."""
+    """Return the report of the guest by the node's agent; empty before the first."""
     found = plane.kubectl("get", "nodepressure", node.name, "--ignore-not-found", "--output=json")
     status = json.loads(found).get("status", {}) if found.strip() else {}
     vms = status.get("virtualMachines", [])
     return next((vm for vm in vms if vm["name"] == guest.spec.name), {})
 
 
-def annotate(plane: ControlPlane, guest: LauncherPod, **asked: str | None) -> None:
-    """Ask of the guest what the controller would; None takes an annotation away."""
-    keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in asked.items()}
+def annotate(plane: ControlPlane, guest: LauncherPod, **annotations: str | None) -> None:
+    """Write annotations on the guest's VMI as the controller does; None removes an annotation."""
+    keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
     patch = json.dumps({"metadata": {"annotations": keys}})
     plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={patch}", *AS_CONTROLLER)

@@ -1,4 +1,4 @@
-"""Waiting for conditions, never for time."""
+"""Waits for conditions, never for a fixed time; a Clock that only tests advance."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 @dataclass
 class Clock:
-    """Seconds that pass only as the test says."""
+    """A clock that stands still until a test sets it."""
 
     now: float = 1000.0
 
     def __call__(self) -> float:
-        """What it shows."""
+        """Return the time that the test has set, in seconds."""
         return self.now
 
 
@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.1
 
 
 def until(condition: Callable[[], T], seconds: float = 20.0, tell: Callable[[], object] | None = None) -> T:
-    """The condition's first true value; fails the test when there is none in time, with what ``tell`` has to say."""
+    """Return the condition's first true value; fail the test if there is none in time, with what ``tell`` returns."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -38,14 +38,18 @@ def until(condition: Callable[[], T], seconds: float = 20.0, tell: Callable[[], 
 
 
 async def soon(condition: Callable[[], object], seconds: float) -> None:
-    """Let the event loop go on until the condition is true; TimeoutError when that is not in time."""
+    """Let the event loop run until the condition is true.
+
+    Raises:
+        TimeoutError: The condition is not true in time.
+    """
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - any condition, most without an event
+        while not condition():  # noqa: ASYNC110 - most conditions have no event to wait for
             await asyncio.sleep(0.005)
 
 
 def throughout(condition: Callable[[], bool], seconds: float) -> None:
-    """Fails the test when the condition does not hold all the while."""
+    """Fail the test if the condition stops holding within ``seconds``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert condition()

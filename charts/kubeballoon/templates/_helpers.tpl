@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The first part of all names: the release's, with the chart's unless it is part of it. */}}
+{{/* The first part of all names: the release's name, followed by the chart's name unless it contains that. */}}
 {{- define "kubeballoon.fullname" -}}
 {{- $name := include "kubeballoon.name" . -}}
 {{- if .Values.fullnameOverride -}}
@@ -26,7 +26,7 @@ app.kubernetes.io/part-of: kubeballoon
 {{- end }}
 {{- end -}}
 
-{{/* Labels of one part: (list . "agent"). */}}
+{{/* The labels of a component's objects; call it with (list . "agent"). */}}
 {{- define "kubeballoon.partLabels" -}}
 {{- $root := index . 0 -}}
 {{ include "kubeballoon.labels" $root }}
@@ -40,7 +40,7 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* An image: (list . .Values.agent.image). */}}
+{{/* The full name of an image; call it with (list . .Values.agent.image). */}}
 {{- define "kubeballoon.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
@@ -52,20 +52,20 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
-{{/* The user name of a part's ServiceAccount: (list . "agent"). */}}
+{{/* The user name of a component's ServiceAccount; call it with (list . "agent"). */}}
 {{- define "kubeballoon.user" -}}
 {{- $root := index . 0 -}}
 {{- printf "system:serviceaccount:%s:%s-%s" $root.Release.Namespace (include "kubeballoon.fullname" $root) (index . 1) -}}
 {{- end -}}
 
-{{/* A container that needs no privilege at all. */}}
+{{/* The security context of a container without any privilege. */}}
 {{- define "kubeballoon.unprivileged" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* A pod whose containers need no privilege at all. */}}
+{{/* The security context of a pod whose containers have no privilege. */}}
 {{- define "kubeballoon.unprivilegedPod" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -73,7 +73,7 @@ runAsGroup: 65532
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* Both parts answer the kubelet, and Prometheus, at the same port. */}}
+{{/* The port and the probes of controller and agent; Prometheus reads their metrics at the same port. */}}
 {{- define "kubeballoon.probes" -}}
 ports:
   - {name: http, containerPort: 8080}
@@ -91,7 +91,7 @@ readinessProbe:
   timeoutSeconds: 5
 {{- end -}}
 
-{{/* Seconds of a duration such as 1m30s, rounded up. */}}
+{{/* The seconds of a duration such as 1m30s, rounded up. */}}
 {{- define "kubeballoon.seconds" -}}
 {{- $units := dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 -}}
 {{- $sum := 0.0 -}}

@@ -1,4 +1,4 @@
-// Draws `dashboard` with `results` (data.js sets both) as Grafana would: with its components, theme, formats and grid.
+// Draws `dashboard` with `results` (data.js sets both) as Grafana does: with its components, theme, formats and grid.
 import inter from '@fontsource/inter/files/inter-latin-400-normal.woff2';
 import interMedium from '@fontsource/inter/files/inter-latin-500-normal.woff2';
 import { FieldType, createTheme, dateTime, getDisplayProcessor, getMinMaxAndDelta, toDataFrame } from '@grafana/data';
@@ -13,7 +13,7 @@ const LABEL_WIDTH = 90;
 const { dashboard, results, range } = globalThis;
 const theme = createTheme({ colors: { mode: 'dark' } });
 
-// What Grafana's plugins set where a panel says nothing.
+// The defaults of Grafana's plugins.
 const DEFAULTS = {
   drawStyle: 'line', lineInterpolation: 'linear', lineWidth: 1, fillOpacity: 0, gradientMode: 'none', spanNulls: false,
   showPoints: 'never', pointSize: 5, barAlignment: 0, stacking: { mode: 'none', group: 'A' }, axisPlacement: 'auto',
@@ -75,7 +75,7 @@ function Lines({ panel, width, height }) {
   );
 }
 
-// Grafana publishes no such component: equal values next to each other make one bar, in their mapping's colour.
+// A state timeline, of which Grafana publishes no component: adjacent equal values are one bar, in their mapping's colour.
 function States({ panel, width, height }) {
   const place = (time) => LABEL_WIDTH + ((time - range.from) / (range.to - range.from)) * (width - LABEL_WIDTH);
   const every = frames(panel);

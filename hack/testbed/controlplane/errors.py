@@ -1,4 +1,4 @@
-"""The one error that the control plane's users see."""
+"""ControlPlaneError: the one error that the control plane raises."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TAIL_BYTES = 8192
 
 @dataclass(eq=False)
 class ControlPlaneError(Exception):
-    """What went wrong, in one line, and the log that says more.
+    """A failure of the control plane or of a build: one line, and the end of the log that says more.
 
     Attributes:
         message: One line for the user.
-        log: The file that says more, if there is one.
-        tail: The last lines of the log, read at once: the file may go.
+        log: The log of what failed, if there is one.
+        tail: The last lines of the log. They are read when the error is raised: the file may be deleted after that.
     """
 
     message: str
@@ -37,7 +37,7 @@ class ControlPlaneError(Exception):
 
 
 def last_lines(log: Path) -> tuple[str, ...]:
-    """The last `TAIL_LINES` lines of a log that may be long, or missing (then none)."""
+    """Return the last `TAIL_LINES` lines of a log; none if there is no such file. Long logs are not read whole."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, 2)

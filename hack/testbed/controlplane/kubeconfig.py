@@ -1,4 +1,4 @@
-"""Kubeconfigs of one cluster and one user."""
+"""Writes kubeconfigs, each for one cluster and one user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME = "kubeballoon"
 
 
 def write(path: Path, cluster: Mapping[str, Any], user: Mapping[str, str]) -> Path:
-    """Writes a kubeconfig, in JSON, which is YAML, for its owner's eyes only; returns its path."""
+    """Write a kubeconfig that only its owner can read, and return its path. It is JSON, which is YAML too."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -31,10 +31,10 @@ def write(path: Path, cluster: Mapping[str, Any], user: Mapping[str, str]) -> Pa
 
 
 def certificate_user(pair: KeyPair) -> dict[str, str]:
-    """The user who authenticates with a client certificate."""
+    """Return the user entry of somebody who authenticates with a client certificate."""
     return {"client-certificate-data": encoded(pair.certificate), "client-key-data": encoded(pair.key)}
 
 
 def encoded(data: bytes) -> str:
-    """Base64, as the data fields of kubeconfigs and Kubernetes objects have it."""
+    """Encode bytes in base64, as in the data fields of kubeconfigs and Kubernetes objects."""
     return base64.b64encode(data).decode()

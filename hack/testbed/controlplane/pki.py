@@ -1,4 +1,4 @@
-"""The certificates and keys of a control plane that lives for hours, in memory and in PEM."""
+"""Makes the certificates and keys of a control plane that lives for hours; nothing is written to disk here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Authority:
 
     @classmethod
     def create(cls, common_name: str) -> Self:
-        """Makes a new self-signed authority."""
+        """Create a self-signed authority with a new key."""
         key = _new_key()
         name = _subject(common_name)
         certificate = (
@@ -50,16 +50,16 @@ class Authority:
 
     @property
     def pair(self) -> KeyPair:
-        """The authority's own certificate and key."""
+        """The certificate and key of the authority itself."""
         return KeyPair(_certificate_pem(self.certificate), private_key_pem(self.key))
 
     def server(self, common_name: str, names: Iterable[str]) -> KeyPair:
-        """Issues a server certificate for host names and IP addresses."""
+        """Issue a server certificate for host names and IP addresses."""
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         return self._issue(_subject(common_name), ExtendedKeyUsageOID.SERVER_AUTH, alternatives)
 
     def client(self, user: str, groups: Iterable[str] = ()) -> KeyPair:
-        """Issues a client certificate: Kubernetes reads the user from CN and the groups from O."""
+        """Issue a client certificate. Kubernetes reads the user from its CN and the groups from its O."""
         return self._issue(_subject(user, groups), ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def _issue(
@@ -83,12 +83,12 @@ class Authority:
 
 
 def signing_key() -> bytes:
-    """A new private key in PEM, for signing ServiceAccount tokens (ES256)."""
+    """Make a private key, in PEM, for signing ServiceAccount tokens (ES256)."""
     return private_key_pem(_new_key())
 
 
 def signing_request(user: str, groups: Iterable[str] = ()) -> tuple[bytes, bytes]:
-    """A request for a client certificate and the private key it is for, both in PEM."""
+    """Make a request for a client certificate, and its private key, both in PEM."""
     key = _new_key()
     request = x509.CertificateSigningRequestBuilder().subject_name(_subject(user, groups))
     signed = request.sign(key, hashes.SHA256())
@@ -96,7 +96,7 @@ def signing_request(user: str, groups: Iterable[str] = ()) -> tuple[bytes, bytes
 
 
 def private_key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The key, unencrypted, in the PEM form ("EC PRIVATE KEY") that every Kubernetes component reads."""
+    """Return a key, unencrypted, in the PEM form ("EC PRIVATE KEY") that every Kubernetes component reads."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.TraditionalOpenSSL,

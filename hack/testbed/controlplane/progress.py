@@ -1,4 +1,4 @@
-"""Progress of something long, for whoever is watching."""
+"""Progress: shows how far a long build is."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _QUIET_SECONDS = 15.0
 
 
 def _standard_error() -> TextIO:
-    return sys.stderr  # looked up when used: test runners replace it
+    return sys.stderr  # not a default argument: test runners replace sys.stderr while they run
 
 
 @dataclass(slots=True)
 class Progress:
-    """One line that is rewritten on a terminal; elsewhere a new line every quarter of a minute."""
+    """A progress display: one line that is rewritten on a terminal, a new line every 15 s elsewhere."""
 
     label: str
     stream: TextIO = field(default_factory=_standard_error)
@@ -34,7 +34,7 @@ class Progress:
         self._write("failed" if error else "done", "\n")
 
     def show(self, text: str) -> None:
-        """Shows the present state, if it is time for it."""
+        """Show the present state; elsewhere than on a terminal, only if 15 s have passed since the last."""
         if self.stream.isatty():
             self._write(text)
         elif time.monotonic() - self._shown_at >= _QUIET_SECONDS:

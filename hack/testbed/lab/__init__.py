@@ -1,11 +1,11 @@
-"""A guest lab: real guests under real libvirt daemons, on a node of limited memory, without a container engine."""
+"""A guest lab: real guests under real libvirt daemons, on nodes of limited memory, without a container engine."""
 
 from .errors import DeadlineError, GuestKilledError, LabError
-from .load import Fill, GuestLoad, LoadReport
-from .node import LabNode
-from .objects import node_object, vmi_object
-from .pod import LauncherPod
-from .spec import MIB, GuestSpec
+from .guest_load import Fill, GuestLoad, LoadReport
+from .guest_spec import MIB, GuestSpec
+from .kubernetes_objects import node_object, vmi_object
+from .lab_node import LabNode
+from .launcher_pod import LauncherPod
 
 __all__ = [
     "MIB",

@@ -1,4 +1,7 @@
-"""Whether KVM really boots a guest here: some machines have a /dev/kvm that opens, and then runs nothing."""
+"""kvm_boots(): whether guests can use KVM, or QEMU must emulate them (TCG).
+
+Some machines have a /dev/kvm that can be opened but boots no guest, so a guest is booted to find out.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,21 @@ import os
 import subprocess
 from pathlib import Path
 
+from .guest_spec import KERNEL_OPTIONS
 from .image import Image, cache_directory, say_on_stderr
-from .launcher import USER
-from .spec import KERNEL_OPTIONS
+from .launcher_process import USER
 
 VARIABLE = "KUBEBALLOON_LAB_KVM"
-"""Set to 0 or 1, answers instead of the probe."""
+"""The environment variable that answers, as 0 or 1, instead of a probe."""
 
 _DEVICE = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_PROBE_SECONDS = 5.0  # a guest is up within 2
+_PROBE_SECONDS = 5.0  # under KVM a guest is up within 2
 _UP = b"lab: guest is up"
 
 
 def kvm_boots(image: Image) -> bool:
-    """Whether guests can use KVM, found once for each boot of this machine by booting one."""
+    """Whether guests can use KVM. A guest is booted to find out, once for each boot of this machine."""
     if VARIABLE in os.environ:
         return os.environ[VARIABLE] == "1"
     if not _DEVICE.exists():
@@ -41,8 +44,8 @@ def kvm_boots(image: Image) -> bool:
 
 
 def _boots(image: Image) -> bool:
-    """Boots a guest as a launcher's user; the answer comes on its console."""
-    # setpriv keeps the files' owners out of it: the image may be in a directory only root can enter.
+    """Whether a guest under KVM, run by a launcher's user, writes on its console that it is up."""
+    # QEMU gets open files instead of paths: the image may be in a directory that only root can enter.
     with image.kernel.open("rb") as kernel, image.initramfs.open("rb") as initramfs:
         command = [
             *("setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={_DEVICE.stat().st_gid}"),

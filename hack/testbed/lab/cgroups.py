@@ -1,4 +1,4 @@
-"""Cgroups that make part of this machine a node with less memory."""
+"""NodeCgroup: a cgroup with a memory limit, which makes part of this machine a node with less memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _POLL_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Hierarchies:
-    """Where this machine's cgroups are mounted.
+    """The directories where this machine's cgroups are mounted.
 
     Attributes:
-        memory: The cgroup v1 memory controller; None where memory is accounted in `unified`.
-        unified: Cgroup v2, which alone tells the pressure of a cgroup.
+        memory: Of the cgroup v1 memory controller; None if `unified` accounts memory.
+        unified: Of cgroup v2, the only one that reports the pressure of a cgroup; None if there is none.
     """
 
     memory: Path | None
@@ -31,7 +31,7 @@ class Hierarchies:
 
     @classmethod
     def find(cls, mounts: str | None = None) -> Self:
-        """Those of this machine, or of the text of a mountinfo file."""
+        """Find the mounts of this machine, or those in the text of a mountinfo file."""
         memory = unified = None
         for line in (_MOUNTS.read_text() if mounts is None else mounts).splitlines():
             before, _, after = line.partition(" - ")
@@ -43,19 +43,21 @@ class Hierarchies:
         return cls(memory, unified)
 
     def directories(self, name: str) -> tuple[Path, ...]:
-        """Those of a cgroup by that name in every hierarchy that matters here."""
+        """Return the directories of the cgroup with that name, one for each hierarchy."""
         return tuple(root / name for root in (self.memory, self.unified) if root)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeCgroup:
-    """A cgroup with a limit on its memory; with cgroup v1, also one of the same name in the unified hierarchy.
+    """A cgroup whose memory limit is the memory of a lab node.
 
-    The limit is the node's memory, and nothing of it is swapped: KubeVirt's nodes have no swap.
+    With cgroup v1, it is two cgroups of the same name: one with the limit, and one in the unified hierarchy, for the
+    pressure. Nothing is swapped, as on KubeVirt's nodes, which have no swap.
 
     Attributes:
         memory: The directory with the limit and the usage, v1 or v2.
-        unified: The directory with memory.pressure; `memory` itself with v2; None where there is no cgroup v2.
+        unified: The directory with memory.pressure: `memory` itself with v2; None without cgroup v2.
+        version: 1 or 2, of `memory`.
     """
 
     memory: Path
@@ -64,10 +66,10 @@ class NodeCgroup:
 
     @classmethod
     def create(cls, name: str, memory_bytes: int, hierarchies: Hierarchies | None = None) -> Self:
-        """Makes the cgroup.
+        """Create the cgroup, with a limit in bytes.
 
         Raises:
-            LabError: This machine lets nobody make one.
+            LabError: No cgroups are mounted, or this machine lets nobody create one.
         """
         found = hierarchies or Hierarchies.find()
         try:
@@ -80,49 +82,49 @@ class NodeCgroup:
                 raise LabError("the guest lab needs cgroups, and none are mounted")
             for directory in cgroup.directories:
                 directory.mkdir()
-            cgroup._limit(memory_bytes)
+            cgroup._set_limit(memory_bytes)
         except OSError as error:
             raise LabError(f"the guest lab cannot make a cgroup with a memory limit: {error}") from error
         return cgroup
 
     @property
     def directories(self) -> tuple[Path, ...]:
-        """Every directory a process must be put in."""
+        """The directories whose cgroup.procs must list each process of the node."""
         return tuple(dict.fromkeys(path for path in (self.memory, self.unified) if path))
 
     @property
     def psi_path(self) -> Path | None:
-        """The file with the pressure stall information of the cgroup's memory."""
+        """The file with the memory pressure (PSI) of the cgroup; None if this machine has none."""
         path = self.unified / "memory.pressure" if self.unified else None
         return path if path and path.exists() else None
 
     def usage_bytes(self) -> int:
-        """The memory its processes use, their share of the page cache included."""
+        """Return the memory that the node's processes use, their page cache included, in bytes."""
         return int((self.memory / ("memory.usage_in_bytes" if self.version == 1 else "memory.current")).read_text())
 
     def used_bytes(self) -> int:
-        """The usage without the files in the page cache that can be dropped, and are before anything is killed."""
+        """Return the usage in bytes, without page cache of files: the kernel drops that before it kills a process."""
         lines = (self.memory / "memory.stat").read_text().splitlines()
         counts = {name: int(value) for name, value in map(str.split, lines)}
         prefix = "total_" if self.version == 1 else ""
         return self.usage_bytes() - counts[f"{prefix}active_file"] - counts[f"{prefix}inactive_file"]
 
     def oom_kills(self) -> int:
-        """How many processes the kernel has killed because the limit was reached."""
+        """Return how many processes the kernel has killed because the limit was reached."""
         text = (self.memory / ("memory.oom_control" if self.version == 1 else "memory.events")).read_text()
         counts = dict(line.split() for line in text.splitlines())
         return int(counts["oom_kill"])
 
     def remove(self) -> None:
-        """Kills what is still in it, and removes it.
+        """Kill the processes that are still in the cgroup, and remove it.
 
         Raises:
-            LabError: Its processes do not end.
+            LabError: The processes do not end.
         """
         for directory in self.directories:
             remove_cgroup(directory)
 
-    def _limit(self, memory_bytes: int) -> None:
+    def _set_limit(self, memory_bytes: int) -> None:
         if self.memory == self.unified:
             (self.memory / "memory.max").write_text(str(memory_bytes))
             swap, limit = self.memory / "memory.swap.max", 0
@@ -134,14 +136,14 @@ class NodeCgroup:
 
 
 def remove_cgroup(directory: Path) -> None:
-    """Kills what is in a cgroup and removes it; does nothing if it is not there.
+    """Kill the processes in a cgroup, and remove it; do nothing if there is no such cgroup.
 
     Raises:
-        LabError: Its processes do not end within ten seconds.
+        LabError: The processes do not end within ten seconds.
     """
     deadline = time.monotonic() + _EMPTY_SECONDS
     while directory.exists():
-        with suppress(OSError):  # still busy
+        with suppress(OSError):  # processes that were killed have not ended yet
             directory.rmdir()
             return
         if time.monotonic() > deadline:
@@ -154,7 +156,7 @@ def remove_cgroup(directory: Path) -> None:
 
 
 def _delegate_memory(root: Path) -> None:
-    """Gives the root's children a memory controller (v2)."""
+    """Enable the memory controller for children of the root cgroup (v2)."""
     control = root / "cgroup.subtree_control"
     if "memory" not in control.read_text().split():
         control.write_text("+memory")

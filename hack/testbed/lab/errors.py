@@ -1,15 +1,15 @@
-"""What the guest lab's users see when it cannot do what they ask."""
+"""The errors that the guest lab raises."""
 
 from __future__ import annotations
 
 
 class LabError(Exception):
-    """One clear line: what is missing, refused or late."""
+    """The lab cannot do what was requested; the message is one line."""
 
 
 class DeadlineError(LabError):
-    """Something did not answer in time; nothing is known about its effect."""
+    """A call did not return in time; it may still take effect."""
 
 
 class GuestKilledError(LabError):
-    """The guest's out-of-memory killer took the load while it carried out a command."""
+    """The guest's out-of-memory killer killed the load generator during a command."""

@@ -1,4 +1,4 @@
-"""A hypervisor that is none: guests of numbers, that do as they are told. For tests and benchmarks without guests."""
+"""A fake hypervisor, whose VMs are numbers that do as they are told, for tests and benchmarks without guests."""
 
 from __future__ import annotations
 
@@ -9,35 +9,43 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kubeballoon.agent.hypervisor import AgentError, Channel, Domain, HungError, HypervisorError, Plugged, Sample
-from kubeballoon.agent.launchers import Launcher
-from kubeballoon.agent.libvirt import CallThread
-from kubeballoon.core.demand import GuestStatistics
+from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError, HypervisorError
+from kubeballoon.agent.hypervisor.interface import DomainSample, GuestControl, MemoryControl, PluggedProcessors
+from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.hypervisor.libvirt import CallThread
+from kubeballoon.api.reasons import AgentReason
+from kubeballoon.core.memory.demand import GuestStatistics
 
-from .spec import MIB
+from .guest_spec import MIB
 
 KERNEL = 40 * MIB
 
 
 async def _hop(thread: CallThread | None) -> None:
-    """Do what a call to libvirt costs here: the way to the thread and back."""
+    """Cost what a call to libvirt costs without libvirt: the way to the thread and back."""
     if thread is not None:
         await thread.call(5.0, time.time)
 
 
 @dataclass
-class FakeDomain:
-    """A guest that follows at once, unless told otherwise.
+class FakeMemoryControl:
+    """A FakeMemoryControl is a VM's memory whose guest follows at once, unless a test says otherwise; sizes are bytes.
 
     Attributes:
+        size: what the guest may have at most.
         used: what the guest works with, its kernel included.
-        follows: whether its driver does what it is asked.
+        actual: what the balloon leaves it.
+        follows: whether its driver does what is requested.
         reports: whether its driver reports.
-        hangs: calls never return, and so miss their deadline.
-        requests: everything that was asked, in order.
-        alone: why nothing in the guest could take the balloon's place.
-        spare: what it says it could still give, bytes.
-        thread: makes each call there, as libvirt's are made; without one they are made at once.
+        running: False while the guest is paused.
+        balloon: whether the VM has a balloon.
+        hangs: whether calls never return, and so miss their deadline.
+        gone: what every call raises; None where calls succeed.
+        requests: everything that was requested, in order.
+        period: how often the guest is to report, seconds; 0 before that was set.
+        program_fault: why a program in the guest cannot take the balloon's place.
+        spare: what the guest says it could still give.
+        thread: makes each call, as libvirt's are made; without one calls are made at once.
     """
 
     size: int = 1024 * MIB
@@ -51,12 +59,12 @@ class FakeDomain:
     gone: HypervisorError | None = None
     requests: list[int] = field(default_factory=list)
     period: int = 0
-    alone: str | None = None
+    program_fault: str | None = None
     spare: int | None = None
     thread: CallThread | None = None
 
-    async def sample(self) -> Sample:
-        """Look at the numbers."""
+    async def sample(self) -> DomainSample:
+        """Read the memory and the state."""
         await self._answer()
         statistics = GuestStatistics(
             actual=self.actual,
@@ -64,23 +72,23 @@ class FakeDomain:
             available=self.actual - KERNEL if self.reports else None,
             usable=max(0, self.actual - self.used) if self.reports else None,
         )
-        seen = Sample(self.size, self.actual, self.running, self.balloon, statistics)
-        return replace(seen, alone=self.alone, spare=self.spare)
+        sample = DomainSample(self.size, self.actual, self.running, self.balloon, statistics)
+        return replace(sample, program_fault=self.program_fault, spare=self.spare)
 
     async def set_memory(self, size: int) -> None:
-        """Do as asked, if the test lets it."""
+        """Follow a request, if the guest does that."""
         await self._answer()
         self.requests.append(size)
         if self.follows:
             self.actual = size
 
     async def set_statistics_period(self, seconds: int) -> None:
-        """Remember the period."""
+        """Set how often the guest is to report."""
         await self._answer()
         self.period = seconds
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
     async def _answer(self) -> None:
         await _hop(self.thread)
@@ -92,32 +100,39 @@ class FakeDomain:
 
 
 @dataclass
-class FakeChannel:
-    """A guest's agent and its processors, that do as the test says.
+class FakeGuestControl:
+    """A FakeGuestControl is a VM's guest agent, processors and process, which do as the test says.
 
     Attributes:
         online: the guest's processors by index, and whether it uses them.
-        fixed: those that the guest does not give up.
-        absent: why its agent does not do as told; None while it does.
+        fixed: the processors that the guest does not give up.
+        absent: what every command of the guest agent raises; None where commands are carried out.
         ejects: whether the guest's kernel gives an unplugged processor up.
         tells: whether libvirt hears of that.
-        deaf: whether its agent does nothing about processors, and says nothing of that.
+        count: how many processors libvirt believes there are.
         files: the guest's files by path.
-        refused: the agent's commands that it refuses, and what it says then.
+        commands: every command for the guest agent, in order.
+        refused: the commands that the guest agent refuses, and what it says then.
         ran: every program that was run in the guest, with its arguments.
-        program: what such a program comes to.
-        system: what the guest's system calls itself.
-        thread: makes each call there, as libvirt's are made; without one they are made at once.
-        commands: every command of the agent, in order.
-        held: what its process holds of the node's memory, bytes.
+        program: the exit status and the output of such a program.
+        system: what the guest's operating system calls itself.
+        unplugged: every processor that was to be unplugged, in order.
+        pid: the number of the VM's process.
+        emulated: whether the guest runs without KVM.
+        deaf: whether the guest agent does nothing about processors, and does not say so.
+        gone: what reading the processors raises; None where that succeeds.
+        hangs: whether reading the processors never returns.
+        looks: how often the processors were read.
+        thread: makes each call, as libvirt's are made; without one calls are made at once.
+        process_bytes: what the VM's process holds of the node's memory, bytes; None where it cannot be seen.
     """
 
     online: dict[int, bool] = field(default_factory=lambda: dict.fromkeys(range(4), True))
     fixed: frozenset[int] = frozenset({0})
-    absent: AgentError | None = None
+    absent: GuestAgentError | None = None
     ejects: bool = True
     tells: bool = True
-    counted: int = 4
+    count: int = 4
     files: dict[str, bytes] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
@@ -132,16 +147,16 @@ class FakeChannel:
     hangs: bool = False
     looks: int = 0
     thread: CallThread | None = None
-    held: int | None = None
+    process_bytes: int | None = None
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Carry it out, if the agent is there."""
+        """Carry a command out, if the guest agent does that."""
         await _hop(self.thread)
         self.commands.append(name)
         if self.absent is not None:
             raise self.absent
         if name in self.refused:
-            raise AgentError("GuestAgentRefused", f"its guest agent refused: {self.refused[name]}")
+            raise GuestAgentError(AgentReason.GUEST_AGENT_REFUSED, f"its guest agent refused: {self.refused[name]}")
         if name == "guest-get-vcpus":
             return [
                 {"logical-id": index, "online": online, "can-offline": index not in self.fixed}
@@ -158,7 +173,9 @@ class FakeChannel:
         match name:
             case "guest-file-open":
                 if arguments["mode"] == "r" and arguments["path"] not in self.files:
-                    raise AgentError("GuestAgentRefused", "its guest agent refused: No such file or directory")
+                    raise GuestAgentError(
+                        AgentReason.GUEST_AGENT_REFUSED, "its guest agent refused: No such file or directory"
+                    )
                 return arguments["path"]
             case "guest-file-read":
                 return {"buf-b64": base64.b64encode(self.files[arguments["handle"]]).decode()}
@@ -174,8 +191,8 @@ class FakeChannel:
                 return {"id": self.system}
         return None
 
-    async def plugged(self) -> Plugged:
-        """Look at the numbers."""
+    async def plugged(self) -> PluggedProcessors:
+        """Read the processors."""
         await _hop(self.thread)
         self.looks += 1
         if self.gone is not None:
@@ -183,55 +200,62 @@ class FakeChannel:
         if self.hangs:
             await asyncio.sleep(3600)
         removable = tuple(f"vcpu{index}" for index in sorted(self.online, reverse=True) if index)
-        return Plugged(self.counted, removable, 0.0)
+        return PluggedProcessors(self.count, removable, 0.0)
 
     async def unplug(self, name: str) -> None:
-        """Have the guest give a processor up, if the test lets it."""
+        """Have the guest give a processor up, if it does that."""
         self.unplugged.append(name)
         if self.ejects:
             del self.online[int(name.removeprefix("vcpu"))]
-            self.counted -= self.tells
+            self.count -= self.tells
 
     async def plug(self, count: int) -> None:
-        """Plug processors in; the guest does not use them yet."""
+        """Plug processors in, which the guest does not use yet."""
         for index in range(count):
             self.online.setdefault(index, False)
-        self.counted = count
+        self.count = count
 
     def vcpus(self) -> frozenset[int]:
-        """Those that have a thread."""
+        """Read the indices of the processors that have a thread: all that are plugged in."""
         return frozenset(self.online)
 
     def resident(self) -> int | None:
-        """As much as the test says."""
-        return self.held
+        """Read how much of the node's memory the process holds, bytes."""
+        return self.process_bytes
 
     def merged(self) -> int | None:
-        """Nothing is merged."""
+        """Read how many bytes KSM merged: none."""
         return 0
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 @dataclass
 class FakeHypervisor:
-    """Connects to the fakes it is given, by the name of their domain."""
+    """A FakeHypervisor connects to the fakes it is given, by the name of their domain.
 
-    domains: dict[str, FakeDomain]
-    channels: dict[str, FakeChannel] = field(default_factory=dict)
+    Attributes:
+        memory_controls: the fakes for memory.
+        guest_controls: the fakes for guest agents and processors.
+        connected: how often a fake for memory was connected to.
+        forgotten: the pods that were given up, in order.
+    """
+
+    memory_controls: dict[str, FakeMemoryControl]
+    guest_controls: dict[str, FakeGuestControl] = field(default_factory=dict)
     connected: int = 0
     forgotten: list[str] = field(default_factory=list)
 
-    async def connect(self, launcher: Launcher, domain: str) -> Domain:  # noqa: ARG002 - any launcher will do
-        """Find the fake."""
+    async def connect(self, launcher: Launcher, domain: str) -> MemoryControl:  # noqa: ARG002 - any launcher will do
+        """Find the fake for a VM's memory."""
         self.connected += 1
-        return self.domains[domain]
+        return self.memory_controls[domain]
 
-    async def open(self, launcher: Launcher, domain: str) -> Channel:  # noqa: ARG002 - any launcher will do
-        """Find the fake."""
-        return self.channels[domain]
+    async def open(self, launcher: Launcher, domain: str) -> GuestControl:  # noqa: ARG002 - any launcher will do
+        """Find the fake for a VM's guest agent and processors."""
+        return self.guest_controls[domain]
 
     def forget(self, pod: str) -> None:
-        """Remember what was forgotten."""
+        """Note that a pod was given up."""
         self.forgotten.append(pod)

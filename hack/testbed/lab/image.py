@@ -1,6 +1,6 @@
-"""Builds what every lab guest boots: Debian's cloud kernel and a small initramfs, once, into the user's cache.
+"""Builds the image that lab guests boot, once, into the user's cache: Debian's cloud kernel and a small initramfs.
 
-The Debian packages of the guest are downloaded and unpacked, never installed.
+The guest's Debian packages are downloaded and unpacked, never installed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pathlib import Path
 from .errors import LabError
 from .requirements import TO_BUILD, check_programs
 
-KERNEL_PACKAGE = "linux-image-cloud-amd64"  # only depends on the newest kernel's own package
+KERNEL_PACKAGE = "linux-image-cloud-amd64"  # an empty package, which depends on the package of the newest kernel
 GUEST_AGENT_PACKAGE = "qemu-guest-agent"
 PYTHON_PACKAGES = ("python3-minimal", "libpython3-stdlib")
-"""Debian's Python, for guests that need one."""
+"""The packages of Debian's Python, for guests that need one."""
 MODULES = (
     "virtio_ring",
     "virtio",
@@ -37,7 +37,7 @@ MODULES = (
     "virtio_balloon",
     "virtio_mem",
 )
-"""The guest's drivers, in the order they must be loaded."""
+"""The guest's drivers, in the order in which they must be loaded."""
 
 COMMAND_SECONDS = 300.0
 
@@ -47,7 +47,7 @@ _LOAD_SOURCE = _HERE / "memload.c"
 _OS_RELEASE = Path("/etc/os-release")
 
 Say = Callable[[str], None]
-"""Shows one line of progress."""
+"""A function that shows one line of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,36 +58,36 @@ class Image:
 
     @property
     def kernel(self) -> Path:
-        """The kernel, as QEMU loads it."""
+        """The path of the kernel."""
         return self.directory / "vmlinuz"
 
     @property
     def initramfs(self) -> Path:
-        """The guest's whole file system."""
+        """The path of the initramfs, which is the guest's whole file system."""
         return self.directory / "initramfs"
 
 
 def say_on_stderr(line: str) -> None:
-    """Shows one line of progress to whoever runs a program."""
+    """Print one line of progress on stderr."""
     print(f"lab: {line}", file=sys.stderr, flush=True)
 
 
 def cache_directory() -> Path:
-    """Where images are kept: the lab's folder in kubeballoon's in the user's cache."""
+    """Return the directory that keeps images: kubeballoon/lab, in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "kubeballoon" / "lab"
 
 
 def build(extra_packages: Sequence[str] = (), say: Say = say_on_stderr) -> Image:
-    """The image, built now unless it was built before from the same inputs.
+    """Return the image, built now unless it was built before from the same inputs.
 
     Args:
-        extra_packages: Debian packages to unpack into the initramfs too, and Python's packages that they depend on
-            (nothing else is resolved); the shared libraries of their programs are added.
-        say: Is given each line of progress; nothing is said about an image that exists.
+        extra_packages: Debian packages to unpack into the initramfs too. Of their dependencies, Python's packages are
+            added, and the shared libraries of their programs; nothing else is.
+        say: Is called with each line of progress; not at all if the image exists.
 
     Raises:
-        LabError: A tool is missing, a package cannot be had, or a step failed.
+        LabError: A tool is missing, a package cannot be downloaded, or a step failed.
     """
     image = Image(cache_directory() / _fingerprint(extra_packages))
     if image.directory.exists():
@@ -104,9 +104,9 @@ def build(extra_packages: Sequence[str] = (), say: Say = say_on_stderr) -> Image
 
 
 def _fingerprint(extra_packages: Sequence[str]) -> str:
-    """A name for what a build would give: of this folder's sources, the distribution and the packages.
+    """Return a hash that names the result of a build: of this folder's sources, the distribution and the packages.
 
-    Not of the packages' versions: an image that is there must be found without a network.
+    The packages' versions are left out, so that an existing image is found without a network.
     """
     digest = hashlib.sha256("\0".join(("x86-64", *sorted(extra_packages))).encode())
     for path in (Path(__file__), _INIT, _LOAD_SOURCE, _OS_RELEASE):
@@ -154,7 +154,7 @@ def _build(scratch: Path, extra_packages: Sequence[str], say: Say) -> Image:
 
 
 def _empty_root(root: Path) -> Path:
-    """A file system with nothing in it, laid out as Debian's: /bin, /sbin and /lib are in /usr."""
+    """Create an empty file system with Debian's layout: /bin, /sbin and /lib are links into /usr."""
     for directory in ("dev", "proc", "sys", "run", "tmp", "etc", "var", "modules"):
         (root / directory).mkdir(parents=True)
     for directory in ("bin", "sbin", "lib", "lib64"):
@@ -165,8 +165,8 @@ def _empty_root(root: Path) -> Path:
 
 
 def _newest_kernel() -> str:
-    """The package that `KERNEL_PACKAGE` stands for."""
-    depends = _run("apt-cache", "depends", "--important", KERNEL_PACKAGE, missing="run apt-get update")
+    """Return the name of the kernel's own package, on which `KERNEL_PACKAGE` depends."""
+    depends = _run("apt-cache", "depends", "--important", KERNEL_PACKAGE, hint="run apt-get update")
     found = re.search(r"Depends: (linux-image-\S+)", depends)
     if found is None:
         raise LabError(f"Debian's {KERNEL_PACKAGE} names no kernel; this is not Debian, or run apt-get update")
@@ -174,19 +174,19 @@ def _newest_kernel() -> str:
 
 
 def _with_python(packages: Sequence[str]) -> list[str]:
-    """The packages, and what they depend on of Python's, whose names have its version in them."""
+    """Return the packages, and those of Python that they depend on, whose names contain Python's version."""
     if not packages:
         return []
-    listed = _run("apt-cache", "depends", "--recurse", "--important", *packages, missing="run apt-get update")
+    listed = _run("apt-cache", "depends", "--recurse", "--important", *packages, hint="run apt-get update")
     python = re.findall(r"^(?:lib)?python3\S*", listed, re.MULTILINE)
     return sorted({*packages, *(name for name in python if ":" not in name)})
 
 
 def _unpack(package: str, scratch: Path) -> Path:
-    """Downloads a package, checked by apt, and unpacks it into a directory of its own."""
+    """Download a package, which apt verifies, and unpack it into a directory of its own."""
     downloads = scratch / f"{package}.download"
     downloads.mkdir()
-    _run("apt-get", "download", "--quiet", package, directory=downloads, missing="run apt-get update")
+    _run("apt-get", "download", "--quiet", package, directory=downloads, hint="run apt-get update")
     (archive,) = downloads.glob("*.deb")
     unpacked = scratch / f"{package}.unpacked"
     _run("dpkg", "--extract", archive, unpacked)
@@ -208,17 +208,17 @@ def _add_modules(kernel: Path, root: Path) -> None:
 
 
 def _add_libraries(root: Path) -> None:
-    """Adds the shared libraries, from this machine, of every program in the initramfs."""
+    """Copy the shared libraries of all programs in the initramfs from this machine."""
     for program in [path for directory in ("bin", "sbin") for path in (root / "usr" / directory).iterdir()]:
         listed = subprocess.run(["ldd", program], check=False, capture_output=True, text=True, timeout=COMMAND_SECONDS)
-        for library in re.findall(r"(/\S+) \(0x", listed.stdout):  # nothing for what is static, or no program
+        for library in re.findall(r"(/\S+) \(0x", listed.stdout):  # none for static programs and for scripts
             target = root / library[1:]
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(library, target)
 
 
 def _pack(root: Path, initramfs: Path) -> None:
-    # Not compressed: all guests map the same file, and unpacking costs an emulated processor seconds.
+    # Not compressed: all guests map the same file, and an emulated processor would take seconds to unpack it.
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
     with initramfs.open("wb") as output:
         packed = subprocess.run(
@@ -241,8 +241,8 @@ def _find_program(name: str) -> Path:
     return Path(found)
 
 
-def _run(*command: str | Path, directory: Path | None = None, missing: str = "") -> str:
-    """Runs a tool and returns what it printed; `missing` is a hint for when it fails."""
+def _run(*command: str | Path, directory: Path | None = None, hint: str = "") -> str:
+    """Run a tool, and return what it printed. `hint` is added to the error if it fails."""
     try:
         ended = subprocess.run(
             command, check=False, cwd=directory, capture_output=True, text=True, timeout=COMMAND_SECONDS
@@ -252,5 +252,5 @@ def _run(*command: str | Path, directory: Path | None = None, missing: str = "")
     if ended.returncode:
         shown = " ".join(map(str, command))
         reason = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
-        raise LabError(f"{shown}: {reason}{f' ({missing})' if missing else ''}")
+        raise LabError(f"{shown}: {reason}{f' ({hint})' if hint else ''}")
     return ended.stdout

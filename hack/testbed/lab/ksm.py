@@ -1,4 +1,4 @@
-"""The machine's merging of pages that are alike, switched on for a while."""
+"""merging(): switches KSM on for a while, the kernel's merging of identical pages."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 from .errors import LabError
 
 _KSM = Path("/sys/kernel/mm/ksm")
+# Far above the defaults (100 pages every 20 ms), so that a test waits seconds for merged pages, not minutes.
 _EAGER = {"pages_to_scan": "20000", "sleep_millisecs": "20", "run": "1"}
-_UNMERGE = "2"
+_UNMERGE = "2"  # of /sys/kernel/mm/ksm/run: stop, and split all merged pages
 
 
 @contextmanager
 def merging() -> Iterator[None]:
-    """KSM runs meanwhile, and quickly; then all is as it was before.
+    """Run KSM, at high speed, inside the context; then restore its settings.
 
     Raises:
-        LabError: This kernel has none, or nobody may switch it.
+        LabError: This kernel has no KSM, or it cannot be configured.
     """
     try:
         before = {name: (_KSM / name).read_text().strip() for name in _EAGER}

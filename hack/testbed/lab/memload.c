@@ -1,14 +1,14 @@
-/* memload PORT [DISK]: the work of a lab guest, commanded from the host over a virtio-serial port.
+/* memload PORT [DISK] is the load generator of a lab guest. The host commands it over a virtio-serial port.
  *
- * A request is a line "ID COMMAND [ARGUMENT ...]", its answer a line "ID STATUS KEY=VALUE ...":
- *   set MIB [u|s|z]  hold so much anonymous memory; new pages are unique, the same in every guest, or all zero
- *   touch [MIB]      write to so much of what is held, or all: the working set
- *   cache MIB        read so much from the start of DISK through the page cache
- *   spin MS          keep a processor busy
- *   info             only the numbers
+ * A command is a line "ID COMMAND [ARGUMENT ...]". Its answer is a line "ID STATUS KEY=VALUE ...":
+ *   set MIB [u|s|z]  hold MIB of anonymous memory; new pages are unique, the same in every guest, or all zero
+ *   touch [MIB]      write to the first MIB that are held, or to all: the working set
+ *   cache MIB        read the first MIB of DISK through the page cache
+ *   spin MS          keep a processor busy for MS
+ *   info             change nothing
  * STATUS is "ok", "failed", "bad" (no such command) or "killed": the guest's OOM killer struck during the command.
  *
- * The work is a child's: the OOM killer takes it first, and the parent lives to tell, then starts another.
+ * A child process holds the memory. The OOM killer kills it first; the parent survives, answers, and starts another.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -46,7 +46,7 @@ static double now_ms(void) {
   return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
 }
 
-/* The number after `key` in a file of /proc, or -1. */
+/* Returns the number after `key` in a file of /proc, or -1. */
 static long number(const char *path, const char *key) {
   char text[4096];
   int file = open(path, O_RDONLY);
@@ -71,15 +71,15 @@ static void fill(char *block, char kind) {
   }
 }
 
-static const char *set(long wanted, char kind) {
-  if (wanted < 0 || wanted > MOST_MIB) return "failed";
-  while (held_count < wanted) {
+static const char *set(long target, char kind) {
+  if (target < 0 || target > MOST_MIB) return "failed";
+  while (held_count < target) {
     char *block = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block == MAP_FAILED) return "failed";
     fill(block, kind);
     held[held_count++] = block;
   }
-  while (held_count > wanted) munmap(held[--held_count], MIB);
+  while (held_count > target) munmap(held[--held_count], MIB);
   return "ok";
 }
 
@@ -88,14 +88,14 @@ static const char *touch(long count) {
   return "ok";
 }
 
-static const char *cache(long wanted) {
+static const char *cache(long target) {
   static char block[MIB];
-  static int file = -1;  // stays open: the kernel drops a disk's cache when its last user closes it
+  static int file = -1;  // never closed: the kernel drops a disk's cache when its last user closes it
   long done = 0;
   if (file < 0) file = open(disk, O_RDONLY | O_CLOEXEC);
   if (file >= 0) lseek(file, 0, SEEK_SET);
-  while (file >= 0 && done < wanted && read(file, block, MIB) == MIB) done++;
-  return done == wanted ? "ok" : "failed";
+  while (file >= 0 && done < target && read(file, block, MIB) == MIB) done++;
+  return done == target ? "ok" : "failed";
 }
 
 static const char *spin(long milliseconds) {
@@ -114,16 +114,16 @@ static const char *execute(const char *command) {
   return strcmp(command, "info") ? "bad" : "ok";
 }
 
-static void work(int requests) {
+static void work(int commands) {
   char command[LINE];
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   write_file("/proc/self/oom_score_adj", "1000");
-  for (ssize_t size; (size = recv(requests, command, sizeof command - 1, 0)) > 0;) {
+  for (ssize_t size; (size = recv(commands, command, sizeof command - 1, 0)) > 0;) {
     command[size] = 0;
     struct outcome outcome = {.held = 0};
     strncpy(outcome.status, execute(command), sizeof outcome.status - 1);
     outcome.held = held_count;
-    send(requests, &outcome, sizeof outcome, 0);
+    send(commands, &outcome, sizeof outcome, 0);
   }
   _exit(0);
 }
@@ -142,8 +142,8 @@ static int start_worker(void) {
   return -1;
 }
 
-/* Has the worker execute a command; false when it died instead. */
-static int ask(int worker, const char *command, struct outcome *outcome) {
+/* Makes the worker execute a command; returns false if the worker died. */
+static int execute_in_worker(int worker, const char *command, struct outcome *outcome) {
   return send(worker, command, strlen(command), MSG_NOSIGNAL) > 0 &&
          recv(worker, outcome, sizeof *outcome, 0) == sizeof *outcome;
 }
@@ -153,7 +153,7 @@ static void read_line(int port, char line[LINE]) {
   for (size_t length = 0;;) {
     char c;
     ssize_t got = read(port, &c, 1);
-    if (got <= 0) usleep(100000); /* no one is connected */
+    if (got <= 0) usleep(100000); /* the host is not connected */
     else if (c == '\n') { line[length] = 0; return; }
     else if (length < LINE - 1) line[length++] = c;
   }
@@ -189,9 +189,9 @@ int main(int count, char **arguments) {
     if (sscanf(line, "%ld %127[^\n]", &id, command) < 2) continue;
     double began = now_ms();
     struct outcome outcome = {.status = "killed"};
-    /* A worker that was killed while it was idle is replaced unseen: only `kills` tells. */
+    /* A worker that was killed while idle is replaced: no status reports it, only `kills` does. */
     while (waitpid(-1, NULL, WNOHANG) > 0) { close(worker); worker = start_worker(); kills++; }
-    if (!ask(worker, command, &outcome)) {
+    if (!execute_in_worker(worker, command, &outcome)) {
       close(worker);
       while (waitpid(-1, NULL, 0) < 0 && errno == EINTR) continue;
       worker = start_worker();

@@ -1,4 +1,4 @@
-"""What a machine must have to run the guest lab, and one clear line when it does not."""
+"""Checks that this machine can run the guest lab, and raises an error that names what is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TO_RUN = {
     "unshare": "util-linux",
     "setpriv": "util-linux",
 }
-"""The programs that guests run with, and the Debian packages they are from."""
+"""The programs that run guests, each with its Debian package."""
 
 TO_BUILD = {
     "gcc": "gcc",
@@ -26,11 +26,11 @@ TO_BUILD = {
     "apt-get": "apt",
     "apt-cache": "apt",
 }
-"""The programs that the guest's image is built with, and the Debian packages they are from."""
+"""The programs that build the guests' image, each with its Debian package."""
 
 
 def check_programs(programs: dict[str, str]) -> None:
-    """Raises LabError unless this is an x86-64 Linux machine with all of `programs`."""
+    """Raise LabError unless this is an x86-64 Linux machine that has all ``programs``."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise LabError(f"the guest lab runs on x86-64 Linux, not on {platform.machine()} {platform.system()}")
     missing = {program: package for program, package in programs.items() if shutil.which(program) is None}
@@ -40,6 +40,6 @@ def check_programs(programs: dict[str, str]) -> None:
 
 
 def check_root() -> None:
-    """Raises LabError unless this is root: pods need namespaces and users of their own, nodes need cgroups."""
+    """Raise LabError unless this is root: pods need namespaces and their own user, and nodes need cgroups."""
     if os.geteuid() != 0:
         raise LabError("the guest lab needs root, for cgroups, namespaces and the launchers' own user")

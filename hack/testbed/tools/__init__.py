@@ -1,6 +1,6 @@
-"""Programs that the chart's tests, and the demo, need: from PATH if new enough, else built from Go modules, once.
+"""Tools, such as helm and promtool, that tests and demo need: from PATH if new enough, else built from Go modules.
 
-Each has its own locked go.mod here, so that what is built is the same everywhere.
+Each tool has its own go.mod with locked dependencies here, so that builds are the same everywhere.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ _ASK_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One program.
+    """A program that is on PATH, or can be built.
 
     Attributes:
-        oldest: The oldest version that will do, where one is on PATH.
-        ask: The arguments that make it tell its version.
-        link_flags: What its own build would set.
+        module: The Go module that builds it.
+        oldest: The oldest version on PATH that will do.
+        version_arguments: The arguments that make it print its version.
+        link_flags: The linker flags that its own Makefile would set.
     """
 
     name: str
     module: GoModule
     oldest: tuple[int, ...]
-    ask: tuple[str, ...] = ("--version",)
+    version_arguments: tuple[str, ...] = ("--version",)
     link_flags: str = ""
 
     def path(self) -> Path:
-        """Where it is, once it is there.
+        """Return the path of the program, which is built if it is not on PATH and was not built before.
 
         Raises:
-            ControlPlaneError: It is not on PATH, and cannot be built.
+            ControlPlaneError: The program is not on PATH, and cannot be built.
         """
         found = shutil.which(self.name)
         if found and self._is_new_enough(found):
@@ -46,13 +47,13 @@ class Tool:
 
     def _is_new_enough(self, found: str) -> bool:
         try:
-            return self.oldest <= parse_version(run([found, *self.ask], seconds=_ASK_SECONDS))
+            return self.oldest <= parse_version(run([found, *self.version_arguments], seconds=_ASK_SECONDS))
         except ControlPlaneError:
             return False
 
 
 def _helm_flags(module: GoModule) -> str:
-    """As its Makefile sets them: without these it takes Kubernetes for 1.20 where there is no cluster to ask."""
+    """Return the linker flags of helm's own Makefile: without them, it assumes Kubernetes 1.20 if it has no cluster."""
     _, minor, _ = module.requirement("k8s.io/client-go").split(".")
     kubernetes = {"k8sVersionMajor": "1", "k8sVersionMinor": minor}
     stamps = {"internal/version.version": module.requirement("helm.sh/helm/v3")} | {
@@ -64,14 +65,14 @@ def _helm_flags(module: GoModule) -> str:
 _HELM = GoModule(_HERE / "helm", "building helm", "helm.sh/helm/v3/cmd/helm")
 
 HELM = Tool("helm", _HELM, (3, 18), ("version", "--template={{.Version}}"), _helm_flags(_HELM))
-"""Renders and installs the chart."""
+"""helm renders and installs the chart."""
 
 KWOK = Tool("kwok", GoModule(_HERE / "kwok", "building kwok", "sigs.k8s.io/kwok/cmd/kwok"), (0, 7))
-"""Stands in for kubelets: its nodes are ready, and its pods run."""
+"""kwok stands in for kubelets: it reports nodes ready and pods running."""
 
 PROMTOOL = Tool(
     "promtool",
-    # Without the clouds' service discoveries, most of its code, which no rule needs.
+    # remove_all_sd leaves out service discovery for clouds: most of the code, and no rule needs it.
     GoModule(
         _HERE / "promtool",
         "building promtool",
@@ -80,10 +81,10 @@ PROMTOOL = Tool(
     ),
     (3, 0),
 )
-"""Checks and tests alerting rules."""
+"""promtool checks and tests the alerting rules."""
 
 TOOLS = (HELM, KWOK, PROMTOOL)
-"""What the tests need."""
+"""The tools that the tests need."""
 
 PROMETHEUS = Tool(
     "prometheus",
@@ -95,24 +96,24 @@ PROMETHEUS = Tool(
     ),
     (3, 0),
 )
-"""Scrapes what the picture of the dashboard is drawn from; without a user interface of its own."""
+"""Prometheus scrapes the data for `make dashboard`. It is built without its user interface."""
 
 ACTIONLINT = Tool(
     "actionlint",
     GoModule(_HERE / "actionlint", "building actionlint", "github.com/rhysd/actionlint/cmd/actionlint"),
     (1, 7),
 )
-"""Checks the workflows."""
+"""actionlint checks the workflows of GitHub Actions."""
 
 _MONITORING = GoModule(_HERE / "monitoring", "fetching the Prometheus operator's CRDs")
 _OPERATOR = "github.com/prometheus-operator/prometheus-operator"
 
 
 def monitoring_crds() -> list[Path]:
-    """The files with the Prometheus operator's CRDs of PodMonitor and PrometheusRule.
+    """Return the files with the Prometheus operator's CRDs of PodMonitor and PrometheusRule.
 
     Raises:
-        ControlPlaneError: They cannot be fetched.
+        ControlPlaneError: The CRDs cannot be fetched.
     """
     directory = sources(_MONITORING, _OPERATOR) / "example/prometheus-operator-crd"
     return [directory / f"monitoring.coreos.com_{plural}.yaml" for plural in ("podmonitors", "prometheusrules")]
@@ -123,10 +124,10 @@ _FLUX_KINDS = ("github.com/fluxcd/kustomize-controller/api/v1", "github.com/flux
 
 
 def flux_crds() -> list[Path]:
-    """The files with the CRDs of Flux's sources and Kustomization, generated from its API modules as its makers do.
+    """Return the files with the CRDs of Flux's sources and Kustomization, generated from its API as Flux does.
 
     Raises:
-        ControlPlaneError: They cannot be generated.
+        ControlPlaneError: The CRDs cannot be generated.
     """
     paths = (f"paths={package}" for package in _FLUX_KINDS)
     return sorted(generated(_FLUX, "controller-gen", "crd", *paths, "output:crd:dir={}").glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""`python -m hack.testbed.tools [NAME]`: gets what the tests need, or the one that is named, and prints where it is."""
+"""`python -m hack.testbed.tools [NAME...]` builds the tests' tools, or the named ones, and prints their paths."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 from hack.testbed.controlplane import ControlPlaneError
 from hack.testbed.tools import ACTIONLINT, PROMETHEUS, TOOLS
 
-EVERY = (*TOOLS, PROMETHEUS, ACTIONLINT)
+ALL_TOOLS = (*TOOLS, PROMETHEUS, ACTIONLINT)
 
 
 def main(names: list[str]) -> int:
-    """Get them; the exit status."""
+    """Print the path of each tool, built if needed; return the exit status."""
     try:
-        for tool in TOOLS if not names else [tool for tool in EVERY if tool.name in names]:
+        for tool in TOOLS if not names else [tool for tool in ALL_TOOLS if tool.name in names]:
             print(tool.path())
     except ControlPlaneError as error:
         print(f"error: {error}", file=sys.stderr)

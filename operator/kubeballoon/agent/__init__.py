@@ -1,1 +1,1 @@
-"""Runs on every node: reports what is, carries requests out, and keeps guests safe while doing so."""
+"""The agent, which runs on every node: it reports what is there, carries requests out, and keeps guests safe."""

@@ -1,4 +1,4 @@
-"""``kubeballoon agent``."""
+"""The command ``kubeballoon agent``: its options, and its life from start to signal."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import signal
 import sys
 from pathlib import Path
 
-from kubeballoon.agent.host import Host
-from kubeballoon.agent.hypervisor import Hypervisor
-from kubeballoon.agent.keeper import Settings
-from kubeballoon.agent.loop import Agent, Limits
+from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.hypervisor.interface import Hypervisor
+from kubeballoon.agent.node.memory import HostMemoryReader
+from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_quantity
-from kubeballoon.cluster.client import Cluster
+from kubeballoon.cluster.client import ApiClient
 from kubeballoon.options import add_client_options, add_serving_options, at_least_a_second, checked
 from kubeballoon.serving import serve
 
 _log = logging.getLogger(__name__)
 
-_TIDY = 20.0  # seconds between givings back of memory, each of which takes less than a millisecond
+_TRIM_INTERVAL = 20.0  # seconds between two returns of unused memory to the node; each takes less than a millisecond
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
+    """Add the command ``agent`` to kubeballoon's."""
     parser = commands.add_parser("agent", help="report a node's VMs and carry requests out", description=__doc__)
     add_client_options(parser)
     add_serving_options(parser)
@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--eviction-margin",
         type=checked(parse_quantity, "quantity"),
         default="64Mi",
-        help="how far above it the lowest state begins (default: %(default)s)",
+        help="how far above the eviction threshold state Critical begins (default: %(default)s)",
     )
     parser.add_argument(
         "--demand-window",
@@ -64,42 +64,47 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run until told to stop."""
+    """Run the agent until a signal stops it; return the exit status."""
     if not options.pods_dir.is_dir():
-        print(f"kubeballoon: --pods-dir {options.pods_dir} is no directory", file=sys.stderr)  # noqa: T201
+        print(f"kubeballoon: --pods-dir {options.pods_dir} is not a directory", file=sys.stderr)  # noqa: T201
         return 1
     status = asyncio.run(_run(options))
     logging.shutdown()
     sys.stdout.flush()
-    # A libvirt call that hangs in its thread must not hold up the exit.
+    # Not by returning: Python would first wait for threads, and a call to libvirt may hang in one.
     os._exit(status)
 
 
 async def _run(options: argparse.Namespace) -> int:
-    from kubeballoon.agent.libvirt import LibvirtHypervisor  # noqa: PLC0415 - an extra that only the agent needs
+    from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor  # noqa: PLC0415 - an extra that only the agent needs
 
-    settings = Settings(options.pods_dir, options.demand_window, max(1, round(options.stats_period)))
-    limits = Limits(options.eviction_threshold, options.eviction_margin)
+    settings = AgentSettings(options.pods_dir, options.demand_window, max(1, round(options.stats_period)))
+    limits = NodeLimits(options.eviction_threshold, options.eviction_margin)
     hypervisor: Hypervisor = LibvirtHypervisor()
-    async with await Cluster.connect("kubeballoon-agent", options.kubeconfig) as cluster:
-        host = Host(cgroup=options.node_memory_cgroup)
+    async with await ApiClient.connect("kubeballoon-agent", options.kubeconfig) as cluster:
+        host = HostMemoryReader(cgroup=options.node_memory_cgroup)
         agent = Agent(options.node_name, cluster, hypervisor, host, settings, limits)
         async with serve(*options.listen, live=agent.stalled, ready=agent.unready, metrics=agent.metrics.registry):
             return await _until_stopped(agent)
 
 
-def _tidy(loop: asyncio.AbstractEventLoop) -> None:
-    """Give the node back memory that was used once, most of it at the start: the C library keeps it for later."""
-    with contextlib.suppress(OSError, AttributeError):  # it is another than GNU's
+def _trim_memory(loop: asyncio.AbstractEventLoop) -> None:
+    """Return to the node what the agent has freed, now and from time to time.
+
+    The C library keeps freed memory for later, and the agent uses most of its memory only once, at its start.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library than GNU's has no such function
         ctypes.CDLL(None).malloc_trim(0)
-        loop.call_later(_TIDY, _tidy, loop)
+        loop.call_later(_TRIM_INTERVAL, _trim_memory, loop)
 
 
 async def _until_stopped(agent: Agent) -> int:
+    """Run the agent until a signal, or its own failure, ends it; return the exit status."""
     stop = asyncio.Event()
-    asyncio.get_running_loop().call_later(_TIDY, _tidy, asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    loop.call_later(_TRIM_INTERVAL, _trim_memory, loop)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     working = asyncio.create_task(agent.run(), name="agent")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)

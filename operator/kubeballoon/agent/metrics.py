@@ -1,4 +1,4 @@
-"""What the agent exports: its last look at the node and its VMs, and how its own work goes."""
+"""Exports to Prometheus what the agent sees of its node and VMs, and how its own work goes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.registry import Collector
 
-from kubeballoon.api.v1alpha1 import NodePressureStatus, NodeState
+from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.metrics import BUCKETS, Gauge, new_registry
+from kubeballoon.vocabulary import NodeState
 
 _STATE = Gauge("kubeballoon_node_state", "1 for the state the node is in, 0 for the others.", ("node", "state"))
 _MEMORY = Gauge(
@@ -31,7 +32,7 @@ _VM_MEMORY = Gauge(
 )
 _RESPONSIVE = Gauge("kubeballoon_vm_responsive", "1 while the VM answers and its driver follows requests.", _VM)
 _ELIGIBLE = Gauge("kubeballoon_vm_eligible", "1 if the VM may be ballooned.", _VM)
-_LOOKED = Gauge("kubeballoon_vm_look_timestamp_seconds", "When the agent last looked at a VM, Unix time.", _VM)
+_SAMPLED = Gauge("kubeballoon_vm_sample_timestamp_seconds", "When the agent last looked at a VM, Unix time.", _VM)
 _REPORTED = Gauge(
     "kubeballoon_agent_report_timestamp_seconds",
     "When the agent's last report was written, or before the first when the agent began, Unix time.",
@@ -41,22 +42,29 @@ _KINDS = ("size", "actual", "resident", "target", "min", "need")
 
 
 class AgentMetrics(Collector):
-    """The agent's metrics."""
+    """AgentMetrics are the agent's metrics, read when they are scraped.
+
+    Attributes:
+        sample_durations: how long samples of VMs take.
+    """
 
     def __init__(
         self,
         node: str,
-        look: Callable[[], NodePressureStatus | None],
-        looked: Callable[[], Mapping[tuple[str, ...], float | None]],
+        report: Callable[[], NodePressureStatus | None],
+        sample_times: Callable[[], Mapping[tuple[str, ...], float | None]],
     ) -> None:
-        """Export for ``node`` what ``look`` gives; None while nothing is known.
+        """Export the metrics of ``node``.
 
-        ``looked`` tells when each VM was last looked at, seconds, by namespace and name.
+        Args:
+            node: the node's name.
+            report: composes the report as of now; None while nothing is known.
+            sample_times: when each VM was last sampled, seconds, by namespace and name.
         """
         self._node = node
-        self._look = look
-        self._looked = looked
-        self._written = datetime.now(UTC)
+        self._report = report
+        self._sample_times = sample_times
+        self._written_at = datetime.now(UTC)
         self.registry = new_registry()
         self.registry.register(self)
         self._reports = Counter(
@@ -67,21 +75,21 @@ class AgentMetrics(Collector):
         )
         for result in ("written", "failed"):
             self._reports.labels(result)
-        self.looks = Histogram(
-            "kubeballoon_agent_look_duration_seconds",
+        self.sample_durations = Histogram(
+            "kubeballoon_agent_sample_duration_seconds",
             "How long a look at a VM takes its libvirt daemon.",
             buckets=BUCKETS,
             registry=self.registry,
         )
 
     def wrote(self, moment: datetime | None) -> None:
-        """A report was written, as of ``moment``, or could not be (None)."""
+        """Count a report that was written as of ``moment``, or one that could not be written (None)."""
         self._reports.labels("failed" if moment is None else "written").inc()
-        self._written = moment or self._written
+        self._written_at = moment or self._written_at
 
     def collect(self) -> Iterator[Metric]:
-        """The present values."""
-        status, node = self._look(), self._node
+        """Yield the present values."""
+        status, node = self._report(), self._node
         memory = None if status is None else status.memory
         vms = () if status is None else status.virtual_machines
         yield _STATE.family(
@@ -94,5 +102,5 @@ class AgentMetrics(Collector):
         yield _VM_MEMORY.family(((vm.namespace, vm.name, kind), getattr(vm, kind)) for vm in vms for kind in _KINDS)
         yield _RESPONSIVE.family(((vm.namespace, vm.name), float(vm.responsive)) for vm in vms)
         yield _ELIGIBLE.family(((vm.namespace, vm.name), float(vm.eligible)) for vm in vms)
-        yield _LOOKED.family(self._looked().items())
-        yield _REPORTED.family([((node,), self._written.timestamp())])
+        yield _SAMPLED.family(self._sample_times().items())
+        yield _REPORTED.family([((node,), self._written_at.timestamp())])

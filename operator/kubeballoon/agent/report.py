@@ -1,133 +1,115 @@
-"""The agent's report: what NodePressure says, and whether it says anything new."""
+"""Composes the agent's report of its node: what NodePressure says."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from kubeballoon import __version__
-from kubeballoon.agent import attendant
-from kubeballoon.agent.host import HostMemory
-from kubeballoon.agent.keeper import Keeper, View, describe
+from kubeballoon.agent.node.memory import HostMemory
+from kubeballoon.agent.vm.guest_worker import GuestWorker
+from kubeballoon.agent.vm.instance import Instance
+from kubeballoon.agent.vm.memory_view import MemoryView
+from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, Status, set_conditions
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import (
     GuestReport,
     NodeMemory,
     NodePressureStatus,
-    NodeState,
+    NodeProcessors,
+    ProcessorReport,
     Stall,
     VirtualMachineReport,
 )
-from kubeballoon.core.demand import GuestStatistics
-from kubeballoon.core.model import State
-from kubeballoon.core.state import Thresholds
-from kubeballoon.core.wording import listed
+from kubeballoon.core.memory.demand import GuestStatistics
+from kubeballoon.core.memory.node_state import StateThresholds
+from kubeballoon.core.wording import human, listed
+from kubeballoon.vocabulary import AgentAction, NodeState, ReclaimMethod
 
-_NEWS = 100  # a figure is news when it moved by this part of its whole
-_LOST = ("Hung", "Unreachable")
-_LARGEST = (1 << 63) - 1  # number an API server takes; a driver may say more
-BAD_REPORT = "BadReport"
+_LARGEST_COUNT = (1 << 63) - 1  # the largest number that an API server takes; a guest's driver may report more
+
+
+@dataclass(frozen=True, slots=True)
+class NodeObservation:
+    """A NodeObservation is what the agent found out about the node itself.
+
+    Attributes:
+        memory: the node's memory.
+        state: how short of memory the node is.
+        thresholds: where the node's states begin.
+        processors: the node's processors; None where the kernel does not tell.
+    """
+
+    memory: HostMemory
+    state: NodeState
+    thresholds: StateThresholds
+    processors: NodeProcessors | None = None
 
 
 def compose(
-    memory: HostMemory,
-    state: State,
-    limits: Thresholds,
-    vms: Iterable[Keeper],
+    node: NodeObservation,
+    workers: Iterable[tuple[MemoryWorker, GuestWorker | None]],
     conditions: Iterable[Condition],
     now: datetime,
 ) -> NodePressureStatus:
-    """The report as of ``now``; ``conditions`` are those of the last one."""
-    # One that nobody has looked at yet would count twice: as a whole, and in what others use.
-    reports = sorted((_told(keeper) for keeper in vms if keeper.view.known), key=lambda report: report.uid)
-    held = sum((report.resident or 0) for report in reports)
-    lost = [f"{report.namespace}/{report.name}" for report in reports if report.reason in _LOST]
-    ready = Condition(
-        type="Ready",
-        status=Status.FALSE if lost else Status.TRUE,
-        reason="VirtualMachinesUnreachable" if lost else "Reporting",
-        message=f"no connection to {listed(lost)}" if lost else f"{len(reports)} VMs on this node",
-        last_transition_time=now,
-    )
+    """Compose a report.
+
+    Args:
+        node: what is known of the node.
+        workers: the memory worker of each VM, and its guest worker if it has one.
+        conditions: those of the last report.
+        now: the time of the report.
+    """
+    # A VM of which nothing is known is left out: its memory counts already as memory that others use.
+    vms = sorted((_vm_report(*each) for each in workers if each[0].view.known), key=lambda vm: vm.uid)
+    resident = sum(vm.resident or 0 for vm in vms)
+    memory, stall = node.memory, node.memory.stall
     return NodePressureStatus(
         observed_at=now,
         agent_version=__version__,
         memory=NodeMemory(
             total=memory.total,
             available=memory.available,
-            other=max(0, memory.total - memory.available - held),
-            reserve=limits.high,
+            other=max(0, memory.total - memory.available - resident),
+            reserve=node.thresholds.ample,
         ),
-        stall=Stall(some=round(memory.stall.some), full=round(memory.stall.full)),
-        state=NodeState(state),
-        virtual_machines=reports,
-        conditions=set_conditions(conditions, [ready]),
+        processors=node.processors,
+        stall=Stall(some=round(stall.some), full=round(stall.full)),
+        state=NodeState(node.state),
+        virtual_machines=vms,
+        conditions=set_conditions(conditions, [_ready(vms, now)]),
     )
 
 
-def is_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
-    """Whether the controller could decide otherwise because of what changed."""
-    if before is None or before.state is not now.state or before.conditions != now.conditions:
-        return True
-    if attendant.is_news(before, now):
-        return True
-    whole = now.memory.total
-    figures = ("available", "other", "reserve", "total")
-    if any(moved(getattr(before.memory, name), getattr(now.memory, name), whole) for name in figures):
-        return True
-    known = {report.uid: report for report in before.virtual_machines}
-    return len(known) != len(now.virtual_machines) or any(
-        _is_vm_news(known.get(report.uid), report) for report in now.virtual_machines
+def _ready(vms: list[VirtualMachineReport], now: datetime) -> Condition:
+    lost = [f"{vm.namespace}/{vm.name}" for vm in vms if vm.reason is not None and vm.reason.connection_lost]
+    return Condition(
+        type="Ready",
+        status=Status.FALSE if lost else Status.TRUE,
+        reason="VirtualMachinesUnreachable" if lost else "Reporting",
+        message=f"no connection to {listed(lost)}" if lost else f"{len(vms)} VMs on this node",
+        last_transition_time=now,
     )
 
 
-def _is_vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) -> bool:
-    if before is None:
-        return True
-    figures = ("actual", "resident", "need", "present_need")
-    ignored = {*figures, "guest", "message", "processors"}
-    if before.model_dump(exclude=ignored) != now.model_dump(exclude=ignored):
-        return True
-    return any(moved(getattr(before, name), getattr(now, name), now.size) for name in figures)
-
-
-def moved(before: int | None, now: int | None, whole: int) -> bool:
-    """Whether a figure is news, being a part of ``whole``."""
-    if before is None or now is None:
-        return before is not now
-    return abs(before - now) * _NEWS > whole
-
-
-def _told(keeper: Keeper) -> VirtualMachineReport:
-    """One VM, whatever it makes its node's agent see: what cannot be told of one is told of no other."""
+def _vm_report(memory_worker: MemoryWorker, guest_worker: GuestWorker | None) -> VirtualMachineReport:
+    """Report one VM. A guest can make its agent see anything: what does not fit into a report must hide no other VM."""
     try:
-        return _vm(keeper)
+        report = _memory_report(memory_worker)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        instance = keeper.instance
-        return VirtualMachineReport(
-            uid=instance.uid,
-            namespace=instance.namespace,
-            name=instance.name,
-            labels=dict(instance.labels),
-            size=instance.size,
-            resident=keeper.view.resident,
-            overhead=instance.overhead,
-            target=_within(instance.target, instance.size),
-            policy=instance.policy,
-            eligible=instance.bar is None,
-            responsive=False,
-            reason=BAD_REPORT,
-            message=f"what is seen of it cannot be reported: {' '.join(str(error).split())}"[:LONGEST_MESSAGE],
-            owner_excluded=instance.owner_excluded,
-        )
+        report = _bad_report(memory_worker, error)
+    if guest_worker is None:
+        return report
+    processors = _processor_report(guest_worker)
+    return report.model_copy(update={"processors": processors, **_method_fields(report, guest_worker)})
 
 
-def _vm(keeper: Keeper) -> VirtualMachineReport:
-    """One VM. Of one that cannot be reached the last that was seen holds: nobody moves its balloon meanwhile."""
-    instance, view = keeper.instance, keeper.view
+def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
+    """Report a VM's memory. While a VM cannot be reached its last sample holds: nobody moves its balloon meanwhile."""
+    instance, view = worker.instance, worker.view
     sample = view.sample
-    message = describe(instance, view, bound=keeper.mandate.bound)
-    kept = instance.frozen or instance.whole
     size = sample.size if sample is not None else instance.size
     return VirtualMachineReport(
         uid=instance.uid,
@@ -139,35 +121,110 @@ def _vm(keeper: Keeper) -> VirtualMachineReport:
         resident=view.resident if sample is None else sample.resident,
         overhead=instance.overhead,
         need=None if view.need is None else view.need.value,
-        present_need=None if view.need is None else view.need.now,
+        present_need=None if view.need is None else view.need.present,
         troubled=view.need is not None and view.need.troubled,
-        min=_within(instance.minimum, size),
-        target=_within(instance.target, size),
-        relief=keeper.relief,
+        min=_clamp(instance.minimum, size),
+        target=_clamp(instance.target, size),
+        emergency_target=worker.emergency_target,
         policy=instance.policy,
-        eligible=instance.bar is None,
-        responsive=kept is None and view.responsive,
-        reason=_reason(view, instance.bar or kept),
-        message=None if message is None else message[:LONGEST_MESSAGE],
+        eligible=instance.ineligibility is None,
+        responsive=instance.hold is None and instance.return_all is None and view.responsive,
+        reason=_reason(instance, view),
+        message=_shorten(describe(instance, view, binding=worker.authorization.binding)),
         owner_excluded=instance.owner_excluded,
-        guest=None if sample is None or view.need is None else _guest(sample.statistics),
+        guest=None if sample is None or view.need is None else _guest_report(sample.statistics),
     )
 
 
-def _within(request: int | None, size: int) -> int | None:
-    """What a request comes to for a VM of ``size`` bytes: annotations may ask for anything."""
-    return None if request is None else min(request, size)
+def _bad_report(worker: MemoryWorker, error: Exception) -> VirtualMachineReport:
+    """Report of a VM only what its object and its process say, because its guest's figures do not fit."""
+    instance = worker.instance
+    return VirtualMachineReport(
+        uid=instance.uid,
+        namespace=instance.namespace,
+        name=instance.name,
+        labels=dict(instance.labels),
+        size=instance.size,
+        resident=worker.view.resident,
+        overhead=instance.overhead,
+        target=_clamp(instance.target, instance.size),
+        policy=instance.policy,
+        eligible=instance.ineligibility is None,
+        responsive=False,
+        reason=AgentReason.BAD_REPORT,
+        message=_shorten(f"what the agent sees of it does not fit into a report: {' '.join(str(error).split())}"),
+        owner_excluded=instance.owner_excluded,
+    )
 
 
-def _reason(view: View, barred: tuple[str, str] | None) -> str | None:
-    if barred is not None:
-        return barred[0]
-    if view.problem is not None:
-        return view.problem[0]
-    return None if view.pace.responsive else "Unresponsive"
+def _reason(instance: Instance, view: MemoryView) -> AgentReason | None:
+    problem = instance.obstacle or view.problem
+    if problem is not None:
+        return problem.reason
+    return None if view.pace.responsive else AgentReason.UNRESPONSIVE
 
 
-def _guest(statistics: GuestStatistics) -> GuestReport:
+def describe(instance: Instance, view: MemoryView, *, binding: bool) -> str | None:
+    """Explain why a VM has the memory that it has; None where there is nothing to explain.
+
+    Args:
+        instance: the VM.
+        view: what is known of its memory.
+        binding: whether its requests are followed.
+    """
+    problem = instance.obstacle or view.problem
+    if problem is not None:
+        return problem.message
+    held = view.sample.statistics.actual if view.sample is not None else 0
+    if not view.pace.responsive:
+        return f"its driver does not follow requests: it holds {human(held)}"
+    if view.excess:
+        return f"its guest has nothing more to give: it holds {human(held)}, {human(view.excess)} above its request"
+    if instance.target is not None and not binding:
+        return "no policy asks anything of it: its request is not followed"
+    return instance.explanation
+
+
+def _method_fields(report: VirtualMachineReport, worker: GuestWorker) -> dict[str, object]:
+    """Report what reclaims a VM's memory, and how the node gets it back."""
+    program = worker.guest_program
+    fields: dict[str, object] = {"requested_method": worker.instance.method}
+    if program.state.program_in_charge:
+        return {
+            **fields,
+            "method": ReclaimMethod.GUEST_AGENT,
+            "claimed": None if program.status is None else _clamp(program.status.locked, report.size),
+            "freed_by": program.freed_by,
+        }
+    if report.reason is not None and report.reason.no_reclaim_method:
+        return {**fields, "eligible": False}
+    return {**fields, "method": None if report.need is None else ReclaimMethod.BALLOON}
+
+
+def _processor_report(worker: GuestWorker) -> ProcessorReport:
+    instance, request, view = worker.instance, worker.instance.processors, worker.processors.view
+    hindrance = instance.hold or request.unreadable or view.problem
+    problem = request.ineligibility or hindrance
+    message = request.explanation if problem is None else problem.message
+    return ProcessorReport(
+        size=request.size,
+        online=view.online,
+        offlinable=view.offlinable,
+        usage=view.usage,
+        target=_clamp(request.target, request.size),
+        returning=request.target is None and worker.processors.returning,
+        policy=request.policy,
+        requested_method=request.method,
+        method=view.method,
+        eligible=request.ineligibility is None,
+        responsive=hindrance is None or hindrance.reason.processors is AgentAction.FOLLOWS,
+        reason=None if problem is None else problem.reason,
+        message=_shorten(message),
+    )
+
+
+def _guest_report(statistics: GuestStatistics) -> GuestReport:
+    faults = statistics.major_faults
     return GuestReport(
         available=statistics.available,
         usable=statistics.usable,
@@ -175,5 +232,14 @@ def _guest(statistics: GuestStatistics) -> GuestReport:
         disk_caches=statistics.disk_caches,
         swap_in=statistics.swap_in,
         swap_out=statistics.swap_out,
-        major_faults=None if statistics.major_faults is None else min(statistics.major_faults, _LARGEST),
+        major_faults=None if faults is None else min(faults, _LARGEST_COUNT),
     )
+
+
+def _clamp(value: int | None, size: int) -> int | None:
+    """Clamp a figure to 0..``size``: annotations can be forged, and guests can say anything."""
+    return None if value is None else max(0, min(value, size))
+
+
+def _shorten(message: str | None) -> str | None:
+    return None if message is None else message[:LONGEST_MESSAGE]

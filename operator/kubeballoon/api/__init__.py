@@ -1,1 +1,1 @@
-"""The Kubernetes API of kubeballoon: its kinds, and the words it writes on others' objects."""
+"""This package models kubeballoon's Kubernetes API: its kinds, and its annotations on objects of other kinds."""

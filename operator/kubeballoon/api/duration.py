@@ -1,4 +1,4 @@
-"""Durations as Go and Kubernetes write them."""
+"""This module reads and writes durations as Go and Kubernetes do: "1m30s"."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as "10s", "1m30s" or "500ms".
+    """Read a duration such as "10s", "1m30s" or "500ms" as seconds.
 
     Raises:
-        ValueError: it is not a duration.
+        ValueError: the text is not a duration.
     """
     parts = _PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
@@ -24,7 +24,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest such text, to the millisecond: "1m30s"."""
+    """Write seconds as the shortest duration, rounded to a millisecond: "1m30s"."""
     rest = round(seconds * 1000)
     text = ""
     for unit, factor in (("h", 3_600_000), ("m", 60_000)):
@@ -41,4 +41,4 @@ def _check(value: Any) -> str:
 
 
 Duration = Annotated[str, BeforeValidator(_check), WithJsonSchema({"type": "string", "maxLength": 32})]
-"""A duration, kept as the user wrote it; ``parse_duration`` reads it."""
+"""A duration in a policy, kept as the user wrote it; ``parse_duration`` turns it into seconds."""

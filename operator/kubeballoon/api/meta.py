@@ -1,4 +1,4 @@
-"""What every kind of ours has in common."""
+"""This module holds what kubeballoon's kinds have in common: metadata, conditions, and how a model meets the wire."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pydantic_core import CoreSchema
 from kubeballoon.api.names import RELEASE
 from kubeballoon.api.rules import Rule
 
-LONGEST_MESSAGE = 1024  # a condition is read by people; metav1 allows 32768
+LONGEST_MESSAGE = 1024  # characters: people read a condition's message; metav1 would allow 32768
 
 
 class ApiModel(BaseModel):
-    """Camel-case on the wire; fields of a newer version are ignored."""
+    """An ApiModel is a value of the API: camel-case on the wire, immutable; fields of a newer version are ignored."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()
-    """What the API server checks of an object of this type, beyond its schema."""
+    """The CEL rules by which the API server checks an object of this type, beyond its schema."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
     def to_wire(self) -> dict[str, Any]:
-        """JSON-ready, without the fields that are unset."""
+        """Write the model as JSON values, without fields that are None."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The schema, with what is computed on the way out, and the rules where the API server looks for them."""
+        """Add computed fields and the CEL rules to pydantic's schema, where the API server looks for both."""
         schema = handler.resolve_ref_schema(handler(core_schema))
         for name, each in cls.model_computed_fields.items():
             shape = TypeAdapter(each.return_type).json_schema()
@@ -43,7 +43,7 @@ class ApiModel(BaseModel):
 
 
 def fault(error: ValidationError) -> str:
-    """The first thing that is wrong with an object, and where, in a line."""
+    """Describe the first mistake in an object in one line: the field and what is wrong with it."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
@@ -53,11 +53,11 @@ def _rfc3339(moment: datetime) -> str:
 
 
 Time = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str)]
-"""An instant, RFC 3339 in UTC to the second on the wire, as metav1.Time."""
+"""An instant; on the wire RFC 3339 in UTC to the second, like metav1.Time."""
 
 
 class Status(StrEnum):
-    """A condition's status."""
+    """Status says whether a condition holds."""
 
     TRUE = "True"
     FALSE = "False"
@@ -65,7 +65,7 @@ class Status(StrEnum):
 
 
 class Condition(ApiModel):
-    """What holds at present or does not, since when and why, as everywhere in Kubernetes."""
+    """A Condition says what holds at present or does not, since when and why, as everywhere in Kubernetes."""
 
     type: str = Field(pattern=r"^[A-Za-z]([A-Za-z0-9]*[A-Za-z0-9])?$", max_length=316)
     status: Status
@@ -75,11 +75,14 @@ class Condition(ApiModel):
     last_transition_time: Time
 
 
-def set_conditions(present: Iterable[Condition], wanted: Iterable[Condition]) -> list[Condition]:
-    """The wanted conditions, each with the transition time of its present namesake where the status is the same."""
+def set_conditions(present: Iterable[Condition], new: Iterable[Condition]) -> list[Condition]:
+    """Return the new conditions, each with the transition time of the present one if its status has not changed.
+
+    Messages are cut to LONGEST_MESSAGE; a present condition without a new one of its type is dropped.
+    """
     known = {condition.type: condition for condition in present}
     merged = []
-    for condition in wanted:
+    for condition in new:
         before = known.get(condition.type)
         same = before is not None and before.status == condition.status
         merged.append(
@@ -94,7 +97,7 @@ def set_conditions(present: Iterable[Condition], wanted: Iterable[Condition]) ->
 
 
 class ObjectMeta(ApiModel):
-    """The part of metav1.ObjectMeta that is read here."""
+    """An ObjectMeta is the part of metav1.ObjectMeta that kubeballoon reads."""
 
     name: str
     uid: str = ""
@@ -106,5 +109,5 @@ class ObjectMeta(ApiModel):
 
     @property
     def released(self) -> bool:
-        """Whether an administrator gave the memory of its VMs back for good."""
+        """Whether an administrator released the object, so that nothing is requested of its VMs."""
         return self.annotations.get(RELEASE) == "true"

@@ -1,4 +1,4 @@
-"""Names that other programs rely on: group, annotations, finders."""
+"""This module holds names that other programs rely on: the API group, annotations, and KubeVirt's node label."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ GROUP = "kubeballoon.io"
 VERSION = "v1alpha1"
 
 MEMORY_TARGET = f"{GROUP}/memory-target"
-"""The request: how much memory the VM may use now. A canonical quantity, exact to the byte."""
+"""The memory request: how much the VM may use now, a canonical quantity, exact to the byte."""
 MEMORY_MIN = f"{GROUP}/memory-min"
-"""The guarantee the agent holds whatever the target says. A canonical quantity."""
+"""The memory that the agent leaves the VM whatever the target says, a canonical quantity."""
 POLICY = f"{GROUP}/policy"
-"""The policy that governs the VM."""
+"""The MemoryPolicy that governs the VM."""
 REASON = f"{GROUP}/reason"
-"""Why the target is what it is, for people."""
+"""Why the memory target is what it is, for people."""
 MEMORY_METHOD = f"{GROUP}/memory-method"
-"""How memory is to be reserved in the guest; left out, the agent picks."""
+"""How memory is to be reclaimed from the guest; without the annotation the agent picks."""
 PROCESSOR_TARGET = f"{GROUP}/processor-target"
-"""The request: how many processors the VM may use now. A whole number."""
+"""The processor request: how many the VM may use now, a whole number."""
 PROCESSOR_METHOD = f"{GROUP}/processor-method"
-"""How processors are to be taken; left out, the agent picks."""
+"""How processors are to be reclaimed; without the annotation the agent picks."""
 PROCESSOR_POLICY = f"{GROUP}/processor-policy"
-"""The policy that governs the VM's processors."""
+"""The ProcessorPolicy that governs the VM."""
 PROCESSOR_REASON = f"{GROUP}/processor-reason"
-"""Why the number of processors is what it is, for people."""
+"""Why the processor target is what it is, for people."""
 EXCLUDE = f"{GROUP}/exclude"
-"""Set to "true" by a VM's owner to keep the VM out, where its policy allows."""
+"""A VM's owner sets this annotation to "true" to have the VM left alone, where its policy allows that."""
 RELEASE = f"{GROUP}/release"
-"""Set to "true" by an administrator on a policy or a NodePressure: nothing is requested of its VMs until it is gone."""
+"""An administrator sets this annotation to "true" on a policy or a NodePressure: while it stands, nothing is requested
+of the VMs of that policy or node."""
 
 CONTROLLER_ANNOTATIONS = (
     MEMORY_TARGET,
@@ -39,7 +40,7 @@ CONTROLLER_ANNOTATIONS = (
     PROCESSOR_POLICY,
     PROCESSOR_REASON,
 )
-"""What the controller writes on a VMI, and nobody else may."""
+"""The annotations that the controller writes on a VMI; admission keeps everybody else from writing them."""
 
 NODE_NAME_LABEL = "kubevirt.io/nodeName"
-"""KubeVirt's label on a VMI that says where it runs."""
+"""KubeVirt's label on a VMI that names the node it runs on."""

@@ -1,4 +1,4 @@
-"""Kubernetes quantities of bytes, and percentages, as users write them."""
+"""This module reads and writes quantities of bytes, numbers of processors and percentages as users write them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ _SUFFIXES = {
 }
 _UNIT = "([KMGTPE]i|[kMGTPE]|[eE][+]?[0-9]{1,2})"
 QUANTITY = f"^([0-9]+{_UNIT}?|[0-9]*[.][0-9]+{_UNIT})$"
-"""Of what Kubernetes reads as a quantity, that which can be meant for bytes: a fraction of something larger."""
+"""The Kubernetes quantities that can mean bytes: a fraction needs a suffix of something larger than a byte.
+
+Python and the API server's CEL rules use this one pattern, so that both accept the same texts.
+"""
 PERCENTAGE = "^(100|[1-9]?[0-9])%$"
 COUNT = "^[1-9][0-9]{0,3}$"
 
 
 def parse_quantity(value: str | int) -> int:
-    """Bytes of a quantity such as "2Gi", "1500M", "1.5Gi", "1e9" or 1073741824; rounded up, as Kubernetes does.
+    """Read a quantity such as "2Gi", "1500M", "1.5Gi", "1e9" or 1073741824 as bytes, rounded up as Kubernetes does.
 
     Raises:
-        ValueError: it is not a quantity, or is negative.
+        ValueError: the value is not a quantity of bytes, or is negative.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
@@ -37,7 +40,7 @@ def parse_quantity(value: str | int) -> int:
 
 
 def format_quantity(size: int) -> str:
-    """The canonical quantity of ``size`` bytes: the largest binary suffix that leaves a whole number."""
+    """Write ``size`` bytes as a canonical quantity: with the largest binary suffix that leaves a whole number."""
     for suffix in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki"):
         if size and size % _SUFFIXES[suffix] == 0:
             return f"{size // _SUFFIXES[suffix]}{suffix}"
@@ -45,10 +48,10 @@ def format_quantity(size: int) -> str:
 
 
 def parse_amount(value: str | int) -> tuple[int | None, int | None]:
-    """A quantity or a percentage as (bytes, None) or (None, percent).
+    """Read a quantity as (bytes, None), or a percentage as (None, percent).
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is neither.
     """
     if isinstance(value, str) and value.endswith("%"):
         if re.fullmatch(PERCENTAGE, value) is None:
@@ -58,10 +61,10 @@ def parse_amount(value: str | int) -> tuple[int | None, int | None]:
 
 
 def parse_count(value: str | int) -> tuple[int | None, int | None]:
-    """A number of processors or a percentage as (count, None) or (None, percent).
+    """Read a number of processors as (count, None), or a percentage as (None, percent).
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is neither.
     """
     if isinstance(value, str) and value.endswith("%"):
         return parse_amount(value)
@@ -92,10 +95,10 @@ Quantity = Annotated[
     PlainSerializer(format_quantity, return_type=str),
     WithJsonSchema(QUANTITY_SCHEMA),
 ]
-"""Bytes in Python, a canonical quantity string on the wire."""
+"""A number of bytes; on the wire a canonical quantity."""
 
 Amount = Annotated[str, BeforeValidator(_check_amount), WithJsonSchema(QUANTITY_SCHEMA)]
-"""A quantity or a percentage, kept as the user wrote it; ``parse_amount`` reads it."""
+"""A quantity or a percentage in a policy, kept as the user wrote it; ``parse_amount`` reads it."""
 
 Count = Annotated[str, BeforeValidator(_check_count), WithJsonSchema(QUANTITY_SCHEMA)]
-"""A number of processors or a percentage, kept as the user wrote it; ``parse_count`` reads it."""
+"""A number of processors or a percentage in a policy, kept as the user wrote it; ``parse_count`` reads it."""

@@ -1,7 +1,7 @@
-"""CEL rules: what the API server refuses, in words its user understands.
+"""This module makes the CEL rules by which the API server refuses a policy, each with a message for its user.
 
-Each value is checked by one rule only, so that a mistake gives one message: a rule that compares two values passes
-where either is malformed.
+Each rule has a twin in Python, ``Rule.holds``, for policies in files. One rule only checks each value, so that one
+mistake gives one message: a rule that compares two values passes where either of them is malformed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ _DURATION = "^([0-9]+([.][0-9]+)?(ms|s|m|h))+$"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of x-kubernetes-validations, relative to the object it stands on.
+    """A Rule is one entry of x-kubernetes-validations.
 
     Attributes:
-        holds: the same rule for where no API server is asked: whether an object, as written, keeps it.
+        rule: the CEL expression; ``self`` is the object that the rule belongs to.
+        message: what the user reads when the rule does not hold.
+        field: the field that a violation is reported at; None for the object itself.
+        holds: the same rule in Python: whether an object, as the user wrote it, keeps the rule.
     """
 
     rule: str
@@ -30,13 +33,13 @@ class Rule:
     holds: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
     def to_wire(self) -> dict[str, str]:
-        """JSON-ready."""
+        """Write the rule as an entry of x-kubernetes-validations."""
         wire = {"rule": self.rule, "message": self.message}
         return wire if self.field is None else {**wire, "fieldPath": f".{self.field}"}
 
 
 def amount(field: str) -> Rule:
-    """A quantity of bytes, or a percentage from 0% to 100%."""
+    """Require a quantity of bytes, or a percentage from 0% to 100%, where the field is given."""
     return Rule(
         f"!has(self.{field}) || {_is_percentage(field)} || {_is_quantity(field)}",
         f"{field} must be a quantity of bytes such as 1.5Gi, or a percentage from 0% to 100%",
@@ -46,7 +49,7 @@ def amount(field: str) -> Rule:
 
 
 def positive_quantity(field: str) -> Rule:
-    """A positive quantity of bytes."""
+    """Require a positive quantity of bytes where the field is given."""
     return Rule(
         f"!has(self.{field}) || ({_is_quantity(field)} && quantity({_text(field)}).isGreaterThan(quantity('0')))",
         f"{field} must be a positive quantity of bytes such as 256Mi",
@@ -56,17 +59,17 @@ def positive_quantity(field: str) -> Rule:
 
 
 def count(field: str) -> Rule:
-    """A number of processors from 1, or a percentage from 0% to 100%."""
+    """Require a number of processors from 1, or a percentage from 0% to 100%, where the field is given."""
     return Rule(
         f"!has(self.{field}) || {_is_percentage(field)} || {_is_count(field)}",
         f"{field} must be a whole number of processors such as 2, or a percentage from 0% to 100%",
         field,
-        lambda written: field not in written or _is_counted(written[field]),
+        lambda written: field not in written or _is_count_or_percentage(written[field]),
     )
 
 
 def ordered(lower: str, upper: str) -> Rule:
-    """Two plain numbers in order."""
+    """Require that one number does not exceed another."""
     return Rule(
         f"self.{lower} <= self.{upper}",
         f"{lower} must not exceed {upper}",
@@ -76,7 +79,7 @@ def ordered(lower: str, upper: str) -> Rule:
 
 
 def duration(field: str) -> Rule:
-    """A duration as Go writes it."""
+    """Require a duration as Go writes it where the field is given."""
     return Rule(
         f"!has(self.{field}) || self.{field}.matches('{_DURATION}')",
         f"{field} must be a duration such as 5m, 90s or 1h30m",
@@ -86,7 +89,10 @@ def duration(field: str) -> Rule:
 
 
 def not_above(lower: str, upper: str) -> Rule:
-    """Two amounts in order, where they can be compared: a percentage and a quantity meet only on a VM."""
+    """Require that one amount does not exceed another where both are percentages, or both are quantities.
+
+    A percentage and a quantity can only be compared on a VM of a known size.
+    """
     percentages = f"{_is_percentage(lower)} && {_is_percentage(upper)}"
     quantities = f"{_is_quantity(lower)} && {_is_quantity(upper)}"
     return Rule(
@@ -120,14 +126,14 @@ def _is_count(field: str) -> str:
 
 
 def _amount(value: Any) -> tuple[int | None, int | None] | None:
-    """Bytes and percent as ``parse_amount`` reads them; None where the value is neither, or absent."""
+    """Read a quantity as (bytes, None), a percentage as (None, percent), and anything else as None."""
     try:
         return parse_amount(value)
     except ValueError:
         return None
 
 
-def _is_counted(value: Any) -> bool:
+def _is_count_or_percentage(value: Any) -> bool:
     try:
         parse_count(value)
     except ValueError:

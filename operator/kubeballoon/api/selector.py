@@ -1,4 +1,4 @@
-"""Label selectors, with the meaning they have everywhere in Kubernetes."""
+"""This module models label selectors, with the meaning they have everywhere in Kubernetes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kubeballoon.api.rules import Rule
 _LABEL_PART = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 KEY = f"^({_DNS_LABEL}([.]{_DNS_LABEL})*/)?{_LABEL_PART}$"
-"""A label's key: a DNS name with a slash, where there is one, and a name."""
+"""The pattern of a label's key: a name, which a DNS name and a slash may precede."""
 _Value = Annotated[str, Field(max_length=63, pattern=f"^({_LABEL_PART})?$")]
 _NO_KEY = "a label's key is a name such as tier, or example.com/tier"
 
@@ -25,7 +25,7 @@ def _is_key(text: object) -> bool:
 
 
 class Operator(StrEnum):
-    """How a requirement compares a label with its values."""
+    """An Operator says how a requirement compares a label with its values."""
 
     IN = "In"
     NOT_IN = "NotIn"
@@ -34,7 +34,7 @@ class Operator(StrEnum):
 
 
 class Requirement(ApiModel):
-    """One of a selector's requirements: a label's key, an operator, and values where the operator takes them."""
+    """A Requirement of a selector is a label's key, an operator, and values where the operator takes them."""
 
     rules = (
         Rule(
@@ -72,7 +72,7 @@ class Requirement(ApiModel):
 
 
 class LabelSelector(ApiModel):
-    """Labels that must all match; an empty selector matches everything."""
+    """A LabelSelector selects the objects that meet all of its requirements; an empty one selects every object."""
 
     rules = (
         Rule(
@@ -90,6 +90,7 @@ class LabelSelector(ApiModel):
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether an object with these labels is selected."""
-        return all(labels.get(key) == value for key, value in self.match_labels.items()) and all(
-            requirement.matches(labels) for requirement in self.match_expressions
-        )
+        # Sets of items are compared in C: selectors are matched with every VM, several times a second.
+        if not self.match_labels.items() <= labels.items():
+            return False
+        return not self.match_expressions or all(each.matches(labels) for each in self.match_expressions)

@@ -1,18 +1,20 @@
-"""MemoryPolicy, ProcessorPolicy and NodePressure: the sole source of the CRDs in crds/."""
+"""This module models MemoryPolicy, ProcessorPolicy and NodePressure; the CRDs in crds/ are generated from it."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, computed_field
+from pydantic import Field, WithJsonSchema, computed_field
 
 from kubeballoon.api import rules
 from kubeballoon.api.duration import Duration
 from kubeballoon.api.meta import ApiModel, Condition, ObjectMeta, Time
 from kubeballoon.api.names import GROUP, VERSION
 from kubeballoon.api.quantity import Amount, Count, Quantity
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
+from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen
 
 API_VERSION = f"{GROUP}/{VERSION}"
 Conditions = Annotated[
@@ -23,10 +25,12 @@ Conditions = Annotated[
     ),
 ]
 Percent = Annotated[int, Field(ge=0, le=100)]
+Reason = Annotated[AgentReason, WithJsonSchema({"type": "string"})]
+"""A reason in a report. The CRD takes any string, so that it lets a newer agent's reasons through."""
 
 
 class PrinterColumn(ApiModel):
-    """A column of ``kubectl get``; those of priority 1 only with ``-o wide``."""
+    """A PrinterColumn is a column of ``kubectl get``; one of priority 1 is shown with ``-o wide`` only."""
 
     name: str
     type: str
@@ -36,7 +40,13 @@ class PrinterColumn(ApiModel):
 
 
 class Resource(ApiModel):
-    """A kind of ours. The class attributes say what its CRD is made of."""
+    """A Resource is an object of one of kubeballoon's kinds.
+
+    Attributes:
+        plural: the kind's plural name in the API.
+        short_names: the kind's short names for kubectl.
+        columns: the columns of ``kubectl get``.
+    """
 
     plural: ClassVar[str]
     short_names: ClassVar[tuple[str, ...]]
@@ -45,29 +55,18 @@ class Resource(ApiModel):
     metadata: ObjectMeta
 
 
-class Mode(StrEnum):
-    """Enforce carries the decisions out; Observe computes and reports them, and changes nothing."""
-
-    ENFORCE = "Enforce"
-    OBSERVE = "Observe"
-
-
-class When(StrEnum):
-    """Overcommitted keeps targets within the node's capacity always; UnderPressure waits for the node to run short."""
-
-    OVERCOMMITTED = "Overcommitted"
-    UNDER_PRESSURE = "UnderPressure"
-
-
 class OwnerExclusion(StrEnum):
-    """Whether a VM's owner may keep it out with the annotation kubeballoon.io/exclude."""
+    """OwnerExclusion says whether a VM's owner may exclude the VM by the annotation kubeballoon.io/exclude."""
 
     ALLOW = "Allow"
     DENY = "Deny"
 
 
 class PolicySelector(ApiModel):
-    """Which VMs a policy is for. Either of the two selectors left out, or empty, selects all."""
+    """A PolicySelector says which VMs a policy is for: those that both selectors take.
+
+    A selector that is empty or left out takes all.
+    """
 
     namespace_selector: LabelSelector = Field(
         default_factory=LabelSelector, description="Labels of the VM's namespace."
@@ -78,61 +77,61 @@ class PolicySelector(ApiModel):
 
     @property
     def any_namespace(self) -> bool:
-        """Whether it takes a VM whatever the labels of its namespace."""
+        """Whether the selector takes VMs of every namespace."""
         return self.namespace_selector == LabelSelector()
 
 
 class PolicySpec(ApiModel):
-    """What every policy says: which VMs it is for, and how it fares against other policies."""
+    """A PolicySpec says which VMs a policy is for, and which of several policies governs a VM."""
 
     selector: PolicySelector
     priority: int = Field(
         default=0,
         ge=-1_000_000,
         le=1_000_000,
-        description="Of the policies that select a VM the one with the highest priority governs it; ties go to the "
-        "name that sorts first.",
+        description="The policy with the highest priority governs a VM that several policies select; of equal ones "
+        "the one whose name sorts first.",
     )
     mode: Mode = Mode.ENFORCE
     owner_exclusion: OwnerExclusion = OwnerExclusion.ALLOW
 
 
 class Exclusion(ApiModel):
-    """How many VMs are left out for one reason."""
+    """An Exclusion counts the VMs that are left alone for one reason."""
 
-    reason: str = Field(description="Why they are left alone: one word.")
-    count: int = Field(description="How many are.")
+    reason: str = Field(description="Why VMs are left alone: one word.")
+    count: int = Field(description="How many VMs are left alone for this reason.")
 
 
 class PolicyStatus(ApiModel):
-    """What a policy does at present."""
+    """A PolicyStatus says what a policy does at present."""
 
-    observed_generation: int = Field(default=0, description="The generation of the policy that this is about.")
-    matched: int = Field(default=0, description="VMs that the selector selects.")
-    governed: int = Field(default=0, description="Of those, the VMs this policy governs.")
+    observed_generation: int = Field(default=0, description="The generation of the policy that the status is about.")
+    matched: int = Field(default=0, description="The number of VMs that the selector selects.")
+    governed: int = Field(default=0, description="The number of VMs that the policy governs.")
     excluded: list[Exclusion] = Field(
         default_factory=list,
-        description="Of the governed VMs, those that are left alone, by reason.",
+        description="The governed VMs that are left alone, by reason.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["reason"]},
     )
     conditions: Conditions
 
 
 class Policy(Resource):
-    """A policy of either kind."""
+    """A Policy is a MemoryPolicy or a ProcessorPolicy."""
 
     kind: str
     spec: PolicySpec
     status: PolicyStatus | None = None
 
 
-def _policy_columns(taken: PrinterColumn) -> tuple[PrinterColumn, ...]:
-    """A policy's columns; ``taken`` says how much it takes."""
+def _policy_columns(reclaimed: PrinterColumn) -> tuple[PrinterColumn, ...]:
+    """List the columns of a policy; ``reclaimed`` is the one that says how much it reclaims."""
     return (
         PrinterColumn(name="Mode", type="string", json_path=".spec.mode"),
         PrinterColumn(name="Priority", type="integer", json_path=".spec.priority"),
         PrinterColumn(name="Governed", type="integer", json_path=".status.governed"),
-        taken,
+        reclaimed,
         PrinterColumn(name="Ready", type="string", json_path='.status.conditions[?(@.type=="Ready")].status'),
         PrinterColumn(name="Reason", type="string", json_path='.status.conditions[?(@.type=="Ready")].reason'),
         PrinterColumn(name="Matched", type="integer", json_path=".status.matched", priority=1),
@@ -144,16 +143,17 @@ def _policy_columns(taken: PrinterColumn) -> tuple[PrinterColumn, ...]:
 
 
 class MemorySettings(ApiModel):
-    """How much memory each selected VM is guaranteed, may use, and how it fares against the others."""
+    """How much memory each selected VM is guaranteed and may use, and its weight against other VMs."""
 
     rules = (rules.amount("min"), rules.amount("max"), rules.amount("headroom"), rules.not_above("min", "max"))
 
     min: Amount = Field(
         default="50%",
-        description="What each VM is guaranteed whatever happens: a quantity, or a percentage of the VM's memory.",
+        description="The memory that each VM keeps whatever happens: a quantity, or a percentage of the VM's memory.",
     )
     max: Amount = Field(
-        default="100%", description="What each VM may use at most: a quantity, or a percentage of the VM's memory."
+        default="100%",
+        description="The most memory that each VM may use: a quantity, or a percentage of the VM's memory.",
     )
     shares: int = Field(
         default=1000, ge=1, le=1_000_000, description="The relative claim of each GiB of a VM's memory."
@@ -162,59 +162,47 @@ class MemorySettings(ApiModel):
         default=75,
         ge=0,
         le=99,
-        description="The price of idle memory: at 75 percent an idle byte costs as much as four in use; "
+        description="The price of idle memory: at 75 percent an idle byte costs as much as four bytes in use; "
         "at 0 idle memory is not reclaimed before other memory.",
     )
     headroom: Amount = Field(
         default="10%",
-        description="Added to what a guest is seen to need: a quantity, or a percentage of the VM's memory.",
+        description="Memory added to what a guest needs: a quantity, or a percentage of the VM's memory.",
     )
 
 
-class ReclaimMethod(StrEnum):
-    """Balloon reserves memory through the guest's balloon driver, GuestAgent through a program in the guest.
-
-    Auto takes the program where there is no driver. Where nobody installed it Auto does what Balloon does, so it is the
-    default.
-    """
-
-    BALLOON = "Balloon"
-    GUEST_AGENT = "GuestAgent"
-    AUTO = "Auto"
-
-
 class ReclaimSettings(ApiModel):
-    """When, how and how fast memory is taken back."""
+    """When, how and how fast memory is reclaimed."""
 
     rules = (rules.positive_quantity("maxRate"),)
 
-    when: When = When.OVERCOMMITTED
+    when: ReclaimWhen = ReclaimWhen.OVERCOMMITTED
     method: ReclaimMethod = ReclaimMethod.AUTO
     max_rate: Quantity | None = Field(
         default=None,
-        description="The most that is taken from one VM in a second. Left out, the guest's own pace decides.",
+        description="The most that is reclaimed from one VM in a second. Left out, the guest's own pace decides.",
     )
 
 
 class MemoryPolicySpec(PolicySpec):
-    """What the administrator wants."""
+    """A MemoryPolicySpec says which VMs a policy is for, and how memory is divided among them and reclaimed."""
 
     memory: MemorySettings = Field(default_factory=MemorySettings, json_schema_extra={"default": {}})
     reclaim: ReclaimSettings = Field(default_factory=ReclaimSettings, json_schema_extra={"default": {}})
 
 
 class MemoryPolicyStatus(PolicyStatus):
-    """What the policy does at present."""
+    """A MemoryPolicyStatus says what a MemoryPolicy does at present."""
 
-    reserved: Quantity = Field(default=0, description="Memory taken back from the governed VMs.")
+    reclaimed: Quantity = Field(default=0, description="Memory reclaimed from the governed VMs.")
 
 
 class MemoryPolicy(Policy):
-    """MemoryPolicy says how much memory VMs are guaranteed and may use, and when it is taken back from them."""
+    """MemoryPolicy says how much memory VMs are guaranteed and may use, and when it is reclaimed from them."""
 
     plural = "memorypolicies"
     short_names = ("mempol",)
-    columns = _policy_columns(PrinterColumn(name="Reserved", type="string", json_path=".status.reserved"))
+    columns = _policy_columns(PrinterColumn(name="Reclaimed", type="string", json_path=".status.reclaimed"))
 
     api_version: Literal["kubeballoon.io/v1alpha1"] = "kubeballoon.io/v1alpha1"
     kind: Literal["MemoryPolicy"] = "MemoryPolicy"
@@ -223,18 +211,19 @@ class MemoryPolicy(Policy):
 
 
 class ProcessorSettings(ApiModel):
-    """How many processors each selected VM is guaranteed, may use, and how it fares against the others."""
+    """How many processors each selected VM is guaranteed and may use, and its weight against other VMs."""
 
     rules = (rules.count("min"), rules.count("max"), rules.not_above("min", "max"))
 
     min: Count = Field(
         default="50%",
-        description="What each VM is guaranteed: a number of processors, or a percentage of the VM's, rounded up. "
-        "No VM is left with less than one.",
+        description="The processors that each VM keeps: a number, or a percentage of the VM's processors, rounded up. "
+        "Every VM keeps one.",
     )
     max: Count = Field(
         default="100%",
-        description="What each VM may use at most: a number of processors, or a percentage of the VM's, rounded up.",
+        description="The most processors that each VM may use: a number, or a percentage of the VM's processors, "
+        "rounded up.",
     )
     shares: int = Field(
         default=1000, ge=1, le=1_000_000, description="The relative claim of each of a VM's processors."
@@ -242,42 +231,42 @@ class ProcessorSettings(ApiModel):
 
 
 class Threshold(ApiModel):
-    """Percentages between which what has started goes on, and what has ended stays ended."""
+    """Two percentages with hysteresis: what starts at ``start`` goes on until the value falls below ``end``."""
 
     rules = (rules.ordered("end", "start"),)
 
-    start: int = Field(ge=1, le=100, description="From here on the node is short of processors.")
-    end: int = Field(ge=1, le=100, description="Below this it no longer is.")
+    start: int = Field(ge=1, le=100, description="From this percentage on the node is short of processors.")
+    end: int = Field(ge=1, le=100, description="Below this percentage the node is no longer short of processors.")
 
 
 class TriggerSettings(ApiModel):
-    """When processors are taken.
+    """When processors are reclaimed.
 
     Pressure starts when stall and usage have both reached their start, and ends when both are below their end.
     """
 
-    when: When = Field(
-        default=When.UNDER_PRESSURE,
-        description="UnderPressure waits for the node to run short; Overcommitted keeps the VMs' processors within the "
-        "node's at all times.",
+    when: ReclaimWhen = Field(
+        default=ReclaimWhen.UNDER_PRESSURE,
+        description="UnderPressure waits until the node runs short of processors; Overcommitted keeps the VMs' "
+        "processors within the node's at all times.",
     )
     stall: Threshold = Field(
         default=Threshold(start=25, end=10),
-        description="Percent of the last ten seconds in which some task waited for a processor.",
+        description="The percentage of the last ten seconds in which some task waited for a processor.",
         json_schema_extra={"default": {"start": 25, "end": 10}},
     )
     usage: Threshold = Field(
         default=Threshold(start=90, end=70),
-        description="Percent of the node's processors in use.",
+        description="The percentage of the node's processors in use.",
         json_schema_extra={"default": {"start": 90, "end": 70}},
     )
 
 
 class ProcessorMethod(StrEnum):
-    """Driver unplugs a processor through ACPI: the guest kernel's driver gives it up, and its thread leaves the node.
+    """Driver unplugs processors through ACPI; GuestAgent has the guest take processors offline.
 
-    GuestAgent has the guest take it offline. Auto takes the guest agent where it answers, for that is undone at once,
-    else the driver.
+    An unplugged processor's thread leaves the node. Auto uses the guest agent where it answers, because that is undone
+    at once, else the driver.
     """
 
     DRIVER = "Driver"
@@ -286,7 +275,7 @@ class ProcessorMethod(StrEnum):
 
 
 class ProcessorPolicySpec(PolicySpec):
-    """What the administrator wants."""
+    """A ProcessorPolicySpec says which VMs a policy is for, and how processors are divided among them and reclaimed."""
 
     rules = (rules.duration("coolDown"),)
 
@@ -299,17 +288,17 @@ class ProcessorPolicySpec(PolicySpec):
 
 
 class ProcessorPolicyStatus(PolicyStatus):
-    """What the policy does at present."""
+    """A ProcessorPolicyStatus says what a ProcessorPolicy does at present."""
 
-    taken: int = Field(default=0, description="Processors taken from the governed VMs.")
+    reclaimed: int = Field(default=0, description="Processors reclaimed from the governed VMs.")
 
 
 class ProcessorPolicy(Policy):
-    """ProcessorPolicy says how many processors VMs are guaranteed and may use, and when they are taken from them."""
+    """ProcessorPolicy says how many processors VMs are guaranteed and may use, and when others are reclaimed."""
 
     plural = "processorpolicies"
     short_names = ("cpupol",)
-    columns = _policy_columns(PrinterColumn(name="Taken", type="integer", json_path=".status.taken"))
+    columns = _policy_columns(PrinterColumn(name="Reclaimed", type="integer", json_path=".status.reclaimed"))
 
     api_version: Literal["kubeballoon.io/v1alpha1"] = "kubeballoon.io/v1alpha1"
     kind: Literal["ProcessorPolicy"] = "ProcessorPolicy"
@@ -317,166 +306,175 @@ class ProcessorPolicy(Policy):
     status: ProcessorPolicyStatus | None = None
 
 
-class NodeState(StrEnum):
-    """How short of memory the node is, from ample to desperate."""
-
-    HIGH = "High"
-    SOFT = "Soft"
-    HARD = "Hard"
-    LOW = "Low"
-
-
 class NodeMemory(ApiModel):
     """The node's memory."""
 
-    total: Quantity = Field(description="What the node's workloads may use.")
-    available: Quantity = Field(description="Of that, what could be had now without swapping.")
+    total: Quantity = Field(description="Memory that the node's workloads may use.")
+    available: Quantity = Field(description="Memory that workloads could get now without swapping.")
     other: Quantity = Field(description="Memory in use by whatever is not a VM.")
-    reserve: Quantity = Field(description="What is kept free: the threshold of state High.")
+    reserve: Quantity = Field(description="Memory to keep free: the threshold of the state Ample.")
 
 
 class NodeProcessors(ApiModel):
     """The node's processors."""
 
-    count: int = Field(description="How many it has.")
-    usage: Percent = Field(default=0, description="Percent of them in use, over about ten seconds.")
-    stall: Percent = Field(default=0, description="Percent of the last ten seconds in which some task waited for one.")
+    count: int = Field(description="The number of the node's processors.")
+    usage: Percent = Field(default=0, description="The percentage of processors in use, over about ten seconds.")
+    stall: Percent = Field(
+        default=0, description="The percentage of the last ten seconds in which some task waited for a processor."
+    )
 
 
 class Stall(ApiModel):
-    """Pressure stall information: percent of the last ten seconds in which some, or all, tasks waited for memory."""
+    """The kernel's pressure stall information: how much of the last ten seconds tasks waited for memory."""
 
-    some: Percent = Field(default=0, description="Of the time in which some task waited.")
-    full: Percent = Field(default=0, description="Of the time in which all did.")
+    some: Percent = Field(default=0, description="The percentage of the time in which some task waited.")
+    full: Percent = Field(default=0, description="The percentage of the time in which all tasks waited.")
 
 
-class Regain(StrEnum):
-    """How a node gets memory back that a program in a guest has reserved; None: not at all."""
+class FreedBy(StrEnum):
+    """FreedBy says how a node regains memory that the program in a guest holds; None: not at all."""
 
     KSM = "KSM"
     NONE = "None"
 
 
 class GuestReport(ApiModel):
-    """The guest's own statistics; a figure its driver does not report is left out."""
+    """The guest's own statistics; a figure that its driver does not report is left out."""
 
-    available: Quantity | None = Field(default=None, description="All memory that its kernel manages.")
-    usable: Quantity | None = Field(default=None, description="What it could use without swapping (MemAvailable).")
-    unused: Quantity | None = Field(default=None, description="What is in no use at all (MemFree).")
-    disk_caches: Quantity | None = Field(default=None, description="What could be had back quickly.")
-    swap_in: Quantity | None = Field(default=None, description="Read back from swap since it was started.")
-    swap_out: Quantity | None = Field(default=None, description="Written to swap since it was started.")
-    major_faults: int | None = Field(default=None, description="Page faults that had to read, since it was started.")
+    available: Quantity | None = Field(default=None, description="Memory that the guest's kernel manages.")
+    usable: Quantity | None = Field(
+        default=None, description="Memory that the guest could use without swapping (MemAvailable)."
+    )
+    unused: Quantity | None = Field(default=None, description="Memory that the guest does not use at all (MemFree).")
+    disk_caches: Quantity | None = Field(default=None, description="Disk caches that the guest could drop quickly.")
+    swap_in: Quantity | None = Field(default=None, description="Memory read from swap since the guest was started.")
+    swap_out: Quantity | None = Field(default=None, description="Memory written to swap since the guest was started.")
+    major_faults: int | None = Field(
+        default=None, description="Page faults that had to read from a disk since the guest was started."
+    )
 
 
 class ProcessorReport(ApiModel):
     """A VM's processors as its node's agent sees them."""
 
-    size: int = Field(description="How many the VM was given.")
-    online: int | None = Field(default=None, description="How many its guest uses now.")
-    offlinable: int | None = Field(default=None, description="How many of those its guest could give up.")
+    size: int = Field(description="The number of processors that the VM was given.")
+    online: int | None = Field(default=None, description="The number of processors that the guest uses now.")
+    offlinable: int | None = Field(
+        default=None, description="The number of processors that the guest uses and could give up."
+    )
     usage: int | None = Field(
-        default=None, description="Percent of one of the node's processors: 250 is two and a half."
+        default=None, description="The VM's usage, in percent of one of the node's processors: 250 is two and a half."
     )
     target: int | None = Field(default=None, description="The request in force.")
     returning: bool = Field(
-        default=False, description="Nothing is requested any more, and what was taken is not all back yet."
+        default=False, description="No request is in force any more, and not all reclaimed processors are back yet."
     )
     policy: str | None = Field(default=None, description="The policy the request came from.")
     requested_method: ProcessorMethod = Field(
         default=ProcessorMethod.AUTO, description="How the request is to be carried out."
     )
-    method: ProcessorMethod | None = Field(default=None, description="What carries it out.")
-    eligible: bool = Field(default=True, description="Whether processors may be taken from the VM.")
-    responsive: bool = Field(default=True, description="Whether its guest follows requests.")
-    reason: str | None = Field(default=None, description="Why it is not eligible or not responsive: one word.")
-    message: str | None = Field(default=None, description="Why it has what it has.", max_length=1024)
+    method: ProcessorMethod | None = Field(default=None, description="How the request is carried out.")
+    eligible: bool = Field(default=True, description="Whether processors may be reclaimed from the VM.")
+    responsive: bool = Field(default=True, description="Whether the guest follows requests.")
+    reason: Reason | None = Field(default=None, description="Why the VM is not eligible or not responsive: one word.")
+    message: str | None = Field(default=None, description="Why the VM has the processors that it has.", max_length=1024)
 
     @property
-    def taken(self) -> int:
-        """How many the VM is without."""
+    def reclaimed(self) -> int:
+        """The number of processors that the guest does not use, whoever took them away; 0 while it is not known."""
         return 0 if self.online is None else max(0, self.size - self.online)
 
 
 class VirtualMachineReport(ApiModel):
-    """One VM as its node's agent sees it."""
+    """A VM as its node's agent sees it."""
 
     uid: str = Field(description="The uid of the VirtualMachineInstance.")
-    namespace: str = Field(description="Its namespace.")
-    name: str = Field(description="Its name.")
-    labels: dict[str, str] = Field(default_factory=dict, description="The instance's labels, for policies' selectors.")
-    size: Quantity = Field(description="The memory the guest was given.")
-    actual: Quantity | None = Field(default=None, description="What the balloon leaves it.")
-    resident: Quantity | None = Field(default=None, description="What its process holds of the node's memory.")
+    namespace: str = Field(description="The VirtualMachineInstance's namespace.")
+    name: str = Field(description="The VirtualMachineInstance's name.")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="The VirtualMachineInstance's labels, for policies' selectors."
+    )
+    size: Quantity = Field(description="The memory that the guest was given.")
+    actual: Quantity | None = Field(default=None, description="The memory that the balloon leaves the guest.")
+    resident: Quantity | None = Field(default=None, description="The node's memory that the VM's process holds.")
     overhead: Quantity = Field(default=0, description="Memory of the VM beyond the guest's own.")
-    need: Quantity | None = Field(default=None, description="What the guest works with; absent while not known.")
-    present_need: Quantity | None = Field(default=None, description="Of that, what it works with at this moment.")
-    troubled: bool = Field(default=False, description="The guest swaps or refaults for want of memory.")
+    need: Quantity | None = Field(
+        default=None, description="Memory that the guest works with; left out while it is not known."
+    )
+    present_need: Quantity | None = Field(
+        default=None, description="The part of the need that the guest works with at this moment."
+    )
+    troubled: bool = Field(default=False, description="Whether the guest swaps or refaults for want of memory.")
     min: Quantity | None = Field(default=None, description="The guarantee as requested.")
     target: Quantity | None = Field(default=None, description="The request in force.")
-    relief: Quantity | None = Field(
-        default=None, description="What takes the place of the request while node or guest is in trouble."
+    emergency_target: Quantity | None = Field(
+        default=None,
+        description="The agent's own target, which takes the place of the request while node or guest is in trouble.",
     )
     policy: str | None = Field(default=None, description="The policy the request came from.")
     eligible: bool = Field(default=True, description="Whether the VM may be ballooned.")
-    responsive: bool = Field(default=True, description="Whether its driver follows requests.")
-    reason: str | None = Field(default=None, description="Why it is not eligible or not responsive: one word.")
-    message: str | None = Field(default=None, description="Why it has what it has.", max_length=1024)
-    owner_excluded: bool = Field(default=False, description="Its owner asks for it to be left alone.")
+    responsive: bool = Field(default=True, description="Whether the VM's driver follows requests.")
+    reason: Reason | None = Field(default=None, description="Why the VM is not eligible or not responsive: one word.")
+    message: str | None = Field(default=None, description="Why the VM has the memory that it has.", max_length=1024)
+    owner_excluded: bool = Field(default=False, description="Whether the VM's owner wants the VM left alone.")
     requested_method: ReclaimMethod = Field(
-        default=ReclaimMethod.AUTO, description="How memory is to be reserved in the guest."
+        default=ReclaimMethod.AUTO, description="How memory is to be reclaimed from the guest."
     )
-    method: ReclaimMethod | None = Field(default=None, description="What reserves it.")
+    method: ReclaimMethod | None = Field(default=None, description="How memory is reclaimed from the guest.")
     claimed: Quantity | None = Field(
         default=None,
-        description="What the program in the guest says it holds. What the node regained of it shows in resident.",
+        description="Memory that the program in the guest claims to hold; resident shows how much of it the node has.",
     )
-    regained_by: Regain | None = Field(
-        default=None, description="How the node gets back what the program in the guest has reserved."
+    freed_by: FreedBy | None = Field(
+        default=None, description="How the node regains the memory that the program in the guest holds."
     )
     guest: GuestReport | None = None
     processors: ProcessorReport | None = None
 
     @property
-    def reserved(self) -> int:
-        """Memory taken back from the VM, bytes: what a program in it claims counts once the node has regained it."""
+    def reclaimed(self) -> int:
+        """Memory reclaimed from the VM, bytes; what the program in the guest holds counts once the node has it back."""
         return 0 if self.actual is None else self.size - self.backed(self.actual)
 
     def backed(self, actual: int, *, as_claimed: bool = True) -> int:
-        """What the node has to back of the VM's memory where its guest is left ``actual``, bytes.
+        """Say how much of the VM's memory the node has to back, bytes, while the guest is left ``actual`` bytes.
 
-        A balloon is believed unless told otherwise (``as_claimed``); a program in the guest never is.
+        Args:
+            actual: what the balloon, or the program in the guest, leaves the guest.
+            as_claimed: whether to believe a balloon that it frees what it holds. The program in the guest is never
+                believed: what QEMU's process still holds counts.
         """
         if self.resident is not None and (self.method is ReclaimMethod.GUEST_AGENT or not as_claimed):
             actual = max(actual, self.resident - self.overhead)
         return min(self.size, actual)
 
     @property
-    def processors_taken(self) -> int:
-        """How many processors the VM is without."""
-        return 0 if self.processors is None else self.processors.taken
+    def processors_reclaimed(self) -> int:
+        """The number of processors that the VM is without; 0 while its processors are not reported."""
+        return 0 if self.processors is None else self.processors.reclaimed
 
 
 class NodePressureStatus(ApiModel):
-    """What the agent of the node reports."""
+    """A NodePressureStatus is what a node's agent reports."""
 
-    observed_at: Time = Field(description="When the agent last looked and wrote.")
+    observed_at: Time = Field(description="When the agent wrote the report.")
     agent_version: str = Field(default="", description="The version of the agent that reports.")
     memory: NodeMemory
     processors: NodeProcessors | None = None
     stall: Stall = Field(default_factory=Stall)
-    state: NodeState = NodeState.HIGH
+    state: NodeState = NodeState.AMPLE
     virtual_machines: list[VirtualMachineReport] = Field(
         default_factory=list,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
     )
     conditions: Conditions
 
-    @computed_field(description="Memory taken back from the node's VMs.")  # type: ignore[prop-decorator]  # mypy knows none
+    @computed_field(description="Memory reclaimed from the node's VMs.")  # type: ignore[prop-decorator]  # mypy knows none
     @property
-    def reserved(self) -> Quantity:
-        """Memory taken back from the node's VMs, bytes."""
-        return sum(vm.reserved for vm in self.virtual_machines)
+    def reclaimed(self) -> Quantity:
+        """Memory reclaimed from the node's VMs, bytes."""
+        return sum(vm.reclaimed for vm in self.virtual_machines)
 
 
 class NodePressure(Resource):
@@ -488,7 +486,7 @@ class NodePressure(Resource):
         PrinterColumn(name="State", type="string", json_path=".status.state"),
         PrinterColumn(name="Total", type="string", json_path=".status.memory.total"),
         PrinterColumn(name="Available", type="string", json_path=".status.memory.available"),
-        PrinterColumn(name="Reserved", type="string", json_path=".status.reserved"),
+        PrinterColumn(name="Reclaimed", type="string", json_path=".status.reclaimed"),
         PrinterColumn(name="Ready", type="string", json_path='.status.conditions[?(@.type=="Ready")].status'),
         PrinterColumn(
             name="Reason", type="string", json_path='.status.conditions[?(@.type=="Ready")].reason', priority=1

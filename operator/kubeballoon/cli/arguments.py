@@ -1,4 +1,7 @@
-"""The command line of kubectl-balloon, without anything that takes long to import: shells complete with it."""
+"""The command line of kubectl-balloon: its commands and options.
+
+Shells load this module for each completion, so it imports nothing that takes long.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ PROGRAM = "kubectl balloon"
 SHELLS = ("bash", "zsh", "fish", "kubectl")
 
 
-class Exit(IntEnum):
-    """How a command ends."""
+class ExitStatus(IntEnum):
+    """ExitStatus is the status with which a command ends; scripts rely on the numbers."""
 
     DONE = 0
     FAILED = 1
@@ -27,147 +30,169 @@ class Exit(IntEnum):
     INCOMPLETE = 4
 
 
-_EPILOG = """\
+_EXIT_STATUSES = """\
 exit status:
   0  done; nothing needs attention
   1  failed: no access, kubeballoon is not installed, no such VM
   2  wrong usage, or a policy that the API server would refuse
-  3  status: something needs attention; simulate: what --fail-on names would happen
+  3  status: something needs attention; diff: what --fail-on names would happen
   4  release: not all memory was back in time
 """
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """A _HelpFormatter wraps paragraphs to the terminal's width and leaves texts of several lines as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
 def parser() -> argparse.ArgumentParser:
-    """All commands; ``command`` names the module that runs it."""
-    top = argparse.ArgumentParser(
+    """Build the parser of all commands; its result's ``command`` names the module that runs the command."""
+    root = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Looks at how kubeballoon drives the memory balloons, and the processors, of KubeVirt's VMs.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Shows how kubeballoon drives the memory balloons and the processors of KubeVirt's VMs, and gives "
+        "memory back.",
+        epilog=_EXIT_STATUSES,
+        formatter_class=_HelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"kubectl-balloon {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _status(commands)
-    _top(commands)
-    _explain(commands)
-    _simulate(commands)
-    _release(commands)
-    _completion(commands)
-    return top
+    root.add_argument("--version", action="version", version=f"kubectl-balloon {__version__}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_status(commands)
+    _add_top(commands)
+    _add_explain(commands)
+    _add_diff(commands)
+    _add_release(commands)
+    _add_completion(commands)
+    return root
 
 
 _Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 
 
-def _command(
-    commands: _Commands[argparse.ArgumentParser], name: str, about: str, details: str = ""
+def _add_command(
+    commands: _Commands[argparse.ArgumentParser], name: str, summary: str, details: str = ""
 ) -> argparse.ArgumentParser:
-    """One command, with the options that all have."""
+    """Add a command that reads the cluster, with the options that all of them have."""
     command = commands.add_parser(
         name,
-        help=about,
-        description=f"{about[0].upper()}{about[1:]}. {details}".strip(),
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}. {details}".strip(),
+        epilog=_EXIT_STATUSES,
+        formatter_class=_HelpFormatter,
     )
     _complete(
         command.add_argument(
-            "--kubeconfig", type=Path, help="kubeconfig (default: $KUBECONFIG, else the pod's account)"
+            "--kubeconfig", type=Path, help="kubeconfig file (default: $KUBECONFIG, else the pod's own account)"
         ),
         FilesCompleter(),
     )
-    _complete(command.add_argument("--context", help="the kubeconfig's context to use"), _Names("contexts"))
+    _complete(command.add_argument("--context", help="context of the kubeconfig"), _NameCompleter("contexts"))
     command.add_argument("-o", "--output", choices=("json", "yaml", "wide"), help="output format (default: a table)")
     return command
 
 
-class _Names(BaseCompleter):
-    """Completes names of a kind of thing; see `kubeballoon.cli.names`."""
+class _NameCompleter(BaseCompleter):
+    """A _NameCompleter completes the names of a resource, as `kubeballoon.cli.completion_names` finds them."""
 
-    def __init__(self, thing: str) -> None:
-        self._thing = thing
+    def __init__(self, resource: str) -> None:
+        self._resource = resource
 
     def __call__(
         self,
         *,
         prefix: str,
-        action: argparse.Action,  # noqa: ARG002 - argcomplete gives it
-        parser: argparse.ArgumentParser,  # noqa: ARG002 - as above
+        action: argparse.Action,  # noqa: ARG002 - argcomplete passes it by name
+        parser: argparse.ArgumentParser,  # noqa: ARG002 - argcomplete passes it by name
         parsed_args: argparse.Namespace,
     ) -> list[str]:
-        """The names as far as they can be had soon."""
-        from kubeballoon.cli import names  # noqa: PLC0415 - only for who completes
+        """Find the names; none if they cannot be had within a few seconds."""
+        from kubeballoon.cli import completion_names  # noqa: PLC0415 - commands that complete nothing start sooner
 
-        return names.complete(self._thing, parsed_args, prefix)
+        return completion_names.complete(self._resource, parsed_args, prefix)
 
 
 def _complete(action: argparse.Action, completer: BaseCompleter) -> None:
-    action.completer = completer  # type: ignore[attr-defined]  # where argcomplete looks for it
+    """Have argcomplete complete an argument by ``completer``."""
+    action.completer = completer  # type: ignore[attr-defined]  # argcomplete looks for it there
 
 
-def _namespaced(command: argparse.ArgumentParser, *, every: bool) -> None:
+def _add_namespace(command: argparse.ArgumentParser, *, with_all: bool) -> None:
+    """Add -n, and -A if the command can show the VMs of all namespaces."""
     group = command.add_mutually_exclusive_group()
     _complete(
         group.add_argument("-n", "--namespace", help="namespace of the VMs (default: the context's)"),
-        _Names("namespaces"),
+        _NameCompleter("namespaces"),
     )
-    if every:
+    if with_all:
         group.add_argument("-A", "--all-namespaces", action="store_true", help="VMs of all namespaces")
 
 
-def _status(commands: _Commands[argparse.ArgumentParser]) -> None:
-    _command(commands, "status", "say whether all is well: nodes, policies, VMs, and what needs attention")
+def _add_status(commands: _Commands[argparse.ArgumentParser]) -> None:
+    _add_command(commands, "status", "show whether all is well, and what needs attention")
 
 
-_ORDER = "what comes first: by name, else the worst or the most (default: %(default)s)"
-
-
-def _top(commands: _Commands[argparse.ArgumentParser]) -> None:
+def _add_top(commands: _Commands[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "top", help="show the memory and processors of nodes or VMs", description="Show memory and processors."
     )
-    things = command.add_subparsers(dest="thing", required=True, metavar="nodes|vms")
-    nodes = _command(things, "nodes", "show the memory and processors of each node, the shortest of memory first")
+    resources = command.add_subparsers(dest="resource", required=True, metavar="nodes|vms")
+    nodes = _add_command(resources, "nodes", "show the memory and processors of each node")
     nodes.add_argument(
-        "--sort-by", choices=("state", "name", "available", "reclaimed", "cpu"), default="state", help=_ORDER
+        "--sort-by",
+        metavar="KEY",
+        choices=("state", "name", "available", "reclaimed", "cpu"),
+        default="state",
+        help="name; state, available or cpu, the worst first; or reclaimed, the most first (default: %(default)s)",
     )
-    vms = _command(things, "vms", "show the memory and processors of each VM")
-    _namespaced(vms, every=True)
-    _complete(vms.add_argument("--node", help="only the VMs of this node"), _Names("nodes"))
+    vms = _add_command(resources, "vms", "show the memory and processors of each VM")
+    _add_namespace(vms, with_all=True)
+    _complete(vms.add_argument("--node", help="only the VMs of this node"), _NameCompleter("nodes"))
     _complete(
-        vms.add_argument("--policy", help="only the VMs that the policy of this name governs, of either kind"),
-        _Names("policies"),
+        vms.add_argument("--policy", help="only the VMs governed by a policy of this name, of either kind"),
+        _NameCompleter("policies"),
     )
-    vms.add_argument("--sort-by", choices=("name", "size", "demand", "reclaimed", "cpu"), default="name", help=_ORDER)
+    vms.add_argument(
+        "--sort-by",
+        metavar="KEY",
+        choices=("name", "size", "demand", "reclaimed", "cpu"),
+        default="name",
+        help="name; or size, demand, reclaimed or cpu, the largest first (default: %(default)s)",
+    )
 
 
-def _explain(commands: _Commands[argparse.ArgumentParser]) -> None:
-    command = _command(
-        commands, "explain", "say why a VM has the memory and processors it has, and why not more, nor less"
+def _add_explain(commands: _Commands[argparse.ArgumentParser]) -> None:
+    command = _add_command(
+        commands, "explain", "explain why a VM has the memory and processors it has, and why not more or less"
     )
-    name = checked(_name, "VM")
+    name = checked(_parse_name, "VM")
     _complete(
-        command.add_argument("vm", type=name, metavar="VM", help="NAME, vm/NAME or NAMESPACE/NAME"), _Names("vms")
+        command.add_argument("vm", type=name, metavar="VM", help="NAME, vm/NAME or NAMESPACE/NAME"),
+        _NameCompleter("vms"),
     )
-    _namespaced(command, every=False)
+    _add_namespace(command, with_all=False)
 
 
 _NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
-def _name(text: str) -> str:
-    """A name as Kubernetes has them, and perhaps its kind or namespace before it."""
+def _parse_name(text: str) -> str:
+    """Check a Kubernetes name that may follow a kind or a namespace and a slash.
+
+    Raises:
+        ValueError: the text is no such name.
+    """
     if _NAME.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a name, KIND/NAME or NAMESPACE/NAME")
     return text
 
 
-def _simulate(commands: _Commands[argparse.ArgumentParser]) -> None:
-    command = _command(
+def _add_diff(commands: _Commands[argparse.ArgumentParser]) -> None:
+    command = _add_command(
         commands,
-        "simulate",
-        "say what policies in files would change, without applying them",
-        "Decides with the cluster's present reports. Nothing is written.",
+        "diff",
+        "show what policies in files would change, without applying them",
+        "The decisions are the controller's, made from the agents' latest reports. Nothing is written.",
     )
     files = command.add_argument(
         "-f",
@@ -179,34 +204,37 @@ def _simulate(commands: _Commands[argparse.ArgumentParser]) -> None:
     )
     _complete(files, FilesCompleter())
     command.add_argument(
-        "--prune", action="store_true", help="the files hold all policies: those in the cluster only would be deleted"
+        "--prune",
+        action="store_true",
+        help="the files hold all policies: those that are only in the cluster would be deleted",
     )
     command.add_argument(
         "--fail-on",
         choices=("overcommit", "change", "never"),
         default="overcommit",
-        help="end with 3 when a node's guaranteed minimums would exceed what it has by more than now, or when "
+        help="exit with 3 if a node's guaranteed minimums would exceed what it has by more than they do now, or if "
         "anything would change (default: %(default)s)",
     )
 
 
-def _release(commands: _Commands[argparse.ArgumentParser]) -> None:
-    command = _command(
+def _add_release(commands: _Commands[argparse.ArgumentParser]) -> None:
+    command = _add_command(
         commands,
         "release",
-        "give the memory of a node's VMs, of one VM or of all back, and keep it so",
-        "The controller takes its requests off, the agents let the balloons go; waits until the memory is back.",
+        "give memory and processors back to one VM, a node's VMs or all VMs, until --undo",
+        "The controller withdraws its requests and makes no new ones, the agents deflate the balloons, and the "
+        "command waits until the memory is back.",
     )
-    what = command.add_argument(
-        "what",
+    target = command.add_argument(
+        "target",
         nargs="?",
-        type=checked(_name, "NODE|VM"),
+        type=checked(_parse_name, "NODE|VM"),
         metavar="NODE|VM",
-        help="node/NAME, vm/NAME, NAMESPACE/NAME, or NAME if only one has it",
+        help="node/NAME, vm/NAME, NAMESPACE/NAME, or NAME if only one node or VM has it",
     )
-    _complete(what, _Names("vms-and-nodes"))
+    _complete(target, _NameCompleter("vms-and-nodes"))
     command.add_argument("--all", action="store_true", help="all VMs that any policy governs")
-    command.add_argument("--undo", action="store_true", help="let kubeballoon drive these balloons again")
+    command.add_argument("--undo", action="store_true", help="let kubeballoon drive these VMs again")
     command.add_argument(
         "--wait",
         action=argparse.BooleanOptionalAction,
@@ -222,16 +250,16 @@ def _release(commands: _Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--without-controller",
         action="store_true",
-        help="take the requests off the VMs from here too: for when no controller runs",
+        help="remove the requests from the VMs from here, too: use it if no controller runs",
     )
-    _namespaced(command, every=False)
+    _add_namespace(command, with_all=False)
 
 
-def _completion(commands: _Commands[argparse.ArgumentParser]) -> None:
+def _add_completion(commands: _Commands[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "completion",
-        help="print a shell's completion of this command",
-        description="Print completion code: for a shell to source, or (kubectl) an executable to save as "
-        "kubectl_complete-balloon in PATH, by which kubectl completes `kubectl balloon`.",
+        help="print the code by which a shell completes this command",
+        description="Print completion code. A shell sources it; for kubectl, which completes `kubectl balloon`, save "
+        "it as an executable named kubectl_complete-balloon in PATH.",
     )
     command.add_argument("shell", choices=SHELLS)

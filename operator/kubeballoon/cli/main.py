@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The ``kubectl-balloon`` command."""
+"""The entry point of kubectl-balloon: it parses the command line and runs one command."""
 
 from __future__ import annotations
 
@@ -13,49 +13,50 @@ import sys
 import argcomplete
 from argcomplete.completers import SuppressCompleter
 
-from kubeballoon.cli.arguments import PROGRAM, Exit, parser
+from kubeballoon.cli.arguments import PROGRAM, ExitStatus, parser
 from kubeballoon.cli.output import Output, warn
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; what a user can mend is said in one line."""
+    """Run one command and return its exit status; an error that the user can mend is printed as one line."""
     commands = parser()
     argcomplete.autocomplete(commands, always_complete_options=False, default_completer=SuppressCompleter())
     options = commands.parse_args(arguments)
-    if options.command == "release" and options.all == (options.what is not None):
+    if options.command == "release" and options.all == (options.target is not None):
         commands.error("release takes a NODE, a VM or --all")
     logging.basicConfig(level=logging.ERROR, format=f"{PROGRAM}: %(message)s")
     try:
         return _run(options)
     except KeyboardInterrupt:
-        return 130
+        return 130  # a shell's status of a command that SIGINT ended
     except BrokenPipeError:
-        # Whoever read our output has seen enough; at the exit Python would say that it cannot flush.
+        # The reader, `head` for example, has closed the pipe. Python flushes stdout once more when it exits, and would
+        # complain: let that go to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.DONE
+        return ExitStatus.DONE
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.command == "completion":
-        from kubeballoon.cli import completion  # noqa: PLC0415 - each command imports what it needs, for quick starts
+        from kubeballoon.cli import completion  # noqa: PLC0415 - a command starts soon if it imports only what it needs
 
         return completion.run(options.shell)
-    from kubeballoon.cluster.client import ClusterError  # noqa: PLC0415 - as above: this one takes a second
+    from kubeballoon.cluster.client import ApiError  # noqa: PLC0415 - takes a second, and completion does without
 
     try:
-        return asyncio.run(_on_cluster(options))
-    except ClusterError as error:
+        return asyncio.run(_run_on_cluster(options))
+    except ApiError as error:
         warn(f"{PROGRAM}: {error}")
-        return Exit.FAILED
+        return ExitStatus.FAILED
 
 
-async def _on_cluster(options: argparse.Namespace) -> int:
-    from kubeballoon.cluster.client import Cluster  # noqa: PLC0415 - as above
+async def _run_on_cluster(options: argparse.Namespace) -> int:
+    from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - as in _run
 
     command = importlib.import_module(f"kubeballoon.cli.{options.command}")
-    async with await Cluster.connect("kubectl-balloon", options.kubeconfig, options.context) as cluster:
-        status: int = await command.run(options, cluster, Output.of(options.output))
-        sys.stdout.flush()
+    async with await ApiClient.connect("kubectl-balloon", options.kubeconfig, options.context) as client:
+        status: int = await command.run(options, client, Output.to_stdout(options.output))
+        sys.stdout.flush()  # here, where main handles a broken pipe
         return status
 
 

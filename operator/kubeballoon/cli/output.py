@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON and YAML for programs."""
+"""The formats in which commands print: tables for people, JSON and YAML for programs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from kubeballoon.core.wording import human
 
 
 class Style(Enum):
-    """How a cell is to be noticed, as ANSI's parameter."""
+    """A Style says how a cell stands out; its value is the parameter of ANSI's SGR sequence."""
 
     PLAIN = ""
-    GOOD = "32"
-    WARN = "33"
-    BAD = "31"
-    STRONG = "1"
+    GOOD = "32"  # green
+    WARN = "33"  # yellow
+    BAD = "31"  # red
+    STRONG = "1"  # bold
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A table's cell that is to be noticed."""
+    """A Cell is a piece of text with a style, in a table or a line."""
 
     text: str
     style: Style = Style.PLAIN
@@ -39,43 +39,45 @@ Row = Sequence[str | Cell]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where and how a command prints.
+    """An Output prints what a command found, in the format that the user chose.
 
     Attributes:
-        form: json, yaml, wide, or None for a plain table.
+        output_format: json, yaml, wide, or None for a plain table.
+        stream: where everything is printed.
+        colours: whether styles are printed.
     """
 
-    form: str | None
+    output_format: str | None
     stream: TextIO
     colours: bool
 
     @classmethod
-    def of(cls, form: str | None) -> Output:
-        """To standard output; in colours only where that is a terminal that has them, and NO_COLOR is not set."""
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        return cls(form, sys.stdout, colours=sys.stdout.isatty() and not plain)
+    def to_stdout(cls, output_format: str | None) -> Output:
+        """Print to standard output, in colours only on a terminal that has them, and never if NO_COLOR is set."""
+        no_colours = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        return cls(output_format, sys.stdout, colours=sys.stdout.isatty() and not no_colours)
 
     @property
     def wide(self) -> bool:
         """Whether tables have all their columns."""
-        return self.form == "wide"
+        return self.output_format == "wide"
 
-    def document(self, view: ApiModel) -> bool:
-        """Print the view where a program is to read it; False where a person is."""
-        if self.form == "json":
-            self.say(json.dumps(view.to_wire(), indent=2))
-        elif self.form == "yaml":
-            self.say(yaml.safe_dump(view.to_wire(), sort_keys=False, width=120, allow_unicode=True).rstrip())
+    def print_document(self, model: ApiModel) -> bool:
+        """Print the model if the user chose JSON or YAML; False if a table is to be printed instead."""
+        if self.output_format == "json":
+            self.print_line(json.dumps(model.to_wire(), indent=2))
+        elif self.output_format == "yaml":
+            self.print_line(yaml.safe_dump(model.to_wire(), sort_keys=False, width=120, allow_unicode=True).rstrip())
         else:
             return False
         return True
 
-    def say(self, *cells: str | Cell) -> None:
-        """Print one line."""
+    def print_line(self, *cells: str | Cell) -> None:
+        """Print the cells as one line, with nothing between them; without cells, an empty line."""
         print("".join(self._paint(_cell(cell)) for cell in cells), file=self.stream)
 
-    def table(self, header: Sequence[str], rows: Sequence[Row], indent: str = "") -> None:
-        """Print columns as kubectl does."""
+    def print_table(self, header: Sequence[str], rows: Sequence[Row]) -> None:
+        """Print a header and rows in aligned columns, as kubectl does."""
         cells = [[_cell(cell) for cell in row] for row in ([*header], *rows)]
         widths = [max(len(row[column].text) for row in cells) for column in range(len(header))]
         for row in cells:
@@ -83,20 +85,20 @@ class Output:
                 self._paint(cell) + ("" if column == len(widths) - 1 else " " * (widths[column] - len(cell.text)))
                 for column, cell in enumerate(row)
             ]
-            self.say(indent + "   ".join(padded).rstrip())
+            self.print_line("   ".join(padded).rstrip())
 
-    def section(self, header: Sequence[str], rows: Sequence[Row]) -> None:
-        """Print a table, with a line's space above it; nothing where it has no rows."""
+    def print_section(self, header: Sequence[str], rows: Sequence[Row]) -> None:
+        """Print a table below an empty line; nothing if there are no rows."""
         if rows:
-            self.say()
-            self.table(header, rows)
+            self.print_line()
+            self.print_table(header, rows)
 
-    def bullets(self, title: str, lines: Sequence[str]) -> None:
-        """Print a paragraph of points."""
-        self.say()
-        self.say(Cell(title, Style.STRONG))
-        for line in lines:
-            self.say(f"- {line}")
+    def print_bullets(self, title: str, items: Sequence[str]) -> None:
+        """Print a title and a list of items below an empty line."""
+        self.print_line()
+        self.print_line(Cell(title, Style.STRONG))
+        for item in items:
+            self.print_line(f"- {item}")
 
     def _paint(self, cell: Cell) -> str:
         if not self.colours or cell.style is Style.PLAIN:
@@ -108,16 +110,26 @@ def _cell(cell: str | Cell) -> Cell:
     return cell if isinstance(cell, Cell) else Cell(cell)
 
 
-def size(amount: int | None) -> str:
-    """Bytes for a person; "-" where they are not known."""
+def format_bytes(amount: int | None) -> str:
+    """Format an amount of memory, bytes; "-" if it is not known."""
     return "-" if amount is None else "0" if amount == 0 else human(amount)
 
 
-def arrow(before: str, after: str) -> str:
-    """A change for a person; only the value where there is none."""
+def format_count(count: int | None) -> str:
+    """Format a number of processors; "-" if it is not known."""
+    return "-" if count is None else str(count)
+
+
+def format_percent(percent: int | None) -> str:
+    """Format a percentage; "-" if it is not known."""
+    return "-" if percent is None else f"{percent}%"
+
+
+def format_change(before: str, after: str) -> str:
+    """Format a value before and after a change, joined by an arrow; only the value if both are the same."""
     return before if before == after else f"{before} → {after}"
 
 
-def warn(text: str) -> None:
-    """Tell the person, not the program that reads the output."""
-    print(text, file=sys.stderr)  # noqa: T201 - a command talks to its user
+def warn(message: str) -> None:
+    """Print a message to standard error, where no program that parses the output sees it."""
+    print(message, file=sys.stderr)  # noqa: T201 - a command talks to its user

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kubeballoon.api.meta import ApiModel
-from kubeballoon.api.v1alpha1 import (
-    MemoryPolicy,
-    NodeState,
-    Policy,
-    PolicyStatus,
-    ProcessorPolicy,
-    VirtualMachineReport,
-)
-from kubeballoon.cli.arguments import Exit
-from kubeballoon.cli.output import Cell, Output, Style, size
-from kubeballoon.cli.sight import Sight, look
+from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, PolicyStatus, ProcessorPolicy, VirtualMachineReport
+from kubeballoon.cli.arguments import ExitStatus
+from kubeballoon.cli.cluster_view import ClusterView, read_cluster
+from kubeballoon.cli.output import Cell, Output, Style, format_bytes
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import Cluster, ForbiddenError, Object
+from kubeballoon.cluster.client import ApiClient, ForbiddenError, Object
 from kubeballoon.cluster.lease import CONTROLLER
-from kubeballoon.cluster.snapshot import exclusion, processor_exclusion
-from kubeballoon.core import processors
-from kubeballoon.core.allocate import allocate
-from kubeballoon.core.model import State
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.wording import human, listed
+from kubeballoon.governance.counting import CountedVM, VMCounts, count_vms
+from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
+from kubeballoon.vocabulary import NodeState
 
-_SKEW = 60.0  # seconds by which clocks may differ before a controller counts as gone
-_UNINSTALLING = "release_"  # how the holder of the Lease is called that gives everything back
+_CLOCK_SKEW = 60.0  # seconds by which this machine's clock may be ahead of the controller's
+_UNINSTALLER = "uninstall_"  # how the uninstaller's identity begins when it holds the controller's Lease
 
 
-class PolicyLine(ApiModel):
-    """A policy at a glance: a MemoryPolicy says how many bytes it has taken, a ProcessorPolicy how many processors."""
+class PolicySummary(ApiModel):
+    """A PolicySummary shows a policy in one row.
+
+    Attributes:
+        reclaimed: bytes; of a MemoryPolicy only.
+        processors_reclaimed: of a ProcessorPolicy only.
+    """
 
     kind: str
     name: str
@@ -42,26 +40,39 @@ class PolicyLine(ApiModel):
     priority: int
     governed: int
     excluded: int
-    reserved: int | None = None
-    taken: int | None = None
+    reclaimed: int | None = None
+    processors_reclaimed: int | None = None
     ready: str
     reason: str
 
 
 class ProcessorOverview(ApiModel):
-    """The cluster's processors at a glance; the most that a node reports of usage and stall, in percent."""
+    """A ProcessorOverview shows the cluster's processors at a glance.
+
+    Attributes:
+        excluded: how many governed VMs are left alone, by reason.
+        usage: percent, the highest that any node reports; so is ``stall``.
+    """
 
     governed: int
     excluded: dict[str, int]
     unresponsive: int
     size: int
-    taken: int
+    reclaimed: int
     usage: int
     stall: int
 
 
 class Overview(ApiModel):
-    """The cluster at a glance; bytes."""
+    """An Overview shows the cluster at a glance; amounts of memory are in bytes.
+
+    Attributes:
+        leader: the controller that leads; left out if none does, or if Leases may not be read.
+        silent: how many nodes' reports are too old to decide by.
+        states: how many nodes are in each state.
+        excluded: how many governed VMs are left alone, by reason.
+        attention: what an administrator should look at.
+    """
 
     leader: str | None = None
     nodes: int
@@ -72,178 +83,191 @@ class Overview(ApiModel):
     excluded: dict[str, int]
     unresponsive: int
     size: int
-    reserved: int
+    reclaimed: int
     processors: ProcessorOverview
-    policies: list[PolicyLine]
+    policies: list[PolicySummary]
     attention: list[str]
 
 
-@dataclass(slots=True)
-class _Count:
-    """The VMs of one kind of policy."""
+def _count_memory(view: ClusterView) -> VMCounts:
+    vms = (
+        CountedVM(vm.node, vm.report, None if policy is None else policy.resource)
+        for vm in view.reported_vms()
+        for policy in [view.memory_governance(vm.report).governing]
+    )
+    return count_vms(MEMORY, vms)
 
-    governed: int = 0
-    excluded: Counter[str] = field(default_factory=Counter)
-    unresponsive: int = 0
 
-    def add(self, policy: Policy | None, excluded: tuple[str, str] | None, *, responsive: bool) -> None:
-        """One VM more."""
-        self.governed += policy is not None
-        if excluded is not None and policy is not None:
-            self.excluded[excluded[0]] += 1
-        self.unresponsive += excluded is None and not responsive
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """How many are left alone, by reason."""
-        return dict(sorted(self.excluded.items()))
+def _count_processors(view: ClusterView) -> VMCounts:
+    """Count VMs by their processors; of agents that report none nothing is counted."""
+    vms = (
+        CountedVM(vm.node, vm.report, None if policy is None else policy.resource)
+        for vm in view.reported_vms()
+        if vm.report.processors is not None
+        for policy in [view.processor_governance(vm.report).governing]
+    )
+    return count_vms(PROCESSORS, vms)
 
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
-    """Who leads, and what is wrong with that; both None where the Leases may not be read."""
+    """Leadership says which controller leads, or what is wrong; both are None if Leases may not be read."""
 
     leader: str | None = None
     fault: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _LeaseHolder:
+    """A _LeaseHolder is who holds, or last held, a Lease; ``age`` in seconds since the Lease was last renewed."""
+
+    identity: str
+    age: float
+    holds: bool
+
+
 def leadership(leases: Sequence[Object], now: datetime) -> Leadership:
-    """What the controllers' Leases tell, one for each namespace in which controllers run or ran."""
-    renewed = sorted((_renewal(lease["spec"], now) for lease in leases if "renewTime" in lease["spec"]), reverse=True)
-    for leading, _, holder in renewed:
-        if leading and not holder.startswith(_UNINSTALLING):
-            return Leadership(holder)
-    if not renewed:
+    """Find the controller that leads, from the Leases of all namespaces in which controllers run or ran."""
+    latest_first = sorted(
+        (_lease_holder(lease["spec"], now) for lease in leases if "renewTime" in lease["spec"]),
+        key=lambda holder: (not holder.holds, holder.age),
+    )
+    for holder in latest_first:
+        if holder.holds and not holder.identity.startswith(_UNINSTALLER):
+            return Leadership(holder.identity)
+    if not latest_first:
         return Leadership(None, "no controller has led yet: does one run?")
-    leading, age, holder = renewed[0]
-    if leading:
+    last = latest_first[0]
+    if last.holds:
         return Leadership(None, "no controller leads: an uninstallation gives everything back")
-    last = f"{holder} did" if holder else "the last one ended"
-    return Leadership(None, f"no controller leads: {last} {-age:.0f}s ago, and requests stand still")
+    who = f"{last.identity} did" if last.identity else "the last one ended"
+    return Leadership(None, f"no controller leads: {who} {last.age:.0f}s ago, and requests stand still")
 
 
-def _renewal(spec: Object, now: datetime) -> tuple[bool, float, str]:
-    """Whether a Lease is held, the seconds since its renewal as a negative number, and by whom."""
-    holder, age = spec.get("holderIdentity") or "", (now - datetime.fromisoformat(spec["renewTime"])).total_seconds()
-    return bool(holder) and age <= spec.get("leaseDurationSeconds", 0) + _SKEW, -age, holder
+def _lease_holder(spec: Object, now: datetime) -> _LeaseHolder:
+    identity = spec.get("holderIdentity") or ""
+    age = (now - datetime.fromisoformat(spec["renewTime"])).total_seconds()
+    return _LeaseHolder(identity, age, bool(identity) and age <= spec.get("leaseDurationSeconds", 0) + _CLOCK_SKEW)
 
 
-def overview(sight: Sight, leads: Leadership) -> Overview:
-    """The cluster at a glance."""
-    memory, cpus = _Count(), _Count()
-    reports = []
-    for place in sight.places():
-        report, released = place.report, place.pressure.metadata.released
-        reports.append(report)
-        policy = sight.governance(report).governing
-        memory.add(policy, exclusion(report, policy, released=released), responsive=report.responsive)
-        if report.processors is not None:
-            other = sight.processor_governance(report).governing
-            why = processor_exclusion(report, other, released=released)
-            cpus.add(other, why, responsive=report.processors.responsive)
-    nodes = [status.processors for _, status in sight.reported() if status.processors is not None]
+def overview(view: ClusterView, leadership: Leadership) -> Overview:
+    """Put together the cluster's state at a glance."""
+    memory = _count_memory(view)
+    reports = [vm.report for vm in view.reported_vms()]
+    statuses = [status for _, status in view.reporting_nodes()]
     return Overview(
-        leader=leads.leader,
-        nodes=len(sight.nodes),
-        silent=sum(sight.silent(status) for _, status in sight.reported()),
-        states={state: sum(status.state is state for _, status in sight.reported()) for state in NodeState},
+        leader=leadership.leader,
+        nodes=len(view.nodes),
+        silent=sum(map(view.is_silent, statuses)),
+        states={state: sum(status.state is state for status in statuses) for state in NodeState},
         virtual_machines=len(reports),
         governed=memory.governed,
-        excluded=memory.reasons,
-        unresponsive=memory.unresponsive,
+        excluded=dict(sorted(memory.excluded.items())),
+        unresponsive=len(memory.unresponsive),
         size=sum(report.size for report in reports),
-        reserved=sum(report.reserved for report in reports),
-        processors=ProcessorOverview(
-            governed=cpus.governed,
-            excluded=cpus.reasons,
-            unresponsive=cpus.unresponsive,
-            size=sum(report.processors.size for report in reports if report.processors is not None),
-            taken=sum(report.processors_taken for report in reports),
-            usage=max((node.usage for node in nodes), default=0),
-            stall=max((node.stall for node in nodes), default=0),
-        ),
-        policies=[_policy(policy) for policy in sorted(sight.every_policy, key=_order)],
-        attention=[*([leads.fault] if leads.fault is not None else []), *attention(sight)],
+        reclaimed=sum(report.reclaimed for report in reports),
+        processors=_processor_overview(view),
+        policies=[_summarize_policy(policy) for policy in sorted(view.policies, key=_policy_order)],
+        attention=[*([leadership.fault] if leadership.fault is not None else []), *attention(view)],
     )
 
 
-def _order(policy: Policy) -> tuple[str, int, str]:
+def _processor_overview(view: ClusterView) -> ProcessorOverview:
+    count = _count_processors(view)
+    reports = [vm.report for vm in view.reported_vms()]
+    nodes = [status.processors for _, status in view.reporting_nodes() if status.processors is not None]
+    return ProcessorOverview(
+        governed=count.governed,
+        excluded=dict(sorted(count.excluded.items())),
+        unresponsive=len(count.unresponsive),
+        size=sum(report.processors.size for report in reports if report.processors is not None),
+        reclaimed=sum(report.processors_reclaimed for report in reports),
+        usage=max((node.usage for node in nodes), default=0),
+        stall=max((node.stall for node in nodes), default=0),
+    )
+
+
+def _policy_order(policy: Policy) -> tuple[str, int, str]:
     return policy.kind, -policy.spec.priority, policy.metadata.name
 
 
-def _policy(policy: Policy) -> PolicyLine:
+def _summarize_policy(policy: Policy) -> PolicySummary:
     status = policy.status or PolicyStatus()
-    reserved, taken = None, None
+    memory, processors = None, None
     if isinstance(policy, MemoryPolicy):
-        reserved = 0 if policy.status is None else policy.status.reserved
+        memory = 0 if policy.status is None else policy.status.reclaimed
     if isinstance(policy, ProcessorPolicy):
-        taken = 0 if policy.status is None else policy.status.taken
+        processors = 0 if policy.status is None else policy.status.reclaimed
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
-    return PolicyLine(
+    return PolicySummary(
         kind=policy.kind,
         name=policy.metadata.name,
         mode=policy.spec.mode,
         priority=policy.spec.priority,
         governed=status.governed,
         excluded=sum(each.count for each in status.excluded),
-        reserved=reserved,
-        taken=taken,
+        reclaimed=memory,
+        processors_reclaimed=processors,
         ready="Unknown" if ready is None else ready.status,
         reason="NotSeenByController" if ready is None else ready.reason,
     )
 
 
-def attention(sight: Sight) -> Iterator[str]:
-    """What an administrator should look at, one line each, the worst first."""
-    if not sight.nodes:
+def attention(view: ClusterView) -> Iterator[str]:
+    """List what an administrator should look at, one line each, the worst first."""
+    if not view.nodes:
         yield "no agent has reported: do agents run on the nodes?"
-    yield from _nodes(sight)
-    yield from _policies(sight)
-    yield from _stuck("VMs that do not follow requests, or cannot be reached", sight, _memory_stuck)
-    yield from _stuck("VMs whose guests do not follow requests for processors", sight, _processors_stuck)
+    yield from _node_problems(view)
+    yield from _policy_problems(view)
+    yield from _name_vms("VMs that do not follow requests, or cannot be reached", view, _memory_is_unresponsive)
+    yield from _name_vms("VMs whose guests do not follow requests for processors", view, _processors_are_unresponsive)
 
 
-def _memory_stuck(report: VirtualMachineReport) -> bool:
+def _memory_is_unresponsive(report: VirtualMachineReport) -> bool:
     return report.eligible and not report.responsive
 
 
-def _processors_stuck(report: VirtualMachineReport) -> bool:
-    seen = report.processors
-    return seen is not None and seen.target is not None and seen.eligible and not seen.responsive
+def _processors_are_unresponsive(report: VirtualMachineReport) -> bool:
+    processors = report.processors
+    return (
+        processors is not None and processors.target is not None and processors.eligible and not processors.responsive
+    )
 
 
-def _stuck(title: str, sight: Sight, is_stuck: Callable[[VirtualMachineReport], bool]) -> Iterator[str]:
-    stuck = [f"{place.report.namespace}/{place.report.name}" for place in sight.places() if is_stuck(place.report)]
-    if stuck:
-        yield f"{title}: {listed(stuck)}"
+def _name_vms(title: str, view: ClusterView, condition: Callable[[VirtualMachineReport], bool]) -> Iterator[str]:
+    """Name the VMs that meet a condition, in one line; no line if there are none."""
+    names = [vm.full_name for vm in view.reported_vms() if condition(vm.report)]
+    if names:
+        yield f"{title}: {listed(names)}"
 
 
-def _nodes(sight: Sight) -> Iterator[str]:
-    for pressure, status in sight.reported():
+def _node_problems(view: ClusterView) -> Iterator[str]:
+    for pressure, status in view.reporting_nodes():
         name = pressure.metadata.name
-        if sight.silent(status):
-            yield f"node {name}: its agent has not reported for {sight.age(status):.0f}s: its requests stand still"
+        if view.is_silent(status):
+            age = view.report_age(status)
+            yield f"node {name}: its agent has not reported for {age:.0f}s: its requests stand still"
             continue
-        if State(status.state).desperate:
+        if status.state.only_minimums_hold:
             yield f"node {name}: state {status.state}, {human(status.memory.available)} available"
-        shortfall = allocate(sight.core(pressure, status)).shortfall
+        shortfall = allocate_memory(view.memory_node(pressure, status)).shortfall
         if shortfall:
             yield f"node {name}: the guaranteed minimums exceed its capacity by {human(shortfall)}"
-        cpus = sight.processors(pressure, status)
-        lacking = 0 if cpus is None else processors.allocate(cpus).shortfall
-        if lacking:
-            yield f"node {name}: the guaranteed minimums exceed its processors by {lacking}"
+        node = view.processor_node(pressure, status)
+        processor_shortfall = 0 if node is None else allocate_processors(node).shortfall
+        if processor_shortfall:
+            yield f"node {name}: the guaranteed minimums exceed its processors by {processor_shortfall}"
         if pressure.metadata.released:
             yield f"node {name}: released; `kubectl balloon release node/{name} --undo` ends that"
-    for pressure in sight.nodes:
+    for pressure in view.nodes:
         if pressure.status is None:
             yield f"node {pressure.metadata.name}: its agent has not reported yet"
 
 
-def _policies(sight: Sight) -> Iterator[str]:
-    if not sight.every_policy:
+def _policy_problems(view: ClusterView) -> Iterator[str]:
+    if not view.policies:
         yield "no policy: nothing is requested of any VM"
-    for policy in sight.every_policy:
+    for policy in view.policies:
         name, status = f"{policy.kind} {policy.metadata.name}", policy.status
         if policy.metadata.released:
             yield f"{name}: released; `kubectl balloon release --all --undo` ends that"
@@ -251,65 +275,79 @@ def _policies(sight: Sight) -> Iterator[str]:
             yield f"{name}: not seen by the controller yet: does it run?"
         else:
             for condition in status.conditions:
-                # What a node lacks is said of the node.
+                # A policy's other conditions repeat what _node_problems says of the nodes.
                 if condition.type in ("Degraded", "Conflicted") and condition.status == "True":
                     yield f"{name}: {condition.message}"
 
 
-async def run(_: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
-    """Print it; 3 when something needs attention."""
-    seen = overview(await look(cluster), await _leadership(cluster))
-    if not output.document(seen):
-        _print(seen, output)
-    return Exit.ATTENTION if seen.attention else Exit.DONE
+async def run(_: argparse.Namespace, client: ApiClient, output: Output) -> ExitStatus:
+    """Print the overview; the exit status is ATTENTION if anything needs it.
+
+    Raises:
+        ApiError: the cluster cannot be read.
+    """
+    result = overview(await read_cluster(client), await _read_leadership(client))
+    if not output.print_document(result):
+        _print_overview(result, output)
+    return ExitStatus.ATTENTION if result.attention else ExitStatus.DONE
 
 
-async def _leadership(cluster: Cluster) -> Leadership:
+async def _read_leadership(client: ApiClient) -> Leadership:
     try:
-        leases = (await cluster.get(paths.LEASES, fieldSelector=f"metadata.name={CONTROLLER}"))["items"]
+        leases = (await client.get(paths.LEASES, fieldSelector=f"metadata.name={CONTROLLER}"))["items"]
     except ForbiddenError:
-        return Leadership()
+        return Leadership()  # users that may not read Leases still see everything else
     return leadership(leases, datetime.now(UTC))
 
 
-def _print(seen: Overview, output: Output) -> None:
-    states = ", ".join(f"{count} {state}" for state, count in seen.states.items() if count)
-    silent = f"; {seen.silent} silent" if seen.silent else ""
-    if seen.leader is not None:
-        output.say(Cell("Controller ", Style.STRONG), f"{seen.leader} leads")
-    output.say(Cell("Nodes      ", Style.STRONG), f"{seen.nodes} ({states}){silent}" if states else str(seen.nodes))
-    output.say(
-        Cell("VMs        ", Style.STRONG),
-        f"{seen.virtual_machines}, {seen.governed} governed",
-        _left_out(", not ballooned: ", seen.excluded, seen.unresponsive),
-    )
-    output.say(Cell("Memory     ", Style.STRONG), f"{size(seen.reserved)} taken back of {size(seen.size)}")
-    cpus = seen.processors
-    output.say(
-        Cell("Processors ", Style.STRONG),
-        f"{cpus.taken} taken of {cpus.size}, of {cpus.governed} VMs governed",
-        _left_out(", left alone: ", cpus.excluded, cpus.unresponsive),
-        f"; nodes' usage up to {cpus.usage}%, stall up to {cpus.stall}%",
-    )
-    if seen.policies:
-        output.say()
-        header = ["KIND", "POLICY", "MODE", "PRIORITY", "GOVERNED", "EXCLUDED", "TAKEN", "READY", "REASON"]
-        output.table(header, [_row(policy) for policy in seen.policies])
-    output.say()
-    if not seen.attention:
-        output.say(Cell("All is well.", Style.GOOD))
+def _print_overview(result: Overview, output: Output) -> None:
+    _print_cluster(result, output)
+    if result.policies:
+        output.print_line()
+        header = ["KIND", "POLICY", "MODE", "PRIORITY", "GOVERNED", "EXCLUDED", "RECLAIMED", "READY", "REASON"]
+        output.print_table(header, [_policy_cells(policy) for policy in result.policies])
+    output.print_line()
+    if not result.attention:
+        output.print_line(Cell("All is well.", Style.GOOD))
         return
-    output.say(Cell("Needs attention:", Style.WARN))
-    for line in seen.attention:
-        output.say(f"- {line}")
+    output.print_line(Cell("Needs attention:", Style.WARN))
+    for problem in result.attention:
+        output.print_line(f"- {problem}")
 
 
-def _left_out(title: str, excluded: dict[str, int], unresponsive: int) -> str:
+def _print_cluster(result: Overview, output: Output) -> None:
+    """Print one line each for the controller, the nodes, the VMs, memory and processors."""
+    states = ", ".join(f"{count} {state}" for state, count in result.states.items() if count)
+    silent = f"; {result.silent} silent" if result.silent else ""
+    nodes = f"{result.nodes} ({states}){silent}" if states else str(result.nodes)
+    if result.leader is not None:
+        output.print_line(Cell("Controller ", Style.STRONG), f"{result.leader} leads")
+    output.print_line(Cell("Nodes      ", Style.STRONG), nodes)
+    output.print_line(
+        Cell("VMs        ", Style.STRONG),
+        f"{result.virtual_machines}, {result.governed} governed",
+        _format_left_alone(", not ballooned: ", result.excluded, result.unresponsive),
+    )
+    output.print_line(
+        Cell("Memory     ", Style.STRONG),
+        f"{format_bytes(result.reclaimed)} reclaimed of {format_bytes(result.size)}",
+    )
+    processors = result.processors
+    output.print_line(
+        Cell("Processors ", Style.STRONG),
+        f"{processors.reclaimed} reclaimed of {processors.size}, of {processors.governed} VMs governed",
+        _format_left_alone(", left alone: ", processors.excluded, processors.unresponsive),
+        f"; nodes' usage up to {processors.usage}%, stall up to {processors.stall}%",
+    )
+
+
+def _format_left_alone(title: str, excluded: dict[str, int], unresponsive: int) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
     return (f"{title}{reasons}" if reasons else "") + (f"; {unresponsive} unresponsive" if unresponsive else "")
 
 
-def _row(policy: PolicyLine) -> list[str | Cell]:
+def _policy_cells(policy: PolicySummary) -> list[str | Cell]:
+    processors = policy.processors_reclaimed
     return [
         policy.kind,
         policy.name,
@@ -317,7 +355,7 @@ def _row(policy: PolicyLine) -> list[str | Cell]:
         str(policy.priority),
         str(policy.governed),
         str(policy.excluded),
-        size(policy.reserved) if policy.taken is None else f"{policy.taken} processors",
+        format_bytes(policy.reclaimed) if processors is None else f"{processors} processors",
         Cell(policy.ready, Style.GOOD if policy.ready == "True" else Style.WARN),
         policy.reason,
     ]

@@ -7,33 +7,53 @@ from collections.abc import Callable, Iterator
 
 from kubeballoon.api.duration import format_duration
 from kubeballoon.api.meta import ApiModel
-from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus
-from kubeballoon.cli import processors
-from kubeballoon.cli.arguments import Exit
-from kubeballoon.cli.output import Cell, Output, Style, size, warn
-from kubeballoon.cli.processors import Processors, percent
-from kubeballoon.cli.sight import Sight, look
-from kubeballoon.cluster.client import Cluster, ClusterError
-from kubeballoon.core import processors as processors_core
-from kubeballoon.core.allocate import allocate
-from kubeballoon.core.model import Decision, State
+from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMachineReport
+from kubeballoon.cli.arguments import ExitStatus
+from kubeballoon.cli.cluster_view import ClusterView, read_cluster
+from kubeballoon.cli.output import Cell, Output, Style, format_bytes, format_percent, warn
+from kubeballoon.cli.processor_view import (
+    HEADER,
+    WIDE_HEADER,
+    ProcessorView,
+    decide_processors,
+    processor_cells,
+    view_processors,
+)
+from kubeballoon.cluster.client import ApiClient, ApiError
+from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.model import MemoryDecision
+from kubeballoon.core.processors.allocation import allocate_processors
+from kubeballoon.core.processors.model import ProcessorDecision
+from kubeballoon.vocabulary import NodeState
 
-_STYLES = {State.SOFT: Style.WARN, State.HARD: Style.BAD, State.LOW: Style.BAD}
+_STYLES = {NodeState.TIGHT: Style.WARN, NodeState.SCARCE: Style.BAD, NodeState.CRITICAL: Style.BAD}
 
 
-class NodeProcessors(ApiModel):
-    """A node's processors: usage and stall in percent, and what its VMs were given and are without."""
+class NodeProcessorSummary(ApiModel):
+    """A NodeProcessorSummary shows a node's processors in one row; usage and stall are percentages.
+
+    Attributes:
+        count: the node's processors.
+        size: the processors that its VMs were given.
+        reclaimed: how many of these the VMs are without.
+    """
 
     count: int
     usage: int
     stall: int
     size: int
-    taken: int
+    reclaimed: int
     shortfall: int
 
 
-class NodeLine(ApiModel):
-    """A node's memory, bytes, and processors, left out where not reported; the age of its report in seconds."""
+class NodeSummary(ApiModel):
+    """A NodeSummary shows a node's memory in one row, bytes.
+
+    Attributes:
+        processors: left out if its agent does not report them.
+        age: of its report, seconds.
+    """
 
     name: str
     state: str
@@ -44,20 +64,20 @@ class NodeLine(ApiModel):
     capacity: int
     virtual_machines: int
     size: int
-    reserved: int
+    reclaimed: int
     shortfall: int
     risk: int
     stall_some: int
     stall_full: int
-    processors: NodeProcessors | None = None
+    processors: NodeProcessorSummary | None = None
     age: int
     silent: bool
     released: bool
     agent_version: str
 
 
-class VirtualMachineLine(ApiModel):
-    """A VM's memory, bytes, and processors; what is not known is left out."""
+class VirtualMachineSummary(ApiModel):
+    """A VirtualMachineSummary shows a VM's memory, bytes, and processors; fields that are not known are left out."""
 
     namespace: str
     name: str
@@ -68,32 +88,32 @@ class VirtualMachineLine(ApiModel):
     resident: int | None = None
     target: int | None = None
     min: int
-    demand: int | None = None
-    reserved: int
+    demand: int
+    reclaimed: int
     reason: str
     message: str
-    processors: Processors | None = None
+    processors: ProcessorView | None = None
 
 
-class Nodes(ApiModel):
-    """All nodes."""
+class NodeList(ApiModel):
+    """A NodeList is the document that ``top nodes`` prints."""
 
-    nodes: list[NodeLine]
-
-
-class VirtualMachines(ApiModel):
-    """All VMs asked for."""
-
-    virtual_machines: list[VirtualMachineLine]
+    nodes: list[NodeSummary]
 
 
-def nodes(sight: Sight) -> Iterator[NodeLine]:
-    """The nodes whose agents have reported."""
-    for pressure, status in sight.reported():
-        node = sight.core(pressure, status)
-        plan = allocate(node)
+class VirtualMachineList(ApiModel):
+    """A VirtualMachineList is the document that ``top vms`` prints."""
+
+    virtual_machines: list[VirtualMachineSummary]
+
+
+def summarize_nodes(view: ClusterView) -> Iterator[NodeSummary]:
+    """Summarize each node whose agent has reported."""
+    for pressure, status in view.reporting_nodes():
+        node = view.memory_node(pressure, status)
+        plan = allocate_memory(node)
         memory, vms = status.memory, status.virtual_machines
-        yield NodeLine(
+        yield NodeSummary(
             name=pressure.metadata.name,
             state=status.state,
             total=memory.total,
@@ -103,173 +123,182 @@ def nodes(sight: Sight) -> Iterator[NodeLine]:
             capacity=node.capacity,
             virtual_machines=len(vms),
             size=sum(vm.size for vm in vms),
-            reserved=sum(vm.reserved for vm in vms),
+            reclaimed=sum(vm.reclaimed for vm in vms),
             shortfall=plan.shortfall,
             risk=plan.risk,
             stall_some=status.stall.some,
             stall_full=status.stall.full,
-            processors=_node_processors(sight, pressure, status),
-            age=int(sight.age(status)),
-            silent=sight.silent(status),
+            processors=_summarize_processors(view, pressure, status),
+            age=int(view.report_age(status)),
+            silent=view.is_silent(status),
             released=pressure.metadata.released,
             agent_version=status.agent_version,
         )
 
 
-def _node_processors(sight: Sight, pressure: NodePressure, status: NodePressureStatus) -> NodeProcessors | None:
-    node, seen, vms = sight.processors(pressure, status), status.processors, status.virtual_machines
-    if node is None or seen is None:
+def _summarize_processors(
+    view: ClusterView, pressure: NodePressure, status: NodePressureStatus
+) -> NodeProcessorSummary | None:
+    node, report, vms = view.processor_node(pressure, status), status.processors, status.virtual_machines
+    if node is None or report is None:
         return None
-    return NodeProcessors(
-        count=seen.count,
-        usage=seen.usage,
-        stall=seen.stall,
+    return NodeProcessorSummary(
+        count=report.count,
+        usage=report.usage,
+        stall=report.stall,
         size=sum(vm.processors.size for vm in vms if vm.processors is not None),
-        taken=sum(vm.processors_taken for vm in vms),
-        shortfall=processors_core.allocate(node).shortfall,
+        reclaimed=sum(vm.processors_reclaimed for vm in vms),
+        shortfall=allocate_processors(node).shortfall,
     )
 
 
-def vms(sight: Sight, namespace: str | None, node: str | None) -> Iterator[VirtualMachineLine]:
-    """The VMs of a namespace, a node, or all (None)."""
-    for pressure, status in sight.reported():
+def summarize_vms(
+    view: ClusterView, namespace: str | None, node: str | None, policy: str | None
+) -> Iterator[VirtualMachineSummary]:
+    """Summarize the VMs of a namespace, on a node, that a policy governs; None stands for all."""
+    for pressure, status in view.reporting_nodes():
         if node not in (None, pressure.metadata.name):
             continue
-        decisions = {decision.vm.uid: decision for decision in allocate(sight.core(pressure, status)).decisions}
-        cpus = processors.decisions(sight.processors(pressure, status))
+        decisions = {each.vm.uid: each for each in allocate_memory(view.memory_node(pressure, status)).decisions}
+        processor_decisions = decide_processors(view.processor_node(pressure, status))
         for report in status.virtual_machines:
             if namespace not in (None, report.namespace):
                 continue
-            decision: Decision = decisions[report.uid]
-            yield VirtualMachineLine(
-                namespace=report.namespace,
-                name=report.name,
-                node=pressure.metadata.name,
-                policy=None if decision.vm.policy is None else decision.vm.policy.name,
-                size=report.size,
-                actual=report.actual,
-                resident=report.resident,
-                target=report.target,
-                min=decision.vm.minimum,
-                demand=decision.vm.demand,
-                reserved=report.reserved,
-                reason=decision.reason,
-                message=decision.message,
-                processors=processors.view(report, cpus.get(report.uid)),
+            vm = _summarize_vm(
+                report, pressure.metadata.name, decisions[report.uid], processor_decisions.get(report.uid)
             )
+            if policy in (None, vm.policy, None if vm.processors is None else vm.processors.policy):
+                yield vm
 
 
-_NODE_ORDERS: dict[str, Callable[[NodeLine], tuple[object, ...]]] = {
+def _summarize_vm(
+    report: VirtualMachineReport, node: str, decision: MemoryDecision, processor_decision: ProcessorDecision | None
+) -> VirtualMachineSummary:
+    return VirtualMachineSummary(
+        namespace=report.namespace,
+        name=report.name,
+        node=node,
+        policy=None if decision.vm.policy is None else decision.vm.policy.name,
+        size=report.size,
+        actual=report.actual,
+        resident=report.resident,
+        target=report.target,
+        min=decision.vm.minimum,
+        demand=decision.vm.demand,
+        reclaimed=report.reclaimed,
+        reason=decision.reason,
+        message=decision.message,
+        processors=view_processors(report, processor_decision),
+    )
+
+
+_NODE_ORDERS: dict[str, Callable[[NodeSummary], tuple[object, ...]]] = {
     "name": lambda node: (node.name,),
-    "state": lambda node: (-State(node.state).severity, node.available / max(1, node.total), node.name),
+    "state": lambda node: (-NodeState(node.state).severity, node.available / max(1, node.total), node.name),
     "available": lambda node: (node.available, node.name),
-    "reclaimed": lambda node: (-node.reserved, node.name),
+    "reclaimed": lambda node: (-node.reclaimed, node.name),
     "cpu": lambda node: (*((0, 0) if (cpus := node.processors) is None else (-cpus.stall, -cpus.usage)), node.name),
 }
-_VM_ORDERS: dict[str, Callable[[VirtualMachineLine], tuple[object, ...]]] = {
+_VM_ORDERS: dict[str, Callable[[VirtualMachineSummary], tuple[object, ...]]] = {
     "name": lambda vm: (vm.namespace, vm.name),
     "size": lambda vm: (-vm.size, vm.namespace, vm.name),
-    "demand": lambda vm: (-(vm.demand or 0), vm.namespace, vm.name),
-    "reclaimed": lambda vm: (-vm.reserved, vm.namespace, vm.name),
+    "demand": lambda vm: (-vm.demand, vm.namespace, vm.name),
+    "reclaimed": lambda vm: (-vm.reclaimed, vm.namespace, vm.name),
     "cpu": lambda vm: (-((vm.processors.usage or 0) if vm.processors is not None else 0), vm.namespace, vm.name),
 }
 
 
-async def run(options: argparse.Namespace, cluster: Cluster, output: Output) -> Exit:
-    """Print nodes or VMs."""
-    sight = await look(cluster)
-    if options.thing == "nodes":
-        _print_nodes(sorted(nodes(sight), key=_NODE_ORDERS[options.sort_by]), output)
-        return Exit.DONE
-    if options.node is not None and options.node not in {node.metadata.name for node in sight.nodes}:
-        raise ClusterError(f"no agent reports a node {options.node}")
-    # A node's VMs are all meant unless a namespace is named.
-    every = options.all_namespaces or (options.node is not None and options.namespace is None)
-    namespace = None if every else options.namespace or cluster.namespace
-    if options.policy not in (None, *(policy.metadata.name for policy in sight.every_policy)):
-        raise ClusterError(f"there is no policy {options.policy}")
-    lines = [line for line in vms(sight, namespace, options.node) if options.policy in (None, *_policies(line))]
-    _print_vms(sorted(lines, key=_VM_ORDERS[options.sort_by]), output)
-    return Exit.DONE
+async def run(options: argparse.Namespace, client: ApiClient, output: Output) -> ExitStatus:
+    """Print nodes or VMs.
+
+    Raises:
+        ApiError: the cluster cannot be read, or there is no such node or policy.
+    """
+    view = await read_cluster(client)
+    if options.resource == "nodes":
+        _print_nodes(sorted(summarize_nodes(view), key=_NODE_ORDERS[options.sort_by]), output)
+        return ExitStatus.DONE
+    if options.node is not None and options.node not in {node.metadata.name for node in view.nodes}:
+        raise ApiError(f"no agent reports a node {options.node}")
+    if options.policy not in (None, *(policy.metadata.name for policy in view.policies)):
+        raise ApiError(f"there is no policy {options.policy}")
+    # --node alone means all VMs of the node, not only those of the context's namespace.
+    every_namespace = options.all_namespaces or (options.node is not None and options.namespace is None)
+    namespace = None if every_namespace else options.namespace or client.namespace
+    vms = summarize_vms(view, namespace, options.node, options.policy)
+    _print_vms(sorted(vms, key=_VM_ORDERS[options.sort_by]), output)
+    return ExitStatus.DONE
 
 
-def _policies(vm: VirtualMachineLine) -> Iterator[str | None]:
-    """The policies that govern a VM, of either kind."""
-    yield vm.policy
-    yield None if vm.processors is None else vm.processors.policy
+_NODE_HEADER = (
+    *("NODE", "STATE", "TOTAL", "AVAILABLE", "CAPACITY", "VMS", "SIZE", "RECLAIMED"),
+    *("CPUS", "CPU USAGE", "CPU STALL", "REPORTED"),
+)
+_WIDE_NODE_HEADER = (
+    *("OTHER", "RESERVE", "STALL", "SHORTFALL", "RISK"),
+    *("CPUS RECLAIMED", "CPU SHORTFALL", "RELEASED", "AGENT"),
+)
 
 
-def _print_nodes(lines: list[NodeLine], output: Output) -> None:
-    if output.document(Nodes(nodes=lines)):
+def _print_nodes(nodes: list[NodeSummary], output: Output) -> None:
+    if output.print_document(NodeList(nodes=nodes)):
         return
-    if not lines:
+    if not nodes:
         warn("no agent has reported: do agents run on the nodes?")
         return
-    header = [
-        "NODE",
-        "STATE",
-        "TOTAL",
-        "AVAILABLE",
-        "CAPACITY",
-        "VMS",
-        "SIZE",
-        "RESERVED",
-        "CPUS",
-        "CPU USAGE",
-        "CPU STALL",
-        "REPORTED",
-    ]
-    if output.wide:
-        header += ["OTHER", "RESERVE", "STALL", "SHORTFALL", "RISK", "CPUS TAKEN", "CPU SHORTFALL", "RELEASED", "AGENT"]
-    output.table(header, [_node_row(node, wide=output.wide) for node in lines])
+    header = [*_NODE_HEADER, *(_WIDE_NODE_HEADER if output.wide else ())]
+    output.print_table(header, [_node_cells(node, wide=output.wide) for node in nodes])
 
 
-def _node_row(node: NodeLine, *, wide: bool) -> list[str | Cell]:
+def _node_cells(node: NodeSummary, *, wide: bool) -> list[str | Cell]:
     cpus = node.processors
-    row: list[str | Cell] = [
+    cells: list[str | Cell] = [
         node.name,
-        Cell(node.state, _STYLES.get(State(node.state), Style.PLAIN)),
-        *map(size, (node.total, node.available, node.capacity)),
+        Cell(node.state, _STYLES.get(NodeState(node.state), Style.PLAIN)),
+        *map(format_bytes, (node.total, node.available, node.capacity)),
         str(node.virtual_machines),
-        *map(size, (node.size, node.reserved)),
-        *(["-"] * 3 if cpus is None else [str(cpus.count), percent(cpus.usage), percent(cpus.stall)]),
+        *map(format_bytes, (node.size, node.reclaimed)),
+        *(["-"] * 3 if cpus is None else [str(cpus.count), format_percent(cpus.usage), format_percent(cpus.stall)]),
         Cell(f"{format_duration(node.age)} ago", Style.BAD if node.silent else Style.PLAIN),
     ]
     if wide:
-        row += [
-            *map(size, (node.other, node.reserve)),
+        cells += [
+            *map(format_bytes, (node.other, node.reserve)),
             f"{node.stall_some}%/{node.stall_full}%",
-            Cell(size(node.shortfall), Style.BAD if node.shortfall else Style.PLAIN),
-            size(node.risk),
-            "-" if cpus is None else f"{cpus.taken} of {cpus.size}",
+            Cell(format_bytes(node.shortfall), Style.BAD if node.shortfall else Style.PLAIN),
+            format_bytes(node.risk),
+            "-" if cpus is None else f"{cpus.reclaimed} of {cpus.size}",
             "-" if cpus is None else Cell(str(cpus.shortfall), Style.BAD if cpus.shortfall else Style.PLAIN),
             "yes" if node.released else "no",
             node.agent_version or "-",
         ]
-    return row
+    return cells
 
 
-def _print_vms(lines: list[VirtualMachineLine], output: Output) -> None:
-    if output.document(VirtualMachines(virtual_machines=lines)):
+_VM_HEADER = ("NAMESPACE", "VM", "NODE", "SIZE", "ACTUAL", "TARGET", "MIN", "DEMAND", "REASON", *HEADER)
+_WIDE_VM_HEADER = ("RESIDENT", "POLICY", *WIDE_HEADER, "MESSAGE")
+
+
+def _print_vms(vms: list[VirtualMachineSummary], output: Output) -> None:
+    if output.print_document(VirtualMachineList(virtual_machines=vms)):
         return
-    if not lines:
+    if not vms:
         warn("no such VM runs on a node with an agent (-A looks into all namespaces)")
         return
-    header = ["NAMESPACE", "VM", "NODE", "SIZE", "ACTUAL", "TARGET", "MIN", "DEMAND", "REASON", *processors.HEADER]
-    if output.wide:
-        header += ["RESIDENT", "POLICY", *processors.WIDE_HEADER, "MESSAGE"]
-    output.table(header, [_vm_row(vm, wide=output.wide) for vm in lines])
+    header = [*_VM_HEADER, *(_WIDE_VM_HEADER if output.wide else ())]
+    output.print_table(header, [_vm_cells(vm, wide=output.wide) for vm in vms])
 
 
-def _vm_row(vm: VirtualMachineLine, *, wide: bool) -> list[str | Cell]:
-    bad = vm.reason == "Unresponsive"
-    cpus, few = processors.row(vm.processors), len(processors.HEADER)
-    row: list[str | Cell] = [
+def _vm_cells(vm: VirtualMachineSummary, *, wide: bool) -> list[str | Cell]:
+    cpu_cells = processor_cells(vm.processors)
+    cells: list[str | Cell] = [
         *(vm.namespace, vm.name, vm.node),
-        *map(size, (vm.size, vm.actual, vm.target)),
-        "-" if vm.policy is None else size(vm.min),
-        size(vm.demand),
-        Cell(vm.reason, Style.WARN if bad else Style.PLAIN),
-        *cpus[:few],
+        *map(format_bytes, (vm.size, vm.actual, vm.target)),
+        "-" if vm.policy is None else format_bytes(vm.min),
+        format_bytes(vm.demand),
+        Cell(vm.reason, Style.WARN if vm.reason == DecisionReason.UNRESPONSIVE else Style.PLAIN),
+        *cpu_cells[: len(HEADER)],
     ]
-    return [*row, size(vm.resident), vm.policy or "-", *cpus[few:], vm.message] if wide else row
+    if wide:
+        cells += [format_bytes(vm.resident), vm.policy or "-", *cpu_cells[len(HEADER) :], vm.message]
+    return cells

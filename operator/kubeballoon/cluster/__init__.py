@@ -1,1 +1,1 @@
-"""The only code that talks to the Kubernetes API, and what turns its objects into the core's values."""
+"""This package talks to the Kubernetes API; no other package does, apart from kopf in the controller."""

@@ -1,4 +1,4 @@
-"""One client for all requests: JSON in, JSON out, a deadline on each, and errors that fit on one line."""
+"""This module sends all requests to the Kubernetes API: JSON in, JSON out, a deadline on each, one line per error."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
 import yaml
 
-from kubeballoon.cluster.library import ConfigException, client, config
+from kubeballoon.cluster.client_library import ConfigException, client, config
 
 Object = dict[str, Any]
-
-DEADLINE = 10.0
-"""Seconds a request may take before it counts as failed."""
-
-SILENCE = 70.0
-"""Seconds without a word after which a watch is over: an API server sends at least a bookmark each minute."""
 
 JSON = "application/json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -29,35 +24,52 @@ MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 
-class ClusterError(Exception):
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Timeouts say how long the client waits for the API server.
+
+    Attributes:
+        request: seconds after which a request has failed.
+        watch_silence: seconds without an event after which a watch has ended: an API server sends at least a bookmark
+            each minute.
+    """
+
+    request: float = 10.0
+    watch_silence: float = 70.0
+
+
+_DEFAULT_TIMEOUTS = Timeouts()
+
+
+class ApiError(Exception):
     """A request failed; the text is one line for a person."""
 
 
-class UnreachableError(ClusterError):
-    """The API server did not answer, or not in time: try again later."""
+class UnreachableError(ApiError):
+    """The API server did not answer, or not in time; the same request may succeed later."""
 
 
 class BusyError(UnreachableError):
-    """The API server asks to be asked again in a moment, as for a kind whose CRD has just been installed."""
+    """The API server asks its client to retry in a moment, for example while a CRD is being installed."""
 
 
-class NotFoundError(ClusterError):
-    """There is no such object, or no such kind."""
+class NotFoundError(ApiError):
+    """The API server has no such object, or no such kind."""
 
 
-class ConflictError(ClusterError):
-    """The object is not the one that was meant, or has changed since it was read."""
+class ConflictError(ApiError):
+    """The object has another uid than the request's, or has changed since it was read."""
 
 
-class ForbiddenError(ClusterError):
-    """A privilege is missing; the text names it."""
+class ForbiddenError(ApiError):
+    """The client lacks a privilege; the text names it."""
 
 
-class ExpiredError(ClusterError):
-    """A watch cannot go on from where it was: list again."""
+class ExpiredError(ApiError):
+    """The API server no longer knows the resourceVersion that a watch starts from; the objects must be listed anew."""
 
 
-_ERRORS: Mapping[int, type[ClusterError]] = {
+_ERRORS: Mapping[int, type[ApiError]] = {
     401: ForbiddenError,
     403: ForbiddenError,
     404: NotFoundError,
@@ -71,31 +83,48 @@ _ERRORS: Mapping[int, type[ClusterError]] = {
 }
 
 
-class Cluster:
-    """A connection to one cluster. Close it, or use it as an async context manager."""
+class ApiClient:
+    """An ApiClient is a connection to one cluster's API server; it is closed, or used as an async context manager.
 
-    def __init__(self, configuration: client.Configuration, field_manager: str, namespace: str = "default") -> None:
+    Attributes:
+        namespace: the kubeconfig's namespace, for objects whose namespace the user leaves out.
+    """
+
+    def __init__(
+        self,
+        configuration: client.Configuration,
+        field_manager: str,
+        namespace: str = "default",
+        timeouts: Timeouts = _DEFAULT_TIMEOUTS,
+    ) -> None:
         """Wrap a loaded configuration.
 
         Args:
-            configuration: where the API server is, and as whom to speak to it.
-            field_manager: the name behind every write.
-            namespace: what the configuration says is meant where none is named.
+            configuration: the API server's address and the client's credentials.
+            field_manager: the name under which the API server records every write.
+            namespace: the namespace of objects whose namespace the user leaves out.
+            timeouts: how long to wait for the API server.
         """
         self._api = client.ApiClient(configuration)
         self._api.user_agent = field_manager
         self._field_manager = field_manager
+        self._timeouts = timeouts
         self.namespace = namespace
 
     @classmethod
     async def connect(cls, field_manager: str, kubeconfig: Path | None = None, context: str | None = None) -> Self:
-        """Load a kubeconfig, the one named or the user's; without either, the pod's own service account.
+        """Load a kubeconfig, or the pod's service account where there is no kubeconfig.
+
+        Args:
+            field_manager: the name under which the API server records every write.
+            kubeconfig: the kubeconfig's path; None for the user's own.
+            context: the kubeconfig's context; None for its current one.
 
         Raises:
-            ClusterError: there is no usable configuration.
+            ApiError: there is no usable configuration.
         """
         if kubeconfig is not None and not kubeconfig.is_file():  # noqa: ASYNC240 - once, before anything runs
-            raise ClusterError(f"no access to a cluster: there is no kubeconfig {kubeconfig}")
+            raise ApiError(f"no access to a cluster: there is no kubeconfig {kubeconfig}")
         configuration = client.Configuration()
         namespace = "default"
         try:
@@ -107,17 +136,12 @@ class Cluster:
                 config.load_incluster_config(client_configuration=configuration)
             else:
                 where = config.KUBE_CONFIG_DEFAULT_LOCATION
-                raise ClusterError(f"no access to a cluster: there is no kubeconfig {where}, and this is no pod")
+                raise ApiError(f"no access to a cluster: there is no kubeconfig {where}, and this is no pod")
         except (ConfigException, OSError) as error:
-            raise ClusterError(f"no access to a cluster: {_one_line(error)}") from error
-        except (
-            yaml.YAMLError,
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:  # it is not looked into first
-            raise ClusterError(f"no access to a cluster: the kubeconfig cannot be read: {_one_line(error)}") from error
+            raise ApiError(f"no access to a cluster: {_one_line(error)}") from error
+        # The library reads a kubeconfig without checking it first, so a malformed one fails anywhere.
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ApiError(f"no access to a cluster: the kubeconfig cannot be read: {_one_line(error)}") from error
         return cls(configuration, field_manager, namespace)
 
     async def __aenter__(self) -> Self:
@@ -127,7 +151,7 @@ class Cluster:
         await self.close()
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         await self._api.close()
 
     async def get(self, path: str, **query: str) -> Object:
@@ -135,13 +159,13 @@ class Cluster:
         return await self._request("GET", path, query=query)
 
     async def names(self, path: str) -> set[str]:
-        """The names of a collection's objects, without their contents."""
+        """Read the names of a collection's objects, without their contents."""
         return {metadata["name"] for metadata in await self.metadata(path)}
 
     async def metadata(self, path: str) -> list[Object]:
-        """The metadata of a collection's objects, without their contents."""
+        """Read the metadata of a collection's objects, without their contents."""
         answer = await self._request("GET", path, query={}, accept=METADATA_ONLY)
-        return [item["metadata"] for item in answer["items"] or ()]  # null where there are none
+        return [item["metadata"] for item in answer["items"] or ()]  # an empty list comes as null
 
     async def create(self, path: str, body: Object) -> Object:
         """Create an object in the collection at ``path``."""
@@ -157,26 +181,32 @@ class Cluster:
         return await self._request("PATCH", path, body=body, query=query, content_type=MERGE_PATCH)
 
     async def apply(self, path: str, body: Object) -> Object:
-        """Server-side apply: create the object or take over the fields in ``body``."""
+        """Create an object, or take over the fields in ``body``, by server-side apply."""
         query = {"fieldManager": self._field_manager, "force": "true"}
         return await self._request("PATCH", path, body=body, query=query, content_type=APPLY_PATCH)
 
     @asynccontextmanager
     async def watch(self, path: str, idle: float, **query: str) -> AsyncIterator[AsyncIterator[Object]]:
-        """Watch a collection: yields the iterator of its events until the server ends it, or is not heard any more.
+        """Watch a collection; the context is an iterator of its events.
+
+        The iterator ends when the API server ends the watch, or has not sent anything for ``Timeouts.watch_silence``.
 
         Args:
-            path: the collection.
-            idle: seconds after which the server is asked to end the watch.
+            path: the collection's path.
+            idle: seconds after which the API server is asked to end the watch.
             query: selectors and the resourceVersion to start from.
 
         Raises:
             ExpiredError: the resourceVersion is too old.
-            ClusterError: anything else that ends a watch early.
+            ApiError: the watch was refused or broke off.
         """
         options = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(int(idle))}
-        limits = aiohttp.ClientTimeout(total=idle + DEADLINE, connect=DEADLINE, sock_read=SILENCE)
-        async with _in_time(f"GET {path}"):
+        limits = aiohttp.ClientTimeout(
+            total=idle + self._timeouts.request,
+            connect=self._timeouts.request,
+            sock_read=self._timeouts.watch_silence,
+        )
+        async with self._deadline(f"GET {path}"):
             response = await self._open("GET", path, query=options, limits=limits)
         try:
             yield _events(response, path)
@@ -193,7 +223,7 @@ class Cluster:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Object:
-        async with _in_time(f"{method} {path}"):
+        async with self._deadline(f"{method} {path}"):
             response = await self._open(method, path, query=query, body=body, content_type=content_type, accept=accept)
             text = await response.read()
         try:
@@ -222,41 +252,42 @@ class Cluster:
             body=body,
             auth_settings=["BearerToken"],
         )
-        limits = limits or aiohttp.ClientTimeout(total=DEADLINE, connect=DEADLINE)
+        limits = limits or aiohttp.ClientTimeout(total=self._timeouts.request, connect=self._timeouts.request)
         answer = await self._api.call_api(*request, _request_timeout=limits)
         response: aiohttp.ClientResponse = answer.response
         if response.status >= 400:  # noqa: PLR2004 - HTTP
             raise await _error(response, method, path)
         return response
 
+    @asynccontextmanager
+    async def _deadline(self, request: str) -> AsyncIterator[None]:
+        """Hold a request to its deadline, and turn the errors of HTTP and of the network into one line."""
+        seconds = self._timeouts.request
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            raise UnreachableError(f"the API server did not answer {request} within {seconds:.0f}s") from error
+        except aiohttp.ClientPayloadError as error:
+            raise UnreachableError(f"the API server broke off {request}: {_one_line(error)}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UnreachableError(f"the API server cannot be reached: {_one_line(error)}") from error
 
-@asynccontextmanager
-async def _in_time(what: str) -> AsyncIterator[None]:
-    """Hold a request to its deadline, and say in one line what became of it."""
-    try:
-        async with asyncio.timeout(DEADLINE):
-            yield
-    except TimeoutError as error:
-        raise UnreachableError(f"the API server did not answer {what} within {DEADLINE:.0f}s") from error
-    except aiohttp.ClientPayloadError as error:
-        raise UnreachableError(f"the API server broke off {what}: {_one_line(error)}") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise UnreachableError(f"the API server cannot be reached: {_one_line(error)}") from error
 
-
-async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ClusterError:
+async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ApiError:
     text = await response.text()
     try:
         message = json.loads(text)["message"]
     except (ValueError, KeyError, TypeError):
-        unknown = response.status == 404  # noqa: PLR2004 - HTTP; of an object that is missing it tells in JSON
-        message = "there is no such kind: is its CRD installed?" if unknown else text[:200] or response.reason
-    kind = _ERRORS.get(response.status, ClusterError)
-    return kind(f"{method} {path}: {_one_line(message)}")
+        # A missing object is answered with 404 and JSON; 404 without JSON means that the kind is missing.
+        unknown_kind = response.status == 404  # noqa: PLR2004 - HTTP
+        message = "there is no such kind: is its CRD installed?" if unknown_kind else text[:200] or response.reason
+    error_type = _ERRORS.get(response.status, ApiError)
+    return error_type(f"{method} {path}: {_one_line(message)}")
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Lines of any length: aiohttp refuses those over 128 KiB, and an object with its annotations may be longer."""
+    """Split the body into lines of any length; aiohttp's own lines end at 128 KiB, and an object may be longer."""
     rest = b""
     async for chunk in response.content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")
@@ -269,17 +300,17 @@ async def _events(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[
         async for line in _lines(response):
             event: Object = json.loads(line)
             if event["type"] == "ERROR":
-                kind = _ERRORS.get(event["object"].get("code", 0), ClusterError)
-                raise kind(f"watch {path}: {_one_line(event['object'].get('message', 'failed'))}")
+                error_type = _ERRORS.get(event["object"].get("code", 0), ApiError)
+                raise error_type(f"watch {path}: {_one_line(event['object'].get('message', 'failed'))}")
             yield event
     except TimeoutError:
-        return  # whether the server is still there shows when the watch goes on
+        return  # the API server is silent; the next watch shows whether it can still be reached
     except (aiohttp.ClientError, ValueError) as error:
         raise UnreachableError(f"the watch of {path} broke off: {_one_line(error)}") from error
 
 
 def contexts(kubeconfig: Path | None = None) -> list[str]:
-    """The contexts of a kubeconfig, the one named or the user's."""
+    """List the contexts of a kubeconfig; without a path, of the user's own."""
     known, _ = config.list_kube_config_contexts(None if kubeconfig is None else str(kubeconfig))
     return sorted(context["name"] for context in known)
 

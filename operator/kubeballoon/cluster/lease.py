@@ -1,7 +1,7 @@
-"""Leadership by a Lease: of several replicas one decides.
+"""This module elects a leader by a Lease: of several replicas of the controller one decides.
 
-kubernetes.aio's own election ends on the first connection that fails and never hands the lease back, so a restart
-would cost a lease's length; hence this one.
+The election of kubernetes.aio ends on the first connection that fails and never hands the Lease back, so that every
+restart would cost the length of a lease. Periods and their names are client-go's.
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import Cluster, ClusterError, ConflictError, NotFoundError, Object
+from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, NotFoundError, Object
 
 _log = logging.getLogger(__name__)
 
-DURATION = 15.0  # seconds a lease is good for after its last renewal; client-go's default
-RENEW = 5.0  # seconds between renewals
-RETRY = 2.0  # seconds between attempts to take the lease, or to renew it after a failure
+LEASE_DURATION = 15.0  # seconds for which a Lease is held after its last renewal
+RENEW_DEADLINE = 10.0  # seconds without a renewal after which a holder stops: well before anybody else may lead
+RENEW_PERIOD = 5.0  # seconds between renewals: two may fail before the deadline
+RETRY_PERIOD = 2.0  # seconds between attempts to acquire the Lease, or to renew it after a failure
 CONTROLLER = "kubeballoon-controller"
-"""The controllers' lease: whoever holds it decides."""
-GIVE_UP = 10.0  # seconds without a renewal after which a holder no longer leads, well before another may take over
+"""The name of the controllers' Lease: the replica that holds it decides."""
 
 
 class Lease:
-    """One candidate for one Lease."""
+    """A Lease is one replica's candidacy for a Lease object.
+
+    Attributes:
+        fault: why the Lease could not be read or written at the last attempt, in one line; None if it could.
+    """
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ApiClient,
         namespace: str,
         name: str,
         identity: str,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Stand for the lease ``namespace/name`` as ``identity``; ``clock`` gives monotonic seconds.
-
-        ``fault`` says what keeps it from being read, None when it can be.
-        """
+        """Stand for the Lease ``namespace/name`` as ``identity``; ``clock`` gives monotonic seconds."""
         self._cluster = cluster
         self._namespace = namespace
         self._name = name
@@ -49,77 +50,81 @@ class Lease:
         self._clock = clock
         self._sleep = sleep
         self.fault: str | None = "the lease has not been looked at yet"
-        self._seen: tuple[str, float] = ("", 0.0)  # another holder's renewal, and when it was first seen here
+        self._last_renewal: tuple[str, float] = ("", 0.0)  # another holder's, and when this candidate first read it
 
     @property
     def _path(self) -> str:
         return f"{paths.leases(self._namespace)}/{self._name}"
 
     async def acquire(self) -> None:
-        """Wait until this candidate holds the lease."""
+        """Wait until this candidate holds the Lease."""
         waiting = False
-        while not (taken := await self._attempt()):
-            if taken is False and not waiting:
+        while not (acquired := await self._attempt()):
+            if acquired is False and not waiting:
                 _log.info("another replica leads; standing by")
                 waiting = True
-            await self._sleep(RETRY)
+            await self._sleep(RETRY_PERIOD)
 
     async def keep(self) -> None:
-        """Renew until the lease is lost: taken by another, or not renewed in time."""
-        renewed = self._clock()
-        while (left := renewed + GIVE_UP - self._clock()) > 0:
-            await self._sleep(min(left, RENEW if self.fault is None else RETRY))
+        """Renew the Lease until it is lost: another holds it, or it was not renewed within RENEW_DEADLINE."""
+        renewed_at = self._clock()
+        while (remaining := renewed_at + RENEW_DEADLINE - self._clock()) > 0:
+            await self._sleep(min(remaining, RENEW_PERIOD if self.fault is None else RETRY_PERIOD))
             now = self._clock()
-            kept = await self._attempt(renewed + GIVE_UP - now)
+            kept = await self._attempt(renewed_at + RENEW_DEADLINE - now)
             if kept is False:
                 return
             if kept:
-                renewed = now
+                renewed_at = now  # from before the attempt: the API server may have counted from then on
 
-    async def seize(self, seconds: float = DURATION) -> None:
-        """Take the lease, or renew it, whoever holds it: a holder finds out when it renews, and stops.
+    async def seize(self, seconds: float = LEASE_DURATION) -> None:
+        """Acquire or renew the Lease, whoever holds it; a holder notices at its next renewal, and stops.
 
         Args:
-            seconds: how long nobody else may take it, unless it is seized again before.
+            seconds: how long nobody else may acquire the Lease, unless it is seized again before.
 
         Raises:
-            ClusterError: it cannot be written.
+            ApiError: the Lease cannot be read or written.
         """
         while True:
             try:
                 await self._write(await self._read(), seconds)
             except ConflictError:
-                continue  # its holder renewed it a moment ago
+                continue  # its holder has renewed the Lease since it was read
             return
 
     async def release(self) -> None:
-        """Hand the lease back, so that another replica need not wait."""
+        """Hand the Lease back, so that another replica need not wait until it expires."""
         try:
             lease = await self._cluster.get(self._path)
             if lease["spec"].get("holderIdentity") == self._identity:
                 lease["spec"].update(holderIdentity="", leaseDurationSeconds=1)
                 await self._cluster.replace(self._path, lease)
-        except ClusterError as error:
+        except ApiError as error:
             _log.warning("%s", error)
 
-    async def _attempt(self, seconds: float = GIVE_UP) -> bool | None:
-        """Whether the lease is held after trying to take or renew it; None when that cannot be told."""
+    async def _attempt(self, seconds: float = RENEW_DEADLINE) -> bool | None:
+        """Try to acquire or renew the Lease within so many seconds.
+
+        Returns:
+            Whether this candidate holds the Lease now; None where the attempt failed, so that this is not known.
+        """
         try:
             async with asyncio.timeout(seconds):
-                taken = await self._take()
+                held = await self._acquire_or_renew()
         except ConflictError:
-            return None  # written by another a moment ago: looked at again soon
-        except (ClusterError, TimeoutError) as error:
+            return None  # another candidate has written the Lease since it was read; the next attempt is due soon
+        except (ApiError, TimeoutError) as error:
             fault = str(error) or f"the API server did not answer for the lease {self._namespace}/{self._name}"
             if fault != self.fault:
                 _log.warning("%s", fault)
             self.fault = fault
             return None
         self.fault = None
-        return taken
+        return held
 
-    async def _take(self) -> bool:
-        """Take or renew the lease if that is possible now."""
+    async def _acquire_or_renew(self) -> bool:
+        """Acquire or renew the Lease unless another holds it; whether this candidate holds it now."""
         lease = await self._read()
         if lease is not None:
             holder = lease["spec"].get("holderIdentity") or ""
@@ -134,26 +139,26 @@ class Lease:
         except NotFoundError:
             return None
 
-    async def _write(self, lease: Object | None, seconds: float = DURATION) -> None:
-        """Hold it, if it is still what was read."""
+    async def _write(self, lease: Object | None, seconds: float = LEASE_DURATION) -> None:
+        """Write this candidate into the Lease, unless the Lease has changed since it was read (ConflictError)."""
         if lease is None:
-            await self._cluster.create(paths.leases(self._namespace), self._lease({"spec": {}}, 0, seconds))
+            await self._cluster.create(paths.leases(self._namespace), self._body({"spec": {}}, 0, seconds))
             return
         spec = lease["spec"]
         transitions = int(spec.get("leaseTransitions") or 0) + (spec.get("holderIdentity") != self._identity)
-        await self._cluster.replace(self._path, self._lease(lease, transitions, seconds))
+        await self._cluster.replace(self._path, self._body(lease, transitions, seconds))
 
     def _expired(self, spec: Object) -> bool:
-        """Whether another's lease ran out, by our own clock: clocks of nodes differ."""
+        """Whether another holder's lease has run out by this candidate's own clock, because nodes' clocks differ."""
         renewal = f"{spec.get('holderIdentity')} {spec.get('renewTime')}"
-        if renewal != self._seen[0]:
-            self._seen = (renewal, self._clock())
-        return self._clock() - self._seen[1] > float(spec.get("leaseDurationSeconds") or DURATION)
+        if renewal != self._last_renewal[0]:
+            self._last_renewal = (renewal, self._clock())
+        return self._clock() - self._last_renewal[1] > float(spec.get("leaseDurationSeconds") or LEASE_DURATION)
 
-    def _lease(self, lease: Object, transitions: int, seconds: float) -> Object:
+    def _body(self, lease: Object, transitions: int, seconds: float) -> Object:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         before = lease["spec"]
-        mine = before.get("holderIdentity") == self._identity
+        renews = before.get("holderIdentity") == self._identity
         return {
             **lease,
             "apiVersion": "coordination.k8s.io/v1",
@@ -162,7 +167,7 @@ class Lease:
             "spec": {
                 "holderIdentity": self._identity,
                 "leaseDurationSeconds": int(seconds),
-                "acquireTime": before.get("acquireTime", now) if mine else now,
+                "acquireTime": before.get("acquireTime", now) if renews else now,
                 "renewTime": now,
                 "leaseTransitions": transitions,
             },
@@ -170,7 +175,7 @@ class Lease:
 
 
 def own_namespace() -> str:
-    """The pod's own namespace; outside of one, where the chart is installed by default."""
+    """Return the pod's own namespace; outside a pod the one in which the chart is installed by default."""
     return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else "kubeballoon-system"
 
 

@@ -1,4 +1,4 @@
-"""Where in the API things are."""
+"""This module builds the paths of objects and collections in the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ INSTANCES = "/apis/kubevirt.io/v1/virtualmachineinstances"
 
 
 def ours(plural: str) -> str:
-    """A collection of ours."""
+    """Build the path of all objects of one of kubeballoon's kinds."""
     return f"{_OURS}/{plural}"
 
 
 def policy_status(policies: str, name: str) -> str:
-    """The status of one of the collection ``policies``."""
+    """Build the path of a policy's status; ``policies`` is the path of its collection."""
     return f"{policies}/{name}/status"
 
 
 def node_pressure(name: str) -> str:
-    """A node's NodePressure."""
+    """Build the path of a node's NodePressure."""
     return f"{NODE_PRESSURES}/{name}"
 
 
 def node_pressure_status(name: str) -> str:
-    """Its status."""
+    """Build the path of the status of a node's NodePressure."""
     return f"{node_pressure(name)}/status"
 
 
 def node(name: str) -> str:
-    """A node."""
+    """Build the path of a Node."""
     return f"{NODES}/{name}"
 
 
 def instance(namespace: str, name: str) -> str:
-    """A VirtualMachineInstance."""
+    """Build the path of a VirtualMachineInstance."""
     return f"/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{name}"
 
 
 def events(namespace: str) -> str:
-    """A namespace's events."""
+    """Build the path of a namespace's events."""
     return f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
 
 
 def leases(namespace: str) -> str:
-    """A namespace's leases."""
+    """Build the path of a namespace's Leases."""
     return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"

@@ -1,4 +1,4 @@
-"""A collection kept in memory: listed once, then watched; listed again when the watch cannot go on."""
+"""This module keeps a collection of Kubernetes objects in memory: it lists the objects once and then watches them."""
 
 from __future__ import annotations
 
@@ -7,99 +7,117 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
 
-from kubeballoon.cluster.client import Cluster, ClusterError, ExpiredError, Object
+from kubeballoon.cluster.client import ApiClient, ApiError, ExpiredError, Object
+from kubeballoon.core.backoff import Backoff
 
 _log = logging.getLogger(__name__)
 
-_WATCH = 300.0  # seconds a watch lasts before it is opened anew
-_RETRY = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between attempts, growing
+_WATCH_SECONDS = 300.0  # how long a watch lasts before it is opened anew, the shortest time that client-go asks for
+_RECONNECT_SECONDS = 1.0  # the pause before a watch that ended is opened anew, and the first one after a failure
+_LONGEST_PAUSE = 30.0  # seconds between attempts while the API server cannot be reached
 
 
 class Reflector:
-    """The objects of one collection by uid.
+    """A Reflector knows the objects of one collection.
 
-    While the API server is away the objects stay as they were last seen.
+    While the API server cannot be reached, the objects stay as they last were.
+
+    Attributes:
+        synced: set once the objects have been listed.
+        reachable: whether the last attempt to list or to watch the collection succeeded.
     """
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ApiClient,
         path: str,
         *,
         label_selector: str = "",
         changed: Callable[[], None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Reflect the collection at ``path``; ``changed`` is called, in the event loop, after every change."""
+        """Reflect the collection at ``path``.
+
+        Args:
+            cluster: the API server.
+            path: the collection's path.
+            label_selector: restricts the objects; an empty one takes all.
+            changed: called in the event loop after every change of the objects.
+            sleep: passes the time between attempts.
+        """
         self._cluster = cluster
         self._path = path
         self._query = {"labelSelector": label_selector} if label_selector else {}
         self._changed = changed
         self._sleep = sleep
-        self._failures = 0  # since something was last heard
-        self._objects: dict[str, Object] = {}
-        self._version = ""
+        self._backoff = Backoff(_RECONNECT_SECONDS, _LONGEST_PAUSE)  # counts failures since the last answer
+        self._objects: dict[str, Object] = {}  # by uid
+        self._version = ""  # the resourceVersion to watch from; empty where the objects have to be listed
         self.synced = asyncio.Event()
         self.reachable = False
 
     @property
     def tried(self) -> bool:
-        """Whether the objects are known, or the API server would not tell them."""
-        return self.synced.is_set() or self._failures > 0
+        """Whether the collection was listed, or the attempt to list it has failed."""
+        return self.synced.is_set() or self._failing
+
+    @property
+    def _failing(self) -> bool:
+        return self._backoff.pause > 0
 
     def objects(self) -> Iterable[Object]:
-        """The objects as last seen."""
+        """Return the objects as they last were."""
         return self._objects.values()
 
     async def run(self) -> None:
         """Follow the collection until cancelled."""
         while True:
-            delay = _RETRY[0]
+            pause = _RECONNECT_SECONDS
             try:
                 if not self._version:
                     await self._list()
-                await self._follow()
+                await self._watch()
             except ExpiredError:
                 self._version = ""
-            except ClusterError as error:
-                if self._failures == 0:
+            except ApiError as error:
+                if not self._failing:
                     _log.warning("%s", error)
                 self.reachable = False
-                delay = _RETRY[min(self._failures, len(_RETRY) - 1)]
-                self._failures += 1
-            # After an orderly end too: a proxy that ends every watch at once must not keep us busy.
-            await self._sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads reconnects
+                self._backoff = self._backoff.failed(0.0)  # only its pause is used, not its end
+                pause = self._backoff.pause
+            # Pauses after an orderly end too: a proxy that ends every watch at once must not keep the agent busy.
+            await self._sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads many agents' reconnects
 
     async def _list(self) -> None:
         answer = await self._cluster.get(self._path, **self._query)
-        self._objects = {item["metadata"]["uid"]: _bare(item) for item in answer["items"]}
+        self._objects = {item["metadata"]["uid"]: _without_managed_fields(item) for item in answer["items"]}
         self._version = answer["metadata"]["resourceVersion"]
-        self._failures = 0
+        self._backoff = self._backoff.succeeded()
         self.reachable = True
         self.synced.set()
         self._changed()
 
-    async def _follow(self) -> None:
+    async def _watch(self) -> None:
         query = {**self._query, "resourceVersion": self._version}
-        async with self._cluster.watch(self._path, _WATCH, **query) as events:
+        async with self._cluster.watch(self._path, _WATCH_SECONDS, **query) as events:
             self.reachable = True
             async for event in events:
-                self._take(event["type"], event["object"])
+                self._apply(event["type"], event["object"])
 
-    def _take(self, kind: str, item: Object) -> None:
+    def _apply(self, event_type: str, item: Object) -> None:
         metadata = item["metadata"]
         self._version = metadata["resourceVersion"]
-        self._failures = 0
-        if kind == "BOOKMARK":
+        self._backoff = self._backoff.succeeded()
+        if event_type == "BOOKMARK":
             return
-        if kind == "DELETED":
+        if event_type == "DELETED":
             self._objects.pop(metadata["uid"], None)
         else:
-            self._objects[metadata["uid"]] = _bare(item)
+            self._objects[metadata["uid"]] = _without_managed_fields(item)
         self._changed()
 
 
-def _bare(item: Object) -> Object:
-    """The object without the account of who wrote which field: half of it, and read by nobody here."""
+def _without_managed_fields(item: Object) -> Object:
+    """Drop managedFields from an object: half of its size, and unused here."""
     item["metadata"].pop("managedFields", None)
     return item

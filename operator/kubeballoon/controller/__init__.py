@@ -1,1 +1,1 @@
-"""Decides how much memory each VM may use, and writes it on the VMs; it never touches a node."""
+"""This package is the controller: it decides how much memory and how many processors each VM may use."""

@@ -1,6 +1,8 @@
-"""What the controller counts as it works."""
+"""This module counts for Prometheus what the controller does."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -8,17 +10,17 @@ from kubeballoon.metrics import BUCKETS
 
 
 class Counters:
-    """The controller's counters, in ``registry``."""
+    """Counters count rounds, patches and statuses, and measure how long rounds take."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Start from zero."""
+        """Start from zero, and export through ``registry``."""
         self._rounds = Counter(
             "kubeballoon_rounds",
             "Rounds, of one node each, by result: decided, silent (the node's agent is) or failed.",
             ("result",),
             registry=registry,
         )
-        self.durations = Histogram(
+        self._durations = Histogram(
             "kubeballoon_round_duration_seconds",
             "How long a round takes, patches included.",
             buckets=BUCKETS,
@@ -36,6 +38,7 @@ class Counters:
             ("result",),
             registry=registry,
         )
+        # Every result is exported from the start, so that Prometheus sees its first increase.
         for counter, results in (
             (self._rounds, ("decided", "silent", "failed")),
             (self._patches, ("written", "gone", "failed")),
@@ -44,14 +47,18 @@ class Counters:
             for result in results:
                 counter.labels(result)
 
-    def ended(self, result: str) -> None:
-        """A round ended."""
+    def time_round(self) -> AbstractContextManager[object]:
+        """Measure how long a round takes: the time that the returned context lasts."""
+        return self._durations.time()
+
+    def count_round(self, result: str) -> None:
+        """Count a round that ended: ``decided``, ``silent`` or ``failed``."""
         self._rounds.labels(result).inc()
 
-    def patched(self, result: str) -> None:
-        """A request was written, or why not."""
+    def count_patch(self, result: str) -> None:
+        """Count a patch of a VM's annotations: ``written``, ``gone`` or ``failed``."""
         self._patches.labels(result).inc()
 
-    def told(self, result: str) -> None:
-        """A policy's status was written, or why not."""
+    def count_status(self, result: str) -> None:
+        """Count a patch of a policy's status: ``written``, ``gone`` or ``failed``."""
         self._statuses.labels(result).inc()

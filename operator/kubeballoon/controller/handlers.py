@@ -1,12 +1,11 @@
-"""What kopf calls: each handler takes an object in and says who needs a round.
+"""This module holds kopf's handlers: each takes in an object that changed, and enqueues the nodes that it concerns.
 
-Event handlers only: the change-detecting ones would write annotations onto users' policies, and timers and daemons
-would put finalizers onto nodes' and users' objects.
+They are all event handlers. kopf's change-detecting handlers would write annotations onto users' policies; its timers
+and daemons would put finalizers onto nodes' and users' objects.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -15,69 +14,79 @@ from typing import Any
 import kopf
 
 from kubeballoon.api.names import GROUP, VERSION
+from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.policy_store import PolicyStore
 from kubeballoon.controller.scheduler import Scheduler
-from kubeballoon.controller.world import Book, World
+from kubeballoon.core.backoff import Backoff
 
 
 class Handlers:
-    """The handlers, bound to what they feed."""
+    """Handlers bring the cluster state up to date, and enqueue nodes with the scheduler."""
 
-    def __init__(self, world: World, scheduler: Scheduler) -> None:
-        """Feed ``world``, and mark nodes with ``scheduler``."""
-        self._world = world
+    def __init__(self, state: ClusterState, scheduler: Scheduler) -> None:
+        """Update ``state``, and enqueue nodes with ``scheduler``."""
+        self._state = state
         self._scheduler = scheduler
 
     def registry(self) -> kopf.OperatorRegistry:
-        """What kopf is run with."""
+        """Register all handlers with kopf."""
         handlers = kopf.OperatorRegistry()
         kopf.on.startup(registry=handlers)(configure)
         kopf.on.login(registry=handlers)(login)
-        for book in self._world.books:
-            kopf.on.event(GROUP, VERSION, book.kind.model.plural, registry=handlers)(partial(self.policy, book))
+        for store in self._state.stores:
+            kopf.on.event(GROUP, VERSION, store.policy_type.model.plural, registry=handlers)(
+                partial(self.policy, store)
+            )
         kopf.on.event(GROUP, VERSION, "nodepressures", registry=handlers)(self.node)
         kopf.on.event("", "v1", "namespaces", registry=handlers)(self.namespace)
         return handlers
 
-    async def policy(self, book: Book[Any], event: kopf.RawEvent, name: str, uid: str, **_: Any) -> None:
-        """A policy of the book's kind came, changed or went."""
+    async def policy(self, store: PolicyStore[Any, Any], event: kopf.RawEvent, name: str, uid: str, **_: Any) -> None:
+        """Take in a policy that was created, changed or deleted."""
         if event["type"] == "DELETED":
-            book.drop(name, uid)
-            self._scheduler.mark_all()
-        elif book.put(event["object"]):
-            self._scheduler.mark_all()
+            store.remove(name, uid)
+            self._scheduler.enqueue_all()
+        elif store.put(event["object"]):
+            self._scheduler.enqueue_all()
 
     async def node(self, event: kopf.RawEvent, name: str, **_: Any) -> None:
-        """An agent reported, or its node went."""
+        """Take in a NodePressure that was created, changed or deleted."""
         if event["type"] == "DELETED":
-            self._world.forget_node(name)
-            self._scheduler.mark(name)
-        elif self._world.put_node(event["object"], time.monotonic()):
-            self._scheduler.mark(name)
+            self._state.forget_node(name)
+            self._scheduler.enqueue(name)
+        elif self._state.put_node(event["object"], time.monotonic()):
+            self._scheduler.enqueue(name)
 
     async def namespace(self, event: kopf.RawEvent, name: str, labels: kopf.Labels, **_: Any) -> None:
-        """A namespace came, changed or went."""
+        """Take in a namespace that was created, changed or deleted."""
         if event["type"] == "DELETED":
-            self._world.namespaces.pop(name, None)
-        elif self._world.put_namespace(name, labels):
-            self._scheduler.mark_all()
+            self._state.namespaces.pop(name, None)
+        elif self._state.put_namespace(name, labels):
+            self._scheduler.enqueue_all()
 
 
-class _Backoffs:
-    """Seconds between attempts to reach the API server: without end, or kopf would end the process."""
+class _EndlessPauses:
+    """_EndlessPauses are kopf's pauses between attempts to reach the API server, seconds.
+
+    They never end: after the last one kopf would end the process.
+    """
 
     def __iter__(self) -> Iterator[float]:
-        return itertools.chain((1, 2, 5, 10), itertools.repeat(15))
+        backoff = Backoff(shortest=1.0, longest=15.0)
+        while True:
+            backoff = backoff.failed(0.0)  # only its pause is used, not its end
+            yield backoff.pause
 
 
 async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-    """Deadlines, and no events of kopf's own: they are posted on purpose, on transitions."""
+    """Set kopf's deadlines, and keep kopf from posting events: the controller posts its own."""
     settings.posting.enabled = False
     settings.networking.request_timeout = 10.0
-    settings.networking.error_backoffs = _Backoffs()
+    settings.networking.error_backoffs = _EndlessPauses()
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10.0
 
 
 async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    """The user's kubeconfig if there is one, else the pod's own account."""
+    """Connect with the user's kubeconfig if there is one, else as the pod's own account."""
     return kopf.login_with_kubeconfig(**kwargs) or kopf.login_with_service_account(**kwargs)

@@ -1,4 +1,4 @@
-"""``kubeballoon controller``."""
+"""This module is the command ``kubeballoon controller``."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ from typing import Any
 import kopf
 
 from kubeballoon.api.duration import parse_duration
-from kubeballoon.cluster.announce import Announcer
-from kubeballoon.cluster.client import Cluster
+from kubeballoon.cluster.client import ApiClient
+from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
+from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.counters import Counters
 from kubeballoon.controller.handlers import Handlers
 from kubeballoon.controller.metrics import ControllerMetrics
-from kubeballoon.controller.round import Rounds
+from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
-from kubeballoon.controller.world import World
 from kubeballoon.metrics import new_registry
 from kubeballoon.options import add_client_options, add_serving_options, checked
 from kubeballoon.serving import serve
 
 _log = logging.getLogger(__name__)
 
-_GOODBYE = 1.0  # seconds each part may take to end
-_HANDOVER = 5.0  # seconds the Lease may take to be handed back: without that the next leader waits three times as long
+_SHUTDOWN_SECONDS = 1.0  # for the tasks to end after they were cancelled
+_RELEASE_SECONDS = 5.0  # for handing the Lease back: if that fails, the next leader waits until it expires, 15 s
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = commands.add_parser("controller", help="decide how much memory each VM may use", description=__doc__)
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "controller",
+        help="decide how much memory each VM may use",
+        description="Decides how much memory and how many processors each VM may use.",
+    )
     add_client_options(parser)
     add_serving_options(parser)
     parser.add_argument("--namespace", help="where the Lease is kept (default: the pod's own)")
@@ -49,95 +53,99 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run until told to stop."""
+    """Run until a signal stops the controller; the exit status is 1 if it ends before."""
     if options.kubeconfig is not None:
-        os.environ["KUBECONFIG"] = str(options.kubeconfig)  # the one way to tell kopf
+        os.environ["KUBECONFIG"] = str(options.kubeconfig)  # kopf reads it from nowhere else
     return asyncio.run(_run(options))
 
 
 async def _run(options: argparse.Namespace) -> int:
     stop = asyncio.Event()
-    _heed_signals(stop)
+    _stop_on_signals(stop)
     identity = f"{socket.gethostname()}_{os.getpid()}"
-    async with await Cluster.connect("kubeballoon-controller", options.kubeconfig) as cluster:
-        world = World(options.cool_down)
-        announcer = Announcer(cluster, identity)
+    async with await ApiClient.connect("kubeballoon-controller", options.kubeconfig) as cluster:
+        state = ClusterState(options.cool_down)
+        recorder = EventRecorder(cluster, identity)
         registry = new_registry()
-        rounds = Rounds(cluster, world, announcer, Counters(registry))
-        scheduler = Scheduler(cluster, world, announcer, rounds)
+        counters = Counters(registry)
+        rounds = RoundRunner(cluster, state, recorder, counters)
+        scheduler = Scheduler(cluster, state, recorder, rounds, counters)
         lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
-        leading = asyncio.create_task(lease.acquire(), name="acquire")
+        acquiring = asyncio.create_task(lease.acquire(), name="acquire")
+        leads = acquiring.done
 
-        registry.register(ControllerMetrics(world, rounds, leading.done))
+        registry.register(ControllerMetrics(state, rounds, leads))
 
         def live() -> str | None:
-            return scheduler.stalled() if leading.done() else None
+            return scheduler.stalled() if leads() else None
 
         def ready() -> str | None:
-            return scheduler.fault if leading.done() else lease.fault
+            return scheduler.fault if leads() else lease.fault
 
         async with serve(*options.listen, live=live, ready=ready, metrics=registry):
-            if not await _before(leading, stop):
+            if not await _ends_before(acquiring, stop):
                 return 0
             _log.info("leading as %s", identity)
             try:
-                return await _lead(world, scheduler, lease, stop)
+                return await _lead(state, scheduler, lease, stop)
             finally:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_HANDOVER):
+                    async with asyncio.timeout(_RELEASE_SECONDS):
                         await lease.release()
 
 
-async def _lead(world: World, scheduler: Scheduler, lease: Lease, stop: asyncio.Event) -> int:
-    """Run all parts until the stop is asked for; 1 when one of them ends before."""
-    parts = {
+async def _lead(state: ClusterState, scheduler: Scheduler, lease: Lease, stop: asyncio.Event) -> int:
+    """Run scheduler, Lease and kopf until ``stop`` is set; return the exit status: 1 if one of them ends before."""
+    tasks = {
         asyncio.create_task(scheduler.run(), name="scheduler"),
         asyncio.create_task(lease.keep(), name="lease"),
         asyncio.create_task(stop.wait(), name="stop"),
     }
-    kopf_ = asyncio.create_task(_watch(Handlers(world, scheduler).registry(), stop), name="kopf")
-    done, _ = await asyncio.wait({*parts, kopf_}, return_when=asyncio.FIRST_COMPLETED)
-    asked = stop.is_set()
+    kopf_task = asyncio.create_task(_run_kopf(Handlers(state, scheduler).registry(), stop), name="kopf")
+    first, _ = await asyncio.wait({*tasks, kopf_task}, return_when=asyncio.FIRST_COMPLETED)
+    requested = stop.is_set()
     stop.set()
-    for part in parts:
-        part.cancel()
-    await asyncio.wait({*parts, kopf_}, timeout=_GOODBYE)
-    if not kopf_.done():
-        # It waits for every task that is younger than itself, such as a connection that a probe keeps open.
-        kopf_.cancel()
-        await asyncio.wait({kopf_}, timeout=_GOODBYE)
-    for part in {*parts, kopf_}:
-        if part.done() and not part.cancelled() and (part.exception() is not None or (part in done and not asked)):
-            _mourn(part)
-    return 0 if asked else 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait({*tasks, kopf_task}, timeout=_SHUTDOWN_SECONDS)
+    if not kopf_task.done():
+        # kopf waits for every task that was started after it, such as a connection that a probe keeps open.
+        kopf_task.cancel()
+        await asyncio.wait({kopf_task}, timeout=_SHUTDOWN_SECONDS)
+    for task in {*tasks, kopf_task}:
+        if task.done() and not task.cancelled():
+            unexpected = task in first and not requested
+            if unexpected or task.exception() is not None:
+                _log_exit(task)
+    return 0 if requested else 1
 
 
-async def _watch(registry: kopf.OperatorRegistry, stop: asyncio.Event) -> None:
-    """Run kopf until the stop is asked for."""
+async def _run_kopf(registry: kopf.OperatorRegistry, stop: asyncio.Event) -> None:
+    """Run kopf until ``stop`` is set."""
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(registry=registry, standalone=True, clusterwide=True, stop_flag=stop)
-    _heed_signals(stop)  # kopf took them, and told by them it would wait seconds for the flag's own task
+    _stop_on_signals(stop)  # kopf has set handlers of its own, with which it takes seconds longer to stop
     await kopf.run_tasks(tasks, ignored=others)
 
 
-def _heed_signals(stop: asyncio.Event) -> None:
+def _stop_on_signals(stop: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
-def _mourn(part: asyncio.Task[Any]) -> None:
-    """Say why the controller ends though nobody asked for it."""
-    error = part.exception()
-    if part.get_name() == "lease" and error is None:
+def _log_exit(task: asyncio.Task[Any]) -> None:
+    """Log why the controller ends although no signal stopped it."""
+    error = task.exception()
+    if task.get_name() == "lease" and error is None:
         _log.error("leadership was lost")
-    elif part.get_name() == "kopf":
-        _log.error("watching ended: %s", error or "for no reason known", exc_info=_log.isEnabledFor(logging.DEBUG))
+    elif task.get_name() == "kopf":
+        _log.error("watching ended: %s", error or "for an unknown reason", exc_info=_log.isEnabledFor(logging.DEBUG))
     else:
-        _log.error("%s ended: %s", part.get_name(), error, exc_info=error)
+        _log.error("%s ended: %s", task.get_name(), error, exc_info=error)
 
 
-async def _before(task: asyncio.Task[None], stop: asyncio.Event) -> bool:
-    """Whether the task ended before the stop was asked for."""
+async def _ends_before(task: asyncio.Task[None], stop: asyncio.Event) -> bool:
+    """Wait until a task ends or ``stop`` is set, and say whether the task ended; otherwise it is cancelled."""
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()

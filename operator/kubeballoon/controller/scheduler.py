@@ -1,4 +1,4 @@
-"""When rounds are run: soon after something changed, and at the latest every few seconds."""
+"""This module schedules rounds: soon after something has changed, and every few seconds in any case."""
 
 from __future__ import annotations
 
@@ -10,99 +10,109 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
+from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import API_VERSION, Policy, PolicyStatus
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.announce import Announcer, Reference
-from kubeballoon.cluster.client import Cluster, ClusterError, NotFoundError
-from kubeballoon.controller.round import Rounds
-from kubeballoon.controller.status import Tally, policy_status, tally, unread_status
-from kubeballoon.controller.world import Book, Unread, World
+from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
+from kubeballoon.cluster.events import EventRecorder, ObjectReference
+from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.counters import Counters
+from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
+from kubeballoon.controller.rounds import RoundRunner
+from kubeballoon.controller.status import PolicyCounts, count_policies, policy_status, unreadable_status
 
 _log = logging.getLogger(__name__)
 
-RESYNC = 15.0  # seconds between rounds when nothing happens, as ESX balances
-SETTLE = 0.2  # seconds in which changes that come together become one round
-STATUS = 2.0  # seconds between two looks at the policies' status
-AUDIT = 60.0  # seconds between two comparisons with what the API server has
+RESYNC_SECONDS = 15.0  # between rounds of every node while nothing changes; ESX balances as often
+_SETTLE_SECONDS = 0.2  # changes that come within this time share one round
+_STATUS_SECONDS = 2.0  # between updates of policies' statuses: each counts every VM of every node
+_AUDIT_SECONDS = 60.0  # between comparisons with the API server's objects: each lists all of their names
+_STALLED_AFTER = 4 * RESYNC_SECONDS  # seconds without progress after which the kubelet restarts the controller
 
 
 class Scheduler:
-    """The controller's one loop. Handlers mark nodes; it runs their rounds, then brings statuses up to date."""
+    """A Scheduler is the controller's one loop: handlers enqueue nodes, and it runs their rounds.
+
+    After the rounds it brings the policies' statuses up to date.
+
+    Attributes:
+        fault: why decisions may not be up to date, in one line: the API server's objects cannot be read. None if they
+            can be.
+    """
 
     def __init__(
         self,
-        cluster: Cluster,
-        world: World,
-        announcer: Announcer,
-        rounds: Rounds,
+        cluster: ApiClient,
+        state: ClusterState,
+        recorder: EventRecorder,
+        rounds: RoundRunner,
+        counters: Counters,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Schedule ``rounds`` over ``world``.
-
-        ``fault`` says what keeps decisions from being made on what the API server has; None when nothing does.
-        """
+        """Schedule ``rounds`` for the nodes of ``state``; ``clock`` gives monotonic seconds."""
         self._cluster = cluster
-        self._world = world
-        self._announcer = announcer
+        self._state = state
+        self._recorder = recorder
         self._rounds = rounds
+        self._counters = counters
         self._clock = clock
-        self._marked: set[str] = set()
+        self._queue: set[str] = set()  # names of nodes that need a round
         self._wake = asyncio.Event()
-        self._beat = clock()
-        self._reported = clock() - STATUS
+        self._progress_at = clock()
+        self._statuses_updated_at = clock() - _STATUS_SECONDS
         self._resync_due = self._audit_due = clock()
-        self._unwritten: dict[str, str] = {}  # why a policy's status could not be written
+        self._status_errors: dict[str, str] = {}  # why a policy's status could not be written, by kind and name
         self.fault: str | None = "not all policies and nodes are read yet"
 
-    def mark(self, name: str) -> None:
-        """The node ``name`` needs a round."""
-        self._marked.add(name)
+    def enqueue(self, name: str) -> None:
+        """Run a round of the node ``name`` soon."""
+        self._queue.add(name)
         self._wake.set()
 
-    def mark_all(self) -> None:
-        """Every node needs a round."""
-        self._marked.update(self._world.nodes)
+    def enqueue_all(self) -> None:
+        """Run a round of every node soon."""
+        self._queue.update(self._state.nodes)
         self._wake.set()
 
     def stalled(self) -> str | None:
-        """What is wrong when the loop has stopped turning, for the liveness probe."""
-        silence = self._clock() - max(self._beat, self._rounds.moved)
-        return f"no round for {silence:.0f}s" if silence > 4 * RESYNC else None
+        """Say in one line that the loop no longer makes progress; None if it does."""
+        seconds = self._clock() - max(self._progress_at, self._rounds.progress_at)
+        return f"no round for {seconds:.0f}s" if seconds > _STALLED_AFTER else None
 
     async def run(self) -> None:
-        """Decide nothing before everything is known; then turn for ever."""
+        """Run for ever; nothing is decided before all policies, namespaces and nodes are known."""
         while True:
-            self._beat = self._clock()
-            if await self._reads(self._load()):
+            self._progress_at = self._clock()
+            if await self._succeeds(self._load()):
                 break
-            await asyncio.sleep(RESYNC / 5)
-        self.mark_all()
-        self._resync_due, self._audit_due = self._clock() + RESYNC, self._clock() + AUDIT
+            await asyncio.sleep(RESYNC_SECONDS / 5)
+        self.enqueue_all()
+        self._resync_due, self._audit_due = self._clock() + RESYNC_SECONDS, self._clock() + _AUDIT_SECONDS
         while True:
-            self._beat = self._clock()
-            await self._turn()
-            await self._rest()
+            self._progress_at = self._clock()
+            await self._run_rounds()
+            await self._wait()
 
-    async def _rest(self) -> None:
-        """Until something changes; now and then, however much does, look at everything again."""
+    async def _wait(self) -> None:
+        """Wait until something changes or a resync is due; a resync enqueues every node, however much changes."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._resync_due - self._clock())):
                 await self._wake.wait()
-                await asyncio.sleep(SETTLE)
+                await asyncio.sleep(_SETTLE_SECONDS)
         self._wake.clear()
         if self._clock() < self._resync_due:
             return
-        self._resync_due = self._clock() + RESYNC
-        if self._clock() >= self._audit_due and await self._reads(self._audit()):
-            self._audit_due = self._clock() + AUDIT
-        self._world.prune()
-        self.mark_all()
+        self._resync_due = self._clock() + RESYNC_SECONDS
+        if self._clock() >= self._audit_due and await self._succeeds(self._audit()):
+            self._audit_due = self._clock() + _AUDIT_SECONDS
+        self._state.prune()
+        self.enqueue_all()
 
-    async def _reads(self, reading: Awaitable[None]) -> bool:
-        """Whether the API server lets itself be read; what is wrong is said once."""
+    async def _succeeds(self, reading: Awaitable[None]) -> bool:
+        """Read objects from the API server, and say whether that succeeds; the same fault is logged once."""
         try:
             await reading
-        except ClusterError as error:
+        except ApiError as error:
             fault = str(error)
             if fault != self.fault:
                 _log.error("%s", fault)
@@ -113,57 +123,67 @@ class Scheduler:
 
     async def _load(self) -> None:
         for body in (await self._cluster.get(paths.NAMESPACES))["items"]:
-            self._world.put_namespace(body["metadata"]["name"], body["metadata"].get("labels", {}))
-        for book in self._world.books:
-            for body in (await self._cluster.get(book.kind.path))["items"]:
-                book.put(body)
+            self._state.put_namespace(body["metadata"]["name"], body["metadata"].get("labels", {}))
+        for store in self._state.stores:
+            for body in (await self._cluster.get(_collection(store)))["items"]:
+                store.put(body)
         for body in (await self._cluster.get(paths.NODE_PRESSURES))["items"]:
-            self._world.put_node(body, self._clock())
+            self._state.put_node(body, self._clock())
 
     async def _audit(self) -> None:
-        """Forget what is gone: kopf, where it has to list anew, says nothing of what was deleted meanwhile."""
-        kinds: tuple[tuple[str, *tuple[MutableMapping[str, Any], ...]], ...] = (
-            (paths.NAMESPACES, self._world.namespaces),
-            *((book.kind.path, book.policies, book.unread) for book in self._world.books),
-            (paths.NODE_PRESSURES, self._world.nodes),
+        """Forget objects that are gone: when kopf lists anew, it does not tell what was deleted meanwhile."""
+        collections: tuple[tuple[str, *tuple[MutableMapping[str, Any], ...]], ...] = (
+            (paths.NAMESPACES, self._state.namespaces),
+            *((_collection(store), store.policies, store.unreadable) for store in self._state.stores),
+            (paths.NODE_PRESSURES, self._state.nodes),
         )
-        for path, *places in kinds:
-            before = [(objects, name, item) for objects in places for name, item in objects.items()]
+        for path, *known in collections:
+            before = [(objects, name, item) for objects in known for name, item in objects.items()]
             names = await self._cluster.names(path)
             for objects, name, item in before:
+                # One that handlers have replaced while the names were read may be newer than the names.
                 if name not in names and objects.get(name) is item:
                     del objects[name]
-                    self._marked.add(name)  # lets a node's outcome go
+                    self._queue.add(name)  # the round of a node that is gone drops the node's result
 
-    async def _turn(self) -> None:
-        marked, self._marked = self._marked, set()
-        for name in sorted(marked):
+    async def _run_rounds(self) -> None:
+        """Run the rounds of all enqueued nodes, and update statuses, but no more often than every few seconds."""
+        names, self._queue = self._queue, set()
+        for name in sorted(names):
             await self._rounds.run(name)
-            self._beat = self._clock()
-        wait = self._reported + STATUS - self._clock()
-        if wait <= 0:
-            await self._report()
-            self._reported = self._clock()
-        elif marked:
-            asyncio.get_running_loop().call_later(wait, self._wake.set)
+            self._progress_at = self._clock()
+        seconds_left = self._statuses_updated_at + _STATUS_SECONDS - self._clock()
+        if seconds_left <= 0:
+            await self._update_statuses()
+            self._statuses_updated_at = self._clock()
+        elif names:
+            asyncio.get_running_loop().call_later(seconds_left, self._wake.set)
 
-    async def _report(self) -> None:
-        """Write the statuses that changed."""
-        for book in self._world.books:
-            tallies = tally(self._world, book)
-            for policy in list(book.policies.values()):
-                counts = tallies.get(policy.metadata.name, Tally())
-                status = policy_status(book.kind, policy, counts, self._rounds.outcomes, datetime.now(UTC))
-                await self._update(book, policy, status)
-            for unread in list(book.unread.values()):
-                await self._update(book, unread, unread_status(unread, datetime.now(UTC)))
+    async def _update_statuses(self) -> None:
+        """Write the policies' statuses that have changed."""
+        for store in self._state.stores:
+            counts_by_policy = count_policies(self._state, store)
+            for policy in [loaded.resource for loaded in store.policies.values()]:
+                counts = counts_by_policy.get(policy.metadata.name, PolicyCounts())
+                status = policy_status(store.policy_type, policy, counts, self._rounds.results, datetime.now(UTC))
+                await self._update_status(store, policy, status)
+            for unreadable in list(store.unreadable.values()):
+                await self._update_status(store, unreadable, unreadable_status(unreadable, datetime.now(UTC)))
 
-    async def _update(self, book: Book[Any], policy: Policy | Unread, status: PolicyStatus) -> None:
-        if policy.status is None or status != policy.status:
-            await self._write(book, policy, status)
-            self._beat = self._clock()
+    async def _update_status(
+        self, store: PolicyStore[Any, Any], policy: Policy | UnreadablePolicy, status: PolicyStatus
+    ) -> None:
+        if policy.status is not None and status == policy.status:
+            return
+        if await self._write_status(store, policy, status):
+            store.set_status(policy.metadata.name, policy.metadata.uid, status)
+            await self._post_condition_events(policy, status.conditions)
+        self._progress_at = self._clock()
 
-    async def _write(self, book: Book[Any], policy: Policy | Unread, status: PolicyStatus) -> None:
+    async def _write_status(
+        self, store: PolicyStore[Any, Any], policy: Policy | UnreadablePolicy, status: PolicyStatus
+    ) -> bool:
+        """Write a policy's status; whether it was written. The same error of the same policy is logged once."""
         name, subject = policy.metadata.name, f"{policy.kind}/{policy.metadata.name}"
         body = {
             "apiVersion": API_VERSION,
@@ -172,22 +192,31 @@ class Scheduler:
             "status": status.to_wire(),
         }
         try:
-            await self._cluster.apply(paths.policy_status(book.kind.path, name), body)
+            await self._cluster.apply(paths.policy_status(_collection(store), name), body)
         except NotFoundError:
-            self._rounds.counters.told("gone")
-            return
-        except ClusterError as error:
-            self._rounds.counters.told("failed")
-            if self._unwritten.get(subject) != str(error):
+            self._counters.count_status("gone")
+            return False
+        except ApiError as error:
+            self._counters.count_status("failed")
+            if self._status_errors.get(subject) != str(error):
                 _log.warning("%s", error)
-            self._unwritten[subject] = str(error)
-            return
-        self._rounds.counters.told("written")
-        self._unwritten.pop(subject, None)
-        book.settle(name, policy.metadata.uid, status)
+            self._status_errors[subject] = str(error)
+            return False
+        self._counters.count_status("written")
+        self._status_errors.pop(subject, None)
+        return True
+
+    async def _post_condition_events(self, policy: Policy | UnreadablePolicy, conditions: list[Condition]) -> None:
+        """Post an event for each condition whose status has changed; a condition that is new has not changed."""
         before = {condition.type: condition.status for condition in policy.status.conditions} if policy.status else {}
-        about = Reference(API_VERSION, policy.kind, name, policy.metadata.uid)
-        for condition in status.conditions:
+        about = ObjectReference(API_VERSION, policy.kind, policy.metadata.name, policy.metadata.uid)
+        for condition in conditions:
             if before.get(condition.type) not in (None, condition.status):
-                bad = (condition.type == "Ready") != (condition.status == "True")
-                await self._announcer.post(about, condition.reason, condition.message, action="Report", warning=bad)
+                # Ready is good when it is true; all other conditions are good when they are false.
+                warning = (condition.type == "Ready") != (condition.status == "True")
+                await self._recorder.post(about, condition.reason, condition.message, action="Report", warning=warning)
+
+
+def _collection(store: PolicyStore[Any, Any]) -> str:
+    """Build the path of the store's policies in the API."""
+    return paths.ours(store.policy_type.model.plural)

@@ -1,8 +1,7 @@
-"""What a policy's status says: pure functions of what the controller knows."""
+"""This module computes the status of a policy from what the controller knows; its functions are pure."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,95 +9,110 @@ from typing import Any
 
 from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
-from kubeballoon.api.v1alpha1 import Exclusion, Mode, Policy, PolicyStatus, VirtualMachineReport
-from kubeballoon.cluster.snapshot import RELEASED, P
-from kubeballoon.controller.kinds import MEMORY, Kind
-from kubeballoon.controller.round import AnyPlan, Outcome
-from kubeballoon.controller.world import Book, Unread, World
-from kubeballoon.core.model import Plan
+from kubeballoon.api.v1alpha1 import Exclusion, Policy, PolicyStatus
+from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
+from kubeballoon.controller.rounds import AnyPlan, RoundResult
+from kubeballoon.core.memory.model import MemoryPlan
 from kubeballoon.core.wording import human, listed
+from kubeballoon.governance.counting import CountedVM, VMCounts, count_vms
+from kubeballoon.governance.exclusion import ExclusionReason
+from kubeballoon.governance.loaded_policy import P, Terms
+from kubeballoon.governance.policy_types import MEMORY, PolicyType
+from kubeballoon.vocabulary import Mode
+
+_Finding = tuple[bool, str, str]
+"""Whether a condition holds, its reason and its message."""
 
 
 @dataclass(slots=True)
-class Tally:
-    """What was counted for one policy."""
+class PolicyCounts:
+    """PolicyCounts are what was counted for one policy.
+
+    Attributes:
+        matched: the VMs that the policy selects.
+        vms: counts of the VMs that the policy governs.
+        governed_by: the policies that govern VMs which this policy selects too.
+        tied_with: the policies of the same priority that select VMs which this policy selects too.
+    """
 
     matched: int = 0
-    governed: int = 0
-    taken: int = 0
-    excluded: Counter[str] = field(default_factory=Counter)
-    nodes: set[str] = field(default_factory=set)
-    unresponsive: list[str] = field(default_factory=list)
+    vms: VMCounts = field(default_factory=VMCounts)
     governed_by: set[str] = field(default_factory=set)
     tied_with: set[str] = field(default_factory=set)
 
 
-def tally(world: World, book: Book[P]) -> dict[str, Tally]:
-    """Count every VM of every node once, for each of the book's policies by name."""
-    tallies = {name: Tally() for name in book.policies}
-    for name, pressure in world.nodes.items():
+def count_policies(state: ClusterState, store: PolicyStore[P, Terms]) -> dict[str, PolicyCounts]:
+    """Count the VMs of all nodes for each policy of a store, by the policy's name."""
+    counts = {name: PolicyCounts() for name in store.policies}
+    governed: dict[str, list[CountedVM[P]]] = {name: [] for name in store.policies}
+    for pressure in state.nodes.values():
         for report in pressure.status.virtual_machines if pressure.status is not None else ():
-            governance = world.governance(book, report)
+            governance = state.governance(store, report)
             for policy in governance.policies:
-                tallies[policy.metadata.name].matched += 1
-            if governance.governing is None:
+                counts[policy.name].matched += 1
+            governing = governance.governing
+            if governing is None:
                 continue
-            excluded = book.kind.exclusion(report, governance.governing, pressure.metadata.released)
-            _count(book.kind, tallies[governance.governing.metadata.name], name, report, excluded)
+            governed[governing.name].append(CountedVM(pressure, report, governing.resource))
             for other in governance.policies[1:]:
-                tallies[other.metadata.name].governed_by.add(governance.governing.metadata.name)
-            tied = {policy.metadata.name for policy in governance.tied}
-            for each in tied:
-                tallies[each].tied_with |= tied - {each}
-    return tallies
-
-
-def _count(
-    kind: Kind[P], counts: Tally, node: str, report: VirtualMachineReport, excluded: tuple[str, str] | None
-) -> None:
-    counts.governed += 1
-    counts.nodes.add(node)
-    if excluded is not None:
-        counts.excluded[excluded[0]] += 1
-    elif not kind.responsive(report):
-        counts.unresponsive.append(f"{report.namespace}/{report.name}")
-    counts.taken += kind.taken(report)
+                counts[other.name].governed_by.add(governing.name)
+            tied = {policy.name for policy in governance.tied}
+            for name in tied:
+                counts[name].tied_with |= tied - {name}
+    for name, vms in governed.items():
+        counts[name].vms = count_vms(store.policy_type, vms)
+    return counts
 
 
 def policy_status(
-    kind: Kind[Any], policy: Policy, counts: Tally, outcomes: Mapping[str, Outcome], now: datetime
+    policy_type: PolicyType[Any, Any],
+    policy: Policy,
+    counts: PolicyCounts,
+    results: Mapping[str, RoundResult],
+    now: datetime,
 ) -> PolicyStatus:
-    """The status of one policy, keeping the transition times of conditions that did not change."""
-    wanted = [
+    """Compute the status of a policy; conditions whose status has not changed keep their transition times.
+
+    Args:
+        policy_type: the policy's type.
+        policy: the policy, with its present status.
+        counts: what was counted for the policy.
+        results: the result of each node's last round.
+        now: the transition time of conditions that have changed.
+    """
+    reclaimable = _reclaimable(policy, counts, results) if policy_type is MEMORY else None
+    findings = {
+        "Ready": _ready(policy, counts, reclaimable),
+        "Degraded": _degraded(counts, results),
+        "Shortfall": _shortfall(policy_type, counts, results),
+        **({"AtRisk": _at_risk(counts, results)} if policy_type is MEMORY else {}),
+        "Conflicted": _conflicted(policy, counts),
+    }
+    conditions = [
         Condition(
-            type=each,
+            type=condition_type,
             status=Status.TRUE if holds else Status.FALSE,
             reason=reason,
             message=message,
             observed_generation=policy.metadata.generation,
             last_transition_time=now,
         )
-        for each, (holds, reason, message) in {
-            "Ready": _ready(policy, counts, _would_take(policy, counts, outcomes) if kind is MEMORY else None),
-            "Degraded": _degraded(counts, outcomes),
-            "Overcommitted": _overcommitted(kind, counts, outcomes),
-            **({"AtRisk": _at_risk(counts, outcomes)} if kind is MEMORY else {}),
-            "Conflicted": _conflicted(policy, counts),
-        }.items()
+        for condition_type, (holds, reason, message) in findings.items()
     ]
     present = policy.status.conditions if policy.status is not None else []
     common = PolicyStatus(
         observed_generation=policy.metadata.generation,
         matched=counts.matched,
-        governed=counts.governed,
-        excluded=[Exclusion(reason=reason, count=count) for reason, count in sorted(counts.excluded.items())],
-        conditions=set_conditions(present, wanted),
+        governed=counts.vms.governed,
+        excluded=[Exclusion(reason=reason, count=count) for reason, count in sorted(counts.vms.excluded.items())],
+        conditions=set_conditions(present, conditions),
     )
-    return kind.status(common, counts.taken)
+    return policy_type.status(common, counts.vms.reclaimed)
 
 
-def unread_status(policy: Unread, now: datetime) -> PolicyStatus:
-    """The status of a policy that this version cannot read."""
+def unreadable_status(policy: UnreadablePolicy, now: datetime) -> PolicyStatus:
+    """Compute the status of a policy that this version cannot read."""
     ready = Condition(
         type="Ready",
         status=Status.FALSE,
@@ -111,82 +125,92 @@ def unread_status(policy: Unread, now: datetime) -> PolicyStatus:
     return PolicyStatus(observed_generation=policy.metadata.generation, conditions=set_conditions(present, [ready]))
 
 
-def _plans(kind: Kind[Any], counts: Tally, outcomes: Mapping[str, Outcome]) -> dict[str, AnyPlan]:
-    """What was last decided on the nodes with VMs of the policy, by node."""
-    return {
-        name: outcomes[name].plans[kind.path]
-        for name in sorted(counts.nodes)
-        if name in outcomes and kind.path in outcomes[name].plans
-    }
+def _plans(
+    policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]
+) -> dict[str, AnyPlan]:
+    """Find the last plans of the nodes on which the policy governs VMs, by the node's name."""
+    plural = policy_type.model.plural
+    return {name: result.plans[plural] for name, result in _results(counts, results) if plural in result.plans}
 
 
-def _would_take(policy: Policy, counts: Tally, outcomes: Mapping[str, Outcome]) -> int:
-    """The memory that a policy would take from its VMs if it did not only observe, bytes."""
-    plans = _plans(MEMORY, counts, outcomes).values()
+def _results(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> list[tuple[str, RoundResult]]:
+    """Find the last rounds of the nodes on which the policy governs VMs, sorted by the node's name."""
+    return [(name, results[name]) for name in sorted(counts.vms.nodes) if name in results]
+
+
+def _reclaimable(policy: Policy, counts: PolicyCounts, results: Mapping[str, RoundResult]) -> int:
+    """Sum up the memory that an observing policy would reclaim from its VMs if it were enforced, bytes."""
     return sum(
         max(0, decision.vm.size - decision.entitlement)
-        for plan in plans
-        if isinstance(plan, Plan)
+        for plan in _plans(MEMORY, counts, results).values()
+        if isinstance(plan, MemoryPlan)
         for decision in plan.decisions
         if decision.vm.policy is not None and decision.vm.policy.name == policy.metadata.name
     )
 
 
-def _ready(policy: Policy, counts: Tally, would_take: int | None) -> tuple[bool, str, str]:
+def _ready(policy: Policy, counts: PolicyCounts, reclaimable: int | None) -> _Finding:
+    """Find whether a policy governs VMs; ``reclaimable`` is None for policies that do not reclaim memory."""
     if policy.metadata.released:
-        return False, RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
+        return False, ExclusionReason.RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
     if not counts.matched:
         return False, "NoVirtualMachines", "its selector selects no running VM on a node with an agent"
-    if not counts.governed:
-        return False, "NotGoverning", f"every VM it selects is governed by {_names(counts.governed_by)}"
-    where = f"{counts.governed} VMs on {len(counts.nodes)} nodes"
+    if not counts.vms.governed:
+        return False, "NotGoverning", f"every VM it selects is governed by {_listed(counts.governed_by)}"
+    where = f"{counts.vms.governed} VMs on {len(counts.vms.nodes)} nodes"
     if policy.spec.mode is Mode.OBSERVE:
-        supposed = "" if would_take is None else f"; it would take back {human(would_take)}"
-        return True, "Observing", f"computes and reports for {where}, and changes nothing{supposed}"
+        effect = "" if reclaimable is None else f"; it would reclaim {human(reclaimable)}"
+        return True, "Observing", f"computes and reports for {where}, and changes nothing{effect}"
     return True, "Enforcing", f"governs {where}"
 
 
-def _degraded(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
-    mine = [(name, outcomes[name]) for name in sorted(counts.nodes) if name in outcomes]
-    failures = [failure for _, outcome in mine for failure in outcome.failures]
+def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
+    """Find the worst that keeps requests from being written or followed: first errors, then agents, then guests."""
+    last_rounds = _results(counts, results)
+    failures = [failure for _, result in last_rounds for failure in result.failures]
     if failures:
         return True, "PatchFailed", failures[0]
-    faults = [outcome.fault for _, outcome in mine if outcome.fault is not None]
+    faults = [result.fault for _, result in last_rounds if result.fault is not None]
     if faults:
         return True, "RoundFailed", faults[0]
-    silent = [name for name, outcome in mine if outcome.silent]
+    silent = [name for name, result in last_rounds if result.silent]
     if silent:
-        return True, "AgentSilent", f"no recent report from the agents of {_names(silent)}: requests there stand still"
-    if counts.unresponsive:
-        return True, "Unresponsive", f"{_names(counts.unresponsive)} do not follow requests"
+        return True, "AgentSilent", f"no recent report from the agents of {_listed(silent)}: requests there stand still"
+    if counts.vms.unresponsive:
+        return True, "Unresponsive", f"{_listed(counts.vms.unresponsive)} do not follow requests"
     return False, "AsExpected", "all agents report, all guests follow"
 
 
-def _overcommitted(kind: Kind[Any], counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
-    short = {name: plan.shortfall for name, plan in _plans(kind, counts, outcomes).items() if plan.shortfall}
-    if not short:
+def _shortfall(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
+    """Find whether the guaranteed minimums exceed a node's capacity."""
+    shortfalls = {name: plan.shortfall for name, plan in _plans(policy_type, counts, results).items() if plan.shortfall}
+    if not shortfalls:
         return False, "MinimumsFit", "the guaranteed minimums fit on every node"
-    said = [f"{name} by {kind.said(shortfall)}" for name, shortfall in short.items()]
-    return True, "MinimumsExceedCapacity", f"the guaranteed minimums exceed the capacity of {_names(said)}"
+    texts = [f"{name} by {policy_type.amount_text(shortfall)}" for name, shortfall in shortfalls.items()]
+    return True, "MinimumsExceedCapacity", f"the guaranteed minimums exceed the capacity of {_listed(texts)}"
 
 
-def _at_risk(counts: Tally, outcomes: Mapping[str, Outcome]) -> tuple[bool, str, str]:
-    """Whether VMs could use more at once than their node has: what is not held back before the node runs short."""
-    plans = _plans(MEMORY, counts, outcomes)
-    risks = {name: plan.risk for name, plan in plans.items() if isinstance(plan, Plan) and plan.risk}
+def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
+    """Find whether a node's VMs could use more than it has all at once.
+
+    That is possible where memory is not reclaimed before the node runs short, or cannot be reclaimed.
+    """
+    plans = _plans(MEMORY, counts, results)
+    risks = {name: plan.risk for name, plan in plans.items() if isinstance(plan, MemoryPlan) and plan.risk}
     if not risks:
         return False, "CapacitySuffices", "the VMs of no node could use more than it has"
-    said = [f"{human(risk)} on {name}" for name, risk in risks.items()]
-    return True, "CapacityExceeded", f"all VMs at once could use more than there is: {_names(said)}"
+    texts = [f"{human(risk)} on {name}" for name, risk in risks.items()]
+    return True, "CapacityExceeded", f"all VMs at once could use more than there is: {_listed(texts)}"
 
 
-def _conflicted(policy: Policy, counts: Tally) -> tuple[bool, str, str]:
+def _conflicted(policy: Policy, counts: PolicyCounts) -> _Finding:
+    """Find whether only their names order this policy and others that select the same VMs."""
     if not counts.tied_with:
         return False, "NoConflict", "no policy of the same priority selects the same VMs"
     first = min([policy.metadata.name, *counts.tied_with])
-    others = _names(counts.tied_with)
+    others = _listed(counts.tied_with)
     return True, "SamePriority", f"some of its VMs are selected at the same priority by {others}; {first} governs them"
 
 
-def _names(items: Iterable[str]) -> str:
+def _listed(items: Iterable[str]) -> str:
     return listed(sorted(items))

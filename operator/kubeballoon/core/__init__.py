@@ -1,4 +1,4 @@
-"""The decisions: pure functions of immutable values, with no I/O and no clock.
+"""The core makes all decisions: its functions are pure, its values immutable, and it does no I/O and reads no clock.
 
-All memory is in bytes, all time in seconds on one monotonic clock that the caller reads.
+Memory is in bytes. Times are in seconds of a clock that the caller reads.
 """

@@ -1,10 +1,12 @@
-"""The fair division of memory: one price for all, found exactly.
+"""The fair division of memory among VMs: it finds the one price at which all memory is sold.
 
-A VM with weight S and active memory A pays for an allocation P the price C(P)/S, where C(P) = P up to A and
-A + k(P - A) above it, k = 1/(1 - idle tax): idle memory costs k times as much. This is min-funding revocation
-(Waldspurger, "Memory Resource Management in VMware ESX Server", OSDI 2002, section 5.2) turned round: instead of
-revoking page by page from whoever pays least, find the price at which everything is sold. Both end at the same
-division, for C is increasing; the price is a water level, and piecewise linear, so no iteration is needed.
+A VM with weight S and active memory A pays the price C(P)/S for an allocation of P bytes. C(P) is P up to A and
+A + k(P - A) above it, with k = 1/(1 - idle tax): idle memory costs k times as much.
+
+This is min-funding revocation (Waldspurger, "Memory Resource Management in VMware ESX Server", OSDI 2002, section 5.2)
+turned round. ESX revokes memory page by page, always from the VM with the fewest shares for each page, which is the one
+with the highest price C(P)/S. This module looks for the price at which that ends. C is increasing, so both lead to the
+same division. The amount sold is piecewise linear in the price, so no iteration is needed.
 """
 
 from __future__ import annotations
@@ -21,17 +23,19 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-# The level is lowered by this factor before rounding down, which costs less than a byte in 8 TiB and outweighs the
-# rounding of the few float operations that found it. What that leaves unsold is then sold byte by byte.
-_BELOW = 1 - 2.0**-42
+# The price found is lowered by this factor, so that rounding of the float operations that found it cannot make it too
+# high: memory would be sold twice. That costs less than a byte in 8 TiB. Bytes left unsold are then sold one by one.
+_ROUNDING_MARGIN = 1 - 2.0**-42
 
 
 class Claim(NamedTuple):
-    """One VM's claim: ``minimum`` <= allocation <= ``maximum``, all in bytes.
+    """A Claim is what one VM may be allocated, and on what terms; amounts are bytes.
 
     Attributes:
-        key: unique among the claims; settles ties, so the order of the claims does not matter.
-        weight: the VM's shares, positive; of all claims together less than 2**56.
+        key: unique among the claims; it settles ties, so that the order of the claims does not matter.
+        minimum: the least that the VM is allocated.
+        maximum: the most that the VM is allocated.
+        weight: the VM's shares, positive; less than 2**56 for all claims together.
         active: the allocation up to which the VM is not taxed.
         idle_tax: percent, 0 to 99.
     """
@@ -44,14 +48,14 @@ class Claim(NamedTuple):
     idle_tax: int = 0
 
     def price(self, allocation: int) -> float:
-        """C(P)/S for an allocation of P bytes."""
+        """Return the price C(P)/S that the VM pays for an allocation of P bytes."""
         idle = allocation - self.active
         cost = allocation if idle <= 0 else self.active + idle * 100 / (100 - self.idle_tax)
         return cost / self.weight
 
 
 class Claims(NamedTuple):
-    """Many claims: the same by columns."""
+    """Claims are the claims of many VMs, with one column for each attribute of a Claim, in the same order."""
 
     key: Sequence[str]
     minimum: Ints
@@ -61,75 +65,82 @@ class Claims(NamedTuple):
     idle_tax: Ints
 
     def price(self, allocations: Ints) -> Floats:
-        """``Claim.price`` of each."""
+        """Return the price that each VM pays for its allocation."""
         idle = allocations - self.active
         cost = np.where(idle <= 0, allocations, self.active + idle * 100 / (100 - self.idle_tax))
         return cost / self.weight
 
     def price_at(self, index: int, allocation: int) -> float:
-        """``Claim.price`` of one."""
+        """Return the price that the VM in row ``index`` pays for an allocation."""
         return Claim(self.key[index], *[column.item(index) for column in self[1:]]).price(allocation)
 
 
 def divide(claims: Sequence[Claim], capacity: int) -> list[int]:
-    """Divide ``capacity`` bytes among the claims, in their order, in O(n log n).
+    """Divide ``capacity`` bytes among the claims, in O(n log n).
 
-    Every allocation is within its bounds, and the sum is exactly the capacity or, when that is less, the sum of the
-    maximums. When the minimums alone exceed the capacity each claim gets its minimum: the caller reports the
-    shortfall. Growing the capacity never shrinks an allocation, because bytes are sold in one fixed order: by price,
+    Every allocation is within its bounds, and the sum is exactly the capacity or, if that is less, the sum of the
+    maximums. When the minimums alone exceed the capacity, each claim gets its minimum, and the caller reports the
+    shortfall. A larger capacity never makes an allocation smaller, because bytes are sold in one fixed order: by price,
     then by key.
+
+    Returns:
+        The allocations in bytes, in the order of the claims.
     """
     if not claims:
         return []
     key, *columns = zip(*claims, strict=True)
-    allocations: list[int] = share_out(Claims(key, *(np.array(each, np.int64) for each in columns)), capacity).tolist()
+    arrays = Claims(key, *(np.array(column, np.int64) for column in columns))
+    allocations: list[int] = divide_columns(arrays, capacity).tolist()
     return allocations
 
 
-def share_out(claims: Claims, capacity: int) -> Ints:
-    """``divide``, by columns."""
+def divide_columns(claims: Claims, capacity: int) -> Ints:
+    """Divide ``capacity`` bytes among claims given by columns, by the rules of ``divide``."""
     if claims.maximum.sum() <= capacity:
         return claims.maximum
     if claims.minimum.sum() >= capacity:
         return claims.minimum
     curve = _curve(claims)
     unsold = capacity - int(claims.minimum.sum())
-    for level in (curve.level(curve.with_rounding(unsold)), curve.level(unsold)):
-        allocations = _affordable(claims, level * _BELOW)
+    # The first price leaves fewer bytes to be sold one by one, but may sell too many.
+    for price in (curve.price(curve.with_rounding(unsold)), curve.price(unsold)):
+        allocations = _affordable(claims, price * _ROUNDING_MARGIN)
         left = capacity - int(allocations.sum())
         if left >= 0:
             break
-    while left < 0:  # float rounding, of more than _BELOW allows for
-        level *= _BELOW
-        allocations = _affordable(claims, level)
+    while left < 0:  # float rounding beyond the margin
+        price *= _ROUNDING_MARGIN
+        allocations = _affordable(claims, price)
         left = capacity - int(allocations.sum())
-    _sell(claims, allocations, left)
+    _sell_last_bytes(claims, allocations, left)
     return allocations
 
 
-def scale(minimums: Ints, capacity: int) -> Ints:
-    """What each minimum is worth when they do not all fit: proportional, and exact in sum."""
-    wanted = int(minimums.sum())
-    scaled = np.array([minimum * capacity // wanted for minimum in minimums.tolist()], np.int64)
+def scale_minimums(minimums: Ints, capacity: int) -> Ints:
+    """Scale minimums that do not all fit the capacity in proportion, so that their sum is the capacity, in bytes."""
+    total = int(minimums.sum())
+    scaled = np.array([minimum * capacity // total for minimum in minimums.tolist()], np.int64)
     scaled[: capacity - int(scaled.sum())] += 1
     return scaled
 
 
 def _affordable(claims: Claims, price: float) -> Ints:
-    """The largest allocations in bounds whose prices do not exceed ``price``, but for float rounding."""
+    """Return the largest allocations in bounds that cost at most ``price`` each, up to float rounding."""
     _, minimum, maximum, weight, active, idle_tax = claims
-    worth = price * weight
-    taxed = active + (worth - active) * (100 - idle_tax) / 100
-    worth = np.minimum(np.where(worth > active, taxed, worth), maximum)
-    return np.maximum(worth.astype(np.int64), minimum)
+    untaxed = price * weight
+    taxed = active + (untaxed - active) * (100 - idle_tax) / 100
+    affordable = np.minimum(np.where(untaxed > active, taxed, untaxed), maximum)
+    return np.maximum(affordable.astype(np.int64), minimum)
 
 
 class _Curve(NamedTuple):
-    """How much the claims afford together at each price beyond their minimums: piecewise linear.
+    """A _Curve tells how many bytes beyond their minimums all claims together buy at each price.
+
+    It is piecewise linear.
 
     Attributes:
-        prices: at which it bends, rising.
-        slopes: bytes per unit of price between one bend and the next.
+        prices: where the curve bends, rising.
+        slopes: bytes per unit of price between each bend and the next.
         sold: bytes at each bend but the first.
         buyers: how many claims are between their bounds from each bend on.
     """
@@ -139,22 +150,30 @@ class _Curve(NamedTuple):
     sold: Floats
     buyers: Ints
 
-    def level(self, unsold: int) -> float:
-        """The price at which ``unsold`` bytes are sold (within float precision)."""
-        place = min(int(self.sold.searchsorted(unsold)), len(self.sold) - 1)
-        excess = max(0.0, self.sold.item(place) - unsold)
-        return self.prices.item(place + 1) - excess / self.slopes.item(place)
+    def price(self, unsold: int) -> float:
+        """Return the price at which ``unsold`` bytes are sold, within float precision."""
+        index = min(int(self.sold.searchsorted(unsold)), len(self.sold) - 1)
+        excess = max(0.0, self.sold.item(index) - unsold)
+        price = self.prices.item(index + 1)
+        # The slope may be 0 only at the end of the curve, where several claims reach their maximums at one price.
+        return price - excess / self.slopes.item(index) if excess else price
 
     def with_rounding(self, unsold: int) -> int:
-        """``unsold`` and what allocations will lose when they are rounded down: half a byte each, but for a margin."""
-        between = self.buyers.item(min(int(self.sold.searchsorted(unsold)), len(self.buyers) - 1))
-        return unsold + max(0, int(between / 2 - math.sqrt(between)))
+        """Return ``unsold`` plus the bytes that allocations will lose when each is rounded down.
+
+        That is half a byte on average for each of n buyers. The square root of n, 3.5 standard deviations, is
+        subtracted, so that too much is hardly ever sold.
+        """
+        buyers = self.buyers.item(min(int(self.sold.searchsorted(unsold)), len(self.buyers) - 1))
+        return unsold + max(0, int(buyers / 2 - math.sqrt(buyers)))
 
 
 def _curve(claims: Claims) -> _Curve:
+    """Build the curve: each claim's slope changes at its minimum, where its tax begins, and at its maximum."""
     _, minimum, maximum, weight, active, idle_tax = claims
     bend = np.clip(active, minimum, maximum)
-    # Bytes sold per hundred units of price, above the bend and below it; integers, or they would not add up to nothing.
+    # Bytes sold per hundred units of price, above the bend and below it. They are integers, because sums of floats
+    # would not come back to exactly 0 where all claims have their maximums.
     taxed, untaxed = weight * (100 - idle_tax), weight * 100
     prices = np.concatenate([claims.price(minimum), claims.price(bend), claims.price(maximum)])
     changes = np.concatenate([untaxed, taxed - untaxed, -taxed])
@@ -167,40 +186,42 @@ def _curve(claims: Claims) -> _Curve:
     return _Curve(prices, slopes, sold, buyers)
 
 
-def _sell(claims: Claims, allocations: Ints, unsold: int) -> None:
-    """Sell the last bytes, each to whoever pays least for its next one: fewer than there are claims, but for rounding.
+def _sell_last_bytes(claims: Claims, allocations: Ints, unsold: int) -> None:
+    """Sell the last bytes one by one, each to the claim whose price for it is lowest, and add them to ``allocations``.
 
-    First at one go those that are cheaper than anybody's second byte, then one by one.
+    There are usually fewer of them than claims. Buyers whose next byte is cheaper than any buyer's second byte are
+    served in one step.
     """
     if unsold == 0:
         return
     prices = np.where(allocations < claims.maximum, claims.price(allocations + 1), math.inf)
-    # As many next bytes as are to be sold cost at most this, so none of the bytes sold costs more.
-    most = float(np.partition(prices, unsold - 1)[unsold - 1]) if unsold < len(prices) else math.inf
-    buyers = np.flatnonzero(prices <= min(most, sys.float_info.max))  # nobody who has its maximum buys
-    sure = buyers[prices[buyers] < claims.price(allocations + 2)[buyers].min()]
-    if len(sure) > unsold:
-        tied = sure[prices[sure] == most].tolist()
+    # The cheapest ``unsold`` next bytes cost at most this, so no byte sold here costs more.
+    highest = float(np.partition(prices, unsold - 1)[unsold - 1]) if unsold < len(prices) else math.inf
+    buyers = np.flatnonzero(prices <= min(highest, sys.float_info.max))  # claims at their maximums have infinite prices
+    certain = buyers[prices[buyers] < claims.price(allocations + 2)[buyers].min()]
+    if len(certain) > unsold:
+        tied = certain[prices[certain] == highest].tolist()
         tied.sort(key=claims.key.__getitem__)
-        sure = np.append(sure[prices[sure] < most], tied[: unsold - len(sure)])
-    allocations[sure] += 1
-    unsold -= len(sure)
+        certain = np.append(certain[prices[certain] < highest], tied[: unsold - len(certain)])
+    allocations[certain] += 1
+    unsold -= len(certain)
     if unsold:
         _sell_one_by_one(claims, allocations, unsold, buyers.tolist())
 
 
 def _sell_one_by_one(claims: Claims, allocations: Ints, unsold: int, buyers: Sequence[int]) -> None:
+    """Sell ``unsold`` bytes to claims in rows ``buyers``, always to the one whose price for a byte is lowest."""
     offers = [
-        (claims.price_at(index, held + 1), claims.key[index], index)
-        for index, held in ((index, allocations.item(index)) for index in buyers)
-        if held < claims.maximum[index]
+        (claims.price_at(index, allocation + 1), claims.key[index], index)
+        for index, allocation in ((index, allocations.item(index)) for index in buyers)
+        if allocation < claims.maximum[index]
     ]
     heapq.heapify(offers)
     for _ in range(unsold):
         _, key, index = offers[0]
         allocations[index] += 1
-        held = allocations.item(index)
-        if held < claims.maximum[index]:
-            heapq.heapreplace(offers, (claims.price_at(index, held + 1), key, index))
+        allocation = allocations.item(index)
+        if allocation < claims.maximum[index]:
+            heapq.heapreplace(offers, (claims.price_at(index, allocation + 1), key, index))
         else:
             heapq.heappop(offers)

@@ -1,15 +1,15 @@
-"""Numbers and lists as an administrator reads them."""
+"""Texts for people: sizes with units, and long lists cut short."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-_MANY = 5  # items listed before "and N more"
+_LISTED_ITEMS = 5  # more would make a log line or a condition's message hard to read
 _UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
 def human(size: float) -> str:
-    """``size`` bytes with a binary unit and at most three significant digits: "1.5 GiB"."""
+    """Write ``size`` bytes with a binary unit and at most three significant digits: "1.5 GiB"."""
     for unit, factor in _UNITS:
         if abs(size) >= factor:
             value = size / factor
@@ -20,6 +20,6 @@ def human(size: float) -> str:
 
 
 def listed(items: Sequence[object], separator: str = ", ") -> str:
-    """The items in one line, only the first of many: "a, b, c, d, e and 2 more"."""
-    first = separator.join(map(str, items[:_MANY]))
-    return first if len(items) <= _MANY else f"{first} and {len(items) - _MANY} more"
+    """Write the first items in one line, and how many more there are: "a, b, c, d, e and 2 more"."""
+    first = separator.join(map(str, items[:_LISTED_ITEMS]))
+    return first if len(items) <= _LISTED_ITEMS else f"{first} and {len(items) - _LISTED_ITEMS} more"

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Reserves memory of this guest when the node asks for it, so that the node can use it for other VMs.
+"""Locks memory of this guest when the node asks for it, so that the node can use it for other VMs.
 
-It takes the place of a balloon driver where there is none. The node's agent writes how much is to be reserved into a
-file, through the QEMU guest agent; this program holds that much memory, locked and zero-filled, as far as the guest can
-spare it, gives it back at once when the guest runs short, and says in another file what it holds.
+This program takes the place of a balloon driver where there is none. Through the QEMU guest agent, the node's agent
+writes into a file how much memory is to be locked. This program locks that much, as far as the guest can spare it, and
+fills it with zeros. It frees memory at once when the guest runs short, and writes into another file how much it has
+locked.
 
 usage: kubeballoon_guest.py            run, as root
-       kubeballoon_guest.py --ask N    ask the one that runs to reserve N bytes
-       kubeballoon_guest.py --status   print what it says
+       kubeballoon_guest.py --ask N    ask the program that runs to lock N bytes
+       kubeballoon_guest.py --status   print the status of the program that runs
        kubeballoon_guest.py --version
 
-It needs Linux 3.14 and Python 3.6, and nothing else: hence the old style of its code.
+It needs Linux 3.14 or newer and Python 3.6 or newer, and nothing else: hence the old style of its code.
 """
 
 import argparse
@@ -28,39 +29,39 @@ REQUEST = "request"
 STATUS = "status"
 
 MIB = 1 << 20
-CHUNK = MIB  # what is reserved and given back at a time
-FIRST_STEP = 16 * MIB  # bytes reserved between two looks at the guest, at first
-LARGEST_STEP = 512 * MIB
-KEPT = 16  # this part of the guest's memory stays available to it
-KEPT_AT_LEAST = 32 * MIB
-LOOK = 0.5  # seconds between looks when there is nothing to do
-STEP = 0.05  # seconds between steps
-STALLED = 0.2  # part of the time since the last look in which tasks waited for memory: the guest is short
-PAUSE = 10.0  # seconds after running short before more is reserved
+CHUNK = MIB  # bytes that are locked or freed at a time: each is one mapping
+FIRST_STEP = 16 * MIB  # bytes locked between two looks at the guest, at first; each step is twice the one before
+LARGEST_STEP = 512 * MIB  # bytes
+KEPT_PART = 16  # this part of the guest's memory stays available to it
+KEPT_AT_LEAST = 32 * MIB  # bytes that stay available to the smallest guest
+POLL_SECONDS = 0.5  # between looks when there is nothing to do
+STEP_SECONDS = 0.05  # between steps
+SHORT_STALL = 0.2  # a guest is short if its tasks waited for memory for this part of the time since the last look
+PAUSE_SECONDS = 10.0  # in which nothing is locked after the guest ran short
 
-# From linux/mman.h: Python names few of them. Locked pages are filled at once, with zeros, and never swapped out.
+# From linux/mman.h, of which Python names few. Locked pages are filled with zeros at once, and never swapped out.
 MAP_PRIVATE = 0x02
 MAP_ANONYMOUS = 0x20
 MAP_LOCKED = 0x2000
 
 
 class Guest:
-    """What the guest's kernel tells of its memory."""
+    """A Guest reads from the kernel how much memory the guest has."""
 
     def __init__(self, proc: str = "/proc") -> None:
         """Read from ``proc``."""
         self._proc = proc
 
     def available(self) -> int:
-        """Bytes that could be had without swapping."""
+        """Read how much memory could be had without swapping, in bytes."""
         return self._meminfo("MemAvailable")
 
     def total(self) -> int:
-        """All of the guest's memory, bytes."""
+        """Read how much memory the guest has, in bytes."""
         return self._meminfo("MemTotal")
 
     def stalled(self) -> float:
-        """Seconds for which some task has waited for memory since the guest booted; 0 where that is not told."""
+        """Read how long some task waited for memory since the guest booted, in seconds; 0 if that is not measured."""
         try:
             with open(os.path.join(self._proc, "pressure/memory")) as file:
                 return int(file.readline().rpartition("total=")[2]) / 1e6
@@ -75,20 +76,20 @@ class Guest:
         raise OSError("/proc/meminfo has no " + name)
 
 
-class Hoard:
-    """Memory that is held: locked, and all zeros, so that the node can merge it to nothing."""
+class LockedMemory:
+    """LockedMemory is memory that nothing else in the guest can use; it is all zeros, so that the node can merge it."""
 
     def __init__(self) -> None:
-        """Hold nothing."""
+        """Lock nothing yet."""
         self._chunks: List[mmap.mmap] = []
 
     @property
-    def held(self) -> int:
-        """Bytes held."""
+    def size(self) -> int:
+        """How much is locked, in bytes."""
         return len(self._chunks) * CHUNK
 
     def grow(self, size: int) -> None:
-        """Hold so many bytes more, in whole chunks.
+        """Lock ``size`` bytes more, in whole chunks.
 
         Raises:
             OSError: the kernel gives no more.
@@ -97,67 +98,69 @@ class Hoard:
             self._chunks.append(mmap.mmap(-1, CHUNK, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED))
 
     def shrink(self, size: int) -> None:
-        """Give at least so many bytes back, as far as they are held."""
+        """Free at least ``size`` bytes, or all where less is locked."""
         for _ in range(min(len(self._chunks), -(-size // CHUNK))):
             self._chunks.pop().close()
 
 
-class Reservation:
-    """Follows the request, in steps as large as the guest is seen to bear."""
+class Locker:
+    """A Locker follows requests for locked memory, in steps as large as the guest bears.
 
-    def __init__(self, guest: Guest, hoard: Hoard) -> None:
-        """Reserve memory of ``guest`` in ``hoard``.
+    Attributes:
+        short: whether the guest has run short of memory in the last seconds.
+        spare: how many bytes more could be locked.
+    """
 
-        ``short`` says whether the guest has run short of late, ``spare`` how many bytes more it could give.
-        """
+    def __init__(self, guest: Guest, locked: LockedMemory) -> None:
+        """Lock memory of ``guest``."""
         self._guest = guest
-        self._hoard = hoard
+        self._locked = locked
         self._step = FIRST_STEP
         self._stalled = guest.stalled()
-        self._looked = time.monotonic()
+        self._polled_at = time.monotonic()
         self._short_at: Optional[float] = None
         self.short = False
         self.spare = 0
 
-    def look(self, asked: int) -> bool:
-        """Take one step toward what is asked, bytes; whether another should follow soon."""
+    def step(self, requested: int) -> bool:
+        """Take one step toward ``requested`` bytes; return whether another should follow soon."""
         now = time.monotonic()
         stalls = self._stalls(now)
-        available, kept = self._guest.available(), max(KEPT_AT_LEAST, self._guest.total() // KEPT)
+        available, kept = self._guest.available(), max(KEPT_AT_LEAST, self._guest.total() // KEPT_PART)
         if stalls or available < kept // 2:
             self._short_at, self._step = now, FIRST_STEP
-            self._hoard.shrink(max(kept - available, self._hoard.held // 4))
-        self.short = self._short_at is not None and now - self._short_at < PAUSE
+            self._locked.shrink(max(kept - available, self._locked.size // 4))
+        self.short = self._short_at is not None and now - self._short_at < PAUSE_SECONDS
         self.spare = 0 if self.short else max(0, available - kept)
-        missing = asked - self._hoard.held
+        missing = requested - self._locked.size
         if missing < 0:
-            self._hoard.shrink(-missing)
+            self._locked.shrink(-missing)
             return False
         return self._grow(min(missing, self._step, self.spare), now)
 
     def _grow(self, step: int, now: float) -> bool:
-        """Hold about ``step`` bytes more; whether that went well."""
+        """Lock about ``step`` bytes more; return whether the kernel gave them."""
         if step < CHUNK:
             return False
-        before = self._hoard.held
+        before = self._locked.size
         try:
-            self._hoard.grow(step)
+            self._locked.grow(step)
         except OSError:
             self._short_at, self.spare = now, 0
             return False
-        self.spare -= self._hoard.held - before
+        self.spare -= self._locked.size - before
         self._step = min(LARGEST_STEP, 2 * self._step)
         return True
 
     def _stalls(self, now: float) -> bool:
         """Whether the guest's tasks have waited for memory since the last look."""
-        stalled, before, elapsed = self._guest.stalled(), self._stalled, now - self._looked
-        self._stalled, self._looked = stalled, now
-        return elapsed > 0 and (stalled - before) / elapsed > STALLED
+        stalled, before, elapsed = self._guest.stalled(), self._stalled, now - self._polled_at
+        self._stalled, self._polled_at = stalled, now
+        return elapsed > 0 and (stalled - before) / elapsed > SHORT_STALL
 
 
 def read_request(path: str) -> Optional[Dict[str, Any]]:
-    """The request, or None where there is none, or only part of one so far."""
+    """Read the request; None where there is none, or it is only written in part so far."""
     try:
         with open(path) as file:
             request = json.load(file)
@@ -167,7 +170,7 @@ def read_request(path: str) -> Optional[Dict[str, Any]]:
 
 
 def replace(path: str, content: Dict[str, Any]) -> None:
-    """Write a file so that whoever reads it sees the old contents or the new."""
+    """Write a file so that whoever reads it sees either the old contents or the new."""
     draft = path + ".new"
     with open(draft, "w") as file:
         json.dump(content, file)
@@ -175,39 +178,43 @@ def replace(path: str, content: Dict[str, Any]) -> None:
 
 
 def run(directory: str) -> None:
-    """Follow requests for ever."""
+    """Follow requests until the process is ended.
+
+    The status's ``asked``, ``held``, ``available``, ``spare`` and ``number`` are for the node's agent; ``version``,
+    ``id`` and ``short`` are for people. All sizes are in bytes.
+    """
     os.makedirs(directory, mode=0o700, exist_ok=True)
     with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # if the guest must kill, then this first: all that is held is free again
-    guest, hoard = Guest(), Hoard()
-    reservation = Reservation(guest, hoard)
+        file.write("1000")  # out of memory, the kernel kills this first: all that is locked is free then
+    guest, locked = Guest(), LockedMemory()
+    locker = Locker(guest, locked)
     request: Dict[str, Any] = {"reserve": 0, "id": ""}
     number = 0
     while True:
         request = read_request(os.path.join(directory, REQUEST)) or request
-        moving = reservation.look(request["reserve"])
+        moving = locker.step(request["reserve"])
         number += 1
         status = {
             "version": VERSION,
             "id": request["id"],
             "asked": request["reserve"],
-            "held": hoard.held,
+            "held": locked.size,
             "available": guest.available(),
-            "spare": reservation.spare,
-            "short": reservation.short,
+            "spare": locker.spare,
+            "short": locker.short,
             "number": number,
         }
         replace(os.path.join(directory, STATUS), status)
-        time.sleep(STEP if moving else LOOK)
+        time.sleep(STEP_SECONDS if moving else POLL_SECONDS)
 
 
 def main() -> int:
-    """Run, or talk to the one that runs."""
-    parser = argparse.ArgumentParser(description="Reserves memory of this guest when its node asks for it.")
+    """Run, or talk to the program that runs; return the exit status."""
+    parser = argparse.ArgumentParser(description="Locks memory of this guest when its node asks for it.")
     parser.add_argument("--directory", default=DIRECTORY, help="where the request and the status are (%(default)s)")
-    parser.add_argument("--ask", type=int, metavar="BYTES", help="ask the one that runs to reserve so much")
-    parser.add_argument("--id", default="by hand", help="a name for what is asked")
-    parser.add_argument("--status", action="store_true", help="print what it says")
+    parser.add_argument("--ask", type=int, metavar="BYTES", help="ask the program that runs to lock this much")
+    parser.add_argument("--id", default="by hand", help="a name for the request, which the status repeats")
+    parser.add_argument("--status", action="store_true", help="print the status of the program that runs")
     parser.add_argument("--version", action="version", version="kubeballoon-guest " + str(VERSION))
     options = parser.parse_args()
     try:

@@ -1,0 +1,126 @@
+"""`python -m hack.mutate` (or `make mutate`): try mutants of the core by chance, and fail if too many survive."""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import yaml
+
+from hack.mutate.mutants import Mutant, choose
+from hack.mutate.trial import BaselineError, Copy
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = Path("operator/kubeballoon/core")
+EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
+AT_MOST = 0.1  # of the mutants may survive
+WORKERS = 2
+
+
+class ListError(Exception):
+    """equivalent.yaml cannot be used."""
+
+
+def main() -> int:
+    """Try as many as the time allows; 1 when too many survive, 2 when nothing can be said."""
+    parser = argparse.ArgumentParser(prog="python -m hack.mutate", description=__doc__)
+    parser.add_argument("--mutants", type=int, default=60, help="how many to try (default: 60)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="after which none is begun (default: 10)")
+    parser.add_argument("--seed", type=int, help="repeats the run that printed it")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only files with this in their path")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs, as ^C does
+    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    until = time.monotonic() + 60 * options.minutes
+    try:
+        equivalent = listed()
+        paths = [path for path in _core() if options.only in str(path)]
+        chosen = (mutant for mutant in choose(paths, random.Random(seed)) if mutant.key not in equivalent)  # noqa: S311
+        print(f"mutate: {options.mutants} mutants in {options.minutes:g} minutes, seed {seed}", flush=True)
+        tried, survivors = _try(list(islice(chosen, options.mutants)), seed, until)
+    except (ListError, BaselineError) as error:
+        print(f"mutate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return judged(tried, survivors)
+
+
+def judged(tried: int, survivors: list[Mutant]) -> int:
+    """Say what came of it; the exit status."""
+    if not tried:
+        print("mutate: there was no time to try any", file=sys.stderr)
+        return 2
+    share = len(survivors) / tried
+    print(f"mutate: {len(survivors)} of {tried} survived, {share:.1%}; {AT_MOST:.0%} may")
+    return 1 if share > AT_MOST else 0
+
+
+def _core() -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in (ROOT / CORE).rglob("*.py"))
+
+
+def listed(path: Path = EQUIVALENT) -> set[tuple[str, str]]:
+    """The keys of the mutants that are listed as equivalent.
+
+    Raises:
+        ListError: an entry lacks a field, or the core has no such line any more.
+    """
+    core = " ".join(" ".join((ROOT / path).read_text().split()) for path in _core())
+    keys = set()
+    for entry in yaml.safe_load(path.read_text()) or []:
+        if not isinstance(entry, dict) or not all(entry.get(name) for name in ("before", "after", "reason")):
+            raise ListError(f"{path.name}: before, after and reason are needed: {entry}")
+        if entry["before"] not in core:
+            raise ListError(f"{path.name}: nothing in the core reads {entry['before']!r}; remove the entry")
+        keys.add((entry["before"], entry["after"]))
+    return keys
+
+
+def _try(mutants: list[Mutant], seed: int, until: float) -> tuple[int, list[Mutant]]:
+    """How many were tried before the time was over, and which of them survived."""
+    with tempfile.TemporaryDirectory(prefix="mutate-") as scratch, ThreadPoolExecutor(WORKERS) as pool:
+        first = Copy.made(ROOT, Path(scratch) / "0", seed)
+        copies = [first, *(first.again(Path(scratch) / f"{number}") for number in range(1, WORKERS))]
+        free: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        for copy in copies:
+            free.put(copy)
+        over = threading.Event()
+
+        def outcome(mutant: Mutant) -> bool | None:
+            copy = free.get()
+            try:
+                return None if over.is_set() or time.monotonic() >= until else copy.survives(mutant)
+            finally:
+                free.put(copy)
+
+        try:
+            return _counted(zip(mutants, pool.map(outcome, mutants), strict=True))
+        finally:
+            over.set()
+            for copy in copies:
+                copy.end()
+
+
+def _counted(outcomes: Iterator[tuple[Mutant, bool | None]]) -> tuple[int, list[Mutant]]:
+    tried, survivors = 0, []
+    for mutant, survived in outcomes:
+        tried += survived is not None
+        if survived:
+            survivors.append(mutant)
+            print(f"survived: {mutant}", flush=True)
+    return tried, survivors
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Which mutants there are, and a choice of them by chance."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import parso
+from cosmic_ray.ast import ast_nodes
+from cosmic_ray.mutating import mutate_code
+
+from hack.mutate.operators import Operator, Span, operators
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One file of the core with one change.
+
+    Attributes:
+        path: the file.
+        line: where the change begins.
+        before: the lines that change, without indentation.
+        after: what they become.
+        code: the whole file with the change.
+    """
+
+    path: Path
+    line: int
+    before: str
+    after: str
+    code: str
+
+    @classmethod
+    def of(cls, path: Path, source: str, code: str) -> Mutant:
+        """The mutant that has this code in place of this source."""
+        lines, changed = source.splitlines(), code.splitlines()
+        blocks = difflib.SequenceMatcher(None, lines, changed, autojunk=False).get_opcodes()
+        changes = [block for block in blocks if block[0] != "equal"]
+        _, first, _, changed_first, _ = changes[0]
+        _, _, last, _, changed_last = changes[-1]
+        before, after = _squeezed(lines[first:last]), _squeezed(changed[changed_first:changed_last])
+        return cls(path, first + 1, before, after, code)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it apart wherever its lines move."""
+        return self.before, self.after
+
+    def __str__(self) -> str:
+        """The place and the change."""
+        return f"{self.path}:{self.line}\n  - {self.before}\n  + {self.after}"
+
+
+def _squeezed(lines: list[str]) -> str:
+    return " ".join(" ".join(lines).split())
+
+
+def choose(paths: list[Path], chance: random.Random) -> Iterator[Mutant]:
+    """Mutants of these files in a random order: one of each spot that can be changed, however many ways there are."""
+    known = operators()
+    spots = [
+        (path, source, ways)
+        for path in paths
+        for source in [path.read_text()]
+        for _, ways in sorted(_spots(source, known).items())
+    ]
+    chance.shuffle(spots)
+    for path, source, ways in spots:
+        name, occurrence = chance.choice(ways)
+        code = mutate_code(source, known[name], occurrence)
+        if code is not None and _is_another_program(source, code):
+            yield Mutant.of(path, source, code)
+
+
+def _spots(source: str, known: dict[str, Operator]) -> dict[Span, list[tuple[str, int]]]:
+    """Each spot that can be changed, with the operators that can and their occurrences there."""
+    left_out = [*_annotations(source), *_chosen_values(source)]
+    spots: dict[Span, list[tuple[str, int]]] = defaultdict(list)
+    nodes = list(ast_nodes(parso.parse(source)))
+    for name, operator in known.items():
+        positions = [(span, node) for node in nodes for span in operator.mutation_positions(node)]
+        for occurrence, (span, node) in enumerate(positions):
+            is_left_out = any(start <= span[0] < end for start, end in left_out)
+            is_lone_star = node.parent is not None and node.parent.type == "parameters"  # taken for a product
+            if not (is_left_out or is_lone_star):
+                spots[span].append((name, occurrence))
+    return spots
+
+
+def _annotations(source: str) -> Iterator[Span]:
+    """Where types are told, which the program does not look at."""
+    for node in ast.walk(ast.parse(source)):
+        annotation = getattr(node, "annotation", None) or getattr(node, "returns", None)
+        if isinstance(annotation, ast.expr):
+            yield _span(annotation)
+
+
+def _chosen_values(source: str) -> Iterator[Span]:
+    """Where a module's constants have their numbers: somebody chose them, and a test that repeats one shows nothing."""
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            parts = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Tuple, ast.operator, ast.unaryop, ast.expr_context)
+            if all(isinstance(part, parts) for part in ast.walk(statement.value)):
+                yield _span(statement.value)
+
+
+def _span(expression: ast.expr) -> Span:
+    end_line, end_column = expression.end_lineno, expression.end_col_offset
+    if end_line is None or end_column is None:  # only where a program made the tree
+        raise ValueError("the expression was not parsed from text")
+    return (expression.lineno, expression.col_offset), (end_line, end_column)
+
+
+def _is_another_program(source: str, code: str) -> bool:
+    try:
+        return ast.dump(ast.parse(source)) != ast.dump(ast.parse(code))
+    except SyntaxError:
+        return False

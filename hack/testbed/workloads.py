@@ -1,0 +1,59 @@
+"""Made-up workloads for benchmarks and tests: the same seed makes the same workload."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kubeballoon.core.units import GIB
+from kubeballoon.replay.traces import Workload, step_trace
+
+DAY = 86_400.0
+
+
+def diurnal(vms: int, *, days: float = 1.0, step: float = 300.0, seed: int = 1) -> Workload:
+    """Make VMs with office hours: a daily swing of each VM's own height and hour, noise, and a batch job now and then.
+
+    Sizes are 2 to 32 GiB; a VM works with a tenth to a half of its memory, with up to 95 % in a batch job.
+
+    Args:
+        vms: how many.
+        days: how long the workload lasts.
+        step: seconds between two changes of demand.
+        seed: of everything that is drawn at random.
+    """
+    draw = np.random.default_rng(seed)
+    times = np.arange(0.0, days * DAY, step)
+    traces = []
+    for index in range(vms):
+        size = int(draw.choice([2, 4, 8, 16, 32], p=[0.2, 0.35, 0.25, 0.15, 0.05])) * GIB
+        base, swing, noise = draw.uniform(0.1, 0.25), draw.uniform(0.0, 0.25), draw.normal(0, 0.02, len(times))
+        peak = draw.normal(14, 2) / 24 * DAY
+        demand = base + swing * (1 + np.cos(2 * np.pi * (times - peak) / DAY)) / 2 + noise
+        for _ in range(draw.poisson(2 * days)):
+            start = draw.uniform(0, days * DAY)
+            job = (times >= start) & (times < start + draw.exponential(3600))
+            demand[job] = draw.uniform(0.6, 0.95)
+        traces.append(step_trace(f"vm{index}", size, times, (demand * size).astype(np.int64)))
+    return Workload(tuple(traces), days * DAY)
+
+
+def surge(
+    vms: int, *, size: int = 4 * GIB, idle: float = 0.3, part: float = 0.2, peak: float = 0.85, seconds: float = 3600.0
+) -> Workload:
+    """Make idle VMs of which some, evenly spread, demand much more in the second third of the time.
+
+    Args:
+        vms: how many.
+        size: the memory of each VM, bytes.
+        idle: the share of its size that an idle VM demands.
+        part: the share of the VMs that demand more.
+        peak: the share of its size that such a VM then demands.
+        seconds: how long the workload lasts.
+    """
+    low, high = int(idle * size), int(peak * size)
+    traces = []
+    for index in range(vms):
+        surges = int((index + 1) * part) > int(index * part)
+        times, demand = ([0.0, seconds / 3, seconds * 2 / 3], [low, high, low]) if surges else ([0.0], [low])
+        traces.append(step_trace(f"vm{index}", size, times, demand))
+    return Workload(tuple(traces), seconds)

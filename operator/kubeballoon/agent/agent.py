@@ -1,0 +1,354 @@
+"""Runs the agent's two loops: one looks at the node and guards it, the other reports whenever there is news.
+
+They are apart so that an API server which does not answer never delays help for the node or a guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from kubeballoon.agent import emergency, news
+from kubeballoon.agent.hypervisor.interface import Hypervisor
+from kubeballoon.agent.metrics import AgentMetrics
+from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
+from kubeballoon.agent.node.processors import HostProcessorReader
+from kubeballoon.agent.report import NodeObservation, compose
+from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.vm.authorization import KnownPolicies
+from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
+from kubeballoon.agent.vm.instance import Instance, read_instance
+from kubeballoon.agent.vm.memory_worker import MemoryWorker
+from kubeballoon.api.meta import Condition
+from kubeballoon.api.names import NODE_NAME_LABEL
+from kubeballoon.api.v1alpha1 import API_VERSION, NodePressure, NodePressureStatus, NodeProcessors
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import ApiClient, ApiError, Object
+from kubeballoon.cluster.reflector import Reflector
+from kubeballoon.core.memory.node_state import StallLimits, StateThresholds, next_state, state_thresholds
+from kubeballoon.vocabulary import NodeState
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """NodeLimits decide where the node's states begin.
+
+    Attributes:
+        eviction: the kubelet's hard eviction threshold, bytes.
+        margin: how far above that threshold state Critical begins at the least, bytes.
+        percents: the free memory at which Ample, Tight, Scarce and Critical begin, in percent of the node's, unless
+            the kubelet's threshold lifts them.
+    """
+
+    eviction: int
+    margin: int
+    percents: tuple[float, float, float, float] = (6, 4, 2, 1)  # as VMware ESX has them
+
+    def thresholds(self, total: int) -> StateThresholds:
+        """Compute the thresholds for a node of ``total`` bytes."""
+        return state_thresholds(total, self.eviction, self.margin, self.percents)
+
+
+class Agent:
+    """An Agent is the agent of one node.
+
+    Attributes:
+        metrics: what it exports.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        cluster: ApiClient,
+        hypervisor: Hypervisor,
+        host: HostMemoryReader,
+        settings: AgentSettings,
+        limits: NodeLimits,
+    ) -> None:
+        """Be the agent of ``node``."""
+        self._node = node
+        self._cluster = cluster
+        self._host_memory = host
+        self._host_processors = HostProcessorReader(host.proc)
+        self._settings = settings
+        self._limits = limits
+        self._timing = settings.timing.node
+        self.metrics = AgentMetrics(node, self._compose, self._sample_times)
+        self._clock: Callable[[], float] = time.monotonic
+        self._memory: HostMemory | None = None
+        self._processors: NodeProcessors | None = None
+        self._processors_unreadable = False  # whether that was logged
+        self._state = NodeState.AMPLE
+        self._memory_workers: dict[str, tuple[MemoryWorker, asyncio.Task[None]]] = {}  # by the VM's uid
+        self._must_restore = True  # whether the last report of an earlier agent is still to be read
+        self._restored: NodePressureStatus | None = None  # that report
+        self._objects_changed = True  # whether VMs or policies changed since they were last read
+        self._unreadable_vms: set[str] = set()
+        self._matched = False  # whether every VM has had its worker
+        self._wake_guard = asyncio.Event()
+        self._wake_reporter = asyncio.Event()
+        self._guest_workers = GuestWorkers(hypervisor, settings.pods, self._wake_reporter.set, settings.timing)
+        self._written: NodePressureStatus | None = None
+        self._written_at = 0.0
+        self._conditions: Sequence[Condition] = ()  # of the last report, whether it could be written or not
+        self._must_create = True  # whether the node's NodePressure may not exist
+        self._turns = {"guard": self._clock(), "report": self._clock()}  # when each loop last turned
+        self._fault = ""  # what keeps the agent from reporting, as it was logged
+        selector = f"{NODE_NAME_LABEL}={node}"
+        self._vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=self._on_change)
+        self._policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._on_change)
+        self._namespaces = Reflector(cluster, paths.NAMESPACES, changed=self._on_namespace_change)
+        self._namespace_labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
+
+    def stalled(self) -> str | None:
+        """Say which loop has stopped turning, for the liveness probe; None where none has."""
+        name, turned_at = min(self._turns.items(), key=lambda item: item[1])
+        silence = self._clock() - turned_at
+        return f"the {name} loop has not turned for {silence:.0f}s" if silence > self._timing.stuck_after else None
+
+    def unready(self) -> str | None:
+        """Say what is missing until the agent works, for the readiness probe; None where nothing is."""
+        if not self._vms.synced.is_set():
+            return "the VMs of this node are not read yet"
+        return None if not self._must_create else self._fault or "nothing reported yet"
+
+    async def run(self) -> None:
+        """Work until cancelled; VMs then stay as they are."""
+        loop = asyncio.get_running_loop()
+        self._host_memory.alarm(lambda: loop.call_soon_threadsafe(self._wake_guard.set))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._vms.run(), name="watch VMs")
+                tasks.create_task(self._policies.run(), name="watch policies")
+                tasks.create_task(self._namespaces.run(), name="watch namespaces")
+                tasks.create_task(self._guard(), name="guard")
+                tasks.create_task(self._report(), name="report")
+        finally:
+            working = [task for _, task in self._memory_workers.values()]
+            for task in working:
+                task.cancel()
+            await asyncio.gather(*working, self._guest_workers.close(), return_exceptions=True)
+
+    def _on_change(self) -> None:
+        self._objects_changed = True
+        self._wake_guard.set()
+
+    def _on_namespace_change(self) -> None:
+        if self._read_labels(self._namespace_labels.keys()) != self._namespace_labels:
+            self._on_change()
+
+    async def _guard(self) -> None:
+        """Look at the node, give each VM its worker, and help where help cannot wait for the controller."""
+        while True:
+            self._turns["guard"] = self._clock()
+            self._observe()
+            # Before the VMs are known nothing is moved: an annotation that was not read yet may be there.
+            if self._vms.synced.is_set() and self._policies.tried and self._namespaces.tried:
+                if self._must_restore:
+                    await self._read_last_report()
+                self._match_workers()
+                self._help()
+            await _wait(self._wake_guard, self._timing.guard_interval)
+
+    async def _read_last_report(self) -> None:
+        """Read what an earlier agent reported, so that no balloon moves because of a restart."""
+        self._must_restore = False
+        try:
+            pressure = NodePressure.model_validate(await self._cluster.get(paths.node_pressure(self._node)))
+        except (ApiError, ValidationError):
+            return  # nothing was reported, or it cannot be read: then the requests hold
+        if pressure.status is not None:
+            self._conditions = pressure.status.conditions
+            self._restored = pressure.status
+
+    def _observe(self) -> None:
+        """Read the node's memory, and find out its state."""
+        try:
+            memory = self._host_memory.memory()
+        except HostError as error:
+            self._log_fault(str(error))
+            self._memory = None
+            return
+        if self._memory is None:
+            self._wake_reporter.set()
+        before, self._memory = self._state, memory
+        thresholds = self._limits.thresholds(memory.total)
+        self._state = next_state(before, memory.available, thresholds, memory.stall, StallLimits())
+        if self._state is not before:
+            _log.info("node state %s, was %s", self._state, before)
+            self._wake_reporter.set()
+
+    def _match_workers(self) -> None:
+        """Have one worker for each VM that runs here, with what is requested of the VM now."""
+        ended = [uid for uid, (_, task) in self._memory_workers.items() if task.done()]
+        if not self._objects_changed and not ended:
+            return
+        self._objects_changed = False
+        policies = KnownPolicies.read(self._policies.objects()) if self._policies.synced.is_set() else KnownPolicies()
+        instances = (self._read_vm(vmi) for vmi in self._vms.objects())
+        running = {vm.uid: vm for vm in instances if vm is not None}
+        self._namespace_labels = self._read_labels({vm.namespace for vm in running.values()})
+        self._guest_workers.match(running)
+        for uid in ended:  # a worker ends by an error alone; it is replaced below
+            worker, task = self._memory_workers.pop(uid)
+            _log.error("%s: its worker ended: %r", worker.instance.domain, task.exception())
+        for uid in self._memory_workers.keys() - running.keys():
+            self._memory_workers.pop(uid)[1].cancel()
+        for uid, vm in running.items():
+            if uid not in self._memory_workers:
+                self._start_worker(vm)
+            authorization = policies.authorization(vm, self._namespace_labels.get(vm.namespace))
+            self._memory_workers[uid][0].update(vm, authorization)
+        self._restore_workers()
+        self._matched = True
+        self._wake_reporter.set()
+
+    def _restore_workers(self) -> None:
+        """Let the first workers start from an earlier agent's report; later VMs are not in it."""
+        if self._matched or self._restored is None:
+            return
+        self._guest_workers.restore(self._restored)
+        for vm in self._restored.virtual_machines:
+            if vm.uid in self._memory_workers:
+                self._memory_workers[vm.uid][0].restore(vm, self._restored.observed_at.timestamp())
+
+    def _read_vm(self, vmi: Object) -> Instance | None:
+        """Read a VM; None where it does not run here, or cannot be read and counts as memory that others use."""
+        name = "{namespace}/{name}".format_map(vmi["metadata"])
+        try:
+            vm = read_instance(vmi, self._node)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if name not in self._unreadable_vms:
+                _log.error("%s cannot be read, and is left alone: %r", name, error)
+            self._unreadable_vms.add(name)
+            return None
+        self._unreadable_vms.discard(name)
+        return vm
+
+    def _start_worker(self, vm: Instance) -> None:
+        guest_worker = self._guest_workers.find(vm.uid)
+        if guest_worker is None:
+            raise LookupError(f"{vm.domain} has no guest worker")
+        worker = MemoryWorker(
+            vm,
+            guest_worker.memory_hypervisor(),
+            self._settings,
+            self._wake_reporter.set,
+            timed=self.metrics.sample_durations.time,
+            process=guest_worker.process,
+        )
+        task = asyncio.create_task(worker.run(), name=f"memory worker {vm.domain}")
+        self._memory_workers[vm.uid] = worker, task
+
+    def _read_labels(self, namespaces: Collection[str]) -> dict[str, Mapping[str, str]]:
+        """Read the labels of those of the namespaces that are known."""
+        known = (namespace["metadata"] for namespace in self._namespaces.objects())
+        return {each["name"]: each.get("labels", {}) for each in known if each["name"] in namespaces}
+
+    def _help(self) -> None:
+        """Let node and guests in trouble have what the controller would give them, before it does."""
+        workers = [worker for worker, _ in self._memory_workers.values()]
+        status = self._compose() if emergency.may_be_needed(self._state, workers) else None
+        if status is not None and emergency.set_emergency_targets(self._node, status, workers):
+            self._wake_reporter.set()
+
+    async def _report(self) -> None:
+        """Report news, and now and then that there is none."""
+        vms_changed = True
+        while True:
+            self._turns["report"] = self._clock()
+            if self._matched:
+                await self._report_news(vms_changed=vms_changed)
+            vms_changed = await _wait(self._wake_reporter, self._timing.check_interval)
+            await asyncio.sleep(self._timing.settle)
+
+    async def _report_news(self, *, vms_changed: bool) -> None:
+        """Write a report if one is due or there is news; VMs are compared only where a worker said they changed."""
+        self._measure_processors()
+        due = self._must_create or self._clock() - self._written_at >= self._timing.heartbeat
+        if not (vms_changed or due or self._node_changed()):
+            return
+        status = self._compose()
+        if status is None:
+            return
+        self._conditions = status.conditions
+        if due or news.is_report_news(self._written, status):
+            await self._write(status)
+
+    def _measure_processors(self) -> None:
+        try:
+            host = self._host_processors.read()
+        except HostError as error:
+            _log.log(logging.DEBUG if self._processors_unreadable else logging.WARNING, "%s", error)
+            self._processors_unreadable, self._processors = True, None
+            return
+        usage, stall = round(host.pressure.usage), round(host.pressure.stall)
+        self._processors = NodeProcessors(count=host.count, usage=usage, stall=stall)
+
+    def _node_changed(self) -> bool:
+        return self._memory is None or news.is_node_news(self._written, self._memory, self._processors)
+
+    def _compose(self) -> NodePressureStatus | None:
+        """Compose the report as of now; None while the node's memory is not known."""
+        if self._memory is None:
+            return None
+        thresholds = self._limits.thresholds(self._memory.total)
+        node = NodeObservation(self._memory, self._state, thresholds, self._processors)
+        return compose(node, self._workers(), self._conditions, datetime.now(UTC))
+
+    def _workers(self) -> list[tuple[MemoryWorker, GuestWorker | None]]:
+        return [(worker, self._guest_workers.find(uid)) for uid, (worker, _) in self._memory_workers.items()]
+
+    def _sample_times(self) -> dict[tuple[str, ...], float | None]:
+        """Collect when each VM was last sampled, seconds, by namespace and name."""
+        workers = [worker for worker, _ in self._memory_workers.values()]
+        return {(worker.instance.namespace, worker.instance.name): worker.sampled_at for worker in workers}
+
+    async def _write(self, status: NodePressureStatus) -> None:
+        body: Object = {"apiVersion": API_VERSION, "kind": "NodePressure", "metadata": {"name": self._node}}
+        try:
+            if self._must_create:
+                await self._create(body)
+            await self._cluster.apply(paths.node_pressure_status(self._node), {**body, "status": status.to_wire()})
+        except ApiError as error:
+            self.metrics.wrote(None)
+            self._must_create = True  # it may be gone; it is made anew when the API server answers again
+            self._log_fault(str(error))
+            return
+        if self._fault:
+            _log.info("reporting again")
+        self._fault = ""
+        self.metrics.wrote(status.observed_at)
+        self._written, self._written_at, self._must_create = status, self._clock(), False
+
+    async def _create(self, body: Object) -> None:
+        """Create the NodePressure, owned by its Node, so that it is deleted with the Node."""
+        node = await self._cluster.get(paths.node(self._node))
+        owner = {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": node["metadata"]["uid"]}
+        metadata = {"name": self._node, "ownerReferences": [owner]}
+        await self._cluster.apply(paths.node_pressure(self._node), {**body, "metadata": metadata})
+
+    def _log_fault(self, text: str) -> None:
+        """Log once what keeps the agent from reporting."""
+        if text != self._fault:
+            _log.warning("%s", text)
+        self._fault = text
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event, but no longer than ``seconds``; clear it, and return whether it was set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    was_set = event.is_set()
+    event.clear()
+    return was_set

@@ -1,0 +1,181 @@
+"""What the agent needs of a hypervisor: a few calls to a VM, each with a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.problem import Problem
+from kubeballoon.core.memory.demand import GuestStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class PluggedProcessors:
+    """PluggedProcessors are a VM's processors as its hypervisor sees them.
+
+    Attributes:
+        count: how many libvirt believes there are.
+        removable: the names of those that can be unplugged, the last one first.
+        cpu_seconds: the processor time that the VM has used since it was started.
+    """
+
+    count: int
+    removable: tuple[str, ...]
+    cpu_seconds: float
+
+
+class VMProcess(Protocol):
+    """A VMProcess is a VM's process on this node; every figure is None where the process cannot be seen."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number."""
+        ...
+
+    def vcpus(self) -> frozenset[int] | None:
+        """Read the indices of the VM's processors that have a thread on the node."""
+        ...
+
+    def resident(self) -> int | None:
+        """Read how much of the node's memory the process holds, in bytes, merged pages included."""
+        ...
+
+    def merged(self) -> int | None:
+        """Read how many bytes KSM merged with other pages: they count as resident, and yet are free again."""
+        ...
+
+
+class GuestControl(Protocol):
+    """A GuestControl is a connection to a VM for what may take long: its guest agent and its processors.
+
+    It shares neither connection nor thread with the VM's MemoryControl, so that what hangs here delays no memory.
+
+    Attributes:
+        emulated: whether QEMU runs the guest without KVM; then QEMU does not tell libvirt that a processor has left.
+    """
+
+    emulated: bool
+
+    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Have the guest agent carry a command out, and return what it returns.
+
+        Raises:
+            GuestAgentError: the guest agent is absent, does not answer in time, or refuses.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        ...
+
+    async def plugged(self) -> PluggedProcessors:
+        """Read the VM's processors.
+
+        Raises:
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        ...
+
+    async def unplug(self, name: str) -> None:
+        """Ask the guest's kernel, through ACPI, to give a processor up; it does so in its own time, or not at all.
+
+        Raises:
+            HypervisorError: QEMU refuses, or the VM cannot be reached, or did not answer in time.
+        """
+        ...
+
+    async def plug(self, count: int) -> None:
+        """Plug processors in until the VM has ``count``.
+
+        Raises:
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connection, without waiting for that."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSample:
+    """A DomainSample is what one look at a VM shows; sizes are in bytes.
+
+    Attributes:
+        size: what the guest may have at most: its boot memory, and what is plugged in of a virtio-mem device.
+        resident: what the VM's process holds of the node's memory.
+        running: False while the guest is paused.
+        balloon: whether the VM has a balloon at all.
+        statistics: the guest's own; ``updated`` is 0 as long as its driver has not reported.
+        free_delay: how long it may take until the node has back what the guest gave, in seconds.
+        problem: why the guest follows no request, where the hypervisor's side already knows that.
+        program_fault: why a program in the guest cannot take the balloon's place, for a person, where that is known.
+        unanswered: the request to which the guest has not answered yet; None where nothing is waited for.
+        spare: what the guest says it could still give; None where it says nothing of that.
+    """
+
+    size: int
+    resident: int
+    running: bool
+    balloon: bool
+    statistics: GuestStatistics
+    free_delay: float = 0.0
+    problem: Problem | None = None
+    program_fault: str | None = None
+    unanswered: int | None = None
+    spare: int | None = None
+
+
+class MemoryControl(Protocol):
+    """A MemoryControl is a connection to a VM for its memory."""
+
+    async def sample(self) -> DomainSample:
+        """Read the VM's memory and state.
+
+        Raises:
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        ...
+
+    async def set_memory(self, size: int) -> None:
+        """Ask the guest's driver to leave the guest ``size`` bytes; the driver follows in its own time.
+
+        Raises:
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        ...
+
+    async def set_statistics_period(self, seconds: int) -> None:
+        """Have the guest report its statistics every ``seconds`` seconds.
+
+        Raises:
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connection, without waiting for that."""
+        ...
+
+
+class Hypervisor(Protocol):
+    """A Hypervisor connects to VMs by their launcher pods."""
+
+    async def connect(self, launcher: Launcher, domain: str) -> MemoryControl:
+        """Connect to the VM ``domain`` at the daemon of ``launcher``, for its memory.
+
+        Raises:
+            HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
+        """
+        ...
+
+    async def open(self, launcher: Launcher, domain: str) -> GuestControl:
+        """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
+
+        Raises:
+            HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
+        """
+        ...
+
+    def forget(self, pod: str) -> None:
+        """Give up everything that is kept for a pod that is gone, by its uid."""
+        ...

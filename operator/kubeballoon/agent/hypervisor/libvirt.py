@@ -1,0 +1,488 @@
+"""Reaches VMs through libvirt; no other module talks to it.
+
+libvirt's calls block, some of them for ever when a QEMU or a daemon hangs, and cannot be cancelled. So every VM has
+threads of its own for them: a call that does not return occupies its one thread, and nothing else waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import queue
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+from xml.etree import ElementTree as ET
+
+import libvirt
+import libvirt_qemu
+
+from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
+from kubeballoon.agent.hypervisor.interface import DomainSample, PluggedProcessors
+from kubeballoon.agent.hypervisor.launchers import Launcher, uris
+from kubeballoon.agent.timing import DEFAULT_TIMING, LibvirtTiming
+from kubeballoon.api.reasons import AgentReason
+from kubeballoon.core.memory.demand import GuestStatistics
+
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_KIB = 1024
+_GUEST_THREAD = "/guest"  # follows a pod's uid in the key of the second thread; no uid has a slash
+_NO_AGENT = (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
+_GONE = frozenset(
+    {
+        libvirt.VIR_ERR_NO_DOMAIN,
+        libvirt.VIR_ERR_OPERATION_INVALID,
+        libvirt.VIR_ERR_SYSTEM_ERROR,
+        libvirt.VIR_ERR_INTERNAL_ERROR,
+        libvirt.VIR_ERR_RPC,
+        libvirt.VIR_ERR_INVALID_CONN,
+    }
+)
+"""Errors after which a new connection is made: the VM has ended, or its daemon has, or the connection broke."""
+
+# libvirt also prints every error; they are raised as exceptions as well, and logged once.
+libvirt.registerErrorHandler(lambda _context, _error: None, None)
+
+
+class CallThread:
+    """A CallThread makes the calls for one VM, one after the other.
+
+    Its thread is a daemon thread, so that a call that never returns does not delay the agent's exit.
+
+    libvirt's objects are created in this thread and must be freed in it as well: freeing the last reference to a
+    connection is a call to its daemon, which may hang, and the event loop must never wait for that. A result or an
+    error that nobody waits for any more is therefore dropped here.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Start the thread."""
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._late: asyncio.Future[None] | None = None  # done once the call that missed its deadline has returned
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    async def call(self, deadline: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function in the thread, and return what it returns.
+
+        Raises:
+            HungError: the function did not return within ``deadline`` seconds, or an earlier one still has not.
+        """
+        if self._late is not None and not self._late.done():
+            raise HungError("an earlier call to libvirt has not returned yet")
+        loop = asyncio.get_running_loop()
+        returned: asyncio.Future[None] = loop.create_future()
+        # The result does not travel in the future: the future would keep a reference to it in the event loop's thread.
+        result: deque[R] = deque()
+
+        def run() -> None:
+            try:
+                result.append(function(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001 - raised again where the call is awaited
+                traceback.clear_frames(error.__traceback__)  # their locals refer to libvirt's objects
+                _settle(loop, partial(_fail, returned, error))
+            else:
+                _settle(loop, partial(_succeed, returned))
+
+        self._calls.put(run)
+        try:
+            async with asyncio.timeout(deadline):
+                await asyncio.shield(returned)  # the thread settles it, also after this call was given up
+            return result.pop()
+        except TimeoutError as error:
+            self._late = returned
+            raise HungError(f"libvirt did not answer within {deadline:.0f}s") from error
+        finally:
+            if not returned.done():
+                returned.add_done_callback(_retrieve_error)
+            # Given up, or cancelled just as the call returned: the result is freed in the thread, after the call.
+            if not returned.done() or result:
+                self._calls.put(result.clear)
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Call a function in the thread after the calls before it, without waiting for it."""
+        self._calls.put(partial(_log_errors, function))
+
+    def end(self) -> None:
+        """End the thread after the calls before."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+
+def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[[], None]) -> None:
+    """Settle a call's future in the event loop, from the call's thread."""
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:
+        _log.debug("a call returned after the end of the event loop")
+
+
+def _succeed(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[None], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _retrieve_error(future: asyncio.Future[None]) -> None:
+    """Look at the error of a call that was given up, or asyncio would log that nobody did."""
+    _ = future.cancelled() or future.exception()
+
+
+def _log_errors(function: Callable[[], object]) -> None:
+    try:
+        function()
+    except libvirt.libvirtError as error:
+        _log.debug("%s", error)
+
+
+class LibvirtHypervisor:
+    """A LibvirtHypervisor connects to the libvirt daemons of launcher pods.
+
+    Each pod has two threads, however often it is connected to: one for memory, one for guest agent and processors.
+    """
+
+    def __init__(self, timing: LibvirtTiming = DEFAULT_TIMING.libvirt) -> None:
+        """Know no pod yet; ``timing`` gives the deadlines of calls."""
+        self._timing = timing
+        self._threads: dict[str, CallThread] = {}
+
+    async def connect(self, launcher: Launcher, domain: str) -> LibvirtMemoryControl:
+        """Connect to the VM ``domain`` at the daemon of ``launcher``, for its memory.
+
+        Raises:
+            HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
+        """
+        thread = self._thread(launcher.pod, f"libvirt {domain}")
+        handle, xml = await _reach(thread, launcher, domain, self._timing.connect)
+        return LibvirtMemoryControl(thread, handle, _layout(xml), self._timing)
+
+    async def open(self, launcher: Launcher, domain: str) -> LibvirtGuestControl:
+        """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
+
+        Raises:
+            HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
+        """
+        thread = self._thread(f"{launcher.pod}{_GUEST_THREAD}", f"guest {domain}")
+        handle, xml = await _reach(thread, launcher, domain, self._timing.connect)
+        return LibvirtGuestControl(thread, handle, xml, self._timing)
+
+    def forget(self, pod: str) -> None:
+        """End the threads of a pod that is gone, by its uid, once their calls have returned."""
+        for key in (pod, f"{pod}{_GUEST_THREAD}"):
+            thread = self._threads.pop(key, None)
+            if thread is not None:
+                thread.end()
+
+    def _thread(self, key: str, name: str) -> CallThread:
+        thread = self._threads.get(key)
+        if thread is None:
+            thread = self._threads[key] = CallThread(name)
+        return thread
+
+
+class DomainHandle:
+    """A DomainHandle holds libvirt's own objects for one VM, for use in the thread of the VM's calls alone."""
+
+    def __init__(self, connection: Any, domain: Any) -> None:
+        """Take over what was opened in that thread."""
+        self._connection = connection
+        self._domain = domain
+
+    def use(self, function: Callable[[Any], R]) -> R:
+        """Call a function with libvirt's domain object."""
+        return function(self._domain)
+
+    def release(self) -> None:
+        """Drop the domain and close the connection, which stays open for as long as one of its domains exists."""
+        connection = self._connection
+        self._connection = self._domain = None
+        connection.close()
+
+
+class _Connection:
+    """One connection to a VM, whose calls are made in one thread, each with a deadline."""
+
+    def __init__(self, thread: CallThread, handle: DomainHandle, timing: LibvirtTiming) -> None:
+        """Take over what was opened in ``thread``."""
+        self._thread = thread
+        self._handle = handle
+        self._timing = timing
+
+    def close(self) -> None:
+        """Close the connection, without waiting for that."""
+        self._thread.post(self._handle.release)
+
+    async def _call(self, function: Callable[[Any], R]) -> R:
+        """Call a function with libvirt's domain object, in the thread."""
+        try:
+            return await self._thread.call(self._timing.call, self._handle.use, function)
+        except libvirt.libvirtError as error:
+            raise _translate(error) from error
+
+
+class LibvirtMemoryControl(_Connection):
+    """A LibvirtMemoryControl is a connection to a VM's libvirt daemon for the VM's memory."""
+
+    def __init__(self, thread: CallThread, handle: DomainHandle, layout: _Layout, timing: LibvirtTiming) -> None:
+        """Take over what was opened in ``thread``."""
+        super().__init__(thread, handle, timing)
+        self._layout = layout
+
+    async def sample(self) -> DomainSample:
+        """Read the VM's memory and state.
+
+        Raises:
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        state, stats, layout = await self._call(partial(_read_memory, layout=self._layout))
+        self._layout = layout
+        return DomainSample(
+            size=(layout.boot + layout.plugged) * _KIB,
+            resident=stats.get("rss", 0) * _KIB,
+            running=state == libvirt.VIR_DOMAIN_RUNNING,
+            balloon=layout.balloon,
+            statistics=_statistics(stats, layout),
+        )
+
+    async def set_memory(self, size: int) -> None:
+        """Ask the guest's driver to leave the guest ``size`` bytes.
+
+        libvirt counts in KiB, so the guest keeps up to 1023 bytes more. The balloon only takes memory that the guest
+        was booted with, so memory that was plugged in later is not requested from it.
+
+        Raises:
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        boot_part = min(self._layout.boot, -(-size // _KIB) - self._layout.plugged)
+        await self._call(lambda domain: domain.setMemoryFlags(max(0, boot_part), libvirt.VIR_DOMAIN_AFFECT_LIVE))
+
+    async def set_statistics_period(self, seconds: int) -> None:
+        """Have the guest report its statistics every ``seconds`` seconds; without a balloon it has nothing to report.
+
+        Raises:
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        if not self._layout.balloon:
+            return
+        await self._call(lambda domain: domain.setMemoryStatsPeriod(seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE))
+
+
+class LibvirtGuestControl(_Connection):
+    """A LibvirtGuestControl is a connection to a VM's libvirt daemon for the VM's guest agent and processors.
+
+    Attributes:
+        emulated: whether QEMU runs the guest without KVM.
+    """
+
+    def __init__(self, thread: CallThread, handle: DomainHandle, xml: ET.Element, timing: LibvirtTiming) -> None:
+        """Take over what was opened in ``thread``."""
+        super().__init__(thread, handle, timing)
+        self.emulated = xml.get("type") == "qemu"
+
+    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Have the guest agent carry a command out, and return what it returns.
+
+        Raises:
+            GuestAgentError: the guest agent is absent, does not answer in time, or refuses.
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        seconds = self._timing.agent_answer
+        ask = partial(_ask_agent, command=_command(name, arguments), seconds=seconds)
+        try:
+            answer = await self._thread.call(self._timing.agent_command, self._handle.use, ask)
+        except libvirt.libvirtError as error:
+            raise _translate_agent(error, seconds) from error
+        return json.loads(answer)["return"]
+
+    async def plugged(self) -> PluggedProcessors:
+        """Read the VM's processors.
+
+        Raises:
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        return await self._call(_read_processors)
+
+    async def unplug(self, name: str) -> None:
+        """Ask the guest's kernel, through ACPI, to give a processor up.
+
+        This uses QEMU's own command. libvirt's call would hold all other calls for the VM up until the guest has
+        followed, or for five seconds. libvirt learns from QEMU's event either way.
+
+        Raises:
+            HypervisorError: QEMU refuses, or the VM cannot be reached, or did not answer in time.
+        """
+        await self._call(partial(_run_qemu_command, name="device_del", arguments={"id": name}))
+
+    async def plug(self, count: int) -> None:
+        """Plug processors in until the VM has ``count``.
+
+        Raises:
+            HypervisorError: the VM cannot be reached, or did not answer in time.
+        """
+        await self._call(lambda domain: domain.setVcpusFlags(count, libvirt.VIR_DOMAIN_AFFECT_LIVE))
+
+
+async def _reach(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, ET.Element]:
+    """Connect to a VM's daemon and find the VM; return it with its XML."""
+    try:
+        handle, xml = await thread.call(deadline, _connect, launcher, name)
+    except libvirt.libvirtError as error:
+        raise _translate(error) from error
+    except OSError as error:
+        raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror}") from error
+    return handle, _parse(xml)
+
+
+def _connect(launcher: Launcher, name: str) -> tuple[DomainHandle, str]:
+    """Connect as to a daemon without root, else as to one with root, for each refuses the other's form of URI."""
+    directory = os.open(launcher.socket.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        session, system = uris(launcher, directory)
+        try:
+            connection = libvirt.open(session)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR:
+                raise
+            connection = libvirt.open(system)
+    finally:
+        os.close(directory)
+    domain = connection.lookupByName(name)
+    return DomainHandle(connection, domain), domain.XMLDesc()
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A _Layout says what a domain's memory consists of; sizes are in KiB.
+
+    Attributes:
+        balloon: whether the domain has a balloon.
+        most: what libvirt calls the domain's memory: its boot memory and all of its virtio-mem devices, plugged or not.
+        boot: the memory that the guest was booted with.
+        plugged: the part of the virtio-mem devices that is plugged in now.
+        resizable: whether the domain has virtio-mem devices.
+    """
+
+    balloon: bool
+    most: int
+    boot: int
+    plugged: int
+    resizable: bool
+
+
+def _parse(xml: str) -> ET.Element:
+    return ET.fromstring(xml)  # noqa: S314 - libvirt's own XML
+
+
+def _layout(tree: ET.Element) -> _Layout:
+    balloon = tree.find("./devices/memballoon")
+    devices = tree.findall("./devices/memory[@model='virtio-mem']")
+    most = int(tree.findtext("./memory", "0"))
+    return _Layout(
+        balloon=balloon is not None and balloon.get("model") != "none",
+        most=most,
+        boot=most - sum(int(device.findtext("./target/size", "0")) for device in devices),
+        plugged=sum(int(device.findtext("./target/current", "0")) for device in devices),
+        resizable=bool(devices),
+    )
+
+
+def _read_memory(domain: Any, layout: _Layout) -> tuple[int, dict[str, int], _Layout]:
+    """Read a domain's state and statistics, and its layout where that can have changed."""
+    state, most, *_ = domain.info()
+    if layout.resizable or most != layout.most:
+        layout = _layout(_parse(domain.XMLDesc()))
+    return state, domain.memoryStats(), layout
+
+
+def _read_processors(domain: Any) -> PluggedProcessors:
+    """Read a domain's processors."""
+    _, _, _, _, nanoseconds = domain.info()
+    count = domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    return PluggedProcessors(count, _removable(_parse(domain.XMLDesc())), nanoseconds / 1e9)
+
+
+def _removable(tree: ET.Element) -> tuple[str, ...]:
+    """Read from a domain's XML the names of the processors that can be unplugged, the last one first.
+
+    QEMU itself is not asked: that would mark the domain as tampered with for as long as it runs.
+    """
+    found = tree.findall("./vcpus/vcpu[@enabled='yes'][@hotpluggable='yes']")
+    return tuple(f"vcpu{index}" for index in sorted((int(each.get("id", "0")) for each in found), reverse=True))
+
+
+def _ask_agent(domain: Any, command: str, seconds: int) -> str:
+    """Have the guest agent answer a command within ``seconds``; command and answer are JSON."""
+    answer: str = libvirt_qemu.qemuAgentCommand(domain, command, seconds, 0)
+    return answer
+
+
+def _run_qemu_command(domain: Any, name: str, arguments: Mapping[str, Any]) -> None:
+    """Have QEMU carry out a command of its monitor.
+
+    Raises:
+        HypervisorError: QEMU refuses.
+    """
+    answer: dict[str, Any] = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _command(name, arguments), 0))
+    if "error" in answer:
+        raise HypervisorError(f"QEMU: {answer['error'].get('desc', name)}")
+
+
+def _command(name: str, arguments: Mapping[str, Any]) -> str:
+    """Write a command in the JSON form that QEMU and its guest agent share."""
+    return json.dumps({"execute": name, "arguments": dict(arguments)} if arguments else {"execute": name})
+
+
+def _statistics(stats: dict[str, int], layout: _Layout) -> GuestStatistics:
+    """Translate libvirt's memory statistics, which are in KiB; a guest without a balloon has all of its memory."""
+
+    def size(key: str) -> int | None:
+        return stats[key] * _KIB if key in stats else None
+
+    return GuestStatistics(
+        actual=(stats.get("actual", layout.boot) + layout.plugged) * _KIB,
+        updated=float(stats.get("last_update", 0)),
+        usable=size("usable"),
+        unused=size("unused"),
+        available=size("available"),
+        disk_caches=size("disk_caches"),
+        swap_in=size("swap_in"),
+        swap_out=size("swap_out"),
+        major_faults=stats.get("major_fault"),
+    )
+
+
+def _translate(error: libvirt.libvirtError) -> HypervisorError:
+    """Make libvirt's error one of the agent's, with its text in one line."""
+    message = " ".join(str(error).split())
+    kind = GoneError if error.get_error_code() in _GONE else HypervisorError
+    return kind(f"libvirt: {message}")
+
+
+def _translate_agent(error: libvirt.libvirtError, seconds: int) -> HypervisorError:
+    """Find out what a failed command of the guest agent means; libvirt has few codes for that, so its texts count."""
+    code, message = error.get_error_code(), " ".join(str(error).split())
+    if code in _NO_AGENT or (code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE and "not connected" in message):
+        return GuestAgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest runs no QEMU guest agent")
+    if code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+        return GuestAgentError(AgentReason.GUEST_AGENT_HUNG, f"its guest agent did not answer within {seconds}s")
+    if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+        return GuestAgentError(AgentReason.GUEST_AGENT_BUSY, "its guest agent is busy with another client")
+    if code == libvirt.VIR_ERR_INTERNAL_ERROR and "unable to execute QEMU agent command" in message:
+        refusal = message.rpartition(": ")[2]
+        return GuestAgentError(AgentReason.GUEST_AGENT_REFUSED, f"its guest agent refused: {refusal}")
+    return _translate(error)

@@ -1,0 +1,104 @@
+"""Reads from the kernel what it knows of a VM's QEMU process on this node."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+_PROC = Path("/proc")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_VCPU = re.compile(r"CPU (\d+)/(KVM|TCG)")  # how QEMU names a processor's thread
+_START_TIME = 19  # the index of "starttime" among the fields of /proc/PID/stat that follow the process's name
+_POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")  # as the kubelet names its cgroups
+_KSM = Path("/sys/kernel/mm/ksm/run")
+
+
+class QemuProcess:
+    """A QemuProcess is the QEMU of one VM.
+
+    Every figure is None while the process cannot be seen, as from a pod without the host's pid namespace.
+    """
+
+    def __init__(self, domain: str, pods: Collection[str] = (), proc: Path = _PROC) -> None:
+        """Look for the QEMU of libvirt's ``domain`` in one of the ``pods``, by uid.
+
+        A VM that was started anew has the name of the one before it, whose pod may still be ending.
+        """
+        self.pods = pods
+        self._name_argument = f"guest={domain},".encode()  # how libvirt names a VM on QEMU's command line
+        self._proc = proc
+        self._found: tuple[int, str] | None = None  # the process's number, and when it was started
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number; it is searched for again when the process has ended."""
+        if self._found is None or self._start_time(self._found[0]) != self._found[1]:
+            pid = next((pid for pid in self._pids() if self._is_vm(pid)), None)
+            self._found = None if pid is None else (pid, self._start_time(pid))
+        return None if self._found is None else self._found[0]
+
+    def vcpus(self) -> frozenset[int] | None:
+        """Read the indices of the VM's processors that have a thread."""
+        pid = self.pid
+        if pid is None:
+            return None
+        try:
+            names = [_read_line(task / "comm") for task in (self._proc / str(pid) / "task").iterdir()]
+        except OSError:  # it ended meanwhile
+            return None
+        return frozenset(int(match[1]) for match in map(_VCPU.fullmatch, names) if match is not None)
+
+    def resident(self) -> int | None:
+        """Read how much of the node's memory the process holds, in bytes, merged pages included."""
+        pid = self.pid
+        fields = [] if pid is None else _read_line(self._proc / str(pid) / "statm").split()
+        return int(fields[1]) * _PAGE if fields else None
+
+    def merged(self) -> int | None:
+        """Read how many bytes KSM merged with other pages: they count as resident, and yet are free again."""
+        pid = self.pid
+        if pid is None:
+            return None
+        try:
+            return int((self._proc / str(pid) / "ksm_merging_pages").read_text()) * _PAGE
+        except OSError:  # a kernel before 5.19
+            return None
+
+    def _pids(self) -> list[int]:
+        return [int(entry.name) for entry in self._proc.iterdir() if entry.name.isdigit()]
+
+    def _start_time(self, pid: int) -> str:
+        """Read when a process was started, in the kernel's count; unlike a command line that can always be read."""
+        fields = _read_line(self._proc / str(pid) / "stat").rpartition(")")[2].split()
+        return fields[_START_TIME] if fields else ""
+
+    def _is_vm(self, pid: int) -> bool:
+        # To read the command line of a process that hangs in its own memory may hang too: only QEMUs are asked.
+        if not _read_line(self._proc / str(pid) / "comm").startswith("qemu"):
+            return False
+        try:
+            command = (self._proc / str(pid) / "cmdline").read_bytes()
+        except OSError:
+            return False
+        named = any(argument.startswith(self._name_argument) for argument in command.split(b"\0"))
+        return named and self._is_in_pods(pid)
+
+    def _is_in_pods(self, pid: int) -> bool:
+        """Whether a process runs in one of the pods; one outside of the kubelet's cgroups is assumed to."""
+        found = _POD.findall(_read_line(self._proc / str(pid) / "cgroup"))
+        return not found or any(pod.replace("_", "-") in self.pods for pod in found)
+
+
+def ksm_runs(switch: Path = _KSM) -> bool:
+    """Whether the node's kernel merges pages with the same contents."""
+    return _read_line(switch) == "1"
+
+
+def _read_line(path: Path) -> str:
+    """Read a file's text without surrounding space; empty where the file is gone."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

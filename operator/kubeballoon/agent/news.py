@@ -1,0 +1,83 @@
+"""Judges whether something changed enough to look at the node, or to write a report.
+
+Figures that waver a little, and texts for people, are no news: every report is a write to the API server, and wakes the
+controller.
+"""
+
+from __future__ import annotations
+
+from kubeballoon.agent.node.memory import HostMemory
+from kubeballoon.agent.vm.memory_view import MemoryView
+from kubeballoon.api.v1alpha1 import NodePressureStatus, NodeProcessors, ProcessorReport, VirtualMachineReport
+
+_PART = 100  # a figure is news when it moved by more than this part of the node's memory, or of the VM's size
+_PERCENT = 20  # by which the usage or stall of the node's processors is news: far less than policies' thresholds differ
+
+
+def is_view_news(before: MemoryView, now: MemoryView) -> bool:
+    """Whether a VM's memory changed enough for the agent to look at the whole node."""
+    old, new = before.sample, now.sample
+    if old is None or new is None or before.problem != now.problem or before.responsive != now.responsive:
+        return True
+    if (before.need is None) != (now.need is None) or bool(before.excess) != bool(now.excess):
+        return True
+    figures = [
+        (old.statistics.actual, new.statistics.actual),
+        (old.resident, new.resident),
+        (old.size, new.size),
+    ]
+    if before.need is not None and now.need is not None:
+        if before.need.troubled != now.need.troubled:
+            return True
+        figures.append((before.need.value, now.need.value))
+    return any(_moved(*figure, new.size) for figure in figures)
+
+
+def is_node_news(written: NodePressureStatus | None, memory: HostMemory, processors: NodeProcessors | None) -> bool:
+    """Whether the node's own memory or processors changed enough since the report that was ``written`` last."""
+    if written is None or _moved(written.memory.available, memory.available, memory.total):
+        return True
+    return _processors_moved(written.processors, processors)
+
+
+def is_report_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
+    """Whether the controller could decide something else by the report ``now`` than by the one ``before``."""
+    if before is None or before.state is not now.state or before.conditions != now.conditions:
+        return True
+    if _processors_moved(before.processors, now.processors):
+        return True
+    figures = ("available", "other", "reserve", "total")
+    if any(_moved(getattr(before.memory, name), getattr(now.memory, name), now.memory.total) for name in figures):
+        return True
+    known = {vm.uid: vm for vm in before.virtual_machines}
+    return len(known) != len(now.virtual_machines) or any(
+        _is_vm_news(known.get(vm.uid), vm) for vm in now.virtual_machines
+    )
+
+
+def _is_vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) -> bool:
+    if before is None or _steady(before.processors) != _steady(now.processors):
+        return True
+    figures = ("actual", "resident", "need", "present_need")
+    judged_apart = {*figures, "guest", "message", "processors"}
+    if before.model_dump(exclude=judged_apart) != now.model_dump(exclude=judged_apart):
+        return True
+    return any(_moved(getattr(before, name), getattr(now, name), now.size) for name in figures)
+
+
+def _steady(report: ProcessorReport | None) -> ProcessorReport | None:
+    """Leave out of a VM's processors what changes all the time."""
+    return None if report is None else report.model_copy(update={"usage": None, "message": None})
+
+
+def _processors_moved(before: NodeProcessors | None, now: NodeProcessors | None) -> bool:
+    if before is None or now is None:
+        return before is not now
+    return any(abs(getattr(before, name) - getattr(now, name)) >= _PERCENT for name in ("usage", "stall"))
+
+
+def _moved(before: int | None, now: int | None, whole: int) -> bool:
+    """Whether a figure, which is a part of ``whole``, became known or unknown, or moved by more than a hundredth."""
+    if before is None or now is None:
+        return before is not now
+    return abs(before - now) * _PART > whole

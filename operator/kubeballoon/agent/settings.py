@@ -1,0 +1,25 @@
+"""What an administrator sets for the agent, and what holds for all VMs of its node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubeballoon.agent.timing import DEFAULT_TIMING, Timing
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """AgentSettings hold for every VM of the node.
+
+    Attributes:
+        pods: the directory in which the kubelet keeps the pods' directories.
+        window: the time constant of the slow average of a guest's demand, seconds.
+        period: how often guests are to report their statistics, seconds.
+        timing: how long the agent's parts wait.
+    """
+
+    pods: Path
+    window: float
+    period: int
+    timing: Timing = DEFAULT_TIMING

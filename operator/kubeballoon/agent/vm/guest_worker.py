@@ -1,0 +1,211 @@
+"""Does for one VM what goes through its guest agent, or concerns its processors.
+
+Each VM has a guest worker with a task, a connection and a thread of its own beside the memory worker, so that a guest
+agent that hangs delays no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from kubeballoon.agent.hypervisor import launchers
+from kubeballoon.agent.hypervisor.errors import HypervisorError
+from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
+from kubeballoon.agent.hypervisor.interface import GuestControl, Hypervisor
+from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
+from kubeballoon.agent.timing import DEFAULT_TIMING, Timing
+from kubeballoon.agent.vm.guest_processors import GuestProcessors
+from kubeballoon.agent.vm.guest_program import GuestProgram, ProgramHypervisor
+from kubeballoon.agent.vm.instance import Instance
+from kubeballoon.api.reasons import AgentReason
+from kubeballoon.api.v1alpha1 import NodePressureStatus
+from kubeballoon.vocabulary import ReclaimMethod
+
+_log = logging.getLogger(__name__)
+
+
+class GuestWorker:
+    """A GuestWorker does for one VM what goes through its guest agent, or concerns its processors.
+
+    Attributes:
+        instance: the VM as its object says.
+        process: the VM's QEMU process.
+        processors: the VM's processors.
+        guest_program: the program in the VM's guest that locks memory.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        hypervisor: Hypervisor,
+        pods: Path,
+        changed: Callable[[], None],
+        timing: Timing = DEFAULT_TIMING,
+    ) -> None:
+        """Work for ``instance``, whose pod is below ``pods``; call ``changed`` when there is something to report."""
+        self.instance = instance
+        self._hypervisor = hypervisor
+        self._pods = pods
+        self._changed = changed
+        self._timing = timing.guest
+        self._wake = asyncio.Event()
+        self._guest_agent = GuestAgent(timing=timing.guest_agent)
+        self.process = QemuProcess(instance.domain, instance.pods)
+        self.processors = GuestProcessors(self._guest_agent, self.process, timing=timing.processors)
+        self.guest_program = GuestProgram(self._guest_agent, self.process, self._wake.set, timing=timing.program)
+        self._instruct_parts()
+        self._processors_due = 0.0  # on the monotonic clock, seconds
+        self._retry = timing.guest.reconnect
+
+    def memory_hypervisor(self) -> Hypervisor:
+        """Make the hypervisor by which the VM's memory worker is to reach the VM."""
+        return ProgramHypervisor(self._hypervisor, self.guest_program)
+
+    def update(self, instance: Instance) -> None:
+        """Take over a new state of the VM's object; act at once if something else is requested."""
+        before, self.instance = self.instance, instance
+        self.process.pods = instance.pods
+        self._instruct_parts()
+        if _instructions(before) != _instructions(instance):
+            self._processors_due = 0.0
+            self._wake.set()
+
+    def _instruct_parts(self) -> None:
+        self.processors.expect(self.instance.processors)
+        # Nothing is reclaimed from a VM that must not be ballooned, and what a program has locked there is freed.
+        ineligible = self.instance.ineligibility is not None
+        self.guest_program.method = ReclaimMethod.BALLOON if ineligible else self.instance.method
+        self.guest_program.hold = self.instance.hold is not None or self.instance.fault is not None
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        An error ends the connection and nothing else: the memory worker goes on with the guest program kept here.
+        """
+        while True:
+            try:
+                with contextlib.closing(await self._open()) as control:
+                    self._guest_agent.control = control
+                    await self._work(control)
+            except HypervisorError as error:
+                self._fail(AgentReason.UNREACHABLE, str(error))
+            except Exception as error:  # noqa: BLE001 - an error that concerns one VM must end no other's worker
+                _log.exception("%s: its guest worker failed", self.instance.domain)
+                self._fail(AgentReason.INTERNAL_ERROR, f"its guest worker failed: {error!r}")
+            self._guest_agent.control = None
+            self._retry = self._retry.failed(time.monotonic())
+            await self._pause(self._retry.pause)
+
+    async def _open(self) -> GuestControl:
+        launcher = launchers.require_launcher(self._pods, self.instance.pods)
+        return await self._hypervisor.open(launcher, self.instance.domain)
+
+    async def _work(self, control: GuestControl) -> None:
+        while True:
+            if self.instance.hold is None:
+                await self._poll_program()
+                if time.monotonic() >= self._processors_due:
+                    await self._advance_processors(control)
+                    self._processors_due = time.monotonic() + self._processors_pause()
+                    self._retry = self._retry.succeeded()
+            await self._pause(self._until_due())
+
+    def _processors_pause(self) -> float:
+        """Decide after how many seconds to look at the processors again."""
+        if self.processors.moving:
+            return self._timing.moving_poll
+        requested = self.instance.processors.target is not None or self.processors.returning
+        return self._timing.poll if requested else self._timing.idle_poll
+
+    def _until_due(self) -> float:
+        """Compute the seconds until there is something to do, unless something else is requested before."""
+        if self.instance.hold is not None:
+            return self._timing.idle_poll
+        return min(max(0.0, self._processors_due - time.monotonic()), self.guest_program.until_due)
+
+    async def _poll_program(self) -> None:
+        if not self.guest_program.due:
+            return
+        before = self.guest_program.problem
+        await self.guest_program.poll()
+        if self.guest_program.problem != before:
+            self._changed()
+
+    async def _advance_processors(self, control: GuestControl) -> None:
+        before = self.processors.view
+        await self.processors.advance(control, self.instance.processors)
+        now = self.processors.view
+        if (now.online, now.problem) != (before.online, before.problem):
+            problem = "" if now.problem is None else f": {now.problem.message}"
+            _log.info("%s: %s processors online%s", self.instance.domain, now.online, problem)
+        if replace(now, usage=None) != replace(before, usage=None):
+            self._changed()
+
+    def _fail(self, reason: AgentReason, message: str) -> None:
+        if self.processors.view.problem is None:
+            _log.warning("%s: %s", self.instance.domain, message)
+        self.processors.fail(reason, message)
+        self._changed()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until something else is requested."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
+
+
+class GuestWorkers:
+    """GuestWorkers keep one guest worker for each VM of the node."""
+
+    def __init__(
+        self, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None], timing: Timing = DEFAULT_TIMING
+    ) -> None:
+        """Work for VMs whose pods are below ``pods``; call ``changed`` when a worker has something to report."""
+        self._hypervisor = hypervisor
+        self._pods = pods
+        self._changed = changed
+        self._timing = timing
+        self._workers: dict[str, tuple[GuestWorker, asyncio.Task[None]]] = {}  # by the VM's uid
+
+    def match(self, running: Mapping[str, Instance]) -> None:
+        """Have workers for these VMs, by uid, and for no others."""
+        for uid in self._workers.keys() - running.keys():
+            self._workers.pop(uid)[1].cancel()
+        for uid, instance in running.items():
+            known = self._workers.get(uid)
+            if known is not None:
+                known[0].update(instance)
+                continue
+            worker = GuestWorker(instance, self._hypervisor, self._pods, self._changed, self._timing)
+            self._workers[uid] = worker, asyncio.create_task(worker.run(), name=f"guest worker {instance.domain}")
+
+    def restore(self, status: NodePressureStatus) -> None:
+        """Take over from an earlier agent's report what it had requested of the VMs' processors."""
+        for vm in status.virtual_machines:
+            worker = self.find(vm.uid)
+            if worker is not None and vm.processors is not None:
+                worker.processors.restore(vm.processors)
+
+    def find(self, uid: str) -> GuestWorker | None:
+        """Find the worker of a VM; None where there is none."""
+        known = self._workers.get(uid)
+        return None if known is None else known[0]
+
+    async def close(self) -> None:
+        """End all workers."""
+        tasks = [task for _, task in self._workers.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _instructions(instance: Instance) -> tuple[object, ...]:
+    """Collect everything that decides what a guest worker does."""
+    return instance.processors, instance.hold, instance.fault, instance.ineligibility, instance.method

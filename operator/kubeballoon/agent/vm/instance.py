@@ -1,0 +1,266 @@
+"""Reads VirtualMachineInstances as KubeVirt writes them, and what the controller's annotations request of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from kubeballoon.agent.problem import Problem
+from kubeballoon.api import names
+from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.reasons import AgentReason
+from kubeballoon.api.v1alpha1 import ProcessorMethod
+from kubeballoon.vocabulary import ReclaimMethod
+
+T = TypeVar("T")
+Object = Mapping[str, Any]
+
+OVERHEAD = 96 << 20
+"""Bytes of QEMU's own memory, for VMs whose status does not say (KubeVirt before 1.9).
+
+It is what QEMU was seen to need under TCG, and more than it needs under KVM. Whatever else is in the VM's pod counts as
+memory that others use.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceProcessors:
+    """InstanceProcessors are a VM's processors, and what its annotations request of them.
+
+    Attributes:
+        size: how many the VM was given.
+        target: how many its guest may use; None for all.
+        policy: the name of the policy behind the request.
+        explanation: why the target is what it is, for people.
+        method: how processors are to be reclaimed; Auto where the annotations leave that to the agent.
+        fault: the first annotation that cannot be read, and why, as one line.
+        ineligibility: why no processor may be reclaimed from the VM; None where some may be.
+    """
+
+    size: int = 1
+    target: int | None = None
+    policy: str | None = None
+    explanation: str | None = None
+    method: ProcessorMethod = ProcessorMethod.AUTO
+    fault: str | None = None
+    ineligibility: Problem | None = None
+
+    @property
+    def unreadable(self) -> Problem | None:
+        """Why the request cannot be read; None where it can."""
+        return None if self.fault is None else Problem(AgentReason.BAD_REQUEST, self.fault)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An Instance is a VM on this node, as its VirtualMachineInstance says.
+
+    Attributes:
+        pods: the uids of its launcher pods on this node.
+        size: the memory of its spec, bytes; 0 where the spec does not say.
+        overhead: the memory that the VM needs beyond its guest's, bytes.
+        target, minimum: what its annotations request and guarantee, bytes; None where they do not.
+        policy: the name of the policy behind the request.
+        explanation: why the target is what it is, for people.
+        fault: the first annotation that cannot be read, and why, as one line.
+        ineligibility: why the VM must not be ballooned at all; None where it may be.
+        hold: why the VM must be left exactly as it is for now, such as a migration; None where it need not.
+        return_all: why the VM must have all of its memory for now, such as a hotplug of memory; None where it need not.
+        owner_excluded: whether its owner wants it left alone.
+        method: how its memory is to be reclaimed; Auto where the annotations leave that to the agent.
+        processors: what is requested of its processors.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+    pods: tuple[str, ...]
+    size: int
+    overhead: int
+    target: int | None = None
+    minimum: int | None = None
+    policy: str | None = None
+    explanation: str | None = None
+    fault: str | None = None
+    ineligibility: Problem | None = None
+    hold: Problem | None = None
+    return_all: Problem | None = None
+    owner_excluded: bool = False
+    method: ReclaimMethod = ReclaimMethod.AUTO
+    processors: InstanceProcessors = field(default_factory=InstanceProcessors)
+
+    @property
+    def domain(self) -> str:
+        """The name that KubeVirt gives the VM's libvirt domain."""
+        return f"{self.namespace}_{self.name}"
+
+    @property
+    def obstacle(self) -> Problem | None:
+        """Why the VM's memory does not follow its request, as far as the VM's object tells; None where it does."""
+        return self.ineligibility or self.hold or self.return_all
+
+
+@dataclass(slots=True)
+class _Annotations:
+    """Annotations of a VM, and the first of them that could not be read."""
+
+    values: Mapping[str, str]
+    fault: str | None = field(default=None)
+
+    def read(self, name: str, parse: Callable[[str], T]) -> T | None:
+        """Parse an annotation; None where there is none, or it cannot be read."""
+        if name not in self.values:
+            return None
+        try:
+            return parse(self.values[name])
+        except ValueError as error:
+            self.fault = self.fault or f"annotation {name}: {error}"
+            return None
+
+    def size(self, name: str) -> int | None:
+        """Parse an annotation that is a quantity of bytes; None where there is none, or it cannot be read."""
+        return self.read(name, parse_quantity)
+
+
+def read_instance(vmi: Object, node: str) -> Instance | None:
+    """Read a VM; None where it does not run on ``node``.
+
+    Raises:
+        ArithmeticError, AttributeError, LookupError, TypeError, ValueError: the object is not as KubeVirt writes it.
+    """
+    status = vmi.get("status", {})
+    if status.get("nodeName") != node or status.get("phase") != "Running":
+        return None
+    metadata = vmi["metadata"]
+    annotations = _Annotations(metadata.get("annotations", {}))
+    target, minimum = annotations.size(names.MEMORY_TARGET), annotations.size(names.MEMORY_MIN)
+    method = annotations.read(names.MEMORY_METHOD, ReclaimMethod)
+    return Instance(
+        uid=metadata["uid"],
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        labels=metadata.get("labels", {}),
+        pods=tuple(sorted(pod for pod, pod_node in status.get("activePods", {}).items() if pod_node == node)),
+        size=_size(vmi),
+        overhead=_quantity(status.get("memory", {}).get("memoryOverhead")) or OVERHEAD,
+        target=target,
+        minimum=minimum,
+        policy=annotations.values.get(names.POLICY),
+        explanation=annotations.values.get(names.REASON),
+        fault=annotations.fault,
+        ineligibility=ineligibility(vmi),
+        hold=_hold(status),
+        return_all=_return_all(vmi),
+        owner_excluded=annotations.values.get(names.EXCLUDE) == "true",
+        method=method or ReclaimMethod.AUTO,
+        processors=_processor_request(vmi),
+    )
+
+
+def _processor_request(vmi: Object) -> InstanceProcessors:
+    annotations = _Annotations(vmi["metadata"].get("annotations", {}))
+    method = annotations.read(names.PROCESSOR_METHOD, ProcessorMethod)
+    domain = vmi.get("spec", {}).get("domain", {})
+    return InstanceProcessors(
+        size=_processors(vmi),
+        target=annotations.read(names.PROCESSOR_TARGET, int),
+        policy=annotations.values.get(names.PROCESSOR_POLICY),
+        explanation=annotations.values.get(names.PROCESSOR_REASON),
+        method=method or ProcessorMethod.AUTO,
+        fault=annotations.fault,
+        ineligibility=_first(_processor_ineligibilities(domain.get("cpu", {}))),
+    )
+
+
+def _processors(vmi: Object) -> int:
+    """Read how many processors the VM has: by the topology that KubeVirt reports, else by the one in the spec."""
+    cpu = vmi.get("spec", {}).get("domain", {}).get("cpu", {})
+    topology = {**cpu, **vmi.get("status", {}).get("currentCPUTopology", {})}
+    return math.prod(int(topology.get(part) or 1) for part in ("sockets", "cores", "threads"))
+
+
+def ineligibility(vmi: Object) -> Problem | None:
+    """Find the first reason for which a VM must not be ballooned; None where there is none."""
+    spec = vmi.get("spec", {})
+    return _first(_memory_ineligibilities(vmi, spec, spec.get("domain", {})))
+
+
+def _first(reasons: Iterable[tuple[AgentReason, bool]]) -> Problem | None:
+    return next((Problem.of(reason) for reason, holds in reasons if holds), None)
+
+
+def _memory_ineligibilities(vmi: Object, spec: Object, domain: Object) -> Iterable[tuple[AgentReason, bool]]:
+    devices, memory, cpu = domain.get("devices", {}), domain.get("memory", {}), domain.get("cpu", {})
+    yield AgentReason.HUGEPAGES, bool(memory.get("hugepages"))
+    yield from _processor_ineligibilities(cpu)
+    yield AgentReason.VFIO, _passes_through(spec, devices)
+    yield AgentReason.MEMORY_LOCKED, memory.get("reservedOverhead", {}).get("memLock") == "Required"
+    yield AgentReason.LAUNCH_SECURITY, bool(domain.get("launchSecurity"))
+    yield AgentReason.GUARANTEED, vmi.get("status", {}).get("qosClass") == "Guaranteed"
+
+
+def _processor_ineligibilities(cpu: Object) -> Iterable[tuple[AgentReason, bool]]:
+    yield AgentReason.DEDICATED_CPU, bool(cpu.get("dedicatedCpuPlacement"))
+    yield AgentReason.REALTIME, "realtime" in cpu
+    yield AgentReason.NUMA_PASSTHROUGH, "guestMappingPassthrough" in cpu.get("numa", {})
+
+
+def _passes_through(spec: Object, devices: Object) -> bool:
+    interfaces, networks = devices.get("interfaces", []), spec.get("networks", [])
+    return (
+        bool(devices.get("hostDevices") or devices.get("gpus"))
+        or any("sriov" in interface for interface in interfaces)
+        or any("resourceClaim" in network for network in networks)
+    )
+
+
+def _hold(status: Object) -> Problem | None:
+    """Find why the VM must be left exactly as it is for now; None where it need not."""
+    migration = status.get("migrationState") or {}
+    under_way = migration.get("migrationUid") and not (migration.get("completed") or migration.get("failed"))
+    if under_way:
+        return Problem(AgentReason.MIGRATING, "it is migrating: its balloon stays as it is until that ends")
+    return Problem.of(AgentReason.PAUSED) if _has(status, "Paused") else None
+
+
+def _return_all(vmi: Object) -> Problem | None:
+    """Find why the VM must have all of its memory for now; None where it need not.
+
+    KubeVirt resizes the VM's pod by what the guest still lacks of its new memory. What a balloon keeps from the guest
+    would count as lacking.
+    """
+    status = vmi.get("status", {})
+    ordered = _quantity(vmi.get("spec", {}).get("domain", {}).get("memory", {}).get("guest"))
+    requested = _quantity(status.get("memory", {}).get("guestRequested"))
+    if _has(status, "HotMemoryChange") or (ordered and requested and ordered != requested):
+        return Problem(AgentReason.MEMORY_HOTPLUG, "its memory is being resized: it has all of it until that is done")
+    return None
+
+
+def _has(status: Object, condition: str) -> bool:
+    return any(each.get("type") == condition and each.get("status") == "True" for each in status.get("conditions", []))
+
+
+def _size(vmi: Object) -> int:
+    """Read the VM's memory in KubeVirt's own order: memory.guest, else the request, else the limit; else 0."""
+    domain = vmi.get("spec", {}).get("domain", {})
+    resources = domain.get("resources", {})
+    candidates = (
+        domain.get("memory", {}).get("guest"),
+        resources.get("requests", {}).get("memory"),
+        resources.get("limits", {}).get("memory"),
+    )
+    return next((size for size in map(_quantity, candidates) if size), 0)
+
+
+def _quantity(value: str | int | None) -> int | None:
+    """Read a quantity that KubeVirt wrote, in bytes; None where it is absent.
+
+    KubeVirt may write thousandths of bytes ("1181116006400m" for 1.1Gi).
+    """
+    if isinstance(value, str) and value.endswith("m"):
+        return -(-int(value[:-1]) // 1000)
+    return None if value is None else parse_quantity(value)

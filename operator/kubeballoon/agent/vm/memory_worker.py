@@ -1,0 +1,352 @@
+"""Moves the memory of one VM: samples the VM, carries its request out, and never harms its guest.
+
+Each VM has a worker with a task and a hypervisor connection of its own, so that one that hangs delays no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from kubeballoon.agent.hypervisor import launchers
+from kubeballoon.agent.hypervisor.errors import HungError, HypervisorError
+from kubeballoon.agent.hypervisor.interface import DomainSample, Hypervisor, MemoryControl, VMProcess
+from kubeballoon.agent.news import is_view_news
+from kubeballoon.agent.problem import Problem
+from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.vm.authorization import Authorization
+from kubeballoon.agent.vm.guest_program import CHANGING
+from kubeballoon.agent.vm.instance import Instance
+from kubeballoon.agent.vm.memory_view import MemoryView
+from kubeballoon.api.reasons import AgentReason
+from kubeballoon.api.v1alpha1 import VirtualMachineReport
+from kubeballoon.core.backoff import Backoff
+from kubeballoon.core.memory import demand, guard, pacing
+from kubeballoon.governance.reports import SILENT_AFTER
+from kubeballoon.vocabulary import AgentAction
+
+_log = logging.getLogger(__name__)
+
+_GUEST_KEEPS = 32  # a guest keeps this part of its size free, whatever is requested: a margin for what is to come
+_MISSED_REPORTS = 3  # so many reports must be missing until a guest's statistics count as stale
+
+
+class MemoryWorker:
+    """A MemoryWorker moves the memory of one VM.
+
+    Attributes:
+        instance: the VM as its object says.
+        authorization: how far the requests on the VM are believed.
+        emergency_target: bytes that take the place of the request while the node or the guest is in trouble; None while
+            the request holds.
+        view: what is known of the VM's memory now.
+        sampled_at: when the VM was last sampled, seconds of the wall clock; None before.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        hypervisor: Hypervisor,
+        settings: AgentSettings,
+        changed: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.time,
+        timed: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        process: VMProcess | None = None,
+    ) -> None:
+        """Work for ``instance``.
+
+        Args:
+            instance: the VM.
+            hypervisor: reaches the VM.
+            settings: what holds for every VM of the node.
+            changed: is called when the VM's view changed enough to look at the whole node.
+            clock: seconds of the wall clock, because guests date their reports by it.
+            timed: measures how long a sample takes.
+            process: the VM's process, which is read while the VM cannot be reached.
+        """
+        self.instance = instance
+        self.authorization = Authorization()
+        self.emergency_target: int | None = None
+        self.view = MemoryView()
+        self.sampled_at: float | None = None
+        self._hypervisor = hypervisor
+        self._settings = settings
+        self._changed = changed
+        self._clock = clock
+        self._timed = timed
+        self._process = process
+        self._timing = settings.timing.memory
+        self._started_at = self._period_set_at = clock()
+        self._wake = asyncio.Event()
+        self._last_statistics: demand.GuestStatistics | None = None
+        self._last_need: demand.Need | None = None  # also while the view has none: demand falls slowly over gaps too
+        self._calibration = demand.BalloonCalibration()
+        self._ineffective = Backoff()  # until when a balloon that frees nothing is left empty
+        self._announced = MemoryView()  # the view of which ``changed`` was last called
+        self._pod: str | None = None
+
+    @property
+    def target(self) -> int | None:
+        """The request that the VM follows, bytes; None where there is none, or no policy stands behind it."""
+        return self.instance.target if self.authorization.binding else None
+
+    def update(self, instance: Instance, authorization: Authorization) -> None:
+        """Take over a new state of the VM's object and policy; act at once if something else is requested."""
+        instructions, target = self._instructions(), self.target
+        self.instance, self.authorization = instance, authorization
+        if target != self.target:  # an emergency target replaces the request it was decided beside, and no later one
+            self.emergency_target = None
+        if instructions != self._instructions():
+            self._wake.set()
+
+    def restore(self, report: VirtualMachineReport, reported_at: float) -> None:
+        """Start from what an earlier agent reported at ``reported_at`` seconds, for no balloon has moved since.
+
+        It is reported until the VM has been sampled, and demand goes on falling slowly from there.
+        """
+        if report.target == self.target:
+            self.emergency_target = report.emergency_target
+        if report.actual is None:
+            return
+        statistics = demand.GuestStatistics(report.actual, updated=0.0)
+        sample = DomainSample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
+        need = None
+        if report.need is not None and 0 <= self._clock() - reported_at <= SILENT_AFTER:
+            need = self._last_need = demand.Need(report.need, report.need, report.need, reported_at)
+        problem = None if report.responsive or report.reason is None else Problem(report.reason, report.message or "")
+        self.view = self._announced = MemoryView(sample=sample, need=need, problem=problem)
+
+    def set_emergency_target(self, target: int | None) -> None:
+        """Let ``target``, in bytes, take the place of the request; None lets the request hold again."""
+        if target != self.emergency_target:
+            self.emergency_target = target
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        retry = self._timing.reconnect
+        try:
+            while True:
+                try:
+                    control = await self._connect()
+                    with contextlib.closing(control):
+                        retry = retry.succeeded()
+                        await self._follow(control)
+                except HypervisorError as error:
+                    await self._fail(error)
+                retry = retry.failed(self._clock())
+                await self._pause(retry.pause)
+        finally:
+            if self._pod is not None:
+                self._hypervisor.forget(self._pod)
+
+    def _instructions(self) -> tuple[object, ...]:
+        """Collect everything that decides what the VM is to have."""
+        instance, policy = self.instance, self.authorization.policy
+        problems = instance.ineligibility, instance.hold, instance.return_all, instance.fault
+        return self.target, instance.minimum, *problems, None if policy is None else policy.terms
+
+    async def _connect(self) -> MemoryControl:
+        launcher = launchers.require_launcher(self._settings.pods, self.instance.pods)
+        if self._pod not in (None, launcher.pod):  # the VM has migrated within the node, or was started anew
+            self._hypervisor.forget(str(self._pod))
+        self._pod = launcher.pod
+        control = await self._hypervisor.connect(launcher, self.instance.domain)
+        try:
+            if self._may_be_called:
+                await control.set_statistics_period(self._settings.period)
+        except HypervisorError:
+            control.close()
+            raise
+        return control
+
+    async def _follow(self, control: MemoryControl) -> None:
+        while True:
+            with self._timed():
+                sample = await control.sample()
+            self.sampled_at = self._clock()
+            moving = await self._act(control, sample)
+            self._announce()
+            await self._pause(self._timing.moving_poll if moving else self._until_report(sample.statistics.updated))
+
+    def _until_report(self, updated: float) -> float:
+        """Compute the seconds until a guest that reported at ``updated`` has reported again; before, nothing is new."""
+        timing = self._timing
+        remaining = updated + self._settings.period + timing.report_delay - self._clock()
+        return min(timing.longest_poll, max(timing.moving_poll, remaining)) if remaining > 0 else timing.poll
+
+    async def _act(self, control: MemoryControl, sample: DomainSample) -> bool:
+        """Take a sample into the view and act on it; return whether the VM is on its way to its goal."""
+        now = self._clock()
+        need = self._estimate(sample, now)
+        self._judge_effect(sample, now)
+        problem = self._problem(sample, now)
+        goal = self._goal(sample, problem)
+        self.view = replace(self.view, sample=sample, need=need, problem=problem, goal=goal)
+        await self._renew_statistics(control, sample, now)
+        if goal is None:
+            self.view = replace(self.view, pace=replace(self.view.pace, request=None))
+            return False
+        # While a guest has not answered a request, it is not asked for more: only a rise need not wait.
+        waits = sample.unanswered is not None and goal <= sample.unanswered
+        if not waits:
+            await self._move(control, sample, goal, now)
+        under_way = waits or self.view.pace.request is not None
+        return under_way and abs(sample.statistics.actual - goal) > pacing.TOLERANCE
+
+    async def _renew_statistics(self, control: MemoryControl, sample: DomainSample, now: float) -> None:
+        """Have a guest report again that has stopped: another client of libvirt may have ended it."""
+        silent = sample.running and sample.balloon and sample.problem is None and not self._is_fresh(sample, now)
+        # A guest that has never reported may have no driver at all: it is asked less often.
+        pause = self._stale_after if sample.statistics.updated else self._timing.boot_grace
+        if silent and self._may_be_called and now - self._period_set_at > pause:
+            self._period_set_at = now
+            await control.set_statistics_period(self._settings.period)
+
+    async def _move(self, control: MemoryControl, sample: DomainSample, goal: int, now: float) -> None:
+        """Request the next step toward the goal."""
+        statistics, need, policy = sample.statistics, self.view.need, self.authorization.policy
+        troubled = need is not None and need.troubled
+        balloon = pacing.BalloonSample(
+            statistics.actual, now, _spare(sample, need), troubled, pacing.max_residual(sample.size)
+        )
+        max_rate = None if policy is None else policy.terms.max_rate
+        pace, request = pacing.advance(self.view.pace, balloon, goal, max_rate)
+        if pace.responsive != self.view.pace.responsive:
+            change = "follows again" if pace.responsive else "stopped following"
+            _log.warning("%s: driver %s", self.instance.domain, change)
+        self.view = replace(self.view, pace=pace)
+        if request is not None:
+            await control.set_memory(request)
+
+    @property
+    def _may_be_called(self) -> bool:
+        """Whether calls may be made that change the VM; libvirt would block them while the VM migrates."""
+        return self.instance.ineligibility is None and self.instance.hold is None
+
+    def _goal(self, sample: DomainSample, problem: Problem | None) -> int | None:
+        """Decide what the VM is to have, bytes; None where its memory must be left as it is."""
+        instance = self.instance
+        if instance.hold is None and instance.ineligibility is not None:
+            # Nothing is reclaimed from it. What it lacks all the same was reclaimed while it was eligible.
+            return sample.size if sample.balloon and sample.statistics.actual < sample.size else None
+        if problem == CHANGING:  # meanwhile the guest program's side returns the memory
+            return None
+        obstacles = (instance.hold, problem, instance.return_all)
+        actions = {obstacle.reason.memory for obstacle in obstacles if obstacle is not None}
+        if AgentAction.HOLDS in actions:
+            return None
+        if AgentAction.RETURNS_ALL in actions or self.target is None:
+            return sample.size
+        request = self.target if self.emergency_target is None else self.emergency_target
+        return guard.clamp(request, self.authorization.minimum(instance, sample.size), sample.size)
+
+    def _estimate(self, sample: DomainSample, now: float) -> demand.Need | None:
+        """Estimate the need from a guest's statistics; None while they are stale."""
+        self._calibration = self._calibration.observe(sample.statistics, sample.size, now)
+        if not self._is_fresh(sample, now):
+            self._last_statistics = None
+            return None
+        statistics = self._calibration.calibrate(sample.statistics)
+        if statistics is None:
+            return self.view.need
+        last = self._last_need
+        if last is not None and not 0 <= now - last.updated <= SILENT_AFTER:
+            last = None
+        need = self._last_need = demand.update(last, self._last_statistics, statistics, self._settings.window)
+        if self._last_statistics is None or statistics.updated != self._last_statistics.updated:
+            self._last_statistics = statistics
+        return need
+
+    def _is_fresh(self, sample: DomainSample, now: float) -> bool:
+        return now - sample.statistics.updated <= self._stale_after
+
+    @property
+    def _stale_after(self) -> float:
+        """Seconds without a report after which a guest's statistics count as stale."""
+        return _MISSED_REPORTS * self._settings.period + self._timing.poll
+
+    def _judge_effect(self, sample: DomainSample, now: float) -> None:
+        """Find out whether a balloon that stands still has freed memory of the node."""
+        if (
+            now < self._ineffective.until
+            or now - self._calibration.still_since < guard.STILL_SECONDS + sample.free_delay
+            or self.instance.ineligibility is not None
+        ):
+            return
+        actual = sample.statistics.actual
+        if guard.frees_nothing(sample.size, actual, sample.resident, self.instance.overhead):
+            self._ineffective = self._ineffective.failed(now)
+        elif actual < sample.size:
+            self._ineffective = self._ineffective.succeeded()
+
+    def _problem(self, sample: DomainSample, now: float) -> Problem | None:
+        """Find the first reason why the VM does not follow its request; None where it does."""
+        if self.instance.fault is not None:
+            return Problem(AgentReason.BAD_REQUEST, self.instance.fault)
+        if sample.problem is not None:
+            return sample.problem
+        if not sample.running:
+            return Problem(AgentReason.PAUSED, "its guest is paused: it follows when it goes on")
+        if not sample.balloon:
+            return Problem.of(AgentReason.NO_BALLOON)
+        if not sample.statistics.updated and now - self._started_at > self._timing.boot_grace:
+            meaning, fault = AgentReason.NO_DRIVER.meaning, sample.program_fault
+            return Problem(AgentReason.NO_DRIVER, meaning if fault is None else f"{meaning}; {fault}")
+        if now < self._ineffective.until:
+            return Problem(
+                AgentReason.BALLOON_INEFFECTIVE,
+                "its balloon frees nothing on the node, for its pages are pinned: it has them back",
+            )
+        if sample.statistics.updated and not self._is_fresh(sample, now) and now - self._started_at > self._stale_after:
+            return Problem(
+                AgentReason.STATISTICS_STALE,
+                "its driver has stopped reporting: nothing is asked of it until it does again",
+            )
+        return None
+
+    async def _fail(self, error: HypervisorError) -> None:
+        """Report a VM that cannot be reached."""
+        reason = AgentReason.HUNG if isinstance(error, HungError) else AgentReason.UNREACHABLE
+        if self.view.problem is None or self.view.problem.reason is not reason:
+            _log.warning("%s: %s", self.instance.domain, error)
+        # An estimate that cannot be renewed is no estimate: the controller must not act on it.
+        self.view = replace(self.view, need=None, goal=None, problem=Problem(reason, str(error)), pace=pacing.Pace())
+        self._last_statistics = None
+        await self._read_process()
+        self._announce()
+
+    async def _read_process(self) -> None:
+        """Read what the process of a VM that cannot be sampled holds: its guest may use more memory all the same."""
+        resident = None if self._process is None else await asyncio.to_thread(self._process.resident)
+        sample = self.view.sample
+        self.view = replace(self.view, resident=resident)
+        # Merged pages count as resident here: where KSM is to free memory, the last sample is nearer the truth.
+        if sample is not None and resident is not None and not sample.free_delay:
+            self.view = replace(self.view, sample=replace(sample, resident=resident))
+
+    def _announce(self) -> None:
+        if is_view_news(self._announced, self.view):
+            self._announced = self.view
+            self._changed()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until something else is requested."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
+
+
+def _spare(sample: DomainSample, need: demand.Need | None) -> int | None:
+    """Find how much a guest could give without harm, bytes; None where its statistics do not say."""
+    if need is None:
+        return None
+    spare = max(0, sample.statistics.actual - need.present - sample.size // _GUEST_KEEPS)
+    return spare if sample.spare is None else min(spare, sample.spare)

@@ -1,0 +1,239 @@
+"""The cluster as commands see it: the policies, namespaces and agents' reports, read once."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from kubeballoon.api.meta import fault
+from kubeballoon.api.v1alpha1 import (
+    MemoryPolicy,
+    NodePressure,
+    NodePressureStatus,
+    Policy,
+    ProcessorPolicy,
+    Resource,
+    VirtualMachineReport,
+)
+from kubeballoon.cli.resource_aliases import VM_ALIASES
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import ApiClient, ApiError, BusyError, ForbiddenError, NotFoundError, Object
+from kubeballoon.core.memory.model import MemoryNode
+from kubeballoon.core.processors.model import ProcessorNode
+from kubeballoon.governance.governing import Governance, govern
+from kubeballoon.governance.loaded_policy import (
+    LoadedMemoryPolicy,
+    LoadedProcessorPolicy,
+    load_memory_policy,
+    load_processor_policy,
+)
+from kubeballoon.governance.reports import SILENT_AFTER
+from kubeballoon.governance.translation import memory_node, processor_node
+
+Kind = TypeVar("Kind", bound=Resource)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedVM:
+    """A ReportedVM is one VM in the report of its node's agent.
+
+    Attributes:
+        node: the object that holds the report.
+        node_status: the report.
+        report: what the report says of the VM.
+    """
+
+    node: NodePressure
+    node_status: NodePressureStatus
+    report: VirtualMachineReport
+
+    @property
+    def full_name(self) -> str:
+        """The VM's name with its namespace, as NAMESPACE/NAME."""
+        return f"{self.report.namespace}/{self.report.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """A ClusterView is what was read of a cluster at the time ``now``.
+
+    Attributes:
+        namespace_labels: the labels of each namespace, by its name.
+        nodes: the NodePressures, also those whose agents have not reported yet.
+    """
+
+    memory_policies: tuple[LoadedMemoryPolicy, ...]
+    processor_policies: tuple[LoadedProcessorPolicy, ...]
+    namespace_labels: Mapping[str, Mapping[str, str]]
+    nodes: tuple[NodePressure, ...]
+    now: datetime
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The cluster's policies of both kinds."""
+        return *(each.resource for each in self.memory_policies), *(each.resource for each in self.processor_policies)
+
+    def memory_governance(self, report: VirtualMachineReport) -> Governance[LoadedMemoryPolicy]:
+        """Find the MemoryPolicies that select a VM."""
+        return govern(self.memory_policies, report.labels, self.namespace_labels.get(report.namespace, {}))
+
+    def processor_governance(self, report: VirtualMachineReport) -> Governance[LoadedProcessorPolicy]:
+        """Find the ProcessorPolicies that select a VM."""
+        return govern(self.processor_policies, report.labels, self.namespace_labels.get(report.namespace, {}))
+
+    def reporting_nodes(self) -> Iterator[tuple[NodePressure, NodePressureStatus]]:
+        """Iterate over the nodes whose agents have reported, each with the report."""
+        for node in self.nodes:
+            if node.status is not None:
+                yield node, node.status
+
+    def reported_vms(self) -> Iterator[ReportedVM]:
+        """Iterate over the VMs of all reports."""
+        for node, status in self.reporting_nodes():
+            for report in status.virtual_machines:
+                yield ReportedVM(node, status, report)
+
+    def memory_node(self, node: NodePressure, status: NodePressureStatus) -> MemoryNode:
+        """Translate a node's memory for the core."""
+        return memory_node(
+            node.metadata.name,
+            status,
+            lambda report: self.memory_governance(report).governing,
+            released=node.metadata.released,
+        )
+
+    def processor_node(self, node: NodePressure, status: NodePressureStatus) -> ProcessorNode | None:
+        """Translate a node's processors for the core; None if its agent does not report them.
+
+        Only the controller knows when a VM's number of processors last changed, so no cool-down applies here.
+        """
+        return processor_node(
+            node.metadata.name,
+            status,
+            lambda report: self.processor_governance(report).governing,
+            released=node.metadata.released,
+        )
+
+    def report_age(self, status: NodePressureStatus) -> float:
+        """Compute the age of a node's report, seconds."""
+        return max(0.0, (self.now - status.observed_at).total_seconds())
+
+    def is_silent(self, status: NodePressureStatus) -> bool:
+        """Whether a node's report is so old that the controller decides nothing for the node."""
+        return self.report_age(status) > SILENT_AFTER
+
+
+async def read_cluster(client: ApiClient) -> ClusterView:
+    """Read the policies, the agents' reports and the namespaces' labels.
+
+    Raises:
+        ApiError: the API server cannot be reached or refuses, kubeballoon is not installed, or an object is invalid.
+    """
+    memory_policies, processor_policies, nodes, namespaces = await asyncio.gather(
+        _read_all(client, MemoryPolicy),
+        _read_all(client, ProcessorPolicy),
+        read_nodes(client),
+        client.get(paths.NAMESPACES),
+    )
+    namespace_labels = {item["metadata"]["name"]: item["metadata"].get("labels", {}) for item in namespaces["items"]}
+    return ClusterView(
+        tuple(map(load_memory_policy, memory_policies)),
+        tuple(map(load_processor_policy, processor_policies)),
+        namespace_labels,
+        nodes,
+        datetime.now(UTC),
+    )
+
+
+async def read_nodes(client: ApiClient) -> tuple[NodePressure, ...]:
+    """Read all NodePressures.
+
+    Raises:
+        ApiError: the API server cannot be reached or refuses, kubeballoon is not installed, or an object is invalid.
+    """
+    return await _read_all(client, NodePressure)
+
+
+async def _read_all(client: ApiClient, kind: type[Kind]) -> tuple[Kind, ...]:
+    return tuple(_validate(kind, item) for item in await list_objects(client, kind))
+
+
+# An API server may answer that it is busy for some seconds after a CRD was installed or upgraded.
+_ATTEMPTS = 5
+_RETRY_SECONDS = 1.0  # the pause that the API server asks for
+
+
+async def list_objects(client: ApiClient, kind: type[Resource]) -> list[Object]:
+    """List all objects of one of kubeballoon's kinds, as JSON.
+
+    Raises:
+        ApiError: the API server cannot be reached or refuses, or kubeballoon is not installed.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            objects: list[Object] = (await client.get(paths.ours(kind.plural)))["items"]
+            break
+        except BusyError:
+            if attempt == _ATTEMPTS:
+                raise
+            await asyncio.sleep(_RETRY_SECONDS)
+        except NotFoundError as error:
+            raise ApiError(
+                f"kubeballoon is not installed: the API server has no {kind.plural}.kubeballoon.io"
+            ) from error
+    return objects
+
+
+def _validate(kind: type[Kind], item: Object) -> Kind:
+    try:
+        return kind.model_validate(item)
+    except ValidationError as error:
+        name = item.get("metadata", {}).get("name")
+        raise ApiError(f"{kind.__name__} {name} cannot be read: {fault(error)}") from error
+
+
+def parse_vm_name(text: str, namespace: str) -> tuple[str, str]:
+    """Split NAME, vm/NAME or NAMESPACE/NAME into namespace and name; ``namespace`` is the one of the first two."""
+    before_slash, slash, name = text.rpartition("/")
+    return (before_slash, name) if slash and before_slash not in VM_ALIASES else (namespace, name)
+
+
+async def find_vm(client: ApiClient, view: ClusterView, namespace: str, name: str) -> ReportedVM:
+    """Find a VM in the agents' reports.
+
+    Raises:
+        ApiError: no agent reports such a VM; the message says why, or suggests VMs with similar names.
+    """
+    for vm in view.reported_vms():
+        if (vm.report.namespace, vm.report.name) == (namespace, name):
+            return vm
+    raise ApiError(await _explain_missing_vm(client, view, namespace, name))
+
+
+async def _explain_missing_vm(client: ApiClient, view: ClusterView, namespace: str, name: str) -> str:
+    """Say why no agent reports a VM: it does not exist, does not run, or runs on a node without an agent."""
+    full_name = f"{namespace}/{name}"
+    try:
+        status = (await client.get(paths.instance(namespace, name))).get("status", {})
+    except (NotFoundError, ForbiddenError):
+        reported = [vm.full_name for vm in view.reported_vms()]
+        return f"no VM {full_name} runs on a node with an agent{_suggest_names(full_name, reported)}"
+    node = status.get("nodeName")
+    if node is None:
+        return f"the VM {full_name} runs nowhere yet (phase {status.get('phase', 'unknown')})"
+    return f"the VM {full_name} runs on node {node}, whose agent does not report it: does an agent run there?"
+
+
+def _suggest_names(full_name: str, reported: Sequence[str]) -> str:
+    """Suggest the VMs of the same name in other namespaces, or else VMs whose names look alike."""
+    name = full_name.split("/")[1]
+    by_name = {each.split("/")[1]: each for each in reported}
+    namesakes = [each for each in reported if each.split("/")[1] == name]
+    suggestions = namesakes or [by_name[each] for each in difflib.get_close_matches(name, by_name, n=3)]
+    return f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""

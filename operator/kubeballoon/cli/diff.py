@@ -1,0 +1,156 @@
+"""``diff``: what policies in files would change, as the core decides it from the agents' present reports."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy
+from kubeballoon.cli import diff_memory, diff_processors
+from kubeballoon.cli.arguments import PROGRAM, ExitStatus
+from kubeballoon.cli.cluster_view import ClusterView, read_cluster
+from kubeballoon.cli.diff_result import Comparison, NodeChange, PolicyChange, VirtualMachineChange, has_changes
+from kubeballoon.cli.output import Output, warn
+from kubeballoon.cluster.client import ApiClient
+from kubeballoon.governance.loaded_policy import P, load_memory_policy, load_processor_policy
+from kubeballoon.manifests import RefusedError, read
+
+
+def compare(view: ClusterView, policies: Sequence[Policy], *, prune: bool) -> Comparison:
+    """Compare the cluster as it is with the same cluster once ``policies`` are applied.
+
+    Args:
+        view: the cluster as it is.
+        policies: what would be applied.
+        prune: whether the cluster's other policies would be deleted.
+    """
+    old_memory = [each.resource for each in view.memory_policies]
+    old_processors = [each.resource for each in view.processor_policies]
+    memory = _apply(old_memory, [each for each in policies if isinstance(each, MemoryPolicy)], prune=prune)
+    processors = _apply(old_processors, [each for each in policies if isinstance(each, ProcessorPolicy)], prune=prune)
+    changed_view = replace(
+        view,
+        memory_policies=tuple(map(load_memory_policy, memory)),
+        processor_policies=tuple(map(load_processor_policy, processors)),
+    )
+    nodes, vms = _compare_nodes(view, changed_view)
+    return Comparison(
+        policies=[*_compare_policies(old_memory, memory), *_compare_policies(old_processors, processors)],
+        nodes=nodes,
+        virtual_machines=sorted(vms, key=lambda vm: (vm.namespace, vm.name)),
+    )
+
+
+def _compare_nodes(old: ClusterView, new: ClusterView) -> tuple[list[NodeChange], list[VirtualMachineChange]]:
+    nodes: list[NodeChange] = []
+    vms: list[VirtualMachineChange] = []
+    for pressure, status in old.reporting_nodes():
+        movable = {report.uid: report.eligible and report.responsive for report in status.virtual_machines}
+        before, after = (diff_memory.settle_memory(view.memory_node(pressure, status), movable) for view in (old, new))
+        node_processors, vm_processors = diff_processors.compare_processors(pressure, status, old, new)
+        vms_of_node = [
+            diff_memory.compare_vm(report, *decisions, node=pressure.metadata.name).model_copy(
+                update={"processors": processors}
+            )
+            for report, processors, *decisions in zip(
+                status.virtual_machines, vm_processors, before.vms, after.vms, strict=True
+            )
+        ]
+        vms += vms_of_node
+        node = diff_memory.compare_node(before, after, vms_of_node)
+        nodes.append(node.model_copy(update={"processors": node_processors}))
+    return nodes, vms
+
+
+def _apply(present: Sequence[P], applied: Sequence[P], *, prune: bool) -> tuple[P, ...]:
+    """List the policies of one kind once ``applied`` are; with ``prune`` all others are gone."""
+    before = {policy.metadata.name: policy for policy in present}
+    after = {policy.metadata.name: _keep_annotations(policy, before) for policy in applied}
+    return tuple((after if prune else {**before, **after}).values())
+
+
+def _keep_annotations(policy: P, present: Mapping[str, P]) -> P:
+    """Add the annotations that others put on the policy in the cluster, a release for example: applying keeps them."""
+    before = present.get(policy.metadata.name)
+    if before is None:
+        return policy
+    annotations = {**before.metadata.annotations, **policy.metadata.annotations}
+    return policy.model_copy(update={"metadata": before.metadata.model_copy(update={"annotations": annotations})})
+
+
+def _compare_policies(old: Sequence[Policy], new: Sequence[Policy]) -> Iterator[PolicyChange]:
+    before, after = ({policy.metadata.name: policy for policy in policies} for policies in (old, new))
+    for name, policy in sorted({**before, **after}.items()):
+        if name not in after:
+            change = "deleted"
+        elif name not in before:
+            change = "created"
+        else:
+            change = "unchanged" if before[name].spec == after[name].spec else "changed"
+        yield PolicyChange(kind=policy.kind, name=name, change=change)
+
+
+async def run(options: argparse.Namespace, client: ApiClient, output: Output) -> ExitStatus:
+    """Print what would change; the exit status is ATTENTION if that is what --fail-on names.
+
+    Raises:
+        ApiError: the cluster cannot be read.
+    """
+    try:
+        policies = read(options.filename)
+    except RefusedError as error:
+        for line in error.lines:
+            warn(f"{PROGRAM}: {line}")
+        return ExitStatus.REFUSED
+    if not policies:
+        warn(f"{PROGRAM}: the files hold no policy")
+        if not options.prune:
+            return ExitStatus.REFUSED
+    view = await read_cluster(client)
+    for pressure, status in view.reporting_nodes():
+        if view.is_silent(status):
+            warn(f"node {pressure.metadata.name}: its report is {view.report_age(status):.0f}s old")
+    comparison = compare(view, policies, prune=options.prune)
+    if not output.print_document(comparison):
+        _print_comparison(comparison, output)
+    fails = {"overcommit": comparison.overcommits, "change": comparison.changes, "never": False}[options.fail_on]
+    return ExitStatus.ATTENTION if fails else ExitStatus.DONE
+
+
+def _print_comparison(comparison: Comparison, output: Output) -> None:
+    for policy in comparison.policies:
+        if output.wide or policy.change != "unchanged":
+            output.print_line(f"{policy.kind} {policy.name} {policy.change}")
+    vms = comparison.virtual_machines
+    if not comparison.changes and not output.wide:
+        output.print_line(f"Nothing would change for {len(vms)} VMs.")
+        return
+    _print_memory(comparison, output)
+    _print_processors(comparison, output)
+    unlisted = 0 if output.wide else sum(not has_changes(vm) for vm in vms)
+    if unlisted:
+        output.print_line()
+        output.print_line(f"{unlisted} more VMs would not change (-o wide lists them).")
+
+
+def _print_memory(comparison: Comparison, output: Output) -> None:
+    nodes = [diff_memory.node_cells(node) for node in comparison.nodes if node.changed or output.wide]
+    vms = [diff_memory.vm_cells(vm) for vm in comparison.virtual_machines if vm.changed or output.wide]
+    output.print_section(diff_memory.NODE_HEADER, nodes)
+    output.print_section(diff_memory.VM_HEADER, vms)
+
+
+def _print_processors(comparison: Comparison, output: Output) -> None:
+    nodes = [
+        diff_processors.node_cells(node.name, node.processors)
+        for node in comparison.nodes
+        if node.processors is not None and (node.processors.changed or output.wide)
+    ]
+    vms = [
+        diff_processors.vm_cells(vm.namespace, vm.name, vm.node, vm.processors)
+        for vm in comparison.virtual_machines
+        if vm.processors is not None and (vm.processors.changed or output.wide)
+    ]
+    output.print_section(diff_processors.NODE_HEADER, nodes)
+    output.print_section(diff_processors.VM_HEADER, vms)

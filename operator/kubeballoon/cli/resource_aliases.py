@@ -1,0 +1,6 @@
+"""The words before the slash of KIND/NAME on the command line: those that kubectl accepts for VMs and nodes."""
+
+from __future__ import annotations
+
+VM_ALIASES = ("vm", "vms", "vmi", "vmis", "virtualmachine", "virtualmachineinstance")
+NODE_ALIASES = ("node", "nodes", "no")

@@ -1,0 +1,92 @@
+"""This module withdraws all requests from VMs, and waits until the VMs have everything back.
+
+Without a request a VM's agent returns everything that was reclaimed from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
+from kubeballoon.cluster.client import ApiClient, UnreachableError
+from kubeballoon.cluster.vmi_annotations import VMIAnnotator
+from kubeballoon.governance.returns import PendingReturn, listed_returns
+
+POLL_SECONDS = 1.0  # agents report a VM's change within a second
+
+
+async def withdraw(cluster: ApiClient, vms: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Remove the controller's annotations from VMs, which are given as (namespace, name, uid).
+
+    Returns:
+        "namespace/name" of the VMs whose annotations were removed: those that are gone are left out.
+
+    Raises:
+        ApiError: the API server refuses a patch, or cannot be reached.
+    """
+    annotator = VMIAnnotator(cluster)
+
+    async def remove(namespace: str, name: str, uid: str) -> str | None:
+        removed = await annotator.write(namespace, name, uid, dict.fromkeys(CONTROLLER_ANNOTATIONS))
+        return f"{namespace}/{name}" if removed else None
+
+    return [name for name in await asyncio.gather(*(remove(*vm) for vm in vms)) if name is not None]
+
+
+async def wait_for_returns(
+    find_pending: Callable[[], Awaitable[list[PendingReturn]]],
+    show_progress: Callable[[str], None],
+    seconds: float,
+    *,
+    at_least: float = 0.0,
+    quiet: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> list[PendingReturn]:
+    """Wait until no VM lacks memory or processors any more.
+
+    Args:
+        find_pending: finds the VMs that lack something now.
+        show_progress: takes a line about the progress whenever it has changed.
+        seconds: how long to wait for VMs.
+        at_least: seconds to wait even if no VM lacks anything.
+        quiet: seconds for which no VM may lack anything before the wait ends.
+        clock: monotonic seconds.
+        sleep: passes the time between polls.
+
+    Returns:
+        The VMs that still lack something after ``seconds``; none if all have everything back.
+
+    Raises:
+        UnreachableError: the API server did not answer at the end, so it is not known what VMs lack.
+    """
+    started = clock()
+    complete_since: float | None = None
+    shown = ""
+    while True:
+        pending: list[PendingReturn] = []
+        fault: UnreachableError | None = None
+        try:
+            pending = await find_pending()
+        except UnreachableError as error:
+            fault = error
+        now = clock()
+        complete = not pending and fault is None
+        complete_since = (now if complete_since is None else complete_since) if complete else None
+        if complete_since is not None and now - complete_since >= quiet and now - started >= at_least:
+            return []
+        if not complete and now - started + POLL_SECONDS > seconds:
+            if fault is not None:
+                raise UnreachableError(f"it is not known whether all memory is back: {fault}") from fault
+            return pending
+        progress = _progress(pending) if fault is None else str(fault)
+        if progress != shown:
+            show_progress(progress)
+        shown = progress
+        await sleep(POLL_SECONDS)
+
+
+def _progress(pending: list[PendingReturn]) -> str:
+    return f"waiting for {listed_returns(pending)}" if pending else "all memory is back; making sure that it stays"

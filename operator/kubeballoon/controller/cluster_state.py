@@ -1,0 +1,154 @@
+"""This module keeps what the controller knows of the cluster: policies, namespaces, and agents' reports."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from kubeballoon.api.v1alpha1 import (
+    MemoryPolicy,
+    NodePressure,
+    NodePressureStatus,
+    ProcessorPolicy,
+    VirtualMachineReport,
+)
+from kubeballoon.controller.policy_store import PolicyStore, is_older
+from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryTerms
+from kubeballoon.core.processors.model import ProcessorNode, ProcessorTerms
+from kubeballoon.governance.governing import Governance, govern
+from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms
+from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
+from kubeballoon.governance.translation import memory_node, processor_node
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ClusterState:
+    """The ClusterState is what the controller knows; handlers and rounds keep it up to date, in one event loop.
+
+    Attributes:
+        cool_down: seconds in which a VM's target keeps its direction while nobody is in need.
+        memory: the MemoryPolicies, and the requests written because of them.
+        processors: the ProcessorPolicies, and the requests written because of them.
+        namespaces: the labels of each namespace.
+        nodes: each node's NodePressure, by the node's name.
+        utc_now: the time of day, for the age of reports that were written before this controller began.
+    """
+
+    cool_down: float = COOL_DOWN
+    memory: PolicyStore[MemoryPolicy, MemoryTerms] = field(default_factory=lambda: PolicyStore(MEMORY))
+    processors: PolicyStore[ProcessorPolicy, ProcessorTerms] = field(default_factory=lambda: PolicyStore(PROCESSORS))
+    namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    nodes: dict[str, NodePressure] = field(default_factory=dict)
+    utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _reported_at: dict[str, float] = field(default_factory=dict)  # when each node's agent last reported, seconds
+
+    @property
+    def stores(self) -> tuple[PolicyStore[Any, Any], ...]:
+        """The stores of both types of policy."""
+        return self.memory, self.processors
+
+    def put_namespace(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Take in a namespace's labels.
+
+        Returns:
+            Whether the labels have changed.
+        """
+        labels = dict(labels)
+        changed = self.namespaces.get(name) != labels
+        self.namespaces[name] = labels
+        return changed
+
+    def put_node(self, body: Mapping[str, Any], now: float) -> bool:
+        """Take in a NodePressure that was read at ``now`` seconds; one that cannot be read is logged and ignored.
+
+        Returns:
+            Whether a decision may differ because of it.
+        """
+        try:
+            pressure = NodePressure.model_validate(body)
+        except ValidationError as error:
+            _log.error("NodePressure %s cannot be read: %s", body.get("metadata", {}).get("name"), error.errors()[0])
+            return False
+        known = self.nodes.get(pressure.metadata.name)
+        if known is not None and is_older(pressure.metadata, known.metadata):
+            return False
+        self.nodes[pressure.metadata.name] = pressure
+        if pressure.status is not None:
+            self._record_report(pressure.metadata.name, None if known is None else known.status, pressure.status, now)
+            for report in pressure.status.virtual_machines:
+                for store in self.stores:
+                    store.reconcile(report, now)
+        return known is None or known.status != pressure.status or known.metadata.released != pressure.metadata.released
+
+    def seconds_since_report(self, name: str, now: float) -> float:
+        """Say how many seconds before ``now`` the agent of the node ``name`` last reported."""
+        return now - self._reported_at.get(name, -math.inf)
+
+    def _record_report(
+        self, name: str, before: NodePressureStatus | None, status: NodePressureStatus, now: float
+    ) -> None:
+        """Record that an agent reported, if its report has changed.
+
+        Reports are timed by the controller's own clock, because nodes' clocks differ. Only the first report that a
+        controller reads is as old as its own date says: it may have been written long before.
+        """
+        if before is None:
+            age = (self.utc_now() - status.observed_at).total_seconds()
+            self._reported_at[name] = now - max(0.0, age)
+        elif before.observed_at != status.observed_at:
+            self._reported_at[name] = now
+
+    def forget_node(self, name: str) -> None:
+        """Forget a node that is gone."""
+        self.nodes.pop(name, None)
+
+    def governance(
+        self, store: PolicyStore[P, Terms], report: VirtualMachineReport
+    ) -> Governance[LoadedPolicy[P, Terms]]:
+        """Find the policies of a store that select a VM."""
+        return govern(list(store.policies.values()), report.labels, self.namespaces.get(report.namespace, {}))
+
+    def snapshot(self, name: str, status: NodePressureStatus, now: float) -> MemoryNode:
+        """Translate a node and the memory of its VMs for the core, as of ``now`` seconds."""
+        return memory_node(
+            name,
+            status,
+            lambda report: self.governance(self.memory, report).governing,
+            self.memory.last_requests(status.virtual_machines, now),
+            self.cool_down,
+            released=self.is_released(name),
+        )
+
+    def processor_snapshot(self, name: str, status: NodePressureStatus, now: float) -> ProcessorNode | None:
+        """Translate a node and its processors for the core, as of ``now`` seconds; None where none are reported."""
+        return processor_node(
+            name,
+            status,
+            lambda report: self.governance(self.processors, report).governing,
+            self.processors.last_requests(status.virtual_machines, now),
+            released=self.is_released(name),
+        )
+
+    def is_released(self, name: str) -> bool:
+        """Whether an administrator released the node ``name``."""
+        return name in self.nodes and self.nodes[name].metadata.released
+
+    def prune(self) -> None:
+        """Forget the requests of VMs that no node reports any more, and when nodes that are gone reported."""
+        reported = {
+            report.uid
+            for pressure in self.nodes.values()
+            if pressure.status is not None
+            for report in pressure.status.virtual_machines
+        }
+        for store in self.stores:
+            store.prune(reported)
+        self._reported_at = {name: moment for name, moment in self._reported_at.items() if name in self.nodes}

@@ -1,0 +1,188 @@
+"""This module keeps the policies of one type, and the requests that the controller wrote on VMs because of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic
+
+from pydantic import ValidationError
+
+from kubeballoon.api.meta import ApiModel, ObjectMeta, fault
+from kubeballoon.api.v1alpha1 import Policy, PolicyStatus, VirtualMachineReport
+from kubeballoon.core.decision import TargetChange
+from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms
+from kubeballoon.governance.policy_types import PolicyType
+from kubeballoon.governance.requests import LastRequest, VMRequest
+
+_log = logging.getLogger(__name__)
+
+# Seconds after which a written request counts as lost if the VM's agent does not report it. Agents report every 60 s,
+# but a changed request within a second.
+CONFIRMATION_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRequest:
+    """A WrittenRequest is what this controller last wrote on a VM, and whether the VM's agent has reported it.
+
+    Attributes:
+        request: what was written; from the agent's confirmation on, what the agent reports.
+        written_at: when the request was written, seconds.
+        last_move: when the target last moved, seconds, and whether it moved up; None before the first move.
+        confirmed: whether the agent has reported the request since it was written.
+    """
+
+    request: VMRequest
+    written_at: float
+    last_move: tuple[float, bool] | None = None
+    confirmed: bool = False
+
+
+class UnreadablePolicy(ApiModel):
+    """An UnreadablePolicy is what remains of a policy that this version cannot read; it governs no VM.
+
+    Attributes:
+        fault: why it cannot be read, in one line.
+    """
+
+    kind: str
+    metadata: ObjectMeta
+    status: PolicyStatus | None = None
+    fault: str
+
+
+@dataclass(slots=True)
+class PolicyStore(Generic[P, Terms]):
+    """A PolicyStore keeps the policies of one type, and the requests that were written because of them.
+
+    Attributes:
+        policy_type: the type of its policies.
+        policies: the policies that can be read, by name.
+        unreadable: the policies that cannot be read, by name.
+        requests: what was last written on each VM, by the VM's uid.
+    """
+
+    policy_type: PolicyType[P, Terms]
+    policies: dict[str, LoadedPolicy[P, Terms]] = field(default_factory=dict)
+    unreadable: dict[str, UnreadablePolicy] = field(default_factory=dict)
+    requests: dict[str, WrittenRequest] = field(default_factory=dict)
+
+    def put(self, body: Mapping[str, Any]) -> bool:
+        """Take in a policy object; one that is older than what is known is ignored.
+
+        Returns:
+            Whether decisions may differ because of it.
+        """
+        policy = self._load(body)
+        after = policy if isinstance(policy, UnreadablePolicy) else policy.resource
+        name = after.metadata.name
+        before = self._known(name)
+        if before is not None and is_older(after.metadata, before.metadata):
+            return False
+        if isinstance(policy, UnreadablePolicy):
+            self.policies.pop(name, None)
+            self.unreadable[name] = policy
+        else:
+            self.unreadable.pop(name, None)
+            self.policies[name] = policy
+        changed = before is None or _decision_inputs(before) != _decision_inputs(after)
+        if changed and isinstance(policy, UnreadablePolicy):
+            _log.error("%s %s cannot be read: %s", policy.kind, name, policy.fault)
+        return changed
+
+    def _known(self, name: str) -> P | UnreadablePolicy | None:
+        loaded = self.policies.get(name)
+        return self.unreadable.get(name) if loaded is None else loaded.resource
+
+    def _load(self, body: Mapping[str, Any]) -> LoadedPolicy[P, Terms] | UnreadablePolicy:
+        try:
+            return self.policy_type.load(body)
+        except ValidationError as error:  # this version's CRD lets no such policy through, but a newer version's may
+            kind = self.policy_type.model.__name__
+            return UnreadablePolicy(kind=kind, metadata=body["metadata"], status=_status(body), fault=fault(error))
+
+    def set_status(self, name: str, uid: str, status: PolicyStatus) -> None:
+        """Remember the status that was written on a policy, unless another policy has its name now."""
+        loaded, unreadable = self.policies.get(name), self.unreadable.get(name)
+        if loaded is not None and loaded.resource.metadata.uid == uid:
+            resource = loaded.resource.model_copy(update={"status": status})
+            self.policies[name] = replace(loaded, resource=resource)
+        if unreadable is not None and unreadable.metadata.uid == uid:
+            self.unreadable[name] = unreadable.model_copy(update={"status": status})
+
+    def remove(self, name: str, uid: str) -> None:
+        """Forget a policy, unless another policy has its name now."""
+        if name in self.policies and self.policies[name].resource.metadata.uid == uid:
+            del self.policies[name]
+        if name in self.unreadable and self.unreadable[name].metadata.uid == uid:
+            del self.unreadable[name]
+
+    def current_request(self, report: VirtualMachineReport) -> VMRequest:
+        """Say what is requested of a VM now: what was last written on it, else what its agent reports."""
+        written = self.requests.get(report.uid)
+        return self.policy_type.reported_request(report) if written is None else written.request
+
+    def record(self, uid: str, before: VMRequest, after: VMRequest, now: float) -> None:
+        """Remember that a VM's request was changed from ``before`` to ``after`` at ``now`` seconds."""
+        written = self.requests.get(uid)
+        last_move = None if written is None else written.last_move
+        if before.target is not None and after.target is not None and before.target != after.target:
+            last_move = now, after.target > before.target
+        self.requests[uid] = WrittenRequest(after, now, last_move)
+
+    def last_requests(self, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, LastRequest]:
+        """Find what was last written on VMs, by uid, as of ``now`` seconds; VMs without a request are left out."""
+        return {
+            report.uid: _last_request(self.requests[report.uid], now)
+            for report in reports
+            if report.uid in self.requests
+        }
+
+    def reconcile(self, report: VirtualMachineReport, now: float) -> None:
+        """Take over what an agent reports as a VM's request, once the report must include what was written.
+
+        That is when the written request has been reported, or should have been by ``now`` seconds. A report from before
+        says nothing about the written request.
+        """
+        written = self.requests.get(report.uid)
+        if written is None:
+            return
+        reported = self.policy_type.reported_request(report)
+        overdue = now - written.written_at >= CONFIRMATION_SECONDS
+        if reported == written.request or written.confirmed or overdue:
+            self.requests[report.uid] = replace(written, request=reported, confirmed=True)
+
+    def prune(self, uids: set[str]) -> None:
+        """Forget all requests but those of the VMs with these uids."""
+        self.requests = {uid: request for uid, request in self.requests.items() if uid in uids}
+
+
+def _last_request(written: WrittenRequest, now: float) -> LastRequest:
+    if written.last_move is None:
+        return LastRequest(written.request.target)
+    moved_at, up = written.last_move
+    return LastRequest(written.request.target, TargetChange(up=up, age=now - moved_at))
+
+
+def _decision_inputs(policy: Policy | UnreadablePolicy) -> tuple[object, ...]:
+    """Pick the parts of a policy that decisions depend on; for an unreadable policy, why it cannot be read."""
+    if isinstance(policy, UnreadablePolicy):
+        return (policy.fault,)
+    metadata = policy.metadata
+    return metadata.uid, policy.spec, metadata.deletion_timestamp is None, metadata.released
+
+
+def _status(body: Mapping[str, Any]) -> PolicyStatus | None:
+    """Read the fields that all policies' statuses have in common; None without a status, or where it is unreadable."""
+    try:
+        return PolicyStatus.model_validate(body.get("status"))
+    except ValidationError:
+        return None
+
+
+def is_older(metadata: ObjectMeta, known: ObjectMeta) -> bool:
+    """Whether an object is an older version of a known one; lists and watches may overtake each other."""
+    versions = metadata.resource_version, known.resource_version  # Kubernetes orders them; tests may leave them out
+    return metadata.uid == known.uid and all(map(str.isdigit, versions)) and int(versions[0]) < int(versions[1])

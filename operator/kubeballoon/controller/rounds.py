@@ -1,0 +1,312 @@
+"""This module runs rounds: a round decides what the VMs of one node may use, and writes what has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMachineReport
+from kubeballoon.cluster.client import ApiClient, ApiError
+from kubeballoon.cluster.events import EventRecorder, ObjectReference
+from kubeballoon.cluster.vmi_annotations import VMIAnnotator
+from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.counters import Counters
+from kubeballoon.controller.policy_store import PolicyStore
+from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
+from kubeballoon.core.processors.allocation import allocate_processors
+from kubeballoon.core.processors.model import ProcessorDecision, ProcessorPlan
+from kubeballoon.core.wording import human
+from kubeballoon.governance.policy_types import MEMORY, PROCESSORS, PolicyType
+from kubeballoon.governance.reports import SILENT_AFTER
+from kubeballoon.governance.requests import VMRequest
+from kubeballoon.vocabulary import NodeState
+
+_log = logging.getLogger(__name__)
+
+AnyPlan = MemoryPlan | ProcessorPlan
+AnyDecision = MemoryDecision | ProcessorDecision
+
+
+@dataclass(slots=True)
+class RoundResult:
+    """A RoundResult says how the last round of a node ended.
+
+    Attributes:
+        plans: what was decided, by the plural name of the policy type.
+        state: the node's state at the time; None where nothing was decided.
+        silent: whether nothing was decided because the node's agent has not reported lately.
+        failures: one line for each patch that failed.
+        fault: why nothing could be decided or written, in one line; None if that was possible.
+    """
+
+    plans: Mapping[str, AnyPlan] = field(default_factory=dict)
+    state: NodeState | None = None
+    silent: bool = False
+    failures: list[str] = field(default_factory=list)
+    fault: str | None = None
+
+    @property
+    def label(self) -> str:
+        """How the round ended, in the word that metrics use: decided, silent or failed."""
+        if self.fault is not None:
+            return "failed"
+        return "silent" if self.silent else "decided"
+
+    @property
+    def memory(self) -> MemoryPlan | None:
+        """What was decided about memory; None where nothing was decided."""
+        plan = self.plans.get(MEMORY.model.plural)
+        return plan if isinstance(plan, MemoryPlan) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _RequestChange:
+    """A _RequestChange is what to write on a VM because of policies of one type.
+
+    Attributes:
+        store: the store of those policies.
+        before: what is requested of the VM now.
+        after: what is to be requested; the same as before where only the message has changed.
+        message: why, for people.
+    """
+
+    store: PolicyStore[Any, Any]
+    before: VMRequest
+    after: VMRequest
+    message: str
+
+
+class RoundRunner:
+    """A RoundRunner runs rounds, and keeps the result of each node's last round.
+
+    Attributes:
+        results: the result of each node's last round, by the node's name.
+        last_decided_at: when the last round that decided ended; None before the first.
+        progress_at: when a round last wrote something, seconds of ``clock``; the liveness probe goes by it.
+    """
+
+    def __init__(
+        self,
+        cluster: ApiClient,
+        state: ClusterState,
+        recorder: EventRecorder,
+        counters: Counters,
+        clock: Callable[[], float] = time.monotonic,
+        utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Decide from ``state``, write through ``cluster``, and post events by ``recorder``.
+
+        Args:
+            cluster: the API server.
+            state: what the controller knows.
+            recorder: posts events.
+            counters: counts rounds and patches.
+            clock: monotonic seconds.
+            utc_now: the time of day.
+        """
+        self._state = state
+        self._annotator = VMIAnnotator(cluster)
+        self._recorder = recorder
+        self._counters = counters
+        self._clock = clock
+        self._utc_now = utc_now
+        self.last_decided_at: datetime | None = None
+        self.progress_at = clock()
+        self.results: dict[str, RoundResult] = {}
+
+    async def run(self, name: str) -> None:
+        """Run one round for the node ``name``; whatever fails in it is that node's fault and stops no other node."""
+        with self._counters.time_round():
+            try:
+                await self._run(name)
+            except Exception as error:  # noqa: BLE001 - one node's fault must not stop the others
+                self._record_fault(name, f"the round of node {name} failed: {error!r}", error)
+        result = self.results.get(name)
+        if result is None:
+            return  # the node is gone
+        self._counters.count_round(result.label)
+        if result.label == "decided":
+            self.last_decided_at = self._utc_now()
+
+    def _record_fault(self, name: str, fault: str, error: Exception) -> None:
+        """Log a node's fault unless it is known, and keep what was last decided."""
+        before = self.results.get(name, RoundResult())
+        if fault != before.fault:
+            _log.error("%s", fault, exc_info=error)
+        self.results[name] = RoundResult(before.plans, before.state, fault=fault)
+
+    async def _run(self, name: str) -> None:
+        """Run the steps of a round; a node that is gone is forgotten.
+
+        1. Gather: take a snapshot of the node from its agent's report, unless the agent is silent.
+        2. Decide: the core allocates memory and processors.
+        3. Apply: patch the VMs whose request changes, and post events about what has changed.
+        """
+        pressure = self._state.nodes.get(name)
+        status = None if pressure is None else pressure.status
+        if pressure is None or status is None:
+            self.results.pop(name, None)
+            return
+        if self._state.seconds_since_report(name, self._clock()) > SILENT_AFTER:
+            self.results[name] = RoundResult(silent=True)
+            return
+        before = self.results.get(name, RoundResult())
+        plans = self._decide(name, status)
+        result = self.results[name] = RoundResult(plans, status.state)
+        reports = {report.uid: report for report in status.virtual_machines}
+        changes = self._changes(reports, plans, before.plans)
+        failures = await asyncio.gather(*(self._apply(reports[uid], of_vm) for uid, of_vm in changes.items()))
+        result.failures = [failure for failure in failures if failure is not None]
+        await self._post_state_event(pressure, status, before.state)
+        for store in self._state.stores:
+            plural = store.policy_type.model.plural
+            if plural in plans:
+                await self._post_plan_events(
+                    pressure, store.policy_type, reports, before.plans.get(plural), plans[plural]
+                )
+
+    def _decide(self, name: str, status: NodePressureStatus) -> dict[str, AnyPlan]:
+        now = self._clock()
+        memory = self._state.snapshot(name, status, now)
+        plans: dict[str, AnyPlan] = {MEMORY.model.plural: allocate_memory(memory)}
+        processors = self._state.processor_snapshot(name, status, now)
+        if processors is not None:
+            plans[PROCESSORS.model.plural] = allocate_processors(processors)
+        return plans
+
+    def _changes(
+        self,
+        reports: Mapping[str, VirtualMachineReport],
+        plans: Mapping[str, AnyPlan],
+        plans_before: Mapping[str, AnyPlan],
+    ) -> dict[str, list[_RequestChange]]:
+        """Find what to write on VMs, by uid: a request that differs from the present one, or a new reason for it."""
+        changes: dict[str, list[_RequestChange]] = {}
+        for store in self._state.stores:
+            plural = store.policy_type.model.plural
+            plan, plan_before = plans.get(plural), plans_before.get(plural)
+            decisions_before = () if plan_before is None else plan_before.decisions
+            keys = {decision.vm.uid: _explanation_key(decision) for decision in decisions_before}
+            for decision in () if plan is None else plan.decisions:
+                uid = decision.vm.uid
+                before = store.current_request(reports[uid])
+                after = _request(store, decision) or store.policy_type.final_request(reports[uid], before)
+                key = _explanation_key(decision)
+                # A controller that has just started does not know the reason on the VM, and takes it to be right.
+                explained = after.target is None or keys.get(uid, key) == key
+                if after != before or not explained:
+                    changes.setdefault(uid, []).append(_RequestChange(store, before, after, decision.message))
+        return changes
+
+    async def _apply(self, report: VirtualMachineReport, changes: list[_RequestChange]) -> str | None:
+        """Write changes on a VM; if that fails, return why in one line."""
+        annotations: dict[str, str | None] = {}
+        for change in changes:
+            annotations |= change.store.policy_type.annotations(change.after, change.message)
+        try:
+            written = await self._annotator.write(report.namespace, report.name, report.uid, annotations)
+        except ApiError as error:
+            self._counters.count_patch("failed")
+            _log.warning("%s", error)
+            return str(error)
+        finally:
+            self.progress_at = self._clock()
+        if not written:
+            self._counters.count_patch("gone")
+            return None  # the agent's next report leaves the VM out
+        self._counters.count_patch("written")
+        for change in changes:
+            change.store.record(report.uid, change.before, change.after, self._clock())
+            target = change.after.target
+            text = "withdrawn" if target is None else change.store.policy_type.amount_text(target)
+            _log.info("%s/%s: target %s (%s)", report.namespace, report.name, text, change.message)
+        return None
+
+    async def _post_state_event(self, node: NodePressure, status: NodePressureStatus, before: NodeState | None) -> None:
+        """Post an event if a node's state has changed; the first state that is known is no change."""
+        state, memory = status.state, status.memory
+        if before is None or before is state:
+            return
+        note = f"from {before} to {state}: {human(memory.available)} of {human(memory.total)} are available"
+        warning = NodeState(state).only_minimums_hold
+        await self._recorder.post(_node_reference(node), f"Memory{state}", note, action="Allocate", warning=warning)
+
+    async def _post_plan_events(
+        self,
+        node: NodePressure,
+        policy_type: PolicyType[Any, Any],
+        reports: Mapping[str, VirtualMachineReport],
+        before: AnyPlan | None,
+        plan: AnyPlan,
+    ) -> None:
+        """Post events about what a plan changes for a node and its VMs.
+
+        In a first round (``before`` is None) no VM is known to have changed, but a shortfall is posted all the same.
+        """
+        if plan.shortfall and (before is None or not before.shortfall):
+            name, shortfall = node.metadata.name, policy_type.amount_text(plan.shortfall)
+            note = f"the guaranteed minimums exceed the capacity of {name} for VMs by {shortfall}"
+            await self._recorder.post(_node_reference(node), "Shortfall", note, action="Allocate", warning=True)
+        decisions_before = {decision.vm.uid: decision for decision in ([] if before is None else before.decisions)}
+        for decision in plan.decisions:
+            decision_before = decisions_before.get(decision.vm.uid)
+            event = None if decision_before is None else _event_for_change(policy_type, decision_before, decision)
+            if event is not None:
+                reason, warning = event
+                about = _vmi_reference(reports[decision.vm.uid])
+                await self._recorder.post(about, reason, decision.message, action="Allocate", warning=warning)
+                self.progress_at = self._clock()
+
+
+def _node_reference(node: NodePressure) -> ObjectReference:
+    """Refer to a Node as the kubelet's events do, with its name for a uid, so that kubectl shows them together."""
+    return ObjectReference("v1", "Node", node.metadata.name, node.metadata.name)
+
+
+def _vmi_reference(report: VirtualMachineReport) -> ObjectReference:
+    return ObjectReference("kubevirt.io/v1", "VirtualMachineInstance", report.name, report.uid, report.namespace)
+
+
+def _explanation_key(decision: AnyDecision) -> tuple[object, ...]:
+    """Pick the part of a decision's reason whose change alone is worth a patch.
+
+    Amounts are left out, or nearly every report would cause a patch.
+    """
+    if isinstance(decision, MemoryDecision) and decision.reason is not DecisionReason.SATISFIED:
+        return decision.reason, decision.state
+    return (decision.reason,)
+
+
+def _request(store: PolicyStore[Any, Any], decision: AnyDecision) -> VMRequest | None:
+    """Make a request of a decision; None where the decision is to request nothing."""
+    policy = decision.vm.policy
+    if decision.target is None or policy is None:
+        return None
+    minimum = decision.vm.minimum if isinstance(decision, MemoryDecision) else None
+    method = store.policy_type.method(store.policies[policy.name].resource)
+    return VMRequest(decision.target, minimum, policy.name, method)
+
+
+_RECLAIMED_REASONS = (DecisionReason.RECLAIMED, DecisionReason.AT_MINIMUM)
+
+
+def _event_for_change(
+    policy_type: PolicyType[Any, Any], before: AnyDecision, after: AnyDecision
+) -> tuple[str, bool] | None:
+    """Find the event to post when a VM's reason changes, as (reason, warning); None where the change is no news."""
+    if before.reason is after.reason:
+        return None
+    if after.reason is DecisionReason.UNRESPONSIVE:
+        return "Unresponsive", True
+    if after.reason in _RECLAIMED_REASONS and before.reason not in _RECLAIMED_REASONS and after.target is not None:
+        return policy_type.reclaimed_event, False
+    if after.reason in (DecisionReason.SATISFIED, DecisionReason.NOT_UNDER_PRESSURE) and before.target is not None:
+        return policy_type.returned_event, False
+    return None

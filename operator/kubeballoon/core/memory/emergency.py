@@ -1,0 +1,73 @@
+"""Emergency targets: what a node's agent decides itself while its node or a guest is short of memory.
+
+The agent decides what the controller would, only sooner: by the same allocation, from the same facts, and only for VMs
+that the controller requests something of. The controller's next request for a VM replaces the emergency target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.model import MemoryNode, MemoryVM, dead_band
+
+
+def is_short(size: int, actual: int, need: int, *, troubled: bool) -> bool:
+    """Whether a guest needs memory now: it swaps or refaults, or it has used up what its balloon leaves it.
+
+    Args:
+        size: the guest's size, bytes.
+        actual: what the balloon leaves the guest, bytes.
+        need: what the guest works with, bytes.
+        troubled: whether the guest swaps or refaults.
+    """
+    return troubled or need >= actual - dead_band(size)
+
+
+def in_trouble(vm: MemoryVM) -> bool:
+    """Whether the VM's guest needs memory now, and may have more."""
+    if vm.policy is None or vm.observed or vm.excluded is not None:
+        return False
+    if not vm.responsive or vm.need is None:
+        return False
+    return vm.actual < vm.maximum and is_short(vm.size, vm.actual, vm.need, troubled=vm.troubled)
+
+
+def emergency_targets(node: MemoryNode, requests: Mapping[str, int]) -> dict[str, int]:
+    """Decide the targets that take the place of the controller's requests for now.
+
+    There are none while neither the node nor a guest is in trouble. Otherwise the node's memory is allocated anew, and
+    a guest in trouble gets its demand at once as far as the node has memory to spare: a guest that swaps cannot wait
+    until others have given memory up.
+
+    Args:
+        node: the node as reported. Each VM's target is what is in force: the controller's request, or an emergency
+            target decided before.
+        requests: the controller's requests by VM uid, bytes; other VMs are left alone.
+
+    Returns:
+        Targets by VM uid, bytes; only those that differ from the controller's requests.
+    """
+    troubled = [vm for vm in node.vms if vm.uid in requests and in_trouble(vm)]
+    overridden = any(vm.uid in requests and vm.target != requests[vm.uid] for vm in node.vms)
+    if not (troubled or overridden or node.state.only_minimums_hold):
+        return {}
+    targets = {
+        decision.vm.uid: decision.target
+        for decision in allocate_memory(node).decisions
+        if decision.target is not None and decision.vm.uid in requests
+    }
+    _raise_to_demand(node, troubled, targets)
+    return {uid: target for uid, target in targets.items() if target != requests[uid]}
+
+
+def _raise_to_demand(node: MemoryNode, troubled: list[MemoryVM], targets: dict[str, int]) -> None:
+    """Raise the targets of guests in trouble to their demands, as far as the node has memory to spare."""
+    granted = sum(max(0, targets[vm.uid] - vm.actual) for vm in node.vms if vm.uid in targets)
+    spare = max(0, node.available - node.reserve - granted)
+    for vm in sorted(troubled, key=lambda vm: vm.uid):  # the order must not depend on how the node was reported
+        target = max(targets.get(vm.uid, 0), vm.actual)
+        grant = min(spare, max(0, vm.demand - target))
+        if grant:
+            targets[vm.uid] = target + grant
+            spare -= grant

@@ -1,0 +1,312 @@
+"""Memory of a node and its VMs as the allocation sees it, and the decisions it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar, assert_never
+
+from kubeballoon.core.decision import DecisionReason, TargetChange
+from kubeballoon.core.memory.guard import FLOOR
+from kubeballoon.core.units import MIB
+from kubeballoon.core.wording import human
+from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
+
+COOL_DOWN = 60.0  # seconds: by then a guest has usually followed a change, and reported several times how it fares
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """An Amount is a size as users write it: bytes, or a percentage of a VM's memory."""
+
+    bytes: int | None = None
+    percent: int | None = None
+
+    def of(self, size: int) -> int:
+        """Return the amount in bytes for a VM of ``size`` bytes, rounded down."""
+        if self.bytes is not None:
+            return self.bytes
+        return size * (self.percent or 0) // 100
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTerms:
+    """MemoryTerms are what a MemoryPolicy says about the VMs that it governs.
+
+    Attributes:
+        minimum: what each VM is guaranteed.
+        maximum: what each VM may use at most.
+        headroom: what each VM is to have beyond its working set while memory suffices.
+        idle_tax: percent of an idle byte's worth that is taxed away, 0 to 99 (Waldspurger, OSDI 2002, section 5).
+        shares_per_gib: the relative claim of each GiB of a VM's memory.
+        max_rate: the fastest reclaim from one VM, bytes per second; None leaves it to the guest's own pace.
+    """
+
+    name: str
+    minimum: Amount = Amount(percent=50)
+    maximum: Amount = Amount(percent=100)
+    headroom: Amount = Amount(percent=10)
+    shares_per_gib: int = 1000
+    idle_tax: int = 75
+    mode: Mode = Mode.ENFORCE
+    when: ReclaimWhen = ReclaimWhen.OVERCOMMITTED
+    max_rate: int | None = None
+
+
+def dead_band(size: int) -> int:
+    """Return the largest change of a target that is not worth making, in bytes, for a VM of ``size`` bytes."""
+    return size // 64  # less would help nobody, and each new target costs a patch that makes KubeVirt sync the VM
+
+
+Figure = TypeVar("Figure")
+
+
+class VMFigures(NamedTuple, Generic[Figure]):
+    """VMFigures are the numbers of one VM that an allocation reads, or of many VMs as one array each.
+
+    They are computed once for each VM. All but ``weight`` and ``idle_tax`` are bytes.
+
+    Attributes:
+        minimum: the guarantee.
+        maximum: the limit.
+        in_use: the part of the working set that the guest uses at this moment.
+        working_set: the demand without headroom; all of the demand where the guest is in trouble.
+        demand: the working set and headroom.
+        actual: what the balloon leaves the guest.
+        committed: what the node must be able to provide: ``actual``, or a target above it.
+        target: the request in force; -1 where there is none.
+        dead_band: the largest change of the target that is not worth making.
+        weight: the VM's shares.
+        idle_tax: percent.
+    """
+
+    minimum: Figure
+    maximum: Figure
+    in_use: Figure
+    working_set: Figure
+    demand: Figure
+    actual: Figure
+    committed: Figure
+    target: Figure
+    dead_band: Figure
+    weight: Figure
+    idle_tax: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryVM:
+    """A MemoryVM is one VM as its node's agent last reported it, with the terms of the policy that governs it.
+
+    Attributes:
+        uid: the VMI's uid: unique for ever, so a VM recreated under its name is another VM.
+        size: the memory the guest was booted with, and what was hotplugged since, bytes.
+        actual: what the balloon leaves the guest, which is the most it can use now, bytes.
+        overhead: memory of QEMU and its pod beyond the guest's own, bytes.
+        need: what the guest works with according to its statistics, bytes; None while they are missing or stale.
+        present_need: the part of the need that the guest works with at this moment, bytes; None where it is not known.
+        target: the request in force, bytes; None when there is none.
+        troubled: whether the guest swaps, refaults or stalls for want of memory.
+        excluded: why the VM must not be ballooned, or None.
+        responsive: False while the guest's driver does not follow requests.
+        policy: the governing policy's terms; None where no policy selects the VM.
+        last_change: the target's last change; None when it has not changed yet.
+        agent_action: what the VM's agent does about it; it follows requests unless the VM is excluded or unresponsive.
+        observed: whether the policy only observes; computed once, because every allocation asks.
+        figures: the numbers that an allocation reads, computed once from the above.
+    """
+
+    uid: str
+    name: str
+    size: int
+    actual: int
+    overhead: int = 0
+    need: int | None = None
+    present_need: int | None = None
+    target: int | None = None
+    troubled: bool = False
+    excluded: str | None = None
+    responsive: bool = True
+    policy: MemoryTerms | None = None
+    last_change: TargetChange | None = None
+    agent_action: AgentAction = AgentAction.FOLLOWS
+
+    observed: bool = field(init=False, repr=False, compare=False)
+    figures: VMFigures[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compute the figures: resolve the policy's amounts against the VM's size."""
+        size, policy = self.size, self.policy
+        minimum = maximum = size
+        weight, idle_tax = 1, 0
+        committed = self.actual if self.target is None else max(self.actual, min(size, self.target))
+        in_use = working_set = demand = committed
+        if policy is not None:
+            weight, idle_tax = max(1, policy.shares_per_gib * size // MIB), policy.idle_tax
+            minimum = min(size, max(FLOOR, policy.minimum.of(size)))
+            maximum = max(minimum, min(size, policy.maximum.of(size)))
+            if self.need is not None:
+                # A guest in trouble works with more than it holds, so what it is seen to need is too little.
+                need = max(self.need, self.actual) if self.troubled else self.need
+                demand = max(minimum, min(maximum, need + policy.headroom.of(size)))
+                working_set = demand if self.troubled else max(minimum, min(maximum, need))
+                in_use = working_set
+                if self.present_need is not None:
+                    in_use = max(minimum, min(working_set, self.present_need))
+        figures = VMFigures(
+            minimum=minimum,
+            maximum=maximum,
+            in_use=in_use,
+            working_set=working_set,
+            demand=demand,
+            actual=self.actual,
+            committed=committed,
+            target=-1 if self.target is None else self.target,
+            dead_band=dead_band(size),
+            weight=weight,
+            idle_tax=idle_tax,
+        )
+        # The dataclass is frozen for everyone else.
+        object.__setattr__(self, "observed", policy is not None and policy.mode is Mode.OBSERVE)
+        object.__setattr__(self, "figures", figures)
+
+    @property
+    def minimum(self) -> int:
+        """The VM's guarantee, bytes: its policy's minimum, but at least the guard's floor and at most its size.
+
+        A VM without a policy is guaranteed its size.
+        """
+        return self.figures.minimum
+
+    @property
+    def maximum(self) -> int:
+        """The VM's limit, bytes: never below its minimum, for the guarantee comes first, and never above its size."""
+        return self.figures.maximum
+
+    @property
+    def demand(self) -> int:
+        """The VM's need and headroom within its bounds, bytes; what it has been promised while its need is unknown.
+
+        A guest in trouble has too little, so it demands at least its headroom above what its balloon leaves it.
+        """
+        return self.figures.demand
+
+    @property
+    def committed(self) -> int:
+        """What the node must be able to provide for the VM, bytes: what it has, or a higher target already set."""
+        return self.figures.committed
+
+    def charge(self, target: int | None) -> int:
+        """Return the node memory to count for the VM if ``target`` is requested of it, in bytes.
+
+        That is all of its size if its agent will give it everything, which it does without a request; otherwise what
+        it has, or has been promised.
+        """
+        returned = self.agent_action is AgentAction.RETURNS_ALL or (
+            self.agent_action is AgentAction.FOLLOWS and target is None
+        )
+        return self.size if returned else self.committed
+
+    @property
+    def dead_band(self) -> int:
+        """The largest change of the VM's target that is not worth making, bytes."""
+        return self.figures.dead_band
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNode:
+    """A MemoryNode is one node with its VMs at one moment; amounts are bytes.
+
+    Attributes:
+        total: the memory that workloads on the node may use.
+        available: the part of the total that could be allocated now without swapping.
+        other: memory that pods and processes other than VMs use.
+        reserve: memory to keep free: below it the node is no longer Ample.
+        cool_down: seconds for which a target does not change direction, unless its guest or its node needs it to.
+    """
+
+    name: str
+    total: int
+    available: int
+    other: int
+    reserve: int
+    state: NodeState = NodeState.AMPLE
+    cool_down: float = COOL_DOWN
+    vms: tuple[MemoryVM, ...] = ()
+
+    @property
+    def capacity(self) -> int:
+        """The memory that all guests may use together, bytes: total - other - reserve - the VMs' overhead."""
+        return max(0, self.total - self.other - self.reserve - sum(vm.overhead for vm in self.vms))
+
+
+class MemoryDecision(NamedTuple):
+    """A MemoryDecision says how much memory one VM may use, in bytes, and why.
+
+    It is a tuple, not a dataclass, because thousands are made a second.
+
+    Attributes:
+        target: the request to make, or None where none is to be made.
+        entitlement: what the VM will have once every other VM has followed its own request.
+        state: the state of the node when this was decided.
+        note: the message where nothing is requested: why the VM is left out.
+    """
+
+    vm: MemoryVM
+    target: int | None
+    entitlement: int
+    reason: DecisionReason
+    state: NodeState = NodeState.AMPLE
+    note: str = ""
+
+    @property
+    def message(self) -> str:
+        """The decision's reason in words that an administrator understands."""
+        vm = self.vm
+        target = self.entitlement if self.target is None else self.target
+        match self.reason:
+            case DecisionReason.NO_POLICY | DecisionReason.EXCLUDED | DecisionReason.STEADY:
+                return self.note
+            case DecisionReason.UNRESPONSIVE:
+                return f"its driver does not follow requests: {human(self.entitlement)} counted as used"
+            case DecisionReason.DEMAND_UNKNOWN:
+                return f"no fresh guest statistics: {human(self.entitlement)} counted as used"
+            case DecisionReason.NOT_UNDER_PRESSURE:
+                return f"node {self.state}, its policy reclaims under pressure only: may use {human(target)}"
+            case DecisionReason.WAITING:
+                missing = human(self.entitlement - target)
+                return f"entitled to {human(self.entitlement)}; {missing} of it waits until other VMs have given theirs"
+            case DecisionReason.SATISFIED:
+                limit = "all of its" if vm.maximum == vm.size else "its policy's maximum of"
+                return f"may use {limit} {human(vm.maximum)}"
+            case DecisionReason.RECLAIMED:
+                return self._reclaimed(target)
+            case DecisionReason.AT_MINIMUM:
+                return f"{self._reclaimed(target)}; at its guaranteed minimum {human(vm.minimum)}"
+        assert_never(self.reason)
+
+    def _reclaimed(self, target: int) -> str:
+        vm, demand = self.vm, self.vm.demand
+        tax = 0 if vm.policy is None else vm.policy.idle_tax
+        why = "all VMs' demands do not fit"
+        if target >= demand and vm.maximum > demand:
+            why = f"idle {human(vm.maximum - demand)} taxed at {tax} %"
+        reclaimed = "would be reclaimed" if self.target is None else "reclaimed"
+        return f"{why}, node {self.state}: {human(vm.size - target)} {reclaimed}, demand {human(demand)}"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """A MemoryPlan holds the decisions for all VMs of one node; amounts are bytes.
+
+    Attributes:
+        capacity: the memory divided among VMs, after memory for VMs that are left out has been set aside.
+        shortfall: by how much the minimums exceed that capacity; 0 when they fit.
+        risk: how much more than the node's capacity its VMs could use at once. ``UnderPressure`` allows that, and so do
+            VMs that cannot be ballooned or of which nothing is requested.
+        decisions: one for each VM, in the order of the node's VMs.
+    """
+
+    node: str
+    capacity: int
+    shortfall: int = 0
+    risk: int = 0
+    decisions: tuple[MemoryDecision, ...] = field(default=())

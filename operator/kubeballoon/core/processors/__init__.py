@@ -1,0 +1,1 @@
+"""Decisions about processors: how many of them each VM of a node may use."""

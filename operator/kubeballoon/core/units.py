@@ -1,0 +1,6 @@
+"""Units of memory, in bytes."""
+
+from __future__ import annotations
+
+GIB = 1 << 30
+MIB = 1 << 20

@@ -1,0 +1,67 @@
+"""This module says what is requested of a VM, and which target is in force: the request, or an agent's own target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kubeballoon.api.v1alpha1 import VirtualMachineReport
+from kubeballoon.core.decision import TargetChange
+
+
+@dataclass(frozen=True, slots=True)
+class VMRequest:
+    """A VMRequest is what a VM's annotations request: bytes of memory, or processors; None is no request.
+
+    Attributes:
+        target: what the VM may use.
+        minimum: what the VM is guaranteed, bytes; None for processors.
+        policy: the name of the policy behind the request.
+        method: how the request is to be carried out; None leaves that to the agent.
+    """
+
+    target: int | None = None
+    minimum: int | None = None
+    policy: str | None = None
+    method: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LastRequest:
+    """A LastRequest is the target that a VM is held to, and when that target last moved.
+
+    Attributes:
+        target: bytes or processors; None when nothing is requested.
+        change: the target's last move; None when it is not known to have moved.
+    """
+
+    target: int | None
+    change: TargetChange | None = None
+
+
+def memory_in_force(report: VirtualMachineReport, written: LastRequest | None = None) -> LastRequest:
+    """Find the memory target that is in force for a VM now.
+
+    Controller, agent and CLI all go by this function, so that they decide on the same figures. In an emergency an agent
+    puts a target of its own in the place of the request that it reports. It does not answer for a request that is newer
+    than its report: then the newer request is in force.
+
+    Args:
+        report: the VM as its node's agent reports it.
+        written: what the controller wrote last; None where it wrote nothing, or where that is not known.
+    """
+    requested = LastRequest(report.target) if written is None else written
+    if report.emergency_target is None or report.target != requested.target:
+        return requested
+    return replace(requested, target=report.emergency_target)
+
+
+def processors_in_force(report: VirtualMachineReport, written: LastRequest | None = None) -> LastRequest:
+    """Find the processor target that is in force for a VM now.
+
+    Args:
+        report: the VM as its node's agent reports it.
+        written: what the controller wrote last; None where it wrote nothing, or where that is not known.
+    """
+    if written is not None:
+        return written
+    return LastRequest(None if report.processors is None else report.processors.target)

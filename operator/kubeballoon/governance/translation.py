@@ -1,0 +1,159 @@
+"""This module translates a node's report into the core's values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from kubeballoon.api.reasons import AgentReason
+from kubeballoon.api.v1alpha1 import NodePressureStatus, ProcessorReport, VirtualMachineReport
+from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryVM
+from kubeballoon.core.processors.model import ProcessorNode, ProcessorPressure, ProcessorVM
+from kubeballoon.governance.exclusion import memory_exclusion, processor_exclusion
+from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy, LoadedProcessorPolicy
+from kubeballoon.governance.requests import LastRequest, memory_in_force, processors_in_force
+from kubeballoon.vocabulary import AgentAction
+
+_NOTHING_WRITTEN: Mapping[str, LastRequest] = {}
+
+
+def memory_node(
+    name: str,
+    status: NodePressureStatus,
+    governing: Callable[[VirtualMachineReport], LoadedMemoryPolicy | None],
+    written: Mapping[str, LastRequest] = _NOTHING_WRITTEN,
+    cool_down: float = COOL_DOWN,
+    *,
+    released: bool = False,
+) -> MemoryNode:
+    """Translate a node and the memory of its VMs.
+
+    Args:
+        name: the node's name.
+        status: what the node's agent reports.
+        governing: finds the policy that governs a VM; None where none does.
+        written: what the controller wrote last on VMs, by uid; for other VMs the report says what is requested.
+        cool_down: seconds in which a target keeps its direction.
+        released: whether an administrator released the node.
+    """
+    memory = status.memory
+    return MemoryNode(
+        name=name,
+        total=memory.total,
+        available=memory.available,
+        other=memory.other,
+        reserve=memory.reserve,
+        state=status.state,
+        cool_down=cool_down,
+        vms=tuple(
+            memory_vm(report, governing(report), written.get(report.uid), node_released=released)
+            for report in status.virtual_machines
+        ),
+    )
+
+
+def memory_vm(
+    report: VirtualMachineReport,
+    policy: LoadedMemoryPolicy | None,
+    written: LastRequest | None = None,
+    *,
+    node_released: bool = False,
+) -> MemoryVM:
+    """Translate the memory of one VM.
+
+    Args:
+        report: the VM as its node's agent reports it.
+        policy: the policy that governs the VM; None where none does.
+        written: what the controller wrote last on the VM; None where the report says what is requested.
+        node_released: whether an administrator released the VM's node.
+    """
+    excluded = memory_exclusion(report, None if policy is None else policy.resource, node_released=node_released)
+    in_force = memory_in_force(report, written)
+    return MemoryVM(
+        uid=report.uid,
+        name=f"{report.namespace}/{report.name}",
+        size=report.size,
+        actual=_held(report),
+        overhead=report.overhead,
+        need=_clamp(report.need, report.size),
+        present_need=_clamp(report.present_need, report.size),
+        target=_clamp(in_force.target, report.size),
+        troubled=report.troubled,
+        excluded=None if excluded is None else excluded.message,
+        responsive=report.responsive,
+        policy=None if policy is None else policy.terms,
+        last_change=in_force.change,
+        agent_action=_memory_action(report),
+    )
+
+
+def _memory_action(report: VirtualMachineReport) -> AgentAction:
+    """Say what the agent does about a VM's memory, as the reason that it reports tells."""
+    if not report.eligible:
+        return AgentAction.RETURNS_ALL  # whatever the reason: the agent returns all memory to a VM it may not balloon
+    return AgentAction.FOLLOWS if report.reason is None else report.reason.memory
+
+
+def _clamp(value: int | None, size: int) -> int | None:
+    """Clamp a figure to 0..size: annotations can be forged, and guests can report anything."""
+    return None if value is None else max(0, min(value, size))
+
+
+def _held(report: VirtualMachineReport) -> int:
+    """Say how much of the node's memory a VM holds, bytes; its whole size while its agent has not looked at it."""
+    if report.actual is None:
+        return report.size
+    return report.backed(report.actual, as_claimed=report.responsive)
+
+
+def processor_node(
+    name: str,
+    status: NodePressureStatus,
+    governing: Callable[[VirtualMachineReport], LoadedProcessorPolicy | None],
+    written: Mapping[str, LastRequest] = _NOTHING_WRITTEN,
+    *,
+    released: bool = False,
+) -> ProcessorNode | None:
+    """Translate a node and the processors of its VMs; None where the node's agent does not report processors.
+
+    Args:
+        name: the node's name.
+        status: what the node's agent reports.
+        governing: finds the policy that governs a VM; None where none does.
+        written: what the controller wrote last on VMs, by uid; for other VMs the report says what is requested.
+        released: whether an administrator released the node.
+    """
+    if status.processors is None:
+        return None
+    return ProcessorNode(
+        name=name,
+        count=status.processors.count,
+        pressure=ProcessorPressure(status.processors.stall, status.processors.usage),
+        vms=tuple(
+            _processor_vm(report, governing(report), written.get(report.uid), node_released=released)
+            for report in status.virtual_machines
+        ),
+    )
+
+
+def _processor_vm(
+    report: VirtualMachineReport,
+    policy: LoadedProcessorPolicy | None,
+    written: LastRequest | None,
+    *,
+    node_released: bool,
+) -> ProcessorVM:
+    processors = report.processors or ProcessorReport(size=1)  # a placeholder: such a VM is excluded in the next line
+    excluded = processor_exclusion(report, None if policy is None else policy.resource, node_released=node_released)
+    in_force = processors_in_force(report, written)
+    return ProcessorVM(
+        uid=report.uid,
+        name=f"{report.namespace}/{report.name}",
+        size=processors.size,
+        online=processors.online,
+        target=_clamp(in_force.target, processors.size),
+        excluded=None if excluded is None else excluded.message,
+        dedicated=processors.reason is AgentReason.DEDICATED_CPU,
+        responsive=processors.responsive,
+        policy=None if policy is None else policy.terms,
+        last_change=in_force.change,
+    )

@@ -1,0 +1,1 @@
+"""The replay of memory traces: the core decides for simulated guests, and is compared with other strategies."""

@@ -1,0 +1,244 @@
+"""The comparison of all strategies on all nodes at all overcommit ratios, run in parallel processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.sharedctypes import Synchronized
+from typing import ClassVar
+
+from kubeballoon.core.memory.model import MemoryDecision, MemoryTerms
+from kubeballoon.replay.node_replay import NodeReplay, Recording, TimelinePoint
+from kubeballoon.replay.node_workload import NodeWorkload, demand_tables
+from kubeballoon.replay.placement import place
+from kubeballoon.replay.strategies import Strategy, clairvoyant, none, static
+from kubeballoon.replay.totals import ReplayTotals, StrategyRun
+from kubeballoon.replay.traces import Trace, Workload
+
+KUBEBALLOON = "kubeballoon"
+STRATEGIES: dict[str, Strategy | None] = {
+    KUBEBALLOON: None,  # replayed by NodeReplay
+    "static": static,
+    "none": none,
+    "clairvoyant": clairvoyant,
+}
+
+_TIMELINE_POINTS = 600  # about as many as a plot has pixels in width
+_PROGRESS_SECONDS = 0.5  # between two reports of progress
+
+Progress = Callable[[float], None]
+"""A function that is called with the share of the work that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """ReplaySettings are what all nodes have in common.
+
+    Attributes:
+        node_memory: memory of each node, bytes.
+        interval: between two rounds of control, seconds.
+        seed: the seed of everything that is drawn at random.
+    """
+
+    node_memory: int
+    policy: MemoryTerms
+    interval: float = 10.0
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTimeline:
+    """A NodeTimeline is one node over time, for the report: the first node under kubeballoon at the highest ratio.
+
+    Attributes:
+        peak: when its VMs demand most together, seconds.
+        decisions: what was decided then.
+    """
+
+    workload: NodeWorkload
+    peak: float
+    points: tuple[TimelinePoint, ...]
+    decisions: tuple[MemoryDecision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResults:
+    """ReplayResults are the results of all runs, in the order of the ratios and then of ``STRATEGIES``."""
+
+    runs: tuple[StrategyRun, ...]
+    timeline: NodeTimeline
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A _Task is one strategy on one node.
+
+    Attributes:
+        overcommit: the ratio at which the node was filled.
+        with_timeline: whether the report shows this node under kubeballoon.
+    """
+
+    overcommit: float
+    strategy: str
+    workload: NodeWorkload
+    with_timeline: bool
+
+    @property
+    def work(self) -> float:
+        """How much there is to do, in seconds times VMs: only replays take notable time."""
+        return self.workload.seconds * len(self.workload.traces) if self.strategy == KUBEBALLOON else 0.0
+
+    def run(self, count_work: Callable[[float], None]) -> _TaskResult:
+        """Run the strategy; ``count_work`` is called with each amount of work that is done."""
+        strategy = STRATEGIES[self.strategy]
+        if strategy is not None:
+            return _TaskResult(self, strategy(self.workload))
+        peak = _peak(self.workload)
+        recording = None
+        if self.with_timeline:
+            # The peak is seen, and answered, in the round after it.
+            decisions_until = peak + 2 * self.workload.interval
+            recording = Recording(self.workload.seconds / _TIMELINE_POINTS, decisions_until)
+        vms = len(self.workload.traces)
+        replay = NodeReplay(self.workload, recording=recording, progress=lambda seconds: count_work(seconds * vms))
+        totals, timeline = replay.run(), None
+        if recording is not None:
+            timeline = NodeTimeline(self.workload, peak, tuple(recording.points), recording.decisions)
+        return _TaskResult(self, totals, timeline)
+
+
+@dataclass(frozen=True, slots=True)
+class _TaskResult:
+    task: _Task
+    totals: ReplayTotals
+    timeline: NodeTimeline | None = None
+
+
+def compare_strategies(
+    workload: Workload,
+    settings: ReplaySettings,
+    ratios: Sequence[float],
+    jobs: int,
+    progress: Progress = lambda _: None,
+) -> ReplayResults:
+    """Run all strategies on all nodes at all ratios.
+
+    Args:
+        workload: the VMs.
+        settings: what all nodes have in common.
+        ratios: the overcommit ratios at which nodes are filled.
+        jobs: the number of processes; the result does not depend on it.
+        progress: called from time to time.
+    """
+    nodes_by_ratio = {ratio: place(workload.traces, settings.node_memory, ratio) for ratio in ratios}
+    tasks = [
+        task
+        for ratio, nodes in nodes_by_ratio.items()
+        for task in _tasks(workload, settings, ratio, nodes, with_timeline=ratio == max(ratios))
+    ]
+    results = list(_run_tasks(tasks, min(jobs, len(tasks)), progress))
+    runs = (
+        _add_up([each for each in results if (each.task.overcommit, each.task.strategy) == (ratio, strategy)])
+        for ratio in nodes_by_ratio
+        for strategy in STRATEGIES
+    )
+    return ReplayResults(tuple(runs), next(each.timeline for each in results if each.timeline is not None))
+
+
+def _tasks(
+    workload: Workload,
+    settings: ReplaySettings,
+    ratio: float,
+    nodes: Sequence[Sequence[Trace]],
+    *,
+    with_timeline: bool,
+) -> Iterator[_Task]:
+    """List the tasks of one ratio; ``with_timeline`` says whether its first node is shown in the report."""
+    for number, traces in enumerate(nodes):
+        node_workload = NodeWorkload(
+            f"node{number}",
+            settings.node_memory,
+            traces,
+            settings.policy,
+            workload.seconds,
+            settings.interval,
+            settings.seed,
+        )
+        for strategy in STRATEGIES:
+            yield _Task(ratio, strategy, node_workload, with_timeline=with_timeline and number == 0)
+
+
+class _Worker:
+    """A _Worker is a process of the pool, which counts the work that it has done.
+
+    The counter is shared memory, and the pool can hand it to a process only when the process starts.
+    """
+
+    count_work: ClassVar[Callable[[float], None]] = staticmethod(lambda _: None)
+
+    @classmethod
+    def start(cls, done: Synchronized[float]) -> None:
+        """Count this process's work together with that of all others."""
+        cls.count_work = partial(_add, done)
+
+    @classmethod
+    def run(cls, task: _Task) -> _TaskResult:
+        """Run a task in this process."""
+        return task.run(cls.count_work)
+
+
+def _add(done: Synchronized[float], work: float) -> None:
+    with done.get_lock():
+        done.value += work
+
+
+def _run_tasks(tasks: Sequence[_Task], jobs: int, progress: Progress) -> Iterator[_TaskResult]:
+    total = sum(task.work for task in tasks)
+    # Spawned and not forked: a fork would copy locks that threads of libraries hold at that moment.
+    context = get_context("spawn")
+    done = context.Value("d", 0.0)
+    if jobs == 1:
+
+        def count_work(work: float) -> None:
+            _add(done, work)
+            progress(done.value / total)
+
+        yield from [task.run(count_work) for task in tasks]
+        return
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_Worker.start, initargs=(done,)) as pool:
+        longest_first = sorted(tasks, key=lambda task: -task.work)  # else a long one, left to the end, would run alone
+        pending = {pool.submit(_Worker.run, task) for task in longest_first}
+        while pending:
+            finished, pending = wait(pending, timeout=_PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
+            progress(done.value / total)
+            yield from [future.result() for future in finished]
+
+
+def _add_up(results: Sequence[_TaskResult]) -> StrategyRun:
+    """Add up the results of one strategy at one ratio over all nodes."""
+    # In the order of the nodes: rounding makes sums of floats depend on the order.
+    results = sorted(results, key=lambda result: int(result.task.workload.name.removeprefix("node")))
+    task = results[0].task
+    return StrategyRun(
+        strategy=task.strategy,
+        overcommit=task.overcommit,
+        nodes=len(results),
+        vms=sum(len(result.task.workload.traces) for result in results),
+        totals=ReplayTotals.add_up(result.totals for result in results),
+        seconds=task.workload.seconds,
+    )
+
+
+def _peak(workload: NodeWorkload) -> float:
+    """Find when a node's VMs demand most together, seconds."""
+    highest, peak, start = -1.0, 0.0, 0.0
+    for table in demand_tables(workload):
+        demand = table.demand.sum(axis=1)
+        row = int(demand.argmax())
+        if demand[row] > highest:
+            highest, peak = float(demand[row]), start + float(table.seconds[:row].sum())
+        start += float(table.seconds.sum())
+    return peak

@@ -1,0 +1,177 @@
+"""``kubeballoon replay``: its options, and what is wrong with them.
+
+The module imports nothing that only the extra ``replay`` installs before the command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from kubeballoon import manifests
+from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.v1alpha1 import MemoryPolicy
+from kubeballoon.core.memory.model import MemoryTerms
+from kubeballoon.governance.loaded_policy import load_memory_policy
+from kubeballoon.options import at_least_a_second, checked
+from kubeballoon.vocabulary import Mode
+
+_MIN_NODE_MEMORY = 1 << 30  # less than the reserve of a node leaves nothing for VMs
+_PROGRESS_STEP = 5  # percent
+
+
+class UsageError(Exception):
+    """An option or a file cannot be used; the message is one line."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "replay",
+        help="replay recorded VM memory, to size a cluster by",
+        description="Replays recorded traces of VMs' memory, and compares what a policy achieves with a static split, "
+        "with no balloon and with the optimum.",
+    )
+    parser.add_argument(
+        "traces",
+        type=Path,
+        metavar="TRACES",
+        help="a directory of one CSV a VM: GWA-T-12 Bitbrains, or with the columns seconds,size_bytes,used_bytes",
+    )
+    parser.add_argument(
+        "--node-memory",
+        type=checked(_parse_node_memory, "quantity"),
+        required=True,
+        metavar="QUANTITY",
+        help="memory of each node",
+    )
+    parser.add_argument(
+        "--overcommit",
+        type=checked(_parse_ratios, "ratios"),
+        default=(2.0,),
+        metavar="RATIO[,RATIO]",
+        help="ratios of the VMs' sizes to the nodes' memory (default: 2)",
+    )
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help="file with one MemoryPolicy (default: a MemoryPolicy's defaults)"
+    )
+    parser.add_argument(
+        "--interval",
+        type=checked(at_least_a_second, "duration"),
+        default=10.0,
+        help="duration between two rounds of control (default: 10s)",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of what is drawn at random (default: 1)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="directory for report.html and plots (default: none is written)"
+    )
+    parser.add_argument("--format", choices=("json", "table"), default="table", help="output format (default: table)")
+    parser.add_argument(
+        "--jobs",
+        type=checked(_parse_jobs, "number"),
+        default=os.cpu_count() or 1,
+        help="number of processes (default: one per core)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replay the traces; the exit status is 1, with one line on stderr, if an option or file cannot be used."""
+    try:
+        return _replay(options)
+    except UsageError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}"
+    print(f"kubeballoon replay: {message}", file=sys.stderr)  # noqa: T201 - a command talks to its user
+    return 1
+
+
+def read_policy(path: Path | None) -> MemoryTerms:
+    """Read the policy of a manifest, a MemoryPolicy with all defaults without one; it is enforced in any case.
+
+    Raises:
+        UsageError: the file is invalid, or does not hold exactly one MemoryPolicy.
+    """
+    if path is None:
+        policy = MemoryPolicy.model_validate({"metadata": {"name": "default"}, "spec": {"selector": {}}})
+        return load_memory_policy(policy).terms
+    try:
+        policies = [policy for policy in manifests.read([str(path)]) if isinstance(policy, MemoryPolicy)]
+    except manifests.RefusedError as error:
+        raise UsageError(error.lines[0]) from None
+    if len(policies) != 1:
+        raise UsageError(f"{path}: holds {len(policies)} MemoryPolicies, and one is needed")
+    return replace(load_memory_policy(policies[0]).terms, mode=Mode.ENFORCE)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("needs matplotlib: pip install 'kubeballoon[replay]'")
+    # Imported only here, since the other commands, and --help, work without the extra.
+    from kubeballoon.replay import comparison, report  # noqa: PLC0415
+    from kubeballoon.replay.traces import TraceError, read  # noqa: PLC0415
+
+    policy = read_policy(options.policy)
+    try:
+        workload = read(options.traces)
+    except TraceError as error:
+        raise UsageError(str(error)) from None
+    if workload.skipped:
+        _print_progress(f"{len(workload.skipped)} of the VMs recorded nothing and are left out")
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+    settings = comparison.ReplaySettings(options.node_memory, policy, options.interval, options.seed)
+    results = comparison.compare_strategies(workload, settings, options.overcommit, options.jobs, _progress())
+    if options.output is not None:
+        report.write(results, options.output)
+    runs = [run.to_json() for run in results.runs]
+    print(json.dumps({"runs": runs}, indent=2) if options.format == "json" else report.table(runs))  # noqa: T201
+    return 0
+
+
+def _progress() -> Callable[[float], None]:
+    """Make a function that prints which share of the work is done, 0 to 1, when it has grown by some percent."""
+    printed = 0
+
+    def report(share: float) -> None:
+        nonlocal printed
+        percent = int(100 * share) // _PROGRESS_STEP * _PROGRESS_STEP
+        if percent > printed:
+            printed = percent
+            _print_progress(f"{percent} % done")
+
+    return report
+
+
+def _print_progress(text: str) -> None:
+    print(f"replay: {text}", file=sys.stderr, flush=True)  # noqa: T201 - stdout is for the result
+
+
+def _parse_node_memory(text: str) -> int:
+    memory = parse_quantity(text)
+    if memory < _MIN_NODE_MEMORY:
+        raise ValueError(f"{text!r} is less than the 1Gi a node needs")
+    return memory
+
+
+def _parse_ratios(text: str) -> tuple[float, ...]:
+    try:
+        ratios = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of ratios such as 1.5,2") from None
+    if not all(0.1 <= ratio <= 100 for ratio in ratios):  # noqa: PLR2004 - the message names the bounds
+        raise ValueError(f"{text!r}: ratios are from 0.1 to 100")
+    return ratios
+
+
+def _parse_jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a positive number")
+    return int(text)

@@ -1,0 +1,103 @@
+"""The workload of one node: its VMs with their traces, and the memory and policy under which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kubeballoon.core.memory.model import MemoryTerms, MemoryVM
+from kubeballoon.core.memory.node_state import StateThresholds, state_thresholds
+from kubeballoon.replay.traces import Trace
+
+EVICTION_THRESHOLD = 100 << 20
+"""Bytes of free memory below which the kubelet evicts by default (memory.available<100Mi)."""
+
+EVICTION_MARGIN = 64 << 20
+"""Bytes kept free above the eviction threshold."""
+
+_CHUNK = 4096  # rows of one table: keeps the table of a large node's demands within some megabytes
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWorkload:
+    """A NodeWorkload is what a strategy is run on: one node with its VMs.
+
+    Attributes:
+        memory: the node's memory, bytes.
+        policy: the policy that governs all its VMs.
+        seconds: how long the replay lasts.
+        interval: seconds between two rounds of control.
+        seed: the seed of everything that is drawn at random on this node.
+    """
+
+    name: str
+    memory: int
+    traces: Sequence[Trace]
+    policy: MemoryTerms
+    seconds: float
+    interval: float = 10.0
+    seed: int = 1
+
+    @property
+    def thresholds(self) -> StateThresholds:
+        """The amounts of free memory at which the node's state changes, bytes."""
+        return state_thresholds(self.memory, EVICTION_THRESHOLD, EVICTION_MARGIN)
+
+    @property
+    def capacity(self) -> int:
+        """What the node's guests may hold together, bytes."""
+        return max(0, self.memory - self.thresholds.ample)
+
+
+@dataclass(frozen=True, slots=True)
+class DemandTable:
+    """A DemandTable holds the demands of a node's VMs in consecutive periods in which no demand changes.
+
+    Attributes:
+        seconds: how long each period lasts, shape (periods,).
+        demand: bytes, shape (periods, VMs).
+    """
+
+    seconds: Floats
+    demand: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class VMBounds:
+    """VMBounds are the sizes, guarantees and limits of a node's VMs, bytes, each of shape (VMs,)."""
+
+    size: Floats
+    minimum: Floats
+    maximum: Floats
+
+
+def demand_tables(workload: NodeWorkload) -> Iterator[DemandTable]:
+    """Tabulate the demands of a node's VMs from the start to the end of the workload."""
+    times = np.unique(np.concatenate([trace.times for trace in workload.traces]))
+    times = times[times < workload.seconds]
+    seconds = np.diff(np.append(times, workload.seconds))
+    for start in range(0, len(times), _CHUNK):
+        chunk = times[start : start + _CHUNK]
+        columns = [
+            trace.demand[np.searchsorted(trace.times, chunk, side="right") - 1].astype(np.float64)
+            for trace in workload.traces
+        ]
+        yield DemandTable(seconds[start : start + _CHUNK], np.stack(columns, axis=1))
+
+
+def vm_bounds(workload: NodeWorkload) -> VMBounds:
+    """Resolve the policy's bounds against the size of each VM, as the core does it."""
+    vms = [
+        MemoryVM(uid=trace.name, name=trace.name, size=trace.size, actual=trace.size, policy=workload.policy)
+        for trace in workload.traces
+    ]
+    return VMBounds(
+        size=np.array([vm.size for vm in vms], dtype=np.float64),
+        minimum=np.array([vm.minimum for vm in vms], dtype=np.float64),
+        maximum=np.array([vm.maximum for vm in vms], dtype=np.float64),
+    )

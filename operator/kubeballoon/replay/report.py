@@ -1,0 +1,130 @@
+"""The results of a replay for people: a table, plots, and an HTML page that loads no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from kubeballoon.core.units import GIB
+from kubeballoon.core.wording import human
+from kubeballoon.replay.comparison import STRATEGIES, NodeTimeline, ReplayResults
+from kubeballoon.replay.totals import StrategyRun
+
+_COLUMNS = {
+    "strategy": "strategy",
+    "overcommit": "overcommit",
+    "nodes": "nodes",
+    "vms": "VMs",
+    "demand_gib_hours": "demand GiB·h",
+    "unmet_gib_hours": "unmet GiB·h",
+    "unmet_share": "unmet share",
+    "exhaustions": "exhaustions",
+    "moved_gib": "moved GiB",
+    "direction_changes": "direction changes",
+    "below_min_seconds": "below min s",
+}
+_HOUR = 3600.0
+_STYLE = (
+    "body{font:15px sans-serif;max-width:60em;margin:2em auto}td,th{padding:.2em .6em;text-align:left}img{width:100%}"
+)
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Format the runs as aligned text."""
+    rows = [list(_COLUMNS.values()), *([_cell(run[key]) for key in _COLUMNS] for run in runs)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def write(results: ReplayResults, directory: Path) -> None:
+    """Write ``report.html``, which holds everything, and its plots as PNG files."""
+    plots: dict[str, tuple[str, Callable[[], Figure]]] = {
+        "curve.png": ("Saved memory against unmet demand", lambda: _plot_savings(results.runs)),
+        "node.png": ("One node over time", lambda: _plot_node(results.timeline)),
+    }
+    images = []
+    for name, (title, draw) in plots.items():
+        data = _png(draw())
+        (directory / name).write_bytes(data)
+        source = base64.b64encode(data).decode()
+        images.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{source}">')
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>kubeballoon replay</title>'
+        f"<style>{_STYLE}</style><h1>kubeballoon replay</h1>{_format_runs(results.runs)}{''.join(images)}"
+        f"{_format_decisions(results.timeline)}</html>\n"
+    )
+    (directory / "report.html").write_text(page, encoding="utf-8")
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
+
+
+def _format_runs(runs: Sequence[StrategyRun]) -> str:
+    rows = [[_cell(run[key]) for key in _COLUMNS] for run in (each.to_json() for each in runs)]
+    return _html_table(list(_COLUMNS.values()), rows)
+
+
+def _format_decisions(timeline: NodeTimeline) -> str:
+    rows = [
+        [
+            decision.vm.name,
+            human(decision.vm.size),
+            human(decision.vm.size if decision.target is None else decision.target),
+            decision.message,
+        ]
+        for decision in timeline.decisions
+    ]
+    title = f"Why, on {timeline.workload.name} at its peak ({timeline.peak / _HOUR:.1f} h)"
+    return f"<h2>{html.escape(title)}</h2>{_html_table(('VM', 'size', 'may use', 'reason'), rows)}"
+
+
+def _plot_savings(runs: Sequence[StrategyRun]) -> Figure:
+    """Plot the demand that stays unmet against the memory that is saved, a line for each strategy."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for strategy in STRATEGIES:
+        by_ratio = sorted((run for run in runs if run.strategy == strategy), key=lambda run: run.overcommit)
+        points = [(100 * run.saved_share, 100 * run.unmet_share) for run in by_ratio]
+        axes.plot(*zip(*points, strict=True), marker="o", label=strategy)
+    saved = {100 * run.saved_share: run.overcommit for run in runs}
+    axes.set_xticks(list(saved), [f"{share:.0f}\n({ratio:g})" for share, ratio in saved.items()])
+    axes.set(xlabel="memory saved, % of the VMs' sizes (overcommit)", ylabel="demand unmet, %")
+    axes.legend()
+    return figure
+
+
+def _plot_node(timeline: NodeTimeline) -> Figure:
+    """Plot a node's demand, targets and unmet demand over time."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    hours = [point.at / _HOUR for point in timeline.points]
+    axes.plot(hours, [point.demand / GIB for point in timeline.points], label="demand")
+    axes.plot(hours, [sum(point.targets) / GIB for point in timeline.points], label="targets")
+    axes.plot(hours, [point.unmet / GIB for point in timeline.points], label="unmet")
+    axes.axhline(timeline.workload.memory / GIB, linestyle="--", color="grey", label="node memory")
+    axes.axhline(timeline.workload.capacity / GIB, linestyle=":", color="grey", label="capacity for VMs")
+    axes.set(xlabel="hours", ylabel="GiB")
+    axes.legend()
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110)
+    return data.getvalue()

@@ -1,0 +1,157 @@
+"""A simulated VM: a guest, and what its node's agent and the controller know of it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+from kubeballoon.core.decision import TargetChange
+from kubeballoon.core.memory import demand, guard, pacing
+from kubeballoon.core.memory.allocation import COOL_DOWNS_BEFORE_REBALANCING
+from kubeballoon.core.memory.demand import GuestStatistics, Need
+from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM
+from kubeballoon.core.memory.pacing import BalloonSample, Pace
+from kubeballoon.replay.simulated_guest import SimulatedGuest
+
+DEMAND_WINDOW = 300.0
+"""Seconds: the time constant of the slow average of a guest's need, as agents have it by default."""
+
+# Seconds after which the exact age of a target's change no longer matters to an allocation. Older changes are reported
+# as of this age, so that a VM that stays as it is need not be reported anew each round.
+_OLD_CHANGE = COOL_DOWNS_BEFORE_REBALANCING * COOL_DOWN
+_OLD_CHANGES = {up: TargetChange(up, _OLD_CHANGE) for up in (True, False)}
+
+
+@dataclass(slots=True)
+class SimulatedVM:
+    """A SimulatedVM is one VM on the node, with what its agent and the controller know of it.
+
+    Attributes:
+        statistics: the guest's statistics, as last read.
+        need: the estimate made from them.
+        target: what the controller requests, bytes.
+        changed_at: when the target last changed, seconds.
+        last_rose: whether the target rose then; None if it has never changed.
+        direction_changes: how often the target rose after a fall, or fell after a rise.
+        steady: whether reading the guest's statistics again would change nothing.
+        reported: what the controller was last told; None if that is out of date.
+    """
+
+    name: str
+    policy: MemoryTerms
+    guest: SimulatedGuest
+    statistics: GuestStatistics = field(init=False)
+    need: Need | None = field(init=False)
+    target: int = field(init=False)
+    pace: Pace = field(default_factory=Pace)
+    changed_at: float = 0.0
+    last_rose: bool | None = None
+    direction_changes: int = 0
+    steady: bool = False
+    reported: MemoryVM | None = None
+
+    def __post_init__(self) -> None:
+        """Read the guest's statistics for the first time."""
+        self.target = self.guest.request
+        self._start_estimate()
+
+    def _start_estimate(self) -> None:
+        self.statistics, self.reported = self.guest.statistics(), None
+        self.need = demand.update(None, None, self.statistics, DEMAND_WINDOW)
+
+    def start_at(self, target: int) -> None:
+        """Start anew with the balloon at rest at ``target`` bytes."""
+        guest = self.guest
+        guest.set_request(guard.clamp(target, guest.minimum, guest.size))
+        guest.actual = guest.goal
+        guest.resident, guest.swapped = guest.used, guest.missing
+        self.target = guest.request
+        self._start_estimate()
+
+    def read_statistics(self, now: float, interval: float) -> None:
+        """Read the guest's statistics at ``now``, as if they had been read every ``interval`` seconds before.
+
+        Rounds without effect are skipped, and with them their reads. For a steady guest one read makes up for all of
+        them; for one whose counters run the core needs the rate over the last interval, so a second read is made there.
+        """
+        if not self.guest.is_steady and now - self.statistics.updated > interval:
+            self._read(now - interval)
+        self._read(now)
+
+    def _read(self, now: float) -> None:
+        self.guest.advance(now)
+        statistics = self.guest.statistics()
+        need = self.need = demand.update(self.need, self.statistics, statistics, DEMAND_WINDOW)
+        self.statistics, self.reported = statistics, None
+        self.steady = need is not None and not need.troubled and need.value == need.present and self.guest.is_steady
+
+    def set_demand(self, demand: int, now: float) -> None:
+        """Let the guest work with ``demand`` bytes from ``now`` on."""
+        self.guest.advance(now)
+        self.guest.set_demand(demand)
+        self.steady, self.reported = False, None
+
+    def set_target(self, target: int, now: float) -> None:
+        """Request another amount of memory at ``now``."""
+        rises = target > self.target
+        self.direction_changes += self.last_rose is not None and rises != self.last_rose
+        self.target, self.changed_at, self.last_rose, self.reported = target, now, rises, None
+
+    def pace_balloon(self, now: float) -> bool:
+        """Take the guest a step toward its target, as its agent does several times a second.
+
+        Returns:
+            Whether another step may be needed.
+        """
+        guest = self.guest
+        guest.advance(now)
+        troubled = self.need is not None and self.need.troubled
+        actual, residual = int(guest.actual), pacing.max_residual(guest.size)
+        sample = BalloonSample(actual, now, max(0, int(guest.actual - guest.used)), troubled, residual)
+        goal = guard.clamp(self.target, guest.minimum, guest.size)
+        self.pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)
+        if request is not None:
+            guest.set_request(request)
+        self.steady, self.reported = False, None
+        arrived = self.pace.request is None or abs(guest.actual - self.pace.request) <= pacing.TOLERANCE
+        return request is not None or guest.is_moving or not arrived or not self.pace.responsive
+
+    def report(self, now: float) -> MemoryVM:
+        """Return what the controller is told of the VM at ``now``."""
+        change = self._last_change(now)
+        if self.reported is None or self.reported.last_change != change:
+            self.reported = self._make_report(change, self.need)
+        return self.reported
+
+    def predict_report(self, now: float, interval: float) -> MemoryVM:
+        """Return what the controller will be told at ``now`` if neither demand nor target changes until then."""
+        if self.steady:
+            return self.report(now)
+        if self.guest.is_steady:
+            need = demand.update(self.need, self.statistics, self.guest.statistics(now), DEMAND_WINDOW)
+            return self._make_report(self._last_change(now), need)
+        future = copy.copy(self)
+        future.guest = copy.copy(self.guest)
+        future.read_statistics(now, interval)
+        return future.report(now)
+
+    def _last_change(self, now: float) -> TargetChange | None:
+        if self.last_rose is None:
+            return None
+        age = now - self.changed_at
+        return TargetChange(self.last_rose, age) if age < _OLD_CHANGE else _OLD_CHANGES[self.last_rose]
+
+    def _make_report(self, change: TargetChange | None, need: Need | None) -> MemoryVM:
+        return MemoryVM(
+            uid=self.name,
+            name=self.name,
+            size=self.guest.size,
+            actual=int(self.guest.actual),
+            need=None if need is None else need.value,
+            present_need=None if need is None else need.present,
+            target=self.target,
+            troubled=need is not None and need.troubled,
+            responsive=self.pace.responsive,
+            policy=self.policy,
+            last_change=change,
+        )

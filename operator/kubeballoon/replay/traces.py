@@ -1,0 +1,216 @@
+"""Traces of the memory that VMs used, read from one CSV file per VM.
+
+There are two formats, which are distinguished by the header. The columns may be in any order, among others.
+
+- GWA-T-12 Bitbrains (Shen et al., "Statistical Characterization of Business-Critical Workloads Hosted in Cloud
+  Datacenters", CCGrid 2015): semicolons between the columns ``Timestamp [ms]``, ``Memory capacity provisioned [KB]``
+  and ``Memory usage [KB]``. In the published files timestamps are in seconds in spite of the header, a tab follows each
+  semicolon, the provisioned capacity varies and is zero while a VM is off, and some files hold only a header.
+- Simple: commas between the columns ``seconds``, ``size_bytes`` and ``used_bytes``.
+
+A sample holds until the next one, and the last one for the median time between samples of its file. A VM demands
+nothing before its first sample and after its last. Its size is the largest capacity it ever had, since it was booted
+with that. A VM that is off stays on its node.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Seconds = npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.int64]
+
+# Timestamps are milliseconds if samples are this far apart: hardly anyone samples a VM every three hours, or more often
+# than every ten seconds.
+_MILLISECOND_STEP = 10_000
+_MILLISECOND_EPOCH = 1e11  # 1973 in milliseconds, the year 5138 in seconds
+
+
+class TraceError(ValueError):
+    """A trace cannot be used; the message names the file and, if one is at fault, the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A Trace is the memory that one VM used over time.
+
+    Attributes:
+        size: the VM's memory, bytes.
+        times: when the demand changes, seconds since the start of the workload; increasing, the first is 0.
+        demand: the memory in use from each of these times on, bytes.
+    """
+
+    name: str
+    size: int
+    times: Seconds
+    demand: Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A Workload is the VMs to replay, in the order in which nodes are filled with them.
+
+    Attributes:
+        seconds: how long the workload lasts.
+        skipped: the names of VMs that are left out because nothing was recorded of them.
+    """
+
+    traces: tuple[Trace, ...]
+    seconds: float
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """A _Format is the layout of a kind of file: its delimiter, the names of three columns, and their unit in bytes."""
+
+    delimiter: str
+    time: str
+    size: str
+    used: str
+    unit: int
+
+
+_FORMATS = (
+    _Format(";", "Timestamp [ms]", "Memory capacity provisioned [KB]", "Memory usage [KB]", 1024),
+    _Format(",", "seconds", "size_bytes", "used_bytes", 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A _Record is the content of one file: ``rows`` of time, size and use, in the units of its format."""
+
+    name: str
+    rows: npt.NDArray[np.float64]
+    format: _Format
+
+
+def read(directory: Path) -> Workload:
+    """Read all CSV files of a directory, in the natural order of their names.
+
+    Raises:
+        TraceError: there is no CSV file, none recorded anything, or one is in neither format.
+    """
+    try:
+        paths = sorted(directory.glob("*.csv"), key=lambda path: natural_order(path.stem))
+        records = [_read_file(path) for path in paths]
+    except OSError as error:
+        raise TraceError(f"{error.filename or directory}: {error.strerror}") from None
+    if not directory.is_dir():
+        raise TraceError(f"{directory}: not a directory")
+    if not records:
+        raise TraceError(f"{directory}: holds no .csv file")
+    converted = _in_seconds_and_bytes([record for record in records if len(record.rows)])
+    sized = [record for record in converted if record.rows[:, 1].max() >= 1]
+    if not sized:
+        raise TraceError(f"{directory}: no VM recorded anything")
+    skipped = {record.name for record in records} - {record.name for record in sized}
+    start = min(record.rows[0, 0] for record in sized)
+    ends = [record.rows[-1, 0] - start + _usual_step(record.rows[:, 0]) for record in sized]
+    return Workload(
+        traces=tuple(_trace(record, start, end) for record, end in zip(sized, ends, strict=True)),
+        seconds=float(max(ends)),
+        skipped=tuple(record.name for record in records if record.name in skipped),
+    )
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Make a sort key that compares numbers in names by value: vm9 comes before vm10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+
+
+def step_trace(name: str, size: int, times: Iterable[float], demand: Iterable[int]) -> Trace:
+    """Make a trace from samples: demand is clamped to the size, and zero before the first sample.
+
+    Args:
+        name: the VM's, unique in a workload.
+        size: the VM's memory, bytes.
+        times: seconds since the start of the workload, increasing.
+        demand: the memory in use from each of these times on, bytes.
+    """
+    changed_at: Seconds = np.fromiter(times, np.float64)
+    used: Bytes = np.clip(np.fromiter(demand, np.int64), 0, size)
+    if not len(changed_at) or changed_at[0] > 0:
+        changed_at, used = np.concatenate([[0.0], changed_at]), np.concatenate([[0], used])
+    changes = np.concatenate([[True], np.diff(used) != 0])
+    return Trace(name, size, changed_at[changes], used[changes])
+
+
+def _read_file(path: Path) -> _Record:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            header = file.readline()
+            file_format = next((each for each in _FORMATS if _has_columns(header, each)), None)
+            if file_format is None:
+                known = " or ".join(each.delimiter.join((each.time, each.size, each.used)) for each in _FORMATS)
+                raise TraceError(f"{path}:1: no known header; expected columns {known}")
+            names = _column_names(header, file_format)
+            columns = [names.index(name) for name in (file_format.time, file_format.size, file_format.used)]
+            rows = _parse_rows(path, csv.reader(file, delimiter=file_format.delimiter), columns)
+        except (UnicodeDecodeError, csv.Error):
+            raise TraceError(f"{path}: not a CSV file") from None
+    return _Record(path.stem, np.array(rows, dtype=np.float64).reshape(-1, 3), file_format)
+
+
+def _column_names(header: str, file_format: _Format) -> list[str]:
+    return [name.strip() for name in header.split(file_format.delimiter)]
+
+
+def _has_columns(header: str, file_format: _Format) -> bool:
+    return {file_format.time, file_format.size, file_format.used} <= set(_column_names(header, file_format))
+
+
+def _parse_rows(path: Path, lines: Iterable[list[str]], columns: Sequence[int]) -> list[tuple[float, ...]]:
+    """Parse and check the lines below the header; each row is the time, size and use of one sample."""
+    rows: list[tuple[float, ...]] = []
+    last = -math.inf
+    for number, fields in enumerate(lines, start=2):
+        if not any(fields):
+            continue
+        try:
+            row = tuple(float(fields[column]) for column in columns)
+        except IndexError:
+            raise TraceError(f"{path}:{number}: only {len(fields)} of at least {max(columns) + 1} columns") from None
+        except ValueError as error:
+            raise TraceError(f"{path}:{number}: {error}") from None
+        if not all(0 <= value < math.inf for value in row):
+            raise TraceError(f"{path}:{number}: time, size and use must be finite and not negative")
+        if row[0] <= last:
+            raise TraceError(f"{path}:{number}: time {row[0]:.15g} does not come after {last:.15g}")
+        last = row[0]
+        rows.append(row)
+    return rows
+
+
+def _in_seconds_and_bytes(records: Sequence[_Record]) -> list[_Record]:
+    """Convert records to seconds and bytes; all GWA records together show whether their timestamps are milliseconds."""
+    gwa = [record for record in records if record.format is _FORMATS[0]]
+    steps = np.concatenate([np.diff(record.rows[:, 0]) for record in gwa] or [np.empty(0)])
+    latest = max((record.rows[-1, 0] for record in gwa), default=0.0)
+    milliseconds = latest >= _MILLISECOND_EPOCH or (len(steps) and np.median(steps) >= _MILLISECOND_STEP)
+
+    def convert(record: _Record) -> _Record:
+        time = 1e-3 if milliseconds and record.format is _FORMATS[0] else 1.0
+        return replace(record, rows=record.rows * (time, record.format.unit, record.format.unit))
+
+    return [convert(record) for record in records]
+
+
+def _usual_step(times: Seconds) -> float:
+    """Compute the median time between samples, seconds."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+
+
+def _trace(record: _Record, start: float, end: float) -> Trace:
+    times = np.append(record.rows[:, 0] - start, end)
+    demand = np.append(record.rows[:, 2], 0).astype(np.int64)
+    return step_trace(record.name, int(record.rows[:, 1].max()), times, demand)

@@ -1,0 +1,118 @@
+"""This module returns everything to all VMs, and keeps controllers from reclaiming it again until they are deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from datetime import UTC, datetime
+
+from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
+from kubeballoon.api.reasons import AgentReason
+from kubeballoon.api.v1alpha1 import NodePressure
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import ApiClient, NotFoundError
+from kubeballoon.cluster.lease import RENEW_DEADLINE, Lease
+from kubeballoon.cluster.withdrawal import wait_for_returns, withdraw
+from kubeballoon.governance.returns import PendingReturn, pending_returns
+
+_log = logging.getLogger(__name__)
+
+_LAST_LEASE_SECONDS = 60.0  # no controller may lead for so long afterwards: helm deletes the controllers meanwhile
+_CONTROLLER_ANNOTATIONS = frozenset(CONTROLLER_ANNOTATIONS)
+
+
+class Uninstaller:
+    """An Uninstaller returns everything to all VMs, once.
+
+    While it holds the controllers' Lease, no controller decides. Policies are not touched: if the uninstaller is
+    stopped early, a controller leads again as soon as the Lease has expired, and goes on as before.
+    """
+
+    def __init__(
+        self,
+        cluster: ApiClient,
+        lease: Lease,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Prepare the work.
+
+        Args:
+            cluster: the API server.
+            lease: the controllers' Lease.
+            clock: monotonic seconds.
+            sleep: passes the time between polls.
+        """
+        self._cluster = cluster
+        self._lease = lease
+        self._clock = clock
+        self._sleep = sleep
+
+    async def run(self, seconds: float) -> list[PendingReturn]:
+        """Return everything to all VMs, and wait until they have it.
+
+        1. Seize the Lease. The leading controller stops at its next renewal, at the latest after RENEW_DEADLINE.
+        2. Withdraw every request, also those that the controller wrote before it stopped. A VM that migrates keeps its
+           request for processors until it has arrived.
+        3. Wait until every agent reports that its VMs have everything back.
+        4. Extend the Lease, so that no controller leads while controllers are being deleted.
+
+        Args:
+            seconds: how long to wait for VMs.
+
+        Returns:
+            The VMs that do not have everything back after ``seconds``.
+
+        Raises:
+            ApiError: a privilege or a kind is missing, or the API server did not answer at the end.
+        """
+        pending = await wait_for_returns(
+            self._withdraw_all,
+            lambda progress: _log.info("%s", progress),
+            seconds,
+            at_least=RENEW_DEADLINE,
+            clock=self._clock,
+            sleep=self._sleep,
+        )
+        if not pending:
+            await self._lease.seize(_LAST_LEASE_SECONDS)
+        return pending
+
+    async def _withdraw_all(self) -> list[PendingReturn]:
+        """Withdraw the requests that are left, and find the VMs that lack something."""
+        await self._lease.seize()
+        try:
+            instances = await self._cluster.metadata(paths.INSTANCES)
+        except NotFoundError:
+            return []  # KubeVirt is uninstalled already, so there are no VMs
+        pressures = (await self._cluster.get(paths.NODE_PRESSURES))["items"]
+        nodes = [NodePressure.model_validate(body) for body in pressures]
+        migrating = set(_migrating_without_processors(nodes))
+        requested = [
+            (each["namespace"], each["name"], each["uid"])
+            for each in instances
+            if each.get("annotations", {}).keys() & _CONTROLLER_ANNOTATIONS and each["uid"] not in migrating
+        ]
+        for name in await withdraw(self._cluster, requested):
+            _log.info("%s: request withdrawn", name)
+        alive = {each["uid"] for each in instances}  # agents report a VM for a moment after its end
+        return pending_returns(nodes, datetime.now(UTC), lambda _, report: report.uid in alive)
+
+
+def _migrating_without_processors(nodes: Iterable[NodePressure]) -> Iterator[str]:
+    """Find the uids of VMs that migrate while some of their processors are reclaimed.
+
+    The next node's agent learns from the request alone that processors are to be returned.
+    """
+    for pressure in nodes:
+        for report in () if pressure.status is None else pressure.status.virtual_machines:
+            processors = report.processors
+            if (
+                processors is not None
+                and processors.reason is AgentReason.MIGRATING
+                and processors.target is not None
+                and processors.online != processors.size
+            ):
+                yield report.uid

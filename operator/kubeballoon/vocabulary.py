@@ -1,0 +1,69 @@
+"""Words that the API, the core and the agent share: node states, policy modes, and what an agent does about a VM."""
+
+from __future__ import annotations
+
+import enum
+
+
+class NodeState(enum.StrEnum):
+    """A node's state says how short of memory the node is.
+
+    The four are the reclamation states of VMware ESX, which calls them high, soft, hard and low (Waldspurger, OSDI
+    2002, section 6.3).
+    """
+
+    AMPLE = "Ample"
+    TIGHT = "Tight"
+    SCARCE = "Scarce"
+    CRITICAL = "Critical"
+
+    @property
+    def severity(self) -> int:
+        """The state's rank: 0 for Ample to 3 for Critical."""
+        return _SEVERITY[self]
+
+    @property
+    def only_minimums_hold(self) -> bool:
+        """Whether memory is so short that VMs are sure of nothing but their guaranteed minimums."""
+        return self in (NodeState.SCARCE, NodeState.CRITICAL)
+
+
+_SEVERITY = {state: rank for rank, state in enumerate(NodeState)}  # members stand in order of severity
+
+
+class Mode(enum.StrEnum):
+    """Whether the policy's decisions are carried out (Enforce), or only computed and reported (Observe)."""
+
+    ENFORCE = "Enforce"
+    OBSERVE = "Observe"
+
+
+class ReclaimWhen(enum.StrEnum):
+    """When the policy reclaims: while not all VMs fit (Overcommitted), or once the node runs short (UnderPressure)."""
+
+    OVERCOMMITTED = "Overcommitted"
+    UNDER_PRESSURE = "UnderPressure"
+
+
+class ReclaimMethod(enum.StrEnum):
+    """Balloon reclaims memory through the guest's balloon driver, GuestAgent through a program in the guest.
+
+    Auto takes the program where there is no driver. Where nobody installed it Auto does what Balloon does, so it is the
+    default.
+    """
+
+    BALLOON = "Balloon"
+    GUEST_AGENT = "GuestAgent"
+    AUTO = "Auto"
+
+
+class AgentAction(enum.StrEnum):
+    """An AgentAction is what a node's agent does about a VM.
+
+    Follows: it carries the request out; without a request it gives the VM everything the VM was given by its owner.
+    Holds: it leaves the VM as it is. ReturnsAll: it gives the VM everything, whatever is requested.
+    """
+
+    FOLLOWS = "Follows"
+    HOLDS = "Holds"
+    RETURNS_ALL = "ReturnsAll"

@@ -1,0 +1,367 @@
+"""The agent's loops, with an API server and guests that are fakes, on a node where nothing moves by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hack.testbed.lab import MIB, GuestSpec, vmi_object
+from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
+from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.hypervisor.errors import GoneError
+from kubeballoon.agent.node.memory import HostMemoryReader
+from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.vm import guest_worker
+from kubeballoon.agent.vm.guest_program import DIRECTORY
+from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.v1alpha1 import NodePressureStatus
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import ForbiddenError, NotFoundError, UnreachableError
+from tests.agent.quick import QUICK
+from tests.support.cluster import Object, memory_policy
+from tests.support.waiting import soon
+
+pytestmark = pytest.mark.usefixtures("sockets")
+
+until = partial(soon, seconds=10.0)
+
+SIZE = 1024 * MIB
+LONG_AGO = "2020-01-01T00:00:00Z"
+
+
+@dataclass
+class FakeCluster:
+    """A FakeCluster is an API server with what an agent reads.
+
+    Attributes:
+        collections: objects by path; None where they may not be read.
+        pressure: the NodePressure that an earlier agent wrote; None where there is none.
+        away: whether the server accepts no report.
+        answers: cleared, a report is not answered before it is set again.
+        reports: every status that was written, in order.
+        refused: how many reports were not accepted.
+        waiting: how many reports are not answered yet.
+        events: what happens to objects, by path.
+    """
+
+    collections: dict[str, list[Object] | None]
+    pressure: Object | None = None
+    away: bool = False
+    reports: list[Object] = field(default_factory=list)
+    refused: int = 0
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: int = 0
+    events: dict[str, asyncio.Queue[Object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Answer, unless the test does otherwise."""
+        self.answers.set()
+
+    async def get(self, path: str, **_: str) -> Object:
+        """Read one object, or list all of a path."""
+        if path == paths.node_pressure("here"):
+            if self.pressure is None:
+                raise NotFoundError("there is none")
+            return self.pressure
+        if path == paths.node("here"):
+            return {"metadata": {"uid": "node"}}
+        items = self.collections[path]
+        if items is None:
+            raise ForbiddenError(f"{path} may not be read")
+        return {"metadata": {"resourceVersion": "1"}, "items": items}
+
+    async def apply(self, path: str, body: Object) -> Object:
+        """Accept a report, or not."""
+        self.waiting += 1
+        await self.answers.wait()
+        self.waiting -= 1
+        if self.away:
+            self.refused += 1
+            raise UnreachableError("the fake is away")
+        if path == paths.node_pressure_status("here"):
+            self.reports.append(body["status"])
+        return body
+
+    @asynccontextmanager
+    async def watch(self, path: str, *_: object, **__: str) -> AsyncIterator[AsyncIterator[Object]]:
+        """Yield everything that the test has happen."""
+        queue = self.events.setdefault(path, asyncio.Queue())
+
+        async def events() -> AsyncIterator[Object]:
+            while True:
+                yield await queue.get()
+
+        yield events()
+
+    def happen(self, path: str, item: Object) -> None:
+        """Have an object change."""
+        self.events.setdefault(path, asyncio.Queue()).put_nowait({"type": "MODIFIED", "object": item})
+
+    def vm(self, name: str) -> Object:
+        """Find what was last reported of a VM; empty where nothing was."""
+        vms = self.reports[-1].get("virtualMachines", []) if self.reports else []
+        return next((vm for vm in vms if vm["name"] == name), {})
+
+
+@pytest.fixture(autouse=True)
+def proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Make the /proc of a node whose figures stay as they are."""
+    (tmp_path / "meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n")
+    (tmp_path / "stat").write_text("cpu 1 0 1 8 0 0 0 0\ncpu0 1 0 1 8 0 0 0 0\n")
+    monkeypatch.setattr(guest_worker, "QemuProcess", lambda *_: FakeGuestControl(process_bytes=700 * MIB))
+    return tmp_path
+
+
+def vmi(name: str = "vm", **annotations: str) -> Object:
+    keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
+    made = vmi_object(GuestSpec(name=name, memory_bytes=SIZE), f"pod-{name}", "here", annotations=keys)
+    made["metadata"] |= {"uid": name, "resourceVersion": "1"}
+    return made
+
+
+def namespace(**labels: str) -> Object:
+    return {"metadata": {"name": "default", "uid": "default", "resourceVersion": "1", "labels": labels}}
+
+
+def cluster(*vms: Object, policies: list[Object] | None = None, namespaces: list[Object] | None = None) -> FakeCluster:
+    named = [
+        {**policy, "metadata": {**policy["metadata"], "uid": policy["metadata"]["name"]}} for policy in policies or []
+    ]
+    collections: dict[str, list[Object] | None] = {
+        paths.INSTANCES: list(vms),
+        paths.MEMORY_POLICIES: list(named),
+        paths.NAMESPACES: namespaces,
+    }
+    return FakeCluster(collections)
+
+
+@asynccontextmanager
+async def running(
+    api: FakeCluster, proc: Path, guests: Mapping[str, FakeGuestControl] | None = None, **controls: FakeMemoryControl
+) -> AsyncIterator[Agent]:
+    given = guests or {}
+    hypervisor = FakeHypervisor(
+        {f"default_{name}": control for name, control in controls.items()},
+        {f"default_{name}": given.get(name) or FakeGuestControl() for name in controls},
+    )
+    connection: Any = api
+    agent = Agent(
+        "here",
+        connection,
+        hypervisor,
+        HostMemoryReader(proc),
+        AgentSettings(Path("/pods"), 60.0, 1, QUICK),
+        NodeLimits(0, 64 * MIB),
+    )
+    task = asyncio.create_task(agent.run())
+    try:
+        yield agent
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def hostile(**figures: object) -> bytes:
+    """Write a status that no honest program in a guest would."""
+    return json.dumps({"number": 1, "asked": 0, "held": 0, "available": 5, "spare": 5, **figures}).encode()
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        hostile(held=2 * SIZE),
+        hostile(held=-5),
+        hostile(available=-1),
+        hostile(held=10**30, available=10**30),
+        hostile(held=-1e30),
+        hostile(number=float("inf")),
+        b"[" * 100000,
+    ],
+    ids=["too much", "negative", "negative left", "absurd", "absurd and negative", "infinite", "deep"],
+)
+@pytest.mark.parametrize("annotations", [{}, {"memory_method": "GuestAgent"}], ids=["unasked", "asked"])
+async def test_whatever_a_guest_says_its_agent_lives_and_its_report_can_be_read(
+    proc: Path, status: bytes, annotations: dict[str, str]
+) -> None:
+    api = cluster(vmi("evil", **annotations), vmi("well"))
+    evil = FakeGuestControl(files={f"{DIRECTORY}/status": status})
+    controls = {"evil": FakeMemoryControl(balloon=False, reports=False), "well": FakeMemoryControl()}
+    async with running(api, proc, guests={"evil": evil}, **controls):
+        await until(lambda: "guest-file-read" in evil.commands and api.vm("well").get("need"))
+        controls["well"].used += 300 * MIB
+        await until(lambda: parse_quantity(api.vm("well")["need"]) >= 500 * MIB)
+        assert set(controls) == {vm["name"] for vm in api.reports[-1]["virtualMachines"]}
+    for report in map(NodePressureStatus.model_validate, api.reports):
+        assert all(0 <= (vm.actual or 0) <= SIZE and 0 <= (vm.claimed or 0) <= SIZE for vm in report.virtual_machines)
+
+
+@pytest.mark.parametrize(("known", "used"), [({"target": 2}, 4), ({}, 2)], ids=["asked", "not asked"])
+async def test_processors_come_back_after_a_restart_where_they_were_reclaimed(
+    proc: Path, known: dict[str, Any], used: int
+) -> None:
+    wide = vmi()
+    wide["spec"]["domain"]["cpu"]["sockets"] = 4
+    api, channel = cluster(wide), FakeGuestControl(online={0: True, 1: True, 2: False, 3: False})
+    api.pressure = earlier(processors={"size": 4, **known})
+    async with running(api, proc, guests={"vm": channel}, vm=FakeMemoryControl()):
+        await until(lambda: api.vm("vm").get("processors", {}).get("online") == used)
+    assert sum(channel.online.values()) == used
+
+
+async def test_a_vm_that_cannot_be_reported_has_a_reason_and_hides_no_other(proc: Path) -> None:
+    api, control = cluster(vmi("evil"), vmi("well")), FakeMemoryControl(actual=-5, follows=False)
+    async with running(api, proc, evil=control, well=FakeMemoryControl()):
+        await until(lambda: api.vm("evil").get("reason") == "BadReport" and api.vm("well").get("need"))
+        assert not api.vm("evil")["responsive"]
+        control.actual = SIZE
+        await until(lambda: api.vm("evil").get("need"))
+
+
+async def test_a_vm_that_cannot_be_read_is_left_alone_and_hides_no_other(proc: Path) -> None:
+    strange = vmi("strange")
+    strange["spec"]["domain"]["memory"] = {"guest": "much"}
+    thousandths = vmi("thousandths")
+    thousandths["spec"]["domain"]["memory"] = {"guest": f"{SIZE * 1000 - 1}m"}
+    api = cluster(strange, thousandths)
+    async with running(api, proc, strange=FakeMemoryControl(), thousandths=FakeMemoryControl()):
+        await until(lambda: api.vm("thousandths").get("need"))
+    assert [vm["name"] for vm in api.reports[-1]["virtualMachines"]] == ["thousandths"]
+
+
+async def test_absurd_requests_are_reported_within_the_vm_s_size(proc: Path) -> None:
+    api = cluster(vmi(memory_target="1024Ei", memory_min="1e40", processor_target="9" * 30))
+    async with running(api, proc, vm=FakeMemoryControl()):
+        await until(lambda: api.vm("vm").get("need"))
+        assert api.vm("vm")["target"] == api.vm("vm")["min"] == "1Gi"
+        assert api.vm("vm")["processors"]["target"] == api.vm("vm")["processors"]["size"]
+
+
+@dataclass
+class CountingMemoryControl(FakeMemoryControl):
+    """Counts its samples."""
+
+    samples: int = 0
+
+    async def sample(self) -> Any:
+        """Read the memory, and count that."""
+        self.samples += 1
+        return await super().sample()
+
+
+async def test_nothing_is_written_while_nothing_moves(proc: Path) -> None:
+    api, control = cluster(vmi()), CountingMemoryControl()
+    async with running(api, proc, vm=control):
+        await until(lambda: api.vm("vm").get("need") and "online" in api.vm("vm")["processors"])
+        written, sampled = len(api.reports), control.samples
+        await until(lambda: control.samples > sampled + 50)
+        assert len(api.reports) == written
+        (proc / "meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable: 8000000 kB\n")
+        await until(lambda: len(api.reports) > written)
+        control.used += 100 * MIB
+        await until(lambda: parse_quantity(api.vm("vm")["need"]) >= 300 * MIB)
+
+
+async def test_news_while_the_api_server_is_away_is_reported_when_it_is_back(proc: Path) -> None:
+    api, control = cluster(vmi()), FakeMemoryControl()
+    async with running(api, proc, vm=control) as agent:
+        await until(lambda: api.vm("vm").get("need"))
+        api.away, control.used = True, 500 * MIB
+        await until(lambda: api.refused > 1)
+        assert agent.unready() == "the fake is away"
+        api.away = False
+        await until(lambda: parse_quantity(api.vm("vm")["need"]) >= 500 * MIB)
+        assert agent.unready() is None
+
+
+def earlier(**report: Any) -> Object:
+    """Write what an earlier agent reported of the VM."""
+    vm = {"uid": "vm", "namespace": "default", "name": "vm", "size": str(SIZE), **report}
+    ready = {"type": "Ready", "status": "True", "reason": "Reporting", "message": "", "lastTransitionTime": LONG_AGO}
+    memory = {"total": "16Gi", "available": "8Gi", "other": "0", "reserve": "0"}
+    status = {"observedAt": LONG_AGO, "memory": memory, "virtualMachines": [vm], "conditions": [ready]}
+    return {"metadata": {"name": "here"}, "status": status}
+
+
+async def test_the_time_since_when_the_agent_is_ready_outlives_restarts_and_failed_reports(proc: Path) -> None:
+    api = cluster(vmi())
+    api.pressure, api.away = earlier(), True
+    async with running(api, proc, vm=FakeMemoryControl()):
+        await until(lambda: api.refused > 1)
+        api.away = False
+        await until(lambda: api.vm("vm").get("need"))
+    assert {condition["lastTransitionTime"] for report in api.reports for condition in report["conditions"]} == {
+        LONG_AGO
+    }
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["reported before", "never seen"])
+async def test_a_vm_that_hangs_as_the_agent_starts_counts_once_with_what_it_holds(proc: Path, known: bool) -> None:  # noqa: FBT001 - a parameter
+    api = cluster(vmi())
+    api.pressure = earlier(actual="400Mi", resident="300Mi", need="200Mi") if known else None
+    async with running(api, proc, vm=FakeMemoryControl(hangs=True)):
+        await until(lambda: api.vm("vm").get("reason") == "Hung")
+        await until(lambda: api.vm("vm").get("resident") == "700Mi")
+    reported = [vm for report in api.reports for vm in report.get("virtualMachines", [])]
+    assert {vm.get("actual") for vm in reported} == {"400Mi" if known else None}
+    assert all("resident" in vm for vm in reported[1:]), "what it holds does not count as used by others"
+    assert bool(api.reports[0].get("virtualMachines")) is known, "a VM that was never seen is not reported"
+
+
+async def test_a_metrics_scrape_leaves_the_agent_s_conditions_as_they_are(proc: Path) -> None:
+    api, control = cluster(vmi()), FakeMemoryControl()
+    api.pressure = earlier()
+    async with running(api, proc, vm=control) as agent:
+        await until(lambda: api.vm("vm").get("need"))
+        api.answers.clear()
+        control.used += 300 * MIB
+        await until(lambda: api.waiting)
+        control.gone = GoneError("the socket vanished")
+        await until(lambda: scraped(agent, "kubeballoon_vm_responsive") == 0)
+        control.gone = None
+        await until(lambda: scraped(agent, "kubeballoon_vm_responsive") == 1)
+        written = len(api.reports)
+        api.answers.set()
+        control.used += 300 * MIB
+        await until(lambda: len(api.reports) > written + 1)
+    (condition,) = api.reports[-1]["conditions"]
+    assert (condition["status"], condition["lastTransitionTime"]) == ("True", LONG_AGO)
+
+
+def scraped(agent: Agent, name: str) -> float | None:
+    """Read a metric of the VM, as a scrape does."""
+    return agent.metrics.registry.get_sample_value(name, {"namespace": "default", "name": "vm"})
+
+
+STRONG = memory_policy(
+    "strong", priority=1, memory={"min": "75%"}, selector={"namespaceSelector": {"matchLabels": {"tier": "production"}}}
+)
+WEAK = memory_policy("weak", memory={"min": "25%"})
+FORGED = {"memory_target": "1Mi", "memory_min": "1Mi"}
+
+
+@pytest.mark.parametrize("named", ["weak", "absent"])
+@pytest.mark.parametrize(
+    "labels", [[namespace(tier="production")], None], ids=["in production", "in an unknown namespace"]
+)
+async def test_a_forged_policy_reduces_no_vm_below_its_guarantee(
+    proc: Path, named: str, labels: list[Object] | None
+) -> None:
+    api = cluster(vmi(**FORGED, policy=named), policies=[STRONG, WEAK], namespaces=labels)
+    control = FakeMemoryControl()
+    async with running(api, proc, vm=control):
+        await until(lambda: control.actual == SIZE * 3 // 4)
+        requests = len(control.requests)
+        await until(lambda: api.vm("vm").get("actual") == "768Mi")
+        assert control.requests[requests:] == []
+        if labels is not None:
+            api.happen(paths.NAMESPACES, namespace(tier="test"))
+            await until(lambda: control.actual == SIZE // 4)
+    assert min(control.requests) >= (SIZE // 4 if labels is not None else SIZE * 3 // 4)

@@ -1,0 +1,59 @@
+"""What the agent reads of a VM's process, from files as the kernel writes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def process(proc: Path, pid: int, *command: str, started: int = 500, pages: int = 10) -> None:
+    directory = proc / str(pid)
+    directory.mkdir(exist_ok=True)
+    (directory / "cmdline").write_bytes(b"\0".join(argument.encode() for argument in command))
+    (directory / "comm").write_text(f"{command[0]}\n")
+    (directory / "stat").write_text(f"{pid} (a (b) c) S {' '.join(['1'] * 18)} {started} 0 0\n")
+    (directory / "statm").write_text(f"{pages * 4} {pages} 1 1 0 1 0\n")
+
+
+def test_a_vm_s_process_is_found_by_its_name_and_its_memory_is_read(tmp_path: Path) -> None:
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on", pages=3)
+    process(tmp_path, 8, "qemu", "-name", "guest=shop_cart2,debug-threads=on", pages=5)
+    assert (QemuProcess("shop_cart", proc=tmp_path).pid, QemuProcess("shop_cart", proc=tmp_path).resident()) == (
+        7,
+        3 * PAGE,
+    )
+    assert QemuProcess("shop_cart2", proc=tmp_path).resident() == 5 * PAGE
+
+
+def test_a_process_that_cannot_be_seen_has_no_figures(tmp_path: Path) -> None:
+    qemu = QemuProcess("shop_cart", proc=tmp_path)
+    assert (qemu.pid, qemu.resident(), qemu.vcpus(), qemu.merged()) == (None, None, None, None)
+
+
+def test_another_process_of_its_number_is_not_taken_for_it(tmp_path: Path) -> None:
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on")
+    qemu = QemuProcess("shop_cart", proc=tmp_path)
+    found = [qemu.pid]
+    (tmp_path / "7/cmdline").write_bytes(b"")  # it is still the same, whether that can be read or not
+    found.append(qemu.pid)
+    process(tmp_path, 7, "sleep", "10", started=900)
+    assert [*found, qemu.pid] == [7, 7, None]
+    process(tmp_path, 9, "qemu", "-name", "guest=shop_cart,debug-threads=on", started=901, pages=2)
+    assert qemu.resident() == 2 * PAGE
+
+
+def test_the_process_in_the_vm_s_own_pod_is_found_while_the_one_before_it_ends(tmp_path: Path) -> None:
+    old, new = "11111111-2222-3333-4444-555555555555", "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
+    for pid, pod in ((7, old), (8, new)):
+        process(tmp_path, pid, "qemu", "-name", "guest=shop_cart,debug-threads=on", pages=pid)
+        scope = (
+            f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{pod.replace('-', '_')}.slice/cri-x.scope"
+        )
+        (tmp_path / str(pid) / "cgroup").write_text(f"0::/../..{scope}\n")
+    qemu = QemuProcess("shop_cart", [new], proc=tmp_path)
+    assert (qemu.pid, qemu.resident()) == (8, 8 * PAGE)
+    assert QemuProcess("shop_cart", [], proc=tmp_path).pid is None

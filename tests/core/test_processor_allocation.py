@@ -1,0 +1,200 @@
+"""The allocation of processors: within bounds, exact, independent of order, and steady."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeballoon.core.decision import DecisionReason, TargetChange
+from kubeballoon.core.entitlement import Claim
+from kubeballoon.core.processors.allocation import allocate_processors, divide_whole
+from kubeballoon.core.processors.model import (
+    Count,
+    Hysteresis,
+    ProcessorNode,
+    ProcessorPressure,
+    ProcessorTerms,
+    ProcessorTrigger,
+    ProcessorVM,
+)
+from kubeballoon.vocabulary import Mode, ReclaimWhen
+from tests.core.strategies import claims
+
+ALWAYS = ProcessorTrigger(ReclaimWhen.OVERCOMMITTED)
+PRESSED = ProcessorPressure(stall=60, usage=100)
+capacities = st.integers(0, 400)
+
+
+def vm(uid: str, size: int = 4, policy: ProcessorTerms | None = None, **changes: object) -> ProcessorVM:
+    made = ProcessorVM(uid, f"default/{uid}", size, online=size, policy=policy)
+    return replace(made, **changes)  # type: ignore[arg-type]  # named as the fields are
+
+
+def targets(node: ProcessorNode) -> list[int | None]:
+    return [decision.target for decision in allocate_processors(node).decisions]
+
+
+@given(claims(most=64), capacities)
+def test_bounds_hold_and_no_processor_is_lost(drawn: list[Claim], capacity: int) -> None:
+    shares = divide_whole(drawn, capacity)
+    assert all(claim.minimum <= share <= claim.maximum for claim, share in zip(drawn, shares, strict=True))
+    least, most = sum(claim.minimum for claim in drawn), sum(claim.maximum for claim in drawn)
+    assert sum(shares) == max(least, min(capacity, most))
+
+
+@given(claims(most=64), capacities, st.randoms(use_true_random=False))
+def test_the_order_of_claims_does_not_matter(drawn: list[Claim], capacity: int, shuffle: random.Random) -> None:
+    shares = dict(zip((claim.key for claim in drawn), divide_whole(drawn, capacity), strict=True))
+    shuffle.shuffle(drawn)
+    assert [shares[claim.key] for claim in drawn] == divide_whole(drawn, capacity)
+
+
+@given(claims(most=64, at_most=6), capacities)
+def test_another_processor_costs_nobody_more_than_a_rounding(drawn: list[Claim], capacity: int) -> None:
+    before, after = divide_whole(drawn, capacity), divide_whole(drawn, capacity + 1)
+    assert all(now >= then - 1 for then, now in zip(before, after, strict=True))
+
+
+@given(st.lists(st.integers(1, 5000), min_size=2, max_size=8), st.integers(1, 64), capacities)
+def test_who_has_more_shares_never_has_fewer_processors(shares: list[int], size: int, capacity: int) -> None:
+    declared = [Claim(f"vm-{index:02}", 0, size, weight, size) for index, weight in enumerate(sorted(shares))]
+    allocated = divide_whole(declared, capacity)
+    assert all(
+        less <= more
+        for one, less in zip(declared, allocated, strict=True)
+        for other, more in zip(declared, allocated, strict=True)
+        if one.weight < other.weight
+    )
+
+
+def test_the_largest_remainder_has_what_is_left_over() -> None:
+    # 7 by 5 : 3 : 2 is 3.5, 2.1 and 1.4.
+    declared = [Claim("a", 0, 9, 5, 9), Claim("b", 0, 9, 3, 9), Claim("c", 0, 9, 2, 9)]
+    assert divide_whole(declared, 7) == [4, 2, 1]
+
+
+def test_shares_divide_a_node_that_is_always_overcommitted() -> None:
+    half = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
+    rich = replace(half, name="rich", shares=3000)
+    assert targets(ProcessorNode("n", 8, vms=(vm("a", 8, half), vm("b", 8, rich)))) == [2, 6]
+
+
+@given(st.integers(1, 16), st.lists(st.integers(1, 16), max_size=6), st.integers(0, 100), st.integers(0, 100))
+def test_no_vm_is_below_its_minimum_or_without_a_processor(count: int, sizes: list[int], low: int, high: int) -> None:
+    policy = ProcessorTerms("p", minimum=Count(percent=low), maximum=Count(percent=high), trigger=ALWAYS)
+    node = ProcessorNode("n", count, vms=tuple(vm(f"vm-{index}", size, policy) for index, size in enumerate(sizes)))
+    for decision in allocate_processors(node).decisions:
+        assert decision.target is not None
+        assert 1 <= decision.vm.minimum <= decision.target <= decision.vm.maximum <= decision.vm.size
+
+
+def test_percentages_are_rounded_up() -> None:
+    assert [Count(percent=50).of(size) for size in (1, 2, 3, 5)] == [1, 1, 2, 3]
+    assert Count(percent=0).of(4) == 1
+
+
+def test_nothing_is_reclaimed_before_tasks_wait_and_processors_are_in_use() -> None:
+    policy = ProcessorTerms("p", minimum=Count(1))
+    vms = (vm("a", 4, policy), vm("b", 4, policy))
+    for pressure in (ProcessorPressure(), ProcessorPressure(stall=90), ProcessorPressure(usage=100)):
+        decisions = allocate_processors(ProcessorNode("n", 2, pressure, vms)).decisions
+        assert {decision.target for decision in decisions} == {4}
+        assert {decision.reason for decision in decisions} == {DecisionReason.NOT_UNDER_PRESSURE}
+    assert targets(ProcessorNode("n", 2, PRESSED, vms)) == [1, 1]
+
+
+@given(st.floats(0, 100), st.floats(0, 100), st.booleans())
+def test_between_its_thresholds_a_trigger_stays_as_it_is(stall: float, usage: float, before: bool) -> None:  # noqa: FBT001 - drawn
+    trigger = ProcessorTrigger(stall=Hysteresis(40, 20), usage=Hysteresis(90, 70))
+    now = trigger.is_active(ProcessorPressure(stall, usage), was_active=before)
+    if now and not before:
+        assert stall >= 40
+        assert usage >= 90
+    if before and not now:
+        assert stall < 20
+        assert usage < 70
+
+
+def test_a_reduced_vm_keeps_the_trigger_active_until_stall_and_usage_have_fallen() -> None:
+    policy = ProcessorTerms("p", minimum=Count(1))
+    reduced = tuple(vm(name, 4, policy, target=1) for name in "ab")
+    assert targets(ProcessorNode("n", 2, ProcessorPressure(stall=0, usage=95), reduced)) == [1, 1]
+    assert targets(ProcessorNode("n", 2, ProcessorPressure(stall=0, usage=30), reduced)) == [4, 4]
+
+
+@given(st.integers(1, 8), st.floats(0, 299), st.integers(1, 64))
+def test_a_target_stays_for_the_cool_down(target: int, age: float, count: int) -> None:
+    policy = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
+    one = vm("a", 8, policy, target=target, last_change=TargetChange(up=True, age=age))
+    assert targets(ProcessorNode("n", count, vms=(one,))) == [target]
+
+
+def test_a_target_out_of_bounds_does_not_wait_for_the_cool_down() -> None:
+    policy = ProcessorTerms("p", minimum=Count(3), trigger=ALWAYS)
+    one = vm("a", 8, policy, target=1, last_change=TargetChange(up=False, age=1))
+    assert targets(ProcessorNode("n", 1, vms=(one,))) == [3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"policy": None}, DecisionReason.NO_POLICY),
+        ({"excluded": "it has dedicated CPUs"}, DecisionReason.EXCLUDED),
+        ({"responsive": False}, DecisionReason.UNRESPONSIVE),
+    ],
+)
+def test_vms_left_out_have_a_reason_and_do_not_crowd_out_others(
+    changes: dict[str, object], reason: DecisionReason
+) -> None:
+    policy = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
+    left_out = replace(vm("left-out", 40, policy), **changes)  # type: ignore[arg-type]  # named as the fields are
+    plan = allocate_processors(ProcessorNode("n", 28, vms=(left_out, vm("a", 8, policy), vm("b", 8, policy))))
+    assert plan.decisions[0].reason is reason
+    assert plan.decisions[0].target is None
+    assert [decision.target for decision in plan.decisions[1:]] == [4, 4]
+
+
+def test_observing_says_what_would_be_and_asks_nothing() -> None:
+    watch = ProcessorTerms("w", minimum=Count(1), mode=Mode.OBSERVE, trigger=ALWAYS)
+    (decision,) = allocate_processors(ProcessorNode("n", 2, vms=(vm("a", 4, watch),))).decisions
+    assert decision.target is None
+    assert decision.reason is DecisionReason.RECLAIMED
+
+
+def test_minimums_that_do_not_fit_are_kept_and_reported() -> None:
+    policy = ProcessorTerms("p", minimum=Count(3), trigger=ALWAYS)
+    plan = allocate_processors(ProcessorNode("n", 4, vms=(vm("a", 4, policy), vm("b", 4, policy))))
+    assert [decision.target for decision in plan.decisions] == [3, 3]
+    assert plan.shortfall == 2
+
+
+@pytest.mark.parametrize(
+    "policy", [None, ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)], ids=["free", "governed"]
+)
+def test_dedicated_processors_are_divided_among_nobody(policy: ProcessorTerms | None) -> None:
+    own = replace(vm("own", 8, policy), excluded="it has dedicated CPUs", dedicated=True)
+    sharing = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
+    others = tuple(vm(f"v{number}", 8, sharing) for number in range(4))
+    plan = allocate_processors(ProcessorNode("n", 16, vms=(own, *others)))
+    assert [decision.target for decision in plan.decisions] == [None, 2, 2, 2, 2]
+    assert plan.shortfall == 0
+    assert allocate_processors(ProcessorNode("n", 10, vms=(own, *others))).shortfall == 2
+
+
+def test_a_vm_that_does_not_follow_keeps_no_trigger_active() -> None:
+    policy = ProcessorTerms("p", minimum=Count(1))
+    stuck = replace(vm("stuck", 4, policy, target=1), responsive=False)
+    between = ProcessorPressure(stall=0, usage=75)
+    assert targets(ProcessorNode("n", 4, between, (vm("a", 4, policy, target=4), stuck))) == [4, 1]
+    assert targets(ProcessorNode("n", 4, between, (vm("a", 4, policy, target=3), stuck)))[0] != 4, (
+        "a VM that follows does"
+    )
+
+
+def test_a_vm_without_a_policy_is_guaranteed_all_of_its_processors() -> None:
+    free = vm("free", 4)
+    assert (free.minimum, free.maximum) == (4, 4)

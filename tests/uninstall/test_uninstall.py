@@ -1,0 +1,154 @@
+"""`kubeballoon uninstall` waits until every VM has everything back, and names the VMs that do not in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from hack.testbed.controlplane import ControlPlane
+from kubeballoon.cluster.client import ApiClient, NotFoundError
+from kubeballoon.cluster.lease import Lease
+from kubeballoon.uninstall.uninstaller import Uninstaller
+from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, controller_annotations, get
+from tests.support.processes import Command, await_leadership
+from tests.support.waiting import Clock, until
+
+
+class WithoutKubeVirt(ApiClient):
+    """A fake cluster without KubeVirt: it has no kind at all."""
+
+    def __init__(self) -> None:
+        """Connect to nothing."""
+
+    async def metadata(self, path: str) -> list[Object]:
+        """Fail as for a kind that is not installed."""
+        raise NotFoundError(f"{path}: no such kind")
+
+
+class FreeLease(Lease):
+    """A fake Lease that can always be seized."""
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+
+    async def seize(self, seconds: float = 0.0) -> None:
+        """Succeed."""
+
+
+async def test_a_cluster_without_kubevirt_has_nothing_to_wait_for() -> None:
+    clock = Clock()
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    assert await Uninstaller(WithoutKubeVirt(), FreeLease(), clock, sleep).run(60) == []
+
+
+class WithOneVM(WithoutKubeVirt):
+    """A fake cluster of one VM with two of its four processors, whose agent returns the others without a request."""
+
+    def __init__(self, reason: str | None) -> None:
+        """Have the agent report ``reason`` of the VM's processors."""
+        self.processors: Object = {"size": 4, "online": 2, "target": 2, "reason": reason}
+        self.annotations: Object = {"kubeballoon.io/processor-target": "2"}
+
+    async def metadata(self, path: str) -> list[Object]:  # noqa: ARG002 - there is but one
+        """List the VM."""
+        return [{"namespace": "shop", "name": "vm", "uid": "u", "annotations": self.annotations}]
+
+    async def get(self, path: str, **query: str) -> Object:  # noqa: ARG002 - there is but one
+        """List the report of the VM's node."""
+        vm = {
+            "uid": "u",
+            "namespace": "shop",
+            "name": "vm",
+            "size": "1Gi",
+            "actual": "1Gi",
+            "processors": self.processors,
+        }
+        memory = {"total": "2Gi", "available": "1Gi", "other": "0", "reserve": "0"}
+        now = datetime.now(UTC).isoformat()
+        status = {"observedAt": now, "memory": memory, "state": "Ample", "virtualMachines": [vm]}
+        return {"items": [{"metadata": {"name": "n"}, "status": status}]}
+
+    async def merge(self, path: str, body: Object) -> Object:  # noqa: ARG002 - there is but one
+        """Remove the request, and have the agent return the processors."""
+        self.annotations = {}
+        self.processors |= {"target": None, "online": 4}
+        return body
+
+
+async def test_a_vm_that_migrates_keeps_its_request_until_it_has_arrived() -> None:
+    clock, cluster = Clock(), WithOneVM("Migrating")
+    held: list[bool] = []
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
+        held.append(bool(cluster.annotations))
+        if len(held) == 3:
+            cluster.processors["reason"] = None
+
+    assert await Uninstaller(cluster, FreeLease(), clock, sleep).run(60) == []
+    assert held[:4] == [True, True, True, False]
+
+
+@pytest.fixture
+def short(installed: ControlPlane, namespace: str) -> Iterator[FakeNode]:
+    """A node with a VM from which memory is requested and reclaimed."""
+    made = FakeNode(installed, f"node-{namespace}", namespace)
+    made.add("a")
+    annotations = ("kubeballoon.io/memory-target=256Mi", "kubeballoon.io/policy=p")
+    installed.kubectl("annotate", "vmi", "a", f"--namespace={namespace}", *annotations, *AS_CONTROLLER)
+    made.report(follow=True)
+    yield made
+    made.remove()
+
+
+def uninstall(plane: ControlPlane, namespace: str, log: Path, wait: str) -> Command:
+    options = ("--all", f"--wait={wait}", f"--namespace={namespace}", f"--kubeconfig={plane.kubeconfig}")
+    return Command(log, "uninstall", *options)
+
+
+@pytest.mark.cluster
+def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, short: FakeNode, tmp_path: Path) -> None:
+    with uninstall(installed, short.namespace, tmp_path / "log", "2s") as command:
+        assert command.process.wait(60) == 1
+    last = command.output().splitlines()[-1]
+    assert last.startswith("kubeballoon: not all memory is back after 2s: ")
+    assert last.endswith(f"{short.namespace}/a on {short.name}: is still asked to keep to 256 MiB")
+    assert controller_annotations(installed, short.namespace, "a") == {}
+
+
+@pytest.mark.cluster
+def test_an_uninstallation_seizes_the_lease_from_the_leading_controller(
+    installed: ControlPlane, short: FakeNode, tmp_path: Path
+) -> None:
+    where = f"--namespace={short.namespace}"
+    options = (f"--kubeconfig={installed.kubeconfig}", where)
+    with Command(tmp_path / "leader", "controller", *options) as leader:
+        await_leadership(leader)
+        with uninstall(installed, short.namespace, tmp_path / "log", "120s") as command:
+            assert leader.process.wait(60) == 1
+            assert "leadership was lost" in leader.output()
+            until(lambda: controller_annotations(installed, short.namespace, "a") == {}, 60)
+            short.report(follow=True)
+            assert command.process.wait(150) == 0
+    lease = get(installed, "lease", "kubeballoon-controller", where)["spec"]
+    assert lease["holderIdentity"].startswith("uninstall_")
+    assert lease["leaseDurationSeconds"] == 60
+
+
+@pytest.mark.cluster
+def test_a_missing_privilege_ends_an_uninstallation_in_one_line(
+    installed: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    installed.kubectl("create", "serviceaccount", "nobody", f"--namespace={namespace}")
+    kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
+    options = ("--all", f"--namespace={namespace}", f"--kubeconfig={kubeconfig}")
+    with Command(tmp_path / "log", "uninstall", *options) as command:
+        assert command.process.wait(60) == 1
+    assert len(command.output().splitlines()) == 1
+    assert "cannot get resource" in command.output()
