@@ -58,6 +58,17 @@ class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no
             "unable to execute QEMU agent command 'guest-exec': The command guest-exec has been disabled",
             "GuestAgentRefused",
         ),
+        # libvirt from 11.2 on, as 11.3 was seen to answer
+        (
+            113,
+            "guest agent command failed: unable to execute QEMU agent command 'guest-exec': No such file or directory",
+            "GuestAgentRefused",
+        ),
+        (
+            112,
+            "guest agent command timed out: guest agent didn't respond to command within '5' seconds",
+            "GuestAgentHung",
+        ),
     ],
 )
 def test_a_failure_of_the_agent_has_a_reason_and_ends_no_connection(code: int, message: str, reason: str) -> None:

@@ -69,7 +69,7 @@ except OSError:
 
 
 @pytest.mark.parametrize(
-    ("part", "user"), [("controller", "65532 False"), ("release", "65532 False"), ("agent", "0 True")]
+    ("part", "user"), [("controller", "65532 False"), ("uninstall", "65532 False"), ("agent", "0 True")]
 )
 def test_an_image_loads_all_of_its_program_read_only_and_without_dns(plane: ControlPlane, part: str, user: str) -> None:
     template = next(

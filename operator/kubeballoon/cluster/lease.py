@@ -46,7 +46,7 @@ class Lease:
         self._cluster = cluster
         self._namespace = namespace
         self._name = name
-        self._identity = identity
+        self.identity = identity
         self._clock = clock
         self._sleep = sleep
         self.fault: str | None = "the lease has not been looked at yet"
@@ -97,7 +97,7 @@ class Lease:
         """Hand the Lease back, so that another replica need not wait until it expires."""
         try:
             lease = await self._cluster.get(self._path)
-            if lease["spec"].get("holderIdentity") == self._identity:
+            if lease["spec"].get("holderIdentity") == self.identity:
                 lease["spec"].update(holderIdentity="", leaseDurationSeconds=1)
                 await self._cluster.replace(self._path, lease)
         except ApiError as error:
@@ -128,7 +128,7 @@ class Lease:
         lease = await self._read()
         if lease is not None:
             holder = lease["spec"].get("holderIdentity") or ""
-            if holder not in ("", self._identity) and not self._expired(lease["spec"]):
+            if holder not in ("", self.identity) and not self._expired(lease["spec"]):
                 return False
         await self._write(lease)
         return True
@@ -145,7 +145,7 @@ class Lease:
             await self._cluster.create(paths.leases(self._namespace), self._body({"spec": {}}, 0, seconds))
             return
         spec = lease["spec"]
-        transitions = int(spec.get("leaseTransitions") or 0) + (spec.get("holderIdentity") != self._identity)
+        transitions = int(spec.get("leaseTransitions") or 0) + (spec.get("holderIdentity") != self.identity)
         await self._cluster.replace(self._path, self._body(lease, transitions, seconds))
 
     def _expired(self, spec: Object) -> bool:
@@ -158,14 +158,14 @@ class Lease:
     def _body(self, lease: Object, transitions: int, seconds: float) -> Object:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         before = lease["spec"]
-        renews = before.get("holderIdentity") == self._identity
+        renews = before.get("holderIdentity") == self.identity
         return {
             **lease,
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {**lease.get("metadata", {}), "name": self._name, "namespace": self._namespace},
             "spec": {
-                "holderIdentity": self._identity,
+                "holderIdentity": self.identity,
                 "leaseDurationSeconds": int(seconds),
                 "acquireTime": before.get("acquireTime", now) if renews else now,
                 "renewTime": now,

@@ -6,8 +6,10 @@ and daemons would put finalizers onto nodes' and users' objects.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -89,4 +91,16 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
 
 async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
     """Connect with the user's kubeconfig if there is one, else as the pod's own account."""
-    return kopf.login_with_kubeconfig(**kwargs) or kopf.login_with_service_account(**kwargs)
+    return kopf.login_with_kubeconfig(**kwargs) or _login_as_pod(**kwargs)
+
+
+def _login_as_pod(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    """Connect as the pod's own account to the API server's address, which the kubelet gives to every pod.
+
+    kopf alone would connect to the name kubernetes.default.svc, and watch nothing while the cluster's DNS is away.
+    """
+    connection = kopf.login_with_service_account(**kwargs)
+    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
+    if connection is None or not host or not port:
+        return connection
+    return replace(connection, server=f"https://{f'[{host}]' if ':' in host else host}:{port}")

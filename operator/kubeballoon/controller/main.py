@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -101,7 +101,7 @@ async def _lead(state: ClusterState, scheduler: Scheduler, lease: Lease, stop: a
         asyncio.create_task(lease.keep(), name="lease"),
         asyncio.create_task(stop.wait(), name="stop"),
     }
-    kopf_task = asyncio.create_task(_run_kopf(Handlers(state, scheduler).registry(), stop), name="kopf")
+    kopf_task = asyncio.create_task(_run_kopf(Handlers(state, scheduler).registry(), stop, lease.identity), name="kopf")
     first, _ = await asyncio.wait({*tasks, kopf_task}, return_when=asyncio.FIRST_COMPLETED)
     requested = stop.is_set()
     stop.set()
@@ -120,10 +120,15 @@ async def _lead(state: ClusterState, scheduler: Scheduler, lease: Lease, stop: a
     return 0 if requested else 1
 
 
-async def _run_kopf(registry: kopf.OperatorRegistry, stop: asyncio.Event) -> None:
-    """Run kopf until ``stop`` is set."""
+async def _run_kopf(registry: kopf.OperatorRegistry, stop: asyncio.Event, identity: str) -> None:
+    """Run kopf until ``stop`` is set.
+
+    kopf is told its ``identity``, for it would else ask for the name of the user that it runs as: the image's has none.
+    """
     others = asyncio.all_tasks()
-    tasks = await kopf.spawn_tasks(registry=registry, standalone=True, clusterwide=True, stop_flag=stop)
+    tasks = await kopf.spawn_tasks(
+        registry=registry, standalone=True, clusterwide=True, stop_flag=stop, identity=cast("Any", identity)
+    )  # kopf does not export the type of an identity, which is a str
     _stop_on_signals(stop)  # kopf has set handlers of its own, with which it takes seconds longer to stop
     await kopf.run_tasks(tasks, ignored=others)
 

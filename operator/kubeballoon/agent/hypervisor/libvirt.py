@@ -37,6 +37,10 @@ R = TypeVar("R")
 
 _KIB = 1024
 _GUEST_THREAD = "/guest"  # follows a pod's uid in the key of the second thread; no uid has a slash
+# libvirt tells time-outs and refusals of the guest agent by these from 11.2 on (virterror.h); the Python binding that
+# this is compiled against may be older and have no names for them.
+_AGENT_COMMAND_TIMEOUT = 112
+_AGENT_COMMAND_FAILED = 113
 _NO_AGENT = (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
 _GONE = frozenset(
     {
@@ -478,11 +482,12 @@ def _translate_agent(error: libvirt.libvirtError, seconds: int) -> HypervisorErr
     code, message = error.get_error_code(), " ".join(str(error).split())
     if code in _NO_AGENT or (code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE and "not connected" in message):
         return GuestAgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest runs no QEMU guest agent")
-    if code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+    if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, _AGENT_COMMAND_TIMEOUT):
         return GuestAgentError(AgentReason.GUEST_AGENT_HUNG, f"its guest agent did not answer within {seconds}s")
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
         return GuestAgentError(AgentReason.GUEST_AGENT_BUSY, "its guest agent is busy with another client")
-    if code == libvirt.VIR_ERR_INTERNAL_ERROR and "unable to execute QEMU agent command" in message:
+    refused = code == libvirt.VIR_ERR_INTERNAL_ERROR and "unable to execute QEMU agent command" in message
+    if refused or code == _AGENT_COMMAND_FAILED:
         refusal = message.rpartition(": ")[2]
         return GuestAgentError(AgentReason.GUEST_AGENT_REFUSED, f"its guest agent refused: {refusal}")
     return _translate(error)
