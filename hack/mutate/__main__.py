@@ -118,7 +118,7 @@ def _counted(outcomes: Iterator[tuple[Mutant, bool | None]]) -> tuple[int, list[
         tried += survived is not None
         if survived:
             survivors.append(mutant)
-            print(f"survived: {mutant}", flush=True)
+            print(f"survived, number {tried}: {mutant}", flush=True)
     return tried, survivors
 
 
