@@ -52,6 +52,7 @@ def main() -> int:
         print(f"mutate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print("mutate: interrupted", file=sys.stderr)
         return 130
     return judged(tried, survivors)
 
