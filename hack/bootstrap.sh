@@ -13,20 +13,10 @@ CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/kubeballoon"
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        "$@"
-    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-        sudo -n "$@"
-    else
-        die "root is needed to install Debian packages (${missing[*]}): run as root, or install them yourself"
-    fi
-}
-
 install_packages() {
     local wanted package
     if [ "${1:-}" = --quick ]; then
-        find_python >/dev/null && command -v cc >/dev/null && pkg-config --exists libvirt 2>/dev/null && return
+        has_headers && command -v cc >/dev/null && pkg-config --exists libvirt 2>/dev/null && return
         command -v dpkg-query >/dev/null \
             || die "this is not Debian: install Python 3.11 or newer, a C compiler, pkg-config and libvirt's headers yourself"
         wanted=(gcc libc6-dev pkg-config libvirt-dev)
@@ -34,7 +24,8 @@ install_packages() {
         command -v dpkg-query >/dev/null || die "this is not Debian: install what hack/testbed/lab/packages.txt lists yourself"
         mapfile -t wanted < <(sed 's/#.*//; s/[[:space:]]*$//; /^$/d' hack/testbed/lab/packages.txt "$@")
     fi
-    find_python >/dev/null || wanted+=(python3 python3-venv python3-dev)
+    find_python >/dev/null || wanted+=(python3 python3-venv)
+    has_headers || wanted+=(python3-dev)
     missing=()
     for package in "${wanted[@]}"; do
         # Some are also had from elsewhere, as npm is from Node's own package.
@@ -42,10 +33,16 @@ install_packages() {
             || command -v "$package" >/dev/null || missing+=("$package")
     done
     [ ${#missing[@]} -eq 0 ] && return
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null && sudo -n true 2>/dev/null \
+            || die "root is needed, once: apt-get install ${missing[*]}"
+        as_root=(sudo -n)
+    fi
     say "installing ${missing[*]}"
     local log
     log="$(mktemp)"
-    if ! { as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive \
+    if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
         tail -n 5 "$log" >&2
         die "apt-get failed; all of its output is in $log"
@@ -63,6 +60,12 @@ find_python() {
         fi
     done
     return 1
+}
+
+# Whether what is written in C can be compiled for that Python.
+has_headers() {
+    "$(find_python)" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null
 }
 
 find_uv() {

@@ -55,10 +55,20 @@ def test_bounds_comparisons_and_effects_are_changed(source: str, becomes: set[st
 
 
 @pytest.mark.parametrize(
-    "source", ["def f(a: int | None, *, b: int) -> int | str: ...", "LIMIT = 4 << 20, -1", "x: int | None", "x = y"]
+    "source",
+    [
+        "def f(a: int | None, *, b: int) -> int | str: ...",
+        "LIMIT = 4 << 20, -1",
+        "class A:\n    share: Amount = Amount(percent=50)\n    size: int = 0",
+        "x: int | None",
+    ],
 )
 def test_types_and_chosen_values_are_left_alone(source: str, tmp_path: Path) -> None:
     assert changes(source, tmp_path) == set()
+
+
+def test_a_switch_that_a_field_begins_with_is_changed(tmp_path: Path) -> None:
+    assert changes("class A:\n    on: bool = True", tmp_path) == {("on: bool = True", "on: bool = False")}
 
 
 def test_a_mutant_is_known_wherever_its_line_moves(tmp_path: Path) -> None:

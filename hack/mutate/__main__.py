@@ -52,6 +52,7 @@ def main() -> int:
         print(f"mutate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print("mutate: interrupted", file=sys.stderr)
         return 130
     return judged(tried, survivors)
 
@@ -118,7 +119,7 @@ def _counted(outcomes: Iterator[tuple[Mutant, bool | None]]) -> tuple[int, list[
         tried += survived is not None
         if survived:
             survivors.append(mutant)
-            print(f"survived: {mutant}", flush=True)
+            print(f"survived, number {tried}: {mutant}", flush=True)
     return tried, survivors
 
 

@@ -8,6 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import parso
@@ -15,6 +16,11 @@ from cosmic_ray.ast import ast_nodes
 from cosmic_ray.mutating import mutate_code
 
 from hack.mutate.operators import Operator, Span, operators
+
+_AROUND_NUMBERS = (
+    *(ast.Constant, ast.Tuple, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.expr_context),
+    *(ast.Call, ast.keyword),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +107,25 @@ def _annotations(source: str) -> Iterator[Span]:
 
 
 def _chosen_values(source: str) -> Iterator[Span]:
-    """Where a module's constants have their numbers: somebody chose them, and a test that repeats one shows nothing."""
-    for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
-            parts = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Tuple, ast.operator, ast.unaryop, ast.expr_context)
-            if all(isinstance(part, parts) for part in ast.walk(statement.value)):
-                yield _span(statement.value)
+    """Where constants and fields' defaults have their numbers: somebody chose them, and a test can only repeat them."""
+    tree = ast.parse(source)
+    bodies = (tree.body, *(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)))
+    for statement in chain.from_iterable(bodies):
+        value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
+        if value is not None and _is_of_numbers(value):
+            yield _span(value)
+
+
+def _is_of_numbers(value: ast.expr) -> bool:
+    """Whether it is made of numbers alone, as are ``4 << 20`` and ``Amount(percent=50)``."""
+    parts = list(ast.walk(value))
+    called = [part.func for part in parts if isinstance(part, ast.Call)]
+    plain = [part for part in parts if part not in called]
+    constants = [part.value for part in plain if isinstance(part, ast.Constant)]
+    numbers = [
+        constant for constant in constants if isinstance(constant, int | float) and not isinstance(constant, bool)
+    ]
+    return all(isinstance(part, _AROUND_NUMBERS) for part in plain) and constants == numbers != []
 
 
 def _span(expression: ast.expr) -> Span:

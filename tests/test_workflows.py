@@ -1,0 +1,33 @@
+"""CI runs on what the package claims, and what it runs cannot change behind its back."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yaml"))
+_PINNED = re.compile(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+
+
+def test_each_python_that_is_claimed_is_tested() -> None:
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    claimed = [found[1] for line in classifiers if (found := re.fullmatch(r".*Python :: (3\.\d+)", line))]
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yaml").read_text())["jobs"]
+    assert [run["python"] for run in jobs["quick"]["strategy"]["matrix"]["include"]] == claimed
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_by_digest_and_name_their_version(workflow: Path) -> None:
+    used = re.findall(r"^ +(?:- )?uses: (.*)$", workflow.read_text(), re.MULTILINE)
+    assert used
+    assert [action for action in used if not _PINNED.fullmatch(action)] == []
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_jobs_read_the_code_and_no_more_unless_they_say_so(workflow: Path) -> None:
+    assert yaml.safe_load(workflow.read_text())["permissions"] == {"contents": "read"}
