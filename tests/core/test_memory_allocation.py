@@ -496,3 +496,9 @@ def test_a_target_out_of_bounds_does_not_stay_however_small_the_change() -> None
     vms = (at("a", 2 + 1 / 128, policy=lowered), at("b", 2 + 1 / 128, policy=lowered))
     of = node(*vms, capacity=(4 * GIB - 40 * MIB) * 128 // 127, state=NodeState.TIGHT)
     assert max(targets(of)) <= 2 * GIB
+
+
+def test_headroom_that_is_shared_a_little_unevenly_rests() -> None:
+    vms = (at("a", 2.55, need=2.4), at("b", 2.75, need=2.4), at("c", 2.65, need=2.4))
+    assert sum(each.demand for each in vms) > 8 * GIB > sum(each.figures.working_set for each in vms)
+    assert targets(node(*vms)) == [each.target for each in vms]
