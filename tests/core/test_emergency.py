@@ -102,7 +102,7 @@ def test_what_was_reclaimed_is_not_given_back_as_soon_as_the_node_recovers() -> 
         {"excluded": "its owner excluded it"},
         {"responsive": False},
         {"need": None},
-        {"actual": 1024 * MIB},
+        {"actual": 1024 * MIB, "need": 1024 * MIB},
         {"need": 495 * MIB},
     ],
     ids=["ungoverned", "observed", "excluded", "unresponsive", "need unknown", "at its maximum", "not short"],

@@ -477,3 +477,28 @@ def test_the_risk_counts_what_vms_that_are_left_out_can_grow_to() -> None:
     assert plan.capacity == GIB
     assert plan.risk == 0
     assert allocate_memory(node(unknown, vm("b"), capacity=3 * GIB)).risk == GIB
+
+
+def test_a_guest_that_lacks_memory_gets_even_a_little_that_is_free() -> None:
+    giving, hungry = at("giving", 4, need=1), at("hungry", 2, need=3)
+    plan = allocate_memory(node(giving, hungry, capacity=6 * GIB + 32 * MIB))
+    assert decision(plan, "hungry").target == 2 * GIB + 32 * MIB
+    plan = allocate_memory(node(giving, at("content", 2, need=1.5), capacity=6 * GIB + 32 * MIB))
+    assert decision(plan, "content").target == 2 * GIB
+
+
+def test_a_target_out_of_bounds_does_not_stay_however_small_the_change() -> None:
+    raised = replace(POLICY, minimum=Amount(bytes=2 * GIB))
+    vms = (at("a", 2 - 1 / 128, policy=raised), at("b", 2 - 1 / 128, policy=raised))
+    of = node(*vms, capacity=(4 * GIB + 40 * MIB) * 128 // 127, state=NodeState.TIGHT)
+    assert min(targets(of)) >= 2 * GIB
+    lowered = replace(POLICY, maximum=Amount(bytes=2 * GIB))
+    vms = (at("a", 2 + 1 / 128, policy=lowered), at("b", 2 + 1 / 128, policy=lowered))
+    of = node(*vms, capacity=(4 * GIB - 40 * MIB) * 128 // 127, state=NodeState.TIGHT)
+    assert max(targets(of)) <= 2 * GIB
+
+
+def test_headroom_that_is_shared_a_little_unevenly_rests() -> None:
+    vms = (at("a", 2.55, need=2.4), at("b", 2.75, need=2.4), at("c", 2.65, need=2.4))
+    assert sum(each.demand for each in vms) > 8 * GIB > sum(each.figures.working_set for each in vms)
+    assert targets(node(*vms)) == [each.target for each in vms]

@@ -72,7 +72,15 @@ class Claims(NamedTuple):
 
     def price_at(self, index: int, allocation: int) -> float:
         """Return the price that the VM in row ``index`` pays for an allocation."""
-        return Claim(self.key[index], *[column.item(index) for column in self[1:]]).price(allocation)
+        claim = Claim(
+            key=self.key[index],
+            minimum=self.minimum.item(index),
+            maximum=self.maximum.item(index),
+            weight=self.weight.item(index),
+            active=self.active.item(index),
+            idle_tax=self.idle_tax.item(index),
+        )
+        return claim.price(allocation)
 
 
 def divide(claims: Sequence[Claim], capacity: int) -> list[int]:
@@ -88,9 +96,15 @@ def divide(claims: Sequence[Claim], capacity: int) -> list[int]:
     """
     if not claims:
         return []
-    key, *columns = zip(*claims, strict=True)
-    arrays = Claims(key, *(np.array(column, np.int64) for column in columns))
-    allocations: list[int] = divide_columns(arrays, capacity).tolist()
+    columns = Claims(
+        key=[claim.key for claim in claims],
+        minimum=np.array([claim.minimum for claim in claims], np.int64),
+        maximum=np.array([claim.maximum for claim in claims], np.int64),
+        weight=np.array([claim.weight for claim in claims], np.int64),
+        active=np.array([claim.active for claim in claims], np.int64),
+        idle_tax=np.array([claim.idle_tax for claim in claims], np.int64),
+    )
+    allocations: list[int] = divide_columns(columns, capacity).tolist()
     return allocations
 
 
@@ -126,11 +140,10 @@ def scale_minimums(minimums: Ints, capacity: int) -> Ints:
 
 def _affordable(claims: Claims, price: float) -> Ints:
     """Return the largest allocations in bounds that cost at most ``price`` each, up to float rounding."""
-    _, minimum, maximum, weight, active, idle_tax = claims
-    untaxed = price * weight
-    taxed = active + (untaxed - active) * (100 - idle_tax) / 100
-    affordable = np.minimum(np.where(untaxed > active, taxed, untaxed), maximum)
-    return np.maximum(affordable.astype(np.int64), minimum)
+    untaxed = price * claims.weight
+    taxed = claims.active + (untaxed - claims.active) * (100 - claims.idle_tax) / 100
+    affordable = np.minimum(np.where(untaxed > claims.active, taxed, untaxed), claims.maximum)
+    return np.maximum(affordable.astype(np.int64), claims.minimum)
 
 
 class _Curve(NamedTuple):
@@ -170,18 +183,17 @@ class _Curve(NamedTuple):
 
 def _curve(claims: Claims) -> _Curve:
     """Build the curve: each claim's slope changes at its minimum, where its tax begins, and at its maximum."""
-    _, minimum, maximum, weight, active, idle_tax = claims
-    bend = np.clip(active, minimum, maximum)
+    bend = np.clip(claims.active, claims.minimum, claims.maximum)
     # Bytes sold per hundred units of price, above the bend and below it. They are integers, because sums of floats
     # would not come back to exactly 0 where all claims have their maximums.
-    taxed, untaxed = weight * (100 - idle_tax), weight * 100
-    prices = np.concatenate([claims.price(minimum), claims.price(bend), claims.price(maximum)])
+    taxed, untaxed = claims.weight * (100 - claims.idle_tax), claims.weight * 100
+    prices = np.concatenate([claims.price(claims.minimum), claims.price(bend), claims.price(claims.maximum)])
     changes = np.concatenate([untaxed, taxed - untaxed, -taxed])
     order = prices.argsort()
     prices = prices[order]
     slopes = changes[order].cumsum() / 100
     sold = (slopes[:-1] * np.diff(prices)).cumsum()
-    count = len(weight)
+    count = len(claims.key)
     buyers = ((order < count).astype(np.int64) - (order >= 2 * count)).cumsum()
     return _Curve(prices, slopes, sold, buyers)
 

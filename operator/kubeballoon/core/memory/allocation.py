@@ -140,7 +140,14 @@ def _return_free_memory(node: MemoryNode, decisions: Sequence[MemoryDecision]) -
     columns = _columns(vms)
     floor = np.maximum(columns.minimum, np.minimum(columns.maximum, columns.committed))
     free = max(0, node.available - node.reserve)
-    claims = Claims([vm.uid for vm in vms], floor, columns.maximum, columns.weight, columns.maximum, columns.idle_tax)
+    claims = Claims(
+        key=[vm.uid for vm in vms],
+        minimum=floor,
+        maximum=columns.maximum,
+        weight=columns.weight,
+        active=columns.maximum,  # the tax does not count while there is memory to give
+        idle_tax=columns.idle_tax,
+    )
     targets = divide_columns(claims, int(floor.sum()) + free)
     small = (targets - columns.target <= columns.dead_band) & (targets < columns.maximum)
     stays = (columns.target >= floor) & (small | _moved_recently(vms, node.cool_down, up=False))
@@ -197,7 +204,14 @@ def _claims(node: MemoryNode, vms: Sequence[MemoryVM], columns: VMFigures[Ints],
     if not node.state.only_minimums_hold:
         levels[1:1] = [columns.in_use, columns.working_set, columns.demand]
     minimum, maximum = _choose_bounds(levels, capacity)
-    return Claims([vm.uid for vm in vms], minimum, maximum, columns.weight, columns.demand, columns.idle_tax)
+    return Claims(
+        key=[vm.uid for vm in vms],
+        minimum=minimum,
+        maximum=maximum,
+        weight=columns.weight,
+        active=columns.demand,
+        idle_tax=columns.idle_tax,
+    )
 
 
 def _divisible(columns: VMFigures[Ints], claims: Claims, capacity: int) -> int:
