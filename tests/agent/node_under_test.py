@@ -287,7 +287,7 @@ class NodeUnderTest:
 
 
 def _at_rest(vm: dict[str, Any]) -> bool:
-    if {"reason", "relief"} & vm.keys() or "target" not in vm:
+    if {"reason", "emergencyTarget"} & vm.keys() or "target" not in vm:
         return False
     return abs(parse_quantity(vm["actual"]) - parse_quantity(vm["target"])) <= 2 * MIB
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.cli.cluster_view import ClusterView, ReportedVM
 from kubeballoon.cli.output import Output, format_count, format_percent
-from kubeballoon.cli.processor_view import ProcessorView, decide_processors, view_processors
+from kubeballoon.cli.processor_view import VMProcessors, decide_processors, view_processors
 from kubeballoon.core.decision import DecisionReason
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import ProcessorDecision, ProcessorNode, ProcessorPlan, ProcessorTerms
@@ -47,7 +47,7 @@ class ProcessorExplanation(ApiModel):
     node_usage: int
     node_stall: int
     policy: GoverningProcessorPolicy | None = None
-    current: ProcessorView
+    current: VMProcessors
     why_not_more: list[str]
     why_not_fewer: list[str]
 
@@ -101,7 +101,7 @@ def _governing_policy(
 _NOT_DIVIDED = (DecisionReason.EXCLUDED, DecisionReason.NO_POLICY, DecisionReason.UNRESPONSIVE)
 
 
-def _why_not_more(node: ProcessorNode, decision: ProcessorDecision, current: ProcessorView) -> Iterator[str]:
+def _why_not_more(node: ProcessorNode, decision: ProcessorDecision, current: VMProcessors) -> Iterator[str]:
     """Say what keeps a VM from having more processors, the strongest reason first."""
     vm, policy = decision.vm, decision.vm.policy
     if decision.reason in _NOT_DIVIDED or policy is None:
@@ -120,7 +120,7 @@ def _why_not_more(node: ProcessorNode, decision: ProcessorDecision, current: Pro
     yield from _pending_change(decision, current, up=True)
 
 
-def _why_not_fewer(node: ProcessorNode, decision: ProcessorDecision, current: ProcessorView) -> Iterator[str]:
+def _why_not_fewer(node: ProcessorNode, decision: ProcessorDecision, current: VMProcessors) -> Iterator[str]:
     """Say what keeps a VM from having to give up more processors, the strongest reason first."""
     vm, policy = decision.vm, decision.vm.policy
     if decision.reason in _NOT_DIVIDED or policy is None:
@@ -152,7 +152,7 @@ def _target_under(node: ProcessorNode, uid: str, policy: ProcessorTerms) -> int:
     return next(each.target or 0 for each in plan.decisions if each.vm.uid == uid)
 
 
-def _pending_change(decision: ProcessorDecision, current: ProcessorView, *, up: bool) -> Iterator[str]:
+def _pending_change(decision: ProcessorDecision, current: VMProcessors, *, up: bool) -> Iterator[str]:
     """Say which change in a direction is decided but not requested yet, or requested but not carried out yet.
 
     Args:

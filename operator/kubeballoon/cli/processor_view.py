@@ -11,8 +11,8 @@ from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import ProcessorDecision, ProcessorNode
 
 
-class ProcessorView(ApiModel):
-    """A ProcessorView shows a VM's processors; fields that are not known are left out.
+class VMProcessors(ApiModel):
+    """A VMProcessors shows a VM's processors; fields that are not known are left out.
 
     Attributes:
         usage: percent of one of the node's processors.
@@ -39,12 +39,12 @@ def decide_processors(node: ProcessorNode | None) -> Mapping[str, ProcessorDecis
     return {} if node is None else {decision.vm.uid: decision for decision in allocate_processors(node).decisions}
 
 
-def view_processors(report: VirtualMachineReport, decision: ProcessorDecision | None) -> ProcessorView | None:
+def view_processors(report: VirtualMachineReport, decision: ProcessorDecision | None) -> VMProcessors | None:
     """Put together a VM's report and the decision about it; None if its processors are not reported."""
     processors = report.processors
     if processors is None or decision is None:
         return None
-    return ProcessorView(
+    return VMProcessors(
         policy=None if decision.vm.policy is None else decision.vm.policy.name,
         size=processors.size,
         online=processors.online,
@@ -71,7 +71,7 @@ HEADER = ("CPUS", "CPU TARGET")
 WIDE_HEADER = ("CPU OFFLINABLE", "CPU USAGE", "CPU METHOD", "CPU POLICY", "CPU REASON", "CPU MESSAGE")
 
 
-def processor_cells(view: ProcessorView | None) -> list[str | Cell]:
+def processor_cells(view: VMProcessors | None) -> list[str | Cell]:
     """Format a VM's cells below HEADER and WIDE_HEADER."""
     if view is None:
         return ["-"] * (len(HEADER) + len(WIDE_HEADER))

@@ -14,7 +14,7 @@ from kubeballoon.cli.output import Cell, Output, Style, format_bytes, format_per
 from kubeballoon.cli.processor_view import (
     HEADER,
     WIDE_HEADER,
-    ProcessorView,
+    VMProcessors,
     decide_processors,
     processor_cells,
     view_processors,
@@ -92,7 +92,7 @@ class VirtualMachineSummary(ApiModel):
     reclaimed: int
     reason: str
     message: str
-    processors: ProcessorView | None = None
+    processors: VMProcessors | None = None
 
 
 class NodeList(ApiModel):
