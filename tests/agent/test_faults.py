@@ -130,8 +130,8 @@ def test_a_guest_in_trouble_is_helped_without_the_controller(node: NodeUnderTest
         before = busy.actual_bytes()
         busy.load.set(LOAD)
         eventually(lambda: busy.load.touch(LOAD) and busy.actual_bytes() > before + 16 * MIB)
-        eventually(lambda: node.reports()["busy"].get("relief"), tell=node.reports)
-    eventually(lambda: not node.reports()["busy"].get("relief"))
+        eventually(lambda: node.reports()["busy"].get("emergencyTarget"), tell=node.reports)
+    eventually(lambda: not node.reports()["busy"].get("emergencyTarget"))
 
 
 def test_a_node_in_trouble_is_helped_without_the_controller(node: NodeUnderTest) -> None:
@@ -148,7 +148,7 @@ def test_an_agent_that_is_restarted_keeps_to_what_it_decided_on_its_own(node: No
         before = node.guest_memory()
         with node.short():
             eventually(lambda: node.guest_memory() < before - 8 * MIB)
-            eventually(lambda: any(report.get("relief") for report in node.reports().values()))
+            eventually(lambda: any(report.get("emergencyTarget") for report in node.reports().values()))
             node.restart_agent()
             lowered = {name: node.guest(name).actual_bytes() for name in GUESTS}
             eventually(lambda: all(node.reports()[name].get("need") for name in GUESTS), tell=node.reports)
@@ -156,8 +156,8 @@ def test_an_agent_that_is_restarted_keeps_to_what_it_decided_on_its_own(node: No
 
             def decided() -> int:
                 """What they may hold, bytes: no more than before, but for a guest that needed help meanwhile."""
-                reliefs = {name: parse_quantity(node.reports()[name].get("relief", "0")) for name in GUESTS}
-                return sum(max(lowered[name], reliefs[name]) for name in GUESTS)
+                targets = {name: parse_quantity(node.reports()[name].get("emergencyTarget", "0")) for name in GUESTS}
+                return sum(max(lowered[name], targets[name]) for name in GUESTS)
 
             eventually(lambda: held <= decided() + 4 * MIB, tell=lambda: (held, lowered, node.reports()))
 
