@@ -145,7 +145,7 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("node_entitlement_shortfall_bytes", node="n") == 0
     assert shown("node_reclaimed_bytes", node="n") == 512 * MIB
     assert shown("node_agent_silent", node="n") == 0
-    demand = shown("vm_demand_bytes", namespace="shop", name="b")
+    demand = shown("vm_demand_bytes", node="n", namespace="shop", name="b")
     assert demand is not None
     assert 400 * MIB < demand <= 512 * MIB
     assert shown("last_round_timestamp_seconds") == NOW.timestamp()
@@ -158,8 +158,9 @@ def test_a_vm_that_is_gone_is_exported_no_more(
     assert value(agent.registry, "kubeballoon_vm_eligible", **gone) == 1
     del vms[1]
     assert value(agent.registry, "kubeballoon_vm_eligible", **gone) is None
+    assert value(controller.registry, "kubeballoon_vm_demand_bytes", node="n", **gone) is not None
     controller.decide(vm("a", need="100Mi"))
-    assert value(controller.registry, "kubeballoon_vm_demand_bytes", **gone) is None
+    assert value(controller.registry, "kubeballoon_vm_demand_bytes", node="n", **gone) is None
 
 
 @pytest.mark.parametrize(

@@ -123,9 +123,9 @@ class MemoryScene(Scene):
         lowest = {name: min(one.actual[name] for one in measurements) for name in measurements[0].actual}
         kept = all(low >= MINIMUM - _TOLERANCE for low in lowest.values())
         self.check(f"every guest kept its minimum (lowest {human(min(lowest.values()))} of {human(MINIMUM)})", ok=kept)
-        self.check("no process was killed for want of memory (on the node)", ok=not self._oom_kills)
+        self.check("no process was killed because the node lacked memory", ok=not self._oom_kills)
         return {
-            "secondsFromPressureToRelief": self._reclaim_seconds,
+            "secondsUntilAmple": self._reclaim_seconds,
             "bytesMoved": sum(_moved(before, now) for before, now in pairwise(measurements)),
             "guests": {name: {"minBytes": MINIMUM, "lowestBytes": low} for name, low in lowest.items()},
         }

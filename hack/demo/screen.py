@@ -55,9 +55,9 @@ class Screen:
             self._write(f"  {'ok ' if check['ok'] else 'NOT'}  {check['what']}\n")
         if summary["failure"]:
             self._write(f"  NOT  {summary['failure']}\n")
-        seconds = summary["secondsFromPressureToRelief"]
+        seconds = summary["secondsUntilAmple"]
         self._write(f"\n  moved {human(summary['bytesMoved'])}")
-        self._write(f", from pressure to relief {seconds:.1f} s" if seconds is not None else ", no relief")
+        self._write(f", Ample again after {seconds:.1f} s" if seconds is not None else ", not Ample again")
         self._write(f", all of it in {summary['seconds']:.0f} s\n")
         self._write(f"  {directory / 'demo.json'}, {directory / 'demo.png'}, logs in {directory / 'demo-logs'}\n")
 

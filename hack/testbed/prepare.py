@@ -5,6 +5,7 @@ Some builds take minutes, and nobody would see the progress that pytest's worker
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 
@@ -13,9 +14,12 @@ from hack.testbed.controlplane.programs import Programs
 from hack.testbed.lab import LabError, image
 from hack.testbed.tools import TOOLS, monitoring_crds
 
+_DESCRIPTION = "Builds everything that tests need; what was built before is kept in ~/.cache/kubeballoon."
+
 
 def main() -> int:
     """Build it all; print one line if that fails. Return the exit status."""
+    argparse.ArgumentParser(prog="python -m hack.testbed.prepare", description=_DESCRIPTION).parse_args()
     try:
         if KUBECONFIG_VARIABLE not in os.environ:
             Programs.find()

@@ -18,9 +18,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     An error that the user can mend is one line and exit status 1; argparse exits with 2 for a wrong option.
     """
-    parser = argparse.ArgumentParser(prog="kubeballoon", description="Drives the memory balloons of KubeVirt's VMs.")
+    parser = argparse.ArgumentParser(
+        prog="kubeballoon", description="Divides memory and processors among KubeVirt's VMs."
+    )
     parser.add_argument("--version", action="version", version=f"kubeballoon {__version__}")
-    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    parser.add_argument(
+        "--log-level",
+        default="INFO",
+        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+        help="the least severe messages to log (default: %(default)s)",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     words = sys.argv[1:] if arguments is None else arguments
     named = [word for word in words if word in _COMMANDS][:1]

@@ -56,7 +56,7 @@ def add_serving_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _address(text: str) -> tuple[str | None, int]:
-    """Read HOST:PORT; the host is None where the text has none, which means every address.
+    """Read HOST:PORT; the host is None if the text has none, which means every address.
 
     Raises:
         ValueError: the text is not HOST:PORT; an IPv6 host needs brackets.

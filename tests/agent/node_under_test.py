@@ -159,7 +159,7 @@ class NodeUnderTest:
         self._resize(self._ballast_bytes)
 
     def is_unharmed(self) -> bool:
-        """Whether every guest holds at least its minimum, and no process was killed for want of memory."""
+        """Whether every guest holds at least its minimum, and no process was killed because the node lacked memory."""
         return not self.lab.oom_kills() and all(
             pod.actual_bytes() >= MINIMUM - MIB and not pod.load.info().kills for pod in self.lab.pods.values()
         )

@@ -156,10 +156,8 @@ def test_an_agent_that_is_restarted_keeps_to_what_it_decided_on_its_own(node: No
 
             def decided() -> int:
                 """What they may hold, bytes: no more than before, but for a guest that needed help meanwhile."""
-                emergency_targets = {
-                    name: parse_quantity(node.reports()[name].get("emergencyTarget", "0")) for name in GUESTS
-                }
-                return sum(max(lowered[name], emergency_targets[name]) for name in GUESTS)
+                targets = {name: parse_quantity(node.reports()[name].get("emergencyTarget", "0")) for name in GUESTS}
+                return sum(max(lowered[name], targets[name]) for name in GUESTS)
 
             eventually(lambda: held <= decided() + 4 * MIB, tell=lambda: (held, lowered, node.reports()))
 

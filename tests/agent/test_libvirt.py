@@ -173,7 +173,7 @@ class Freed:
         by: the names of the threads, in order.
         found: is set once a domain was looked up.
         may_return: cleared, looking a domain up does not return before it is set.
-        failure: what reading a domain's XML raises; None where that succeeds.
+        failure: what reading a domain's XML raises; None if that succeeds.
     """
 
     by: list[str] = field(default_factory=list)

@@ -42,8 +42,8 @@ class FakeCluster:
     """A FakeCluster is an API server with what an agent reads.
 
     Attributes:
-        collections: objects by path; None where they may not be read.
-        pressure: the NodePressure that an earlier agent wrote; None where there is none.
+        collections: objects by path; None if they may not be read.
+        pressure: the NodePressure that an earlier agent wrote; None if there is none.
         away: whether the server accepts no report.
         answers: cleared, a report is not answered before it is set again.
         reports: every status that was written, in order.

@@ -40,7 +40,7 @@ class FakeMemoryControl:
         running: False while the guest is paused.
         balloon: whether the VM has a balloon.
         hangs: whether calls never return, and so miss their deadline.
-        gone: what every call raises; None where calls succeed.
+        gone: what every call raises; None if calls succeed.
         requests: everything that was requested, in order.
         period: how often the guest is to report, seconds; 0 before that was set.
         program_fault: why a program in the guest cannot take the balloon's place.
@@ -106,7 +106,7 @@ class FakeGuestControl:
     Attributes:
         online: the guest's processors by index, and whether it uses them.
         fixed: the processors that the guest does not give up.
-        absent: what every command of the guest agent raises; None where commands are carried out.
+        absent: what every command of the guest agent raises; None if commands are carried out.
         ejects: whether the guest's kernel gives an unplugged processor up.
         tells: whether libvirt hears of that.
         count: how many processors libvirt believes there are.
@@ -120,11 +120,11 @@ class FakeGuestControl:
         pid: the number of the VM's process.
         emulated: whether the guest runs without KVM.
         deaf: whether the guest agent does nothing about processors, and does not say so.
-        gone: what reading the processors raises; None where that succeeds.
+        gone: what reading the processors raises; None if that succeeds.
         hangs: whether reading the processors never returns.
         looks: how often the processors were read.
         thread: makes each call, as libvirt's are made; without one calls are made at once.
-        process_bytes: what the VM's process holds of the node's memory, bytes; None where it cannot be seen.
+        process_bytes: what the VM's process holds of the node's memory, bytes; None if it cannot be seen.
     """
 
     online: dict[int, bool] = field(default_factory=lambda: dict.fromkeys(range(4), True))

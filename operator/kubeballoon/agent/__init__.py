@@ -1,1 +1,4 @@
-"""The agent, which runs on every node: it reports what is there, carries requests out, and keeps guests safe."""
+"""The agent: it reports a node and its VMs, carries requests out, and keeps guests safe.
+
+It runs on every node with KubeVirt's label kubevirt.io/schedulable.
+"""

@@ -74,7 +74,16 @@ class Agent:
         settings: AgentSettings,
         limits: NodeLimits,
     ) -> None:
-        """Be the agent of ``node``."""
+        """Read the settings; ``run`` starts the agent.
+
+        Args:
+            node: the node's name.
+            cluster: the API server.
+            hypervisor: connects to the VMs.
+            host: reads the node's memory.
+            settings: what an administrator sets, and pauses and deadlines.
+            limits: where the node's states begin.
+        """
         self._node = node
         self._cluster = cluster
         self._host_memory = host
@@ -86,14 +95,14 @@ class Agent:
         self._clock: Callable[[], float] = time.monotonic
         self._memory: HostMemory | None = None
         self._processors: NodeProcessors | None = None
-        self._processors_unreadable = False  # whether that was logged
+        self._processors_unreadable = False  # whether a failure to read them was logged: one warning is enough
         self._state = NodeState.AMPLE
         self._memory_workers: dict[str, tuple[MemoryWorker, asyncio.Task[None]]] = {}  # by the VM's uid
         self._must_restore = True  # whether the last report of an earlier agent is still to be read
-        self._restored: NodePressureStatus | None = None  # that report
+        self._restored: NodePressureStatus | None = None  # the last report of an earlier agent
         self._objects_changed = True  # whether VMs or policies changed since they were last read
         self._unreadable_vms: set[str] = set()
-        self._matched = False  # whether every VM has had its worker
+        self._matched = False  # whether workers were started for all VMs once: until then nothing is reported
         self._wake_guard = asyncio.Event()
         self._wake_reporter = asyncio.Event()
         self._guest_workers = GuestWorkers(hypervisor, settings.pods, self._wake_reporter.set, settings.timing)
@@ -110,13 +119,13 @@ class Agent:
         self._namespace_labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
 
     def stalled(self) -> str | None:
-        """Say which loop has stopped turning, for the liveness probe; None where none has."""
+        """Say which loop has stopped turning, for the liveness probe; None if none has."""
         name, turned_at = min(self._turns.items(), key=lambda item: item[1])
         silence = self._clock() - turned_at
         return f"the {name} loop has not turned for {silence:.0f}s" if silence > self._timing.stuck_after else None
 
     def unready(self) -> str | None:
-        """Say what is missing until the agent works, for the readiness probe; None where nothing is."""
+        """Say what is missing until the agent works, for the readiness probe; None if nothing is."""
         if not self._vms.synced.is_set():
             return "the VMs of this node are not read yet"
         return None if not self._must_create else self._fault or "nothing reported yet"
@@ -222,7 +231,7 @@ class Agent:
                 self._memory_workers[vm.uid][0].restore(vm, self._restored.observed_at.timestamp())
 
     def _read_vm(self, vmi: Object) -> Instance | None:
-        """Read a VM; None where it does not run here, or cannot be read and counts as memory that others use."""
+        """Read a VM; None if it does not run here, or cannot be read and counts as memory that others use."""
         name = "{namespace}/{name}".format_map(vmi["metadata"])
         try:
             vm = read_instance(vmi, self._node)

@@ -29,13 +29,26 @@ _TRIM_INTERVAL = 20.0  # seconds between two returns of unused memory to the nod
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``agent`` to kubeballoon's."""
-    parser = commands.add_parser("agent", help="report a node's VMs and carry requests out", description=__doc__)
+    parser = commands.add_parser(
+        "agent",
+        help="report a node and its VMs, carry out the controller's requests, and help VMs in an emergency",
+        description="Reports a node and its VMs, carries out the controller's requests, and helps VMs in an emergency.",
+    )
     add_client_options(parser)
     add_serving_options(parser)
     node = os.environ.get("NODE_NAME")
-    parser.add_argument("--node-name", default=node, required=node is None, help="this node (default: $NODE_NAME)")
-    parser.add_argument("--pods-dir", type=Path, default=Path("/pods"), help="where the kubelet's pods are mounted")
-    parser.add_argument("--node-memory-cgroup", type=Path, help="a cgroup, v1 or v2, that stands for the node's memory")
+    parser.add_argument(
+        "--node-name", default=node, required=node is None, help="name of this node (default: $NODE_NAME)"
+    )
+    parser.add_argument(
+        "--pods-dir",
+        type=Path,
+        default=Path("/pods"),
+        help="where the kubelet's directory of pods is mounted (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--node-memory-cgroup", type=Path, help="take this cgroup (v1 or v2) for the node's memory; for tests"
+    )
     parser.add_argument(
         "--eviction-threshold",
         type=checked(parse_quantity, "quantity"),
@@ -52,7 +65,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--demand-window",
         type=checked(at_least_a_second, "duration"),
         default="5m",
-        help="how slowly a guest's demand falls (default: %(default)s)",
+        help="time constant by which a guest's demand falls after it uses less (default: %(default)s)",
     )
     parser.add_argument(
         "--stats-period",

@@ -39,7 +39,7 @@ class NodeObservation:
         memory: the node's memory.
         state: how short of memory the node is.
         thresholds: where the node's states begin.
-        processors: the node's processors; None where the kernel does not tell.
+        processors: the node's processors; None if the kernel does not tell.
     """
 
     memory: HostMemory
@@ -165,7 +165,7 @@ def _reason(instance: Instance, view: MemoryView) -> AgentReason | None:
 
 
 def describe(instance: Instance, view: MemoryView, *, binding: bool) -> str | None:
-    """Explain why a VM has the memory that it has; None where there is nothing to explain.
+    """Explain why a VM has the memory that it has; None if there is nothing to explain.
 
     Args:
         instance: the VM.

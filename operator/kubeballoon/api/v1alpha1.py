@@ -405,7 +405,7 @@ class VirtualMachineReport(ApiModel):
     present_need: Quantity | None = Field(
         default=None, description="The part of the need that the guest works with at this moment."
     )
-    troubled: bool = Field(default=False, description="Whether the guest swaps or refaults for want of memory.")
+    troubled: bool = Field(default=False, description="Whether the guest swaps or refaults because it lacks memory.")
     min: Quantity | None = Field(default=None, description="The guarantee as requested.")
     target: Quantity | None = Field(default=None, description="The request in force.")
     emergency_target: Quantity | None = Field(

@@ -35,8 +35,8 @@ exit status:
   0  done; nothing needs attention
   1  failed: no access, kubeballoon is not installed, no such VM
   2  wrong usage, or a policy that the API server would refuse
-  3  status: something needs attention; diff: what --fail-on names would happen
-  4  release: not all memory was back in time
+  3  status: something needs attention; diff: the condition of --fail-on is met
+  4  release: not everything was back in time
 """
 
 
@@ -134,7 +134,9 @@ def _add_status(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 def _add_top(commands: _Commands[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
-        "top", help="show the memory and processors of nodes or VMs", description="Show memory and processors."
+        "top",
+        help="show the memory and processors of nodes or VMs",
+        description="Show the memory and processors of nodes or VMs.",
     )
     resources = command.add_subparsers(dest="resource", required=True, metavar="nodes|vms")
     nodes = _add_command(resources, "nodes", "show the memory and processors of each node")
@@ -206,14 +208,14 @@ def _add_diff(commands: _Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--prune",
         action="store_true",
-        help="the files hold all policies: those that are only in the cluster would be deleted",
+        help="treat policies that are in the cluster but not in the files as deleted",
     )
     command.add_argument(
         "--fail-on",
         choices=("overcommit", "change", "never"),
         default="overcommit",
-        help="exit with 3 if a node's guaranteed minimums would exceed what it has by more than they do now, or if "
-        "anything would change (default: %(default)s)",
+        help="when to exit with 3. overcommit: a node's minimums would exceed its capacity by more than now; change: "
+        "anything would change; never (default: %(default)s)",
     )
 
 
@@ -223,7 +225,7 @@ def _add_release(commands: _Commands[argparse.ArgumentParser]) -> None:
         "release",
         "give memory and processors back to one VM, a node's VMs or all VMs, until --undo",
         "The controller withdraws its requests and makes no new ones, the agents deflate the balloons, and the "
-        "command waits until the memory is back.",
+        "command waits until everything is back.",
     )
     target = command.add_argument(
         "target",
@@ -233,13 +235,13 @@ def _add_release(commands: _Commands[argparse.ArgumentParser]) -> None:
         help="node/NAME, vm/NAME, NAMESPACE/NAME, or NAME if only one node or VM has it",
     )
     _complete(target, _NameCompleter("vms-and-nodes"))
-    command.add_argument("--all", action="store_true", help="all VMs that any policy governs")
-    command.add_argument("--undo", action="store_true", help="let kubeballoon drive these VMs again")
+    command.add_argument("--all", action="store_true", help="every VM that a policy governs")
+    command.add_argument("--undo", action="store_true", help="end the release: policies apply to these VMs again")
     command.add_argument(
         "--wait",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="wait until the memory is back (default: yes)",
+        help="wait until everything is back (default: yes)",
     )
     command.add_argument(
         "--timeout",
@@ -250,7 +252,7 @@ def _add_release(commands: _Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--without-controller",
         action="store_true",
-        help="remove the requests from the VMs from here, too: use it if no controller runs",
+        help="also remove the requests from the VMs directly, for when no controller runs",
     )
     _add_namespace(command, with_all=False)
 
@@ -258,8 +260,8 @@ def _add_release(commands: _Commands[argparse.ArgumentParser]) -> None:
 def _add_completion(commands: _Commands[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "completion",
-        help="print the code by which a shell completes this command",
-        description="Print completion code. A shell sources it; for kubectl, which completes `kubectl balloon`, save "
-        "it as an executable named kubectl_complete-balloon in PATH.",
+        help="print a script for shell completion",
+        description="Print a script for shell completion. A shell sources it; for kubectl, which "
+        "completes `kubectl balloon`, save it as an executable named kubectl_complete-balloon in PATH.",
     )
     command.add_argument("shell", choices=SHELLS)

@@ -107,7 +107,7 @@ class Lease:
         """Try to acquire or renew the Lease within so many seconds.
 
         Returns:
-            Whether this candidate holds the Lease now; None where the attempt failed, so that this is not known.
+            Whether this candidate holds the Lease now; None if the attempt failed, so that this is not known.
         """
         try:
             async with asyncio.timeout(seconds):

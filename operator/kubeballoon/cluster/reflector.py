@@ -12,8 +12,8 @@ from kubeballoon.core.backoff import Backoff
 
 _log = logging.getLogger(__name__)
 
-_WATCH_SECONDS = 300.0  # how long a watch lasts before it is opened anew, the shortest time that client-go asks for
-_RECONNECT_SECONDS = 1.0  # the pause before a watch that ended is opened anew, and the first one after a failure
+_WATCH_SECONDS = 300.0  # seconds: a watch lasts that long before it is reopened; the shortest that client-go asks for
+_RECONNECT_SECONDS = 1.0  # seconds before a watch that ended is reopened, and before the first retry after a failure
 _LONGEST_PAUSE = 30.0  # seconds between attempts while the API server cannot be reached
 
 
@@ -83,7 +83,7 @@ class Reflector:
                 if not self._failing:
                     _log.warning("%s", error)
                 self.reachable = False
-                self._backoff = self._backoff.failed(0.0)  # only its pause is used, not its end
+                self._backoff = self._backoff.failed(0.0)  # only the length of the pause is used: sleeping ends it
                 pause = self._backoff.pause
             # Pauses after an orderly end too: a proxy that ends every watch at once must not keep the agent busy.
             await self._sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads many agents' reconnects

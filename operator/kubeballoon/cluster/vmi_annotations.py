@@ -15,7 +15,7 @@ class VMIAnnotator:
     """A VMIAnnotator patches annotations on VMIs, at most eight VMIs at a time."""
 
     def __init__(self, cluster: ApiClient) -> None:
-        """Write through ``cluster``."""
+        """Write to the API server ``cluster``."""
         self._cluster = cluster
         self._limit = asyncio.Semaphore(_CONCURRENT_PATCHES)
 

@@ -128,7 +128,7 @@ class ClusterState:
         )
 
     def processor_snapshot(self, name: str, status: NodePressureStatus, now: float) -> ProcessorNode | None:
-        """Translate a node and its processors for the core, as of ``now`` seconds; None where none are reported."""
+        """Translate a node and its processors for the core, as of ``now`` seconds; None if none are reported."""
         return processor_node(
             name,
             status,

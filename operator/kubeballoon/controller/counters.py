@@ -13,10 +13,10 @@ class Counters:
     """Counters count rounds, patches and statuses, and measure how long rounds take."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Start from zero, and export through ``registry``."""
+        """Export the counters through ``registry``."""
         self._rounds = Counter(
             "kubeballoon_rounds",
-            "Rounds, of one node each, by result: decided, silent (the node's agent is) or failed.",
+            "Rounds, of one node each, by result: decided, silent (no recent report from the node's agent) or failed.",
             ("result",),
             registry=registry,
         )

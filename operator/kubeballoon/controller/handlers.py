@@ -76,7 +76,7 @@ class _EndlessPauses:
     def __iter__(self) -> Iterator[float]:
         backoff = Backoff(shortest=1.0, longest=15.0)
         while True:
-            backoff = backoff.failed(0.0)  # only its pause is used, not its end
+            backoff = backoff.failed(0.0)  # only the length of the pause is used: kopf sleeps
             yield backoff.pause
 
 

@@ -37,7 +37,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command's parser."""
     parser = commands.add_parser(
         "controller",
-        help="decide how much memory each VM may use",
+        help="decide how much memory and how many processors each VM may use",
         description="Decides how much memory and how many processors each VM may use.",
     )
     add_client_options(parser)
@@ -47,7 +47,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--cool-down",
         type=checked(parse_duration, "duration"),
         default="1m",
-        help="how long a VM's target keeps its direction while nobody is in need (default: %(default)s)",
+        help="how long a memory target that rose may not fall, and the reverse, unless its guest or node is short of "
+        "memory (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 

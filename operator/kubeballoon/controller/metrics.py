@@ -16,7 +16,8 @@ _LEADER = Gauge("kubeballoon_leader", "1 on the replica that leads; only this on
 _LAST_ROUND = Gauge("kubeballoon_last_round_timestamp_seconds", "When the last round that decided ended, Unix time.")
 _CAPACITY = Gauge(
     "kubeballoon_node_capacity_bytes",
-    "What the driven VMs of a node share: its memory less what others use, the reserve, and VMs that are not driven.",
+    "Memory divided among a node's VMs: its total less other use, the reserve, overhead, and what is set aside for VMs "
+    "that take no part.",
     _NODE,
 )
 _SHORTFALL = Gauge(
@@ -24,10 +25,12 @@ _SHORTFALL = Gauge(
 )
 _RECLAIMED = Gauge("kubeballoon_node_reclaimed_bytes", "Memory reclaimed from a node's VMs.", _NODE)
 _SILENT = Gauge(
-    "kubeballoon_node_agent_silent", "1 while nothing is decided for a node, for its agent is silent.", _NODE
+    "kubeballoon_node_agent_silent", "1 while nothing is decided for a node because its agent is silent.", _NODE
 )
 _DEMAND = Gauge(
-    "kubeballoon_vm_demand_bytes", "What a VM demands: its need and headroom, within its bounds.", ("namespace", "name")
+    "kubeballoon_vm_demand_bytes",
+    "What a VM demands: its need and headroom, within its bounds.",
+    ("node", "namespace", "name"),
 )
 
 
@@ -55,5 +58,8 @@ class ControllerMetrics(Collector):
             if node in results and (status := pressure.status) is not None
         )
         yield _SILENT.family(((node,), float(result.silent)) for node, result in results.items())
-        decisions = (decision for plan in plans.values() for decision in plan.decisions)
-        yield _DEMAND.family((tuple(decision.vm.name.split("/", 1)), decision.vm.demand) for decision in decisions)
+        yield _DEMAND.family(
+            ((node, *decision.vm.name.split("/", 1)), decision.vm.demand)
+            for node, plan in plans.items()
+            for decision in plan.decisions
+        )

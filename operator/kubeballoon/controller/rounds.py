@@ -40,7 +40,7 @@ class RoundResult:
 
     Attributes:
         plans: what was decided, by the plural name of the policy type.
-        state: the node's state at the time; None where nothing was decided.
+        state: the node's state at the time; None if nothing was decided.
         silent: whether nothing was decided because the node's agent has not reported lately.
         failures: one line for each patch that failed.
         fault: why nothing could be decided or written, in one line; None if that was possible.
@@ -61,7 +61,7 @@ class RoundResult:
 
     @property
     def memory(self) -> MemoryPlan | None:
-        """What was decided about memory; None where nothing was decided."""
+        """What was decided about memory; None if nothing was decided."""
         plan = self.plans.get(MEMORY.model.plural)
         return plan if isinstance(plan, MemoryPlan) else None
 
@@ -285,7 +285,7 @@ def _explanation_key(decision: AnyDecision) -> tuple[object, ...]:
 
 
 def _request(store: PolicyStore[Any, Any], decision: AnyDecision) -> VMRequest | None:
-    """Make a request of a decision; None where the decision is to request nothing."""
+    """Make a request of a decision; None if the decision is to request nothing."""
     policy = decision.vm.policy
     if decision.target is None or policy is None:
         return None
@@ -300,7 +300,7 @@ _RECLAIMED_REASONS = (DecisionReason.RECLAIMED, DecisionReason.AT_MINIMUM)
 def _event_for_change(
     policy_type: PolicyType[Any, Any], before: AnyDecision, after: AnyDecision
 ) -> tuple[str, bool] | None:
-    """Find the event to post when a VM's reason changes, as (reason, warning); None where the change is no news."""
+    """Find the event to post when a VM's reason changes, as (reason, warning); None if the change is no news."""
     if before.reason is after.reason:
         return None
     if after.reason is DecisionReason.UNRESPONSIVE:

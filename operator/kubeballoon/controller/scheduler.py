@@ -23,10 +23,10 @@ from kubeballoon.controller.status import PolicyCounts, count_policies, policy_s
 
 _log = logging.getLogger(__name__)
 
-RESYNC_SECONDS = 15.0  # between rounds of every node while nothing changes; ESX balances as often
-_SETTLE_SECONDS = 0.2  # changes that come within this time share one round
-_STATUS_SECONDS = 2.0  # between updates of policies' statuses: each counts every VM of every node
-_AUDIT_SECONDS = 60.0  # between comparisons with the API server's objects: each lists all of their names
+RESYNC_SECONDS = 15.0  # seconds between rounds of every node while nothing changes; ESX balances as often
+_SETTLE_SECONDS = 0.2  # seconds: changes that come within this time share one round
+_STATUS_SECONDS = 2.0  # seconds between updates of policies' statuses: each counts every VM of every node
+_AUDIT_SECONDS = 60.0  # seconds between comparisons with the API server's objects: each lists all their names
 _STALLED_AFTER = 4 * RESYNC_SECONDS  # seconds without progress after which the kubelet restarts the controller
 
 

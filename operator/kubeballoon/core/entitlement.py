@@ -35,7 +35,7 @@ class Claim(NamedTuple):
         key: unique among the claims; it settles ties, so that the order of the claims does not matter.
         minimum: the least that the VM is allocated.
         maximum: the most that the VM is allocated.
-        weight: the VM's shares, positive; less than 2**56 for all claims together.
+        weight: the policy's shares times the VM's size, positive; less than 2**56 for all claims together.
         active: the allocation up to which the VM is not taxed.
         idle_tax: percent, 0 to 99.
     """

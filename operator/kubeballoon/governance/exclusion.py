@@ -30,11 +30,11 @@ class Excluded(NamedTuple):
 def memory_exclusion(
     report: VirtualMachineReport, policy: MemoryPolicy | None, *, node_released: bool = False
 ) -> Excluded | None:
-    """Say why a VM must not be ballooned; None where it may be.
+    """Say why a VM must not be ballooned; None if it may be.
 
     Args:
         report: the VM as its node's agent reports it.
-        policy: the policy that governs the VM; None where none does.
+        policy: the policy that governs the VM; None if none does.
         node_released: whether an administrator released the VM's node.
     """
     if not report.eligible:
@@ -50,7 +50,7 @@ def memory_exclusion(
 def processor_exclusion(
     report: VirtualMachineReport, policy: ProcessorPolicy | None, *, node_released: bool = False
 ) -> Excluded | None:
-    """Say why no processor may be reclaimed from a VM; None where some may be. The arguments are memory_exclusion's."""
+    """Say why no processor may be reclaimed from a VM; None if some may be. The arguments are memory_exclusion's."""
     processors = report.processors
     if processors is None:  # an agent of an older version does not report processors
         return Excluded(ExclusionReason.NOT_REPORTED, "its node's agent reports no processors")

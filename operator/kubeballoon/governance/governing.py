@@ -21,7 +21,7 @@ class Governance(Generic[L]):
 
     @property
     def governing(self) -> L | None:
-        """The policy that governs the VM; None where no policy selects it."""
+        """The policy that governs the VM; None if no policy selects it."""
         return self.policies[0] if self.policies else None
 
     @property

@@ -80,11 +80,11 @@ class PolicyType(ABC, Generic[P, Terms]):
 
     @abstractmethod
     def exclusion(self, report: VirtualMachineReport, policy: P | None, *, node_released: bool) -> Excluded | None:
-        """Say why a VM is left alone; None where it is not.
+        """Say why a VM is left alone; None if it is not.
 
         Args:
             report: the VM as its node's agent reports it.
-            policy: the policy that governs the VM; None where none does.
+            policy: the policy that governs the VM; None if none does.
             node_released: whether an administrator released the VM's node.
         """
 
@@ -141,7 +141,7 @@ class MemoryPolicyType(PolicyType[MemoryPolicy, MemoryTerms]):
     def exclusion(
         self, report: VirtualMachineReport, policy: MemoryPolicy | None, *, node_released: bool
     ) -> Excluded | None:
-        """Say why a VM must not be ballooned; None where it may be."""
+        """Say why a VM must not be ballooned; None if it may be."""
         return memory_exclusion(report, policy, node_released=node_released)
 
     def responsive(self, report: VirtualMachineReport) -> bool:
@@ -210,7 +210,7 @@ class ProcessorPolicyType(PolicyType[ProcessorPolicy, ProcessorTerms]):
     def exclusion(
         self, report: VirtualMachineReport, policy: ProcessorPolicy | None, *, node_released: bool
     ) -> Excluded | None:
-        """Say why no processor may be reclaimed from a VM; None where some may be."""
+        """Say why no processor may be reclaimed from a VM; None if some may be."""
         return processor_exclusion(report, policy, node_released=node_released)
 
     def responsive(self, report: VirtualMachineReport) -> bool:

@@ -47,7 +47,7 @@ def memory_in_force(report: VirtualMachineReport, written: LastRequest | None = 
 
     Args:
         report: the VM as its node's agent reports it.
-        written: what the controller wrote last; None where it wrote nothing, or where that is not known.
+        written: what the controller wrote last; None if it wrote nothing, or if that is not known.
     """
     requested = LastRequest(report.target) if written is None else written
     if report.emergency_target is None or report.target != requested.target:
@@ -60,7 +60,7 @@ def processors_in_force(report: VirtualMachineReport, written: LastRequest | Non
 
     Args:
         report: the VM as its node's agent reports it.
-        written: what the controller wrote last; None where it wrote nothing, or where that is not known.
+        written: what the controller wrote last; None if it wrote nothing, or if that is not known.
     """
     if written is not None:
         return written

@@ -72,7 +72,7 @@ def listed_returns(vms: Sequence[PendingReturn]) -> str:
 
 
 def _missing(report: VirtualMachineReport, age: float) -> str | None:
-    """Say what a VM does not have back; None where nothing is missing, or nothing was reclaimed by kubeballoon."""
+    """Say what a VM does not have back; None if nothing is missing, or nothing was reclaimed by kubeballoon."""
     missing = _missing_memory(report) or _missing_processors(report.processors)
     if missing is not None and age > SILENT_AFTER:
         return f"{missing}; its node's agent has not reported for {age:.0f}s"

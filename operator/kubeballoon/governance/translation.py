@@ -30,7 +30,7 @@ def memory_node(
     Args:
         name: the node's name.
         status: what the node's agent reports.
-        governing: finds the policy that governs a VM; None where none does.
+        governing: finds the policy that governs a VM; None if none does.
         written: what the controller wrote last on VMs, by uid; for other VMs the report says what is requested.
         cool_down: seconds in which a target keeps its direction.
         released: whether an administrator released the node.
@@ -62,8 +62,8 @@ def memory_vm(
 
     Args:
         report: the VM as its node's agent reports it.
-        policy: the policy that governs the VM; None where none does.
-        written: what the controller wrote last on the VM; None where the report says what is requested.
+        policy: the policy that governs the VM; None if none does.
+        written: what the controller wrote last on the VM; None if the report says what is requested.
         node_released: whether an administrator released the VM's node.
     """
     excluded = memory_exclusion(report, None if policy is None else policy.resource, node_released=node_released)
@@ -113,12 +113,12 @@ def processor_node(
     *,
     released: bool = False,
 ) -> ProcessorNode | None:
-    """Translate a node and the processors of its VMs; None where the node's agent does not report processors.
+    """Translate a node and the processors of its VMs; None if the node's agent does not report processors.
 
     Args:
         name: the node's name.
         status: what the node's agent reports.
-        governing: finds the policy that governs a VM; None where none does.
+        governing: finds the policy that governs a VM; None if none does.
         written: what the controller wrote last on VMs, by uid; for other VMs the report says what is requested.
         released: whether an administrator released the node.
     """

@@ -49,7 +49,7 @@ class Guest:
     """A Guest reads from the kernel how much memory the guest has."""
 
     def __init__(self, proc: str = "/proc") -> None:
-        """Read from ``proc``."""
+        """Read the kernel's files below ``proc``."""
         self._proc = proc
 
     def available(self) -> int:
@@ -80,7 +80,7 @@ class LockedMemory:
     """LockedMemory is memory that nothing else in the guest can use; it is all zeros, so that the node can merge it."""
 
     def __init__(self) -> None:
-        """Lock nothing yet."""
+        """Begin with nothing locked."""
         self._chunks: List[mmap.mmap] = []
 
     @property
@@ -112,7 +112,7 @@ class Locker:
     """
 
     def __init__(self, guest: Guest, locked: LockedMemory) -> None:
-        """Lock memory of ``guest``."""
+        """Lock memory of ``guest`` as chunks of ``locked``."""
         self._guest = guest
         self._locked = locked
         self._step = FIRST_STEP
@@ -160,7 +160,7 @@ class Locker:
 
 
 def read_request(path: str) -> Optional[Dict[str, Any]]:
-    """Read the request; None where there is none, or it is only written in part so far."""
+    """Read the request; None if there is none, or it is only written in part so far."""
     try:
         with open(path) as file:
             request = json.load(file)

@@ -34,7 +34,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command and its options."""
     parser = commands.add_parser(
         "replay",
-        help="replay recorded VM memory, to size a cluster by",
+        help="replay recorded memory of VMs, to size a cluster",
         description="Replays recorded traces of VMs' memory, and compares what a policy achieves with a static split, "
         "with no balloon and with the optimum.",
     )
@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "traces",
         type=Path,
         metavar="TRACES",
-        help="a directory of one CSV a VM: GWA-T-12 Bitbrains, or with the columns seconds,size_bytes,used_bytes",
+        help="directory with one CSV file per VM: columns seconds,size_bytes,used_bytes, or Bitbrains' GWA-T-12 format",
     )
     parser.add_argument(
         "--node-memory",
@@ -56,7 +56,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=checked(_parse_ratios, "ratios"),
         default=(2.0,),
         metavar="RATIO[,RATIO]",
-        help="ratios of the VMs' sizes to the nodes' memory (default: 2)",
+        help="how many times a node's memory the sizes of its VMs sum up to (default: 2)",
     )
     parser.add_argument(
         "--policy", type=Path, metavar="FILE", help="file with one MemoryPolicy (default: a MemoryPolicy's defaults)"
@@ -65,18 +65,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--interval",
         type=checked(at_least_a_second, "duration"),
         default=10.0,
-        help="duration between two rounds of control (default: 10s)",
+        help="time between two rounds of decisions (default: 10s)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="seed of what is drawn at random (default: 1)")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="directory for report.html and plots (default: none is written)"
+        "--seed", type=int, default=1, help="seed of the random speeds of the guests' balloons (default: 1)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="directory for report.html and its plots (default: write none)"
     )
     parser.add_argument("--format", choices=("json", "table"), default="table", help="output format (default: table)")
     parser.add_argument(
         "--jobs",
         type=checked(_parse_jobs, "number"),
         default=os.cpu_count() or 1,
-        help="number of processes (default: one per core)",
+        help="number of processes to run at once (default: one per core)",
     )
     parser.set_defaults(run=run)
 

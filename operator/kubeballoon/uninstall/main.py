@@ -22,11 +22,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command's parser."""
     parser = commands.add_parser(
         "uninstall",
-        help="give every VM all of its memory back, before an uninstallation",
-        description="Stops the controllers from deciding, withdraws every request, and waits until all memory is back.",
+        help="give every VM everything back before kubeballoon is uninstalled; deletes nothing itself",
+        description="Gives every VM everything back before kubeballoon is uninstalled; deletes nothing itself. Stops "
+        "the controllers from deciding, withdraws every request, and waits until all memory is back.",
     )
     add_client_options(parser)
-    parser.add_argument("--all", action="store_true", required=True, help="every VM: there is no other choice")
+    parser.add_argument("--all", action="store_true", required=True, help="required, to confirm that every VM is meant")
     parser.add_argument("--namespace", help="where the controllers' Lease is (default: the pod's own)")
     parser.add_argument(
         "--wait",

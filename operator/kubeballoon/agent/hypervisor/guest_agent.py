@@ -53,11 +53,16 @@ class GuestAgent:
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, timing: GuestAgentTiming = DEFAULT_TIMING.guest_agent
     ) -> None:
-        """Have no connection yet; ``clock`` gives seconds."""
+        """Begin without a connection: ``control`` is set once there is one.
+
+        Args:
+            clock: gives monotonic seconds.
+            timing: the deadlines of commands, and how long one that failed is not tried again.
+        """
         self.control: GuestControl | None = None
         self._clock = clock
         self._timing = timing
-        self._failures: dict[str, _Failure] = {}  # by command
+        self._failures: dict[str, _Failure] = {}  # the last failure of each command, by the command's name
 
     async def processors(self) -> tuple[GuestProcessor, ...]:
         """Read the guest's processors, in the order of their indices.
@@ -79,7 +84,7 @@ class GuestAgent:
         await self._command("guest-set-vcpus", {"vcpus": vcpus}, _unchanged)
 
     async def read_file(self, path: str) -> bytes | None:
-        """Read a small file in the guest; None where there is no such file.
+        """Read a small file in the guest; None if there is no such file.
 
         Raises:
             GuestAgentError: the guest agent is absent, busy or hung, refuses, or its answer makes no sense.

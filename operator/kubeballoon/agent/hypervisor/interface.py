@@ -27,7 +27,7 @@ class PluggedProcessors:
 
 
 class VMProcess(Protocol):
-    """A VMProcess is a VM's process on this node; every figure is None where the process cannot be seen."""
+    """A VMProcess is a VM's process on this node; every figure is None if the process cannot be seen."""
 
     @property
     def pid(self) -> int | None:
@@ -109,8 +109,8 @@ class DomainSample:
         free_delay: how long it may take until the node has back what the guest gave, in seconds.
         problem: why the guest follows no request, where the hypervisor's side already knows that.
         program_fault: why a program in the guest cannot take the balloon's place, for a person, where that is known.
-        unanswered: the request to which the guest has not answered yet; None where nothing is waited for.
-        spare: what the guest says it could still give; None where it says nothing of that.
+        unanswered: the request to which the guest has not answered yet; None if nothing is waited for.
+        spare: what the guest says it could still give; None if it says nothing of that.
     """
 
     size: int

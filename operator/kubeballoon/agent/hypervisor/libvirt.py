@@ -69,7 +69,7 @@ class CallThread:
     """
 
     def __init__(self, name: str) -> None:
-        """Start the thread."""
+        """Start the thread, and give it a name for debuggers."""
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._late: asyncio.Future[None] | None = None  # done once the call that missed its deadline has returned
         threading.Thread(target=self._work, name=name, daemon=True).start()
@@ -161,7 +161,7 @@ class LibvirtHypervisor:
     """
 
     def __init__(self, timing: LibvirtTiming = DEFAULT_TIMING.libvirt) -> None:
-        """Know no pod yet; ``timing`` gives the deadlines of calls."""
+        """Make calls with the deadlines of ``timing``."""
         self._timing = timing
         self._threads: dict[str, CallThread] = {}
 
@@ -203,7 +203,7 @@ class DomainHandle:
     """A DomainHandle holds libvirt's own objects for one VM, for use in the thread of the VM's calls alone."""
 
     def __init__(self, connection: Any, domain: Any) -> None:
-        """Take over what was opened in that thread."""
+        """Own a virConnect and its virDomain, both opened in that thread."""
         self._connection = connection
         self._domain = domain
 
@@ -222,7 +222,7 @@ class _Connection:
     """One connection to a VM, whose calls are made in one thread, each with a deadline."""
 
     def __init__(self, thread: CallThread, handle: DomainHandle, timing: LibvirtTiming) -> None:
-        """Take over what was opened in ``thread``."""
+        """Make calls in ``thread``, where ``handle`` was opened, with the deadlines of ``timing``."""
         self._thread = thread
         self._handle = handle
         self._timing = timing
@@ -243,7 +243,7 @@ class LibvirtMemoryControl(_Connection):
     """A LibvirtMemoryControl is a connection to a VM's libvirt daemon for the VM's memory."""
 
     def __init__(self, thread: CallThread, handle: DomainHandle, layout: _Layout, timing: LibvirtTiming) -> None:
-        """Take over what was opened in ``thread``."""
+        """Make calls in ``thread``, where ``handle`` was opened; ``layout`` is the VM's memory by its XML."""
         super().__init__(thread, handle, timing)
         self._layout = layout
 
@@ -294,7 +294,7 @@ class LibvirtGuestControl(_Connection):
     """
 
     def __init__(self, thread: CallThread, handle: DomainHandle, xml: ET.Element, timing: LibvirtTiming) -> None:
-        """Take over what was opened in ``thread``."""
+        """Make calls in ``thread``, where ``handle`` was opened; ``xml`` is the domain's."""
         super().__init__(thread, handle, timing)
         self.emulated = xml.get("type") == "qemu"
 

@@ -19,7 +19,7 @@ class Authorization:
     """An Authorization says how far the requests on a VM are believed.
 
     Attributes:
-        policy: the policy that governs the VM; None where none is known to.
+        policy: the policy that governs the VM; None if none is known to.
         binding: whether the VM's requests are to be followed.
     """
 

@@ -32,7 +32,7 @@ class ProcessorView:
         offlinable: how many of those the guest could give up; None while that is not known.
         usage: percent of one of the node's processors; None while that is not known.
         method: the way that requests are carried out; None before the first look.
-        problem: why the VM does not have what is requested; None where it has.
+        problem: why the VM does not have what is requested; None if it has.
     """
 
     online: int | None = None
@@ -174,7 +174,7 @@ class GuestProcessors:
         self._agent_offlined = self._agent_offlined and self.returning
 
     def _target(self, request: InstanceProcessors) -> int | None:
-        """Decide how many processors the guest is to use; None where that is the guest's own affair."""
+        """Decide how many processors the guest is to use; None if that is the guest's own affair."""
         obstacle = request.ineligibility or request.unreadable
         if obstacle is not None and obstacle.reason.processors is AgentAction.HOLDS:
             return None
@@ -222,7 +222,7 @@ class GuestProcessors:
         return found.guest is None and absent and not control.emulated
 
     def _driver_fault(self, found: _Observation) -> Problem | None:
-        """Find why processors are not unplugged any more; None where they are."""
+        """Find why processors are not unplugged any more; None if they are."""
         if self._lost_in is not None and self._lost_in == self.qemu.pid:
             lost = found.plugged.count - found.threads
             return Problem(

@@ -63,7 +63,7 @@ class ProgramStatus:
 
 
 def parse_status(text: bytes) -> ProgramStatus | None:
-    """Parse a program's status file; None where it is none, for the guest can write anything there."""
+    """Parse a program's status file; None if it is none, for the guest can write anything there."""
     try:
         status = json.loads(text)
         figures = [status[key] for key in ("number", "asked", "held", "available")]
@@ -80,7 +80,7 @@ class GuestProgram:
         method: how the guest's memory is to be reclaimed.
         requested: how much memory the program is to lock, bytes; None while nothing is requested.
         status: what the program says; None while it says nothing.
-        problem: why the program cannot be used; None where it can, or is not needed.
+        problem: why the program cannot be used; None if it can, or is not needed.
         hold: whether the VM must be left exactly as it is.
     """
 
@@ -94,7 +94,7 @@ class GuestProgram:
         merges: Callable[[], bool] = ksm_runs,
         timing: ProgramTiming = DEFAULT_TIMING.program,
     ) -> None:
-        """Know nothing of the program yet.
+        """Begin with nothing known of the program.
 
         Args:
             guest_agent: reaches the guest.
@@ -116,9 +116,9 @@ class GuestProgram:
         self._merges = merges
         self._timing = timing
         self._balloon = BalloonStatus()
-        self._number: int | None = None  # of the newest status
+        self._number: int | None = None  # the sequence number of the newest status
         self._status_at = 0.0  # when the newest status was read
-        self._sampled_number: int | None = None  # of the status in the last sample that the memory worker took
+        self._sampled_number: int | None = None  # the number of the status in the memory worker's last sample
         self._requested_at = 0.0  # when the request last changed
         self._may_lock_unseen = True  # whether a program may have memory locked of which nothing is known
         self._merged = 0  # bytes of the VM's process that KSM has merged
@@ -244,7 +244,7 @@ class GuestProgram:
         return replace(sample, statistics=statistics, spare=status.spare)
 
     def _unanswered(self, size: int) -> int | None:
-        """Find the request to which the program has not answered; None where it has, or has had long enough."""
+        """Find the request to which the program has not answered; None if it has, or has had long enough."""
         if self.requested is None or self.status is None:
             return None
         late = self._clock() - self._requested_at > self._timing.gone_after
@@ -271,7 +271,7 @@ class GuestProgram:
                 return None if self._balloon.works is None else 0
 
     def _take_status(self, text: bytes | None) -> None:
-        """Take over what was read of the status file; None where there is none."""
+        """Take over what was read of the status file; None if there is none."""
         now, status = self._clock(), None if text is None else parse_status(text)
         if status is None:
             # A status of an unknown form may be one of a program that has memory locked.
@@ -342,7 +342,7 @@ class ProgramHypervisor:
     """A ProgramHypervisor connects to one VM, with the guest program in the balloon's place if it is in charge."""
 
     def __init__(self, hypervisor: Hypervisor, guest_program: GuestProgram) -> None:
-        """Connect through ``hypervisor``."""
+        """Connect through ``hypervisor``; ``guest_program`` reclaims while it is in charge."""
         self._hypervisor = hypervisor
         self._guest_program = guest_program
 
@@ -371,7 +371,7 @@ class ProgramMemoryControl:
     """A ProgramMemoryControl is a connection to a VM, with the program in the balloon's place if it is in charge."""
 
     def __init__(self, control: MemoryControl, guest_program: GuestProgram) -> None:
-        """Stand before the real connection, ``control``."""
+        """Pass calls on to the real connection, ``control``, or to ``guest_program`` while it is in charge."""
         self._control = control
         self._guest_program = guest_program
         self._size = 0  # of the guest, by the last sample

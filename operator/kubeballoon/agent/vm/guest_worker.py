@@ -194,7 +194,7 @@ class GuestWorkers:
                 worker.processors.restore(vm.processors)
 
     def find(self, uid: str) -> GuestWorker | None:
-        """Find the worker of a VM; None where there is none."""
+        """Find the worker of a VM; None if there is none."""
         known = self._workers.get(uid)
         return None if known is None else known[0]
 

@@ -36,7 +36,7 @@ class InstanceProcessors:
         explanation: why the target is what it is, for people.
         method: how processors are to be reclaimed; Auto where the annotations leave that to the agent.
         fault: the first annotation that cannot be read, and why, as one line.
-        ineligibility: why no processor may be reclaimed from the VM; None where some may be.
+        ineligibility: why no processor may be reclaimed from the VM; None if some may be.
     """
 
     size: int = 1
@@ -49,7 +49,7 @@ class InstanceProcessors:
 
     @property
     def unreadable(self) -> Problem | None:
-        """Why the request cannot be read; None where it can."""
+        """Why the request cannot be read; None if it can."""
         return None if self.fault is None else Problem(AgentReason.BAD_REQUEST, self.fault)
 
 
@@ -61,13 +61,13 @@ class Instance:
         pods: the uids of its launcher pods on this node.
         size: the memory of its spec, bytes; 0 where the spec does not say.
         overhead: the memory that the VM needs beyond its guest's, bytes.
-        target, minimum: what its annotations request and guarantee, bytes; None where they do not.
+        target, minimum: what its annotations request and guarantee, bytes; None if they do not.
         policy: the name of the policy behind the request.
         explanation: why the target is what it is, for people.
         fault: the first annotation that cannot be read, and why, as one line.
-        ineligibility: why the VM must not be ballooned at all; None where it may be.
-        hold: why the VM must be left exactly as it is for now, such as a migration; None where it need not.
-        return_all: why the VM must have all of its memory for now, such as a hotplug of memory; None where it need not.
+        ineligibility: why the VM must not be ballooned at all; None if it may be.
+        hold: why the VM must be left exactly as it is for now, such as a migration; None if it need not.
+        return_all: why the VM must have all of its memory for now, such as a hotplug of memory; None if it need not.
         owner_excluded: whether its owner wants it left alone.
         method: how its memory is to be reclaimed; Auto where the annotations leave that to the agent.
         processors: what is requested of its processors.
@@ -99,7 +99,7 @@ class Instance:
 
     @property
     def obstacle(self) -> Problem | None:
-        """Why the VM's memory does not follow its request, as far as the VM's object tells; None where it does."""
+        """Why the VM's memory does not follow its request, as far as the VM's object tells; None if it does."""
         return self.ineligibility or self.hold or self.return_all
 
 
@@ -111,7 +111,7 @@ class _Annotations:
     fault: str | None = field(default=None)
 
     def read(self, name: str, parse: Callable[[str], T]) -> T | None:
-        """Parse an annotation; None where there is none, or it cannot be read."""
+        """Parse an annotation; None if there is none, or it cannot be read."""
         if name not in self.values:
             return None
         try:
@@ -121,12 +121,12 @@ class _Annotations:
             return None
 
     def size(self, name: str) -> int | None:
-        """Parse an annotation that is a quantity of bytes; None where there is none, or it cannot be read."""
+        """Parse an annotation that is a quantity of bytes; None if there is none, or it cannot be read."""
         return self.read(name, parse_quantity)
 
 
 def read_instance(vmi: Object, node: str) -> Instance | None:
-    """Read a VM; None where it does not run on ``node``.
+    """Read a VM; None if it does not run on ``node``.
 
     Raises:
         ArithmeticError, AttributeError, LookupError, TypeError, ValueError: the object is not as KubeVirt writes it.
@@ -183,7 +183,7 @@ def _processors(vmi: Object) -> int:
 
 
 def ineligibility(vmi: Object) -> Problem | None:
-    """Find the first reason for which a VM must not be ballooned; None where there is none."""
+    """Find the first reason for which a VM must not be ballooned; None if there is none."""
     spec = vmi.get("spec", {})
     return _first(_memory_ineligibilities(vmi, spec, spec.get("domain", {})))
 
@@ -218,7 +218,7 @@ def _passes_through(spec: Object, devices: Object) -> bool:
 
 
 def _hold(status: Object) -> Problem | None:
-    """Find why the VM must be left exactly as it is for now; None where it need not."""
+    """Find why the VM must be left exactly as it is for now; None if it need not."""
     migration = status.get("migrationState") or {}
     under_way = migration.get("migrationUid") and not (migration.get("completed") or migration.get("failed"))
     if under_way:
@@ -227,7 +227,7 @@ def _hold(status: Object) -> Problem | None:
 
 
 def _return_all(vmi: Object) -> Problem | None:
-    """Find why the VM must have all of its memory for now; None where it need not.
+    """Find why the VM must have all of its memory for now; None if it need not.
 
     KubeVirt resizes the VM's pod by what the guest still lacks of its new memory. What a balloon keeps from the guest
     would count as lacking.
@@ -257,7 +257,7 @@ def _size(vmi: Object) -> int:
 
 
 def _quantity(value: str | int | None) -> int | None:
-    """Read a quantity that KubeVirt wrote, in bytes; None where it is absent.
+    """Read a quantity that KubeVirt wrote, in bytes; None if it is absent.
 
     KubeVirt may write thousandths of bytes ("1181116006400m" for 1.1Gi).
     """

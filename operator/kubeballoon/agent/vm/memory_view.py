@@ -17,9 +17,9 @@ class MemoryView:
         sample: what the VM showed last; None before the first sample.
         need: the estimate of what the guest works with; None while the guest's statistics are missing or stale.
         goal: what the guest is to have, bytes; None while its memory is left as it is.
-        problem: why the VM does not follow its request; None where nothing keeps it from that.
+        problem: why the VM does not follow its request; None if nothing keeps it from that.
         pace: how fast the guest gives memory.
-        resident: what the VM's process holds of the node's memory while the VM cannot be sampled, bytes; None where
+        resident: what the VM's process holds of the node's memory while the VM cannot be sampled, bytes; None if
             that is not known.
     """
 

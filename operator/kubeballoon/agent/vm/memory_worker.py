@@ -93,7 +93,7 @@ class MemoryWorker:
 
     @property
     def target(self) -> int | None:
-        """The request that the VM follows, bytes; None where there is none, or no policy stands behind it."""
+        """The request that the VM follows, bytes; None if there is none, or no policy stands behind it."""
         return self.instance.target if self.authorization.binding else None
 
     def update(self, instance: Instance, authorization: Authorization) -> None:
@@ -231,7 +231,7 @@ class MemoryWorker:
         return self.instance.ineligibility is None and self.instance.hold is None
 
     def _goal(self, sample: DomainSample, problem: Problem | None) -> int | None:
-        """Decide what the VM is to have, bytes; None where its memory must be left as it is."""
+        """Decide what the VM is to have, bytes; None if its memory must be left as it is."""
         instance = self.instance
         if instance.hold is None and instance.ineligibility is not None:
             # Nothing is reclaimed from it. What it lacks all the same was reclaimed while it was eligible.
@@ -287,7 +287,7 @@ class MemoryWorker:
             self._ineffective = self._ineffective.succeeded()
 
     def _problem(self, sample: DomainSample, now: float) -> Problem | None:
-        """Find the first reason why the VM does not follow its request; None where it does."""
+        """Find the first reason why the VM does not follow its request; None if it does."""
         if self.instance.fault is not None:
             return Problem(AgentReason.BAD_REQUEST, self.instance.fault)
         if sample.problem is not None:
@@ -345,7 +345,7 @@ class MemoryWorker:
 
 
 def _spare(sample: DomainSample, need: demand.Need | None) -> int | None:
-    """Find how much a guest could give without harm, bytes; None where its statistics do not say."""
+    """Find how much a guest could give without harm, bytes; None if its statistics do not say."""
     if need is None:
         return None
     spare = max(0, sample.statistics.actual - need.present - sample.size // _GUEST_KEEPS)

@@ -15,11 +15,11 @@ from kubeballoon.core.entitlement import Claims, Ints, divide_columns, scale_min
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM, VMFigures
 from kubeballoon.vocabulary import NodeState, ReclaimWhen
 
-# 1/128 of the capacity stays unallocated above working sets: other processes' memory and guests' needs waver by about
-# as much, and then no target has to move.
+# Up to 1/128 of the capacity is not given out as idle memory or headroom: other processes' memory and guests' needs
+# waver by about as much, and then no target has to move.
 _SLACK_DIVISOR = 128
 
-# Idle memory may be 8 dead bands, which is 1/8 of the VM's size, off its fair share for a while: nobody needs it.
+# Idle memory may be 8 dead bands, which is 1/8 of the VM's size, off its entitlement for a while: nobody needs it.
 _IDLE_DEAD_BANDS = 8
 
 # That while, counted from the target's last change: an hour by default. Fairness among idle VMs is not urgent, and
@@ -171,12 +171,13 @@ def _divide_capacity(node: MemoryNode, vms: Sequence[MemoryVM], capacity: int) -
     capacity = max(0, capacity - _residual_above_targets(columns))
     claims = _claims(node, vms, columns, capacity)
     divisible = _divisible(columns, claims, capacity)
-    shares = divide_columns(claims, divisible)
-    desired = _damp(node, vms, columns, claims.minimum, shares)
+    entitlements = divide_columns(claims, divisible)
+    desired = _damp(node, vms, columns, claims.minimum, entitlements)
     if desired.sum() > capacity:
-        desired = _remove_surplus(desired, shares, int(desired.sum()) - divisible)
+        desired = _remove_surplus(desired, entitlements, int(desired.sum()) - divisible)
     targets = _limit_to_free_memory(columns, claims, desired, capacity)
-    entitlements = scale_minimums(columns.minimum, capacity) if shortfall else shares
+    if shortfall:
+        entitlements = scale_minimums(columns.minimum, capacity)
     reasons = map(_SHARERS_REASONS.__getitem__, _reasons(columns, desired, targets).tolist())
     rows = zip(vms, targets.tolist(), entitlements.tolist(), reasons, repeat(node.state), repeat(""), strict=False)
     return list(map(MemoryDecision._make, rows)), shortfall
@@ -237,45 +238,47 @@ def _choose_bounds(levels: Sequence[Ints], capacity: int) -> tuple[Ints, Ints]:
     return levels[0], levels[1]
 
 
-def _damp(node: MemoryNode, vms: Sequence[MemoryVM], columns: VMFigures[Ints], minimums: Ints, shares: Ints) -> Ints:
-    """Return the shares, except that a target stays where its change is too small or too early to be worth making.
+def _damp(
+    node: MemoryNode, vms: Sequence[MemoryVM], columns: VMFigures[Ints], minimums: Ints, entitlements: Ints
+) -> Ints:
+    """Return the entitlements, but the present target where a change is too small or too early to be worth making.
 
     Args:
         node: the VMs' node.
         vms: the VMs that share.
         columns: their figures.
         minimums: the lower bounds of the division, which every VM can have, bytes.
-        shares: the outcome of the division, bytes.
+        entitlements: the outcome of the division, bytes.
     """
-    change = shares - columns.target
+    change = entitlements - columns.target
     distance = np.abs(change)
     lacking = columns.working_set - columns.committed
     needed = node.state is not NodeState.AMPLE or bool((lacking > columns.dead_band).any())
-    stays = (distance <= columns.dead_band) & (shares != columns.minimum) & (shares != columns.maximum)
+    stays = (distance <= columns.dead_band) & (entitlements != columns.minimum) & (entitlements != columns.maximum)
     if node.state is NodeState.AMPLE:
-        # Every change of one VM's demand moves the price, hence the share of all others. To follow would help nobody.
+        # Every change of one VM's demand moves the price, hence all others' entitlements. To follow would help nobody.
         enough = np.maximum(minimums, np.minimum(columns.working_set + columns.dead_band, columns.demand))
-        idle = (enough <= columns.target) & (columns.target <= columns.maximum) & (shares != columns.maximum)
+        idle = (enough <= columns.target) & (columns.target <= columns.maximum) & (entitlements != columns.maximum)
         tolerated = distance <= columns.dead_band * _IDLE_DEAD_BANDS
         stays |= tolerated & idle & ~_due_for_rebalancing(vms, node.cool_down)
     if not needed:
         stays |= (change < 0) & _moved_recently(vms, node.cool_down, up=True)
     stays |= (change > 0) & (lacking <= 0) & _moved_recently(vms, node.cool_down, up=False)
     within_bounds = (columns.minimum <= columns.target) & (columns.target <= columns.maximum)
-    return np.where(stays & within_bounds, columns.target, shares)
+    return np.where(stays & within_bounds, columns.target, entitlements)
 
 
-def _remove_surplus(desired: Ints, shares: Ints, surplus: int) -> Ints:
+def _remove_surplus(desired: Ints, entitlements: Ints, surplus: int) -> Ints:
     """Reduce the desired targets by at least ``surplus`` bytes, and as few of them as can be.
 
-    The ones furthest above their shares are reduced to these.
+    The ones furthest above their entitlements are reduced to these.
     """
-    excess = np.maximum(desired - shares, 0)
+    excess = np.maximum(desired - entitlements, 0)
     furthest_first = (-excess).argsort(kind="stable")
     last = excess[furthest_first].cumsum().searchsorted(surplus)
     chosen = furthest_first[: last + 1]
     reduced = desired.copy()
-    reduced[chosen] = np.minimum(desired, shares)[chosen]
+    reduced[chosen] = np.minimum(desired, entitlements)[chosen]
     return reduced
 
 

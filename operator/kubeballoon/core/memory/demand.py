@@ -18,7 +18,7 @@ _CONCLUSIVE_MOVE = 16 * MIB  # bytes: a balloon that moved less does not show wh
 
 
 class GuestStatistics(NamedTuple):
-    """GuestStatistics are what a guest's balloon driver reports, in bytes and counts; None where it does not say.
+    """GuestStatistics are what a guest's balloon driver reports, in bytes and counts; None if it does not say.
 
     Attributes:
         actual: what the balloon leaves the guest now: its size less the balloon.
@@ -30,7 +30,7 @@ class GuestStatistics(NamedTuple):
         swap_in: bytes read back from swap since the guest booted.
         swap_out: bytes written to swap since the guest booted.
         major_faults: faults since the guest booted that had to wait for a disk.
-        actual_at_report: what the balloon left the guest when it reported; None where ``actual`` is the best guess.
+        actual_at_report: what the balloon left the guest when it reported; None if ``actual`` is the best guess.
     """
 
     actual: int
@@ -53,7 +53,7 @@ class Need(NamedTuple):
         fast: the fast average, bytes.
         slow: the slow average, bytes.
         updated: when the guest reported its latest statistics, seconds.
-        troubled: whether the guest swaps in, or refaults, for want of memory.
+        troubled: whether the guest swaps in, or refaults, because it lacks memory.
         swapped: what the guest has swapped out in this trouble and not read back, bytes. It works with that too.
         swap_growth: by how much ``swapped`` grew since the statistics before, bytes.
     """
@@ -156,13 +156,13 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
 
     Args:
         previous: the estimate so far, None at first.
-        before: the statistics that ``previous`` was made from; None where they are not known any more.
+        before: the statistics that ``previous`` was made from; None if they are not known any more.
         stats: the new statistics. Statistics of the same time change nothing. If they are older than ``before``, the
             clock was set back, and the estimate begins anew.
         window: time constant of the slow average in seconds; the fast one's is a fifth of it.
 
     Returns:
-        The estimate now; None where the guest does not report what it could spare.
+        The estimate now; None if the guest does not report what it could spare.
     """
     if before is not None and stats.updated < before.updated:
         previous = before = None

@@ -75,7 +75,7 @@ class VMFigures(NamedTuple, Generic[Figure]):
         committed: what the node must be able to provide: ``actual``, or a target above it.
         target: the request in force; -1 where there is none.
         dead_band: the largest change of the target that is not worth making.
-        weight: the VM's shares.
+        weight: the VM's claim in the division: its policy's shares times its size.
         idle_tax: percent.
     """
 
@@ -102,12 +102,12 @@ class MemoryVM:
         actual: what the balloon leaves the guest, which is the most it can use now, bytes.
         overhead: memory of QEMU and its pod beyond the guest's own, bytes.
         need: what the guest works with according to its statistics, bytes; None while they are missing or stale.
-        present_need: the part of the need that the guest works with at this moment, bytes; None where it is not known.
+        present_need: the part of the need that the guest works with at this moment, bytes; None if it is not known.
         target: the request in force, bytes; None when there is none.
-        troubled: whether the guest swaps, refaults or stalls for want of memory.
+        troubled: whether the guest swaps or refaults because it lacks memory.
         excluded: why the VM must not be ballooned, or None.
         responsive: False while the guest's driver does not follow requests.
-        policy: the governing policy's terms; None where no policy selects the VM.
+        policy: the governing policy's terms; None if no policy selects the VM.
         last_change: the target's last change; None when it has not changed yet.
         agent_action: what the VM's agent does about it; it follows requests unless the VM is excluded or unresponsive.
         observed: whether the policy only observes; computed once, because every allocation asks.
@@ -164,7 +164,7 @@ class MemoryVM:
             weight=weight,
             idle_tax=idle_tax,
         )
-        # The dataclass is frozen for everyone else.
+        # Fields of a frozen dataclass can be set only in this way.
         object.__setattr__(self, "observed", policy is not None and policy.mode is Mode.OBSERVE)
         object.__setattr__(self, "figures", figures)
 
@@ -244,7 +244,7 @@ class MemoryDecision(NamedTuple):
     It is a tuple, not a dataclass, because thousands are made a second.
 
     Attributes:
-        target: the request to make, or None where none is to be made.
+        target: the request to make, or None if none is to be made.
         entitlement: what the VM will have once every other VM has followed its own request.
         state: the state of the node when this was decided.
         note: the message where nothing is requested: why the VM is left out.

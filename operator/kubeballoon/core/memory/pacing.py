@@ -96,7 +96,7 @@ def advance(before: Pace, sample: BalloonSample, goal: int, max_rate: int | None
         before: the pace after the sample before.
         sample: the new sample.
         goal: what the balloon is to leave the guest in the end, bytes.
-        max_rate: the policy's limit on the rate, bytes a second; None where it sets none.
+        max_rate: the policy's limit on the rate, bytes a second; None if it sets none.
 
     Returns:
         The pace now, and the request to make, in bytes, or None when there is nothing to request.

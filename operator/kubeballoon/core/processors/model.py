@@ -106,7 +106,7 @@ class ProcessorVM:
         excluded: why the VM must be left alone, or None.
         dedicated: whether the VM has processors of the node to itself, which nobody else may use.
         responsive: False while the guest does not follow requests.
-        policy: the governing policy's terms; None where no policy selects the VM.
+        policy: the governing policy's terms; None if no policy selects the VM.
         last_change: the target's last change; None when it has not changed yet.
     """
 
@@ -163,7 +163,7 @@ class ProcessorDecision:
     """A ProcessorDecision says how many processors one VM may use, and why.
 
     Attributes:
-        target: the request to make, or None where none is to be made.
+        target: the request to make, or None if none is to be made.
         message: the reason in words an administrator understands.
     """
 
