@@ -177,3 +177,27 @@ async def test_a_vm_whose_driver_does_not_follow_counts_as_what_it_holds() -> No
         worker.view = replace(worker.view, pace=Pace(retry_seconds=60.0))
         assert not worker.view.responsive
         assert counted(worker, None) == HELD
+
+
+@pytest.mark.parametrize("figure", [900 * MIB, -5], ids=["its figures fit a report", "its figures do not"])
+async def test_an_emergency_target_lasts_while_a_node_is_short_whatever_the_guest_says(figure: int) -> None:
+    async with sampled(Troublesome(actual=900 * MIB), {"target": 900 * MIB}) as worker:
+        await until(lambda: worker.view.need is not None)
+        worker.update(
+            worker.instance, Authorization(load_memory_policy(MemoryPolicy.model_validate(memory_policy("p"))))
+        )
+        decide_in_emergency([worker])
+        decided = worker.emergency_target
+        assert decided is not None
+        sample = worker.view.sample
+        assert sample is not None
+        statistics = sample.statistics._replace(actual=figure)
+        worker.view = replace(worker.view, sample=replace(sample, statistics=statistics))
+        assert decide_in_emergency([worker]).virtual_machines[0].emergency_target == decided
+
+
+def decide_in_emergency(workers: list[MemoryWorker]) -> NodePressureStatus:
+    """Decide emergency targets on a node that is Scarce, and return the report they were decided by."""
+    status = composed(HostMemory(800 * MIB, 10 * MIB, MemoryStall()), NodeState.SCARCE, *workers)
+    set_emergency_targets("here", status, workers)
+    return status

@@ -13,7 +13,7 @@ from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
 from hack.testbed.lab.fakes import FakeGuestControl, FakeMemoryControl
 from hack.testbed.lab.ksm import merging
-from kubeballoon.agent.hypervisor.errors import GuestAgentError
+from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError
 from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
 from kubeballoon.agent.hypervisor.interface import DomainSample
 from kubeballoon.agent.timing import DEFAULT_TIMING
@@ -31,7 +31,7 @@ from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.reclaim_method import ReclaimState
 from kubeballoon.guest import kubeballoon_guest
 from kubeballoon.guest.kubeballoon_guest import KEPT_AT_LEAST
-from kubeballoon.vocabulary import ReclaimMethod
+from kubeballoon.vocabulary import AgentAction, ReclaimMethod
 from tests.agent.quick import QUICK
 from tests.support.guests import booted, refuse
 from tests.support.patience import eventually
@@ -93,6 +93,15 @@ class Guest:
 @pytest.fixture
 def guest() -> Guest:
     return Guest()
+
+
+async def test_a_lost_connection_to_the_guest_agent_leaves_requests_to_the_program_in_force(guest: Guest) -> None:
+    """The memory worker has a connection of its own, so the VM is not unreachable to it."""
+    guest.control.absent = HungError("libvirt did not answer within 5s")
+    with pytest.raises(HungError):
+        await guest.guest_program.poll()
+    assert guest.guest_program.problem is not None
+    assert guest.guest_program.problem.reason.memory is AgentAction.FOLLOWS
 
 
 async def test_the_program_locks_memory_where_there_is_no_balloon(guest: Guest) -> None:

@@ -380,3 +380,16 @@ async def test_demand_goes_on_falling_slowly_from_what_an_earlier_agent_reported
     assert 500 * MIB < worker.view.need.value <= 700 * MIB
     worker.restore(report, time.time() - 3600)
     assert worker.view.need is None, "too old"
+
+
+@pytest.mark.parametrize(("age", "target"), [(5.0, 300 * MIB), (3600.0, None)], ids=["just now", "an hour ago"])
+async def test_what_an_earlier_agent_decided_in_an_emergency_holds_only_if_that_was_lately(
+    age: float, target: int | None
+) -> None:
+    of = instance(target=400 * MIB)
+    worker = MemoryWorker(of, FakeHypervisor({}), settings(), lambda: None)
+    report = VirtualMachineReport(
+        uid="vm", namespace="default", name="vm", size=1024 * MIB, target=400 * MIB, emergency_target=300 * MIB
+    )
+    worker.restore(report, time.time() - age)
+    assert worker.emergency_target == target

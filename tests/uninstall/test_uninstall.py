@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
-from kubeballoon.cluster.client import ApiClient, NotFoundError
+from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
 from kubeballoon.cluster.lease import Lease
 from kubeballoon.uninstall.uninstaller import Uninstaller
 from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, controller_annotations, get
@@ -93,6 +93,23 @@ async def test_a_vm_that_migrates_keeps_its_request_until_it_has_arrived() -> No
 
     assert await Uninstaller(cluster, FreeLease(), clock, sleep).run(60) == []
     assert held[:4] == [True, True, True, False]
+
+
+class BesideAnUnreadableNode(WithOneVM):
+    """A fake cluster in which another node's report is of a version that cannot be read."""
+
+    async def get(self, path: str, **query: str) -> Object:
+        """List both reports."""
+        readable = await super().get(path, **query)
+        strange = {"metadata": {"name": "strange"}, "status": {"state": "High"}}
+        return {"items": [strange, *readable["items"]]}
+
+
+async def test_a_report_that_cannot_be_read_hides_no_other_and_is_named() -> None:
+    cluster = BesideAnUnreadableNode(None)
+    with pytest.raises(ApiError, match="NodePressure strange cannot be read"):
+        await Uninstaller(cluster, FreeLease()).run(60)
+    assert cluster.annotations == {}, "what is requested elsewhere is withdrawn all the same"
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ class FakeGuestControl:
 
     online: dict[int, bool] = field(default_factory=lambda: dict.fromkeys(range(4), True))
     fixed: frozenset[int] = frozenset({0})
-    absent: GuestAgentError | None = None
+    absent: HypervisorError | None = None
     ejects: bool = True
     tells: bool = True
     count: int = 4

@@ -148,6 +148,7 @@ def _bad_report(worker: MemoryWorker, error: Exception) -> VirtualMachineReport:
         resident=worker.view.resident,
         overhead=instance.overhead,
         target=_clamp(instance.target, instance.size),
+        emergency_target=worker.emergency_target,  # it is read back from here: left out, it would end
         policy=instance.policy,
         eligible=instance.ineligibility is None,
         responsive=False,

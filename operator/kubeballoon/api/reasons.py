@@ -56,9 +56,10 @@ class AgentReason(StrEnum):
         """Whether the guest agent is there and answers, though not with what it was asked for."""
         return self in (AgentReason.GUEST_AGENT_REFUSED, AgentReason.GUEST_AGENT_GARBLED)
 
+    # Follows: without a request such a VM counts as its whole size, which its agent may be giving it for that reason.
     UNKNOWN = (
         "Unknown",
-        _HOLDS,
+        _FOLLOWS,
         _HOLDS,
         "the agent is of a newer version and gives a reason that this version does not know",
     )

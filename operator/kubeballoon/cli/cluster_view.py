@@ -21,6 +21,7 @@ from kubeballoon.api.v1alpha1 import (
     Resource,
     VirtualMachineReport,
 )
+from kubeballoon.cli.output import warn
 from kubeballoon.cli.resource_aliases import VM_ALIASES
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, BusyError, ForbiddenError, NotFoundError, Object
@@ -152,12 +153,18 @@ async def read_cluster(client: ApiClient) -> ClusterView:
 
 
 async def read_nodes(client: ApiClient) -> tuple[NodePressure, ...]:
-    """Read all NodePressures.
+    """Read all NodePressures; one that cannot be read costs its own node only, and a warning.
 
     Raises:
-        ApiError: the API server cannot be reached or refuses, kubeballoon is not installed, or an object is invalid.
+        ApiError: the API server cannot be reached or refuses, or kubeballoon is not installed.
     """
-    return await _read_all(client, NodePressure)
+    nodes = []
+    for item in await list_objects(client, NodePressure):
+        try:
+            nodes.append(_validate(NodePressure, item))
+        except ApiError as error:
+            warn(f"warning: {error}")
+    return tuple(nodes)
 
 
 async def _read_all(client: ApiClient, kind: type[Kind]) -> tuple[Kind, ...]:

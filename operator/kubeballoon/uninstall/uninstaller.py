@@ -8,13 +8,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
+from pydantic import ValidationError
+
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, NotFoundError
+from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError, Object
 from kubeballoon.cluster.lease import RENEW_DEADLINE, Lease
 from kubeballoon.cluster.withdrawal import wait_for_returns, withdraw
+from kubeballoon.core.wording import listed
 from kubeballoon.governance.returns import PendingReturn, pending_returns
 
 _log = logging.getLogger(__name__)
@@ -88,7 +91,7 @@ class Uninstaller:
         except NotFoundError:
             return []  # KubeVirt is uninstalled already, so there are no VMs
         pressures = (await self._cluster.get(paths.NODE_PRESSURES))["items"]
-        nodes = [NodePressure.model_validate(body) for body in pressures]
+        nodes, unreadable = _read(pressures)
         migrating = set(_migrating_without_processors(nodes))
         requested = [
             (each["namespace"], each["name"], each["uid"])
@@ -97,8 +100,28 @@ class Uninstaller:
         ]
         for name in await withdraw(self._cluster, requested):
             _log.info("%s: request withdrawn", name)
+        if unreadable:  # only now: what can be given back is
+            raise ApiError(
+                f"NodePressure {listed(unreadable)} cannot be read, so it is not known whether all is back there: "
+                "delete it if no agent of this version runs on that node"
+            )
         alive = {each["uid"] for each in instances}  # agents report a VM for a moment after its end
         return pending_returns(nodes, datetime.now(UTC), lambda _, report: report.uid in alive)
+
+
+def _read(bodies: Iterable[Object]) -> tuple[list[NodePressure], list[str]]:
+    """Read nodes' reports.
+
+    Returns:
+        Those that can be read, and the names of the others: an agent of another version may have written them.
+    """
+    nodes, unreadable = [], []
+    for body in bodies:
+        try:
+            nodes.append(NodePressure.model_validate(body))
+        except ValidationError:
+            unreadable.append(body["metadata"]["name"])
+    return nodes, unreadable
 
 
 def _migrating_without_processors(nodes: Iterable[NodePressure]) -> Iterator[str]:

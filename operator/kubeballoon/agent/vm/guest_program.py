@@ -185,7 +185,8 @@ class GuestProgram:
         except GuestAgentError as error:
             self._take_failure(Problem(error.reason, str(error)))
         except HypervisorError as error:
-            self._take_failure(Problem(AgentReason.UNREACHABLE, str(error)))
+            # The memory worker has a connection of its own: to it the VM is not unreachable, only its guest agent is.
+            self._take_failure(Problem(AgentReason.GUEST_AGENT_ABSENT, str(error)))
             raise
 
     def sample(self, real: DomainSample) -> DomainSample:

@@ -110,14 +110,15 @@ class MemoryWorker:
 
         It is reported until the VM has been sampled, and demand goes on falling slowly from there.
         """
-        if report.target == self.target:
+        recent = 0 <= self._clock() - reported_at <= SILENT_AFTER
+        if recent and report.target == self.target:
             self.emergency_target = report.emergency_target
         if report.actual is None:
             return
         statistics = demand.GuestStatistics(report.actual, updated=0.0)
         sample = DomainSample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
         need = None
-        if report.need is not None and 0 <= self._clock() - reported_at <= SILENT_AFTER:
+        if recent and report.need is not None:
             need = self._last_need = demand.Need(report.need, report.need, report.need, reported_at)
         problem = None if report.responsive or report.reason is None else Problem(report.reason, report.message or "")
         self.view = self._announced = MemoryView(sample=sample, need=need, problem=problem)
