@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -152,3 +153,14 @@ def test_statistics_that_say_what_the_balloon_left_the_guest_need_no_calibration
     report = GuestStatistics(actual=200 * MIB, updated=10, usable=50 * MIB, actual_at_report=300 * MIB)
     assert BalloonCalibration().calibrate(report) is report
     assert present_need(report) == 250 * MIB
+
+
+@pytest.mark.parametrize(("moved", "found"), [(16 * MIB, True), (16 * MIB - 1, False)])
+def test_only_a_balloon_that_moved_by_16_mib_shows_autodeflate(moved: int, found: bool) -> None:  # noqa: FBT001 - parameter
+    report = GuestStatistics(SIZE, 10, available=SIZE, usable=SIZE // 2)
+    calibration = BalloonCalibration().observe(report, SIZE, 10.3).observe(report, SIZE, 10.5)
+    calibration = calibration.observe(report._replace(actual=SIZE - moved), SIZE, 10.7)
+    calibration = calibration.observe(report._replace(actual=SIZE - moved, updated=11), SIZE, 11.2)
+    assert calibration.autodeflate is found
+    assert calibration.observe(report._replace(updated=12), SIZE, 5.0).autodeflate is found, "the clock was set back"
+    assert not calibration.observe(report._replace(updated=12), 2 * SIZE, 12.0).autodeflate, "memory was hotplugged"

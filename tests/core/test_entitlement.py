@@ -133,3 +133,11 @@ def test_the_last_bytes_before_all_have_their_maximums_are_sold(seed: int) -> No
     most = sum(claim.maximum for claim in almost_alike)
     for missing in (1, 2, 3):
         assert sum(divide(almost_alike, most - missing)) == most - missing
+
+
+@pytest.mark.parametrize("maximum", [1900, 1901, 5000])
+@pytest.mark.parametrize("capacity", range(1895, 1911))
+def test_a_claim_of_many_shares_may_buy_several_of_the_last_bytes(maximum: int, capacity: int) -> None:
+    """Its next bytes differ less in price than the first bytes of claims with few shares."""
+    declared = [Claim("heavy", 0, maximum, 1000, 5000), Claim("light", 0, 9, 1, 9), Claim("lighter", 0, 9, 1, 9)]
+    assert divide(declared, capacity) == sold_byte_by_byte(declared, capacity)

@@ -198,3 +198,18 @@ def test_a_vm_that_does_not_follow_keeps_no_trigger_active() -> None:
 def test_a_vm_without_a_policy_is_guaranteed_all_of_its_processors() -> None:
     free = vm("free", 4)
     assert (free.minimum, free.maximum) == (4, 4)
+
+
+def test_a_vm_that_cannot_be_moved_counts_with_default_shares() -> None:
+    greedy = ProcessorTerms("greedy", minimum=Count(1), shares=9000, trigger=ALWAYS)
+    stuck = vm("stuck", 8, greedy, responsive=False)
+    sharing = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
+    assert targets(ProcessorNode("n", 8, vms=(stuck, vm("a", 8, sharing)))) == [None, 4]
+
+
+def test_a_trigger_starts_and_stays_at_its_thresholds() -> None:
+    trigger = ProcessorTrigger(stall=Hysteresis(40, 20), usage=Hysteresis(90, 70))
+    assert trigger.is_active(ProcessorPressure(40, 90), was_active=False)
+    assert trigger.is_active(ProcessorPressure(20, 0), was_active=True)
+    assert trigger.is_active(ProcessorPressure(0, 70), was_active=True)
+    assert not trigger.is_active(ProcessorPressure(19.9, 69.9), was_active=True)
