@@ -24,6 +24,8 @@ RENEW_PERIOD = 5.0  # seconds between renewals: two may fail before the deadline
 RETRY_PERIOD = 2.0  # seconds between attempts to acquire the Lease, or to renew it after a failure
 CONTROLLER = "kubeballoon-controller"
 """The name of the controllers' Lease: the replica that holds it decides."""
+UNINSTALLER_PREFIX = "uninstall_"
+"""How the identity of an uninstallation begins while it holds the controllers' Lease."""
 
 
 class Lease:
