@@ -15,7 +15,7 @@ import parso
 from cosmic_ray.ast import ast_nodes
 from cosmic_ray.mutating import mutate_code
 
-from hack.mutate.operators import Operator, Span, operators
+from hack.mutate.operators import MutationOperator, Span, operators
 
 _AROUND_NUMBERS = (
     *(ast.Constant, ast.Tuple, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.expr_context),
@@ -83,7 +83,7 @@ def choose(paths: list[Path], chance: random.Random) -> Iterator[Mutant]:
             yield Mutant.of(path, source, code)
 
 
-def _spots(source: str, known: dict[str, Operator]) -> dict[Span, list[tuple[str, int]]]:
+def _spots(source: str, known: dict[str, MutationOperator]) -> dict[Span, list[tuple[str, int]]]:
     """Each spot that can be changed, with the operators that can and their occurrences there."""
     left_out = [*_annotations(source), *_chosen_values(source)]
     spots: dict[Span, list[tuple[str, int]]] = defaultdict(list)

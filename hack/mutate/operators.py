@@ -32,7 +32,7 @@ _CHOSEN = (
 _OPPOSITES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum"}  # Python's, and numpy's
 
 
-class Operator(Protocol):
+class MutationOperator(Protocol):
     """One kind of change, in the shape that cosmic-ray gives its own."""
 
     def mutation_positions(self, node: NodeOrLeaf) -> Iterator[Span]:
@@ -116,7 +116,7 @@ class DropStatement:
         return changed
 
 
-def operators() -> dict[str, Operator]:
+def operators() -> dict[str, MutationOperator]:
     """Every kind of change, by name.
 
     Raises:
@@ -125,5 +125,5 @@ def operators() -> dict[str, Operator]:
     unknown = set(_CHOSEN) - set(operator_names())
     if unknown:
         raise LookupError(f"cosmic-ray has no {', '.join(sorted(unknown))}")
-    found: dict[str, Operator] = {name: get_operator(name)() for name in _CHOSEN}
+    found: dict[str, MutationOperator] = {name: get_operator(name)() for name in _CHOSEN}
     return found | {"SwapMinAndMax": SwapMinAndMax(), "DropBound": DropBound(), "DropStatement": DropStatement()}

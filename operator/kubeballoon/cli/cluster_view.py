@@ -36,7 +36,7 @@ from kubeballoon.governance.loaded_policy import (
 from kubeballoon.governance.reports import SILENT_AFTER
 from kubeballoon.governance.translation import memory_node, processor_node
 
-Kind = TypeVar("Kind", bound=Resource)
+R = TypeVar("R", bound=Resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ async def read_nodes(client: ApiClient) -> tuple[NodePressure, ...]:
     return await _read_all(client, NodePressure)
 
 
-async def _read_all(client: ApiClient, kind: type[Kind]) -> tuple[Kind, ...]:
+async def _read_all(client: ApiClient, kind: type[R]) -> tuple[R, ...]:
     return tuple(_validate(kind, item) for item in await list_objects(client, kind))
 
 
@@ -190,7 +190,7 @@ async def list_objects(client: ApiClient, kind: type[Resource]) -> list[Object]:
     return objects
 
 
-def _validate(kind: type[Kind], item: Object) -> Kind:
+def _validate(kind: type[R], item: Object) -> R:
     try:
         return kind.model_validate(item)
     except ValidationError as error:
