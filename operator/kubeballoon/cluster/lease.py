@@ -95,7 +95,7 @@ class Lease:
                 continue  # its holder has renewed the Lease since it was read
             return
 
-    async def release(self) -> None:
+    async def hand_back(self) -> None:
         """Hand the Lease back, so that another replica need not wait until it expires."""
         try:
             lease = await self._cluster.get(self._path)
