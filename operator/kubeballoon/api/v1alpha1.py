@@ -366,7 +366,7 @@ class ProcessorReport(ApiModel):
     usage: int | None = Field(
         default=None, description="The VM's usage, in percent of one of the node's processors: 250 is two and a half."
     )
-    target: int | None = Field(default=None, description="The request in force.")
+    target: int | None = Field(default=None, description="What is requested of the VM.")
     returning: bool = Field(
         default=False, description="No request is in force any more, and not all reclaimed processors are back yet."
     )
@@ -407,7 +407,7 @@ class VirtualMachineReport(ApiModel):
     )
     troubled: bool = Field(default=False, description="Whether the guest swaps or refaults for want of memory.")
     min: Quantity | None = Field(default=None, description="The guarantee as requested.")
-    target: Quantity | None = Field(default=None, description="The request in force.")
+    target: Quantity | None = Field(default=None, description="What is requested of the VM.")
     emergency_target: Quantity | None = Field(
         default=None,
         description="The agent's own target, which takes the place of the request while node or guest is in trouble.",

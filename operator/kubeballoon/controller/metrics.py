@@ -16,7 +16,7 @@ _LEADER = Gauge("kubeballoon_leader", "1 on the replica that leads; only this on
 _LAST_ROUND = Gauge("kubeballoon_last_round_timestamp_seconds", "When the last round that decided ended, Unix time.")
 _CAPACITY = Gauge(
     "kubeballoon_node_capacity_bytes",
-    "What the driven VMs of a node share: its memory less what others use, the reserve, and VMs that are not driven.",
+    "What the governed VMs of a node share: its memory less what others use, the reserve, and VMs not governed.",
     _NODE,
 )
 _SHORTFALL = Gauge(
