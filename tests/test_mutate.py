@@ -10,7 +10,7 @@ import pytest
 
 from hack.mutate.__main__ import ROOT, ListError, judged, listed
 from hack.mutate.mutants import Mutant, choose
-from hack.mutate.trial import BaselineError, Copy
+from hack.mutate.trial import BaselineError, Copy, own_tests
 
 CLAMP = '''"""A part of a core."""
 
@@ -104,6 +104,23 @@ def test_a_mutant_survives_what_no_test_notices_and_leaves_no_trace(tmp_path: Pa
     unnoticed = Mutant.of(path, CLAMP, CLAMP.replace("A part", "A piece"))
     assert [copy.survives(mutant) for mutant in (noticed, unnoticed, noticed)] == [False, True, False]
     assert (copy.root / path).read_text() == CLAMP
+
+
+@pytest.mark.parametrize(
+    ("file", "own"),
+    [
+        ("memory/allocation.py", {"test_memory_allocation.py"}),
+        ("processors/allocation.py", {"test_processor_allocation.py"}),
+        ("memory/model.py", {"test_memory_allocation.py"}),
+        ("processors/model.py", {"test_processor_allocation.py"}),
+        ("memory/demand.py", {"test_demand.py"}),
+        ("entitlement.py", {"test_entitlement.py"}),
+    ],
+)
+def test_a_mutant_meets_its_files_own_tests_first(file: str, own: set[str]) -> None:
+    path = ROOT / "operator/kubeballoon/core" / file
+    assert path.exists()
+    assert {Path(test).name for test in own_tests(path, (ROOT / "tests/core").glob("test_*.py"))} == own
 
 
 def test_tests_that_fail_by_themselves_tell_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATOR = ROOT / "operator"
+HACK = ROOT / "hack"
 RETIRED = {
     *("asked", "attendant", "book", "course", "hoard", "keeper", "mandate", "mourn", "mute", "parting", "reliever"),
     *("ruler", "seat", "sight", "story", "tally", "told", "world"),
@@ -40,6 +41,17 @@ def defined(node: ast.AST) -> str:
 def words(name: str) -> set[str]:
     """The words of a name in snake case or camel case, in lower case."""
     return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+
+
+def test_no_class_of_the_tools_has_the_name_of_one_of_the_operator() -> None:
+    classes = {node.name for _, node in NODES if isinstance(node, ast.ClassDef)}
+    found = [
+        f"{path.relative_to(HACK)} {node.name}"
+        for path in sorted(HACK.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name in classes
+    ]
+    assert found == [], "one name for two classes"
 
 
 def test_every_class_name_stands_for_one_class() -> None:

@@ -1,4 +1,5 @@
-"""Mutation testing of the core: it changes one spot at a time and asks whether a test of the core or of replay fails.
+"""This package measures how many random changes of the core the tests of the core and of replay notice.
 
-cosmic-ray makes most of the changes. What is chosen by chance, how long it may take and what the outcome means is here.
+A mutant is the core with one change; it survives if all those tests still pass. cosmic-ray makes most of the changes;
+this package chooses among them, limits the time, and judges the result.
 """

@@ -1,4 +1,4 @@
-"""`python -m hack.mutate` (or `make mutate`): try mutants of the core by chance, and fail if too many survive."""
+"""This command (`make mutate`) tries random changes of the core, and fails if tests notice too few of them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ from hack.mutate.trial import BaselineError, Copy
 ROOT = Path(__file__).resolve().parents[2]
 CORE = Path("operator/kubeballoon/core")
 EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
-AT_MOST = 0.1  # of the mutants may survive
+AT_MOST = 0.1  # the share of the mutants that may survive
 WORKERS = 2
 
 
 class ListError(Exception):
-    """equivalent.yaml cannot be used."""
+    """A ListError says why equivalent.yaml cannot be used."""
 
 
 def main() -> int:
-    """Try as many as the time allows; 1 when too many survive, 2 when nothing can be said."""
+    """Try as many mutants as the time allows; the exit status is 1 if too many survive, 2 if none could be tried."""
     parser = argparse.ArgumentParser(prog="python -m hack.mutate", description=__doc__)
-    parser.add_argument("--mutants", type=int, default=60, help="how many to try (default: 60)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="after which none is begun (default: 10)")
-    parser.add_argument("--seed", type=int, help="repeats the run that printed it")
+    parser.add_argument("--mutants", type=int, default=60, help="how many mutants to try (default: 60)")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="minutes after which no other mutant is tried (default: 10)"
+    )
+    parser.add_argument("--seed", type=int, help="seed of an earlier run, to repeat its choice")
     parser.add_argument("--only", default="", metavar="TEXT", help="only files with this in their path")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs, as ^C does
@@ -58,7 +60,7 @@ def main() -> int:
 
 
 def judged(tried: int, survivors: list[Mutant]) -> int:
-    """Say what came of it; the exit status."""
+    """Print how many mutants survived, and return the exit status."""
     if not tried:
         print("mutate: there was no time to try any", file=sys.stderr)
         return 2
@@ -72,7 +74,7 @@ def _core() -> list[Path]:
 
 
 def listed(path: Path = EQUIVALENT) -> set[tuple[str, str]]:
-    """The keys of the mutants that are listed as equivalent.
+    """Read the keys of the mutants that equivalent.yaml lists because no test can notice them.
 
     Raises:
         ListError: an entry lacks a field, or the core has no such line any more.
@@ -89,7 +91,7 @@ def listed(path: Path = EQUIVALENT) -> set[tuple[str, str]]:
 
 
 def _try(mutants: list[Mutant], seed: int, until: float) -> tuple[int, list[Mutant]]:
-    """How many were tried before the time was over, and which of them survived."""
+    """Try mutants until the time is over; return how many were tried, and those that survived."""
     with tempfile.TemporaryDirectory(prefix="mutate-") as scratch, ThreadPoolExecutor(WORKERS) as pool:
         first = Copy.made(ROOT, Path(scratch) / "0", seed)
         copies = [first, *(first.again(Path(scratch) / f"{number}") for number in range(1, WORKERS))]
@@ -114,6 +116,7 @@ def _try(mutants: list[Mutant], seed: int, until: float) -> tuple[int, list[Muta
 
 
 def _counted(outcomes: Iterator[tuple[Mutant, bool | None]]) -> tuple[int, list[Mutant]]:
+    """Count the mutants that were tried, and print and collect those that survived."""
     tried, survivors = 0, []
     for mutant, survived in outcomes:
         tried += survived is not None

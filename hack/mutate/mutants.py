@@ -1,4 +1,4 @@
-"""Which mutants there are, and a choice of them by chance."""
+"""This module finds the mutants of a file, and chooses among them at random."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import parso
 from cosmic_ray.ast import ast_nodes
 from cosmic_ray.mutating import mutate_code
 
-from hack.mutate.operators import Operator, Span, operators
+from hack.mutate.operators import MutationOperator, Span, operators
 
 _AROUND_NUMBERS = (
     *(ast.Constant, ast.Tuple, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.expr_context),
@@ -25,11 +25,11 @@ _AROUND_NUMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One file of the core with one change.
+    """A Mutant is one file of the core with one change.
 
     Attributes:
         path: the file.
-        line: where the change begins.
+        line: the line at which the change begins.
         before: the lines that change, without indentation.
         after: what they become.
         code: the whole file with the change.
@@ -43,7 +43,7 @@ class Mutant:
 
     @classmethod
     def of(cls, path: Path, source: str, code: str) -> Mutant:
-        """The mutant that has this code in place of this source."""
+        """Describe the mutant that has ``code`` in place of ``source``."""
         lines, changed = source.splitlines(), code.splitlines()
         blocks = difflib.SequenceMatcher(None, lines, changed, autojunk=False).get_opcodes()
         changes = [block for block in blocks if block[0] != "equal"]
@@ -54,11 +54,11 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it apart wherever its lines move."""
+        """The change alone, which identifies the mutant even after its lines have moved."""
         return self.before, self.after
 
     def __str__(self) -> str:
-        """The place and the change."""
+        """Show the place and the change."""
         return f"{self.path}:{self.line}\n  - {self.before}\n  + {self.after}"
 
 
@@ -67,7 +67,7 @@ def _squeezed(lines: list[str]) -> str:
 
 
 def choose(paths: list[Path], chance: random.Random) -> Iterator[Mutant]:
-    """Mutants of these files in a random order: one of each spot that can be changed, however many ways there are."""
+    """Yield mutants of files in random order: one for each spot that can be changed, in one of the ways it can be."""
     known = operators()
     spots = [
         (path, source, ways)
@@ -83,8 +83,8 @@ def choose(paths: list[Path], chance: random.Random) -> Iterator[Mutant]:
             yield Mutant.of(path, source, code)
 
 
-def _spots(source: str, known: dict[str, Operator]) -> dict[Span, list[tuple[str, int]]]:
-    """Each spot that can be changed, with the operators that can and their occurrences there."""
+def _spots(source: str, known: dict[str, MutationOperator]) -> dict[Span, list[tuple[str, int]]]:
+    """Find each spot that can be changed, with the operators that can change it and their occurrences there."""
     left_out = [*_annotations(source), *_chosen_values(source)]
     spots: dict[Span, list[tuple[str, int]]] = defaultdict(list)
     nodes = list(ast_nodes(parso.parse(source)))
@@ -92,14 +92,16 @@ def _spots(source: str, known: dict[str, Operator]) -> dict[Span, list[tuple[str
         positions = [(span, node) for node in nodes for span in operator.mutation_positions(node)]
         for occurrence, (span, node) in enumerate(positions):
             is_left_out = any(start <= span[0] < end for start, end in left_out)
-            is_lone_star = node.parent is not None and node.parent.type == "parameters"  # taken for a product
+            is_lone_star = (
+                node.parent is not None and node.parent.type == "parameters"
+            )  # cosmic-ray reads this star as a multiplication
             if not (is_left_out or is_lone_star):
                 spots[span].append((name, occurrence))
     return spots
 
 
 def _annotations(source: str) -> Iterator[Span]:
-    """Where types are told, which the program does not look at."""
+    """Yield where type annotations stand: the program never evaluates them, so no test can notice a change."""
     for node in ast.walk(ast.parse(source)):
         annotation = getattr(node, "annotation", None) or getattr(node, "returns", None)
         if isinstance(annotation, ast.expr):
@@ -107,7 +109,7 @@ def _annotations(source: str) -> Iterator[Span]:
 
 
 def _chosen_values(source: str) -> Iterator[Span]:
-    """Where constants and fields' defaults have their numbers: somebody chose them, and a test can only repeat them."""
+    """Yield where constants and fields' defaults have their numbers, which a test could only repeat."""
     tree = ast.parse(source)
     bodies = (tree.body, *(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)))
     for statement in chain.from_iterable(bodies):
@@ -117,7 +119,7 @@ def _chosen_values(source: str) -> Iterator[Span]:
 
 
 def _is_of_numbers(value: ast.expr) -> bool:
-    """Whether it is made of numbers alone, as are ``4 << 20`` and ``Amount(percent=50)``."""
+    """Whether an expression is made of numbers alone, as are ``4 << 20`` and ``Amount(percent=50)``."""
     parts = list(ast.walk(value))
     called = [part.func for part in parts if isinstance(part, ast.Call)]
     plain = [part for part in parts if part not in called]

@@ -1,4 +1,4 @@
-"""The changes that are tried: those of cosmic-ray's that tests should notice, and some for code full of bounds."""
+"""This module lists the kinds of change that are tried: cosmic-ray's, and some for code full of bounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Span = tuple[tuple[int, int], tuple[int, int]]
 
 _BINARY = ("Add_Sub", "Sub_Add", "Mul_Div", "Mul_FloorDiv", "Div_Mul", "FloorDiv_Mul", "FloorDiv_Div", "Mod_Mul")
 _BITS = ("LShift_RShift", "RShift_LShift", "BitAnd_BitOr", "BitOr_BitAnd", "BitXor_BitOr")
-# Of each comparison its bound and its opposite: to compare with anything else fails in plain sight.
+# Each comparison becomes its neighbour (< and <=) or its opposite (< and >=): tests notice any other change at once.
 _COMPARISON = (
     *("Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is"),
     *("Lt_LtE", "Lt_GtE", "LtE_Lt", "LtE_Gt", "Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt"),
@@ -32,20 +32,20 @@ _CHOSEN = (
 _OPPOSITES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum"}  # Python's, and numpy's
 
 
-class Operator(Protocol):
-    """One kind of change, in the shape that cosmic-ray gives its own."""
+class MutationOperator(Protocol):
+    """A MutationOperator is one kind of change, with the methods that cosmic-ray's own operators have."""
 
     def mutation_positions(self, node: NodeOrLeaf) -> Iterator[Span]:
-        """Where it can change this node; a place that it can change in two ways comes twice."""
+        """Yield the places of a node that can be changed; one that can be changed in two ways comes twice."""
         ...
 
     def mutate(self, node: Any, index: int) -> NodeOrLeaf:
-        """Change the node in the way of this index among its positions."""
+        """Change the node at the position with this index."""
         ...
 
 
 def _bounded(node: NodeOrLeaf) -> tuple[Any, list[Any]] | None:
-    """The name and the arguments of a call of min or max with several plain arguments; None for any other node."""
+    """Find name and arguments of a call of min or max with several plain arguments; None for any other node."""
     if not isinstance(node, BaseNode) or node.type not in ("atom_expr", "power"):
         return None
     call = node.children[-1]
@@ -60,15 +60,15 @@ def _bounded(node: NodeOrLeaf) -> tuple[Any, list[Any]] | None:
 
 
 class SwapMinAndMax:
-    """The change of a lower bound to an upper one, and of an upper to a lower."""
+    """SwapMinAndMax turns a lower bound into an upper one, and an upper into a lower."""
 
     def mutation_positions(self, node: NodeOrLeaf) -> Iterator[Span]:
-        """At the call."""
+        """Yield the place of a call of min or max."""
         if _bounded(node):
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, _index: int) -> NodeOrLeaf:
-        """Change the name that is called."""
+        """Call max in place of min, or min in place of max."""
         name, _ = _bounded(node) or (node, [])
         name.value = _OPPOSITES[name.value]
         changed: NodeOrLeaf = node
@@ -76,16 +76,16 @@ class SwapMinAndMax:
 
 
 class DropBound:
-    """The change of a call of min or max to one of its arguments."""
+    """DropBound replaces a call of min or max by one of its arguments."""
 
     def mutation_positions(self, node: NodeOrLeaf) -> Iterator[Span]:
-        """At the call, for each of its arguments."""
+        """Yield the place of a call of min or max once for each of its arguments."""
         _, arguments = _bounded(node) or (None, [])
         for _ in arguments:
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> NodeOrLeaf:
-        """Leave the argument of this index alone."""
+        """Put the argument with this index in the place of the call."""
         _, arguments = _bounded(node) or (None, [])
         prefix = node.get_first_leaf().prefix
         changed: NodeOrLeaf = parso.parse(f"{prefix}({arguments[index].get_code().strip()})")
@@ -93,10 +93,10 @@ class DropBound:
 
 
 class DropStatement:
-    """The change of a statement that changes something to one that does nothing."""
+    """DropStatement replaces a statement that has an effect by one that does nothing."""
 
     def mutation_positions(self, node: NodeOrLeaf) -> Iterator[Span]:
-        """At a call whose result is not used, at an assignment to a part of something, and at one such as ``+=``."""
+        """Yield the place of an unused call, of an assignment to an item or attribute, or of one like ``+=``."""
         if not isinstance(node, BaseNode) or node.type != "simple_stmt":
             return
         statement = node.children[0]
@@ -109,21 +109,21 @@ class DropStatement:
             yield statement.start_pos, statement.end_pos
 
     def mutate(self, node: Any, _index: int) -> NodeOrLeaf:
-        """Put ``pass`` in its place."""
+        """Put ``pass`` in the statement's place."""
         prefix = node.children[0].get_first_leaf().prefix
         node.children[0] = parso.parse(f"{prefix}pass")
         changed: NodeOrLeaf = node
         return changed
 
 
-def operators() -> dict[str, Operator]:
-    """Every kind of change, by name.
+def operators() -> dict[str, MutationOperator]:
+    """List every kind of change by its name.
 
     Raises:
-        LookupError: cosmic-ray knows one of its own by another name.
+        LookupError: this version of cosmic-ray lacks one of the operators.
     """
     unknown = set(_CHOSEN) - set(operator_names())
     if unknown:
         raise LookupError(f"cosmic-ray has no {', '.join(sorted(unknown))}")
-    found: dict[str, Operator] = {name: get_operator(name)() for name in _CHOSEN}
+    found: dict[str, MutationOperator] = {name: get_operator(name)() for name in _CHOSEN}
     return found | {"SwapMinAndMax": SwapMinAndMax(), "DropBound": DropBound(), "DropStatement": DropStatement()}

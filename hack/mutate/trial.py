@@ -1,4 +1,4 @@
-"""Whether the tests fail in a copy of the project in which one file of the core is another."""
+"""This module runs the tests in a copy of the project in which one file of the core is changed."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from hack.mutate.mutants import Mutant
 
-_TESTS = ("tests/core", "tests/replay", "tests/simulate")
+_TESTS = ("tests/core", "tests/replay")
 _LEFT_OUT = (".*", "build", "dist", "__pycache__", "docs", "node_modules")
-_MEMORY = 8 << 20  # KiB of address space: a mutant may ask for any amount
-_LONGER = 5  # times what the tests take of a processor unchanged, and
-_LEAST_SECONDS = 60.0  # this: then a mutant never ends
-_WAITS_SECONDS = 3600.0  # by the clock, for one that waits; a busy machine must not look like that
+_MEMORY = 8 << 20  # KiB of address space for the tests of a mutant, which may ask for any amount
+# A mutant never ends, and so is noticed, if its tests use more of a processor than both of these:
+_LONGER = 5  # times what the tests use without a mutant
+_LEAST_SECONDS = 60.0  # seconds
+_WAITS_SECONDS = 3600.0  # by the clock, for tests that wait for ever; long, because a busy machine is slow, too
 
 
 class BaselineError(Exception):
-    """The tests fail, or do not end, without any mutant."""
+    """A BaselineError says that the tests fail, or do not end, without any mutant."""
 
 
 @dataclass(slots=True)
 class Copy:
-    """A copy of the project to try mutants in.
+    """A Copy is a copy of the project in which mutants are tried.
 
     Attributes:
-        root: where it is.
-        seed: of what hypothesis chooses.
-        seconds: of a processor, after which a test run counts as one that never ends.
+        root: the directory of the copy.
+        seed: hypothesis's seed, so that every mutant meets the same examples.
+        seconds: processor time after which a test run counts as one that never ends.
     """
 
     root: Path
@@ -47,36 +49,38 @@ class Copy:
         """Copy the project as it is, and run the tests once.
 
         Raises:
-            BaselineError: they fail.
+            BaselineError: the tests fail.
         """
         shutil.copytree(project, root, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         copy = cls(root, seed)
         before = _used_seconds()
-        # Compiled files are written here and never again: of a mutant's two versions the wrong one might be taken.
+        # Only this run writes compiled files: Python could mistake a mutant's for the unchanged file's, or the reverse.
         if not copy._passes(copy._tests(), {"PYTHONDONTWRITEBYTECODE": ""}):
             raise BaselineError(f"the tests fail without any mutant: {' '.join(copy._tests())}")
         copy.seconds = max(_LEAST_SECONDS, _LONGER * (_used_seconds() - before))
         return copy
 
     def again(self, root: Path) -> Copy:
-        """Another copy like this one."""
+        """Make another copy of the project from this one."""
         shutil.copytree(self.root, root)
         return Copy(root, self.seed, self.seconds)
 
     def survives(self, mutant: Mutant) -> bool:
-        """Whether all tests pass with the mutant; first those that are named after its file, which notice the most."""
+        """Whether all tests pass with the mutant; its file's own tests run first, because they notice the most."""
         path = self.root / mutant.path
         original, times = path.read_text(), path.stat()
         path.write_text(mutant.code)
         try:
-            own = [str(found) for tests in self._tests() for found in (self.root / tests).rglob(f"test_{path.stem}.py")]
+            own = own_tests(
+                path, (found for tests in self._tests() for found in (self.root / tests).rglob("test_*.py"))
+            )
             return all(self._passes(tests) for tests in (own, self._tests()) if tests)
         finally:
             path.write_text(original)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     def end(self) -> None:
-        """End what runs in it at this moment, if anything does; may be called from another thread."""
+        """End the tests that run in the copy, if any do; may be called from another thread."""
         running = self._running
         if running is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -89,7 +93,7 @@ class Copy:
         options = ("--exitfirst", "--quiet", f"--hypothesis-seed={self.seed}")
         plugins = ("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "hack.mutate.unshrunk")
         limited = ("sh", "-c", f'ulimit -v {_MEMORY}; ulimit -t {self.seconds:.0f}; exec "$@"', "-")
-        # The tests start the program, too, which must be the copy's.
+        # The tests start kubeballoon's commands, too: these must be the copy's.
         paths = os.pathsep.join((str(self.root / "operator"), str(self.root)))
         self._running = subprocess.Popen(
             [*limited, sys.executable, "-m", "pytest", *options, *plugins, *tests],
@@ -105,12 +109,24 @@ class Copy:
         except subprocess.TimeoutExpired:
             return False
         finally:
-            self.end()  # and what it started
+            self.end()  # ends what the tests have started, too
             self._running.wait()
             self._running = None
 
 
+def own_tests(path: Path, tests: Iterable[Path]) -> list[str]:
+    """Find the tests that are named after a file of the core.
+
+    The tests of ``core/memory/allocation.py`` are ``test_allocation.py`` and ``test_memory_allocation.py``. A file that
+    has none, such as ``core/processors/model.py``, gets all tests that are named after its package.
+    """
+    package = path.parent.name.removesuffix("s")  # test_processor_allocation.py tests core/processors/allocation.py
+    candidates = sorted(tests)
+    own = [test for test in candidates if test.stem in (f"test_{path.stem}", f"test_{package}_{path.stem}")]
+    return [str(test) for test in own or candidates if own or test.stem.startswith(f"test_{package}_")]
+
+
 def _used_seconds() -> float:
-    """What the processes that were started and have ended used of a processor."""
+    """Read how many seconds of processor time the child processes that have ended used."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -1,4 +1,4 @@
-"""A pytest plugin: hypothesis looks for no smaller example once one has failed, which says nothing new of a mutant."""
+"""This pytest plugin keeps hypothesis from shrinking failures: the first one already shows that a mutant is noticed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from hypothesis import Phase, settings
 
 
 def pytest_collection() -> None:
-    """Take the tests' own settings, which their conftest.py has loaded by now, and change this one."""
+    """Load a profile like the tests' own, which their conftest.py has loaded by now, but without shrinking."""
     settings.register_profile("unshrunk", settings(), phases=[Phase.explicit, Phase.reuse, Phase.generate])
     settings.load_profile("unshrunk")

@@ -165,7 +165,7 @@ def test_explain_says_why_a_vm_has_its_processors(cli: Cli, installed: ControlPl
         "2 are requested of it: a change to 1 waits for its policy's coolDown",
     ]
     stuck = explained("stuck")
-    assert stuck["whyNotFewer"][-1] == "its guest uses 4, 2 are wanted: NotFollowing: its guest uses 4 processors"
+    assert stuck["whyNotFewer"][-1] == "its guest uses 4 and should use 2: NotFollowing: its guest uses 4 processors"
     assert explained("pinned")["whyNotMore"] == ["it has dedicated CPUs"]
     text = cli("explain", f"{short.namespace}/given").stdout
     assert "Why not fewer processors?" in text

@@ -64,7 +64,7 @@ def test_everything_is_released_and_stays_so_until_undone(
     squeezed.report(follow=True)
     throughout(lambda: squeezed.targets() == {}, 1)
     undone = cli("release", "--all", "--undo")
-    assert undone.stdout == "all VMs: driven again (MemoryPolicy default)\n"
+    assert undone.stdout == "all VMs: governed again (MemoryPolicy default)\n"
     until(lambda: len(squeezed.targets()) == 3)
     assert cli("release", "--all", "--undo").stdout == "all VMs: not released\n"
 

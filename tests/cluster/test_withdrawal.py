@@ -38,11 +38,11 @@ def all_pending(nodes: list[NodePressure]) -> list[PendingReturn]:
         ({"actual": "1020Mi"}, None),  # agents do not report changes below a hundredth
         ({"actual": "512Mi"}, "has 512 MiB of 1 GiB"),
         ({"actual": "512Mi", "responsive": False, "message": "it sleeps"}, "has 512 MiB of 1 GiB (it sleeps)"),
-        ({"target": "768Mi"}, "is still asked to keep to 768 MiB"),
+        ({"target": "768Mi"}, "may still use only 768 MiB"),
         ({"actual": None, "message": "it hangs"}, "is out of sight (it hangs)"),
         ({"actual": "512Mi", "eligible": False, "message": "VFIO"}, "has 512 MiB of 1 GiB"),
         ({"actual": None, "eligible": False}, None),
-        ({"processors": {"size": 4, "online": 4, "target": 4}}, "is still asked to keep to 4 processors"),
+        ({"processors": {"size": 4, "online": 4, "target": 4}}, "may still use only 4 processors"),
         ({"processors": {"size": 4, "online": 2, "returning": True}}, "has 2 of 4 processors"),
         ({"processors": {"size": 4, "online": 2}}, None),  # the VM's owner took them offline
         ({"processors": {"size": 4, "online": 4}}, None),
@@ -105,7 +105,7 @@ async def test_the_wait_ends_when_no_vm_lacks_anything() -> None:
     reports = FakeReports(PENDING, PENDING, [])
     assert await reports.wait(60) == []
     assert reports.clock.now == 1002
-    assert reports.progress == ["waiting for n/a on node: is still asked to keep to 1 MiB"]
+    assert reports.progress == ["waiting for n/a on node: may still use only 1 MiB"]
 
 
 async def test_a_vm_that_lacks_something_again_is_waited_for() -> None:

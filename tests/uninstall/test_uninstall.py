@@ -135,7 +135,7 @@ def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, s
         assert command.process.wait(60) == 1
     last = command.output().splitlines()[-1]
     assert last.startswith("kubeballoon: not all memory is back after 2s: ")
-    assert last.endswith(f"{short.namespace}/a on {short.name}: is still asked to keep to 256 MiB")
+    assert last.endswith(f"{short.namespace}/a on {short.name}: may still use only 256 MiB")
     assert controller_annotations(installed, short.namespace, "a") == {}
 
 

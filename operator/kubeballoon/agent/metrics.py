@@ -32,7 +32,7 @@ _VM_MEMORY = Gauge(
 )
 _RESPONSIVE = Gauge("kubeballoon_vm_responsive", "1 while the VM answers and its driver follows requests.", _VM)
 _ELIGIBLE = Gauge("kubeballoon_vm_eligible", "1 if the VM may be ballooned.", _VM)
-_SAMPLED = Gauge("kubeballoon_vm_sample_timestamp_seconds", "When the agent last looked at a VM, Unix time.", _VM)
+_SAMPLED = Gauge("kubeballoon_vm_sample_timestamp_seconds", "When the agent last sampled a VM, Unix time.", _VM)
 _REPORTED = Gauge(
     "kubeballoon_agent_report_timestamp_seconds",
     "When the agent's last report was written, or before the first when the agent began, Unix time.",
@@ -77,7 +77,7 @@ class AgentMetrics(Collector):
             self._reports.labels(result)
         self.sample_durations = Histogram(
             "kubeballoon_agent_sample_duration_seconds",
-            "How long a look at a VM takes its libvirt daemon.",
+            "How long its libvirt daemon takes to sample a VM.",
             buckets=BUCKETS,
             registry=self.registry,
         )

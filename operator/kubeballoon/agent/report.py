@@ -12,6 +12,7 @@ from kubeballoon.agent.vm.guest_worker import GuestWorker
 from kubeballoon.agent.vm.instance import Instance
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
+from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, Status, set_conditions
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import (
@@ -86,9 +87,9 @@ def compose(
 def _ready(vms: list[VirtualMachineReport], now: datetime) -> Condition:
     lost = [f"{vm.namespace}/{vm.name}" for vm in vms if vm.reason is not None and vm.reason.connection_lost]
     return Condition(
-        type="Ready",
+        type=ConditionType.READY,
         status=Status.FALSE if lost else Status.TRUE,
-        reason="VirtualMachinesUnreachable" if lost else "Reporting",
+        reason=ConditionReason.VIRTUAL_MACHINES_UNREACHABLE if lost else ConditionReason.REPORTING,
         message=f"no connection to {listed(lost)}" if lost else f"{len(vms)} VMs on this node",
         last_transition_time=now,
     )

@@ -97,8 +97,8 @@ Quantity = Annotated[
 ]
 """A number of bytes; on the wire a canonical quantity."""
 
-Amount = Annotated[str, BeforeValidator(_check_amount), WithJsonSchema(QUANTITY_SCHEMA)]
+AmountText = Annotated[str, BeforeValidator(_check_amount), WithJsonSchema(QUANTITY_SCHEMA)]
 """A quantity or a percentage in a policy, kept as the user wrote it; ``parse_amount`` reads it."""
 
-Count = Annotated[str, BeforeValidator(_check_count), WithJsonSchema(QUANTITY_SCHEMA)]
+CountText = Annotated[str, BeforeValidator(_check_count), WithJsonSchema(QUANTITY_SCHEMA)]
 """A number of processors or a percentage in a policy, kept as the user wrote it; ``parse_count`` reads it."""

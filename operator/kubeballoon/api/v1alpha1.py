@@ -11,7 +11,7 @@ from kubeballoon.api import rules
 from kubeballoon.api.duration import Duration
 from kubeballoon.api.meta import ApiModel, Condition, ObjectMeta, Time
 from kubeballoon.api.names import GROUP, VERSION
-from kubeballoon.api.quantity import Amount, Count, Quantity
+from kubeballoon.api.quantity import AmountText, CountText, Quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
 from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen
@@ -147,11 +147,11 @@ class MemorySettings(ApiModel):
 
     rules = (rules.amount("min"), rules.amount("max"), rules.amount("headroom"), rules.not_above("min", "max"))
 
-    min: Amount = Field(
+    min: AmountText = Field(
         default="50%",
         description="The memory that each VM keeps whatever happens: a quantity, or a percentage of the VM's memory.",
     )
-    max: Amount = Field(
+    max: AmountText = Field(
         default="100%",
         description="The most memory that each VM may use: a quantity, or a percentage of the VM's memory.",
     )
@@ -165,7 +165,7 @@ class MemorySettings(ApiModel):
         description="The price of idle memory: at 75 percent an idle byte costs as much as four bytes in use; "
         "at 0 idle memory is not reclaimed before other memory.",
     )
-    headroom: Amount = Field(
+    headroom: AmountText = Field(
         default="10%",
         description="Memory added to what a guest needs: a quantity, or a percentage of the VM's memory.",
     )
@@ -215,12 +215,12 @@ class ProcessorSettings(ApiModel):
 
     rules = (rules.count("min"), rules.count("max"), rules.not_above("min", "max"))
 
-    min: Count = Field(
+    min: CountText = Field(
         default="50%",
         description="The processors that each VM keeps: a number, or a percentage of the VM's processors, rounded up. "
         "Every VM keeps one.",
     )
-    max: Count = Field(
+    max: CountText = Field(
         default="100%",
         description="The most processors that each VM may use: a number, or a percentage of the VM's processors, "
         "rounded up.",
@@ -366,7 +366,7 @@ class ProcessorReport(ApiModel):
     usage: int | None = Field(
         default=None, description="The VM's usage, in percent of one of the node's processors: 250 is two and a half."
     )
-    target: int | None = Field(default=None, description="The request in force.")
+    target: int | None = Field(default=None, description="What is requested of the VM.")
     returning: bool = Field(
         default=False, description="No request is in force any more, and not all reclaimed processors are back yet."
     )
@@ -407,7 +407,7 @@ class VirtualMachineReport(ApiModel):
     )
     troubled: bool = Field(default=False, description="Whether the guest swaps or refaults because it lacks memory.")
     min: Quantity | None = Field(default=None, description="The guarantee as requested.")
-    target: Quantity | None = Field(default=None, description="The request in force.")
+    target: Quantity | None = Field(default=None, description="What is requested of the VM.")
     emergency_target: Quantity | None = Field(
         default=None,
         description="The agent's own target, which takes the place of the request while node or guest is in trouble.",

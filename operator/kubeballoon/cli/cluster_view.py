@@ -37,7 +37,7 @@ from kubeballoon.governance.loaded_policy import (
 from kubeballoon.governance.reports import SILENT_AFTER
 from kubeballoon.governance.translation import memory_node, processor_node
 
-Kind = TypeVar("Kind", bound=Resource)
+R = TypeVar("R", bound=Resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ async def read_nodes(client: ApiClient) -> tuple[NodePressure, ...]:
     return tuple(nodes)
 
 
-async def _read_all(client: ApiClient, kind: type[Kind]) -> tuple[Kind, ...]:
+async def _read_all(client: ApiClient, kind: type[R]) -> tuple[R, ...]:
     return tuple(_validate(kind, item) for item in await list_objects(client, kind))
 
 
@@ -197,7 +197,7 @@ async def list_objects(client: ApiClient, kind: type[Resource]) -> list[Object]:
     return objects
 
 
-def _validate(kind: type[Kind], item: Object) -> Kind:
+def _validate(kind: type[R], item: Object) -> R:
     try:
         return kind.model_validate(item)
     except ValidationError as error:

@@ -114,7 +114,7 @@ async def run(options: argparse.Namespace, client: ApiClient, output: Output) ->
     comparison = compare(view, policies, prune=options.prune)
     if not output.print_document(comparison):
         _print_comparison(comparison, output)
-    fails = {"overcommit": comparison.overcommits, "change": comparison.changes, "never": False}[options.fail_on]
+    fails = {"overcommit": comparison.has_new_shortfall, "change": comparison.changes, "never": False}[options.fail_on]
     return ExitStatus.ATTENTION if fails else ExitStatus.DONE
 
 

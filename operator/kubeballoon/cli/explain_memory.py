@@ -117,7 +117,7 @@ def _why_above_minimum(node: MemoryNode, plan: MemoryPlan, decision: MemoryDecis
     elif node.state.only_minimums_hold:
         yield f"in state {node.state} its shares still buy this much"
     elif target - demand <= vm.dead_band:
-        yield f"it demands {human(demand)}: while all demands fit no VM is taken below its own"
+        yield f"it demands {human(demand)}: while all demands fit, no VM gets less than it demands"
     else:
         yield f"nobody else needs it: all demands, {human(demands)}, fit into the node's {human(plan.capacity)}"
     if decision.target is not None and decision.target == vm.target and decision.target > decision.entitlement:

@@ -166,7 +166,7 @@ def _pending_change(decision: ProcessorDecision, current: VMProcessors, *, up: b
         yield f"{request} are requested of it: a change to {target} waits for its policy's coolDown"
     expected = decision.vm.size if request is None else request
     if online is not None and online != expected and _is_upward(online, expected) is up:
-        yield f"its guest uses {online}, {expected} are wanted: {current.problem or 'that is under way'}"
+        yield f"its guest uses {online} and should use {expected}: {current.problem or 'that is under way'}"
 
 
 def _is_upward(before: int | None, after: int | None) -> bool:

@@ -133,7 +133,7 @@ async def _write_annotation(
     return [label]
 
 
-def overcommit_warnings(nodes: Sequence[NodePressure], target: ReleaseTarget) -> list[str]:
+def risk_warnings(nodes: Sequence[NodePressure], target: ReleaseTarget) -> list[str]:
     """Warn, one line each, of nodes with less memory than their VMs may use once the target is released."""
     warnings = []
     for pressure in nodes:
@@ -157,7 +157,7 @@ async def run(options: argparse.Namespace, client: ApiClient, output: Output) ->
     """
     target = await _find_target(options, client)
     if not options.undo:
-        for line in overcommit_warnings(await read_nodes(client), target):
+        for line in risk_warnings(await read_nodes(client), target):
             warn(line)
     changed = await annotate(client, target, undo=options.undo)
     pending: list[PendingReturn] = []
@@ -180,7 +180,7 @@ async def run(options: argparse.Namespace, client: ApiClient, output: Output) ->
 
 def _print_result(output: Output, options: argparse.Namespace, target: ReleaseTarget, result: ReleaseResult) -> None:
     if options.undo:
-        outcome = f"driven again ({', '.join(result.changed)})" if result.changed else "not released"
+        outcome = f"governed again ({', '.join(result.changed)})" if result.changed else "not released"
         output.print_line(f"{target}: {outcome}")
     elif result.pending:
         warn(f"{target}: not all memory is back after {options.timeout:.0f}s; the release holds")

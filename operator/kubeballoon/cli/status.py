@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from kubeballoon.api.conditions import ConditionType
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, PolicyStatus, ProcessorPolicy, VirtualMachineReport
 from kubeballoon.cli.arguments import ExitStatus
@@ -14,7 +15,7 @@ from kubeballoon.cli.cluster_view import ClusterView, read_cluster
 from kubeballoon.cli.output import Cell, Output, Style, format_bytes
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ForbiddenError, Object
-from kubeballoon.cluster.lease import CONTROLLER
+from kubeballoon.cluster.lease import CONTROLLER, UNINSTALLER_PREFIX
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.wording import human, listed
@@ -23,7 +24,6 @@ from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.vocabulary import NodeState
 
 _CLOCK_SKEW = 60.0  # seconds by which this machine's clock may be ahead of the controller's
-_UNINSTALLER = "uninstall_"  # how the uninstaller's identity begins when it holds the controller's Lease
 
 
 class PolicySummary(ApiModel):
@@ -133,7 +133,7 @@ def leadership(leases: Sequence[Object], now: datetime) -> Leadership:
         key=lambda holder: (not holder.holds, holder.age),
     )
     for holder in latest_first:
-        if holder.holds and not holder.identity.startswith(_UNINSTALLER):
+        if holder.holds and not holder.identity.startswith(UNINSTALLER_PREFIX):
             return Leadership(holder.identity)
     if not latest_first:
         return Leadership(None, "no controller has led yet: does one run?")
@@ -198,7 +198,7 @@ def _summarize_policy(policy: Policy) -> PolicySummary:
         memory = 0 if policy.status is None else policy.status.reclaimed
     if isinstance(policy, ProcessorPolicy):
         processors = 0 if policy.status is None else policy.status.reclaimed
-    ready = next((each for each in status.conditions if each.type == "Ready"), None)
+    ready = next((each for each in status.conditions if each.type == ConditionType.READY), None)
     return PolicySummary(
         kind=policy.kind,
         name=policy.metadata.name,
@@ -276,7 +276,7 @@ def _policy_problems(view: ClusterView) -> Iterator[str]:
         else:
             for condition in status.conditions:
                 # A policy's other conditions repeat what _node_problems says of the nodes.
-                if condition.type in ("Degraded", "Conflicted") and condition.status == "True":
+                if condition.type in (ConditionType.DEGRADED, ConditionType.CONFLICTED) and condition.status == "True":
                     yield f"{name}: {condition.message}"
 
 

@@ -24,6 +24,8 @@ RENEW_PERIOD = 5.0  # seconds between renewals: two may fail before the deadline
 RETRY_PERIOD = 2.0  # seconds between attempts to acquire the Lease, or to renew it after a failure
 CONTROLLER = "kubeballoon-controller"
 """The name of the controllers' Lease: the replica that holds it decides."""
+UNINSTALLER_PREFIX = "uninstall_"
+"""How the identity of an uninstallation begins while it holds the controllers' Lease."""
 
 
 class Lease:
@@ -93,7 +95,7 @@ class Lease:
                 continue  # its holder has renewed the Lease since it was read
             return
 
-    async def release(self) -> None:
+    async def hand_back(self) -> None:
         """Hand the Lease back, so that another replica need not wait until it expires."""
         try:
             lease = await self._cluster.get(self._path)

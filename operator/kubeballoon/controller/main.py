@@ -30,7 +30,7 @@ from kubeballoon.serving import serve
 _log = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 1.0  # for the tasks to end after they were cancelled
-_RELEASE_SECONDS = 5.0  # for handing the Lease back: if that fails, the next leader waits until it expires, 15 s
+_HAND_BACK_SECONDS = 5.0  # for handing the Lease back: if that fails, the next leader waits until it expires, 15 s
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -91,8 +91,8 @@ async def _run(options: argparse.Namespace) -> int:
                 return await _lead(state, scheduler, lease, stop)
             finally:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_RELEASE_SECONDS):
-                        await lease.release()
+                    async with asyncio.timeout(_HAND_BACK_SECONDS):
+                        await lease.hand_back()
 
 
 async def _lead(state: ClusterState, scheduler: Scheduler, lease: Lease, stop: asyncio.Event) -> int:

@@ -304,7 +304,7 @@ def _event_for_change(
     if before.reason is after.reason:
         return None
     if after.reason is DecisionReason.UNRESPONSIVE:
-        return "Unresponsive", True
+        return DecisionReason.UNRESPONSIVE, True
     if after.reason in _RECLAIMED_REASONS and before.reason not in _RECLAIMED_REASONS and after.target is not None:
         return policy_type.reclaimed_event, False
     if after.reason in (DecisionReason.SATISFIED, DecisionReason.NOT_UNDER_PRESSURE) and before.target is not None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
+from kubeballoon.api.conditions import ConditionType
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import API_VERSION, Policy, PolicyStatus
 from kubeballoon.cluster import paths
@@ -213,7 +214,7 @@ class Scheduler:
         for condition in conditions:
             if before.get(condition.type) not in (None, condition.status):
                 # Ready is good when it is true; all other conditions are good when they are false.
-                warning = (condition.type == "Ready") != (condition.status == "True")
+                warning = (condition.type == ConditionType.READY) != (condition.status == "True")
                 await self._recorder.post(about, condition.reason, condition.message, action="Report", warning=warning)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
 from kubeballoon.api.v1alpha1 import Exclusion, Policy, PolicyStatus
@@ -16,12 +17,11 @@ from kubeballoon.controller.rounds import AnyPlan, RoundResult
 from kubeballoon.core.memory.model import MemoryPlan
 from kubeballoon.core.wording import human, listed
 from kubeballoon.governance.counting import CountedVM, VMCounts, count_vms
-from kubeballoon.governance.exclusion import ExclusionReason
 from kubeballoon.governance.loaded_policy import P, Terms
 from kubeballoon.governance.policy_types import MEMORY, PolicyType
 from kubeballoon.vocabulary import Mode
 
-_Finding = tuple[bool, str, str]
+_Finding = tuple[bool, ConditionReason, str]
 """Whether a condition holds, its reason and its message."""
 
 
@@ -83,11 +83,11 @@ def policy_status(
     """
     reclaimable = _reclaimable(policy, counts, results) if policy_type is MEMORY else None
     findings = {
-        "Ready": _ready(policy, counts, reclaimable),
-        "Degraded": _degraded(counts, results),
-        "Shortfall": _shortfall(policy_type, counts, results),
-        **({"AtRisk": _at_risk(counts, results)} if policy_type is MEMORY else {}),
-        "Conflicted": _conflicted(policy, counts),
+        ConditionType.READY: _ready(policy, counts, reclaimable),
+        ConditionType.DEGRADED: _degraded(counts, results),
+        ConditionType.SHORTFALL: _shortfall(policy_type, counts, results),
+        **({ConditionType.AT_RISK: _at_risk(counts, results)} if policy_type is MEMORY else {}),
+        ConditionType.CONFLICTED: _conflicted(policy, counts),
     }
     conditions = [
         Condition(
@@ -114,9 +114,9 @@ def policy_status(
 def unreadable_status(policy: UnreadablePolicy, now: datetime) -> PolicyStatus:
     """Compute the status of a policy that this version cannot read."""
     ready = Condition(
-        type="Ready",
+        type=ConditionType.READY,
         status=Status.FALSE,
-        reason="Unreadable",
+        reason=ConditionReason.UNREADABLE,
         message=f"this version of the controller cannot read it, so it governs no VM: {policy.fault}",
         observed_generation=policy.metadata.generation,
         last_transition_time=now,
@@ -152,16 +152,16 @@ def _reclaimable(policy: Policy, counts: PolicyCounts, results: Mapping[str, Rou
 def _ready(policy: Policy, counts: PolicyCounts, reclaimable: int | None) -> _Finding:
     """Find whether a policy governs VMs; ``reclaimable`` is None for policies that do not reclaim memory."""
     if policy.metadata.released:
-        return False, ExclusionReason.RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
+        return False, ConditionReason.RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
     if not counts.matched:
-        return False, "NoVirtualMachines", "its selector selects no running VM on a node with an agent"
+        return False, ConditionReason.NO_VIRTUAL_MACHINES, "its selector selects no running VM on a node with an agent"
     if not counts.vms.governed:
-        return False, "NotGoverning", f"every VM it selects is governed by {_listed(counts.governed_by)}"
+        return False, ConditionReason.NOT_GOVERNING, f"every VM it selects is governed by {_listed(counts.governed_by)}"
     where = f"{counts.vms.governed} VMs on {len(counts.vms.nodes)} nodes"
     if policy.spec.mode is Mode.OBSERVE:
         effect = "" if reclaimable is None else f"; it would reclaim {human(reclaimable)}"
-        return True, "Observing", f"computes and reports for {where}, and changes nothing{effect}"
-    return True, "Enforcing", f"governs {where}"
+        return True, ConditionReason.OBSERVING, f"computes and reports for {where}, and changes nothing{effect}"
+    return True, ConditionReason.ENFORCING, f"governs {where}"
 
 
 def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
@@ -169,25 +169,33 @@ def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Find
     last_rounds = _results(counts, results)
     failures = [failure for _, result in last_rounds for failure in result.failures]
     if failures:
-        return True, "PatchFailed", failures[0]
+        return True, ConditionReason.PATCH_FAILED, failures[0]
     faults = [result.fault for _, result in last_rounds if result.fault is not None]
     if faults:
-        return True, "RoundFailed", faults[0]
+        return True, ConditionReason.ROUND_FAILED, faults[0]
     silent = [name for name, result in last_rounds if result.silent]
     if silent:
-        return True, "AgentSilent", f"no recent report from the agents of {_listed(silent)}: requests there stand still"
+        return (
+            True,
+            ConditionReason.AGENT_SILENT,
+            f"no recent report from the agents of {_listed(silent)}: requests there stand still",
+        )
     if counts.vms.unresponsive:
-        return True, "Unresponsive", f"{_listed(counts.vms.unresponsive)} do not follow requests"
-    return False, "AsExpected", "all agents report, all guests follow"
+        return True, ConditionReason.UNRESPONSIVE, f"{_listed(counts.vms.unresponsive)} do not follow requests"
+    return False, ConditionReason.AS_EXPECTED, "all agents report, all guests follow"
 
 
 def _shortfall(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
     """Find whether the guaranteed minimums exceed a node's capacity."""
     shortfalls = {name: plan.shortfall for name, plan in _plans(policy_type, counts, results).items() if plan.shortfall}
     if not shortfalls:
-        return False, "MinimumsFit", "the guaranteed minimums fit on every node"
+        return False, ConditionReason.MINIMUMS_FIT, "the guaranteed minimums fit on every node"
     texts = [f"{name} by {policy_type.amount_text(shortfall)}" for name, shortfall in shortfalls.items()]
-    return True, "MinimumsExceedCapacity", f"the guaranteed minimums exceed the capacity of {_listed(texts)}"
+    return (
+        True,
+        ConditionReason.MINIMUMS_EXCEED_CAPACITY,
+        f"the guaranteed minimums exceed the capacity of {_listed(texts)}",
+    )
 
 
 def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
@@ -198,18 +206,22 @@ def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Findi
     plans = _plans(MEMORY, counts, results)
     risks = {name: plan.risk for name, plan in plans.items() if isinstance(plan, MemoryPlan) and plan.risk}
     if not risks:
-        return False, "CapacitySuffices", "the VMs of no node could use more than it has"
+        return False, ConditionReason.CAPACITY_SUFFICES, "the VMs of no node could use more than it has"
     texts = [f"{human(risk)} on {name}" for name, risk in risks.items()]
-    return True, "CapacityExceeded", f"all VMs at once could use more than there is: {_listed(texts)}"
+    return True, ConditionReason.CAPACITY_EXCEEDED, f"all VMs at once could use more than there is: {_listed(texts)}"
 
 
 def _conflicted(policy: Policy, counts: PolicyCounts) -> _Finding:
     """Find whether only their names order this policy and others that select the same VMs."""
     if not counts.tied_with:
-        return False, "NoConflict", "no policy of the same priority selects the same VMs"
+        return False, ConditionReason.NO_CONFLICT, "no policy of the same priority selects the same VMs"
     first = min([policy.metadata.name, *counts.tied_with])
     others = _listed(counts.tied_with)
-    return True, "SamePriority", f"some of its VMs are selected at the same priority by {others}; {first} governs them"
+    return (
+        True,
+        ConditionReason.SAME_PRIORITY,
+        f"some of its VMs are selected at the same priority by {others}; {first} governs them",
+    )
 
 
 def _listed(items: Iterable[str]) -> str:

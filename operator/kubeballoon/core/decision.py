@@ -49,10 +49,10 @@ class _Decision(Protocol):
     def vm(self) -> _GovernedVM: ...
 
 
-AnyDecision = TypeVar("AnyDecision", bound=_Decision)
+D = TypeVar("D", bound=_Decision)
 
 
-def merge_observed(decisions: Iterable[AnyDecision], hypothetical: Iterable[AnyDecision]) -> tuple[AnyDecision, ...]:
+def merge_observed(decisions: Iterable[D], hypothetical: Iterable[D]) -> tuple[D, ...]:
     """Replace the decisions for VMs whose policies only observe by the hypothetical ones for the same VMs.
 
     Args:

@@ -14,6 +14,7 @@ from kubeballoon.api.v1alpha1 import (
     MemoryPolicy,
     MemoryPolicyStatus,
     PolicyStatus,
+    ProcessorMethod,
     ProcessorPolicy,
     ProcessorPolicyStatus,
     VirtualMachineReport,
@@ -24,8 +25,7 @@ from kubeballoon.core.wording import human
 from kubeballoon.governance.exclusion import Excluded, memory_exclusion, processor_exclusion
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms, load_memory_policy, load_processor_policy
 from kubeballoon.governance.requests import VMRequest
-
-_AUTO = "Auto"
+from kubeballoon.vocabulary import ReclaimMethod
 
 
 class PolicyType(ABC, Generic[P, Terms]):
@@ -230,5 +230,5 @@ MEMORY = MemoryPolicyType()
 PROCESSORS = ProcessorPolicyType()
 
 
-def _unless_auto(method: str) -> str | None:
-    return None if method == _AUTO else str(method)
+def _unless_auto(method: ReclaimMethod | ProcessorMethod) -> str | None:
+    return None if method in (ReclaimMethod.AUTO, ProcessorMethod.AUTO) else str(method)

@@ -81,7 +81,7 @@ def _missing(report: VirtualMachineReport, age: float) -> str | None:
 
 def _missing_memory(report: VirtualMachineReport) -> str | None:
     if report.target is not None:
-        return f"is still asked to keep to {human(report.target)}"
+        return f"may still use only {human(report.target)}"
     if report.actual is None:
         if not report.eligible:
             return None  # agents do not look at the balloon of such a VM, and reclaim nothing from it
@@ -96,7 +96,7 @@ def _missing_processors(report: ProcessorReport | None) -> str | None:
     if report is None:
         return None
     if report.target is not None:
-        return f"is still asked to keep to {report.target} processors"
+        return f"may still use only {report.target} processors"
     if not report.returning:
         return None  # the VM's owner took missing processors offline, not kubeballoon
     if report.reason is not None:

@@ -10,7 +10,7 @@ import socket
 
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.cluster.client import ApiClient, ApiError
-from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
+from kubeballoon.cluster.lease import CONTROLLER, UNINSTALLER_PREFIX, Lease, own_namespace
 from kubeballoon.governance.returns import listed_returns
 from kubeballoon.options import add_client_options, checked
 from kubeballoon.uninstall.uninstaller import Uninstaller
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    identity = f"uninstall_{socket.gethostname()}_{os.getpid()}"  # the CLI tells an uninstallation by the prefix
+    identity = f"{UNINSTALLER_PREFIX}{socket.gethostname()}_{os.getpid()}"
     async with await ApiClient.connect("kubeballoon-uninstall", options.kubeconfig) as cluster:
         lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
         pending = await Uninstaller(cluster, lease).run(options.wait)

@@ -211,7 +211,7 @@ class DomainHandle:
         """Call a function with libvirt's domain object."""
         return function(self._domain)
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Drop the domain and close the connection, which stays open for as long as one of its domains exists."""
         connection = self._connection
         self._connection = self._domain = None
@@ -229,7 +229,7 @@ class _Connection:
 
     def close(self) -> None:
         """Close the connection, without waiting for that."""
-        self._thread.post(self._handle.release)
+        self._thread.post(self._handle.close)
 
     async def _call(self, function: Callable[[Any], R]) -> R:
         """Call a function with libvirt's domain object, in the thread."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kubeballoon.agent.problem import Problem
 from kubeballoon.api import names
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod
+from kubeballoon.cluster.client import Object
 from kubeballoon.vocabulary import ReclaimMethod
 
 T = TypeVar("T")
-Object = Mapping[str, Any]
 
 OVERHEAD = 96 << 20
 """Bytes of QEMU's own memory, for VMs whose status does not say (KubeVirt before 1.9).

@@ -1,0 +1,45 @@
+"""This module lists the conditions of policies and node reports, and the reasons that go with them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """A ConditionType names a condition: Ready is good when it is true, every other when it is false."""
+
+    READY = "Ready"
+    DEGRADED = "Degraded"
+    SHORTFALL = "Shortfall"
+    AT_RISK = "AtRisk"
+    CONFLICTED = "Conflicted"
+
+
+class ConditionReason(StrEnum):
+    """A ConditionReason says in one word why a condition is true or false."""
+
+    # Ready, of a policy
+    ENFORCING = "Enforcing"
+    OBSERVING = "Observing"
+    NO_VIRTUAL_MACHINES = "NoVirtualMachines"
+    NOT_GOVERNING = "NotGoverning"
+    RELEASED = "Released"
+    UNREADABLE = "Unreadable"
+    # Ready, of a node's report
+    REPORTING = "Reporting"
+    VIRTUAL_MACHINES_UNREACHABLE = "VirtualMachinesUnreachable"
+    # Degraded
+    PATCH_FAILED = "PatchFailed"
+    ROUND_FAILED = "RoundFailed"
+    AGENT_SILENT = "AgentSilent"
+    UNRESPONSIVE = "Unresponsive"
+    AS_EXPECTED = "AsExpected"
+    # Shortfall
+    MINIMUMS_EXCEED_CAPACITY = "MinimumsExceedCapacity"
+    MINIMUMS_FIT = "MinimumsFit"
+    # AtRisk
+    CAPACITY_EXCEEDED = "CapacityExceeded"
+    CAPACITY_SUFFICES = "CapacitySuffices"
+    # Conflicted
+    SAME_PRIORITY = "SamePriority"
+    NO_CONFLICT = "NoConflict"

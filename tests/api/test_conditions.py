@@ -1,0 +1,29 @@
+"""The reference's tables of conditions and of exclusions name every member of their enums."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kubeballoon.api.conditions import ConditionReason, ConditionType
+from kubeballoon.governance.exclusion import ExclusionReason
+
+REFERENCE = (Path(__file__).resolve().parents[2] / "docs/reference.md").read_text()
+
+
+def _section(begin: str, end: str) -> str:
+    return REFERENCE.split(begin)[1].split(end)[0]
+
+
+def _quoted(text: str) -> set[str]:
+    return set(re.findall(r"`(\w+)`", text))
+
+
+def test_the_reference_explains_every_condition_and_names_every_reason() -> None:
+    section = _section("### Conditions", "\n## ")
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(ConditionType)
+    assert set(ConditionReason) <= _quoted(section)
+
+
+def test_the_reference_names_every_reason_for_which_a_governed_vm_is_left_alone() -> None:
+    assert set(ExclusionReason) <= _quoted(_section("\n`status.excluded[].reason` of a policy", "\n### "))
