@@ -119,7 +119,7 @@ async def test_a_vm_without_a_request_is_looked_at_rarely() -> None:
         DomainSample(1 << 30, 1 << 30, running=True, balloon=True, statistics=GuestStatistics(1 << 30, 1.0))
     )
     await guest_program.poll()
-    assert guest_program.until_due <= PROBE_INTERVAL, "it is not known whether a program holds memory"
+    assert guest_program.until_due <= PROBE_INTERVAL, "it is not known whether a program has locked memory"
     guest_agent.control = control
     await guest_program.poll()
     assert guest_program.until_due == math.inf, "its balloon works"
