@@ -6,7 +6,6 @@ They are apart so that an API server which does not answer never delays help for
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,6 +25,7 @@ from kubeballoon.agent.vm.authorization import KnownPolicies
 from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.instance import Instance, read_instance
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
+from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.names import NODE_NAME_LABEL
 from kubeballoon.api.v1alpha1 import API_VERSION, NodePressure, NodePressureStatus, NodeProcessors
@@ -96,7 +96,9 @@ class Agent:
         self._matched = False  # whether every VM has had its worker
         self._wake_guard = asyncio.Event()
         self._wake_reporter = asyncio.Event()
-        self._guest_workers = GuestWorkers(hypervisor, settings.pods, self._wake_reporter.set, settings.timing)
+        self._guest_workers = GuestWorkers(
+            hypervisor, settings.pods, self._wake_reporter.set, settings.timing, settings.wait
+        )
         self._written: NodePressureStatus | None = None
         self._written_at = 0.0
         self._conditions: Sequence[Condition] = ()  # of the last report, whether it could be written or not
@@ -157,7 +159,7 @@ class Agent:
                     await self._read_last_report()
                 self._match_workers()
                 self._help()
-            await _wait(self._wake_guard, self._timing.guard_interval)
+            await wait_for(self._wake_guard, self._timing.guard_interval)
 
     async def _read_last_report(self) -> None:
         """Read what an earlier agent reported, so that no balloon moves because of a restart."""
@@ -268,7 +270,7 @@ class Agent:
             self._turns["report"] = self._clock()
             if self._matched:
                 await self._report_news(vms_changed=vms_changed)
-            vms_changed = await _wait(self._wake_reporter, self._timing.check_interval)
+            vms_changed = await wait_for(self._wake_reporter, self._timing.check_interval)
             await asyncio.sleep(self._timing.settle)
 
     async def _report_news(self, *, vms_changed: bool) -> None:
@@ -342,13 +344,3 @@ class Agent:
         if text != self._fault:
             _log.warning("%s", text)
         self._fault = text
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event, but no longer than ``seconds``; clear it, and return whether it was set."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    was_set = event.is_set()
-    event.clear()
-    return was_set
