@@ -26,7 +26,7 @@ from kubeballoon.api.v1alpha1 import (
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.node_state import StateThresholds
 from kubeballoon.core.wording import human, listed
-from kubeballoon.vocabulary import AgentAction, NodeState, ReclaimMethod
+from kubeballoon.vocabulary import NodeState, ReclaimMethod
 
 _LARGEST_COUNT = (1 << 63) - 1  # the largest number that an API server takes; a guest's driver may report more
 
@@ -217,7 +217,7 @@ def _processor_report(worker: GuestWorker) -> ProcessorReport:
         requested_method=request.method,
         method=view.method,
         eligible=request.ineligibility is None,
-        responsive=hindrance is None or hindrance.reason.processors is AgentAction.FOLLOWS,
+        responsive=hindrance is None or not hindrance.reason.processors_stay,
         reason=None if problem is None else problem.reason,
         message=_shorten(message),
     )
