@@ -21,7 +21,7 @@ from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReade
 from kubeballoon.agent.node.processors import HostProcessorReader
 from kubeballoon.agent.report import NodeObservation, compose
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.vm.authorization import KnownPolicies
+from kubeballoon.agent.vm.authorization import KnownPolicies, PolicyReader
 from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.instance import Instance, read_instance
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
@@ -108,6 +108,7 @@ class Agent:
         selector = f"{NODE_NAME_LABEL}={node}"
         self._vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=self._on_change)
         self._policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._on_change)
+        self._policy_reader = PolicyReader()
         self._namespaces = Reflector(cluster, paths.NAMESPACES, changed=self._on_namespace_change)
         self._namespace_labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
 
@@ -195,7 +196,8 @@ class Agent:
         if not self._objects_changed and not ended:
             return
         self._objects_changed = False
-        policies = KnownPolicies.read(self._policies.objects()) if self._policies.synced.is_set() else KnownPolicies()
+        bodies = self._policies.objects()
+        policies = self._policy_reader.read(bodies) if self._policies.synced.is_set() else KnownPolicies()
         instances = (self._read_vm(vmi) for vmi in self._vms.objects())
         running = {vm.uid: vm for vm in instances if vm is not None}
         self._namespace_labels = self._read_labels({vm.namespace for vm in running.values()})
