@@ -39,7 +39,7 @@ class GuestAgentScene(Scene):
         before = pod.proportional_bytes()
         now = pod.proportional_bytes
         self.apply_policy()
-        self.show_that("the program holds memory", lambda: self.reported(pod).get("claimed", "0") != "0")
+        self.show_that("the program has locked memory", lambda: self.reported(pod).get("claimed", "0") != "0")
         self.show_that("the node has it: KSM has merged its pages", lambda: now() < before - 60 * MIB)
         self.say(f"the guest's QEMU held {human(before)} of the node, and holds {human(now())}")
         self.delete_policy("mempol")

@@ -60,8 +60,8 @@ class ReclaimMethod(enum.StrEnum):
 class AgentAction(enum.StrEnum):
     """An AgentAction is what a node's agent does about a VM.
 
-    Follows: it carries the request out; without a request it gives the VM everything the VM was given by its owner.
-    Holds: it leaves the VM as it is. ReturnsAll: it gives the VM everything, whatever is requested.
+    Follows: it carries the request out, or goes on trying to; without a request it gives the VM everything the VM was
+    given by its owner. Holds: it leaves the VM as it is. ReturnsAll: it gives the VM everything, whatever is requested.
     """
 
     FOLLOWS = "Follows"

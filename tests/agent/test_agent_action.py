@@ -1,9 +1,9 @@
-"""What an agent does about a VM's memory is what its reason says, and what the controller counts with."""
+"""What an agent does about a VM is what its reason says, and what the controller counts with."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,19 +16,22 @@ import pytest
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
 from kubeballoon.agent.emergency import set_emergency_targets
-from kubeballoon.agent.hypervisor.errors import HypervisorError
+from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError, HypervisorError
 from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
-from kubeballoon.agent.hypervisor.interface import DomainSample, Hypervisor
+from kubeballoon.agent.hypervisor.interface import DomainSample, Hypervisor, PluggedProcessors
 from kubeballoon.agent.node.memory import HostMemory
 from kubeballoon.agent.problem import Problem
 from kubeballoon.agent.report import NodeObservation, compose
 from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.timing import DEFAULT_TIMING
 from kubeballoon.agent.vm.authorization import Authorization
 from kubeballoon.agent.vm.guest_program import CHANGING, GuestProgram, ProgramHypervisor
-from kubeballoon.agent.vm.instance import read_instance
+from kubeballoon.agent.vm.guest_worker import GuestWorker
+from kubeballoon.agent.vm.instance import Instance, read_instance
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
+from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, ProcessorMethod
 from kubeballoon.core.memory.node_state import MemoryStall, StateThresholds
 from kubeballoon.core.memory.pacing import Pace
 from kubeballoon.governance.loaded_policy import load_memory_policy
@@ -44,7 +47,42 @@ until = partial(soon, seconds=20.0)
 
 MIB = 1 << 20
 DOMAIN = "default_vm"
+RESTLESS = replace(QUICK, guest=replace(QUICK.guest, poll=0.0, moving_poll=0.0, idle_poll=0.0))
 SIZE, HELD, TARGET = 1024 * MIB, 600 * MIB, 400 * MIB
+GUEST_AGENT_FAILURES = frozenset(
+    {
+        AgentReason.GUEST_AGENT_ABSENT,
+        AgentReason.GUEST_AGENT_HUNG,
+        AgentReason.GUEST_AGENT_BUSY,
+        AgentReason.GUEST_AGENT_REFUSED,
+        AgentReason.GUEST_AGENT_GARBLED,
+    }
+)
+FOUND_BY_LOOKING = GUEST_AGENT_FAILURES | {
+    AgentReason.UNREACHABLE,
+    AgentReason.INTERNAL_ERROR,
+    AgentReason.NOT_FOLLOWING,
+    AgentReason.UNPLUG_LOST,
+    AgentReason.UNPLUG_REFUSED,
+    AgentReason.NOT_REMOVABLE,
+    AgentReason.NOT_OFFLINABLE,
+}
+"""Reasons that the agent finds by looking at the processors; others stand in the VM's object, or concern memory."""
+UNRESPONSIVE_PROCESSORS = GUEST_AGENT_FAILURES | {
+    AgentReason.UNKNOWN,
+    AgentReason.DEDICATED_CPU,
+    AgentReason.REALTIME,
+    AgentReason.NUMA_PASSTHROUGH,
+    AgentReason.MIGRATING,
+    AgentReason.PAUSED,
+    AgentReason.BAD_REQUEST,
+    AgentReason.HUNG,
+    AgentReason.UNREACHABLE,
+    AgentReason.UNRESPONSIVE,
+    AgentReason.NO_BALLOON,
+    AgentReason.INTERNAL_ERROR,
+    AgentReason.NOT_FOLLOWING,
+}
 
 
 @dataclass
@@ -85,9 +123,11 @@ async def sampled(
         await asyncio.gather(task, return_exceptions=True)
 
 
-def composed(memory: HostMemory, state: NodeState, *workers: MemoryWorker) -> NodePressureStatus:
+def composed(
+    memory: HostMemory, state: NodeState, *workers: MemoryWorker, guest_worker: GuestWorker | None = None
+) -> NodePressureStatus:
     node = NodeObservation(memory, state, StateThresholds(4, 3, 2, 1))
-    return compose(node, [(worker, None) for worker in workers], [], datetime.now(UTC))
+    return compose(node, [(worker, guest_worker) for worker in workers], [], datetime.now(UTC))
 
 
 def counted(worker: MemoryWorker, target: int | None) -> int:
@@ -139,6 +179,108 @@ def changing_to_program(hypervisor: Hypervisor) -> Hypervisor:
     program = GuestProgram(GuestAgent(), FakeGuestControl(), lambda: None)
     program.method = ReclaimMethod.GUEST_AGENT
     return ProgramHypervisor(hypervisor, program)
+
+
+class Faulty(FakeGuestControl):
+    """A VM whose processors cannot be read because of an error that nobody expects."""
+
+    async def plugged(self) -> PluggedProcessors:
+        """Fail."""
+        raise ZeroDivisionError("nobody expects it")
+
+
+class NotRemovable(FakeGuestControl):
+    """A VM of which no processor can be unplugged."""
+
+    async def plugged(self) -> PluggedProcessors:
+        """Read the processors."""
+        return replace(await super().plugged(), removable=())
+
+
+def control_with(reason: AgentReason) -> FakeGuestControl:
+    """Make a guest, processors and a process that are so that their agent comes upon ``reason``."""
+    if reason in GUEST_AGENT_FAILURES:
+        return FakeGuestControl(absent=GuestAgentError(reason, reason.meaning))
+    made: dict[AgentReason, Callable[[], FakeGuestControl]] = {
+        AgentReason.HUNG: lambda: FakeGuestControl(gone=HungError("its daemon hangs")),
+        AgentReason.UNREACHABLE: lambda: FakeGuestControl(gone=HypervisorError("its daemon is gone")),
+        AgentReason.INTERNAL_ERROR: Faulty,
+        AgentReason.NOT_FOLLOWING: lambda: FakeGuestControl(deaf=True),
+        AgentReason.UNPLUG_LOST: lambda: FakeGuestControl(tells=False),
+        AgentReason.UNPLUG_REFUSED: lambda: FakeGuestControl(ejects=False),
+        AgentReason.NOT_REMOVABLE: NotRemovable,
+        AgentReason.NOT_OFFLINABLE: lambda: FakeGuestControl(fixed=frozenset({0, 1, 2})),
+    }
+    return made.get(reason, FakeGuestControl)()
+
+
+def instance_with(reason: AgentReason, vm: Instance) -> Instance:
+    """Change a VM's object so that its agent reads ``reason`` from it; most of the reasons concern memory alone."""
+    if reason in FOUND_BY_LOOKING:
+        by_driver = reason in (AgentReason.UNPLUG_LOST, AgentReason.UNPLUG_REFUSED, AgentReason.NOT_REMOVABLE)
+        method = ProcessorMethod.DRIVER if by_driver else ProcessorMethod.AUTO
+        return replace(vm, processors=replace(vm.processors, method=method))
+    match reason:
+        case AgentReason.DEDICATED_CPU | AgentReason.REALTIME | AgentReason.NUMA_PASSTHROUGH | AgentReason.UNKNOWN:
+            return replace(vm, processors=replace(vm.processors, ineligibility=Problem.of(reason)))
+        case AgentReason.BAD_REQUEST:
+            return replace(vm, processors=replace(vm.processors, fault="annotation x: no"))
+        case AgentReason.MIGRATING | AgentReason.PAUSED:
+            return replace(vm, hold=Problem.of(reason))
+    return replace(vm, ineligibility=Problem.of(reason))
+
+
+@pytest.mark.parametrize("reason", AgentReason)
+async def test_a_worker_does_about_a_vm_s_processors_what_the_reason_says(reason: AgentReason) -> None:
+    vmi = vmi_object(GuestSpec(name="vm", vcpus=4), "pod", "here", annotations={"kubeballoon.io/processor-target": "2"})
+    vmi["metadata"]["uid"] = "vm"
+    plain = read_instance(vmi, "here")
+    assert plain is not None
+    control, vm = control_with(reason), instance_with(reason, plain)
+    seen: set[AgentReason] = set()
+    passes = 0
+
+    async def wait(event: asyncio.Event, seconds: float) -> bool:  # noqa: ARG001 - no pause takes any time
+        nonlocal passes
+        passes += 1
+        return await wait_for(event, 0)
+
+    def tries() -> int:
+        return control.commands.count("guest-set-vcpus") + len(control.unplugged)
+
+    def changed() -> None:
+        problem = worker.processors.view.problem
+        if problem is not None:
+            seen.add(problem.reason)
+
+    worker = GuestWorker(vm, FakeHypervisor({}, {DOMAIN: control}), Path("/pods"), changed, RESTLESS, wait)
+    worker.processors.qemu = control
+    worker.processors.clock = lambda: float(control.looks)  # a second passes with every look
+    task = asyncio.create_task(worker.run())
+    if reason in FOUND_BY_LOOKING:
+        await until(lambda: reason in seen)
+    before, since = tries(), passes
+    control.online, control.count = dict.fromkeys(range(4), True), 4  # what was done so far is undone
+    await until(lambda: tries() > before or passes > since + 2 * DEFAULT_TIMING.processors.agent_absent_after)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    done = AgentAction.FOLLOWS if tries() > before else AgentAction.HOLDS
+    assert done is reason.processors, (
+        f"AgentReason.{reason.name} says that the agent {reason.processors}, but what it does is {done}: "
+        "change its `processors` in api/reasons.py, or what GuestProcessors does"
+    )
+
+
+@pytest.mark.parametrize("reason", AgentReason)
+async def test_a_vm_whose_processors_stay_as_they_are_is_reported_to_be_unresponsive(reason: AgentReason) -> None:
+    control = FakeMemoryControl(size=SIZE, actual=SIZE)
+    async with sampled(control, {}) as memory_worker:
+        guest_worker = GuestWorker(memory_worker.instance, FakeHypervisor({}), Path("/pods"), lambda: None)
+        guest_worker.processors.fail(reason, reason.meaning)
+        status = composed(HostMemory(SIZE, 0, MemoryStall()), NodeState.AMPLE, memory_worker, guest_worker=guest_worker)
+    report = status.virtual_machines[0].processors
+    assert report is not None
+    assert report.responsive is (reason not in UNRESPONSIVE_PROCESSORS)
 
 
 @pytest.mark.parametrize("target", [None, TARGET])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hack.testbed.lab import MIB, GuestSpec, vmi_object
-from kubeballoon.agent.vm.authorization import Authorization, KnownPolicies
+from kubeballoon.agent.vm.authorization import Authorization, KnownPolicies, PolicyReader
 from kubeballoon.agent.vm.instance import Instance, read_instance
 from tests.support.cluster import Object, memory_policy
 
@@ -29,9 +29,14 @@ def policy(name: str, minimum: str, *, namespace: dict[str, str] | None = None, 
     return memory_policy(name, memory={"min": minimum}, **{"selector": selector, **spec})
 
 
+def stored(body: Object, version: str = "1") -> Object:
+    """Return a policy as the API server has it."""
+    return {**body, "metadata": {**body["metadata"], "uid": body["metadata"]["name"], "resourceVersion": version}}
+
+
 def obligations(*bodies: Object, namespace: dict[str, str] | None, **annotations: str) -> tuple[int | None, bool]:
     """Find the VM's minimum, in MiB, and whether it is to follow requests."""
-    found = KnownPolicies.read(bodies).authorization(vm(**annotations), namespace)
+    found = PolicyReader().read(map(stored, bodies)).authorization(vm(**annotations), namespace)
     minimum = found.minimum(vm(**annotations), SIZE)
     return None if minimum is None else minimum // MIB, found.binding
 
@@ -81,3 +86,20 @@ def test_a_policy_of_a_newer_version_makes_no_request_void() -> None:
     newer = policy("newer", "50%", mode="Dream")
     assert obligations(newer, namespace={}, memory_min="100Mi") == (100, True)
     assert obligations(newer, WEAK, namespace={}) == (128, True)
+
+
+def test_each_version_of_a_policy_is_translated_once() -> None:
+    reader = PolicyReader()
+    strong, weak = reader.read([stored(STRONG), stored(WEAK)]).known
+    again = reader.read([stored(STRONG), stored(policy("weak", "256Mi"), version="2")]).known
+    assert again[0] is strong
+    assert (weak.terms.minimum.of(SIZE), again[1].terms.minimum.of(SIZE)) == (128 * MIB, 256 * MIB)
+    (weak_again,) = reader.read([stored(WEAK)]).known
+    assert weak_again == weak, "what is no longer there is forgotten"
+    assert weak_again is not weak
+
+
+def test_a_policy_that_could_not_be_read_is_missing_at_every_reading() -> None:
+    reader, newer = PolicyReader(), stored(policy("newer", "50%", mode="Dream"))
+    assert [reader.read([newer, stored(WEAK)]).complete for _ in range(2)] == [False, False]
+    assert reader.read([stored(WEAK)]).complete

@@ -75,19 +75,25 @@ class Guest:
         )
 
     def report(
-        self, held: int, available: int = 500 * MIB, spare: int = 450 * MIB, *, asked: int | None = None
+        self, locked: int, available: int = 500 * MIB, spare: int = 450 * MIB, *, requested: int | None = None
     ) -> None:
         """Have the program look at its guest once more; it knows what is requested unless the test says otherwise."""
         self.number += 1
-        if asked is None:
-            asked = json.loads(self.control.files.get(REQUEST, b'{"reserve": 0}'))["reserve"]
-        status = {"number": self.number, "asked": asked, "held": held, "available": available, "spare": spare}
+        if requested is None:
+            requested = self.requested or 0
+        status = {
+            "number": self.number,
+            "requested": requested,
+            "locked": locked,
+            "available": available,
+            "spare": spare,
+        }
         self.control.files[STATUS] = json.dumps(status).encode()
 
     @property
     def requested(self) -> int | None:
         """What the program was requested to lock, bytes; None while nothing was requested."""
-        return json.loads(self.control.files[REQUEST])["reserve"] if REQUEST in self.control.files else None
+        return json.loads(self.control.files[REQUEST])["lock"] if REQUEST in self.control.files else None
 
 
 @pytest.fixture
@@ -107,14 +113,14 @@ async def test_a_lost_connection_to_the_guest_agent_leaves_requests_to_the_progr
 async def test_the_program_locks_memory_where_there_is_no_balloon(guest: Guest) -> None:
     control = FakeMemoryControl(size=SIZE, actual=SIZE, balloon=False, reports=False)
     with_program = ProgramMemoryControl(control, guest.guest_program)
-    guest.report(held=0)
+    guest.report(locked=0)
     await with_program.sample()
     await guest.guest_program.poll()
     assert (await with_program.sample()).balloon
     await with_program.set_memory(600 * MIB)
     await guest.guest_program.poll()
     assert guest.requested == SIZE - 600 * MIB
-    guest.report(held=SIZE - 600 * MIB, available=50 * MIB)
+    guest.report(locked=SIZE - 600 * MIB, available=50 * MIB)
     await guest.guest_program.poll()
     sample = await with_program.sample()
     assert sample.statistics.actual == sample.statistics.actual_at_report == 600 * MIB
@@ -123,7 +129,7 @@ async def test_the_program_locks_memory_where_there_is_no_balloon(guest: Guest) 
 
 
 async def test_a_program_has_answered_once_it_looked_knowing_the_request(guest: Guest) -> None:
-    guest.report(held=0)
+    guest.report(locked=0)
     guest.guest_program.sample(BARE)
     await guest.guest_program.poll()
     assert guest.guest_program.sample(BARE).unanswered is None
@@ -131,7 +137,7 @@ async def test_a_program_has_answered_once_it_looked_knowing_the_request(guest: 
     await guest.guest_program.poll()
     guest.guest_program.request(64 * MIB)
     assert guest.guest_program.sample(BARE).unanswered == SIZE - 64 * MIB, "it has not looked since"
-    guest.report(held=16 * MIB)
+    guest.report(locked=16 * MIB)
     guest.clock.now += 1
     await guest.guest_program.poll()
     assert guest.guest_program.sample(BARE).unanswered is None
@@ -139,21 +145,21 @@ async def test_a_program_has_answered_once_it_looked_knowing_the_request(guest: 
 
 
 async def test_a_program_that_never_follows_is_not_waited_for_for_ever(guest: Guest) -> None:
-    guest.report(held=0)
+    guest.report(locked=0)
     guest.guest_program.sample(BARE)
     await guest.guest_program.poll()
     guest.guest_program.request(64 * MIB)
     for _ in range(3):
         guest.clock.now += GONE_AFTER / 2
-        guest.report(held=0, asked=0)
+        guest.report(locked=0, requested=0)
         await guest.guest_program.poll()
     assert guest.guest_program.sample(BARE).unanswered is None
 
 
 async def test_a_guest_that_does_not_answer_is_asked_again_for_a_program_with_locked_memory(guest: Guest) -> None:
     guest.guest_program.sample(BALLOONED)
-    guest.control.files[REQUEST] = json.dumps({"reserve": 100 * MIB}).encode()
-    guest.report(held=100 * MIB)
+    guest.control.files[REQUEST] = json.dumps({"lock": 100 * MIB}).encode()
+    guest.report(locked=100 * MIB)
     guest.control.absent = GuestAgentError(AgentReason.GUEST_AGENT_HUNG, "its guest agent did not answer")
     await guest.guest_program.poll()
     guest.control.absent = None
@@ -164,44 +170,44 @@ async def test_a_guest_that_does_not_answer_is_asked_again_for_a_program_with_lo
     assert guest.requested == 0, "a balloon that works is to reclaim alone"
 
 
-async def test_an_older_program_is_understood_and_one_that_is_not_is_asked_again(guest: Guest) -> None:
+async def test_a_program_whose_status_is_not_understood_is_asked_again(guest: Guest) -> None:
     guest.guest_program.sample(BALLOONED)
     guest.control.files[STATUS] = b'["a program of tomorrow"]'
     await guest.guest_program.poll()
     guest.clock.now += 60
     assert guest.guest_program.due
-    guest.control.files[STATUS] = json.dumps({"number": 1, "asked": 0, "held": MIB, "available": MIB}).encode()
+    guest.report(locked=MIB)
     await guest.guest_program.poll()
     assert guest.guest_program.status is not None
     assert guest.guest_program.status.locked == MIB
 
 
 async def test_a_program_that_locks_nearly_what_is_requested_is_not_asked_all_the_time(guest: Guest) -> None:
-    guest.report(held=0)
+    guest.report(locked=0)
     guest.guest_program.sample(BARE)
     await guest.guest_program.poll()
     guest.guest_program.request(105 * MIB + 5)
     await guest.guest_program.poll()
     assert guest.guest_program.moving
-    guest.report(held=105 * MIB)
+    guest.report(locked=105 * MIB)
     await guest.guest_program.poll()
     assert not guest.guest_program.moving
 
 
 async def test_a_program_that_has_ended_does_not_count_as_running_by_the_file_it_left(guest: Guest) -> None:
-    guest.report(held=100 * MIB)
+    guest.report(locked=100 * MIB)
     guest.guest_program.sample(BARE)
     for _ in range(4):
         await guest.guest_program.poll()
         guest.clock.now += GONE_AFTER
     assert guest.guest_program.status is None
-    guest.report(held=50 * MIB)
+    guest.report(locked=50 * MIB)
     await guest.guest_program.poll()
     assert guest.guest_program.status is not None
 
 
 async def test_a_balloon_that_works_needs_no_program(guest: Guest) -> None:
-    guest.report(held=0)
+    guest.report(locked=0)
     guest.guest_program.sample(BALLOONED)
     await guest.guest_program.poll()
     assert guest.guest_program.sample(BALLOONED) == BALLOONED
@@ -209,16 +215,16 @@ async def test_a_balloon_that_works_needs_no_program(guest: Guest) -> None:
 
 
 async def test_memory_that_a_program_has_locked_beside_a_working_balloon_is_freed(guest: Guest) -> None:
-    guest.control.files[REQUEST] = b'{"reserve": 4096}'
-    guest.report(held=100 * MIB)
+    guest.control.files[REQUEST] = b'{"lock": 4096}'
+    guest.report(locked=100 * MIB)
     guest.guest_program.sample(BALLOONED)
     await guest.guest_program.poll()
     assert guest.requested == 0
 
 
 async def test_a_new_agent_leaves_locked_memory_as_it_is(guest: Guest) -> None:
-    guest.control.files[REQUEST] = json.dumps({"reserve": 100 * MIB}).encode()
-    guest.report(held=100 * MIB)
+    guest.control.files[REQUEST] = json.dumps({"lock": 100 * MIB}).encode()
+    guest.report(locked=100 * MIB)
     guest.guest_program.sample(BARE)
     await guest.guest_program.poll()
     assert guest.requested == 100 * MIB
@@ -226,7 +232,7 @@ async def test_a_new_agent_leaves_locked_memory_as_it_is(guest: Guest) -> None:
 
 
 async def test_memory_that_the_node_has_back_counts_and_not_what_the_program_claims(guest: Guest) -> None:
-    guest.report(held=400 * MIB)
+    guest.report(locked=400 * MIB)
     guest.guest_program.sample(BARE)
     await guest.guest_program.poll()
     assert guest.guest_program.sample(BARE).resident == SIZE
@@ -246,7 +252,7 @@ async def test_the_program_locks_nothing_before_the_balloon_has_given_all_back(g
     control = FakeMemoryControl(size=SIZE, actual=512 * MIB, follows=False)
     with_program = ProgramMemoryControl(control, guest.guest_program)
     guest.guest_program.method = ReclaimMethod.GUEST_AGENT
-    guest.report(held=0)
+    guest.report(locked=0)
     await with_program.sample()
     await guest.guest_program.poll()
     sample = await with_program.sample()
@@ -272,12 +278,12 @@ async def test_the_balloon_reclaims_nothing_before_the_program_has_given_all_bac
     control = FakeMemoryControl(size=SIZE, actual=SIZE)
     with_program = ProgramMemoryControl(control, guest.guest_program)
     guest.guest_program.method = ReclaimMethod.GUEST_AGENT
-    guest.report(held=0)
+    guest.report(locked=0)
     await with_program.sample()
     await guest.guest_program.poll()
     await with_program.set_memory(600 * MIB)
     await guest.guest_program.poll()
-    guest.report(held=SIZE - 600 * MIB)
+    guest.report(locked=SIZE - 600 * MIB)
     await guest.guest_program.poll()
     guest.guest_program.method = ReclaimMethod.BALLOON
     sample = await with_program.sample()
@@ -286,7 +292,7 @@ async def test_the_balloon_reclaims_nothing_before_the_program_has_given_all_bac
     await guest.guest_program.poll()
     assert guest.requested == 0
     assert control.requests == []
-    guest.report(held=0)
+    guest.report(locked=0)
     guest.clock.now += DEFAULT_TIMING.program.poll
     await guest.guest_program.poll()
     assert (await with_program.sample()).problem is None
@@ -329,7 +335,7 @@ async def test_a_windows_guest_without_a_balloon_driver_is_reported_to_have_no_p
 
 async def test_where_files_are_refused_the_program_is_run(guest: Guest) -> None:
     guest.control.refused["guest-file-open"] = "the command guest-file-open has been disabled"
-    status = json.dumps({"number": 1, "asked": 0, "held": 0, "available": 500 * MIB, "spare": 0}).encode()
+    status = json.dumps({"number": 1, "requested": 0, "locked": 0, "available": 500 * MIB, "spare": 0}).encode()
     guest.control.program = lambda arguments: (0, status if "--status" in arguments else b"")
     guest.guest_program.sample(BARE)
     await guest.guest_program.poll()
@@ -340,7 +346,7 @@ async def test_where_files_are_refused_the_program_is_run(guest: Guest) -> None:
 
 
 async def test_a_guest_agent_that_does_not_answer_leaves_locked_memory_as_it_is(guest: Guest) -> None:
-    guest.report(held=100 * MIB)
+    guest.report(locked=100 * MIB)
     guest.guest_program.sample(BARE)
     await guest.guest_program.poll()
     guest.control.absent = GuestAgentError(AgentReason.GUEST_AGENT_HUNG, "its guest agent did not answer")

@@ -23,6 +23,7 @@ from kubeballoon.agent.timing import DEFAULT_TIMING, Timing
 from kubeballoon.agent.vm.guest_program import GuestProgram
 from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.instance import Instance, read_instance
+from kubeballoon.agent.waiting import Wait, wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory.demand import GuestStatistics
@@ -49,9 +50,11 @@ def instance(name: str, **annotations: str) -> Instance:
 
 
 @asynccontextmanager
-async def working(controls: dict[str, FakeGuestControl], timing: Timing = QUICK) -> AsyncIterator[GuestWorkers]:
+async def working(
+    controls: dict[str, FakeGuestControl], timing: Timing = QUICK, wait: Wait = wait_for
+) -> AsyncIterator[GuestWorkers]:
     domains = {f"default_{name}": control for name, control in controls.items()}
-    guest_workers = GuestWorkers(FakeHypervisor({}, domains), Path("/pods"), lambda: None, timing)
+    guest_workers = GuestWorkers(FakeHypervisor({}, domains), Path("/pods"), lambda: None, timing, wait)
     guest_workers.match({name: instance(name, processor_target="2") for name in controls})
     try:
         yield guest_workers
@@ -91,16 +94,15 @@ async def test_a_vm_that_left_has_no_worker_any_more() -> None:
         await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "guest worker default_a"])
 
 
-async def test_the_worker_of_a_migrating_vm_waits_until_the_migration_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_worker_of_a_migrating_vm_waits_until_the_migration_ends() -> None:
     pauses: list[float] = []
 
-    async def pause(_: GuestWorker, seconds: float) -> None:
+    async def wait(event: asyncio.Event, seconds: float) -> bool:
         pauses.append(seconds)
-        await asyncio.sleep(0.002)
+        return await wait_for(event, 0.002)
 
-    monkeypatch.setattr(GuestWorker, "_pause", pause)
     control = FakeGuestControl()
-    async with working({"a": control}) as guest_workers:
+    async with working({"a": control}, wait=wait) as guest_workers:
         await until(lambda: sum(control.online.values()) == 2)
         guest_workers.match({"a": replace(instance("a"), hold=Problem(AgentReason.MIGRATING, "it is migrating"))})
         await until(lambda: pauses and pauses[-1] == QUICK.guest.idle_poll)
@@ -119,7 +121,7 @@ async def test_a_vm_without_a_request_is_looked_at_rarely() -> None:
         DomainSample(1 << 30, 1 << 30, running=True, balloon=True, statistics=GuestStatistics(1 << 30, 1.0))
     )
     await guest_program.poll()
-    assert guest_program.until_due <= PROBE_INTERVAL, "it is not known whether a program holds memory"
+    assert guest_program.until_due <= PROBE_INTERVAL, "it is not known whether a program has locked memory"
     guest_agent.control = control
     await guest_program.poll()
     assert guest_program.until_due == math.inf, "its balloon works"
@@ -187,22 +189,22 @@ class Faulty(FakeGuestControl):
         return await super().plugged()
 
 
-async def test_an_error_that_nobody_expects_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_that_nobody_expects_ends_no_worker() -> None:
     pauses: list[float] = []
     timing = replace(QUICK, guest=replace(QUICK.guest, reconnect=Backoff(shortest=0.01, longest=0.03)))
     control = Faulty()
 
-    async def pause(_: GuestWorker, seconds: float) -> None:
+    async def wait(event: asyncio.Event, seconds: float) -> bool:
         pauses.append(seconds)
-        await asyncio.sleep(0)
+        return await wait_for(event, 0)
 
-    monkeypatch.setattr(GuestWorker, "_pause", pause)
     guest_worker = GuestWorker(
         instance("a", processor_target="2"),
         FakeHypervisor({}, {"default_a": control}),
         Path("/pods"),
         lambda: None,
         timing,
+        wait,
     )
     task = asyncio.create_task(guest_worker.run())
     await until(lambda: control.looks > 4)

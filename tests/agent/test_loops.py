@@ -133,7 +133,8 @@ def namespace(**labels: str) -> Object:
 
 def cluster(*vms: Object, policies: list[Object] | None = None, namespaces: list[Object] | None = None) -> FakeCluster:
     named = [
-        {**policy, "metadata": {**policy["metadata"], "uid": policy["metadata"]["name"]}} for policy in policies or []
+        {**policy, "metadata": {**policy["metadata"], "uid": policy["metadata"]["name"], "resourceVersion": "1"}}
+        for policy in policies or []
     ]
     collections: dict[str, list[Object] | None] = {
         paths.INSTANCES: list(vms),

@@ -26,6 +26,7 @@ from kubeballoon.agent.vm.authorization import Authorization
 from kubeballoon.agent.vm.instance import Instance, read_instance
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
+from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy, VirtualMachineReport
 from kubeballoon.core.memory.demand import GuestStatistics
@@ -321,17 +322,20 @@ class ReportingMemoryControl(FakeMemoryControl):
         return replace(sample, statistics=sample.statistics._replace(updated=float(int(self.reported))))
 
 
-async def test_a_guest_at_rest_is_sampled_once_for_each_of_its_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_guest_at_rest_is_sampled_once_for_each_of_its_reports() -> None:
     control, timing = ReportingMemoryControl(), DEFAULT_TIMING.memory
 
-    async def pause(_: MemoryWorker, seconds: float) -> None:
+    async def wait(event: asyncio.Event, seconds: float) -> bool:
         control.clock.now += seconds
-        await asyncio.sleep(0)
+        return await wait_for(event, 0)
 
-    monkeypatch.setattr(MemoryWorker, "_pause", pause)
     of = instance()
     worker = MemoryWorker(
-        of, FakeHypervisor({of.domain: control}), settings(timing, period=5), lambda: None, clock=control.clock
+        of,
+        FakeHypervisor({of.domain: control}),
+        replace(settings(timing, period=5), wait=wait),
+        lambda: None,
+        clock=control.clock,
     )
     task = asyncio.create_task(worker.run())
     await until(lambda: len(control.sampled) > 20)

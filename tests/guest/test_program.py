@@ -120,9 +120,9 @@ def test_a_guest_that_runs_short_has_memory_back_at_once(guest: FakeGuest, locke
     locker.step(700 * MIB)
     assert guest.available() >= guest.total() // 16
     assert locker.short
-    held = guest.locked.size
+    locked = guest.locked.size
     step(locker, 700 * MIB)
-    assert guest.locked.size <= held, "nothing more is locked for a while"
+    assert guest.locked.size <= locked, "nothing more is locked for a while"
 
 
 def test_a_guest_whose_tasks_wait_for_memory_has_some_back(guest: FakeGuest, locker: program.Locker) -> None:
@@ -139,7 +139,7 @@ def test_a_kernel_that_gives_no_more_is_not_pressed(guest: FakeGuest, locker: pr
     assert not locker.step(500 * MIB)
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", '{"reserve": "much", "id": 1}', "[]"])
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"lock": "much"}', "[]"])
 def test_half_a_request_is_no_request(tmp_path: Path, text: str) -> None:
     (tmp_path / "request").write_text(text)
     assert program.read_request(str(tmp_path / "request")) is None
@@ -181,9 +181,9 @@ def test_as_a_process_it_follows_requests_and_reports_what_it_has_locked(tmp_pat
             eventually(status)
             subprocess.run([*command, f"--ask={4 * MIB}"], check=True, timeout=SLOW)
             # Both at once: while tasks of this machine wait for memory, the program frees what it had locked.
-            eventually(lambda: status()["held"] == 4 * MIB and locked() >= 4 * MIB)
+            eventually(lambda: status()["locked"] == 4 * MIB and locked() >= 4 * MIB)
             subprocess.run([*command, "--ask=0"], check=True, timeout=SLOW)
-            eventually(lambda: status()["held"] == 0)
+            eventually(lambda: status()["locked"] == 0)
         finally:
             process.terminate()
     assert process.returncode == 0

@@ -6,7 +6,6 @@ They are apart so that an API server which does not answer never delays help for
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,10 +21,11 @@ from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReade
 from kubeballoon.agent.node.processors import HostProcessorReader
 from kubeballoon.agent.report import NodeObservation, compose
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.vm.authorization import KnownPolicies
+from kubeballoon.agent.vm.authorization import KnownPolicies, PolicyReader
 from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.instance import Instance, read_instance
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
+from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.names import NODE_NAME_LABEL
 from kubeballoon.api.v1alpha1 import API_VERSION, NodePressure, NodePressureStatus, NodeProcessors
@@ -105,7 +105,9 @@ class Agent:
         self._matched = False  # whether workers were started for all VMs once: until then nothing is reported
         self._wake_guard = asyncio.Event()
         self._wake_reporter = asyncio.Event()
-        self._guest_workers = GuestWorkers(hypervisor, settings.pods, self._wake_reporter.set, settings.timing)
+        self._guest_workers = GuestWorkers(
+            hypervisor, settings.pods, self._wake_reporter.set, settings.timing, settings.wait
+        )
         self._written: NodePressureStatus | None = None
         self._written_at = 0.0
         self._conditions: Sequence[Condition] = ()  # of the last report, whether it could be written or not
@@ -115,6 +117,7 @@ class Agent:
         selector = f"{NODE_NAME_LABEL}={node}"
         self._vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=self._on_change)
         self._policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._on_change)
+        self._policy_reader = PolicyReader()
         self._namespaces = Reflector(cluster, paths.NAMESPACES, changed=self._on_namespace_change)
         self._namespace_labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
 
@@ -166,7 +169,7 @@ class Agent:
                     await self._read_last_report()
                 self._match_workers()
                 self._help()
-            await _wait(self._wake_guard, self._timing.guard_interval)
+            await wait_for(self._wake_guard, self._timing.guard_interval)
 
     async def _read_last_report(self) -> None:
         """Read what an earlier agent reported, so that no balloon moves because of a restart."""
@@ -202,7 +205,8 @@ class Agent:
         if not self._objects_changed and not ended:
             return
         self._objects_changed = False
-        policies = KnownPolicies.read(self._policies.objects()) if self._policies.synced.is_set() else KnownPolicies()
+        bodies = self._policies.objects()
+        policies = self._policy_reader.read(bodies) if self._policies.synced.is_set() else KnownPolicies()
         instances = (self._read_vm(vmi) for vmi in self._vms.objects())
         running = {vm.uid: vm for vm in instances if vm is not None}
         self._namespace_labels = self._read_labels({vm.namespace for vm in running.values()})
@@ -277,7 +281,7 @@ class Agent:
             self._turns["report"] = self._clock()
             if self._matched:
                 await self._report_news(vms_changed=vms_changed)
-            vms_changed = await _wait(self._wake_reporter, self._timing.check_interval)
+            vms_changed = await wait_for(self._wake_reporter, self._timing.check_interval)
             await asyncio.sleep(self._timing.settle)
 
     async def _report_news(self, *, vms_changed: bool) -> None:
@@ -351,13 +355,3 @@ class Agent:
         if text != self._fault:
             _log.warning("%s", text)
         self._fault = text
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event, but no longer than ``seconds``; clear it, and return whether it was set."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    was_set = event.is_set()
-    event.clear()
-    return was_set

@@ -6,7 +6,10 @@ controller.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kubeballoon.agent.node.memory import HostMemory
+from kubeballoon.agent.vm.guest_processors import ProcessorView
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.api.v1alpha1 import NodePressureStatus, NodeProcessors, ProcessorReport, VirtualMachineReport
 
@@ -31,6 +34,11 @@ def is_view_news(before: MemoryView, now: MemoryView) -> bool:
             return True
         figures.append((before.need.value, now.need.value))
     return any(_moved(*figure, new.size) for figure in figures)
+
+
+def is_processor_news(before: ProcessorView, now: ProcessorView) -> bool:
+    """Whether a VM's processors changed otherwise than in their usage, which changes all the time."""
+    return replace(before, usage=None) != replace(now, usage=None)
 
 
 def is_node_news(written: NodePressureStatus | None, memory: HostMemory, processors: NodeProcessors | None) -> bool:

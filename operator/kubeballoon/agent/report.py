@@ -27,7 +27,8 @@ from kubeballoon.api.v1alpha1 import (
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.node_state import StateThresholds
 from kubeballoon.core.wording import human, listed
-from kubeballoon.vocabulary import AgentAction, NodeState, ReclaimMethod
+from kubeballoon.governance.reports import clamp_to_size
+from kubeballoon.vocabulary import NodeState, ReclaimMethod
 
 _LARGEST_COUNT = (1 << 63) - 1  # the largest number that an API server takes; a guest's driver may report more
 
@@ -124,8 +125,8 @@ def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
         need=None if view.need is None else view.need.value,
         present_need=None if view.need is None else view.need.present,
         troubled=view.need is not None and view.need.troubled,
-        min=_clamp(instance.minimum, size),
-        target=_clamp(instance.target, size),
+        min=clamp_to_size(instance.minimum, size),
+        target=clamp_to_size(instance.target, size),
         emergency_target=worker.emergency_target,
         policy=instance.policy,
         eligible=instance.ineligibility is None,
@@ -148,7 +149,7 @@ def _bad_report(worker: MemoryWorker, error: Exception) -> VirtualMachineReport:
         size=instance.size,
         resident=worker.view.resident,
         overhead=instance.overhead,
-        target=_clamp(instance.target, instance.size),
+        target=clamp_to_size(instance.target, instance.size),
         emergency_target=worker.emergency_target,  # it is read back from here: left out, it would end
         policy=instance.policy,
         eligible=instance.ineligibility is None,
@@ -195,7 +196,7 @@ def _method_fields(report: VirtualMachineReport, worker: GuestWorker) -> dict[st
         return {
             **fields,
             "method": ReclaimMethod.GUEST_AGENT,
-            "claimed": None if program.status is None else _clamp(program.status.locked, report.size),
+            "claimed": None if program.status is None else clamp_to_size(program.status.locked, report.size),
             "freed_by": program.freed_by,
         }
     if report.reason is not None and report.reason.no_reclaim_method:
@@ -213,13 +214,13 @@ def _processor_report(worker: GuestWorker) -> ProcessorReport:
         online=view.online,
         offlinable=view.offlinable,
         usage=view.usage,
-        target=_clamp(request.target, request.size),
+        target=clamp_to_size(request.target, request.size),
         returning=request.target is None and worker.processors.returning,
         policy=request.policy,
         requested_method=request.method,
         method=view.method,
         eligible=request.ineligibility is None,
-        responsive=hindrance is None or hindrance.reason.processors is AgentAction.FOLLOWS,
+        responsive=hindrance is None or not hindrance.reason.processors_stay,
         reason=None if problem is None else problem.reason,
         message=_shorten(message),
     )
@@ -236,11 +237,6 @@ def _guest_report(statistics: GuestStatistics) -> GuestReport:
         swap_out=statistics.swap_out,
         major_faults=None if faults is None else min(faults, _LARGEST_COUNT),
     )
-
-
-def _clamp(value: int | None, size: int) -> int | None:
-    """Clamp a figure to 0..``size``: annotations can be forged, and guests can say anything."""
-    return None if value is None else max(0, min(value, size))
 
 
 def _shorten(message: str | None) -> str | None:

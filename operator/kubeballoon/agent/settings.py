@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubeballoon.agent.timing import DEFAULT_TIMING, Timing
+from kubeballoon.agent.waiting import Wait, wait_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +18,11 @@ class AgentSettings:
         window: the time constant of the slow average of a guest's demand, seconds.
         period: how often guests are to report their statistics, seconds.
         timing: how long the agent's parts wait.
+        wait: how the workers of VMs wait.
     """
 
     pods: Path
     window: float
     period: int
     timing: Timing = DEFAULT_TIMING
+    wait: Wait = wait_for

@@ -14,7 +14,8 @@ class AgentReason(StrEnum):
     """An AgentReason says in one word why a VM has something else than is requested of it.
 
     Each member also says what the agent does about the VM while the reason holds. The controller plans the node's
-    memory by that, so it is written here, beside the reason, and nowhere else.
+    memory by that, so it is written here, beside the reason, and nowhere else. An agent that goes on trying in vain
+    follows: ``processors_stay`` says whether anything comes of it.
 
     Attributes:
         memory: what the agent does about the VM's memory.
@@ -56,6 +57,21 @@ class AgentReason(StrEnum):
         """Whether the guest agent is there and answers, though not with what it was asked for."""
         return self in (AgentReason.GUEST_AGENT_REFUSED, AgentReason.GUEST_AGENT_GARBLED)
 
+    @property
+    def processors_stay(self) -> bool:
+        """Whether a VM's processors stay as they are, because the agent holds them or because what it tries fails."""
+        return self.processors is _HOLDS or self in (
+            AgentReason.GUEST_AGENT_ABSENT,
+            AgentReason.GUEST_AGENT_HUNG,
+            AgentReason.GUEST_AGENT_BUSY,
+            AgentReason.GUEST_AGENT_REFUSED,
+            AgentReason.GUEST_AGENT_GARBLED,
+            AgentReason.NOT_FOLLOWING,
+            # These two are given of a VM's memory alone. Of a VM that does not answer nothing is expected.
+            AgentReason.UNRESPONSIVE,
+            AgentReason.NO_BALLOON,
+        )
+
     # Follows: without a request such a VM counts as its whole size, which its agent may be giving it for that reason.
     UNKNOWN = (
         "Unknown",
@@ -88,8 +104,8 @@ class AgentReason(StrEnum):
     BAD_REQUEST = "BadRequest", _HOLDS, _HOLDS, "one of its annotations cannot be read"
     HUNG = "Hung", _HOLDS, _HOLDS, "a call to its libvirt daemon has not returned in time"
     UNREACHABLE = "Unreachable", _HOLDS, _HOLDS, "its libvirt daemon cannot be reached"
-    UNRESPONSIVE = "Unresponsive", _HOLDS, _HOLDS, "its balloon driver does not follow requests"
-    NO_BALLOON = "NoBalloon", _HOLDS, _HOLDS, "its libvirt domain has no balloon"
+    UNRESPONSIVE = "Unresponsive", _HOLDS, _FOLLOWS, "its balloon driver does not follow requests"
+    NO_BALLOON = "NoBalloon", _HOLDS, _FOLLOWS, "its libvirt domain has no balloon"
     NO_DRIVER = "NoDriver", _FOLLOWS, _FOLLOWS, "its guest has no balloon driver, or one that has never reported"
     STATISTICS_STALE = "StatisticsStale", _FOLLOWS, _FOLLOWS, "its balloon driver has stopped reporting"
     BALLOON_INEFFECTIVE = (
@@ -109,11 +125,11 @@ class AgentReason(StrEnum):
     )
     GUEST_UNSUPPORTED = "GuestUnsupported", _FOLLOWS, _FOLLOWS, "the guest program does not run on such a guest"
     GUEST_PROGRAM_ABSENT = "GuestProgramAbsent", _FOLLOWS, _FOLLOWS, "the guest program does not run in its guest"
-    GUEST_AGENT_ABSENT = "GuestAgentAbsent", _FOLLOWS, _HOLDS, "its guest runs no QEMU guest agent"
-    GUEST_AGENT_HUNG = "GuestAgentHung", _FOLLOWS, _HOLDS, "its guest agent does not answer in time"
-    GUEST_AGENT_BUSY = "GuestAgentBusy", _FOLLOWS, _HOLDS, "its guest agent is busy with another client"
-    GUEST_AGENT_REFUSED = "GuestAgentRefused", _FOLLOWS, _HOLDS, "its guest agent refuses a command"
-    GUEST_AGENT_GARBLED = "GuestAgentGarbled", _FOLLOWS, _HOLDS, "its guest agent's answer cannot be understood"
+    GUEST_AGENT_ABSENT = "GuestAgentAbsent", _FOLLOWS, _FOLLOWS, "its guest runs no QEMU guest agent"
+    GUEST_AGENT_HUNG = "GuestAgentHung", _FOLLOWS, _FOLLOWS, "its guest agent does not answer in time"
+    GUEST_AGENT_BUSY = "GuestAgentBusy", _FOLLOWS, _FOLLOWS, "its guest agent is busy with another client"
+    GUEST_AGENT_REFUSED = "GuestAgentRefused", _FOLLOWS, _FOLLOWS, "its guest agent refuses a command"
+    GUEST_AGENT_GARBLED = "GuestAgentGarbled", _FOLLOWS, _FOLLOWS, "its guest agent's answer cannot be understood"
     INTERNAL_ERROR = (
         "InternalError",
         _FOLLOWS,
@@ -125,7 +141,7 @@ class AgentReason(StrEnum):
     NOT_FOLLOWING = (
         "NotFollowing",
         _FOLLOWS,
-        _HOLDS,
+        _FOLLOWS,
         "its guest uses as many processors as before, whatever is requested",
     )
     UNPLUG_LOST = (

@@ -1,5 +1,10 @@
-"""This module says how long controller, agent and CLI go by a node's last report."""
+"""This module says how far controller, agent and CLI go by a node's report: for how long, and within which bounds."""
 
 from __future__ import annotations
 
 SILENT_AFTER = 180.0  # seconds: agents report every 60, so three reports in a row are missing
+
+
+def clamp_to_size(figure: int | None, size: int) -> int | None:
+    """Clamp a VM's figure to 0..``size``, bytes or processors: annotations can be forged, guests can say anything."""
+    return None if figure is None else max(0, min(figure, size))

@@ -10,6 +10,7 @@ from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryVM
 from kubeballoon.core.processors.model import ProcessorNode, ProcessorPressure, ProcessorVM
 from kubeballoon.governance.exclusion import memory_exclusion, processor_exclusion
 from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy, LoadedProcessorPolicy
+from kubeballoon.governance.reports import clamp_to_size
 from kubeballoon.governance.requests import LastRequest, memory_in_force, processors_in_force
 from kubeballoon.vocabulary import AgentAction
 
@@ -74,9 +75,9 @@ def memory_vm(
         size=report.size,
         actual=_held(report),
         overhead=report.overhead,
-        need=_clamp(report.need, report.size),
-        present_need=_clamp(report.present_need, report.size),
-        target=_clamp(in_force.target, report.size),
+        need=clamp_to_size(report.need, report.size),
+        present_need=clamp_to_size(report.present_need, report.size),
+        target=clamp_to_size(in_force.target, report.size),
         troubled=report.troubled,
         excluded=None if excluded is None else excluded.message,
         responsive=report.responsive,
@@ -91,11 +92,6 @@ def _memory_action(report: VirtualMachineReport) -> AgentAction:
     if not report.eligible:
         return AgentAction.RETURNS_ALL  # whatever the reason: the agent returns all memory to a VM it may not balloon
     return AgentAction.FOLLOWS if report.reason is None else report.reason.memory
-
-
-def _clamp(value: int | None, size: int) -> int | None:
-    """Clamp a figure to 0..size: annotations can be forged, and guests can report anything."""
-    return None if value is None else max(0, min(value, size))
 
 
 def _held(report: VirtualMachineReport) -> int:
@@ -150,7 +146,7 @@ def _processor_vm(
         name=f"{report.namespace}/{report.name}",
         size=processors.size,
         online=processors.online,
-        target=_clamp(in_force.target, processors.size),
+        target=clamp_to_size(in_force.target, processors.size),
         excluded=None if excluded is None else excluded.message,
         dedicated=processors.reason is AgentReason.DEDICATED_CPU,
         responsive=processors.responsive,

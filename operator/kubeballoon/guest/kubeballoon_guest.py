@@ -159,12 +159,11 @@ class Locker:
         return elapsed > 0 and (stalled - before) / elapsed > SHORT_STALL
 
 
-def read_request(path: str) -> Optional[Dict[str, Any]]:
-    """Read the request; None if there is none, or it is only written in part so far."""
+def read_request(path: str) -> Optional[int]:
+    """Read how many bytes are to be locked; None if there is no request, or it is only written in part so far."""
     try:
         with open(path) as file:
-            request = json.load(file)
-        return {"reserve": max(0, int(request["reserve"])), "id": str(request["id"])}
+            return max(0, int(json.load(file)["lock"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -180,28 +179,26 @@ def replace(path: str, content: Dict[str, Any]) -> None:
 def run(directory: str) -> None:
     """Follow requests until the process is ended.
 
-    The status's ``asked``, ``held``, ``available``, ``spare`` and ``number`` are for the node's agent; ``version``,
-    ``id`` and ``short`` are for people. All sizes are in bytes.
+    The status says how much is ``requested`` and ``locked``, how much more is ``available`` to the guest, and how much
+    more could be locked (``spare``), all in bytes. Its ``number`` grows with each look at the guest.
     """
     os.makedirs(directory, mode=0o700, exist_ok=True)
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # out of memory, the kernel kills this first: all that is locked is free then
     guest, locked = Guest(), LockedMemory()
     locker = Locker(guest, locked)
-    request: Dict[str, Any] = {"reserve": 0, "id": ""}
-    number = 0
+    requested = number = 0
     while True:
-        request = read_request(os.path.join(directory, REQUEST)) or request
-        moving = locker.step(request["reserve"])
+        request = read_request(os.path.join(directory, REQUEST))
+        if request is not None:
+            requested = request
+        moving = locker.step(requested)
         number += 1
         status = {
-            "version": VERSION,
-            "id": request["id"],
-            "asked": request["reserve"],
-            "held": locked.size,
+            "requested": requested,
+            "locked": locked.size,
             "available": guest.available(),
             "spare": locker.spare,
-            "short": locker.short,
             "number": number,
         }
         replace(os.path.join(directory, STATUS), status)
@@ -213,13 +210,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Locks memory of this guest when its node asks for it.")
     parser.add_argument("--directory", default=DIRECTORY, help="where the request and the status are (%(default)s)")
     parser.add_argument("--ask", type=int, metavar="BYTES", help="ask the program that runs to lock this much")
-    parser.add_argument("--id", default="by hand", help="a name for the request, which the status repeats")
     parser.add_argument("--status", action="store_true", help="print the status of the program that runs")
     parser.add_argument("--version", action="version", version="kubeballoon-guest " + str(VERSION))
     options = parser.parse_args()
     try:
         if options.ask is not None:
-            replace(os.path.join(options.directory, REQUEST), {"reserve": options.ask, "id": options.id})
+            replace(os.path.join(options.directory, REQUEST), {"lock": options.ask})
         elif options.status:
             with open(os.path.join(options.directory, STATUS)) as file:
                 sys.stdout.write(file.read())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -31,6 +31,34 @@ class Authorization:
         return instance.minimum if self.policy is None else self.policy.terms.minimum.of(size)
 
 
+class PolicyReader:
+    """A PolicyReader reads the cluster's memory policies, and translates each version of a policy once."""
+
+    def __init__(self) -> None:
+        """Know no policy yet."""
+        self._loaded: dict[tuple[str, str], LoadedMemoryPolicy | None] = {}  # by uid and resourceVersion
+
+    def read(self, bodies: Iterable[Mapping[str, Any]]) -> KnownPolicies:
+        """Read the policies from all of the cluster's MemoryPolicy objects."""
+        # What is not among the objects any more is forgotten: a policy that was deleted, or an older version.
+        self._loaded = {key: self._load(key, body) for key, body in ((_version(body), body) for body in bodies)}
+        known = tuple(policy for policy in self._loaded.values() if policy is not None)
+        return KnownPolicies(known, complete=len(known) == len(self._loaded))
+
+    def _load(self, key: tuple[str, str], body: Mapping[str, Any]) -> LoadedMemoryPolicy | None:
+        """Load a policy unless that was done before; None where it cannot be read."""
+        if key in self._loaded:
+            return self._loaded[key]
+        try:
+            return load_memory_policy(MemoryPolicy.model_validate(body))
+        except ValidationError:
+            return None
+
+
+def _version(body: Mapping[str, Any]) -> tuple[str, str]:
+    return body["metadata"]["uid"], body["metadata"]["resourceVersion"]
+
+
 @dataclass(frozen=True, slots=True)
 class KnownPolicies:
     """KnownPolicies are the memory policies that the agent could read.
@@ -42,17 +70,6 @@ class KnownPolicies:
 
     known: tuple[LoadedMemoryPolicy, ...] = ()
     complete: bool = False
-
-    @classmethod
-    def read(cls, bodies: Iterable[Mapping[str, Any]]) -> Self:
-        """Read the policies from all of the cluster's MemoryPolicy objects."""
-        known, complete = [], True
-        for body in bodies:
-            try:
-                known.append(load_memory_policy(MemoryPolicy.model_validate(body)))
-            except ValidationError:
-                complete = False
-        return cls(tuple(known), complete)
 
     def authorization(self, instance: Instance, namespace: Mapping[str, str] | None) -> Authorization:
         """Find how far the requests on a VM are believed.

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HypervisorError
 from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
@@ -66,8 +65,7 @@ def parse_status(text: bytes) -> ProgramStatus | None:
     """Parse a program's status file; None if it is none, for the guest can write anything there."""
     try:
         status = json.loads(text)
-        figures = [status[key] for key in ("number", "asked", "held", "available")]
-        figures.append(status.get("spare", status["available"]))  # older programs do not say what is spare
+        figures = [status[key] for key in ("number", "requested", "locked", "available", "spare")]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return ProgramStatus(*figures) if all(type(figure) is int and figure >= 0 for figure in figures) else None
@@ -316,8 +314,7 @@ class GuestProgram:
         if self._files_refused:
             await self._run("--ask", str(size))
             return
-        request: dict[str, Any] = {"reserve": size, "id": str(size)}
-        await self._guest_agent.write_file(f"{DIRECTORY}/request", json.dumps(request).encode())
+        await self._guest_agent.write_file(f"{DIRECTORY}/request", json.dumps({"lock": size}).encode())
 
     async def _run(self, *arguments: str) -> tuple[int, bytes]:
         """Run the program with ``arguments`` in the guest; return its exit status and what it prints."""

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from kubeballoon.agent.hypervisor import launchers
@@ -19,10 +18,12 @@ from kubeballoon.agent.hypervisor.errors import HypervisorError
 from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
 from kubeballoon.agent.hypervisor.interface import GuestControl, Hypervisor
 from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
+from kubeballoon.agent.news import is_processor_news
 from kubeballoon.agent.timing import DEFAULT_TIMING, Timing
 from kubeballoon.agent.vm.guest_processors import GuestProcessors
 from kubeballoon.agent.vm.guest_program import GuestProgram, ProgramHypervisor
 from kubeballoon.agent.vm.instance import Instance
+from kubeballoon.agent.waiting import Wait, wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.vocabulary import ReclaimMethod
@@ -47,6 +48,7 @@ class GuestWorker:
         pods: Path,
         changed: Callable[[], None],
         timing: Timing = DEFAULT_TIMING,
+        wait: Wait = wait_for,
     ) -> None:
         """Work for ``instance``, whose pod is below ``pods``; call ``changed`` when there is something to report."""
         self.instance = instance
@@ -54,6 +56,7 @@ class GuestWorker:
         self._pods = pods
         self._changed = changed
         self._timing = timing.guest
+        self._wait = wait
         self._wake = asyncio.Event()
         self._guest_agent = GuestAgent(timing=timing.guest_agent)
         self.process = QemuProcess(instance.domain, instance.pods)
@@ -100,7 +103,7 @@ class GuestWorker:
                 self._fail(AgentReason.INTERNAL_ERROR, f"its guest worker failed: {error!r}")
             self._guest_agent.control = None
             self._retry = self._retry.failed(time.monotonic())
-            await self._pause(self._retry.pause)
+            await self._wait(self._wake, self._retry.pause)
 
     async def _open(self) -> GuestControl:
         launcher = launchers.require_launcher(self._pods, self.instance.pods)
@@ -114,7 +117,7 @@ class GuestWorker:
                     await self._advance_processors(control)
                     self._processors_due = time.monotonic() + self._processors_pause()
                     self._retry = self._retry.succeeded()
-            await self._pause(self._until_due())
+            await self._wait(self._wake, self._until_due())  # an instruction that changes ends the pause
 
     def _processors_pause(self) -> float:
         """Decide after how many seconds to look at the processors again."""
@@ -144,7 +147,7 @@ class GuestWorker:
         if (now.online, now.problem) != (before.online, before.problem):
             problem = "" if now.problem is None else f": {now.problem.message}"
             _log.info("%s: %s processors online%s", self.instance.domain, now.online, problem)
-        if replace(now, usage=None) != replace(before, usage=None):
+        if is_processor_news(before, now):
             self._changed()
 
     def _fail(self, reason: AgentReason, message: str) -> None:
@@ -153,25 +156,24 @@ class GuestWorker:
         self.processors.fail(reason, message)
         self._changed()
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than until something else is requested."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        self._wake.clear()
-
 
 class GuestWorkers:
     """GuestWorkers keep one guest worker for each VM of the node."""
 
     def __init__(
-        self, hypervisor: Hypervisor, pods: Path, changed: Callable[[], None], timing: Timing = DEFAULT_TIMING
+        self,
+        hypervisor: Hypervisor,
+        pods: Path,
+        changed: Callable[[], None],
+        timing: Timing = DEFAULT_TIMING,
+        wait: Wait = wait_for,
     ) -> None:
         """Work for VMs whose pods are below ``pods``; call ``changed`` when a worker has something to report."""
         self._hypervisor = hypervisor
         self._pods = pods
         self._changed = changed
         self._timing = timing
+        self._wait = wait
         self._workers: dict[str, tuple[GuestWorker, asyncio.Task[None]]] = {}  # by the VM's uid
 
     def match(self, running: Mapping[str, Instance]) -> None:
@@ -183,7 +185,7 @@ class GuestWorkers:
             if known is not None:
                 known[0].update(instance)
                 continue
-            worker = GuestWorker(instance, self._hypervisor, self._pods, self._changed, self._timing)
+            worker = GuestWorker(instance, self._hypervisor, self._pods, self._changed, self._timing, self._wait)
             self._workers[uid] = worker, asyncio.create_task(worker.run(), name=f"guest worker {instance.domain}")
 
     def restore(self, status: NodePressureStatus) -> None:

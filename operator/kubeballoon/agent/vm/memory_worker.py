@@ -81,6 +81,7 @@ class MemoryWorker:
         self._clock = clock
         self._timed = timed
         self._process = process
+        self._wait = settings.wait
         self._timing = settings.timing.memory
         self._started_at = self._period_set_at = clock()
         self._wake = asyncio.Event()
@@ -142,7 +143,7 @@ class MemoryWorker:
                 except HypervisorError as error:
                     await self._fail(error)
                 retry = retry.failed(self._clock())
-                await self._pause(retry.pause)
+                await self._wait(self._wake, retry.pause)
         finally:
             if self._pod is not None:
                 self._hypervisor.forget(self._pod)
@@ -174,7 +175,8 @@ class MemoryWorker:
             self.sampled_at = self._clock()
             moving = await self._act(control, sample)
             self._announce()
-            await self._pause(self._timing.moving_poll if moving else self._until_report(sample.statistics.updated))
+            pause = self._timing.moving_poll if moving else self._until_report(sample.statistics.updated)
+            await self._wait(self._wake, pause)  # an instruction that changes ends the pause
 
     def _until_report(self, updated: float) -> float:
         """Compute the seconds until a guest that reported at ``updated`` has reported again; before, nothing is new."""
@@ -336,13 +338,6 @@ class MemoryWorker:
         if is_view_news(self._announced, self.view):
             self._announced = self.view
             self._changed()
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than until something else is requested."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        self._wake.clear()
 
 
 def _spare(sample: DomainSample, need: demand.Need | None) -> int | None:

@@ -178,6 +178,9 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
     growth = _swap_growth(before, stats) if before is not None and troubled else 0
     swapped = max(0, previous.swapped + growth) if troubled else 0
     present += swapped
+    # What the guest works with now counts at once, so the averages matter only while it falls. After a burst too short
+    # to lift the slow average the fast one keeps some of the memory ready for the next. A fifth of the
+    # default window is a minute: many reports long, and yet far shorter than the slow average. Nobody measured it.
     return Need(
         present=present,
         fast=_average(previous.fast, present, elapsed, window / 5),

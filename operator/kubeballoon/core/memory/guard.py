@@ -34,4 +34,6 @@ def frees_nothing(size: int, actual: int, resident: int, overhead: int) -> bool:
         resident: what the VM's process holds of the node's memory, bytes.
         overhead: the part of it that is not the guest's, bytes.
     """
+    # The overhead is KubeVirt's formula. What QEMU needs beside the guest may exceed it, by more in large guests,
+    # and must not look like pinned pages. So a balloon of less than a sixteenth is never judged: it frees little.
     return actual < size and resident - overhead - actual > max(_EXCESS_TOLERANCE, size // 16)

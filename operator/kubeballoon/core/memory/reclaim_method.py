@@ -34,11 +34,6 @@ class ReclaimState(Enum):
     EMPTYING_BALLOON = auto()
 
     @property
-    def is_changing(self) -> bool:
-        """Whether one of the two has to give its memory back before the other may reclaim any."""
-        return self in (ReclaimState.EMPTYING_PROGRAM, ReclaimState.EMPTYING_BALLOON)
-
-    @property
     def program_in_charge(self) -> bool:
         """Whether what the guest has is told by the program, and not by the balloon."""
         return self in (ReclaimState.EMPTYING_PROGRAM, ReclaimState.PROGRAM_RECLAIMS)
