@@ -1,1 +1,1 @@
-"""The agent, which runs on every node: it reports what is there, carries requests out, and keeps guests safe."""
+"""This package is the agent of a node: it reports what is there, carries requests out, and keeps guests safe."""

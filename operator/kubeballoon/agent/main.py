@@ -1,4 +1,4 @@
-"""The command ``kubeballoon agent``: its options, and its life from start to signal."""
+"""This module is the command ``kubeballoon agent``: its options, and its life from start to signal."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from kubeballoon.serving import serve
 
 _log = logging.getLogger(__name__)
 
+_DESCRIPTION = "Reports the node's VMs, carries out what is requested of them, and keeps their guests safe."
 _TRIM_INTERVAL = 20.0  # seconds between two returns of unused memory to the node; each takes less than a millisecond
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``agent`` to kubeballoon's."""
-    parser = commands.add_parser("agent", help="report a node's VMs and carry requests out", description=__doc__)
+    parser = commands.add_parser("agent", help="report a node's VMs and carry requests out", description=_DESCRIPTION)
     add_client_options(parser)
     add_serving_options(parser)
     node = os.environ.get("NODE_NAME")
