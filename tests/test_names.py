@@ -70,6 +70,12 @@ def test_retired_words_do_not_come_back() -> None:
     assert found == [], "the glossary in operator/ARCHITECTURE.md has the words that are in use"
 
 
+def test_every_module_says_what_it_is_in_a_sentence_with_a_subject() -> None:
+    documented = [(place, ast.get_docstring(node) or "") for place, node in NODES if isinstance(node, ast.Module)]
+    found = [place for place, text in documented if not re.match(r"This (module|package|program) [a-z]+\b", text)]
+    assert found == [], "begin with 'This module' or 'This package' and a verb"
+
+
 def test_no_docstring_says_see_there() -> None:
     documented = [(place, node) for place, node in NODES if isinstance(node, ast.Module | Named)]
     found = [place for place, node in documented if "see there" in (ast.get_docstring(node) or "").lower()]

@@ -1,4 +1,4 @@
-"""kubeballoon drives the memory balloons that KubeVirt gives its virtual machines."""
+"""This package is kubeballoon: it drives the memory balloons that KubeVirt gives its virtual machines."""
 
 from importlib.metadata import version
 

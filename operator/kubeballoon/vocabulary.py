@@ -1,4 +1,4 @@
-"""Words that the API, the core and the agent share: node states, policy modes, and what an agent does about a VM."""
+"""This module lists words that API, core and agent share: node states, policy modes, and an agent's actions."""
 
 from __future__ import annotations
 

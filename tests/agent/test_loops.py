@@ -172,17 +172,17 @@ async def running(
 
 def hostile(**figures: object) -> bytes:
     """Write a status that no honest program in a guest would."""
-    return json.dumps({"number": 1, "asked": 0, "held": 0, "available": 5, "spare": 5, **figures}).encode()
+    return json.dumps({"number": 1, "requested": 0, "locked": 0, "available": 5, "spare": 5, **figures}).encode()
 
 
 @pytest.mark.parametrize(
     "status",
     [
-        hostile(held=2 * SIZE),
-        hostile(held=-5),
+        hostile(locked=2 * SIZE),
+        hostile(locked=-5),
         hostile(available=-1),
-        hostile(held=10**30, available=10**30),
-        hostile(held=-1e30),
+        hostile(locked=10**30, available=10**30),
+        hostile(locked=-1e30),
         hostile(number=float("inf")),
         b"[" * 100000,
     ],

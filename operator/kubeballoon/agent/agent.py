@@ -1,4 +1,4 @@
-"""Runs the agent's two loops: one looks at the node and guards it, the other reports whenever there is news.
+"""This module runs the agent's two loops: one looks at the node and guards it, the other reports when there is news.
 
 They are apart so that an API server which does not answer never delays help for the node or a guest.
 """

@@ -1,4 +1,4 @@
-"""Helps a node and its guests in trouble before the controller does, by the controller's own rules.
+"""This module helps a node and its guests in trouble before the controller does, by the controller's own rules.
 
 An emergency target takes the place of a VM's request until the controller requests something else of that VM, or until
 the two are the same.

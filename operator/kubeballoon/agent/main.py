@@ -1,4 +1,4 @@
-"""The command ``kubeballoon agent``: its options, and its life from start to signal."""
+"""This module is the command ``kubeballoon agent``: its options, and its life from start to signal."""
 
 from __future__ import annotations
 

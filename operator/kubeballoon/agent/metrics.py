@@ -1,4 +1,4 @@
-"""Exports to Prometheus what the agent sees of its node and VMs, and how its own work goes."""
+"""This module exports to Prometheus what the agent sees of its node and VMs, and how its own work goes."""
 
 from __future__ import annotations
 

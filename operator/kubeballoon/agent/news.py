@@ -1,4 +1,4 @@
-"""Judges whether something changed enough to look at the node, or to write a report.
+"""This module judges whether something changed enough to look at the node, or to write a report.
 
 Figures that waver a little, and texts for people, are no news: every report is a write to the API server, and wakes the
 controller.

@@ -1,4 +1,4 @@
-"""Why a VM has something else than is requested of it, as the agent found out."""
+"""This module defines a Problem: why a VM has something else than is requested of it, as the agent found out."""
 
 from __future__ import annotations
 

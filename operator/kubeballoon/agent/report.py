@@ -1,4 +1,4 @@
-"""Composes the agent's report of its node: what NodePressure says."""
+"""This module composes the agent's report of its node: what NodePressure says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an administrator sets for the agent, and what holds for all VMs of its node."""
+"""This module holds what an administrator sets for the agent, and what holds for all VMs of its node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the agent waits, and for what: all values are seconds, and tests hand in shorter ones.
+"""This module says how long the agent waits, and for what: values are seconds, and tests hand in shorter ones.
 
 Each part of the agent gets its own value by its constructor.
 """

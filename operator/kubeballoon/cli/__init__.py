@@ -1,1 +1,1 @@
-"""kubectl-balloon, the administrator's command: it shows how balloons are driven, and gives memory back on demand."""
+"""This package is kubectl-balloon, the administrator's command: it shows how VMs are governed, and releases them."""

@@ -1,4 +1,4 @@
-"""The command line of kubectl-balloon: its commands and options.
+"""This module defines the command line of kubectl-balloon: its commands and options.
 
 Shells load this module for each completion, so it imports nothing that takes long.
 """

@@ -1,4 +1,4 @@
-"""The cluster as commands see it: the policies, namespaces and agents' reports, read once."""
+"""This module reads the cluster once for a command: the policies, namespaces and agents' reports."""
 
 from __future__ import annotations
 

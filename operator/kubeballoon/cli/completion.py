@@ -1,4 +1,4 @@
-"""``completion``: the code by which a shell, or kubectl, completes the command line."""
+"""This module is ``completion``: it prints the code by which a shell, or kubectl, completes the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that shells complete: of VMs, nodes, policies, namespaces and contexts.
+"""This module finds the names that shells complete: of VMs, nodes, policies, namespaces and contexts.
 
 A user waits while a shell completes, so names that cannot be had within a few seconds are left out, and errors are not
 reported.

@@ -1,4 +1,4 @@
-"""``diff``: what policies in files would change, as the core decides it from the agents' present reports."""
+"""This module is ``diff``: it says what policies in files would change, decided from the agents' present reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory's part of ``diff``: where the core's decisions lead once every guest has followed them."""
+"""This module is the memory's part of ``diff``: where decisions lead once every guest has followed them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result of ``diff``, as its JSON and YAML show it."""
+"""This module defines the result of ``diff``, as its JSON and YAML show it."""
 
 from __future__ import annotations
 

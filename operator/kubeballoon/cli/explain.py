@@ -1,4 +1,4 @@
-"""``explain``: why a VM has the memory and the processors it has, and why not more or less."""
+"""This module is ``explain``: it says why a VM has the memory and the processors it has, and not more or less."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory's part of ``explain``: why a VM does not have more memory, and why it need not give up more."""
+"""This module is the memory's part of ``explain``: why a VM has not more memory, and need not give up more."""
 
 from __future__ import annotations
 

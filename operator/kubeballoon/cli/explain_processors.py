@@ -1,4 +1,4 @@
-"""The processors' part of ``explain``."""
+"""This module is the processors' part of ``explain``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The entry point of kubectl-balloon: it parses the command line and runs one command."""
+"""This module is the entry point of kubectl-balloon: it parses the command line and runs one command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formats in which commands print: tables for people, JSON and YAML for programs."""
+"""This module prints results: tables for people, JSON and YAML for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A VM's processors as ``top`` and ``explain`` show them: what its agent reports, and what would be decided now."""
+"""This module shows a VM's processors for ``top`` and ``explain``: what is reported, and what would be decided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``release``: give memory and processors back, and keep it so until ``--undo``.
+"""This module is ``release``: it gives memory and processors back, and keeps it so until ``--undo``.
 
 A released policy or node gets the annotation kubeballoon.io/release, a released VM its owner's kubeballoon.io/exclude.
 The controller then withdraws its requests and makes no new ones, and an agent gives all memory to a VM without a

@@ -1,4 +1,4 @@
-"""The words before the slash of KIND/NAME on the command line: those that kubectl accepts for VMs and nodes."""
+"""This module lists the words before the slash of KIND/NAME that kubectl accepts for VMs and nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``status``: whether all is well, and what needs attention."""
+"""This module is ``status``: it says whether all is well, and what needs attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``top``: the memory and processors of nodes and VMs."""
+"""This module is ``top``: it shows the memory and processors of nodes and VMs."""
 
 from __future__ import annotations
 

@@ -83,10 +83,12 @@ class _EndlessPauses:
 async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     """Set kopf's deadlines, and keep kopf from posting events: the controller posts its own."""
     settings.posting.enabled = False
-    settings.networking.request_timeout = 10.0
+    settings.networking.request_timeout = 10.0  # seconds; other requests than watches take well under one
     settings.networking.error_backoffs = _EndlessPauses()
+    # Seconds until the API server ends a watch and kopf begins another. client-go asks for 300 to 600, so that no watch
+    # hangs for good; a server that is not asked may let one last an hour.
     settings.watching.server_timeout = 300
-    settings.watching.connect_timeout = 10.0
+    settings.watching.connect_timeout = 10.0  # an address that drops packets would hold kopf up for minutes
 
 
 async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:

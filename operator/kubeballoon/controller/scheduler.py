@@ -86,6 +86,7 @@ class Scheduler:
             self._progress_at = self._clock()
             if await self._succeeds(self._load()):
                 break
+            # Every 3 s: nothing is decided until this succeeds, and more would press an overloaded API server.
             await asyncio.sleep(RESYNC_SECONDS / 5)
         self.enqueue_all()
         self._resync_due, self._audit_due = self._clock() + RESYNC_SECONDS, self._clock() + _AUDIT_SECONDS

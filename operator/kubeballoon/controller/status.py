@@ -81,6 +81,25 @@ def policy_status(
         results: the result of each node's last round.
         now: the transition time of conditions that have changed.
     """
+    present = policy.status.conditions if policy.status is not None else []
+    common = PolicyStatus(
+        observed_generation=policy.metadata.generation,
+        matched=counts.matched,
+        governed=counts.vms.governed,
+        excluded=[Exclusion(reason=reason, count=count) for reason, count in sorted(counts.vms.excluded.items())],
+        conditions=set_conditions(present, _conditions(policy_type, policy, counts, results, now)),
+    )
+    return policy_type.status(common, counts.vms.reclaimed)
+
+
+def _conditions(
+    policy_type: PolicyType[Any, Any],
+    policy: Policy,
+    counts: PolicyCounts,
+    results: Mapping[str, RoundResult],
+    now: datetime,
+) -> list[Condition]:
+    """Find all conditions of a policy, as if each had changed ``now``."""
     reclaimable = _reclaimable(policy, counts, results) if policy_type is MEMORY else None
     findings = {
         ConditionType.READY: _ready(policy, counts, reclaimable),
@@ -89,7 +108,7 @@ def policy_status(
         **({ConditionType.AT_RISK: _at_risk(counts, results)} if policy_type is MEMORY else {}),
         ConditionType.CONFLICTED: _conflicted(policy, counts),
     }
-    conditions = [
+    return [
         Condition(
             type=condition_type,
             status=Status.TRUE if holds else Status.FALSE,
@@ -100,15 +119,6 @@ def policy_status(
         )
         for condition_type, (holds, reason, message) in findings.items()
     ]
-    present = policy.status.conditions if policy.status is not None else []
-    common = PolicyStatus(
-        observed_generation=policy.metadata.generation,
-        matched=counts.matched,
-        governed=counts.vms.governed,
-        excluded=[Exclusion(reason=reason, count=count) for reason, count in sorted(counts.vms.excluded.items())],
-        conditions=set_conditions(present, conditions),
-    )
-    return policy_type.status(common, counts.vms.reclaimed)
 
 
 def unreadable_status(policy: UnreadablePolicy, now: datetime) -> PolicyStatus:

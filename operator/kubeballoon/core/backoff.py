@@ -1,4 +1,4 @@
-"""Growing pauses between attempts that fail."""
+"""This module computes growing pauses between attempts that fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts that decisions about memory and decisions about processors have in common."""
+"""This module holds what decisions about memory and decisions about processors have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Units of memory, in bytes."""
+"""This module defines units of memory, in bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts for people: sizes with units, and long lists cut short."""
+"""This module writes texts for people: sizes with units, and long lists cut short."""
 
 from __future__ import annotations
 

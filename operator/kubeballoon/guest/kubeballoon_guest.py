@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Locks memory of this guest when the node asks for it, so that the node can use it for other VMs.
+"""This program locks memory of its guest when the node asks for it, so that the node can use it for other VMs.
 
 This program takes the place of a balloon driver where there is none. Through the QEMU guest agent, the node's agent
 writes into a file how much memory is to be locked. This program locks that much, as far as the guest can spare it, and

@@ -1,1 +1,1 @@
-"""The replay of memory traces: the core decides for simulated guests, and is compared with other strategies."""
+"""This package replays memory traces: the core decides for simulated guests, and is compared with other strategies."""

@@ -1,4 +1,4 @@
-"""The comparison of all strategies on all nodes at all overcommit ratios, run in parallel processes."""
+"""This module compares all strategies on all nodes at all overcommit ratios, in parallel processes."""
 
 from __future__ import annotations
 

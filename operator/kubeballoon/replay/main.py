@@ -1,4 +1,4 @@
-"""``kubeballoon replay``: its options, and what is wrong with them.
+"""This module is ``kubeballoon replay``: its options, and what is wrong with them.
 
 The module imports nothing that only the extra ``replay`` installs before the command runs.
 """
@@ -58,6 +58,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="RATIO[,RATIO]",
         help="how many times a node's memory the sizes of its VMs sum up to (default: 2)",
     )
+    _add_run_options(parser)
+    _add_output_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how the traces are replayed."""
     parser.add_argument(
         "--policy", type=Path, metavar="FILE", help="file with one MemoryPolicy (default: a MemoryPolicy's defaults)"
     )
@@ -71,16 +78,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--seed", type=int, default=1, help="seed of the random speeds of the guests' balloons (default: 1)"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="directory for report.html and its plots (default: write none)"
-    )
-    parser.add_argument("--format", choices=("json", "table"), default="table", help="output format (default: table)")
-    parser.add_argument(
         "--jobs",
         type=checked(_parse_jobs, "number"),
         default=os.cpu_count() or 1,
         help="number of processes to run at once (default: one per core)",
     )
-    parser.set_defaults(run=run)
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is written of the result."""
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="directory for report.html and plots (default: none is written)"
+    )
+    parser.add_argument("--format", choices=("json", "table"), default="table", help="output format (default: table)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The replay of one node under kubeballoon: the core decides, simulated guests follow.
+"""This module replays one node under kubeballoon: the core decides, simulated guests follow.
 
 Things happen in the order in which they happen on a cluster. Each interval the agent reads the guests' statistics and
 updates its estimates, the controller allocates, and the agent takes each guest to its target in several steps a second.

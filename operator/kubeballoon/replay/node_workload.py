@@ -1,4 +1,4 @@
-"""The workload of one node: its VMs with their traces, and the memory and policy under which they run."""
+"""This module describes a node's workload: its VMs with their traces, and the memory and policy they run with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The placement of VMs on nodes."""
+"""This module places VMs on nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of a replay for people: a table, plots, and an HTML page that loads no other file."""
+"""This module shows results of a replay: a table, plots, and an HTML page that loads no other file."""
 
 from __future__ import annotations
 

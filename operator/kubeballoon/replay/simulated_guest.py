@@ -1,4 +1,4 @@
-"""A simulated guest with a balloon and a swap device.
+"""This module models a guest with a balloon and a swap device.
 
 Between two events, which are changes of its demand and of the request, the balloon moves at a constant speed. What the
 guest holds is then linear in time, and the demand that it cannot meet is integrated exactly. So the result does not

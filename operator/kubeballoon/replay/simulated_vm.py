@@ -1,4 +1,4 @@
-"""A simulated VM: a guest, and what its node's agent and the controller know of it."""
+"""This module models a VM: a guest, and what its node's agent and the controller know of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strategies that kubeballoon is compared with: no balloon, a static split, and the optimum.
+"""This module holds the strategies that kubeballoon is compared with: no balloon, a static split, and the optimum.
 
 The optimum knows every demand in advance, hence its name, clairvoyant. All strategies keep to the policy's bounds and
 to the capacity, which is the node's memory less its reserve, with two exceptions: without balloons VMs may use all the

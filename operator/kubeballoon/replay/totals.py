@@ -1,4 +1,4 @@
-"""The figures by which strategies are compared."""
+"""This module computes the figures by which strategies are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces of the memory that VMs used, read from one CSV file per VM.
+"""This module reads traces of the memory that VMs used, from one CSV file per VM.
 
 There are two formats, which are distinguished by the header. The columns may be in any order, among others.
 

@@ -1,1 +1,1 @@
-"""The ways to a VM: its libvirt daemon, its QEMU process and its guest agent."""
+"""This package reaches a VM: its libvirt daemon, its QEMU process and its guest agent."""

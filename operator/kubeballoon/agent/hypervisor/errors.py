@@ -1,4 +1,4 @@
-"""Errors of calls to a VM's hypervisor and to the agent in its guest."""
+"""This module defines the errors of calls to a VM's hypervisor and to the agent in its guest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QEMU's guest agent in one VM: commands that fail with a reason, and are not repeated at once.
+"""This module calls QEMU's guest agent in one VM: a command fails with a reason, and is not repeated at once.
 
 The guest agent serves KubeVirt too, and carries out one command at a time. One that does not answer, or a command that
 it refuses, is tried again after ever longer pauses.

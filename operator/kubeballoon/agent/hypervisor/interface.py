@@ -1,4 +1,4 @@
-"""What the agent needs of a hypervisor: a few calls to a VM, each with a deadline."""
+"""This module defines what the agent needs of a hypervisor: a few calls to a VM, each with a deadline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the socket of a VM's libvirt daemon among the pods of this node."""
+"""This module finds the socket of a VM's libvirt daemon among the pods of this node."""
 
 from __future__ import annotations
 

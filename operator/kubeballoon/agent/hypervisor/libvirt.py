@@ -1,4 +1,4 @@
-"""Reaches VMs through libvirt; no other module talks to it.
+"""This module reaches VMs through libvirt; no other module talks to it.
 
 libvirt's calls block, some of them for ever when a QEMU or a daemon hangs, and cannot be cancelled. So every VM has
 threads of its own for them: a call that does not return occupies its one thread, and nothing else waits for it.

@@ -1,4 +1,4 @@
-"""Reads from the kernel what it knows of a VM's QEMU process on this node."""
+"""This module reads from the kernel what it knows of a VM's QEMU process on this node."""
 
 from __future__ import annotations
 

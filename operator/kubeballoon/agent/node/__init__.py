@@ -1,1 +1,1 @@
-"""The agent's view of its node: memory, stalls and processors, read from the kernel."""
+"""This package reads a node's memory, stalls and processors from the kernel."""

@@ -1,4 +1,4 @@
-"""Reads from the kernel the node's memory, and how long its tasks wait for memory."""
+"""This module reads from the kernel the node's memory, and how long its tasks wait for memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads from the kernel how busy the node's processors are."""
+"""This module reads from the kernel how busy the node's processors are."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The agent's work for each VM: reads its object, moves its memory and its processors, and guards its guest."""
+"""This package looks after one VM: it reads its object, moves its memory and processors, and guards its guest."""

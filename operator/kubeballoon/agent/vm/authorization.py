@@ -1,4 +1,4 @@
-"""Finds which policy stands behind the requests on a VM, whatever policy the VM's annotations name."""
+"""This module finds which policy stands behind a VM's requests, whatever policy the VM's annotations name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carries out how many processors a VM may use, in one of two ways, and finds out what came of it.
+"""This module carries out how many processors a VM may use, in one of two ways, and finds out what came of it.
 
 The guest agent has the guest take a processor offline. The driver way unplugs it through ACPI: the guest kernel's own
 driver gives it up, and its thread leaves the node. Both are judged by the guest and by QEMU's threads afterwards, not

@@ -1,4 +1,4 @@
-"""Reclaims memory through the program in a guest, where the balloon driver is absent or not to be used.
+"""This module reclaims memory through the program in a guest, where the balloon driver is absent or is not used.
 
 The VM's memory worker samples a ``MemoryControl``, and requests less memory through it. Here that control is the real
 one with the program in the balloon's place. It never waits for the guest: it shows what the program said last, and what

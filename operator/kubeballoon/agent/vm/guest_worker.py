@@ -1,4 +1,4 @@
-"""Does for one VM what goes through its guest agent, or concerns its processors.
+"""This module does for one VM what goes through its guest agent, or concerns its processors.
 
 Each VM has a guest worker with a task, a connection and a thread of its own beside the memory worker, so that a guest
 agent that hangs delays no memory.

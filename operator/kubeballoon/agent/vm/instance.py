@@ -1,4 +1,4 @@
-"""Reads VirtualMachineInstances as KubeVirt writes them, and what the controller's annotations request of them."""
+"""This module reads VirtualMachineInstances: what KubeVirt writes, and what the controller's annotations request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the agent knows of a VM's memory at one moment."""
+"""This module describes what the agent knows of a VM's memory at one moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moves the memory of one VM: samples the VM, carries its request out, and never harms its guest.
+"""This module moves the memory of one VM: it samples the VM, carries its request out, and never harms its guest.
 
 Each VM has a worker with a task and a hypervisor connection of its own, so that one that hangs delays no other.
 """

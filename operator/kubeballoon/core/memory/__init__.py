@@ -1,1 +1,1 @@
-"""Decisions about memory: how much each VM of a node may use, and how fast memory is reclaimed from it."""
+"""This package decides how much memory each VM of a node may use, and how fast memory is reclaimed from it."""

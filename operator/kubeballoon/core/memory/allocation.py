@@ -1,4 +1,4 @@
-"""The allocation of a node's memory: from one snapshot of the node to a decision, with its reason, for each VM."""
+"""This module allocates a node's memory: from one snapshot it makes a decision, with its reason, for each VM."""
 
 from __future__ import annotations
 

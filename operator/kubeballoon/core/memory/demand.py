@@ -1,4 +1,4 @@
-"""Demand: how much memory a guest works with, estimated from its own statistics.
+"""This module estimates demand: how much memory a guest works with, from its own statistics.
 
 The need is the largest of a fast average, a slow average and the present, as ESX estimates active memory (Waldspurger,
 OSDI 2002, section 5.3). So it rises at once and falls slowly.

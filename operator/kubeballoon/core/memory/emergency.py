@@ -1,4 +1,4 @@
-"""Emergency targets: what a node's agent decides itself while its node or a guest is short of memory.
+"""This module computes emergency targets: an agent's own, while its node or a guest is short of memory.
 
 The agent decides what the controller would, only sooner: by the same allocation, from the same facts, and only for VMs
 that the controller requests something of. The controller's next request for a VM replaces the emergency target.

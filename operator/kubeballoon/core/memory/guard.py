@@ -1,4 +1,4 @@
-"""Last checks by a node's agent: a request's bounds before it reaches a guest, and whether a balloon frees memory."""
+"""This module makes an agent's last checks: a request's bounds, and whether a balloon frees memory."""
 
 from __future__ import annotations
 

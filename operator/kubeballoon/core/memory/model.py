@@ -1,4 +1,4 @@
-"""Memory of a node and its VMs as the allocation sees it, and the decisions it makes."""
+"""This module models the memory of a node and its VMs, as the allocation sees it, and the decisions it makes."""
 
 from __future__ import annotations
 

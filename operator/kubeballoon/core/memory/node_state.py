@@ -1,4 +1,4 @@
-"""A node's state, found from its free memory and its stall, with hysteresis.
+"""This module finds a node's state from its free memory and its stall, with hysteresis.
 
 The states and their defaults are ESX's (Waldspurger, OSDI 2002, section 6.3): 6, 4, 2 and 1 % of memory free. A state
 is entered when free memory falls below its own threshold and left upward only at the threshold of the state above.

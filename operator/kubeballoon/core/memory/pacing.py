@@ -1,4 +1,4 @@
-"""The pace at which a guest is asked for memory: never faster than it was just seen to give it.
+"""This module sets the pace at which a guest is asked for memory: never faster than it was just seen to give it.
 
 A request is at most one second ahead of the guest, at the rate that the guest has shown. The guest is sampled several
 times a second, so one that follows at once shows a higher rate, and one that lags a lower rate (claims 8 and 20 of the

@@ -1,4 +1,4 @@
-"""Decides which of two ways reclaims a guest's memory: its balloon driver, or a program in the guest that locks memory.
+"""This module decides what reclaims a guest's memory: its balloon driver, or a program that locks memory.
 
 Only one of the two reclaims at a time. When the other is to take over, the first gives everything back before, so that
 together they never take a guest below its guaranteed minimum.

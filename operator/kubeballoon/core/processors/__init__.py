@@ -1,1 +1,1 @@
-"""Decisions about processors: how many of them each VM of a node may use."""
+"""This package decides how many processors each VM of a node may use."""

@@ -1,4 +1,4 @@
-"""The allocation of a node's processors: the division of memory, in whole processors.
+"""This module allocates a node's processors, as memory is divided, in whole processors.
 
 What ``entitlement`` finds to a fraction is rounded by largest remainder. A guest can give a processor up and get it
 back at once, and loses no data. So there is no pacing, no waiting until others have given theirs, and no idle tax.

@@ -1,4 +1,4 @@
-"""Processors of a node and its VMs as the allocation sees them, and the decisions it makes."""
+"""This module models the processors of a node and its VMs, as the allocation sees them, and the decisions it makes."""
 
 from __future__ import annotations
 
