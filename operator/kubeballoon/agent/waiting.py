@@ -1,4 +1,4 @@
-"""Waits for an event with a deadline; the agent's loops and workers all wait in this way."""
+"""This module waits for an event with a deadline; the agent's loops and workers all wait in this way."""
 
 from __future__ import annotations
 
