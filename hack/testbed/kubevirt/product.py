@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 from hack.testbed.chart import CHART, NAMESPACE, RELEASE, helm
@@ -31,6 +32,7 @@ _NODE_VARIABLE = "NODE_NAME"  # of the chart's agents
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+@cache  # once a run: the images that are built are those that are installed, though a file is edited meanwhile
 def tag() -> str:
     """The images' tag: another for each state of the checkout."""
     own = [_HERE / name for name in ("product.py", "product.sh", "images.py", "packages-product-build.txt")]
