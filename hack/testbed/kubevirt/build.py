@@ -42,7 +42,7 @@ def kubelet() -> Path:
 
 
 def dns() -> Path:
-    """CoreDNS."""
+    """Build CoreDNS, the cluster's DNS server, or find the build of an earlier run."""
     return program(_DNS)
 
 

@@ -17,7 +17,7 @@ from . import build, cgroups
 from .images import REGISTRY, Image, pack
 
 PROGRAM = "/opt/kubeballoon/bin/kubeballoon"
-"""Every image's entrypoint."""
+"""PROGRAM is where kubeballoon is in each of its images, which start it as their entrypoint."""
 PYTHON = "/opt/kubeballoon/bin/python"
 
 _CHECKOUT = CHART.parents[1]

@@ -79,7 +79,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the agent until a signal stops it; return the exit status."""
     if not options.pods_dir.is_dir():
-        print(f"kubeballoon: --pods-dir {options.pods_dir} is not a directory", file=sys.stderr)  # noqa: T201
+        message = f"kubeballoon: --pods-dir {options.pods_dir} is not a directory"
+        print(message, file=sys.stderr)  # noqa: T201 - the user's terminal, not the log
         return 1
     status = asyncio.run(_run(options))
     logging.shutdown()

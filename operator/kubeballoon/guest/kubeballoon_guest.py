@@ -80,7 +80,7 @@ class LockedMemory:
     """LockedMemory is memory that nothing else in the guest can use; it is all zeros, so that the node can merge it."""
 
     def __init__(self) -> None:
-        """Begin with nothing locked."""
+        """Start without any locked memory; it is locked as the node requests it."""
         self._chunks: List[mmap.mmap] = []
 
     @property

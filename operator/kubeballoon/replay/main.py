@@ -144,7 +144,8 @@ def _replay(options: argparse.Namespace) -> int:
     if options.output is not None:
         report.write(results, options.output)
     runs = [run.to_json() for run in results.runs]
-    print(json.dumps({"runs": runs}, indent=2) if options.format == "json" else report.table(runs))  # noqa: T201
+    text = json.dumps({"runs": runs}, indent=2) if options.format == "json" else report.table(runs)
+    print(text)  # noqa: T201 - the command's result
     return 0
 
 

@@ -35,7 +35,7 @@ class PolicyReader:
     """A PolicyReader reads the cluster's memory policies, and translates each version of a policy once."""
 
     def __init__(self) -> None:
-        """Know no policy yet."""
+        """Start with no policy read, so that each is read and translated at its first sight."""
         self._loaded: dict[tuple[str, str], LoadedMemoryPolicy | None] = {}  # by uid and resourceVersion
 
     def read(self, bodies: Iterable[Mapping[str, Any]]) -> KnownPolicies:
