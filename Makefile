@@ -3,7 +3,7 @@
 BIN := .venv/bin
 VENV := .venv/.synced
 READY := .venv/.ready
-QUICK_TESTS := -m 'not cluster and not guest and not tools'
+QUICK_TESTS := -m 'not cluster and not guest and not tools and not e2e'
 
 .PHONY: help demo test test-quick e2e coverage mutate lint format generate hooks dashboard bench cluster cluster-down clean
 help: ## Say what there is to make

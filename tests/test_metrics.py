@@ -19,8 +19,8 @@ from prometheus_client import CollectorRegistry
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.counters import Counters
-from kubeballoon.controller.metrics import ControllerMetrics
+from kubeballoon.controller.metric_counters import Counters
+from kubeballoon.controller.metric_gauges import ControllerMetrics
 from kubeballoon.controller.rounds import RoundResult, RoundRunner
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.governance.policy_types import MEMORY

@@ -7,7 +7,7 @@ import statistics
 import time
 from typing import Any
 
-from kubeballoon.core.decision import TargetChange
+from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryNode, MemoryTerms, MemoryVM
 from kubeballoon.core.units import GIB

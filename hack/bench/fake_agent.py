@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
 from kubeballoon.agent.agent import Agent, NodeLimits
-from kubeballoon.agent.hypervisor.launchers import RUNTIME
+from kubeballoon.agent.hypervisor.launcher_sockets import RUNTIME
 from kubeballoon.agent.hypervisor.libvirt import CallThread
 from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.settings import AgentSettings

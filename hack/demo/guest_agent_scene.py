@@ -7,7 +7,7 @@ from pathlib import Path
 from hack.demo.scene import Scene
 from hack.testbed.lab import MIB, GuestSpec
 from hack.testbed.lab.ksm import merging
-from kubeballoon.core.wording import human
+from kubeballoon.core.formatting import human
 from kubeballoon.guest import kubeballoon_guest
 
 _PROGRAM = Path("/usr/local/lib/kubeballoon/kubeballoon_guest.py")

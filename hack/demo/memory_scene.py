@@ -14,7 +14,7 @@ from hack.demo.screen import Screen
 from hack.demo.stage import GUEST_BYTES, GUESTS, NODE_BYTES, Stage
 from hack.testbed.lab import MIB
 from kubeballoon.api.v1alpha1 import NodePressureStatus
-from kubeballoon.core.wording import human
+from kubeballoon.core.formatting import human
 
 MINIMUM = GUEST_BYTES // 4  # as the policy says
 _SHORT = 70 * MIB  # free memory, below which the node's agent reports state Tight

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hack.demo.record import Measurement
-from kubeballoon.core.wording import human
+from kubeballoon.core.formatting import human
 
 _LINE_SECONDS = 3.0
 _WIDTH = 28

@@ -93,7 +93,7 @@ class Copy:
 
     def _passes(self, tests: list[str], more: dict[str, str] | None = None) -> bool:
         options = ("--exitfirst", "--quiet", f"--hypothesis-seed={self.seed}")
-        plugins = ("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "hack.mutate.unshrunk")
+        plugins = ("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "hack.mutate.no_shrinking")
         limited = ("sh", "-c", f'ulimit -v {_MEMORY}; ulimit -t {self.seconds:.0f}; exec "$@"', "-")
         # The tests start kubeballoon's commands, too: these must be the copy's.
         paths = os.pathsep.join((str(self.root / "operator"), str(self.root)))

@@ -21,10 +21,10 @@ from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
-from kubeballoon.governance.translation import memory_node
+from kubeballoon.governance.core_inputs import memory_node
 from tests.support.cluster import AS_CONTROLLER, memory_policy
-from tests.support.patience import eventually
 from tests.support.processes import Command, await_leadership
+from tests.support.waiting import eventually
 
 SYSTEM = "kubeballoon-system"
 SIZE = 256 * MIB

@@ -14,13 +14,12 @@ from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.core.memory.guard import STILL_SECONDS
+from kubeballoon.core.memory.request_checks import STILL_SECONDS
 from tests.support.cluster import get
 from tests.support.guests import booted, loaded
-from tests.support.patience import eventually
 from tests.support.processes import Command, agent
 from tests.support.reports import annotate, presented, reported
-from tests.support.waiting import throughout
+from tests.support.waiting import eventually, throughout
 
 pytestmark = [pytest.mark.cluster, pytest.mark.guest]
 

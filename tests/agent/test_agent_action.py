@@ -17,27 +17,27 @@ from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
 from kubeballoon.agent.emergency import set_emergency_targets
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError, HypervisorError
-from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
-from kubeballoon.agent.hypervisor.interface import DomainSample, Hypervisor, PluggedProcessors
+from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, PluggedProcessors
+from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
 from kubeballoon.agent.node.memory import HostMemory
-from kubeballoon.agent.problem import Problem
 from kubeballoon.agent.report import NodeObservation, compose
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.timing import DEFAULT_TIMING
-from kubeballoon.agent.vm.authorization import Authorization
-from kubeballoon.agent.vm.guest_program import CHANGING, GuestProgram, ProgramHypervisor
-from kubeballoon.agent.vm.guest_worker import GuestWorker
-from kubeballoon.agent.vm.instance import Instance, read_instance
+from kubeballoon.agent.vm.guest_agent_worker import GuestWorker
+from kubeballoon.agent.vm.guest_program_client import CHANGING, GuestProgram, ProgramHypervisor
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
+from kubeballoon.agent.vm.policy_backing import PolicyBacking
+from kubeballoon.agent.vm.vmi import Instance, read_instance
+from kubeballoon.agent.vm_problem import Problem
+from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, ProcessorMethod
 from kubeballoon.core.memory.node_state import MemoryStall, StateThresholds
 from kubeballoon.core.memory.pacing import Pace
+from kubeballoon.governance.core_inputs import memory_vm
 from kubeballoon.governance.loaded_policy import load_memory_policy
-from kubeballoon.governance.translation import memory_vm
 from kubeballoon.vocabulary import AgentAction, NodeState, ReclaimMethod
-from tests.agent.quick import QUICK
+from tests.agent.fast_timing import QUICK
 from tests.support.cluster import memory_policy
 from tests.support.waiting import soon
 
@@ -305,9 +305,9 @@ async def test_a_request_without_a_known_policy_is_reckoned_with_as_long_as_it_i
     ):
         await until(lambda: sharing.view.need is not None)
         sharing.update(
-            sharing.instance, Authorization(load_memory_policy(MemoryPolicy.model_validate(memory_policy("p"))))
+            sharing.instance, PolicyBacking(load_memory_policy(MemoryPolicy.model_validate(memory_policy("p"))))
         )
-        other.update(other.instance, Authorization(binding=binding))
+        other.update(other.instance, PolicyBacking(binding=binding))
         workers, memory = [sharing, other], HostMemory(1600 * MIB, 200 * MIB, MemoryStall())
         status = composed(memory, NodeState.SCARCE, *workers)
         set_emergency_targets("here", status, workers)
@@ -326,7 +326,7 @@ async def test_an_emergency_target_lasts_while_a_node_is_short_whatever_the_gues
     async with sampled(Troublesome(actual=900 * MIB), {"target": 900 * MIB}) as worker:
         await until(lambda: worker.view.need is not None)
         worker.update(
-            worker.instance, Authorization(load_memory_policy(MemoryPolicy.model_validate(memory_policy("p"))))
+            worker.instance, PolicyBacking(load_memory_policy(MemoryPolicy.model_validate(memory_policy("p"))))
         )
         decide_in_emergency([worker])
         decided = worker.emergency_target

@@ -13,12 +13,11 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane, LocalControlPlane
 from hack.testbed.lab import MIB, GuestSpec
-from kubeballoon.agent.timing import DEFAULT_TIMING
+from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from kubeballoon.api.names import EXCLUDE
 from kubeballoon.api.quantity import parse_quantity
 from tests.agent.node_under_test import GUESTS, MINIMUM, SIZE, NodeUnderTest
-from tests.support.patience import eventually
-from tests.support.waiting import throughout
+from tests.support.waiting import eventually, throughout
 
 pytestmark = [pytest.mark.cluster, pytest.mark.guest]
 

@@ -14,30 +14,23 @@ from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
 from hack.testbed.lab.fakes import FakeGuestControl, FakeMemoryControl
 from hack.testbed.lab.ksm import merging
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError
-from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
-from kubeballoon.agent.hypervisor.interface import DomainSample
-from kubeballoon.agent.timing import DEFAULT_TIMING
-from kubeballoon.agent.vm.guest_program import (
-    CHANGING,
-    DIRECTORY,
-    PROGRAM,
-    GuestProgram,
-    ProgramMemoryControl,
-)
+from kubeballoon.agent.hypervisor.protocols import DomainSample
+from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
+from kubeballoon.agent.vm.guest_program_client import CHANGING, DIRECTORY, PROGRAM, GuestProgram, ProgramMemoryControl
+from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import FreedBy
 from kubeballoon.core.memory.demand import GuestStatistics
-from kubeballoon.core.memory.reclaim_method import ReclaimState
+from kubeballoon.core.memory.reclaim_state import ReclaimState
 from kubeballoon.guest import kubeballoon_guest
 from kubeballoon.guest.kubeballoon_guest import KEPT_AT_LEAST
 from kubeballoon.vocabulary import AgentAction, ReclaimMethod
-from tests.agent.quick import QUICK
+from tests.agent.fast_timing import QUICK
 from tests.support.guests import booted, refuse
-from tests.support.patience import eventually
 from tests.support.processes import agent
 from tests.support.reports import annotate, presented, reported
-from tests.support.waiting import Clock
+from tests.support.waiting import Clock, eventually
 
 GONE_AFTER = DEFAULT_TIMING.program.gone_after
 STATUS, REQUEST = f"{DIRECTORY}/status", f"{DIRECTORY}/request"

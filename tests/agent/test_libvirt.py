@@ -16,7 +16,7 @@ import pytest
 
 from hack.testbed.lab import LauncherPod
 from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
-from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.libvirt import (
     CallThread,
     DomainHandle,
@@ -26,7 +26,7 @@ from kubeballoon.agent.hypervisor.libvirt import (
     _removable,
     _translate_agent,
 )
-from kubeballoon.agent.timing import DEFAULT_TIMING
+from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from tests.support.waiting import soon
 
 TIMING = DEFAULT_TIMING.libvirt

@@ -17,22 +17,22 @@ import pytest
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeHypervisor, FakeMemoryControl
 from kubeballoon.agent.hypervisor.errors import GoneError
-from kubeballoon.agent.hypervisor.interface import DomainSample
-from kubeballoon.agent.problem import Problem
+from kubeballoon.agent.hypervisor.protocols import DomainSample
 from kubeballoon.agent.report import describe
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.timing import DEFAULT_TIMING, MemoryTiming
-from kubeballoon.agent.vm.authorization import Authorization
-from kubeballoon.agent.vm.instance import Instance, read_instance
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
+from kubeballoon.agent.vm.policy_backing import PolicyBacking
+from kubeballoon.agent.vm.vmi import Instance, read_instance
+from kubeballoon.agent.vm_problem import Problem
+from kubeballoon.agent.wait_times import DEFAULT_TIMING, MemoryTiming
 from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy, VirtualMachineReport
 from kubeballoon.core.memory.demand import GuestStatistics
-from kubeballoon.core.memory.guard import FLOOR
+from kubeballoon.core.memory.request_checks import FLOOR
 from kubeballoon.governance.loaded_policy import load_memory_policy
-from tests.agent.quick import QUICK
+from tests.agent.fast_timing import QUICK
 from tests.support.waiting import Clock, soon
 
 until = partial(soon, seconds=5.0)
@@ -92,7 +92,7 @@ async def test_memory_is_given_back_at_once() -> None:
     control = FakeMemoryControl(actual=400 * MIB)
     async with working(instance(target=400 * MIB), control) as worker:
         await samples(worker)
-        worker.update(instance(target=900 * MIB), Authorization())
+        worker.update(instance(target=900 * MIB), PolicyBacking())
         await until(lambda: control.actual == 900 * MIB)
     assert control.requests == [900 * MIB]
 
@@ -128,7 +128,7 @@ async def test_a_request_behind_which_no_policy_stands_is_not_followed() -> None
     async with working(instance(target=400 * MIB), control) as worker:
         await samples(worker)
         worker.set_emergency_target(300 * MIB)
-        worker.update(worker.instance, Authorization(binding=False))
+        worker.update(worker.instance, PolicyBacking(binding=False))
         await until(lambda: control.actual == 1024 * MIB)
     assert control.requests[-1] == 1024 * MIB
 
@@ -194,9 +194,9 @@ async def test_a_step_is_not_undone_because_its_answer_is_late(max_rate: str | N
     control = LateMemoryControl()
     of = instance(target=600 * MIB, minimum=300 * MIB)
     async with working(of, control) as worker:
-        worker.update(of, Authorization(load_memory_policy(MemoryPolicy.model_validate(paced(max_rate)))))
+        worker.update(of, PolicyBacking(load_memory_policy(MemoryPolicy.model_validate(paced(max_rate)))))
         await until(lambda: control.actual == 600 * MIB)
-        worker.update(replace(of, target=1024 * MIB), worker.authorization)
+        worker.update(replace(of, target=1024 * MIB), worker.backing)
         await until(lambda: control.actual == 1024 * MIB)
         assert worker.view.responsive
     *down, up = control.requests
@@ -210,7 +210,7 @@ async def test_a_step_that_waits_for_an_answer_is_made_soon() -> None:
     async with working(of, control, timing) as worker:
         await until(lambda: control.actual == 900 * MIB)
         control.samples = 0
-        worker.update(replace(of, target=800 * MIB), worker.authorization)
+        worker.update(replace(of, target=800 * MIB), worker.backing)
         await until(lambda: control.actual == 800 * MIB)
 
 
@@ -281,7 +281,7 @@ async def test_a_pod_that_is_replaced_is_left_for_the_new_one() -> None:
     await samples(worker)
     control.gone = GoneError("the socket vanished")
     await until(lambda: worker.view.problem is not None)
-    worker.update(replace(of, pods=("pod-new",)), Authorization())
+    worker.update(replace(of, pods=("pod-new",)), PolicyBacking())
     control.gone = None
     await until(lambda: worker.view.problem is None)
     await until(lambda: control.actual == 600 * MIB)
@@ -364,7 +364,7 @@ async def test_a_guest_that_could_not_be_asked_to_report_is_asked_later() -> Non
     async with working(of, control, timing) as worker:
         await samples(worker)
         assert control.period == 0
-        worker.update(replace(of, hold=None), Authorization())
+        worker.update(replace(of, hold=None), PolicyBacking())
         await until(lambda: control.period == 1)
 
 

@@ -13,7 +13,7 @@ import pytest
 from hack.testbed.lab import MIB
 from hack.testbed.lab.cgroups import NodeCgroup
 from kubeballoon.agent.node.memory import HostError, HostMemoryReader
-from tests.support.patience import SLOW
+from tests.support.waiting import SLOW
 
 _THRASH = """
 import mmap, sys

@@ -14,19 +14,18 @@ from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import GuestSpec, LabNode, LauncherPod
 from hack.testbed.lab.fakes import FakeGuestControl
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HypervisorError
-from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
-from kubeballoon.agent.problem import Problem
-from kubeballoon.agent.timing import DEFAULT_TIMING
+from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
 from kubeballoon.agent.vm.guest_processors import GuestProcessors
-from kubeballoon.agent.vm.instance import InstanceProcessors
+from kubeballoon.agent.vm.vmi import InstanceProcessors
+from kubeballoon.agent.vm_problem import Problem
+from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
 from tests.support.cluster import condition, get, processor_policy
 from tests.support.guests import booted, refuse
-from tests.support.patience import SLOW, eventually
 from tests.support.processes import agent, controller
 from tests.support.reports import annotate, presented, reported
-from tests.support.waiting import Clock, throughout
+from tests.support.waiting import SLOW, Clock, eventually, throughout
 
 TIMING = DEFAULT_TIMING.processors
 RETRY = DEFAULT_TIMING.guest_agent.retry.shortest

@@ -10,8 +10,8 @@ import pytest
 
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.client import UnreachableError
-from kubeballoon.cluster.withdrawal import wait_for_returns
-from kubeballoon.governance.returns import PendingReturn, listed_returns, pending_returns
+from kubeballoon.cluster.request_withdrawal import wait_for_returns
+from kubeballoon.governance.pending_returns import PendingReturn, listed_returns, pending_returns
 from tests.support.waiting import Clock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

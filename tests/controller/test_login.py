@@ -10,7 +10,7 @@ import kopf
 import pytest
 
 from kubeballoon.controller import main as module
-from kubeballoon.controller.handlers import login
+from kubeballoon.controller.kopf_handlers import login
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.client import ApiError, NotFoundError
 from kubeballoon.cluster.events import ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.counters import Counters
+from kubeballoon.controller.metric_counters import Counters
+from kubeballoon.controller.policy_status import count_policies, policy_status
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import RESYNC_SECONDS, Scheduler
-from kubeballoon.controller.status import count_policies, policy_status
+from kubeballoon.governance.core_inputs import memory_vm, processor_node
 from kubeballoon.governance.policy_types import MEMORY
-from kubeballoon.governance.reports import SILENT_AFTER
-from kubeballoon.governance.requests import LastRequest
-from kubeballoon.governance.translation import memory_vm, processor_node
+from kubeballoon.governance.report_bounds import SILENT_AFTER
+from kubeballoon.governance.requests_in_force import LastRequest
 from kubeballoon.metrics import new_registry
 from tests.support.cluster import MIB, Object, memory_policy
 from tests.support.waiting import Clock, soon

@@ -14,7 +14,7 @@ from kubeballoon.core.memory.emergency import emergency_targets, in_trouble
 from kubeballoon.core.memory.model import MemoryNode, MemoryTerms, MemoryVM
 from kubeballoon.core.units import MIB
 from kubeballoon.vocabulary import Mode, NodeState
-from tests.core.strategies import nodes
+from tests.core.generators import nodes
 
 POLICY = MemoryTerms("default")
 

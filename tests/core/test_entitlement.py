@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeballoon.core.entitlement import Claim, divide, scale_minimums
-from tests.core.strategies import claim, claims
+from tests.core.generators import claim, claims
 
 capacities = st.integers(0, 1 << 41)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.decision import DecisionReason, TargetChange
+from kubeballoon.core.decision_reason import DecisionReason, TargetChange
 from kubeballoon.core.memory import allocation, model
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import (
@@ -25,7 +25,7 @@ from kubeballoon.core.memory.model import (
 )
 from kubeballoon.core.units import GIB, MIB
 from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
-from tests.core.strategies import nodes
+from tests.core.generators import nodes
 
 POLICY = MemoryTerms("p", minimum=Amount(percent=25), headroom=Amount(percent=10))
 

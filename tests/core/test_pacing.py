@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeballoon.core.backoff import Backoff
-from kubeballoon.core.memory.guard import FLOOR
 from kubeballoon.core.memory.pacing import (
     INITIAL_RATE,
     LEAD_SECONDS,
@@ -20,6 +19,7 @@ from kubeballoon.core.memory.pacing import (
     advance,
     max_residual,
 )
+from kubeballoon.core.memory.request_checks import FLOOR
 from kubeballoon.core.units import GIB, MIB
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.decision import DecisionReason, TargetChange
+from kubeballoon.core.decision_reason import DecisionReason, TargetChange
 from kubeballoon.core.entitlement import Claim
 from kubeballoon.core.processors.allocation import allocate_processors, divide_whole
 from kubeballoon.core.processors.model import (
@@ -22,7 +22,7 @@ from kubeballoon.core.processors.model import (
     ProcessorVM,
 )
 from kubeballoon.vocabulary import Mode, ReclaimWhen
-from tests.core.strategies import claims
+from tests.core.generators import claims
 
 ALWAYS = ProcessorTrigger(ReclaimWhen.OVERCOMMITTED)
 PRESSED = ProcessorPressure(stall=60, usage=100)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, ProcessorPolicy, VirtualMachineReport
-from kubeballoon.governance.counting import CountedVM, count_vms
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
+from kubeballoon.governance.vm_counts import CountedVM, count_vms
 from tests.support.cluster import MIB, Object, memory_policy, processor_policy
 
 ALL = MemoryPolicy.model_validate(memory_policy("all"))

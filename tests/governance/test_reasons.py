@@ -11,9 +11,9 @@ from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressure, VirtualMachineReport
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.governance.core_inputs import memory_vm
 from kubeballoon.governance.loaded_policy import load_memory_policy
 from kubeballoon.governance.policy_types import MEMORY
-from kubeballoon.governance.translation import memory_vm
 from kubeballoon.vocabulary import AgentAction
 from tests.support.cluster import MIB, Object, memory_policy
 

@@ -10,9 +10,9 @@ import pytest
 from kubeballoon.api.v1alpha1 import NodePressure, VirtualMachineReport
 from kubeballoon.cli.cluster_view import ClusterView
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.core.decision import TargetChange
+from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
-from kubeballoon.governance.requests import LastRequest, memory_in_force, processors_in_force
+from kubeballoon.governance.requests_in_force import LastRequest, memory_in_force, processors_in_force
 from tests.support.cluster import MIB, Object, memory_policy, processor_policy
 
 NOW = datetime.now(UTC)

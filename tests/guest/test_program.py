@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from kubeballoon.agent.vm.guest_program import PROGRAM, PYTHON
+from kubeballoon.agent.vm.guest_program_client import PROGRAM, PYTHON
 from kubeballoon.guest import kubeballoon_guest as program
-from tests.support.patience import SLOW, eventually
+from tests.support.waiting import SLOW, eventually
 
 MIB = 1 << 20
 SOURCE = Path(program.__file__)

@@ -6,7 +6,7 @@ import pytest
 
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
 from tests.support.guests import ballooned, loaded
-from tests.support.patience import eventually
+from tests.support.waiting import eventually
 
 
 def test_the_objects_are_those_of_a_running_vm() -> None:

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from hack.testbed.workloads import diurnal, surge
-from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.memory.model import Amount, MemoryTerms
 from kubeballoon.core.units import GIB
 from kubeballoon.replay import strategies

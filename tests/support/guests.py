@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hack.testbed.lab import GuestSpec, LabNode, LauncherPod, LoadReport
-from tests.support.patience import eventually
+from tests.support.waiting import eventually
 
 
 @contextmanager

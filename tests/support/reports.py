@@ -10,7 +10,7 @@ from typing import Any
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import LabNode, LauncherPod, node_object, vmi_object
 from tests.support.cluster import AS_CONTROLLER, memory_policy
-from tests.support.patience import eventually
+from tests.support.waiting import eventually
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from .control_plane import ControlPlane, Manifest
 from .errors import ControlPlaneError
+from .existing_cluster import NamedControlPlane
 from .local import LocalControlPlane
-from .named import NamedControlPlane
 from .programs import Programs
 
 __all__ = [

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError, HypervisorError
-from kubeballoon.agent.hypervisor.interface import DomainSample, GuestControl, MemoryControl, PluggedProcessors
-from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.libvirt import CallThread
+from kubeballoon.agent.hypervisor.protocols import DomainSample, GuestControl, MemoryControl, PluggedProcessors
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
 

@@ -14,17 +14,17 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from kubeballoon.agent import emergency, news
-from kubeballoon.agent.hypervisor.interface import Hypervisor
+from kubeballoon.agent import emergency, report_changes
+from kubeballoon.agent.hypervisor.protocols import Hypervisor
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
 from kubeballoon.agent.node.processors import HostProcessorReader
 from kubeballoon.agent.report import NodeObservation, compose
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.vm.authorization import KnownPolicies, PolicyReader
-from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
-from kubeballoon.agent.vm.instance import Instance, read_instance
+from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
+from kubeballoon.agent.vm.policy_backing import KnownPolicies, PolicyReader
+from kubeballoon.agent.vm.vmi import Instance, read_instance
 from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.names import NODE_NAME_LABEL
@@ -219,8 +219,8 @@ class Agent:
         for uid, vm in running.items():
             if uid not in self._memory_workers:
                 self._start_worker(vm)
-            authorization = policies.authorization(vm, self._namespace_labels.get(vm.namespace))
-            self._memory_workers[uid][0].update(vm, authorization)
+            backing = policies.backing(vm, self._namespace_labels.get(vm.namespace))
+            self._memory_workers[uid][0].update(vm, backing)
         self._restore_workers()
         self._matched = True
         self._wake_reporter.set()
@@ -294,7 +294,7 @@ class Agent:
         if status is None:
             return
         self._conditions = status.conditions
-        if due or news.is_report_news(self._written, status):
+        if due or report_changes.report_changed(self._written, status):
             await self._write(status)
 
     def _measure_processors(self) -> None:
@@ -308,7 +308,7 @@ class Agent:
         self._processors = NodeProcessors(count=host.count, usage=usage, stall=stall)
 
     def _node_changed(self) -> bool:
-        return self._memory is None or news.is_node_news(self._written, self._memory, self._processors)
+        return self._memory is None or report_changes.node_changed(self._written, self._memory, self._processors)
 
     def _compose(self) -> NodePressureStatus | None:
         """Compose the report as of now; None while the node's memory is not known."""

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.api.v1alpha1 import NodePressureStatus, VirtualMachineReport
+from kubeballoon.core.formatting import human
 from kubeballoon.core.memory.emergency import emergency_targets, is_short
 from kubeballoon.core.memory.model import MemoryNode
-from kubeballoon.core.wording import human
+from kubeballoon.governance.core_inputs import memory_node
 from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy
-from kubeballoon.governance.translation import memory_node
 from kubeballoon.vocabulary import AgentAction, NodeState
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def set_emergency_targets(name: str, status: NodePressureStatus, workers: Sequen
     requests = {
         worker.instance.uid: worker.target
         for worker in workers
-        if worker.target is not None and worker.authorization.policy is not None
+        if worker.target is not None and worker.backing.policy is not None
     }
     targets = emergency_targets(_node(name, status, workers, requests.keys()), requests)
     changed = False
@@ -55,7 +55,7 @@ def _node(
     name: str, status: NodePressureStatus, workers: Sequence[MemoryWorker], requested: AbstractSet[str]
 ) -> MemoryNode:
     """Translate the node; only VMs whose uids are ``requested`` may be moved."""
-    policies = {worker.instance.uid: worker.authorization.policy for worker in workers}
+    policies = {worker.instance.uid: worker.backing.policy for worker in workers}
 
     def governing(report: VirtualMachineReport) -> LoadedMemoryPolicy | None:
         return policies[report.uid] if report.uid in requested else None

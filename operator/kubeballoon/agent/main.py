@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from kubeballoon.agent.agent import Agent, NodeLimits
-from kubeballoon.agent.hypervisor.interface import Hypervisor
+from kubeballoon.agent.hypervisor.protocols import Hypervisor
 from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.api.duration import parse_duration

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from kubeballoon import __version__
 from kubeballoon.agent.node.memory import HostMemory
-from kubeballoon.agent.vm.guest_worker import GuestWorker
-from kubeballoon.agent.vm.instance import Instance
+from kubeballoon.agent.vm.guest_agent_worker import GuestWorker
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
+from kubeballoon.agent.vm.vmi import Instance
 from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, Status, set_conditions
 from kubeballoon.api.reasons import AgentReason
@@ -24,10 +24,10 @@ from kubeballoon.api.v1alpha1 import (
     Stall,
     VirtualMachineReport,
 )
+from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.node_state import StateThresholds
-from kubeballoon.core.wording import human, listed
-from kubeballoon.governance.reports import clamp_to_size
+from kubeballoon.governance.report_bounds import clamp_to_size
 from kubeballoon.vocabulary import NodeState, ReclaimMethod
 
 _LARGEST_COUNT = (1 << 63) - 1  # the largest number that an API server takes; a guest's driver may report more
@@ -132,7 +132,7 @@ def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
         eligible=instance.ineligibility is None,
         responsive=instance.hold is None and instance.return_all is None and view.responsive,
         reason=_reason(instance, view),
-        message=_shorten(describe(instance, view, binding=worker.authorization.binding)),
+        message=_shorten(describe(instance, view, binding=worker.backing.binding)),
         owner_excluded=instance.owner_excluded,
         guest=None if sample is None or view.need is None else _guest_report(sample.statistics),
     )

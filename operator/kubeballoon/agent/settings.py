@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubeballoon.agent.timing import DEFAULT_TIMING, Timing
+from kubeballoon.agent.wait_times import DEFAULT_TIMING, Timing
 from kubeballoon.agent.waiting import Wait, wait_for
 
 

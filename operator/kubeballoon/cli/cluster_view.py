@@ -27,15 +27,15 @@ from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, BusyError, ForbiddenError, NotFoundError, Object
 from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.core.processors.model import ProcessorNode
-from kubeballoon.governance.governing import Governance, govern
+from kubeballoon.governance.core_inputs import memory_node, processor_node
 from kubeballoon.governance.loaded_policy import (
     LoadedMemoryPolicy,
     LoadedProcessorPolicy,
     load_memory_policy,
     load_processor_policy,
 )
-from kubeballoon.governance.reports import SILENT_AFTER
-from kubeballoon.governance.translation import memory_node, processor_node
+from kubeballoon.governance.policy_selection import Governance, govern
+from kubeballoon.governance.report_bounds import SILENT_AFTER
 
 R = TypeVar("R", bound=Resource)
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
-from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.decision_reason import DecisionReason
+from kubeballoon.core.formatting import human
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryTerms
-from kubeballoon.core.wording import human
 from kubeballoon.vocabulary import Mode
 
 _FULL_TAX = 100  # percent

@@ -9,7 +9,7 @@ from kubeballoon.api.meta import ApiModel
 from kubeballoon.cli.cluster_view import ClusterView, ReportedVM
 from kubeballoon.cli.output import Output, format_count, format_percent
 from kubeballoon.cli.processor_view import VMProcessors, decide_processors, view_processors
-from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import ProcessorDecision, ProcessorNode, ProcessorPlan, ProcessorTerms
 from kubeballoon.vocabulary import Mode

@@ -13,7 +13,7 @@ from typing import TextIO
 import yaml
 
 from kubeballoon.api.meta import ApiModel
-from kubeballoon.core.wording import human
+from kubeballoon.core.formatting import human
 
 
 class Style(Enum):

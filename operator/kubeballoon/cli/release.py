@@ -32,9 +32,9 @@ from kubeballoon.cli.output import Output, warn
 from kubeballoon.cli.resource_aliases import NODE_ALIASES
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError
-from kubeballoon.cluster.withdrawal import wait_for_returns, withdraw
-from kubeballoon.core.wording import human
-from kubeballoon.governance.returns import PendingReturn, pending_returns
+from kubeballoon.cluster.request_withdrawal import wait_for_returns, withdraw
+from kubeballoon.core.formatting import human
+from kubeballoon.governance.pending_returns import PendingReturn, pending_returns
 
 _QUIET_SECONDS = 3.0  # for which everything must be back: a round that was under way may still have made a request
 

@@ -16,11 +16,11 @@ from kubeballoon.cli.output import Cell, Output, Style, format_bytes
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ForbiddenError, Object
 from kubeballoon.cluster.lease import CONTROLLER, UNINSTALLER_PREFIX
+from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.processors.allocation import allocate_processors
-from kubeballoon.core.wording import human, listed
-from kubeballoon.governance.counting import CountedVM, VMCounts, count_vms
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
+from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
 from kubeballoon.vocabulary import NodeState
 
 _CLOCK_SKEW = 60.0  # seconds by which this machine's clock may be ahead of the controller's

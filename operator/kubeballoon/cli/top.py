@@ -20,7 +20,7 @@ from kubeballoon.cli.processor_view import (
     view_processors,
 )
 from kubeballoon.cluster.client import ApiClient, ApiError
-from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision
 from kubeballoon.core.processors.allocation import allocate_processors

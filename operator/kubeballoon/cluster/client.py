@@ -14,7 +14,7 @@ from typing import Any, Self
 import aiohttp
 import yaml
 
-from kubeballoon.cluster.client_library import ConfigException, client, config
+from kubeballoon.cluster.kubernetes_async import ConfigException, client, config
 
 Object = dict[str, Any]
 

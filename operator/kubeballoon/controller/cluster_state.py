@@ -21,10 +21,10 @@ from kubeballoon.api.v1alpha1 import (
 from kubeballoon.controller.policy_store import PolicyStore, is_older
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryTerms
 from kubeballoon.core.processors.model import ProcessorNode, ProcessorTerms
-from kubeballoon.governance.governing import Governance, govern
+from kubeballoon.governance.core_inputs import memory_node, processor_node
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms
+from kubeballoon.governance.policy_selection import Governance, govern
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
-from kubeballoon.governance.translation import memory_node, processor_node
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class ClusterState:
             self._record_report(pressure.metadata.name, None if known is None else known.status, pressure.status, now)
             for report in pressure.status.virtual_machines:
                 for store in self.stores:
-                    store.reconcile(report, now)
+                    store.written.reconcile(report, now)
         return known is None or known.status != pressure.status or known.metadata.released != pressure.metadata.released
 
     def seconds_since_report(self, name: str, now: float) -> float:
@@ -122,7 +122,7 @@ class ClusterState:
             name,
             status,
             lambda report: self.governance(self.memory, report).governing,
-            self.memory.last_requests(status.virtual_machines, now),
+            self.memory.written.last_requests(status.virtual_machines, now),
             self.cool_down,
             released=self.is_released(name),
         )
@@ -133,7 +133,7 @@ class ClusterState:
             name,
             status,
             lambda report: self.governance(self.processors, report).governing,
-            self.processors.last_requests(status.virtual_machines, now),
+            self.processors.written.last_requests(status.virtual_machines, now),
             released=self.is_released(name),
         )
 
@@ -150,5 +150,5 @@ class ClusterState:
             for report in pressure.status.virtual_machines
         }
         for store in self.stores:
-            store.prune(reported)
+            store.written.prune(reported)
         self._reported_at = {name: moment for name, moment in self._reported_at.items() if name in self.nodes}

@@ -18,9 +18,9 @@ from kubeballoon.cluster.client import ApiClient
 from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.counters import Counters
-from kubeballoon.controller.handlers import Handlers
-from kubeballoon.controller.metrics import ControllerMetrics
+from kubeballoon.controller.kopf_handlers import Handlers
+from kubeballoon.controller.metric_counters import Counters
+from kubeballoon.controller.metric_gauges import ControllerMetrics
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.metrics import new_registry

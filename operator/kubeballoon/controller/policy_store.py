@@ -1,43 +1,21 @@
-"""This module keeps the policies of one type, and the requests that the controller wrote on VMs because of them."""
+"""This module keeps the policies of one type: those that can be read, and those that cannot."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 from pydantic import ValidationError
 
 from kubeballoon.api.meta import ApiModel, ObjectMeta, fault
-from kubeballoon.api.v1alpha1 import Policy, PolicyStatus, VirtualMachineReport
-from kubeballoon.core.decision import TargetChange
+from kubeballoon.api.v1alpha1 import Policy, PolicyStatus
+from kubeballoon.controller.written_requests import WrittenRequests
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms
 from kubeballoon.governance.policy_types import PolicyType
-from kubeballoon.governance.requests import LastRequest, VMRequest
 
 _log = logging.getLogger(__name__)
-
-# Seconds after which a written request counts as lost if the VM's agent does not report it. Agents report every 60 s,
-# but a changed request within a second.
-CONFIRMATION_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenRequest:
-    """A WrittenRequest is what this controller last wrote on a VM, and whether the VM's agent has reported it.
-
-    Attributes:
-        request: what was written; from the agent's confirmation on, what the agent reports.
-        written_at: when the request was written, seconds.
-        last_move: when the target last moved, seconds, and whether it moved up; None before the first move.
-        confirmed: whether the agent has reported the request since it was written.
-    """
-
-    request: VMRequest
-    written_at: float
-    last_move: tuple[float, bool] | None = None
-    confirmed: bool = False
 
 
 class UnreadablePolicy(ApiModel):
@@ -55,19 +33,23 @@ class UnreadablePolicy(ApiModel):
 
 @dataclass(slots=True)
 class PolicyStore(Generic[P, Terms]):
-    """A PolicyStore keeps the policies of one type, and the requests that were written because of them.
+    """A PolicyStore keeps the policies of one type, beside the requests that were written because of them.
 
     Attributes:
         policy_type: the type of its policies.
         policies: the policies that can be read, by name.
         unreadable: the policies that cannot be read, by name.
-        requests: what was last written on each VM, by the VM's uid.
+        written: the requests that were written on VMs.
     """
 
     policy_type: PolicyType[P, Terms]
     policies: dict[str, LoadedPolicy[P, Terms]] = field(default_factory=dict)
     unreadable: dict[str, UnreadablePolicy] = field(default_factory=dict)
-    requests: dict[str, WrittenRequest] = field(default_factory=dict)
+    written: WrittenRequests = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin without a written request."""
+        self.written = WrittenRequests(self.policy_type.reported_request)
 
     def put(self, body: Mapping[str, Any]) -> bool:
         """Take in a policy object; one that is older than what is known is ignored.
@@ -118,52 +100,6 @@ class PolicyStore(Generic[P, Terms]):
             del self.policies[name]
         if name in self.unreadable and self.unreadable[name].metadata.uid == uid:
             del self.unreadable[name]
-
-    def current_request(self, report: VirtualMachineReport) -> VMRequest:
-        """Say what is requested of a VM now: what was last written on it, else what its agent reports."""
-        written = self.requests.get(report.uid)
-        return self.policy_type.reported_request(report) if written is None else written.request
-
-    def record(self, uid: str, before: VMRequest, after: VMRequest, now: float) -> None:
-        """Remember that a VM's request was changed from ``before`` to ``after`` at ``now`` seconds."""
-        written = self.requests.get(uid)
-        last_move = None if written is None else written.last_move
-        if before.target is not None and after.target is not None and before.target != after.target:
-            last_move = now, after.target > before.target
-        self.requests[uid] = WrittenRequest(after, now, last_move)
-
-    def last_requests(self, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, LastRequest]:
-        """Find what was last written on VMs, by uid, as of ``now`` seconds; VMs without a request are left out."""
-        return {
-            report.uid: _last_request(self.requests[report.uid], now)
-            for report in reports
-            if report.uid in self.requests
-        }
-
-    def reconcile(self, report: VirtualMachineReport, now: float) -> None:
-        """Take over what an agent reports as a VM's request, once the report must include what was written.
-
-        That is when the written request has been reported, or should have been by ``now`` seconds. A report from before
-        says nothing about the written request.
-        """
-        written = self.requests.get(report.uid)
-        if written is None:
-            return
-        reported = self.policy_type.reported_request(report)
-        overdue = now - written.written_at >= CONFIRMATION_SECONDS
-        if reported == written.request or written.confirmed or overdue:
-            self.requests[report.uid] = replace(written, request=reported, confirmed=True)
-
-    def prune(self, uids: set[str]) -> None:
-        """Forget all requests but those of the VMs with these uids."""
-        self.requests = {uid: request for uid, request in self.requests.items() if uid in uids}
-
-
-def _last_request(written: WrittenRequest, now: float) -> LastRequest:
-    if written.last_move is None:
-        return LastRequest(written.request.target)
-    moved_at, up = written.last_move
-    return LastRequest(written.request.target, TargetChange(up=up, age=now - moved_at))
 
 
 def _decision_inputs(policy: Policy | UnreadablePolicy) -> tuple[object, ...]:

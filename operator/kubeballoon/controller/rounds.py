@@ -15,17 +15,17 @@ from kubeballoon.cluster.client import ApiClient, ApiError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.cluster.vmi_annotations import VMIAnnotator
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.counters import Counters
+from kubeballoon.controller.metric_counters import Counters
 from kubeballoon.controller.policy_store import PolicyStore
-from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.decision_reason import DecisionReason
+from kubeballoon.core.formatting import human
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import ProcessorDecision, ProcessorPlan
-from kubeballoon.core.wording import human
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS, PolicyType
-from kubeballoon.governance.reports import SILENT_AFTER
-from kubeballoon.governance.requests import VMRequest
+from kubeballoon.governance.report_bounds import SILENT_AFTER
+from kubeballoon.governance.requests_in_force import VMRequest
 from kubeballoon.vocabulary import NodeState
 
 _log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class RoundRunner:
             keys = {decision.vm.uid: _explanation_key(decision) for decision in decisions_before}
             for decision in () if plan is None else plan.decisions:
                 uid = decision.vm.uid
-                before = store.current_request(reports[uid])
+                before = store.written.current_request(reports[uid])
                 after = _request(store, decision) or store.policy_type.final_request(reports[uid], before)
                 key = _explanation_key(decision)
                 # A controller that has just started does not know the reason on the VM, and takes it to be right.
@@ -223,7 +223,7 @@ class RoundRunner:
             return None  # the agent's next report leaves the VM out
         self._counters.count_patch("written")
         for change in changes:
-            change.store.record(report.uid, change.before, change.after, self._clock())
+            change.store.written.record(report.uid, change.before, change.after, self._clock())
             target = change.after.target
             text = "withdrawn" if target is None else change.store.policy_type.amount_text(target)
             _log.info("%s/%s: target %s (%s)", report.namespace, report.name, text, change.message)

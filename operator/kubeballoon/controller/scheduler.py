@@ -17,10 +17,10 @@ from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.counters import Counters
+from kubeballoon.controller.metric_counters import Counters
+from kubeballoon.controller.policy_status import PolicyCounts, count_policies, policy_status, unreadable_status
 from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
 from kubeballoon.controller.rounds import RoundRunner
-from kubeballoon.controller.status import PolicyCounts, count_policies, policy_status, unreadable_status
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy, VirtualMachineReport
-from kubeballoon.governance.governing import is_excluded_by_owner
+from kubeballoon.governance.policy_selection import is_excluded_by_owner
 from kubeballoon.vocabulary import ReclaimMethod
 
 

@@ -19,12 +19,12 @@ from kubeballoon.api.v1alpha1 import (
     ProcessorPolicyStatus,
     VirtualMachineReport,
 )
+from kubeballoon.core.formatting import human
 from kubeballoon.core.memory.model import MemoryTerms
 from kubeballoon.core.processors.model import ProcessorTerms
-from kubeballoon.core.wording import human
 from kubeballoon.governance.exclusion import Excluded, memory_exclusion, processor_exclusion
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms, load_memory_policy, load_processor_policy
-from kubeballoon.governance.requests import VMRequest
+from kubeballoon.governance.requests_in_force import VMRequest
 from kubeballoon.vocabulary import ReclaimMethod
 
 

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kubeballoon.core.decision import DecisionReason
+from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM
 from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state

@@ -11,8 +11,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from kubeballoon.core.formatting import human
 from kubeballoon.core.units import GIB
-from kubeballoon.core.wording import human
 from kubeballoon.replay.comparison import STRATEGIES, NodeTimeline, ReplayResults
 from kubeballoon.replay.totals import StrategyRun
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 
-from kubeballoon.core.decision import TargetChange
-from kubeballoon.core.memory import demand, guard, pacing
+from kubeballoon.core.decision_reason import TargetChange
+from kubeballoon.core.memory import demand, pacing, request_checks
 from kubeballoon.core.memory.allocation import COOL_DOWNS_BEFORE_REBALANCING
 from kubeballoon.core.memory.demand import GuestStatistics, Need
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM
@@ -62,7 +62,7 @@ class SimulatedVM:
     def start_at(self, target: int) -> None:
         """Start anew with the balloon at rest at ``target`` bytes."""
         guest = self.guest
-        guest.set_request(guard.clamp(target, guest.minimum, guest.size))
+        guest.set_request(request_checks.clamp(target, guest.minimum, guest.size))
         guest.actual = guest.goal
         guest.resident, guest.swapped = guest.used, guest.missing
         self.target = guest.request
@@ -108,7 +108,7 @@ class SimulatedVM:
         troubled = self.need is not None and self.need.troubled
         actual, residual = int(guest.actual), pacing.max_residual(guest.size)
         sample = BalloonSample(actual, now, max(0, int(guest.actual - guest.used)), troubled, residual)
-        goal = guard.clamp(self.target, guest.minimum, guest.size)
+        goal = request_checks.clamp(self.target, guest.minimum, guest.size)
         self.pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)
         if request is not None:
             guest.set_request(request)

@@ -11,7 +11,7 @@ import socket
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.cluster.client import ApiClient, ApiError
 from kubeballoon.cluster.lease import CONTROLLER, UNINSTALLER_PREFIX, Lease, own_namespace
-from kubeballoon.governance.returns import listed_returns
+from kubeballoon.governance.pending_returns import listed_returns
 from kubeballoon.options import add_client_options, checked
 from kubeballoon.uninstall.uninstaller import Uninstaller
 

@@ -16,9 +16,9 @@ from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError, Object
 from kubeballoon.cluster.lease import RENEW_DEADLINE, Lease
-from kubeballoon.cluster.withdrawal import wait_for_returns, withdraw
-from kubeballoon.core.wording import listed
-from kubeballoon.governance.returns import PendingReturn, pending_returns
+from kubeballoon.cluster.request_withdrawal import wait_for_returns, withdraw
+from kubeballoon.core.formatting import listed
+from kubeballoon.governance.pending_returns import PendingReturn, pending_returns
 
 _log = logging.getLogger(__name__)
 

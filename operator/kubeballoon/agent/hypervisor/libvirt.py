@@ -24,9 +24,9 @@ import libvirt
 import libvirt_qemu
 
 from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
-from kubeballoon.agent.hypervisor.interface import DomainSample, PluggedProcessors
-from kubeballoon.agent.hypervisor.launchers import Launcher, uris
-from kubeballoon.agent.timing import DEFAULT_TIMING, LibvirtTiming
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, uris
+from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors
+from kubeballoon.agent.wait_times import DEFAULT_TIMING, LibvirtTiming
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
-from kubeballoon.agent.hypervisor.guest_agent import GuestAgent, GuestProcessor
-from kubeballoon.agent.hypervisor.interface import GuestControl, PluggedProcessors, VMProcess
-from kubeballoon.agent.problem import Problem
-from kubeballoon.agent.timing import DEFAULT_TIMING, ProcessorTiming
-from kubeballoon.agent.vm.instance import InstanceProcessors
+from kubeballoon.agent.hypervisor.protocols import GuestControl, PluggedProcessors, VMProcess
+from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent, GuestProcessor
+from kubeballoon.agent.vm.vmi import InstanceProcessors
+from kubeballoon.agent.vm_problem import Problem
+from kubeballoon.agent.wait_times import DEFAULT_TIMING, ProcessorTiming
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod, ProcessorReport
 from kubeballoon.vocabulary import AgentAction

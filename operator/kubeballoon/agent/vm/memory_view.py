@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kubeballoon.agent.hypervisor.interface import DomainSample
-from kubeballoon.agent.problem import Problem
+from kubeballoon.agent.hypervisor.protocols import DomainSample
+from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.core.memory import demand, pacing
 
 

@@ -13,21 +13,21 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from kubeballoon.agent.hypervisor import launchers
+from kubeballoon.agent.hypervisor import launcher_sockets
 from kubeballoon.agent.hypervisor.errors import HungError, HypervisorError
-from kubeballoon.agent.hypervisor.interface import DomainSample, Hypervisor, MemoryControl, VMProcess
-from kubeballoon.agent.news import is_view_news
-from kubeballoon.agent.problem import Problem
+from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, MemoryControl, VMProcess
+from kubeballoon.agent.report_changes import view_changed
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.vm.authorization import Authorization
-from kubeballoon.agent.vm.guest_program import CHANGING
-from kubeballoon.agent.vm.instance import Instance
+from kubeballoon.agent.vm.guest_program_client import CHANGING
 from kubeballoon.agent.vm.memory_view import MemoryView
+from kubeballoon.agent.vm.policy_backing import PolicyBacking
+from kubeballoon.agent.vm.vmi import Instance
+from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.backoff import Backoff
-from kubeballoon.core.memory import demand, guard, pacing
-from kubeballoon.governance.reports import SILENT_AFTER
+from kubeballoon.core.memory import demand, pacing, request_checks
+from kubeballoon.governance.report_bounds import SILENT_AFTER
 from kubeballoon.vocabulary import AgentAction
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class MemoryWorker:
 
     Attributes:
         instance: the VM as its object says.
-        authorization: how far the requests on the VM are believed.
+        backing: how far the requests on the VM are believed.
         emergency_target: bytes that take the place of the request while the node or the guest is in trouble; None while
             the request holds.
         view: what is known of the VM's memory now.
@@ -71,7 +71,7 @@ class MemoryWorker:
             process: the VM's process, which is read while the VM cannot be reached.
         """
         self.instance = instance
-        self.authorization = Authorization()
+        self.backing = PolicyBacking()
         self.emergency_target: int | None = None
         self.view = MemoryView()
         self.sampled_at: float | None = None
@@ -95,12 +95,12 @@ class MemoryWorker:
     @property
     def target(self) -> int | None:
         """The request that the VM follows, bytes; None if there is none, or no policy stands behind it."""
-        return self.instance.target if self.authorization.binding else None
+        return self.instance.target if self.backing.binding else None
 
-    def update(self, instance: Instance, authorization: Authorization) -> None:
+    def update(self, instance: Instance, backing: PolicyBacking) -> None:
         """Take over a new state of the VM's object and policy; act at once if something else is requested."""
         instructions, target = self._instructions(), self.target
-        self.instance, self.authorization = instance, authorization
+        self.instance, self.backing = instance, backing
         if target != self.target:  # an emergency target replaces the request it was decided beside, and no later one
             self.emergency_target = None
         if instructions != self._instructions():
@@ -150,12 +150,12 @@ class MemoryWorker:
 
     def _instructions(self) -> tuple[object, ...]:
         """Collect everything that decides what the VM is to have."""
-        instance, policy = self.instance, self.authorization.policy
+        instance, policy = self.instance, self.backing.policy
         problems = instance.ineligibility, instance.hold, instance.return_all, instance.fault
         return self.target, instance.minimum, *problems, None if policy is None else policy.terms
 
     async def _connect(self) -> MemoryControl:
-        launcher = launchers.require_launcher(self._settings.pods, self.instance.pods)
+        launcher = launcher_sockets.require_launcher(self._settings.pods, self.instance.pods)
         if self._pod not in (None, launcher.pod):  # the VM has migrated within the node, or was started anew
             self._hypervisor.forget(str(self._pod))
         self._pod = launcher.pod
@@ -214,7 +214,7 @@ class MemoryWorker:
 
     async def _move(self, control: MemoryControl, sample: DomainSample, goal: int, now: float) -> None:
         """Request the next step toward the goal."""
-        statistics, need, policy = sample.statistics, self.view.need, self.authorization.policy
+        statistics, need, policy = sample.statistics, self.view.need, self.backing.policy
         troubled = need is not None and need.troubled
         balloon = pacing.BalloonSample(
             statistics.actual, now, _spare(sample, need), troubled, pacing.max_residual(sample.size)
@@ -248,7 +248,7 @@ class MemoryWorker:
         if AgentAction.RETURNS_ALL in actions or self.target is None:
             return sample.size
         request = self.target if self.emergency_target is None else self.emergency_target
-        return guard.clamp(request, self.authorization.minimum(instance, sample.size), sample.size)
+        return request_checks.clamp(request, self.backing.minimum(instance, sample.size), sample.size)
 
     def _estimate(self, sample: DomainSample, now: float) -> demand.Need | None:
         """Estimate the need from a guest's statistics; None while they are stale."""
@@ -279,12 +279,12 @@ class MemoryWorker:
         """Find out whether a balloon that stands still has freed memory of the node."""
         if (
             now < self._ineffective.until
-            or now - self._calibration.still_since < guard.STILL_SECONDS + sample.free_delay
+            or now - self._calibration.still_since < request_checks.STILL_SECONDS + sample.free_delay
             or self.instance.ineligibility is not None
         ):
             return
         actual = sample.statistics.actual
-        if guard.frees_nothing(sample.size, actual, sample.resident, self.instance.overhead):
+        if request_checks.frees_nothing(sample.size, actual, sample.resident, self.instance.overhead):
             self._ineffective = self._ineffective.failed(now)
         elif actual < sample.size:
             self._ineffective = self._ineffective.succeeded()
@@ -335,7 +335,7 @@ class MemoryWorker:
             self.view = replace(self.view, sample=replace(sample, resident=resident))
 
     def _announce(self) -> None:
-        if is_view_news(self._announced, self.view):
+        if view_changed(self._announced, self.view):
             self._announced = self.view
             self._changed()
 

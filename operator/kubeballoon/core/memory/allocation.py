@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from kubeballoon.core.decision import DecisionReason, merge_observed
+from kubeballoon.core.decision_reason import DecisionReason, merge_observed
 from kubeballoon.core.entitlement import Claims, Ints, divide_columns, scale_minimums
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM, VMFigures
 from kubeballoon.vocabulary import NodeState, ReclaimWhen

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar, assert_never
 
-from kubeballoon.core.decision import DecisionReason, TargetChange
-from kubeballoon.core.memory.guard import FLOOR
+from kubeballoon.core.decision_reason import DecisionReason, TargetChange
+from kubeballoon.core.formatting import human
+from kubeballoon.core.memory.request_checks import FLOOR
 from kubeballoon.core.units import MIB
-from kubeballoon.core.wording import human
 from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
 
 COOL_DOWN = 60.0  # seconds: by then a guest has usually followed a change, and reported several times how it fares

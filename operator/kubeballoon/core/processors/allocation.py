@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from kubeballoon.core.decision import DecisionReason, merge_observed
+from kubeballoon.core.decision_reason import DecisionReason, merge_observed
 from kubeballoon.core.entitlement import Claim, divide
 from kubeballoon.core.processors.model import (
     SHARES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kubeballoon.core.decision import DecisionReason, TargetChange
+from kubeballoon.core.decision_reason import DecisionReason, TargetChange
 from kubeballoon.vocabulary import Mode, ReclaimWhen
 
 COOL_DOWN = 300.0  # seconds: guests move tasks and interrupts at every change, so changes are kept rare

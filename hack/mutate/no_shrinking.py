@@ -7,5 +7,5 @@ from hypothesis import Phase, settings
 
 def pytest_collection() -> None:
     """Load a profile like the tests' own, which their conftest.py has loaded by now, but without shrinking."""
-    settings.register_profile("unshrunk", settings(), phases=[Phase.explicit, Phase.reuse, Phase.generate])
-    settings.load_profile("unshrunk")
+    settings.register_profile("no-shrinking", settings(), phases=[Phase.explicit, Phase.reuse, Phase.generate])
+    settings.load_profile("no-shrinking")

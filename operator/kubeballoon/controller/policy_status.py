@@ -14,11 +14,11 @@ from kubeballoon.api.v1alpha1 import Exclusion, Policy, PolicyStatus
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
 from kubeballoon.controller.rounds import AnyPlan, RoundResult
+from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.model import MemoryPlan
-from kubeballoon.core.wording import human, listed
-from kubeballoon.governance.counting import CountedVM, VMCounts, count_vms
 from kubeballoon.governance.loaded_policy import P, Terms
 from kubeballoon.governance.policy_types import MEMORY, PolicyType
+from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
 from kubeballoon.vocabulary import Mode
 
 _Finding = tuple[bool, ConditionReason, str]

@@ -8,15 +8,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kubeballoon.agent.vm.instance import Instance
+from kubeballoon.agent.vm.vmi import Instance
 from kubeballoon.api.v1alpha1 import MemoryPolicy
-from kubeballoon.governance.governing import may_govern, requires_following
 from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy, load_memory_policy
+from kubeballoon.governance.policy_selection import may_govern, requires_following
 
 
 @dataclass(frozen=True, slots=True)
-class Authorization:
-    """An Authorization says how far the requests on a VM are believed.
+class PolicyBacking:
+    """A PolicyBacking says how far the requests on a VM are believed.
 
     Attributes:
         policy: the policy that governs the VM; None if none is known to.
@@ -71,7 +71,7 @@ class KnownPolicies:
     known: tuple[LoadedMemoryPolicy, ...] = ()
     complete: bool = False
 
-    def authorization(self, instance: Instance, namespace: Mapping[str, str] | None) -> Authorization:
+    def backing(self, instance: Instance, namespace: Mapping[str, str] | None) -> PolicyBacking:
         """Find how far the requests on a VM are believed.
 
         Args:
@@ -84,4 +84,4 @@ class KnownPolicies:
         binding = any(
             requires_following(policy.resource, owner_excludes=instance.owner_excluded) for policy in possible
         )
-        return Authorization(strongest, binding or not self.complete)
+        return PolicyBacking(strongest, binding or not self.complete)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kubeballoon.agent.hypervisor.launchers import Launcher
-from kubeballoon.agent.problem import Problem
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
+from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.core.memory.demand import GuestStatistics
 
 

@@ -10,8 +10,8 @@ from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryVM
 from kubeballoon.core.processors.model import ProcessorNode, ProcessorPressure, ProcessorVM
 from kubeballoon.governance.exclusion import memory_exclusion, processor_exclusion
 from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy, LoadedProcessorPolicy
-from kubeballoon.governance.reports import clamp_to_size
-from kubeballoon.governance.requests import LastRequest, memory_in_force, processors_in_force
+from kubeballoon.governance.report_bounds import clamp_to_size
+from kubeballoon.governance.requests_in_force import LastRequest, memory_in_force, processors_in_force
 from kubeballoon.vocabulary import AgentAction
 
 _NOTHING_WRITTEN: Mapping[str, LastRequest] = {}

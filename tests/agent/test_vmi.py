@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
-from kubeballoon.agent.hypervisor.launchers import LONGEST_SOCKET_PATH, Launcher, find_launcher, uris
+from kubeballoon.agent.hypervisor.launcher_sockets import LONGEST_SOCKET_PATH, Launcher, find_launcher, uris
 from kubeballoon.agent.node.memory import HostError, HostMemoryReader
-from kubeballoon.agent.vm.instance import ineligibility, read_instance
+from kubeballoon.agent.vm.vmi import ineligibility, read_instance
 
 MIB = 1 << 20
 

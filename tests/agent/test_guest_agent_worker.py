@@ -16,19 +16,19 @@ import pytest
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor
 from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError
-from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
-from kubeballoon.agent.hypervisor.interface import DomainSample, PluggedProcessors
-from kubeballoon.agent.problem import Problem
-from kubeballoon.agent.timing import DEFAULT_TIMING, Timing
-from kubeballoon.agent.vm.guest_program import GuestProgram
-from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
-from kubeballoon.agent.vm.instance import Instance, read_instance
+from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors
+from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
+from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
+from kubeballoon.agent.vm.guest_program_client import GuestProgram
+from kubeballoon.agent.vm.vmi import Instance, read_instance
+from kubeballoon.agent.vm_problem import Problem
+from kubeballoon.agent.wait_times import DEFAULT_TIMING, Timing
 from kubeballoon.agent.waiting import Wait, wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.vocabulary import ReclaimMethod
-from tests.agent.quick import QUICK
+from tests.agent.fast_timing import QUICK
 from tests.support.waiting import Clock, soon
 
 until = partial(soon, seconds=5.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from kubeballoon.agent.problem import Problem
+from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.api import names
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
 from kubeballoon.cluster.client import ApiClient, UnreachableError
 from kubeballoon.cluster.vmi_annotations import VMIAnnotator
-from kubeballoon.governance.returns import PendingReturn, listed_returns
+from kubeballoon.governance.pending_returns import PendingReturn, listed_returns
 
 POLL_SECONDS = 1.0  # agents report a VM's change within a second
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.memory.reclaim_method import BalloonStatus, ReclaimState, may_need_program, reclaim_state
+from kubeballoon.core.memory.reclaim_state import BalloonStatus, ReclaimState, may_need_program, reclaim_state
 from kubeballoon.vocabulary import ReclaimMethod
 
 MIB = 1 << 20

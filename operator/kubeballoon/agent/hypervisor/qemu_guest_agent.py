@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kubeballoon.agent.hypervisor.errors import GuestAgentError
-from kubeballoon.agent.hypervisor.interface import GuestControl
-from kubeballoon.agent.timing import DEFAULT_TIMING, GuestAgentTiming
+from kubeballoon.agent.hypervisor.protocols import GuestControl
+from kubeballoon.agent.wait_times import DEFAULT_TIMING, GuestAgentTiming
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.backoff import Backoff
 

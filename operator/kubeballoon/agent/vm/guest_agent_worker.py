@@ -13,16 +13,16 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kubeballoon.agent.hypervisor import launchers
+from kubeballoon.agent.hypervisor import launcher_sockets
 from kubeballoon.agent.hypervisor.errors import HypervisorError
-from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
-from kubeballoon.agent.hypervisor.interface import GuestControl, Hypervisor
+from kubeballoon.agent.hypervisor.protocols import GuestControl, Hypervisor
+from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
 from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
-from kubeballoon.agent.news import is_processor_news
-from kubeballoon.agent.timing import DEFAULT_TIMING, Timing
+from kubeballoon.agent.report_changes import processor_view_changed
 from kubeballoon.agent.vm.guest_processors import GuestProcessors
-from kubeballoon.agent.vm.guest_program import GuestProgram, ProgramHypervisor
-from kubeballoon.agent.vm.instance import Instance
+from kubeballoon.agent.vm.guest_program_client import GuestProgram, ProgramHypervisor
+from kubeballoon.agent.vm.vmi import Instance
+from kubeballoon.agent.wait_times import DEFAULT_TIMING, Timing
 from kubeballoon.agent.waiting import Wait, wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressureStatus
@@ -106,7 +106,7 @@ class GuestWorker:
             await self._wait(self._wake, self._retry.pause)
 
     async def _open(self) -> GuestControl:
-        launcher = launchers.require_launcher(self._pods, self.instance.pods)
+        launcher = launcher_sockets.require_launcher(self._pods, self.instance.pods)
         return await self._hypervisor.open(launcher, self.instance.domain)
 
     async def _work(self, control: GuestControl) -> None:
@@ -147,7 +147,7 @@ class GuestWorker:
         if (now.online, now.problem) != (before.online, before.problem):
             problem = "" if now.problem is None else f": {now.problem.message}"
             _log.info("%s: %s processors online%s", self.instance.domain, now.online, problem)
-        if is_processor_news(before, now):
+        if processor_view_changed(before, now):
             self._changed()
 
     def _fail(self, reason: AgentReason, message: str) -> None:

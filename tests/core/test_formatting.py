@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.units import GIB, MIB
-from kubeballoon.core.wording import human, listed
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from hack.testbed.lab import GuestSpec, LabNode, LauncherPod
 from kubeballoon.agent.hypervisor.errors import GoneError, HypervisorError
-from kubeballoon.agent.hypervisor.launchers import LONGEST_SOCKET_PATH, Launcher, find_launcher, uris
+from kubeballoon.agent.hypervisor.launcher_sockets import LONGEST_SOCKET_PATH, Launcher, find_launcher, uris
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from tests.agent.test_libvirt import FakeError
 

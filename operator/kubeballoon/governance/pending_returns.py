@@ -10,8 +10,8 @@ from datetime import datetime
 
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.v1alpha1 import NodePressure, ProcessorReport, VirtualMachineReport
-from kubeballoon.core.wording import human, listed
-from kubeballoon.governance.reports import SILENT_AFTER
+from kubeballoon.core.formatting import human, listed
+from kubeballoon.governance.report_bounds import SILENT_AFTER
 
 _ALLOWANCE = 64  # 1/64 of a VM's size may be missing: agents report a balloon's moves of a hundredth or more only
 

@@ -17,7 +17,7 @@ _PART = 100  # a figure is news when it moved by more than this part of the node
 _PERCENT = 20  # by which the usage or stall of the node's processors is news: far less than policies' thresholds differ
 
 
-def is_view_news(before: MemoryView, now: MemoryView) -> bool:
+def view_changed(before: MemoryView, now: MemoryView) -> bool:
     """Whether a VM's memory changed enough for the agent to look at the whole node."""
     old, new = before.sample, now.sample
     if old is None or new is None or before.problem != now.problem or before.responsive != now.responsive:
@@ -36,19 +36,19 @@ def is_view_news(before: MemoryView, now: MemoryView) -> bool:
     return any(_moved(*figure, new.size) for figure in figures)
 
 
-def is_processor_news(before: ProcessorView, now: ProcessorView) -> bool:
+def processor_view_changed(before: ProcessorView, now: ProcessorView) -> bool:
     """Whether a VM's processors changed otherwise than in their usage, which changes all the time."""
     return replace(before, usage=None) != replace(now, usage=None)
 
 
-def is_node_news(written: NodePressureStatus | None, memory: HostMemory, processors: NodeProcessors | None) -> bool:
+def node_changed(written: NodePressureStatus | None, memory: HostMemory, processors: NodeProcessors | None) -> bool:
     """Whether the node's own memory or processors changed enough since the report that was ``written`` last."""
     if written is None or _moved(written.memory.available, memory.available, memory.total):
         return True
     return _processors_moved(written.processors, processors)
 
 
-def is_report_news(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
+def report_changed(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
     """Whether the controller could decide something else by the report ``now`` than by the one ``before``."""
     if before is None or before.state is not now.state or before.conditions != now.conditions:
         return True
@@ -59,11 +59,11 @@ def is_report_news(before: NodePressureStatus | None, now: NodePressureStatus) -
         return True
     known = {vm.uid: vm for vm in before.virtual_machines}
     return len(known) != len(now.virtual_machines) or any(
-        _is_vm_news(known.get(vm.uid), vm) for vm in now.virtual_machines
+        _vm_changed(known.get(vm.uid), vm) for vm in now.virtual_machines
     )
 
 
-def _is_vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) -> bool:
+def _vm_changed(before: VirtualMachineReport | None, now: VirtualMachineReport) -> bool:
     if before is None or _steady(before.processors) != _steady(now.processors):
         return True
     figures = ("actual", "resident", "need", "present_need")

@@ -15,17 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HypervisorError
-from kubeballoon.agent.hypervisor.guest_agent import GuestAgent
-from kubeballoon.agent.hypervisor.interface import DomainSample, GuestControl, Hypervisor, MemoryControl, VMProcess
-from kubeballoon.agent.hypervisor.launchers import Launcher
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
+from kubeballoon.agent.hypervisor.protocols import DomainSample, GuestControl, Hypervisor, MemoryControl, VMProcess
+from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
 from kubeballoon.agent.hypervisor.qemu_process import ksm_runs
-from kubeballoon.agent.problem import Problem
-from kubeballoon.agent.timing import DEFAULT_TIMING, ProgramTiming
+from kubeballoon.agent.vm_problem import Problem
+from kubeballoon.agent.wait_times import DEFAULT_TIMING, ProgramTiming
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import FreedBy
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.pacing import TOLERANCE
-from kubeballoon.core.memory.reclaim_method import BalloonStatus, ReclaimState, may_need_program, reclaim_state
+from kubeballoon.core.memory.reclaim_state import BalloonStatus, ReclaimState, may_need_program, reclaim_state
 from kubeballoon.vocabulary import ReclaimMethod
 
 DIRECTORY = "/run/kubeballoon"

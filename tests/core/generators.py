@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from kubeballoon.core.decision import TargetChange
+from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.core.entitlement import Claim
 from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
 from kubeballoon.core.units import MIB

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeballoon.core.memory.guard import FLOOR, clamp, frees_nothing
+from kubeballoon.core.memory.request_checks import FLOOR, clamp, frees_nothing
 from kubeballoon.core.units import GIB, MIB
 
 

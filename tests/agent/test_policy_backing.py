@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hack.testbed.lab import MIB, GuestSpec, vmi_object
-from kubeballoon.agent.vm.authorization import Authorization, KnownPolicies, PolicyReader
-from kubeballoon.agent.vm.instance import Instance, read_instance
+from kubeballoon.agent.vm.policy_backing import KnownPolicies, PolicyBacking, PolicyReader
+from kubeballoon.agent.vm.vmi import Instance, read_instance
 from tests.support.cluster import Object, memory_policy
 
 SIZE = 1024 * MIB
@@ -36,7 +36,7 @@ def stored(body: Object, version: str = "1") -> Object:
 
 def obligations(*bodies: Object, namespace: dict[str, str] | None, **annotations: str) -> tuple[int | None, bool]:
     """Find the VM's minimum, in MiB, and whether it is to follow requests."""
-    found = PolicyReader().read(map(stored, bodies)).authorization(vm(**annotations), namespace)
+    found = PolicyReader().read(map(stored, bodies)).backing(vm(**annotations), namespace)
     minimum = found.minimum(vm(**annotations), SIZE)
     return None if minimum is None else minimum // MIB, found.binding
 
@@ -78,8 +78,8 @@ def test_an_owner_s_exclusion_counts_where_the_policy_lets_it() -> None:
 
 
 def test_annotations_are_believed_only_while_no_policies_are_known() -> None:
-    assert KnownPolicies().authorization(vm(memory_min="100Mi"), {}) == Authorization(None, binding=True)
-    assert KnownPolicies().authorization(vm(), {}).minimum(vm(memory_min="100Mi"), SIZE) == 100 * MIB
+    assert KnownPolicies().backing(vm(memory_min="100Mi"), {}) == PolicyBacking(None, binding=True)
+    assert KnownPolicies().backing(vm(), {}).minimum(vm(memory_min="100Mi"), SIZE) == 100 * MIB
 
 
 def test_a_policy_of_a_newer_version_makes_no_request_void() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from kubeballoon.core.decision import DecisionReason, TargetChange
+from kubeballoon.core.decision_reason import DecisionReason, TargetChange
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
 from kubeballoon.core.processors.allocation import allocate_processors

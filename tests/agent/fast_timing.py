@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubeballoon.agent.timing import GuestAgentTiming, GuestTiming, MemoryTiming, NodeTiming, Timing
+from kubeballoon.agent.wait_times import GuestAgentTiming, GuestTiming, MemoryTiming, NodeTiming, Timing
 from kubeballoon.core.backoff import Backoff
 
 QUICK = Timing(

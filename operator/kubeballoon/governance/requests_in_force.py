@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
-from kubeballoon.core.decision import TargetChange
+from kubeballoon.core.decision_reason import TargetChange
 
 
 @dataclass(frozen=True, slots=True)
