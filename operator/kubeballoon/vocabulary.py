@@ -57,6 +57,21 @@ class ReclaimMethod(enum.StrEnum):
     AUTO = "Auto"
 
 
+class WorkingSetReclaim(enum.StrEnum):
+    """Whether memory that guests work with is reclaimed: where they can swap it out (IfSwappable), or Never."""
+
+    IF_SWAPPABLE = "IfSwappable"
+    NEVER = "Never"
+
+
+class SwapAbility(enum.StrEnum):
+    """Whether a guest can swap: Able once it was seen to, Unable when it was asked to and did not, else Unknown."""
+
+    UNKNOWN = "Unknown"
+    ABLE = "Able"
+    UNABLE = "Unable"
+
+
 class AgentAction(enum.StrEnum):
     """An AgentAction is what a node's agent does about a VM.
 

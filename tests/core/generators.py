@@ -8,7 +8,7 @@ from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.core.entitlement import Claim
 from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
 from kubeballoon.core.units import MIB
-from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
+from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen, SwapAbility, WorkingSetReclaim
 
 
 @st.composite
@@ -48,6 +48,7 @@ def policies() -> st.SearchStrategy[MemoryTerms]:
         idle_tax=st.integers(0, 99),
         mode=st.sampled_from(Mode),
         when=st.sampled_from(ReclaimWhen),
+        working_set=st.sampled_from(WorkingSetReclaim),
     )
 
 
@@ -70,6 +71,7 @@ def vm(draw: st.DrawFn, uid: str, policy: MemoryTerms | None) -> MemoryVM:
         responsive=responsive,
         policy=policy,
         last_change=draw(st.none() | st.builds(TargetChange, up=st.booleans(), age=st.floats(0, 600))),
+        swap_ability=draw(st.sampled_from(SwapAbility)),
         agent_action=AgentAction.FOLLOWS if excluded is None and responsive else draw(st.sampled_from(AgentAction)),
     )
 

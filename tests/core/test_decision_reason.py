@@ -12,7 +12,7 @@ from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, Memor
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import Count, ProcessorNode, ProcessorTerms, ProcessorTrigger, ProcessorVM
 from kubeballoon.core.units import GIB
-from kubeballoon.vocabulary import ReclaimWhen
+from kubeballoon.vocabulary import ReclaimWhen, SwapAbility
 
 TERMS = MemoryTerms("p", minimum=Amount(percent=25))
 VM = MemoryVM("vm", "default/vm", 4 * GIB, actual=4 * GIB, need=GIB, policy=TERMS)
@@ -27,6 +27,11 @@ MEMORY: dict[DecisionReason, tuple[list[MemoryVM], int, str]] = {
         [VM],
         GIB,
         "3 GiB reclaimed, demand 1.4 GiB; at its guaranteed minimum 1 GiB",
+    ),
+    DecisionReason.WITHHOLDING: (
+        [replace(VM, need=3 * GIB, swap_ability=SwapAbility.UNABLE)],
+        2 * GIB,
+        "its part is 2 GiB; its guest works with 1.12 GiB more, and it cannot swap: it keeps that",
     ),
     DecisionReason.WAITING: ([HUNGRY, IDLE], 6 * GIB, "of it waits until other VMs have given theirs"),
     DecisionReason.NOT_UNDER_PRESSURE: (

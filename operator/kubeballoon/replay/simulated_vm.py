@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.core.memory import demand, pacing, request_checks
-from kubeballoon.core.memory.allocation import COOL_DOWNS_BEFORE_REBALANCING
 from kubeballoon.core.memory.demand import GuestStatistics, Need
+from kubeballoon.core.memory.division import COOL_DOWNS_BEFORE_REBALANCING
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM
 from kubeballoon.core.memory.pacing import BalloonSample, Pace
 from kubeballoon.replay.simulated_guest import SimulatedGuest
@@ -107,7 +107,7 @@ class SimulatedVM:
         guest.advance(now)
         troubled = self.need is not None and self.need.troubled
         actual, residual = int(guest.actual), pacing.max_residual(guest.size)
-        sample = BalloonSample(actual, now, max(0, int(guest.actual - guest.used)), troubled, residual)
+        sample = BalloonSample(actual, now, max(0, int(guest.actual - guest.used)), troubled, max_residual=residual)
         goal = request_checks.clamp(self.target, guest.minimum, guest.size)
         self.pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)
         if request is not None:

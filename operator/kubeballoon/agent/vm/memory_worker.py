@@ -217,7 +217,7 @@ class MemoryWorker:
         statistics, need, policy = sample.statistics, self.view.need, self.backing.policy
         troubled = need is not None and need.troubled
         balloon = pacing.BalloonSample(
-            statistics.actual, now, _spare(sample, need), troubled, pacing.max_residual(sample.size)
+            statistics.actual, now, _spare(sample, need), troubled, max_residual=pacing.max_residual(sample.size)
         )
         max_rate = None if policy is None else policy.terms.max_rate
         pace, request = pacing.advance(self.view.pace, balloon, goal, max_rate)
