@@ -399,6 +399,11 @@ class VirtualMachineReport(ApiModel):
     actual: Quantity | None = Field(default=None, description="The memory that the balloon leaves the guest.")
     resident: Quantity | None = Field(default=None, description="The node's memory that the VM's process holds.")
     overhead: Quantity = Field(default=0, description="Memory of the VM beyond the guest's own.")
+    pod_request: Quantity | None = Field(
+        default=None,
+        description="Memory that the VM's pod has requested from the scheduler for the guest; left out where the VM "
+        "names none.",
+    )
     need: Quantity | None = Field(
         default=None, description="Memory that the guest works with; left out while it is not known."
     )
