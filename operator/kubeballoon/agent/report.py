@@ -73,8 +73,8 @@ def compose(
         agent_version=__version__,
         memory=NodeMemory(
             total=memory.total,
-            available=memory.available,
-            other=max(0, memory.total - memory.available - resident),
+            available=memory.least_available,
+            other=max(0, memory.total - memory.least_available - resident),
             reserve=node.thresholds.ample,
         ),
         processors=node.processors,

@@ -309,8 +309,13 @@ class ProcessorPolicy(Policy):
 class NodeMemory(ApiModel):
     """The node's memory."""
 
-    total: Quantity = Field(description="Memory that the node's workloads may use.")
-    available: Quantity = Field(description="Memory that workloads could get now without swapping.")
+    total: Quantity = Field(
+        description="Memory that pods may use together, without pools of hugepages and what the kubelet keeps for the "
+        "system."
+    )
+    available: Quantity = Field(
+        description="Memory that workloads could get now before the kernel swaps or the kubelet evicts pods."
+    )
     other: Quantity = Field(description="Memory in use by whatever is not a VM.")
     reserve: Quantity = Field(description="Memory to keep free: the threshold of the state Ample.")
 
@@ -436,6 +441,11 @@ class VirtualMachineReport(ApiModel):
     )
     guest: GuestReport | None = None
     processors: ProcessorReport | None = None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the VM's memory is in a pool of hugepages, which is no part of the node's memory here."""
+        return self.reason is AgentReason.HUGEPAGES and not self.eligible
 
     @property
     def reclaimed(self) -> int:

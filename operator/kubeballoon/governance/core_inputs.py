@@ -85,6 +85,7 @@ def memory_vm(
         last_change=in_force.change,
         agent_action=_memory_action(report),
         pod_request=clamp_to_size(report.pod_request, report.size),
+        pooled=report.pooled,
     )
 
 

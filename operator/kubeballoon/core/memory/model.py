@@ -129,6 +129,7 @@ class MemoryVM:
         last_change: the target's last change; None when it has not changed yet.
         agent_action: what the VM's agent does about it; it follows requests unless the VM is excluded or unresponsive.
         pod_request: what the VM's pod has requested from the scheduler for the guest, bytes; None if nothing.
+        pooled: whether its memory is in a pool of hugepages, which is no part of the node's memory here.
         observed: whether the policy only observes; computed once, because every allocation asks.
         figures: the numbers that an allocation reads, computed once from the above.
     """
@@ -148,6 +149,7 @@ class MemoryVM:
     last_change: TargetChange | None = None
     agent_action: AgentAction = AgentAction.FOLLOWS
     pod_request: int | None = None
+    pooled: bool = False
 
     observed: bool = field(init=False, repr=False, compare=False)
     figures: VMFigures[int] = field(init=False, repr=False, compare=False)
@@ -218,8 +220,10 @@ class MemoryVM:
         """Return the node memory to count for the VM if ``target`` is requested of it, in bytes.
 
         That is all of its size if its agent will give it everything, which it does without a request; otherwise what
-        it has, or has been promised.
+        it has, or has been promised. Memory in a pool of hugepages does not count at all.
         """
+        if self.pooled:
+            return 0
         returned = self.agent_action is AgentAction.RETURNS_ALL or (
             self.agent_action is AgentAction.FOLLOWS and target is None
         )
