@@ -82,6 +82,8 @@ def test_a_pod_requests_for_its_guest_what_the_vm_says_or_else_its_limit(
         ({"devices": {"interfaces": [{"name": "x", "sriov": {}}]}}, "VFIO"),
         ({"memory": {"reservedOverhead": {"memLock": "Required"}}}, "MemoryLocked"),
         ({"launchSecurity": {"sev": {}}}, "LaunchSecurity"),
+        ({"launchSecurity": {}}, "LaunchSecurity"),
+        ({"launchSecurity": None}, None),
         ({"devices": {"interfaces": [{"name": "x", "masquerade": {}}]}}, None),
     ],
 )

@@ -201,7 +201,7 @@ def _memory_ineligibilities(vmi: Object, spec: Object, domain: Object) -> Iterab
     yield from _processor_ineligibilities(cpu)
     yield AgentReason.VFIO, _passes_through(spec, devices)
     yield AgentReason.MEMORY_LOCKED, memory.get("reservedOverhead", {}).get("memLock") == "Required"
-    yield AgentReason.LAUNCH_SECURITY, bool(domain.get("launchSecurity"))
+    yield AgentReason.LAUNCH_SECURITY, domain.get("launchSecurity") is not None  # {}: by the cluster's own kind of it
     yield AgentReason.GUARANTEED, vmi.get("status", {}).get("qosClass") == "Guaranteed"
 
 
