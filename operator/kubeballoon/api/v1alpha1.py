@@ -11,7 +11,7 @@ from kubeballoon.api import rules
 from kubeballoon.api.duration import Duration
 from kubeballoon.api.meta import ApiModel, Condition, ObjectMeta, Time
 from kubeballoon.api.names import GROUP, VERSION
-from kubeballoon.api.quantity import AmountText, CountText, Quantity
+from kubeballoon.api.quantity import AmountText, CountText, MinimumText, Quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
 from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen
@@ -145,11 +145,21 @@ def _policy_columns(reclaimed: PrinterColumn) -> tuple[PrinterColumn, ...]:
 class MemorySettings(ApiModel):
     """How much memory each selected VM is guaranteed and may use, and its weight against other VMs."""
 
-    rules = (rules.amount("min"), rules.amount("max"), rules.amount("headroom"), rules.not_above("min", "max"))
+    rules = (
+        rules.minimum("min"),
+        rules.plausible("min"),
+        rules.amount("max"),
+        rules.plausible("max", "64Mi", may_be_zero=False),
+        rules.amount("headroom"),
+        rules.plausible("headroom"),
+        rules.not_above("min", "max"),
+    )
 
-    min: AmountText = Field(
-        default="50%",
-        description="The memory that each VM keeps whatever happens: a quantity, or a percentage of the VM's memory.",
+    min: MinimumText | None = Field(
+        default=None,
+        description="The memory that each VM keeps whatever happens: a quantity, a percentage of the VM's memory, or "
+        "PodRequest: what the VM's pod has requested from the scheduler for the guest, which is all of the VM's memory "
+        "where the VM names no request. Left out, it is 50%, or the max where that is less.",
     )
     max: AmountText = Field(
         default="100%",
@@ -174,7 +184,7 @@ class MemorySettings(ApiModel):
 class ReclaimSettings(ApiModel):
     """When, how and how fast memory is reclaimed."""
 
-    rules = (rules.positive_quantity("maxRate"),)
+    rules = (rules.rate("maxRate"),)
 
     when: ReclaimWhen = ReclaimWhen.OVERCOMMITTED
     method: ReclaimMethod = ReclaimMethod.AUTO
@@ -215,10 +225,10 @@ class ProcessorSettings(ApiModel):
 
     rules = (rules.count("min"), rules.count("max"), rules.not_above("min", "max"))
 
-    min: CountText = Field(
-        default="50%",
+    min: CountText | None = Field(
+        default=None,
         description="The processors that each VM keeps: a number, or a percentage of the VM's processors, rounded up. "
-        "Every VM keeps one.",
+        "Every VM keeps one. Left out, it is 50%, or the max where that is less.",
     )
     max: CountText = Field(
         default="100%",
