@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -309,6 +309,8 @@ class ReportingMemoryControl(FakeMemoryControl):
 
     clock: Clock = field(default_factory=Clock)
     sampled: list[float] = field(default_factory=list)
+    requested_at: list[float] = field(default_factory=list)
+    dated: Callable[[float], float] = lambda at: at
 
     @property
     def reported(self) -> float:
@@ -319,7 +321,21 @@ class ReportingMemoryControl(FakeMemoryControl):
         """Read the memory as the guest last reported it."""
         self.sampled.append(self.clock.now)
         sample = await super().sample()
-        return replace(sample, statistics=sample.statistics._replace(updated=float(int(self.reported))))
+        return replace(sample, statistics=sample.statistics._replace(updated=float(int(self.dated(self.reported)))))
+
+    async def set_memory(self, size: int) -> None:
+        """Follow a request, and note when it was made."""
+        self.requested_at.append(self.clock.now)
+        await super().set_memory(size)
+
+
+class BoastingMemoryControl(FakeMemoryControl):
+    """Reports more memory than the VM has."""
+
+    async def sample(self) -> DomainSample:
+        """Read the memory as the guest reports it."""
+        sample = await super().sample()
+        return replace(sample, statistics=sample.statistics._replace(usable=1 << 62, unused=1 << 62))
 
 
 async def test_a_guest_at_rest_is_sampled_once_for_each_of_its_reports() -> None:
@@ -333,7 +349,7 @@ async def test_a_guest_at_rest_is_sampled_once_for_each_of_its_reports() -> None
     worker = MemoryWorker(
         of,
         FakeHypervisor({of.domain: control}),
-        replace(settings(timing, period=5), wait=wait),
+        replace(settings(timing, period=5), wait=wait, wall_clock=control.clock),
         lambda: None,
         clock=control.clock,
     )
@@ -344,6 +360,42 @@ async def test_a_guest_at_rest_is_sampled_once_for_each_of_its_reports() -> None
     sampled = control.sampled[1:21]
     assert all((at - 3.7) % 5 <= timing.report_delay for at in sampled), "soon after a report"
     assert [round(after - at) for at, after in pairwise(sampled)] == [5] * 19
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0], ids=["back", "forward"])
+async def test_a_wall_clock_that_is_set_stops_no_reclaim(jump: float) -> None:
+    control, offset = ReportingMemoryControl(), 0.0
+    control.dated = lambda at: at + offset
+
+    async def wait(event: asyncio.Event, seconds: float) -> bool:
+        control.clock.now += seconds
+        return await wait_for(event, 0)
+
+    of = instance(target=900 * MIB)
+    worker = MemoryWorker(
+        of,
+        FakeHypervisor({of.domain: control}),
+        replace(settings(DEFAULT_TIMING.memory, period=5), wait=wait, wall_clock=lambda: control.clock.now + offset),
+        lambda: None,
+        clock=control.clock,
+    )
+    task = asyncio.create_task(worker.run())
+    await until(lambda: control.actual == 900 * MIB)
+    offset, since = jump, control.clock.now
+    worker.update(replace(of, target=700 * MIB), PolicyBacking())
+    await until(lambda: control.actual == 700 * MIB)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert control.requested_at[-1] - since < 60
+
+
+async def test_a_guest_is_not_believed_to_have_more_to_spare_than_its_size() -> None:
+    control = BoastingMemoryControl()
+    async with working(instance(), control) as worker:
+        await samples(worker)
+        sample = worker.view.sample
+        assert sample is not None
+        assert (sample.statistics.usable, sample.statistics.unused) == (1024 * MIB, 1024 * MIB)
 
 
 async def test_demand_goes_on_falling_slowly_after_a_connection_was_lost() -> None:

@@ -50,6 +50,27 @@ def test_an_annotation_that_cannot_be_read_is_a_fault_and_not_a_request() -> Non
 
 
 @pytest.mark.parametrize(
+    ("resources", "pod_request"),
+    [
+        ({"requests": {"memory": "192Mi", "cpu": "50m"}}, 192 * MIB),
+        ({"requests": {"memory": "100Mi"}, "limits": {"memory": "200Mi"}}, 100 * MIB),
+        ({"requests": {"memory": "0"}, "limits": {"memory": "200Mi"}}, 200 * MIB),
+        ({"requests": {"memory": "201326592000m"}}, 192 * MIB),
+        ({"requests": {"cpu": "50m"}}, None),
+        ({}, None),
+    ],
+)
+def test_a_pod_requests_for_its_guest_what_the_vm_says_or_else_its_limit(
+    resources: dict[str, Any], pod_request: int | None
+) -> None:
+    made = vmi()
+    made["spec"]["domain"]["resources"] = resources
+    instance = read_instance(made, "here")
+    assert instance is not None
+    assert (instance.pod_request, instance.size) == (pod_request, 256 * MIB)
+
+
+@pytest.mark.parametrize(
     ("domain", "reason"),
     [
         ({"memory": {"hugepages": {"pageSize": "2Mi"}}}, "Hugepages"),
@@ -61,6 +82,8 @@ def test_an_annotation_that_cannot_be_read_is_a_fault_and_not_a_request() -> Non
         ({"devices": {"interfaces": [{"name": "x", "sriov": {}}]}}, "VFIO"),
         ({"memory": {"reservedOverhead": {"memLock": "Required"}}}, "MemoryLocked"),
         ({"launchSecurity": {"sev": {}}}, "LaunchSecurity"),
+        ({"launchSecurity": {}}, "LaunchSecurity"),
+        ({"launchSecurity": None}, None),
         ({"devices": {"interfaces": [{"name": "x", "masquerade": {}}]}}, None),
     ],
 )

@@ -130,16 +130,34 @@ def test_the_agents_privileges_are_these_and_no_others() -> None:
     assert not pod.keys() & {"hostNetwork", "hostIPC"}
     assert pod["volumes"] == [
         {"name": "pods", "hostPath": {"path": "/var/lib/kubelet/pods", "type": "Directory"}},
+        {"name": "cgroup", "hostPath": {"path": "/sys/fs/cgroup", "type": "Directory"}},
     ]
     assert all(mount["readOnly"] for mount in container["volumeMounts"])
 
 
-@pytest.mark.parametrize("command", ["controller", "agent", "uninstall"])
-def test_the_commands_understand_their_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_reads_the_kubelet_s_configuration_where_the_values_name_it() -> None:
+    rendered = containers(render("--set=agent.kubeletConfig=/etc/kubelet.yaml"))
+    ((pod, container),) = ((pod, c) for name, pod, c in rendered if name == "kubeballoon-agent")
+    volume = {"name": "kubelet-config", "hostPath": {"path": "/etc/kubelet.yaml", "type": "File"}}
+    assert volume in pod["volumes"]
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == volume["name"])
+    assert mount["readOnly"]
+    assert f"--kubelet-config={mount['mountPath']}" in container["args"]
+
+
+@pytest.mark.parametrize(
+    ("command", "value"),
+    [
+        ("controller", "agent.evictionThreshold=1Gi"),
+        ("agent", "agent.evictionThreshold=1Gi"),
+        ("agent", "agent.evictionThreshold=2.5%"),
+        ("agent", "agent.kubeletConfig=/var/lib/kubelet/config.yaml"),
+        ("uninstall", "agent.evictionThreshold=1Gi"),
+    ],
+)
+def test_the_commands_understand_their_arguments(command: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_NAME", "node")
-    (arguments,) = (
-        c["args"] for _, _, c in containers(render("--set=agent.evictionThreshold=1Gi")) if command in c["args"]
-    )
+    (arguments,) = (c["args"] for _, _, c in containers(render(f"--set={value}")) if command in c["args"])
     parser = argparse.ArgumentParser()
     parser.add_argument("--log-level")
     importlib.import_module(f"kubeballoon.{command}.main").add_parser(parser.add_subparsers())
@@ -177,7 +195,8 @@ def test_a_digest_takes_precedence_over_a_tag() -> None:
         ("controller.coolDown=soon", "/controller/coolDown"),
         ("controller.resources.requests.memory=lots", "/controller/resources/requests/memory"),
         ("controller.image.digest=latest", "/controller/image/digest"),
-        ("agent.evictionThreshold=5%", "/agent/evictionThreshold"),
+        ("agent.evictionThreshold=105%", "/agent/evictionThreshold"),
+        ("agent.kubeletConfig=here", "/agent/kubeletConfig"),
         ("agent.statsPeriod=1.5s", "/agent/statsPeriod"),
         ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
         ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),

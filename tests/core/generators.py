@@ -41,7 +41,9 @@ def policies() -> st.SearchStrategy[MemoryTerms]:
     return st.builds(
         MemoryTerms,
         name=st.just("p"),
-        minimum=amounts,
+        minimum=st.one_of(
+            amounts, st.just(Amount(pod_request=True)), st.builds(Amount, percent=st.just(50), limit=amounts)
+        ),
         maximum=amounts,
         headroom=amounts,
         shares_per_gib=st.integers(1, 10_000),
@@ -73,6 +75,7 @@ def vm(draw: st.DrawFn, uid: str, policy: MemoryTerms | None) -> MemoryVM:
         last_change=draw(st.none() | st.builds(TargetChange, up=st.booleans(), age=st.floats(0, 600))),
         swap_ability=draw(st.sampled_from(SwapAbility)),
         agent_action=AgentAction.FOLLOWS if excluded is None and responsive else draw(st.sampled_from(AgentAction)),
+        pod_request=draw(st.none() | st.integers(0, 1 << 37)),
     )
 
 

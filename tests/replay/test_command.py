@@ -13,6 +13,12 @@ import pytest
 from kubeballoon.__main__ import main
 
 GIB = 1 << 30
+BY_REQUEST = """
+apiVersion: kubeballoon.io/v1alpha1
+kind: MemoryPolicy
+metadata: {name: by-request}
+spec: {selector: {}, memory: {min: PodRequest}}
+"""
 KEYS = {
     "strategy",
     "overcommit",
@@ -101,6 +107,7 @@ POLICY = (
     ("manifest", "complaint"),
     [
         ("kind: Pod", "holds 0 MemoryPolicies, and one is needed"),
+        (BY_REQUEST, "traces do not say what pods request"),
         ("{", "expected the node content"),
         (POLICY.format("{min: 2X}"), "spec.memory.min: Invalid value: min must be a quantity of bytes"),
         (POLICY.format("{min: 90%, max: 50%}"), "spec.memory.min: Invalid value: min must not exceed max"),

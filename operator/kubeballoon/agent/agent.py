@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from kubeballoon.agent import emergency, report_changes
 from kubeballoon.agent.hypervisor.protocols import Hypervisor
 from kubeballoon.agent.metrics import AgentMetrics
+from kubeballoon.agent.node.kubelet import is_old
 from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
 from kubeballoon.agent.node.processors import HostProcessorReader
 from kubeballoon.agent.report import NodeObservation, compose
@@ -43,19 +44,23 @@ class NodeLimits:
     """NodeLimits decide where the node's states begin.
 
     Attributes:
-        eviction: the kubelet's hard eviction threshold, bytes.
+        eviction: the kubelet's eviction threshold, bytes.
         margin: how far above that threshold state Critical begins at the least, bytes.
         percents: the free memory at which Ample, Tight, Scarce and Critical begin, in percent of the node's, unless
             the kubelet's threshold lifts them.
+        eviction_percent: the kubelet's eviction threshold in percent of the node's capacity; the larger one counts.
     """
 
     eviction: int
     margin: int
     percents: tuple[float, float, float, float] = (6, 4, 2, 1)  # as VMware ESX has them
+    eviction_percent: float = 0.0
 
-    def thresholds(self, total: int) -> StateThresholds:
-        """Compute the thresholds for a node of ``total`` bytes."""
-        return state_thresholds(total, self.eviction, self.margin, self.percents)
+    def thresholds(self, memory: HostMemory) -> StateThresholds:
+        """Compute the thresholds for a node with such memory."""
+        capacity = memory.total if memory.capacity is None else memory.capacity
+        eviction = max(self.eviction, int(capacity * self.eviction_percent / 100))
+        return state_thresholds(memory.total, eviction, self.margin, self.percents)
 
 
 class Agent:
@@ -193,8 +198,8 @@ class Agent:
         if self._memory is None:
             self._wake_reporter.set()
         before, self._memory = self._state, memory
-        thresholds = self._limits.thresholds(memory.total)
-        self._state = next_state(before, memory.available, thresholds, memory.stall, StallLimits())
+        thresholds = self._limits.thresholds(memory)
+        self._state = next_state(before, memory.least_available, thresholds, memory.stall, StallLimits())
         if self._state is not before:
             _log.info("node state %s, was %s", self._state, before)
             self._wake_reporter.set()
@@ -314,7 +319,7 @@ class Agent:
         """Compose the report as of now; None while the node's memory is not known."""
         if self._memory is None:
             return None
-        thresholds = self._limits.thresholds(self._memory.total)
+        thresholds = self._limits.thresholds(self._memory)
         node = NodeObservation(self._memory, self._state, thresholds, self._processors)
         return compose(node, self._workers(), self._conditions, datetime.now(UTC))
 
@@ -346,6 +351,7 @@ class Agent:
     async def _create(self, body: Object) -> None:
         """Create the NodePressure, owned by its Node, so that it is deleted with the Node."""
         node = await self._cluster.get(paths.node(self._node))
+        self._host_memory.old_kubelet = is_old(node.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", ""))
         owner = {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": node["metadata"]["uid"]}
         metadata = {"name": self._node, "ownerReferences": [owner]}
         await self._cluster.apply(paths.node_pressure(self._node), {**body, "metadata": metadata})

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kubeballoon.agent.agent import Agent, NodeLimits
 from kubeballoon.agent.hypervisor.protocols import Hypervisor
+from kubeballoon.agent.node.kubelet import EvictionThreshold, KubeletConfigError, parse_threshold, read_threshold
 from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.api.duration import parse_duration
@@ -50,10 +51,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--node-memory-cgroup", type=Path, help="take this cgroup (v1 or v2) for the node's memory; for tests"
     )
     parser.add_argument(
+        "--cgroup-root",
+        type=Path,
+        help="where the node's cgroups are mounted, to see what the kubelet lets pods use together (default: not seen)",
+    )
+    parser.add_argument(
         "--eviction-threshold",
-        type=checked(parse_quantity, "quantity"),
+        type=checked(parse_threshold, "quantity or percentage"),
         default="100Mi",
-        help="the kubelet's hard eviction threshold of memory.available (default: %(default)s)",
+        help="the kubelet's eviction threshold of memory.available, a quantity or a percentage (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--kubelet-config",
+        type=Path,
+        help="the kubelet's configuration file; where it can be read its threshold replaces --eviction-threshold",
     )
     parser.add_argument(
         "--eviction-margin",
@@ -93,13 +104,26 @@ async def _run(options: argparse.Namespace) -> int:
     from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor  # noqa: PLC0415 - an extra that only the agent needs
 
     settings = AgentSettings(options.pods_dir, options.demand_window, max(1, round(options.stats_period)))
-    limits = NodeLimits(options.eviction_threshold, options.eviction_margin)
+    eviction = _eviction_threshold(options)
+    limits = NodeLimits(eviction.size, options.eviction_margin, eviction_percent=eviction.percent)
     hypervisor: Hypervisor = LibvirtHypervisor()
     async with await ApiClient.connect("kubeballoon-agent", options.kubeconfig) as cluster:
-        host = HostMemoryReader(cgroup=options.node_memory_cgroup)
+        host = HostMemoryReader(cgroup=options.node_memory_cgroup, cgroup_root=options.cgroup_root)
         agent = Agent(options.node_name, cluster, hypervisor, host, settings, limits)
         async with serve(*options.listen, live=agent.stalled, ready=agent.unready, metrics=agent.metrics.registry):
             return await _until_stopped(agent)
+
+
+def _eviction_threshold(options: argparse.Namespace) -> EvictionThreshold:
+    """Find the kubelet's threshold: by its configuration if that can be read, else as the options say."""
+    given: EvictionThreshold = options.eviction_threshold
+    if options.kubelet_config is None:
+        return given
+    try:
+        return read_threshold(options.kubelet_config)
+    except KubeletConfigError as error:
+        _log.warning("the eviction threshold of --eviction-threshold holds: %s", error)
+        return given
 
 
 def _trim_memory(loop: asyncio.AbstractEventLoop) -> None:

@@ -73,8 +73,8 @@ def compose(
         agent_version=__version__,
         memory=NodeMemory(
             total=memory.total,
-            available=memory.available,
-            other=max(0, memory.total - memory.available - resident),
+            available=memory.least_available,
+            other=max(0, memory.total - memory.least_available - resident),
             reserve=node.thresholds.ample,
         ),
         processors=node.processors,
@@ -122,6 +122,7 @@ def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
         actual=None if sample is None else sample.statistics.actual,
         resident=view.resident if sample is None else sample.resident,
         overhead=instance.overhead,
+        pod_request=clamp_to_size(instance.pod_request, size),
         need=None if view.need is None else view.need.value,
         present_need=None if view.need is None else view.need.present,
         troubled=view.need is not None and view.need.troubled,
@@ -149,6 +150,7 @@ def _bad_report(worker: MemoryWorker, error: Exception) -> VirtualMachineReport:
         size=instance.size,
         resident=worker.view.resident,
         overhead=instance.overhead,
+        pod_request=clamp_to_size(instance.pod_request, instance.size),
         target=clamp_to_size(instance.target, instance.size),
         emergency_target=worker.emergency_target,  # it is read back from here: left out, it would end
         policy=instance.policy,

@@ -43,7 +43,7 @@ def processor_view_changed(before: ProcessorView, now: ProcessorView) -> bool:
 
 def node_changed(written: NodePressureStatus | None, memory: HostMemory, processors: NodeProcessors | None) -> bool:
     """Whether the node's own memory or processors changed enough since the report that was ``written`` last."""
-    if written is None or _moved(written.memory.available, memory.available, memory.total):
+    if written is None or _moved(written.memory.available, memory.least_available, memory.total):
         return True
     return _processors_moved(written.processors, processors)
 

@@ -11,7 +11,7 @@ from kubeballoon.api import rules
 from kubeballoon.api.duration import Duration
 from kubeballoon.api.meta import ApiModel, Condition, ObjectMeta, Time
 from kubeballoon.api.names import GROUP, VERSION
-from kubeballoon.api.quantity import AmountText, CountText, Quantity
+from kubeballoon.api.quantity import AmountText, CountText, MinimumText, Quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
 from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen
@@ -145,11 +145,21 @@ def _policy_columns(reclaimed: PrinterColumn) -> tuple[PrinterColumn, ...]:
 class MemorySettings(ApiModel):
     """How much memory each selected VM is guaranteed and may use, and its weight against other VMs."""
 
-    rules = (rules.amount("min"), rules.amount("max"), rules.amount("headroom"), rules.not_above("min", "max"))
+    rules = (
+        rules.minimum("min"),
+        rules.plausible("min"),
+        rules.amount("max"),
+        rules.plausible("max", "64Mi", may_be_zero=False),
+        rules.amount("headroom"),
+        rules.plausible("headroom"),
+        rules.not_above("min", "max"),
+    )
 
-    min: AmountText = Field(
-        default="50%",
-        description="The memory that each VM keeps whatever happens: a quantity, or a percentage of the VM's memory.",
+    min: MinimumText | None = Field(
+        default=None,
+        description="The memory that each VM keeps whatever happens: a quantity, a percentage of the VM's memory, or "
+        "PodRequest: what the VM's pod has requested from the scheduler for the guest, which is all of the VM's memory "
+        "where the VM names no request. Left out, it is 50%, or the max where that is less.",
     )
     max: AmountText = Field(
         default="100%",
@@ -174,7 +184,7 @@ class MemorySettings(ApiModel):
 class ReclaimSettings(ApiModel):
     """When, how and how fast memory is reclaimed."""
 
-    rules = (rules.positive_quantity("maxRate"),)
+    rules = (rules.rate("maxRate"),)
 
     when: ReclaimWhen = ReclaimWhen.OVERCOMMITTED
     method: ReclaimMethod = ReclaimMethod.AUTO
@@ -215,10 +225,10 @@ class ProcessorSettings(ApiModel):
 
     rules = (rules.count("min"), rules.count("max"), rules.not_above("min", "max"))
 
-    min: CountText = Field(
-        default="50%",
+    min: CountText | None = Field(
+        default=None,
         description="The processors that each VM keeps: a number, or a percentage of the VM's processors, rounded up. "
-        "Every VM keeps one.",
+        "Every VM keeps one. Left out, it is 50%, or the max where that is less.",
     )
     max: CountText = Field(
         default="100%",
@@ -309,8 +319,13 @@ class ProcessorPolicy(Policy):
 class NodeMemory(ApiModel):
     """The node's memory."""
 
-    total: Quantity = Field(description="Memory that the node's workloads may use.")
-    available: Quantity = Field(description="Memory that workloads could get now without swapping.")
+    total: Quantity = Field(
+        description="Memory that pods may use together, without pools of hugepages and what the kubelet keeps for the "
+        "system."
+    )
+    available: Quantity = Field(
+        description="Memory that workloads could get now before the kernel swaps or the kubelet evicts pods."
+    )
     other: Quantity = Field(description="Memory in use by whatever is not a VM.")
     reserve: Quantity = Field(description="Memory to keep free: the threshold of the state Ample.")
 
@@ -399,6 +414,11 @@ class VirtualMachineReport(ApiModel):
     actual: Quantity | None = Field(default=None, description="The memory that the balloon leaves the guest.")
     resident: Quantity | None = Field(default=None, description="The node's memory that the VM's process holds.")
     overhead: Quantity = Field(default=0, description="Memory of the VM beyond the guest's own.")
+    pod_request: Quantity | None = Field(
+        default=None,
+        description="Memory that the VM's pod has requested from the scheduler for the guest; left out where the VM "
+        "names none.",
+    )
     need: Quantity | None = Field(
         default=None, description="Memory that the guest works with; left out while it is not known."
     )
@@ -431,6 +451,11 @@ class VirtualMachineReport(ApiModel):
     )
     guest: GuestReport | None = None
     processors: ProcessorReport | None = None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the VM's memory is in a pool of hugepages, which is no part of the node's memory here."""
+        return self.reason is AgentReason.HUGEPAGES and not self.eligible
 
     @property
     def reclaimed(self) -> int:

@@ -140,7 +140,8 @@ def risk_warnings(nodes: Sequence[NodePressure], target: ReleaseTarget) -> list[
         status = pressure.status
         if status is None or not any(target.covers(pressure.metadata.name, vm) for vm in status.virtual_machines):
             continue
-        most = sum(vm.size + vm.overhead for vm in status.virtual_machines) + status.memory.other
+        sizes = (vm.overhead + (0 if vm.pooled else vm.size) for vm in status.virtual_machines)
+        most = sum(sizes) + status.memory.other
         if most > status.memory.total:
             excess = human(most - status.memory.total)
             warnings.append(

@@ -109,7 +109,7 @@ def read_policy(path: Path | None) -> MemoryTerms:
     """Read the policy of a manifest, a MemoryPolicy with all defaults without one; it is enforced in any case.
 
     Raises:
-        UsageError: the file is invalid, or does not hold exactly one MemoryPolicy.
+        UsageError: the file is invalid, does not hold exactly one MemoryPolicy, or that guarantees what pods request.
     """
     if path is None:
         policy = MemoryPolicy.model_validate({"metadata": {"name": "default"}, "spec": {"selector": {}}})
@@ -120,7 +120,10 @@ def read_policy(path: Path | None) -> MemoryTerms:
         raise UsageError(error.lines[0]) from None
     if len(policies) != 1:
         raise UsageError(f"{path}: holds {len(policies)} MemoryPolicies, and one is needed")
-    return replace(load_memory_policy(policies[0]).terms, mode=Mode.ENFORCE)
+    terms = load_memory_policy(policies[0]).terms
+    if terms.minimum.pod_request:
+        raise UsageError(f"{path}: traces do not say what pods request: give min as a percentage or a quantity")
+    return replace(terms, mode=Mode.ENFORCE)
 
 
 def _replay(options: argparse.Namespace) -> int:

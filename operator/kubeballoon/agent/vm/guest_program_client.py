@@ -88,7 +88,8 @@ class GuestProgram:
         qemu: VMProcess,
         changed: Callable[[], None],
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         merges: Callable[[], bool] = ksm_runs,
         timing: ProgramTiming = DEFAULT_TIMING.program,
     ) -> None:
@@ -98,7 +99,8 @@ class GuestProgram:
             guest_agent: reaches the guest.
             qemu: the VM's process.
             changed: is called when the program should be asked at once.
-            clock: seconds of the wall clock.
+            clock: monotonic seconds.
+            wall_clock: seconds of the wall clock, by which samples are dated.
             merges: whether KSM runs on the node.
             timing: how long to wait.
         """
@@ -111,13 +113,15 @@ class GuestProgram:
         self._qemu = qemu
         self._changed = changed
         self._clock = clock
+        self._wall_clock = wall_clock
         self._merges = merges
         self._timing = timing
         self._balloon = BalloonStatus()
         self._number: int | None = None  # the sequence number of the newest status
-        self._status_at = 0.0  # when the newest status was read
+        self._status_at = -math.inf  # when the newest status was read
+        self._status_dated = 0.0  # the same by the wall clock
         self._sampled_number: int | None = None  # the number of the status in the memory worker's last sample
-        self._requested_at = 0.0  # when the request last changed
+        self._requested_at = -math.inf  # when the request last changed
         self._may_lock_unseen = True  # whether a program may have memory locked of which nothing is known
         self._merged = 0  # bytes of the VM's process that KSM has merged
         self._polled_at: float | None = None  # when the guest was last asked; None: it is to be asked at once
@@ -138,8 +142,7 @@ class GuestProgram:
         """Seconds until the guest should be asked; infinite where nothing could come of that."""
         if self._polled_at is None:
             return 0.0
-        interval = self._interval()
-        return max(0.0, min(interval, self._polled_at + interval - self._clock()))  # a clock may be set back
+        return max(0.0, self._polled_at + self._interval() - self._clock())
 
     @property
     def moving(self) -> bool:
@@ -238,7 +241,7 @@ class GuestProgram:
         status = self.status.within(real.size)
         left = real.size - status.locked
         statistics = GuestStatistics(
-            actual=left, updated=self._status_at, usable=status.available, actual_at_report=left
+            actual=left, updated=self._status_dated, usable=status.available, actual_at_report=left
         )
         return replace(sample, statistics=statistics, spare=status.spare)
 
@@ -277,6 +280,7 @@ class GuestProgram:
             self.status, self._may_lock_unseen = None, text is not None
         elif status.number != self._number:
             self.status, self._number, self._status_at = status, status.number, now
+            self._status_dated = self._wall_clock()
             self.problem, self._may_lock_unseen = None, False
         elif now - self._status_at > self._timing.gone_after:
             # The program has ended, and its memory is free; or it was only stopped, and it is not.

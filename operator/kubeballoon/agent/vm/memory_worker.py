@@ -27,7 +27,7 @@ from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory import demand, pacing, request_checks
-from kubeballoon.governance.report_bounds import SILENT_AFTER
+from kubeballoon.governance.report_bounds import SILENT_AFTER, clamp_to_size
 from kubeballoon.vocabulary import AgentAction
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class MemoryWorker:
         settings: AgentSettings,
         changed: Callable[[], None],
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         timed: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
         process: VMProcess | None = None,
     ) -> None:
@@ -66,7 +66,7 @@ class MemoryWorker:
             hypervisor: reaches the VM.
             settings: what holds for every VM of the node.
             changed: is called when the VM's view changed enough to look at the whole node.
-            clock: seconds of the wall clock, because guests date their reports by it.
+            clock: monotonic seconds, by which everything is timed: the wall clock may be set back.
             timed: measures how long a sample takes.
             process: the VM's process, which is read while the VM cannot be reached.
         """
@@ -79,12 +79,14 @@ class MemoryWorker:
         self._settings = settings
         self._changed = changed
         self._clock = clock
+        self._wall_clock = settings.wall_clock
         self._timed = timed
         self._process = process
         self._wait = settings.wait
         self._timing = settings.timing.memory
         self._started_at = self._period_set_at = clock()
         self._wake = asyncio.Event()
+        self._report_dates = 0.0, 0.0  # of the guest's last report: by the wall clock, and by the monotonic one
         self._last_statistics: demand.GuestStatistics | None = None
         self._last_need: demand.Need | None = None  # also while the view has none: demand falls slowly over gaps too
         self._calibration = demand.BalloonCalibration()
@@ -107,11 +109,13 @@ class MemoryWorker:
             self._wake.set()
 
     def restore(self, report: VirtualMachineReport, reported_at: float) -> None:
-        """Start from what an earlier agent reported at ``reported_at`` seconds, for no balloon has moved since.
+        """Start from what an earlier agent reported, for no balloon has moved since.
 
-        It is reported until the VM has been sampled, and demand goes on falling slowly from there.
+        The earlier agent's figures are reported until the VM has been sampled, and demand goes on falling slowly from
+        there. ``reported_at`` is in seconds of the wall clock.
         """
-        recent = 0 <= self._clock() - reported_at <= SILENT_AFTER
+        age = self._wall_clock() - reported_at
+        recent = 0 <= age <= SILENT_AFTER
         if recent and report.target == self.target:
             self.emergency_target = report.emergency_target
         if report.actual is None:
@@ -120,7 +124,7 @@ class MemoryWorker:
         sample = DomainSample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
         need = None
         if recent and report.need is not None:
-            need = self._last_need = demand.Need(report.need, report.need, report.need, reported_at)
+            need = self._last_need = demand.Need(report.need, report.need, report.need, self._clock() - age)
         problem = None if report.responsive or report.reason is None else Problem(report.reason, report.message or "")
         self.view = self._announced = MemoryView(sample=sample, need=need, problem=problem)
 
@@ -171,12 +175,27 @@ class MemoryWorker:
     async def _follow(self, control: MemoryControl) -> None:
         while True:
             with self._timed():
-                sample = await control.sample()
-            self.sampled_at = self._clock()
+                sample = self._as_believed(await control.sample())
+            self.sampled_at = self._wall_clock()
             moving = await self._act(control, sample)
             self._announce()
             pause = self._timing.moving_poll if moving else self._until_report(sample.statistics.updated)
             await self._wait(self._wake, pause)  # an instruction that changes ends the pause
+
+    def _as_believed(self, sample: DomainSample) -> DomainSample:
+        """Return a sample whose report is dated by the monotonic clock, and promises no more than the guest's size."""
+        statistics = sample.statistics
+        dated, updated = self._report_dates
+        if statistics.updated and statistics.updated != dated:
+            age = max(0.0, self._wall_clock() - statistics.updated)
+            dated, updated = self._report_dates = statistics.updated, self._clock() - age
+        believed = statistics._replace(
+            updated=updated if statistics.updated else 0.0,
+            usable=clamp_to_size(statistics.usable, sample.size),
+            unused=clamp_to_size(statistics.unused, sample.size),
+            disk_caches=clamp_to_size(statistics.disk_caches, sample.size),
+        )
+        return replace(sample, statistics=believed)
 
     def _until_report(self, updated: float) -> float:
         """Compute the seconds until a guest that reported at ``updated`` has reported again; before, nothing is new."""

@@ -60,6 +60,7 @@ class Instance:
     Attributes:
         pods: the uids of its launcher pods on this node.
         size: the memory of its spec, bytes; 0 where the spec does not say.
+        pod_request: the memory that its pod requests for the guest, bytes; None where its spec does not say.
         overhead: the memory that the VM needs beyond its guest's, bytes.
         target, minimum: what its annotations request and guarantee, bytes; None if they do not.
         policy: the name of the policy behind the request.
@@ -80,6 +81,7 @@ class Instance:
     pods: tuple[str, ...]
     size: int
     overhead: int
+    pod_request: int | None = None
     target: int | None = None
     minimum: int | None = None
     policy: str | None = None
@@ -146,6 +148,7 @@ def read_instance(vmi: Object, node: str) -> Instance | None:
         pods=tuple(sorted(pod for pod, pod_node in status.get("activePods", {}).items() if pod_node == node)),
         size=_size(vmi),
         overhead=_quantity(status.get("memory", {}).get("memoryOverhead")) or OVERHEAD,
+        pod_request=_pod_request(vmi),
         target=target,
         minimum=minimum,
         policy=annotations.values.get(names.POLICY),
@@ -198,7 +201,7 @@ def _memory_ineligibilities(vmi: Object, spec: Object, domain: Object) -> Iterab
     yield from _processor_ineligibilities(cpu)
     yield AgentReason.VFIO, _passes_through(spec, devices)
     yield AgentReason.MEMORY_LOCKED, memory.get("reservedOverhead", {}).get("memLock") == "Required"
-    yield AgentReason.LAUNCH_SECURITY, bool(domain.get("launchSecurity"))
+    yield AgentReason.LAUNCH_SECURITY, domain.get("launchSecurity") is not None  # {}: by the cluster's own kind of it
     yield AgentReason.GUARANTEED, vmi.get("status", {}).get("qosClass") == "Guaranteed"
 
 
@@ -247,13 +250,19 @@ def _has(status: Object, condition: str) -> bool:
 def _size(vmi: Object) -> int:
     """Read the VM's memory in KubeVirt's own order: memory.guest, else the request, else the limit; else 0."""
     domain = vmi.get("spec", {}).get("domain", {})
-    resources = domain.get("resources", {})
-    candidates = (
-        domain.get("memory", {}).get("guest"),
-        resources.get("requests", {}).get("memory"),
-        resources.get("limits", {}).get("memory"),
-    )
-    return next((size for size in map(_quantity, candidates) if size), 0)
+    return _quantity(domain.get("memory", {}).get("guest")) or _pod_request(vmi) or 0
+
+
+def _pod_request(vmi: Object) -> int | None:
+    """Read what KubeVirt has the VM's pod request for the guest, in bytes; None where the VM's spec does not say.
+
+    That is the VM's request, or its limit where it has no request (WithMemoryRequests in KubeVirt's
+    renderresources.go). Where it has neither, KubeVirt divides the guest's memory by its ``memoryOvercommit``, which
+    only the pod shows.
+    """
+    resources = vmi.get("spec", {}).get("domain", {}).get("resources", {})
+    candidates = (resources.get(each, {}).get("memory") for each in ("requests", "limits"))
+    return next((amount for amount in map(_quantity, candidates) if amount), None)
 
 
 def _quantity(value: str | int | None) -> int | None:

@@ -16,16 +16,34 @@ COOL_DOWN = 60.0  # seconds: by then a guest has usually followed a change, and 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """An Amount is a size as users write it: bytes, or a percentage of a VM's memory."""
+    """An Amount is a size as users write it: bytes, a percentage of a VM's memory, or what the VM's pod requests.
+
+    Attributes:
+        bytes, percent: the size; both are None where the pod's request is meant.
+        pod_request: whether what the VM's pod has requested from the scheduler for the guest is meant.
+        limit: the amount that this one does not exceed; None if there is none.
+    """
 
     bytes: int | None = None
     percent: int | None = None
+    pod_request: bool = False
+    limit: Amount | None = None
 
-    def of(self, size: int) -> int:
-        """Return the amount in bytes for a VM of ``size`` bytes, rounded down."""
+    def of(self, size: int, pod_request: int | None = None) -> int:
+        """Return the amount in bytes, rounded down.
+
+        Args:
+            size: the VM's size, bytes.
+            pod_request: what the VM's pod has requested for the guest, bytes. None if it has requested nothing: then
+                the scheduler was told nothing less than the size.
+        """
         if self.bytes is not None:
-            return self.bytes
-        return size * (self.percent or 0) // 100
+            amount = self.bytes
+        elif self.pod_request:
+            amount = size if pod_request is None else min(size, pod_request)
+        else:
+            amount = size * (self.percent or 0) // 100
+        return amount if self.limit is None else min(amount, self.limit.of(size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +147,8 @@ class MemoryVM:
         last_change: the target's last change; None when it has not changed yet.
         agent_action: what the VM's agent does about it; it follows requests unless the VM is excluded or unresponsive.
         swap_ability: whether the guest was seen to swap.
+        pod_request: what the VM's pod has requested from the scheduler for the guest, bytes; None if nothing.
+        pooled: whether its memory is in a pool of hugepages, which is no part of the node's memory here.
         observed: whether the policy only observes; computed once, because every allocation asks.
         figures: the numbers that an allocation reads, computed once from the above.
     """
@@ -148,6 +168,8 @@ class MemoryVM:
     last_change: TargetChange | None = None
     agent_action: AgentAction = AgentAction.FOLLOWS
     swap_ability: SwapAbility = SwapAbility.UNKNOWN
+    pod_request: int | None = None
+    pooled: bool = False
 
     observed: bool = field(init=False, repr=False, compare=False)
     figures: VMFigures[int] = field(init=False, repr=False, compare=False)
@@ -163,7 +185,7 @@ class MemoryVM:
         kept = 0
         if policy is not None:
             weight, idle_tax = max(1, policy.shares_per_gib * size // MIB), policy.idle_tax
-            minimum = min(size, max(FLOOR, policy.minimum.of(size)))
+            minimum = min(size, max(FLOOR, policy.minimum.of(size, self.pod_request)))
             maximum = max(minimum, min(size, policy.maximum.of(size)))
             if self.need is not None:
                 # A guest in trouble works with more than it holds, so what it is seen to need is too little.
@@ -229,8 +251,10 @@ class MemoryVM:
         """Return the node memory to count for the VM if ``target`` is requested of it, in bytes.
 
         That is all of its size if its agent will give it everything, which it does without a request; otherwise what
-        it has, or has been promised.
+        it has, or has been promised. Memory in a pool of hugepages does not count at all.
         """
+        if self.pooled:
+            return 0
         returned = self.agent_action is AgentAction.RETURNS_ALL or (
             self.agent_action is AgentAction.FOLLOWS and target is None
         )
@@ -311,7 +335,7 @@ class MemoryDecision(NamedTuple):
                 return self._withholding()
             case DecisionReason.SATISFIED:
                 limit = "all of its" if vm.maximum == vm.size else "its policy's maximum of"
-                return f"may use {limit} {human(vm.maximum)}"
+                return f"may use {limit} {human(vm.maximum)}{self._why_guaranteed}"
             case DecisionReason.RECLAIMED:
                 return self._reclaimed(target)
             case DecisionReason.AT_MINIMUM:
@@ -324,6 +348,14 @@ class MemoryDecision(NamedTuple):
         why = "its policy reclaims no working set" if never else "it cannot swap"
         part = human(self.entitlement - self.withheld)
         return f"its part is {part}; its guest works with {human(self.withheld)} more, and {why}: it keeps that"
+
+    @property
+    def _why_guaranteed(self) -> str:
+        """Why nothing is ever reclaimed from the VM, if its pod's request is the reason."""
+        policy = self.vm.policy
+        if policy is None or not policy.minimum.pod_request or self.vm.minimum < self.vm.size:
+            return ""
+        return ": its pod has requested all of it, so it is guaranteed"
 
     def _reclaimed(self, target: int) -> str:
         vm, demand = self.vm, self.vm.demand
