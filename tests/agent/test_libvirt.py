@@ -113,11 +113,20 @@ async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_aft
     try:
         with pytest.raises(HungError, match="libvirt did not answer"):
             await LibvirtGuestControl(thread, DomainHandle(None, None), _parse("<domain type='kvm'/>"), timing).command(
-                "guest-ping", {}
+                "guest-ping", {}, str
             )
     finally:
         over.set()
         thread.end()
+
+
+async def test_an_answer_of_a_guest_is_read_in_its_vm_s_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", lambda *_: "an answer")
+    thread = CallThread("the VM's own")
+    control = LibvirtGuestControl(thread, DomainHandle(None, None), _parse("<domain type='kvm'/>"), TIMING)
+    read = await control.command("guest-ping", {}, lambda answer: (answer, threading.current_thread().name))
+    thread.end()
+    assert read == ("an answer", "the VM's own")
 
 
 class Daemon(NamedTuple):

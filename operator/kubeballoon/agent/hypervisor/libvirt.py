@@ -298,20 +298,23 @@ class LibvirtGuestControl(_Connection):
         super().__init__(thread, handle, timing)
         self.emulated = xml.get("type") == "qemu"
 
-    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Have the guest agent carry a command out, and return what it returns.
+    async def command(self, name: str, arguments: Mapping[str, Any], read: Callable[[str], R]) -> R:
+        """Have the guest agent carry a command out, and return what ``read`` makes of its answer, in the VM's thread.
 
         Raises:
-            GuestAgentError: the guest agent is absent, does not answer in time, or refuses.
+            GuestAgentError: the guest agent is absent, does not answer in time, or refuses, or ``read`` does.
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         seconds = self._timing.agent_answer
-        ask = partial(_ask_agent, command=_command(name, arguments), seconds=seconds)
+        command = _command(name, arguments)
+
+        def ask(domain: Any) -> R:
+            return read(libvirt_qemu.qemuAgentCommand(domain, command, seconds, 0))
+
         try:
-            answer = await self._thread.call(self._timing.agent_command, self._handle.use, ask)
+            return await self._thread.call(self._timing.agent_command, self._handle.use, ask)
         except libvirt.libvirtError as error:
             raise _translate_agent(error, seconds) from error
-        return json.loads(answer)["return"]
 
     async def plugged(self) -> PluggedProcessors:
         """Read the VM's processors.
@@ -427,12 +430,6 @@ def _removable(tree: ET.Element) -> tuple[str, ...]:
     """
     found = tree.findall("./vcpus/vcpu[@enabled='yes'][@hotpluggable='yes']")
     return tuple(f"vcpu{index}" for index in sorted((int(each.get("id", "0")) for each in found), reverse=True))
-
-
-def _ask_agent(domain: Any, command: str, seconds: int) -> str:
-    """Have the guest agent answer a command within ``seconds``; command and answer are JSON."""
-    answer: str = libvirt_qemu.qemuAgentCommand(domain, command, seconds, 0)
-    return answer
 
 
 def _run_qemu_command(domain: Any, name: str, arguments: Mapping[str, Any]) -> None:
