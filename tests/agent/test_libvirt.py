@@ -15,6 +15,7 @@ import libvirt_qemu
 import pytest
 
 from hack.testbed.lab import LauncherPod
+from kubeballoon.agent.hypervisor.domain_xml import DomainXml, read_domain
 from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.libvirt import (
@@ -22,8 +23,6 @@ from kubeballoon.agent.hypervisor.libvirt import (
     DomainHandle,
     LibvirtGuestControl,
     LibvirtHypervisor,
-    _parse,
-    _removable,
     _translate_agent,
 )
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
@@ -98,7 +97,7 @@ ENABLED = {1: "yes", 10: "yes", 11: "no"}
     ids=["none named", "some"],
 )
 def test_the_domain_s_xml_says_which_processors_can_be_unplugged(vcpus: str, names: tuple[str, ...]) -> None:
-    assert _removable(_parse(f"<domain type='kvm'>{vcpus}</domain>")) == names
+    assert read_domain(f"<domain type='kvm'>{vcpus}</domain>").removable == names
 
 
 async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_after_that(
@@ -112,7 +111,7 @@ async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_aft
     thread = CallThread("agent")
     try:
         with pytest.raises(HungError, match="libvirt did not answer"):
-            await LibvirtGuestControl(thread, DomainHandle(None, None), _parse("<domain type='kvm'/>"), timing).command(
+            await LibvirtGuestControl(thread, DomainHandle(None, None), DomainXml(), timing).command(
                 "guest-ping", {}, str
             )
     finally:
@@ -123,7 +122,7 @@ async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_aft
 async def test_an_answer_of_a_guest_is_read_in_its_vm_s_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", lambda *_: "an answer")
     thread = CallThread("the VM's own")
-    control = LibvirtGuestControl(thread, DomainHandle(None, None), _parse("<domain type='kvm'/>"), TIMING)
+    control = LibvirtGuestControl(thread, DomainHandle(None, None), DomainXml(), TIMING)
     read = await control.command("guest-ping", {}, lambda answer: (answer, threading.current_thread().name))
     thread.end()
     assert read == ("an answer", "the VM's own")

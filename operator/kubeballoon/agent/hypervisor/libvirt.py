@@ -7,23 +7,26 @@ threads of its own for them: a call that does not return occupies its one thread
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import queue
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
-from xml.etree import ElementTree as ET
 
 import libvirt
 import libvirt_qemu
+from pydantic import BaseModel, TypeAdapter
 
-from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
+from kubeballoon.agent.hypervisor.domain_xml import LARGEST_KIB, DomainXml, read_domain
+from kubeballoon.agent.hypervisor.errors import GarbledError, GoneError, GuestAgentError, HungError, HypervisorError
+from kubeballoon.agent.hypervisor.foreign_text import parse_json
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, uris
 from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, LibvirtTiming
@@ -36,6 +39,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _KIB = 1024
+_XML_INTERVAL = 1.0  # seconds between two readings of a domain's XML for its memory: to parse it takes time
+_LONGEST_MONITOR_ANSWER = 64 << 10  # characters
 _GUEST_THREAD = "/guest"  # follows a pod's uid in the key of the second thread; no uid has a slash
 # libvirt tells time-outs and refusals of the guest agent by these from 11.2 on (virterror.h); the Python binding that
 # this is compiled against may be older and have no names for them.
@@ -53,6 +58,19 @@ _GONE = frozenset(
     }
 )
 """Errors after which a new connection is made: the VM has ended, or its daemon has, or the connection broke."""
+
+
+class _MonitorError(BaseModel):
+    desc: str = ""
+
+
+class _MonitorAnswer(BaseModel):
+    """A _MonitorAnswer is what is read of an answer of QEMU's monitor."""
+
+    error: _MonitorError | None = None
+
+
+_MONITOR_ANSWER = TypeAdapter(_MonitorAnswer)
 
 # libvirt also prints every error; they are raised as exceptions as well, and logged once.
 libvirt.registerErrorHandler(lambda _context, _error: None, None)
@@ -173,7 +191,7 @@ class LibvirtHypervisor:
         """
         thread = self._thread(launcher.pod, f"libvirt {domain}")
         handle, xml = await _reach(thread, launcher, domain, self._timing.connect)
-        return LibvirtMemoryControl(thread, handle, _layout(xml), self._timing)
+        return LibvirtMemoryControl(thread, handle, xml, self._timing)
 
     async def open(self, launcher: Launcher, domain: str) -> LibvirtGuestControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
@@ -242,10 +260,11 @@ class _Connection:
 class LibvirtMemoryControl(_Connection):
     """A LibvirtMemoryControl is a connection to a VM's libvirt daemon for the VM's memory."""
 
-    def __init__(self, thread: CallThread, handle: DomainHandle, layout: _Layout, timing: LibvirtTiming) -> None:
-        """Make calls in ``thread``, where ``handle`` was opened; ``layout`` is the VM's memory by its XML."""
+    def __init__(self, thread: CallThread, handle: DomainHandle, xml: DomainXml, timing: LibvirtTiming) -> None:
+        """Make calls in ``thread``, where ``handle`` was opened; ``xml`` is the domain's."""
         super().__init__(thread, handle, timing)
-        self._layout = layout
+        self._xml = xml
+        self._xml_due = 0.0  # when the XML may be read again, monotonic seconds
 
     async def sample(self) -> DomainSample:
         """Read the VM's memory and state.
@@ -253,15 +272,24 @@ class LibvirtMemoryControl(_Connection):
         Raises:
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        state, stats, layout = await self._call(partial(_read_memory, layout=self._layout))
-        self._layout = layout
+        state, stats = await self._call(self._read_memory)
         return DomainSample(
-            size=(layout.boot + layout.plugged) * _KIB,
+            size=(self._xml.boot + self._xml.plugged) * _KIB,
             resident=stats.get("rss", 0) * _KIB,
             running=state == libvirt.VIR_DOMAIN_RUNNING,
-            balloon=layout.balloon,
-            statistics=_statistics(stats, layout),
+            balloon=self._xml.balloon,
+            statistics=_statistics(stats, self._xml),
         )
+
+    def _read_memory(self, domain: Any) -> tuple[int, dict[str, int]]:
+        """Read a domain's state and statistics, and its XML where that can have changed, but not all the time."""
+        state, most, *_ = domain.info()
+        may_have_changed = self._xml.resizable or min(most, LARGEST_KIB) != self._xml.most
+        if may_have_changed and time.monotonic() >= self._xml_due:
+            self._xml = read_domain(domain.XMLDesc())
+            self._xml_due = time.monotonic() + _XML_INTERVAL
+        stats = domain.memoryStats()
+        return state, {name: min(figure, LARGEST_KIB) for name, figure in stats.items()}
 
     async def set_memory(self, size: int) -> None:
         """Ask the guest's driver to leave the guest ``size`` bytes.
@@ -272,7 +300,7 @@ class LibvirtMemoryControl(_Connection):
         Raises:
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        boot_part = min(self._layout.boot, -(-size // _KIB) - self._layout.plugged)
+        boot_part = min(self._xml.boot, -(-size // _KIB) - self._xml.plugged)
         await self._call(lambda domain: domain.setMemoryFlags(max(0, boot_part), libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
     async def set_statistics_period(self, seconds: int) -> None:
@@ -281,7 +309,7 @@ class LibvirtMemoryControl(_Connection):
         Raises:
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        if not self._layout.balloon:
+        if not self._xml.balloon:
             return
         await self._call(lambda domain: domain.setMemoryStatsPeriod(seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
@@ -293,10 +321,10 @@ class LibvirtGuestControl(_Connection):
         emulated: whether QEMU runs the guest without KVM.
     """
 
-    def __init__(self, thread: CallThread, handle: DomainHandle, xml: ET.Element, timing: LibvirtTiming) -> None:
+    def __init__(self, thread: CallThread, handle: DomainHandle, xml: DomainXml, timing: LibvirtTiming) -> None:
         """Make calls in ``thread``, where ``handle`` was opened; ``xml`` is the domain's."""
         super().__init__(thread, handle, timing)
-        self.emulated = xml.get("type") == "qemu"
+        self.emulated = xml.emulated
 
     async def command(self, name: str, arguments: Mapping[str, Any], read: Callable[[str], R]) -> R:
         """Have the guest agent carry a command out, and return what ``read`` makes of its answer, in the VM's thread.
@@ -344,18 +372,17 @@ class LibvirtGuestControl(_Connection):
         await self._call(lambda domain: domain.setVcpusFlags(count, libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
 
-async def _reach(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, ET.Element]:
-    """Connect to a VM's daemon and find the VM; return it with its XML."""
+async def _reach(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, DomainXml]:
+    """Connect to a VM's daemon and find the VM; return it with what its XML says."""
     try:
-        handle, xml = await thread.call(deadline, _connect, launcher, name)
+        return await thread.call(deadline, _connect, launcher, name)
     except libvirt.libvirtError as error:
         raise _translate(error) from error
     except OSError as error:
         raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror}") from error
-    return handle, _parse(xml)
 
 
-def _connect(launcher: Launcher, name: str) -> tuple[DomainHandle, str]:
+def _connect(launcher: Launcher, name: str) -> tuple[DomainHandle, DomainXml]:
     """Connect as to a daemon without root, else as to one with root, for each refuses the other's form of URI."""
     directory = os.open(launcher.socket.parent, os.O_PATH | os.O_DIRECTORY)
     try:
@@ -369,67 +396,14 @@ def _connect(launcher: Launcher, name: str) -> tuple[DomainHandle, str]:
     finally:
         os.close(directory)
     domain = connection.lookupByName(name)
-    return DomainHandle(connection, domain), domain.XMLDesc()
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """A _Layout says what a domain's memory consists of; sizes are in KiB.
-
-    Attributes:
-        balloon: whether the domain has a balloon.
-        most: what libvirt calls the domain's memory: its boot memory and all of its virtio-mem devices, plugged or not.
-        boot: the memory that the guest was booted with.
-        plugged: the part of the virtio-mem devices that is plugged in now.
-        resizable: whether the domain has virtio-mem devices.
-    """
-
-    balloon: bool
-    most: int
-    boot: int
-    plugged: int
-    resizable: bool
-
-
-def _parse(xml: str) -> ET.Element:
-    return ET.fromstring(xml)  # noqa: S314 - libvirt's own XML
-
-
-def _layout(tree: ET.Element) -> _Layout:
-    balloon = tree.find("./devices/memballoon")
-    devices = tree.findall("./devices/memory[@model='virtio-mem']")
-    most = int(tree.findtext("./memory", "0"))
-    return _Layout(
-        balloon=balloon is not None and balloon.get("model") != "none",
-        most=most,
-        boot=most - sum(int(device.findtext("./target/size", "0")) for device in devices),
-        plugged=sum(int(device.findtext("./target/current", "0")) for device in devices),
-        resizable=bool(devices),
-    )
-
-
-def _read_memory(domain: Any, layout: _Layout) -> tuple[int, dict[str, int], _Layout]:
-    """Read a domain's state and statistics, and its layout where that can have changed."""
-    state, most, *_ = domain.info()
-    if layout.resizable or most != layout.most:
-        layout = _layout(_parse(domain.XMLDesc()))
-    return state, domain.memoryStats(), layout
+    return DomainHandle(connection, domain), read_domain(domain.XMLDesc())
 
 
 def _read_processors(domain: Any) -> PluggedProcessors:
     """Read a domain's processors."""
     _, _, _, _, nanoseconds = domain.info()
     count = domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
-    return PluggedProcessors(count, _removable(_parse(domain.XMLDesc())), nanoseconds / 1e9)
-
-
-def _removable(tree: ET.Element) -> tuple[str, ...]:
-    """Read from a domain's XML the names of the processors that can be unplugged, the last one first.
-
-    QEMU itself is not asked: that would mark the domain as tampered with for as long as it runs.
-    """
-    found = tree.findall("./vcpus/vcpu[@enabled='yes'][@hotpluggable='yes']")
-    return tuple(f"vcpu{index}" for index in sorted((int(each.get("id", "0")) for each in found), reverse=True))
+    return PluggedProcessors(max(0, count), read_domain(domain.XMLDesc()).removable, nanoseconds / 1e9)
 
 
 def _run_qemu_command(domain: Any, name: str, arguments: Mapping[str, Any]) -> None:
@@ -438,9 +412,13 @@ def _run_qemu_command(domain: Any, name: str, arguments: Mapping[str, Any]) -> N
     Raises:
         HypervisorError: QEMU refuses.
     """
-    answer: dict[str, Any] = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _command(name, arguments), 0))
-    if "error" in answer:
-        raise HypervisorError(f"QEMU: {answer['error'].get('desc', name)}")
+    text = libvirt_qemu.qemuMonitorCommand(domain, _command(name, arguments), 0)
+    with contextlib.suppress(ValueError):
+        answer = parse_json(text, _MONITOR_ANSWER, _LONGEST_MONITOR_ANSWER)
+        if answer.error is not None:
+            raise HypervisorError(f"QEMU: {answer.error.desc or name}")
+        return
+    raise GarbledError(f"QEMU's answer to {name} makes no sense")
 
 
 def _command(name: str, arguments: Mapping[str, Any]) -> str:
@@ -448,15 +426,15 @@ def _command(name: str, arguments: Mapping[str, Any]) -> str:
     return json.dumps({"execute": name, "arguments": dict(arguments)} if arguments else {"execute": name})
 
 
-def _statistics(stats: dict[str, int], layout: _Layout) -> GuestStatistics:
+def _statistics(stats: dict[str, int], xml: DomainXml) -> GuestStatistics:
     """Translate libvirt's memory statistics, which are in KiB; a guest without a balloon has all of its memory."""
 
     def size(key: str) -> int | None:
         return stats[key] * _KIB if key in stats else None
 
     return GuestStatistics(
-        actual=(stats.get("actual", layout.boot) + layout.plugged) * _KIB,
-        updated=float(stats.get("last_update", 0)),
+        actual=(stats.get("actual", xml.boot) + xml.plugged) * _KIB,
+        updated=min(float(stats.get("last_update", 0)), time.time()),
         usable=size("usable"),
         unused=size("unused"),
         available=size("available"),

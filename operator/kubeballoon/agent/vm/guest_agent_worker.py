@@ -97,7 +97,7 @@ class GuestWorker:
                     self._guest_agent.control = control
                     await self._work(control)
             except HypervisorError as error:
-                self._fail(AgentReason.UNREACHABLE, str(error))
+                self._fail(error.reason, str(error))
             except Exception as error:  # noqa: BLE001 - an error that concerns one VM must end no other's worker
                 _log.exception("%s: its guest worker failed", self.instance.domain)
                 self._fail(AgentReason.INTERNAL_ERROR, f"its guest worker failed: {error!r}")

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from kubeballoon.agent.hypervisor import launcher_sockets
-from kubeballoon.agent.hypervisor.errors import HungError, HypervisorError
+from kubeballoon.agent.hypervisor.errors import HypervisorError
 from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, MemoryControl, VMProcess
 from kubeballoon.agent.report_changes import view_changed
 from kubeballoon.agent.settings import AgentSettings
@@ -83,6 +83,7 @@ class MemoryWorker:
         self._process = process
         self._wait = settings.wait
         self._timing = settings.timing.memory
+        self._retry = self._timing.reconnect
         self._started_at = self._period_set_at = clock()
         self._wake = asyncio.Event()
         self._last_statistics: demand.GuestStatistics | None = None
@@ -131,19 +132,18 @@ class MemoryWorker:
             self._wake.set()
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        retry = self._timing.reconnect
+        """Work until cancelled. An error ends the connection and nothing else: the VM is reported with a reason."""
         try:
             while True:
                 try:
-                    control = await self._connect()
-                    with contextlib.closing(control):
-                        retry = retry.succeeded()
+                    with contextlib.closing(await self._connect()) as control:
                         await self._follow(control)
                 except HypervisorError as error:
-                    await self._fail(error)
-                retry = retry.failed(self._clock())
-                await self._wait(self._wake, retry.pause)
+                    await self._fail(error.reason, str(error))
+                except Exception as error:  # noqa: BLE001 - an error that concerns one VM must not hide it, or others
+                    await self._fail(AgentReason.INTERNAL_ERROR, f"its memory worker failed: {error!r}", error)
+                self._retry = self._retry.failed(self._clock())
+                await self._wait(self._wake, self._retry.pause)
         finally:
             if self._pod is not None:
                 self._hypervisor.forget(self._pod)
@@ -172,7 +172,7 @@ class MemoryWorker:
         while True:
             with self._timed():
                 sample = await control.sample()
-            self.sampled_at = self._clock()
+            self.sampled_at, self._retry = self._clock(), self._retry.succeeded()
             moving = await self._act(control, sample)
             self._announce()
             pause = self._timing.moving_poll if moving else self._until_report(sample.statistics.updated)
@@ -314,13 +314,12 @@ class MemoryWorker:
             )
         return None
 
-    async def _fail(self, error: HypervisorError) -> None:
-        """Report a VM that cannot be reached."""
-        reason = AgentReason.HUNG if isinstance(error, HungError) else AgentReason.UNREACHABLE
+    async def _fail(self, reason: AgentReason, message: str, unexpected: Exception | None = None) -> None:
+        """Report a VM that cannot be reached, or about which the agent failed."""
         if self.view.problem is None or self.view.problem.reason is not reason:
-            _log.warning("%s: %s", self.instance.domain, error)
+            _log.warning("%s: %s", self.instance.domain, message, exc_info=unexpected)
         # An estimate that cannot be renewed is no estimate: the controller must not act on it.
-        self.view = replace(self.view, need=None, goal=None, problem=Problem(reason, str(error)), pace=pacing.Pace())
+        self.view = replace(self.view, need=None, goal=None, problem=Problem(reason, message), pace=pacing.Pace())
         self._last_statistics = None
         await self._read_process()
         self._announce()
