@@ -16,7 +16,13 @@ import pytest
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
 from kubeballoon.agent.emergency import set_emergency_targets
-from kubeballoon.agent.hypervisor.errors import GarbledError, GuestAgentError, HungError, HypervisorError
+from kubeballoon.agent.hypervisor.errors import (
+    GarbledError,
+    GuestAgentError,
+    HungError,
+    HypervisorError,
+    SocketRefusedError,
+)
 from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, PluggedProcessors
 from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
 from kubeballoon.agent.node.memory import HostMemory
@@ -60,6 +66,7 @@ GUEST_AGENT_FAILURES = frozenset(
 )
 FOUND_BY_LOOKING = GUEST_AGENT_FAILURES | {
     AgentReason.UNREACHABLE,
+    AgentReason.SOCKET_REFUSED,
     AgentReason.DAEMON_GARBLED,
     AgentReason.INTERNAL_ERROR,
     AgentReason.NOT_FOLLOWING,
@@ -79,6 +86,7 @@ UNRESPONSIVE_PROCESSORS = GUEST_AGENT_FAILURES | {
     AgentReason.BAD_REQUEST,
     AgentReason.HUNG,
     AgentReason.UNREACHABLE,
+    AgentReason.SOCKET_REFUSED,
     AgentReason.DAEMON_GARBLED,
     AgentReason.UNRESPONSIVE,
     AgentReason.NO_BALLOON,
@@ -206,6 +214,7 @@ def control_with(reason: AgentReason) -> FakeGuestControl:
     made: dict[AgentReason, Callable[[], FakeGuestControl]] = {
         AgentReason.HUNG: lambda: FakeGuestControl(gone=HungError("its daemon hangs")),
         AgentReason.UNREACHABLE: lambda: FakeGuestControl(gone=HypervisorError("its daemon is gone")),
+        AgentReason.SOCKET_REFUSED: lambda: FakeGuestControl(gone=SocketRefusedError("a link stands there")),
         AgentReason.DAEMON_GARBLED: lambda: FakeGuestControl(gone=GarbledError("its daemon lies")),
         AgentReason.INTERNAL_ERROR: Faulty,
         AgentReason.NOT_FOLLOWING: lambda: FakeGuestControl(deaf=True),

@@ -15,9 +15,10 @@ import libvirt_qemu
 import pytest
 
 from hack.testbed.lab import LauncherPod
+from hack.testbed.lab.unix_sockets import listen
 from kubeballoon.agent.hypervisor.domain_xml import DomainXml, read_domain
 from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
-from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, require_launcher
 from kubeballoon.agent.hypervisor.libvirt import (
     CallThread,
     DomainHandle,
@@ -137,15 +138,16 @@ class Daemon(NamedTuple):
 
 @pytest.fixture
 def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(Launcher("pod", tmp_path / "virtqemud-sock"), threading.Event())
+    daemon = Daemon(Launcher("pod", tmp_path, "virtqemud-sock"), threading.Event())
 
     def connect(_: str) -> None:
         daemon.over.wait()
         raise FakeError(libvirt.VIR_ERR_SYSTEM_ERROR, "the connection broke")
 
     monkeypatch.setattr(libvirt, "open", connect)
-    yield daemon
-    daemon.over.set()
+    with listen(tmp_path / "virtqemud-sock"):
+        yield daemon
+        daemon.over.set()
 
 
 def threads(of: str) -> int:
@@ -235,15 +237,16 @@ class FakeConnection(FakeDomain):
 
 
 @pytest.fixture
-def freed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Freed]:
+def freed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Freed]:
     freed = Freed()
     monkeypatch.setattr(libvirt, "open", lambda _: FakeConnection(freed))
-    yield freed
-    freed.may_return.set()
+    with listen(tmp_path / "virtqemud-sock"):
+        yield freed
+        freed.may_return.set()
 
 
 def launcher(tmp_path: Path) -> Launcher:
-    return Launcher("pod", tmp_path / "virtqemud-sock")
+    return Launcher("pod", tmp_path, "virtqemud-sock")
 
 
 async def test_a_closed_connection_is_freed_in_its_own_thread_whatever_still_refers_to_it(
@@ -321,7 +324,7 @@ def hung_for_ten_seconds(pod: LauncherPod) -> Iterator[threading.Event]:
 async def test_a_daemon_that_hangs_again_and_again_never_holds_up_the_loop(
     lab_guest: LauncherPod,
 ) -> None:
-    of, name = Launcher(lab_guest.uid, lab_guest.socket), lab_guest.spec.domain_name
+    of, name = require_launcher(lab_guest.pods, [lab_guest.uid]), lab_guest.spec.domain_name
     hypervisor = LibvirtHypervisor(replace(TIMING, connect=1.0, call=1.0))
     with hung_for_ten_seconds(lab_guest) as rescued:
         with pytest.raises(HungError):

@@ -31,6 +31,12 @@ class GoneError(HypervisorError):
     """A GoneError means that the VM, or the connection to it, is gone: only a new connection may help."""
 
 
+class SocketRefusedError(HypervisorError):
+    """A SocketRefusedError means that what should be the socket of a VM's libvirt daemon is something else."""
+
+    reason = AgentReason.SOCKET_REFUSED
+
+
 class GuestAgentError(HypervisorError):
     """A GuestAgentError means that the guest agent did not carry a command out."""
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import queue
 import threading
 import time
@@ -27,8 +26,9 @@ from pydantic import BaseModel, TypeAdapter
 from kubeballoon.agent.hypervisor.domain_xml import LARGEST_KIB, DomainXml, read_domain
 from kubeballoon.agent.hypervisor.errors import GarbledError, GoneError, GuestAgentError, HungError, HypervisorError
 from kubeballoon.agent.hypervisor.foreign_text import parse_json
-from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, uris
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, connect_to
 from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors
+from kubeballoon.agent.hypervisor.relay import Relay
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, LibvirtTiming
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
@@ -39,6 +39,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _KIB = 1024
+_SESSION = "qemu+unix:///session?socket={}"
+_SYSTEM = "qemu+unix:///system?socket={}"
 _XML_INTERVAL = 1.0  # seconds between two readings of a domain's XML for its memory: to parse it takes time
 _LONGEST_MONITOR_ANSWER = 64 << 10  # characters
 _GUEST_THREAD = "/guest"  # follows a pod's uid in the key of the second thread; no uid has a slash
@@ -90,6 +92,8 @@ class CallThread:
         """Start the thread, and give it a name for debuggers."""
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._late: asyncio.Future[None] | None = None  # done once the call that missed its deadline has returned
+        self._relays: set[Relay] = set()
+        self._ended = False
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     async def call(self, deadline: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -133,8 +137,17 @@ class CallThread:
         """Call a function in the thread after the calls before it, without waiting for it."""
         self._calls.put(partial(_log_errors, function))
 
+    def keep(self, relay: Relay) -> None:
+        """Close ``relay`` when the thread is to end: a call that waits for an answer through it then returns."""
+        self._relays = {each for each in self._relays if not each.closed} | {relay}
+        if self._ended:
+            relay.close()
+
     def end(self) -> None:
-        """End the thread after the calls before."""
+        """End the thread after the calls before, which wait for no daemon any more."""
+        self._ended = True
+        for relay in self._relays:
+            relay.close()
         self._calls.put(None)
 
     def _work(self) -> None:
@@ -204,7 +217,7 @@ class LibvirtHypervisor:
         return LibvirtGuestControl(thread, handle, xml, self._timing)
 
     def forget(self, pod: str) -> None:
-        """End the threads of a pod that is gone, by its uid, once their calls have returned."""
+        """End the threads of a pod that is gone, by its uid; their connections end at once."""
         for key in (pod, f"{pod}{_GUEST_THREAD}"):
             thread = self._threads.pop(key, None)
             if thread is not None:
@@ -220,10 +233,16 @@ class LibvirtHypervisor:
 class DomainHandle:
     """A DomainHandle holds libvirt's own objects for one VM, for use in the thread of the VM's calls alone."""
 
-    def __init__(self, connection: Any, domain: Any) -> None:
-        """Own a virConnect and its virDomain, both opened in that thread."""
+    def __init__(self, connection: Any, domain: Any, relay: Relay | None = None) -> None:
+        """Own a virConnect and its virDomain, both opened in that thread, and the relay that they use."""
         self._connection = connection
         self._domain = domain
+        self._relay = relay
+
+    @property
+    def fault(self) -> str | None:
+        """What the daemon did wrong, so that the connection was ended; None if nothing."""
+        return None if self._relay is None else self._relay.fault
 
     def use(self, function: Callable[[Any], R]) -> R:
         """Call a function with libvirt's domain object."""
@@ -233,7 +252,11 @@ class DomainHandle:
         """Drop the domain and close the connection, which stays open for as long as one of its domains exists."""
         connection = self._connection
         self._connection = self._domain = None
-        connection.close()
+        try:
+            connection.close()
+        finally:
+            if self._relay is not None:
+                self._relay.close()
 
 
 class _Connection:
@@ -254,7 +277,7 @@ class _Connection:
         try:
             return await self._thread.call(self._timing.call, self._handle.use, function)
         except libvirt.libvirtError as error:
-            raise _translate(error) from error
+            raise _translate(error, self._handle.fault) from error
 
 
 class LibvirtMemoryControl(_Connection):
@@ -342,6 +365,9 @@ class LibvirtGuestControl(_Connection):
         try:
             return await self._thread.call(self._timing.agent_command, self._handle.use, ask)
         except libvirt.libvirtError as error:
+            if self._handle.fault is not None:  # the daemon's own fault, or only its guest's: that cannot be told
+                message = f"the answer to {name} cannot be read: {self._handle.fault}"
+                raise GuestAgentError(AgentReason.GUEST_AGENT_GARBLED, message) from error
             raise _translate_agent(error, seconds) from error
 
     async def plugged(self) -> PluggedProcessors:
@@ -375,28 +401,38 @@ class LibvirtGuestControl(_Connection):
 async def _reach(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, DomainXml]:
     """Connect to a VM's daemon and find the VM; return it with what its XML says."""
     try:
-        return await thread.call(deadline, _connect, launcher, name)
+        return await thread.call(deadline, _connect, thread, launcher, name, deadline)
     except libvirt.libvirtError as error:
         raise _translate(error) from error
     except OSError as error:
-        raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror}") from error
+        raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror or error}") from error
 
 
-def _connect(launcher: Launcher, name: str) -> tuple[DomainHandle, DomainXml]:
+def _connect(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, DomainXml]:
     """Connect as to a daemon without root, else as to one with root, for each refuses the other's form of URI."""
-    directory = os.open(launcher.socket.parent, os.O_PATH | os.O_DIRECTORY)
+    relay = Relay(connect_to(launcher, deadline))
+    thread.keep(relay)
     try:
-        session, system = uris(launcher, directory)
         try:
-            connection = libvirt.open(session)
+            connection = libvirt.open(_SESSION.format(relay.address))
         except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR:
+            if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR or relay.fault is not None:
                 raise
-            connection = libvirt.open(system)
-    finally:
-        os.close(directory)
-    domain = connection.lookupByName(name)
-    return DomainHandle(connection, domain), read_domain(domain.XMLDesc())
+            relay.close()
+            relay = Relay(connect_to(launcher, deadline))
+            thread.keep(relay)
+            connection = libvirt.open(_SYSTEM.format(relay.address))
+        domain = connection.lookupByName(name)
+        return DomainHandle(connection, domain, relay), read_domain(domain.XMLDesc())
+    except libvirt.libvirtError as error:
+        relay.close()
+        if relay.fault is None:
+            raise
+        fault = _translate(error, relay.fault)
+    except BaseException:
+        relay.close()
+        raise
+    raise fault
 
 
 def _read_processors(domain: Any) -> PluggedProcessors:
@@ -445,8 +481,10 @@ def _statistics(stats: dict[str, int], xml: DomainXml) -> GuestStatistics:
     )
 
 
-def _translate(error: libvirt.libvirtError) -> HypervisorError:
-    """Make libvirt's error one of the agent's, with its text in one line."""
+def _translate(error: libvirt.libvirtError, fault: str | None = None) -> HypervisorError:
+    """Make libvirt's error one of the agent's, with its text in one line; ``fault`` is why the connection was ended."""
+    if fault is not None:
+        return GarbledError(fault)
     message = " ".join(str(error).split())
     kind = GoneError if error.get_error_code() in _GONE else HypervisorError
     return kind(f"libvirt: {message}")

@@ -106,7 +106,7 @@ class GuestWorker:
             await self._wait(self._wake, self._retry.pause)
 
     async def _open(self) -> GuestControl:
-        launcher = launcher_sockets.require_launcher(self._pods, self.instance.pods)
+        launcher = await asyncio.to_thread(launcher_sockets.require_launcher, self._pods, self.instance.pods)
         return await self._hypervisor.open(launcher, self.instance.domain)
 
     async def _work(self, control: GuestControl) -> None:

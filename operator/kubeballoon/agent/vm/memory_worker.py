@@ -155,7 +155,8 @@ class MemoryWorker:
         return self.target, instance.minimum, *problems, None if policy is None else policy.terms
 
     async def _connect(self) -> MemoryControl:
-        launcher = launcher_sockets.require_launcher(self._settings.pods, self.instance.pods)
+        find = launcher_sockets.require_launcher
+        launcher = await asyncio.to_thread(find, self._settings.pods, self.instance.pods)
         if self._pod not in (None, launcher.pod):  # the VM has migrated within the node, or was started anew
             self._hypervisor.forget(str(self._pod))
         self._pod = launcher.pod
