@@ -32,7 +32,7 @@ from kubeballoon.agent.vm.guest_agent_worker import GuestWorker
 from kubeballoon.agent.vm.guest_program_client import CHANGING, GuestProgram, ProgramHypervisor
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import PolicyBacking
-from kubeballoon.agent.vm.vmi import Instance, read_instance
+from kubeballoon.agent.vm.vmi import OVERHEAD, Instance, read_instance
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from kubeballoon.agent.waiting import wait_for
@@ -324,6 +324,22 @@ async def test_a_request_without_a_known_policy_is_reckoned_with_as_long_as_it_i
         status = composed(memory, NodeState.SCARCE, *workers)
         set_emergency_targets("here", status, workers)
         assert sharing.emergency_target == left
+
+
+@pytest.mark.parametrize(
+    ("resident", "other"),
+    [(300 * MIB, 700 * MIB), (100 << 40, 1000 * MIB - HELD - OVERHEAD), (None, 1000 * MIB)],
+    ids=["what it holds", "more than it can", "unseen"],
+)
+async def test_what_a_vm_s_process_seems_to_hold_hides_no_more_of_the_node_s_use_than_the_vm_counts_with(
+    resident: int | None, other: int
+) -> None:
+    async with sampled(Troublesome(), {}) as worker:
+        sample = worker.view.sample
+        assert sample is not None
+        worker.view = replace(worker.view, sample=replace(sample, resident=resident))
+        status = composed(HostMemory(2000 * MIB, 1000 * MIB, MemoryStall()), NodeState.AMPLE, worker)
+    assert status.memory.other == other
 
 
 async def test_a_vm_whose_driver_does_not_follow_counts_as_what_it_holds() -> None:

@@ -338,6 +338,25 @@ async def test_a_pod_that_is_replaced_is_left_for_the_new_one() -> None:
     assert hypervisor.forgotten == ["pod-vm", "pod-new"]
 
 
+@pytest.mark.parametrize(
+    ("claimed", "size", "believed"),
+    [
+        (102400 * MIB, 1024 * MIB, 1024 * MIB),
+        (512 * MIB, 1024 * MIB, 512 * MIB),
+        (1431 * MIB, 1_500_000_000, 1431 * MIB),
+        (512 * MIB, 0, 512 * MIB),
+    ],
+    ids=["more than it was given", "less, as before a hotplug", "rounded as libvirt does", "the object does not say"],
+)
+async def test_a_vm_s_size_is_at_most_what_its_object_says(claimed: int, size: int, believed: int) -> None:
+    control = FakeMemoryControl(size=claimed, actual=claimed)
+    async with working(instance(size=size), control) as worker:
+        await samples(worker, 1)
+        sample = worker.view.sample
+    assert sample is not None
+    assert (sample.size, sample.statistics.actual) == (believed, believed)
+
+
 async def test_one_that_hangs_delays_no_other() -> None:
     hung, well = FakeMemoryControl(hangs=True), FakeMemoryControl()
     async with (

@@ -20,6 +20,7 @@ import yaml
 
 from kubeballoon.agent.hypervisor.launcher_sockets import RUNTIME
 from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.v1alpha1 import VirtualMachineReport
 
 ROOT = Path(__file__).parents[2]
 HONEST = "honest"
@@ -141,6 +142,22 @@ def test_a_launcher_that_lies_is_named_with_a_reason(agent: RunningAgent, name: 
 
 def test_a_link_in_place_of_a_socket_is_named_with_a_reason(agent: RunningAgent) -> None:
     assert agent.vm(LINKED, lambda vm: vm.get("reason") == "SocketRefused").get("actual") is None
+
+
+@pytest.mark.parametrize("name", ["exbibyte", "huge-figures"])
+def test_figures_that_no_machine_has_are_reported_within_the_vm_s_size(agent: RunningAgent, name: str) -> None:
+    report = VirtualMachineReport.model_validate(agent.vm(name, lambda vm: "actual" in vm))
+    assert report.size <= GIB
+    assert report.actual is not None
+    assert report.actual <= report.size
+    assert (report.need or 0) <= report.size
+
+
+def test_what_launchers_claim_to_hold_does_not_hide_what_others_use(agent: RunningAgent) -> None:
+    honest_and_liars = 4  # at the least; each claims to have 1 GiB resident, and has no process at all
+    look = agent.until(lambda look: sum("actual" in vm for vm in look["vms"].values()) >= honest_and_liars)
+    total, available, other = (parse_quantity(look["memory"][name]) for name in ("total", "available", "other"))
+    assert other == total - available
 
 
 @pytest.mark.parametrize("name", LIARS_ANSWERS)

@@ -27,7 +27,8 @@ from kubeballoon.agent.hypervisor.domain_xml import LARGEST_KIB, DomainXml, read
 from kubeballoon.agent.hypervisor.errors import GarbledError, GoneError, GuestAgentError, HungError, HypervisorError
 from kubeballoon.agent.hypervisor.foreign_text import parse_json
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, connect_to
-from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors
+from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors, VMProcess
+from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
 from kubeballoon.agent.hypervisor.relay import Relay
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, LibvirtTiming
 from kubeballoon.api.reasons import AgentReason
@@ -42,6 +43,7 @@ _KIB = 1024
 _SESSION = "qemu+unix:///session?socket={}"
 _SYSTEM = "qemu+unix:///system?socket={}"
 _XML_INTERVAL = 1.0  # seconds between two readings of a domain's XML for its memory: to parse it takes time
+_PROCESS_INTERVAL = 5.0  # seconds until a process that was not seen is looked for again, among all of the node's
 _LONGEST_MONITOR_ANSWER = 64 << 10  # characters
 _GUEST_THREAD = "/guest"  # follows a pod's uid in the key of the second thread; no uid has a slash
 # libvirt tells time-outs and refusals of the guest agent by these from 11.2 on (virterror.h); the Python binding that
@@ -204,7 +206,7 @@ class LibvirtHypervisor:
         """
         thread = self._thread(launcher.pod, f"libvirt {domain}")
         handle, xml = await _reach(thread, launcher, domain, self._timing.connect)
-        return LibvirtMemoryControl(thread, handle, xml, self._timing)
+        return LibvirtMemoryControl(thread, handle, xml, QemuProcess(domain, (launcher.pod,)), self._timing)
 
     async def open(self, launcher: Launcher, domain: str) -> LibvirtGuestControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
@@ -283,9 +285,13 @@ class _Connection:
 class LibvirtMemoryControl(_Connection):
     """A LibvirtMemoryControl is a connection to a VM's libvirt daemon for the VM's memory."""
 
-    def __init__(self, thread: CallThread, handle: DomainHandle, xml: DomainXml, timing: LibvirtTiming) -> None:
-        """Make calls in ``thread``, where ``handle`` was opened; ``xml`` is the domain's."""
+    def __init__(
+        self, thread: CallThread, handle: DomainHandle, xml: DomainXml, process: VMProcess, timing: LibvirtTiming
+    ) -> None:
+        """Make calls in ``thread``, where ``handle`` was opened; ``xml`` is the domain's, ``process`` its QEMU."""
         super().__init__(thread, handle, timing)
+        self._process = process
+        self._process_due = 0.0  # when a process that was not seen is looked for again, monotonic seconds
         self._xml = xml
         self._xml_due = 0.0  # when the XML may be read again, monotonic seconds
 
@@ -295,24 +301,33 @@ class LibvirtMemoryControl(_Connection):
         Raises:
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        state, stats = await self._call(self._read_memory)
+        state, stats, resident = await self._call(self._read_memory)
         return DomainSample(
             size=(self._xml.boot + self._xml.plugged) * _KIB,
-            resident=stats.get("rss", 0) * _KIB,
+            resident=resident,
             running=state == libvirt.VIR_DOMAIN_RUNNING,
             balloon=self._xml.balloon,
             statistics=_statistics(stats, self._xml),
         )
 
-    def _read_memory(self, domain: Any) -> tuple[int, dict[str, int]]:
-        """Read a domain's state and statistics, and its XML where that can have changed, but not all the time."""
+    def _read_memory(self, domain: Any) -> tuple[int, dict[str, int], int | None]:
+        """Read a domain's state and statistics, what its process holds, and its XML where that can have changed."""
         state, most, *_ = domain.info()
         may_have_changed = self._xml.resizable or min(most, LARGEST_KIB) != self._xml.most
         if may_have_changed and time.monotonic() >= self._xml_due:
             self._xml = read_domain(domain.XMLDesc())
             self._xml_due = time.monotonic() + _XML_INTERVAL
         stats = domain.memoryStats()
-        return state, {name: min(figure, LARGEST_KIB) for name, figure in stats.items()}
+        return state, {name: min(figure, LARGEST_KIB) for name, figure in stats.items()}, self._resident()
+
+    def _resident(self) -> int | None:
+        """Read what the domain's process holds, bytes; what libvirt says of that is the launcher's word alone."""
+        if time.monotonic() < self._process_due:
+            return None
+        resident = self._process.resident()
+        if resident is None:
+            self._process_due = time.monotonic() + _PROCESS_INTERVAL
+        return resident
 
     async def set_memory(self, size: int) -> None:
         """Ask the guest's driver to leave the guest ``size`` bytes.

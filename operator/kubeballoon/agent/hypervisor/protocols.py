@@ -106,7 +106,7 @@ class DomainSample:
 
     Attributes:
         size: what the guest may have at most: its boot memory, and what is plugged in of a virtio-mem device.
-        resident: what the VM's process holds of the node's memory.
+        resident: what the VM's process holds of the node's memory by the kernel's account; None if it cannot be seen.
         running: False while the guest is paused.
         balloon: whether the VM has a balloon at all.
         statistics: the guest's own; ``updated`` is 0 as long as its driver has not reported.
@@ -118,7 +118,7 @@ class DomainSample:
     """
 
     size: int
-    resident: int
+    resident: int | None
     running: bool
     balloon: bool
     statistics: GuestStatistics

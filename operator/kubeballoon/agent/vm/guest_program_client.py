@@ -234,7 +234,7 @@ class GuestProgram:
         """Show the program in the balloon's place."""
         sample = replace(
             real,
-            resident=max(0, real.resident - self._merged),
+            resident=None if real.resident is None else max(0, real.resident - self._merged),
             balloon=True,
             free_delay=self._timing.merge_time if self.freed_by is FreedBy.KSM else 0.0,
             problem=problem,

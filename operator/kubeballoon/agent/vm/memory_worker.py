@@ -32,6 +32,7 @@ from kubeballoon.vocabulary import AgentAction
 
 _log = logging.getLogger(__name__)
 
+_MIB = 1 << 20
 _GUEST_KEEPS = 32  # a guest keeps this part of its size free, whatever is requested: a margin for what is to come
 _MISSED_REPORTS = 3  # so many reports must be missing until a guest's statistics count as stale
 
@@ -118,7 +119,7 @@ class MemoryWorker:
         if report.actual is None:
             return
         statistics = demand.GuestStatistics(report.actual, updated=0.0)
-        sample = DomainSample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
+        sample = DomainSample(report.size, report.resident, running=True, balloon=True, statistics=statistics)
         need = None
         if recent and report.need is not None:
             need = self._last_need = demand.Need(report.need, report.need, report.need, reported_at)
@@ -172,12 +173,21 @@ class MemoryWorker:
     async def _follow(self, control: MemoryControl) -> None:
         while True:
             with self._timed():
-                sample = await control.sample()
+                sample = self._believe(await control.sample())
             self.sampled_at, self._retry = self._clock(), self._retry.succeeded()
             moving = await self._act(control, sample)
             self._announce()
             pause = self._timing.moving_poll if moving else self._until_report(sample.statistics.updated)
             await self._wait(self._wake, pause)  # an instruction that changes ends the pause
+
+    def _believe(self, sample: DomainSample) -> DomainSample:
+        """Limit a launcher's figures to the size that the VM's object says, or they would be claims to others' memory.
+
+        libvirt rounds a size up to whole MiB.
+        """
+        size = min(sample.size, -(-self.instance.size // _MIB) * _MIB) if self.instance.size else sample.size
+        statistics = sample.statistics._replace(actual=min(sample.statistics.actual, size))
+        return replace(sample, size=size, statistics=statistics)
 
     def _until_report(self, updated: float) -> float:
         """Compute the seconds until a guest that reported at ``updated`` has reported again; before, nothing is new."""
@@ -282,6 +292,7 @@ class MemoryWorker:
             now < self._ineffective.until
             or now - self._calibration.still_since < request_checks.STILL_SECONDS + sample.free_delay
             or self.instance.ineligibility is not None
+            or sample.resident is None
         ):
             return
         actual = sample.statistics.actual
