@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
@@ -52,8 +52,11 @@ class FakeDaemon:
 
 def held(directory: Path) -> bool:
     """Whether this process has a file open in a directory, or the directory itself."""
-    found = [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()]
-    return any(path.startswith(str(directory)) for path in found)
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # another thread closed it meanwhile
+            if str(entry.readlink()).startswith(str(directory)):
+                return True
+    return False
 
 
 async def connect(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:

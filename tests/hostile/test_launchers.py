@@ -138,6 +138,8 @@ def test_a_launcher_that_lies_is_named_with_a_reason(agent: RunningAgent, name: 
     reason = LIES[name][1]
     report = agent.vm(name, lambda vm: vm.get("reason") == reason)
     assert not report["responsive"]
+    assert report["message"].isprintable()
+    assert len(report["message"]) <= 300
 
 
 def test_a_link_in_place_of_a_socket_is_named_with_a_reason(agent: RunningAgent) -> None:

@@ -23,9 +23,9 @@ import libvirt
 import libvirt_qemu
 from pydantic import BaseModel, TypeAdapter
 
+from kubeballoon.agent.foreign_text import one_line, parse_json
 from kubeballoon.agent.hypervisor.domain_xml import LARGEST_KIB, DomainXml, read_domain
 from kubeballoon.agent.hypervisor.errors import GarbledError, GoneError, GuestAgentError, HungError, HypervisorError
-from kubeballoon.agent.hypervisor.foreign_text import parse_json
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, connect_to
 from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors, VMProcess
 from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
@@ -467,7 +467,7 @@ def _run_qemu_command(domain: Any, name: str, arguments: Mapping[str, Any]) -> N
     with contextlib.suppress(ValueError):
         answer = parse_json(text, _MONITOR_ANSWER, _LONGEST_MONITOR_ANSWER)
         if answer.error is not None:
-            raise HypervisorError(f"QEMU: {answer.error.desc or name}")
+            raise HypervisorError(f"QEMU: {one_line(answer.error.desc) or name}")
         return
     raise GarbledError(f"QEMU's answer to {name} makes no sense")
 
@@ -500,14 +500,14 @@ def _translate(error: libvirt.libvirtError, fault: str | None = None) -> Hypervi
     """Make libvirt's error one of the agent's, with its text in one line; ``fault`` is why the connection was ended."""
     if fault is not None:
         return GarbledError(fault)
-    message = " ".join(str(error).split())
+    message = one_line(str(error))
     kind = GoneError if error.get_error_code() in _GONE else HypervisorError
     return kind(f"libvirt: {message}")
 
 
 def _translate_agent(error: libvirt.libvirtError, seconds: int) -> HypervisorError:
     """Find out what a failed command of the guest agent means; libvirt has few codes for that, so its texts count."""
-    code, message = error.get_error_code(), " ".join(str(error).split())
+    code, message = error.get_error_code(), one_line(str(error))
     if code in _NO_AGENT or (code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE and "not connected" in message):
         return GuestAgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest runs no QEMU guest agent")
     if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, _AGENT_COMMAND_TIMEOUT):

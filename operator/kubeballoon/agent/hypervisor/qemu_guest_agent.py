@@ -17,8 +17,8 @@ from typing import Annotated, Any, Generic, TypeVar, overload
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, TypeAdapter
 
+from kubeballoon.agent.foreign_text import parse_json
 from kubeballoon.agent.hypervisor.errors import GuestAgentError
-from kubeballoon.agent.hypervisor.foreign_text import parse_json
 from kubeballoon.agent.hypervisor.protocols import GuestControl
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, GuestAgentTiming
 from kubeballoon.api.reasons import AgentReason

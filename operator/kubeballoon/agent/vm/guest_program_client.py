@@ -17,8 +17,8 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
+from kubeballoon.agent.foreign_text import parse_json
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HypervisorError
-from kubeballoon.agent.hypervisor.foreign_text import parse_json
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.protocols import DomainSample, GuestControl, Hypervisor, MemoryControl, VMProcess
 from kubeballoon.agent.hypervisor.qemu_guest_agent import LONGEST_FILE, GuestAgent

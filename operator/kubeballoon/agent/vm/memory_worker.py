@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.hypervisor import launcher_sockets
 from kubeballoon.agent.hypervisor.errors import HypervisorError
 from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, MemoryControl, VMProcess
@@ -142,7 +143,9 @@ class MemoryWorker:
                 except HypervisorError as error:
                     await self._fail(error.reason, str(error))
                 except Exception as error:  # noqa: BLE001 - an error that concerns one VM must not hide it, or others
-                    await self._fail(AgentReason.INTERNAL_ERROR, f"its memory worker failed: {error!r}", error)
+                    await self._fail(
+                        AgentReason.INTERNAL_ERROR, f"its memory worker failed: {one_line(repr(error))}", error
+                    )
                 self._retry = self._retry.failed(self._clock())
                 await self._wait(self._wake, self._retry.pause)
         finally:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.api import names
+from kubeballoon.api.meta import LONGEST_MESSAGE
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod
@@ -117,8 +119,12 @@ class _Annotations:
         try:
             return parse(self.values[name])
         except ValueError as error:
-            self.fault = self.fault or f"annotation {name}: {error}"
+            self.fault = self.fault or f"annotation {name}: {one_line(str(error))}"
             return None
+
+    def text(self, name: str) -> str | None:
+        """Read an annotation that is a line for people; None if there is none."""
+        return self.read(name, lambda value: one_line(value, LONGEST_MESSAGE))
 
     def size(self, name: str) -> int | None:
         """Parse an annotation that is a quantity of bytes; None if there is none, or it cannot be read."""
@@ -148,8 +154,8 @@ def read_instance(vmi: Object, node: str) -> Instance | None:
         overhead=_quantity(status.get("memory", {}).get("memoryOverhead")) or OVERHEAD,
         target=target,
         minimum=minimum,
-        policy=annotations.values.get(names.POLICY),
-        explanation=annotations.values.get(names.REASON),
+        policy=annotations.text(names.POLICY),
+        explanation=annotations.text(names.REASON),
         fault=annotations.fault,
         ineligibility=ineligibility(vmi),
         hold=_hold(status),
@@ -167,8 +173,8 @@ def _processor_request(vmi: Object) -> InstanceProcessors:
     return InstanceProcessors(
         size=_processors(vmi),
         target=annotations.read(names.PROCESSOR_TARGET, int),
-        policy=annotations.values.get(names.PROCESSOR_POLICY),
-        explanation=annotations.values.get(names.PROCESSOR_REASON),
+        policy=annotations.text(names.PROCESSOR_POLICY),
+        explanation=annotations.text(names.PROCESSOR_REASON),
         method=method or ProcessorMethod.AUTO,
         fault=annotations.fault,
         ineligibility=_first(_processor_ineligibilities(domain.get("cpu", {}))),

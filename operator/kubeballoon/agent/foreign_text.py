@@ -1,4 +1,4 @@
-"""This module takes in text that a guest or a launcher pod wrote: bounded, and parsed into what is needed of it."""
+"""This module takes in text that a guest, a launcher pod or a tenant wrote: bounded, printable, or parsed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 T = TypeVar("T")
+
+LONGEST_LINE = 256  # characters of an error that a guest or a daemon wrote; libvirt's own are shorter
+
+
+def one_line(text: str, longest: int = LONGEST_LINE) -> str:
+    """Make text of another party fit for terminals, logs and reports: one line of printable characters.
+
+    What steers a terminal, or turns the direction of writing, is dropped; what is longer than ``longest`` is cut.
+    """
+    beginning = text[: 4 * longest]
+    kept = "".join(each for each in beginning if each.isprintable() or each.isspace())
+    return " ".join(kept.split())[:longest]
 
 
 def parse_json(text: str | bytes, form: TypeAdapter[T], longest: int) -> T:
