@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,13 +95,13 @@ def daemons(file: Path, sockets: dict[str, dict[str, Any]]) -> list[str]:
 
 
 @contextmanager
-def running(*modules: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Run modules, each with its arguments, as processes inside the context."""
+def running(*modules: list[str], prefix: Sequence[str] = ()) -> Iterator[list[subprocess.Popen[str]]]:
+    """Run modules, each with its arguments, as processes inside the context, through the command ``prefix``."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT}"}
     with ExitStack() as started:
         processes = []
         for module in modules:
-            command = [sys.executable, "-m", *module]
+            command = [*prefix, sys.executable, "-m", *module]
             process = started.enter_context(
                 subprocess.Popen(
                     command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
