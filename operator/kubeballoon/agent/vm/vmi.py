@@ -27,6 +27,10 @@ memory that others use.
 """
 
 
+_MOST_MEMORY = 1 << 60  # bytes
+_MOST_PROCESSORS = 1 << 16
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceProcessors:
     """InstanceProcessors are a VM's processors, and what its annotations request of them.
@@ -185,7 +189,10 @@ def _processors(vmi: Object) -> int:
     """Read how many processors the VM has: by the topology that KubeVirt reports, else by the one in the spec."""
     cpu = vmi.get("spec", {}).get("domain", {}).get("cpu", {})
     topology = {**cpu, **vmi.get("status", {}).get("currentCPUTopology", {})}
-    return math.prod(int(topology.get(part) or 1) for part in ("sockets", "cores", "threads"))
+    parts = [int(topology.get(part) or 1) for part in ("sockets", "cores", "threads")]
+    if not all(1 <= part <= _MOST_PROCESSORS for part in parts):
+        raise ValueError("the topology of its processors makes no sense")
+    return min(math.prod(parts), _MOST_PROCESSORS)
 
 
 def ineligibility(vmi: Object) -> Problem | None:
@@ -267,6 +274,10 @@ def _quantity(value: str | int | None) -> int | None:
 
     KubeVirt may write thousandths of bytes ("1181116006400m" for 1.1Gi).
     """
-    if isinstance(value, str) and value.endswith("m"):
-        return -(-int(value[:-1]) // 1000)
-    return None if value is None else parse_quantity(value)
+    if value is None:
+        return None
+    thousandths = isinstance(value, str) and value.endswith("m")
+    size = -(-int(str(value)[:-1]) // 1000) if thousandths else parse_quantity(value)
+    if not 0 <= size <= _MOST_MEMORY:
+        raise ValueError("a quantity of memory that no machine has")
+    return size
