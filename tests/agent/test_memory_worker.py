@@ -16,7 +16,7 @@ import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeHypervisor, FakeMemoryControl
-from kubeballoon.agent.hypervisor.errors import GoneError
+from kubeballoon.agent.hypervisor.errors import GarbledError, GoneError
 from kubeballoon.agent.hypervisor.protocols import DomainSample
 from kubeballoon.agent.report import describe
 from kubeballoon.agent.settings import AgentSettings
@@ -29,6 +29,7 @@ from kubeballoon.agent.wait_times import DEFAULT_TIMING, MemoryTiming
 from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy, VirtualMachineReport
+from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.request_checks import FLOOR
 from kubeballoon.governance.loaded_policy import load_memory_policy
@@ -273,6 +274,52 @@ async def test_a_connection_that_breaks_is_made_again() -> None:
         await until(lambda: control.actual == 600 * MIB)
 
 
+@dataclass
+class Failing(FakeMemoryControl):
+    """A VM that can be connected to, and whose every sample fails with ``failure`` while there is one."""
+
+    failure: Exception | None = None
+
+    async def sample(self) -> DomainSample:
+        """Read the memory, or fail."""
+        if self.failure is not None:
+            raise self.failure
+        return await super().sample()
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason", "message"),
+    [
+        (GarbledError("its XML cannot be read"), "DaemonGarbled", "its XML cannot be read"),
+        (OverflowError("nobody expects it"), "InternalError", "its memory worker failed: OverflowError('nobody"),
+    ],
+    ids=["an answer that makes no sense", "an error that nobody expects"],
+)
+async def test_a_vm_whose_samples_fail_is_reported_and_tried_at_growing_pauses(
+    failure: Exception, reason: str, message: str
+) -> None:
+    pauses: list[float] = []
+
+    async def wait(event: asyncio.Event, seconds: float) -> bool:
+        pauses.append(seconds)
+        return await wait_for(event, 0.001)
+
+    control, of = Failing(failure=failure), instance(target=600 * MIB)
+    timing = replace(QUICK.memory, reconnect=Backoff(shortest=1.0, longest=4.0))
+    worker = MemoryWorker(of, FakeHypervisor({of.domain: control}), replace(settings(timing), wait=wait), lambda: None)
+    task = asyncio.create_task(worker.run())
+    await until(lambda: len(pauses) > 5)
+    assert pauses[:5] == [1.0, 2.0, 4.0, 4.0, 4.0]
+    assert worker.view.problem is not None
+    assert worker.view.problem.reason == reason
+    assert worker.view.problem.message.startswith(message)
+    control.failure = None
+    await until(lambda: control.actual == 600 * MIB)
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_pod_that_is_replaced_is_left_for_the_new_one() -> None:
     control, of = FakeMemoryControl(), instance(target=600 * MIB)
     hypervisor = FakeHypervisor({of.domain: control})
@@ -289,6 +336,25 @@ async def test_a_pod_that_is_replaced_is_left_for_the_new_one() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert hypervisor.forgotten == ["pod-vm", "pod-new"]
+
+
+@pytest.mark.parametrize(
+    ("claimed", "size", "believed"),
+    [
+        (102400 * MIB, 1024 * MIB, 1024 * MIB),
+        (512 * MIB, 1024 * MIB, 512 * MIB),
+        (1431 * MIB, 1_500_000_000, 1431 * MIB),
+        (512 * MIB, 0, 512 * MIB),
+    ],
+    ids=["more than it was given", "less, as before a hotplug", "rounded as libvirt does", "the object does not say"],
+)
+async def test_a_vm_s_size_is_at_most_what_its_object_says(claimed: int, size: int, believed: int) -> None:
+    control = FakeMemoryControl(size=claimed, actual=claimed)
+    async with working(instance(size=size), control) as worker:
+        await samples(worker, 1)
+        sample = worker.view.sample
+    assert sample is not None
+    assert (sample.size, sample.statistics.actual) == (believed, believed)
 
 
 async def test_one_that_hangs_delays_no_other() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
-from kubeballoon.agent.hypervisor.launcher_sockets import LONGEST_SOCKET_PATH, Launcher, find_launcher, uris
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, find_launcher
 from kubeballoon.agent.node.memory import HostError, HostMemoryReader
 from kubeballoon.agent.vm.vmi import ineligibility, read_instance
 
@@ -151,25 +151,16 @@ def listening(directory: Path, name: str) -> Iterator[None]:
 
 
 def test_a_launcher_is_found_by_its_socket(tmp_path: Path) -> None:
-    path = tmp_path / "uid/volumes/kubernetes.io~empty-dir/libvirt-runtime"
+    below = "uid/volumes/kubernetes.io~empty-dir/libvirt-runtime"
+    path = tmp_path / below
     assert find_launcher(tmp_path, ["uid"]) is None
     path.mkdir(parents=True)
     (path / "virtqemud-sock").touch()
     assert find_launcher(tmp_path, ["uid"]) is None, "a file is no socket"
     (path / "virtqemud-sock").unlink()
     with listening(path, "virtqemud-sock"):
-        assert find_launcher(tmp_path, ["other", "uid"]) == Launcher("uid", path / "virtqemud-sock")
+        assert find_launcher(tmp_path, ["other", "uid"]) == Launcher("uid", tmp_path, f"{below}/virtqemud-sock")
         assert find_launcher(tmp_path, ["../uid"]) is None
-
-
-def test_a_path_too_long_for_a_socket_is_shortened() -> None:
-    short = Launcher("uid", Path("/pods/virtqemud-sock"))
-    assert uris(short, 7) == (
-        "qemu+unix:///session?socket=/pods/virtqemud-sock",
-        "qemu+unix:///system?socket=/pods/virtqemud-sock",
-    )
-    long = Launcher("uid", Path("/" + "x" * LONGEST_SOCKET_PATH) / "virtqemud-sock")
-    assert uris(long, 7)[0] == "qemu+unix:///session?socket=/proc/self/fd/7/virtqemud-sock"
 
 
 MEMINFO = "MemTotal:        1000 kB\nMemFree:          100 kB\nMemAvailable:     400 kB\n"

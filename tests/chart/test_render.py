@@ -123,7 +123,7 @@ def test_what_decides_has_no_privilege_on_its_node(part: str) -> None:
 def test_the_agents_privileges_are_these_and_no_others() -> None:
     ((pod, container),) = ((p, c) for name, p, c in containers(render()) if name == "kubeballoon-agent")
     context = container["securityContext"]
-    assert context["capabilities"] == {"drop": ["ALL"], "add": ["DAC_OVERRIDE", "SYS_PTRACE"]}
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["DAC_OVERRIDE"]}
     assert "privileged" not in context
     assert context["readOnlyRootFilesystem"]
     assert pod["hostPID"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError, HypervisorError
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
@@ -17,6 +18,8 @@ from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
 
 from .guest_spec import MIB
+
+T = TypeVar("T")
 
 KERNEL = 40 * MIB
 
@@ -111,6 +114,7 @@ class FakeGuestControl:
         tells: whether libvirt hears of that.
         count: how many processors libvirt believes there are.
         files: the guest's files by path.
+        opened: the path of every file that was opened, in order.
         commands: every command for the guest agent, in order.
         refused: the commands that the guest agent refuses, and what it says then.
         ran: every program that was run in the guest, with its arguments.
@@ -134,6 +138,7 @@ class FakeGuestControl:
     tells: bool = True
     count: int = 4
     files: dict[str, bytes] = field(default_factory=dict)
+    opened: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     ran: list[tuple[str, ...]] = field(default_factory=list)
@@ -149,10 +154,14 @@ class FakeGuestControl:
     thread: CallThread | None = None
     process_bytes: int | None = None
 
-    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Carry a command out, if the guest agent does that."""
+    async def command(self, name: str, arguments: Mapping[str, Any], read: Callable[[str], T]) -> T:
+        """Carry a command out, and have the answer read."""
         await _hop(self.thread)
         self.commands.append(name)
+        return read(json.dumps({"return": self.answer(name, arguments)}))
+
+    def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Answer a command as the guest agent would, or raise an error."""
         if self.absent is not None:
             raise self.absent
         if name in self.refused:
@@ -176,11 +185,12 @@ class FakeGuestControl:
                     raise GuestAgentError(
                         AgentReason.GUEST_AGENT_REFUSED, "its guest agent refused: No such file or directory"
                     )
-                return arguments["path"]
+                self.opened.append(arguments["path"])
+                return len(self.opened)
             case "guest-file-read":
-                return {"buf-b64": base64.b64encode(self.files[arguments["handle"]]).decode()}
+                return {"buf-b64": base64.b64encode(self.files[self.opened[arguments["handle"] - 1]]).decode()}
             case "guest-file-write":
-                self.files[arguments["handle"]] = base64.b64decode(arguments["buf-b64"])
+                self.files[self.opened[arguments["handle"] - 1]] = base64.b64decode(arguments["buf-b64"])
             case "guest-exec":
                 self.ran.append((arguments["path"], *arguments["arg"]))
                 return {"pid": len(self.ran)}

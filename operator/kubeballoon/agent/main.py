@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -89,6 +90,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the agent until a signal stops it; return the exit status."""
+    raise_file_limit()
     if not options.pods_dir.is_dir():
         message = f"kubeballoon: --pods-dir {options.pods_dir} is not a directory"
         print(message, file=sys.stderr)  # noqa: T201 - the user's terminal, not the log
@@ -98,6 +100,15 @@ def run(options: argparse.Namespace) -> int:
     sys.stdout.flush()
     # Not by returning: Python would first wait for threads, and a call to libvirt may hang in one.
     os._exit(status)
+
+
+def raise_file_limit() -> None:
+    """Allow the process as many open files as it may allow itself.
+
+    Each VM takes about a dozen, and GLib, which libvirt's client stands on, ends the process when it may open no more.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _run(options: argparse.Namespace) -> int:

@@ -66,7 +66,7 @@ def compose(
     """
     # A VM of which nothing is known is left out: its memory counts already as memory that others use.
     vms = sorted((_vm_report(*each) for each in workers if each[0].view.known), key=lambda vm: vm.uid)
-    resident = sum(vm.resident or 0 for vm in vms)
+    held = sum(map(_held_by_process, vms))
     memory, stall = node.memory, node.memory.stall
     return NodePressureStatus(
         observed_at=now,
@@ -74,7 +74,7 @@ def compose(
         memory=NodeMemory(
             total=memory.total,
             available=memory.least_available,
-            other=max(0, memory.total - memory.least_available - resident),
+            other=max(0, memory.total - memory.least_available - held),
             reserve=node.thresholds.ample,
         ),
         processors=node.processors,
@@ -83,6 +83,16 @@ def compose(
         virtual_machines=vms,
         conditions=set_conditions(conditions, [_ready(vms, now)]),
     )
+
+
+def _held_by_process(vm: VirtualMachineReport) -> int:
+    """Compute the part of a VM's resident memory that does not count as used by others, bytes.
+
+    A process can map one page many times, and would seem to hold more than it does. So no more is left out than the VM
+    is counted with.
+    """
+    held = vm.size if vm.actual is None else vm.backed(vm.actual, as_claimed=vm.responsive)
+    return min(vm.resident or 0, held + vm.overhead)
 
 
 def _ready(vms: list[VirtualMachineReport], now: datetime) -> Condition:

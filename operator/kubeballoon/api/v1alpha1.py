@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import Field, WithJsonSchema, computed_field
+from pydantic import BeforeValidator, Field, WithJsonSchema, computed_field
 
 from kubeballoon.api import rules
 from kubeballoon.api.duration import Duration
@@ -25,6 +25,21 @@ Conditions = Annotated[
     ),
 ]
 Percent = Annotated[int, Field(ge=0, le=100)]
+E = TypeVar("E", bound=StrEnum)
+
+
+def _unless_newer(words: type[E], instead: E | None) -> BeforeValidator:
+    """Read a word of a newer agent as ``instead``, so that one new word does not make a whole node's report unreadable.
+
+    Anything but a word stays an error.
+    """
+
+    def read(value: object) -> object:
+        return instead if isinstance(value, str) and value not in set(words) else value
+
+    return BeforeValidator(read)
+
+
 Reason = Annotated[AgentReason, WithJsonSchema({"type": "string"})]
 """A reason in a report. The CRD takes any string, so that it lets a newer agent's reasons through."""
 
@@ -386,10 +401,12 @@ class ProcessorReport(ApiModel):
         default=False, description="No request is in force any more, and not all reclaimed processors are back yet."
     )
     policy: str | None = Field(default=None, description="The policy the request came from.")
-    requested_method: ProcessorMethod = Field(
+    requested_method: Annotated[ProcessorMethod, _unless_newer(ProcessorMethod, ProcessorMethod.AUTO)] = Field(
         default=ProcessorMethod.AUTO, description="How the request is to be carried out."
     )
-    method: ProcessorMethod | None = Field(default=None, description="How the request is carried out.")
+    method: Annotated[ProcessorMethod | None, _unless_newer(ProcessorMethod, None)] = Field(
+        default=None, description="How the request is carried out."
+    )
     eligible: bool = Field(default=True, description="Whether processors may be reclaimed from the VM.")
     responsive: bool = Field(default=True, description="Whether the guest follows requests.")
     reason: Reason | None = Field(default=None, description="Why the VM is not eligible or not responsive: one word.")
@@ -438,15 +455,17 @@ class VirtualMachineReport(ApiModel):
     reason: Reason | None = Field(default=None, description="Why the VM is not eligible or not responsive: one word.")
     message: str | None = Field(default=None, description="Why the VM has the memory that it has.", max_length=1024)
     owner_excluded: bool = Field(default=False, description="Whether the VM's owner wants the VM left alone.")
-    requested_method: ReclaimMethod = Field(
+    requested_method: Annotated[ReclaimMethod, _unless_newer(ReclaimMethod, ReclaimMethod.AUTO)] = Field(
         default=ReclaimMethod.AUTO, description="How memory is to be reclaimed from the guest."
     )
-    method: ReclaimMethod | None = Field(default=None, description="How memory is reclaimed from the guest.")
+    method: Annotated[ReclaimMethod | None, _unless_newer(ReclaimMethod, None)] = Field(
+        default=None, description="How memory is reclaimed from the guest."
+    )
     claimed: Quantity | None = Field(
         default=None,
         description="Memory that the program in the guest claims to hold; resident shows how much of it the node has.",
     )
-    freed_by: FreedBy | None = Field(
+    freed_by: Annotated[FreedBy | None, _unless_newer(FreedBy, None)] = Field(
         default=None, description="How the node regains the memory that the program in the guest holds."
     )
     guest: GuestReport | None = None
@@ -488,7 +507,8 @@ class NodePressureStatus(ApiModel):
     memory: NodeMemory
     processors: NodeProcessors | None = None
     stall: Stall = Field(default_factory=Stall)
-    state: NodeState = NodeState.AMPLE
+    # A state that is not known here is no reason to take memory from all, and none to grant any.
+    state: Annotated[NodeState, _unless_newer(NodeState, NodeState.TIGHT)] = NodeState.AMPLE
     virtual_machines: list[VirtualMachineReport] = Field(
         default_factory=list,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},

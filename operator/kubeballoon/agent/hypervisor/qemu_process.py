@@ -75,15 +75,15 @@ class QemuProcess:
         return fields[_START_TIME] if fields else ""
 
     def _is_vm(self, pid: int) -> bool:
-        # To read the command line of a process that hangs in its own memory may hang too: only QEMUs are asked.
-        if not _read_line(self._proc / str(pid) / "comm").startswith("qemu"):
+        # To read the command line of a process that hangs in its own memory may hang too: only what calls itself QEMU,
+        # and runs in one of the VM's own pods, is asked.
+        if not _read_line(self._proc / str(pid) / "comm").startswith("qemu") or not self._is_in_pods(pid):
             return False
         try:
             command = (self._proc / str(pid) / "cmdline").read_bytes()
         except OSError:
             return False
-        named = any(argument.startswith(self._name_argument) for argument in command.split(b"\0"))
-        return named and self._is_in_pods(pid)
+        return any(argument.startswith(self._name_argument) for argument in command.split(b"\0"))
 
     def _is_in_pods(self, pid: int) -> bool:
         """Whether a process runs in one of the pods; one outside of the kubelet's cgroups is assumed to."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.hypervisor import launcher_sockets
 from kubeballoon.agent.hypervisor.errors import HypervisorError
 from kubeballoon.agent.hypervisor.protocols import GuestControl, Hypervisor
@@ -97,16 +98,16 @@ class GuestWorker:
                     self._guest_agent.control = control
                     await self._work(control)
             except HypervisorError as error:
-                self._fail(AgentReason.UNREACHABLE, str(error))
+                self._fail(error.reason, str(error))
             except Exception as error:  # noqa: BLE001 - an error that concerns one VM must end no other's worker
                 _log.exception("%s: its guest worker failed", self.instance.domain)
-                self._fail(AgentReason.INTERNAL_ERROR, f"its guest worker failed: {error!r}")
+                self._fail(AgentReason.INTERNAL_ERROR, f"its guest worker failed: {one_line(repr(error))}")
             self._guest_agent.control = None
             self._retry = self._retry.failed(time.monotonic())
             await self._wait(self._wake, self._retry.pause)
 
     async def _open(self) -> GuestControl:
-        launcher = launcher_sockets.require_launcher(self._pods, self.instance.pods)
+        launcher = await asyncio.to_thread(launcher_sockets.require_launcher, self._pods, self.instance.pods)
         return await self._hypervisor.open(launcher, self.instance.domain)
 
     async def _work(self, control: GuestControl) -> None:

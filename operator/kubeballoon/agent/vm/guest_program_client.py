@@ -13,11 +13,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter
+
+from kubeballoon.agent.foreign_text import parse_json
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HypervisorError
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.protocols import DomainSample, GuestControl, Hypervisor, MemoryControl, VMProcess
-from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
+from kubeballoon.agent.hypervisor.qemu_guest_agent import LONGEST_FILE, GuestAgent
 from kubeballoon.agent.hypervisor.qemu_process import ksm_runs
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, ProgramTiming
@@ -36,6 +40,9 @@ CHANGING = Problem.of(AgentReason.METHOD_CHANGING)
 """The problem of a VM while balloon and program change places: meanwhile nothing can be requested of it."""
 
 
+_Figure = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramStatus:
     """A ProgramStatus is what the program in a guest says; sizes are in bytes.
@@ -48,11 +55,11 @@ class ProgramStatus:
         spare: how much more the program could lock.
     """
 
-    number: int
-    requested: int
-    locked: int
-    available: int
-    spare: int
+    number: _Figure
+    requested: _Figure
+    locked: _Figure
+    available: _Figure
+    spare: _Figure
 
     def within(self, size: int) -> ProgramStatus:
         """Limit the figures to what can be true of a guest of ``size`` bytes."""
@@ -61,14 +68,15 @@ class ProgramStatus:
         )
 
 
+_STATUS = TypeAdapter(ProgramStatus)
+
+
 def parse_status(text: bytes) -> ProgramStatus | None:
     """Parse a program's status file; None if it is none, for the guest can write anything there."""
     try:
-        status = json.loads(text)
-        figures = [status[key] for key in ("number", "requested", "locked", "available", "spare")]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return parse_json(text, _STATUS, LONGEST_FILE)
+    except ValueError:
         return None
-    return ProgramStatus(*figures) if all(type(figure) is int and figure >= 0 for figure in figures) else None
 
 
 class GuestProgram:
@@ -229,7 +237,7 @@ class GuestProgram:
         """Show the program in the balloon's place."""
         sample = replace(
             real,
-            resident=max(0, real.resident - self._merged),
+            resident=None if real.resident is None else max(0, real.resident - self._merged),
             balloon=True,
             free_delay=self._timing.merge_time if self.freed_by is FreedBy.KSM else 0.0,
             problem=problem,

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.hypervisor import launcher_sockets
-from kubeballoon.agent.hypervisor.errors import HungError, HypervisorError
+from kubeballoon.agent.hypervisor.errors import HypervisorError
 from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, MemoryControl, VMProcess
 from kubeballoon.agent.report_changes import view_changed
 from kubeballoon.agent.settings import AgentSettings
@@ -32,6 +33,7 @@ from kubeballoon.vocabulary import AgentAction
 
 _log = logging.getLogger(__name__)
 
+_MIB = 1 << 20
 _GUEST_KEEPS = 32  # a guest keeps this part of its size free, whatever is requested: a margin for what is to come
 _MISSED_REPORTS = 3  # so many reports must be missing until a guest's statistics count as stale
 
@@ -84,6 +86,7 @@ class MemoryWorker:
         self._process = process
         self._wait = settings.wait
         self._timing = settings.timing.memory
+        self._retry = self._timing.reconnect
         self._started_at = self._period_set_at = clock()
         self._wake = asyncio.Event()
         self._report_dates = 0.0, 0.0  # of the guest's last report: by the wall clock, and by the monotonic one
@@ -121,7 +124,7 @@ class MemoryWorker:
         if report.actual is None:
             return
         statistics = demand.GuestStatistics(report.actual, updated=0.0)
-        sample = DomainSample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
+        sample = DomainSample(report.size, report.resident, running=True, balloon=True, statistics=statistics)
         need = None
         if recent and report.need is not None:
             need = self._last_need = demand.Need(report.need, report.need, report.need, self._clock() - age)
@@ -135,19 +138,20 @@ class MemoryWorker:
             self._wake.set()
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        retry = self._timing.reconnect
+        """Work until cancelled. An error ends the connection and nothing else: the VM is reported with a reason."""
         try:
             while True:
                 try:
-                    control = await self._connect()
-                    with contextlib.closing(control):
-                        retry = retry.succeeded()
+                    with contextlib.closing(await self._connect()) as control:
                         await self._follow(control)
                 except HypervisorError as error:
-                    await self._fail(error)
-                retry = retry.failed(self._clock())
-                await self._wait(self._wake, retry.pause)
+                    await self._fail(error.reason, str(error))
+                except Exception as error:  # noqa: BLE001 - an error that concerns one VM must not hide it, or others
+                    await self._fail(
+                        AgentReason.INTERNAL_ERROR, f"its memory worker failed: {one_line(repr(error))}", error
+                    )
+                self._retry = self._retry.failed(self._clock())
+                await self._wait(self._wake, self._retry.pause)
         finally:
             if self._pod is not None:
                 self._hypervisor.forget(self._pod)
@@ -159,7 +163,8 @@ class MemoryWorker:
         return self.target, instance.minimum, *problems, None if policy is None else policy.terms
 
     async def _connect(self) -> MemoryControl:
-        launcher = launcher_sockets.require_launcher(self._settings.pods, self.instance.pods)
+        find = launcher_sockets.require_launcher
+        launcher = await asyncio.to_thread(find, self._settings.pods, self.instance.pods)
         if self._pod not in (None, launcher.pod):  # the VM has migrated within the node, or was started anew
             self._hypervisor.forget(str(self._pod))
         self._pod = launcher.pod
@@ -176,26 +181,32 @@ class MemoryWorker:
         while True:
             with self._timed():
                 sample = self._as_believed(await control.sample())
-            self.sampled_at = self._wall_clock()
+            self.sampled_at, self._retry = self._wall_clock(), self._retry.succeeded()
             moving = await self._act(control, sample)
             self._announce()
             pause = self._timing.moving_poll if moving else self._until_report(sample.statistics.updated)
             await self._wait(self._wake, pause)  # an instruction that changes ends the pause
 
     def _as_believed(self, sample: DomainSample) -> DomainSample:
-        """Return a sample whose report is dated by the monotonic clock, and promises no more than the guest's size."""
+        """Return a sample as far as the launcher and the guest behind it are believed.
+
+        Its report is dated by the monotonic clock. Its figures are limited to the size that the VM's object says, for
+        more would be a claim to others' memory. libvirt rounds that size up to whole MiB.
+        """
+        size = min(sample.size, -(-self.instance.size // _MIB) * _MIB) if self.instance.size else sample.size
         statistics = sample.statistics
         dated, updated = self._report_dates
         if statistics.updated and statistics.updated != dated:
             age = max(0.0, self._wall_clock() - statistics.updated)
             dated, updated = self._report_dates = statistics.updated, self._clock() - age
         believed = statistics._replace(
+            actual=min(statistics.actual, size),
             updated=updated if statistics.updated else 0.0,
-            usable=clamp_to_size(statistics.usable, sample.size),
-            unused=clamp_to_size(statistics.unused, sample.size),
-            disk_caches=clamp_to_size(statistics.disk_caches, sample.size),
+            usable=clamp_to_size(statistics.usable, size),
+            unused=clamp_to_size(statistics.unused, size),
+            disk_caches=clamp_to_size(statistics.disk_caches, size),
         )
-        return replace(sample, statistics=believed)
+        return replace(sample, size=size, statistics=believed)
 
     def _until_report(self, updated: float) -> float:
         """Compute the seconds until a guest that reported at ``updated`` has reported again; before, nothing is new."""
@@ -300,6 +311,7 @@ class MemoryWorker:
             now < self._ineffective.until
             or now - self._calibration.still_since < request_checks.STILL_SECONDS + sample.free_delay
             or self.instance.ineligibility is not None
+            or sample.resident is None
         ):
             return
         actual = sample.statistics.actual
@@ -333,13 +345,12 @@ class MemoryWorker:
             )
         return None
 
-    async def _fail(self, error: HypervisorError) -> None:
-        """Report a VM that cannot be reached."""
-        reason = AgentReason.HUNG if isinstance(error, HungError) else AgentReason.UNREACHABLE
+    async def _fail(self, reason: AgentReason, message: str, unexpected: Exception | None = None) -> None:
+        """Report a VM that cannot be reached, or about which the agent failed."""
         if self.view.problem is None or self.view.problem.reason is not reason:
-            _log.warning("%s: %s", self.instance.domain, error)
+            _log.warning("%s: %s", self.instance.domain, message, exc_info=unexpected)
         # An estimate that cannot be renewed is no estimate: the controller must not act on it.
-        self.view = replace(self.view, need=None, goal=None, problem=Problem(reason, str(error)), pace=pacing.Pace())
+        self.view = replace(self.view, need=None, goal=None, problem=Problem(reason, message), pace=pacing.Pace())
         self._last_statistics = None
         await self._read_process()
         self._announce()

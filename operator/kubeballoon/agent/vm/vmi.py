@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.api import names
+from kubeballoon.api.meta import LONGEST_MESSAGE
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod
@@ -23,6 +25,10 @@ OVERHEAD = 96 << 20
 It is what QEMU was seen to need under TCG, and more than it needs under KVM. Whatever else is in the VM's pod counts as
 memory that others use.
 """
+
+
+_MOST_MEMORY = 1 << 60  # bytes
+_MOST_PROCESSORS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +125,12 @@ class _Annotations:
         try:
             return parse(self.values[name])
         except ValueError as error:
-            self.fault = self.fault or f"annotation {name}: {error}"
+            self.fault = self.fault or f"annotation {name}: {one_line(str(error))}"
             return None
+
+    def text(self, name: str) -> str | None:
+        """Read an annotation that is a line for people; None if there is none."""
+        return self.read(name, lambda value: one_line(value, LONGEST_MESSAGE))
 
     def size(self, name: str) -> int | None:
         """Parse an annotation that is a quantity of bytes; None if there is none, or it cannot be read."""
@@ -151,8 +161,8 @@ def read_instance(vmi: Object, node: str) -> Instance | None:
         pod_request=_pod_request(vmi),
         target=target,
         minimum=minimum,
-        policy=annotations.values.get(names.POLICY),
-        explanation=annotations.values.get(names.REASON),
+        policy=annotations.text(names.POLICY),
+        explanation=annotations.text(names.REASON),
         fault=annotations.fault,
         ineligibility=ineligibility(vmi),
         hold=_hold(status),
@@ -170,8 +180,8 @@ def _processor_request(vmi: Object) -> InstanceProcessors:
     return InstanceProcessors(
         size=_processors(vmi),
         target=annotations.read(names.PROCESSOR_TARGET, int),
-        policy=annotations.values.get(names.PROCESSOR_POLICY),
-        explanation=annotations.values.get(names.PROCESSOR_REASON),
+        policy=annotations.text(names.PROCESSOR_POLICY),
+        explanation=annotations.text(names.PROCESSOR_REASON),
         method=method or ProcessorMethod.AUTO,
         fault=annotations.fault,
         ineligibility=_first(_processor_ineligibilities(domain.get("cpu", {}))),
@@ -182,7 +192,10 @@ def _processors(vmi: Object) -> int:
     """Read how many processors the VM has: by the topology that KubeVirt reports, else by the one in the spec."""
     cpu = vmi.get("spec", {}).get("domain", {}).get("cpu", {})
     topology = {**cpu, **vmi.get("status", {}).get("currentCPUTopology", {})}
-    return math.prod(int(topology.get(part) or 1) for part in ("sockets", "cores", "threads"))
+    parts = [int(topology.get(part) or 1) for part in ("sockets", "cores", "threads")]
+    if not all(1 <= part <= _MOST_PROCESSORS for part in parts):
+        raise ValueError("the topology of its processors makes no sense")
+    return min(math.prod(parts), _MOST_PROCESSORS)
 
 
 def ineligibility(vmi: Object) -> Problem | None:
@@ -270,6 +283,10 @@ def _quantity(value: str | int | None) -> int | None:
 
     KubeVirt may write thousandths of bytes ("1181116006400m" for 1.1Gi).
     """
-    if isinstance(value, str) and value.endswith("m"):
-        return -(-int(value[:-1]) // 1000)
-    return None if value is None else parse_quantity(value)
+    if value is None:
+        return None
+    thousandths = isinstance(value, str) and value.endswith("m")
+    size = -(-int(str(value)[:-1]) // 1000) if thousandths else parse_quantity(value)
+    if not 0 <= size <= _MOST_MEMORY:
+        raise ValueError("a quantity of memory that no machine has")
+    return size
