@@ -271,7 +271,7 @@ async def test_nothing_is_written_while_nothing_moves(proc: Path) -> None:
 
 
 async def test_news_while_the_api_server_is_away_is_reported_when_it_is_back(proc: Path) -> None:
-    api, control = cluster(vmi()), FakeMemoryControl()
+    api, control = cluster(vmi(), namespaces=[namespace()]), FakeMemoryControl()
     async with running(api, proc, vm=control) as agent:
         await until(lambda: api.vm("vm").get("need"))
         api.away, control.used = True, 500 * MIB
@@ -280,6 +280,17 @@ async def test_news_while_the_api_server_is_away_is_reported_when_it_is_back(pro
         api.away = False
         await until(lambda: parse_quantity(api.vm("vm")["need"]) >= 500 * MIB)
         assert agent.unready() is None
+
+
+async def test_an_agent_that_may_not_read_policies_reports_and_is_not_ready(proc: Path) -> None:
+    api = cluster(vmi(), namespaces=[namespace()])
+    api.collections[paths.MEMORY_POLICIES] = None
+    async with running(api, proc, vm=FakeMemoryControl()) as agent:
+        await until(lambda: api.vm("vm").get("need"))
+        await until(lambda: agent.unready() == "policies cannot be watched")
+        assert agent.stalled() is None
+        api.collections[paths.MEMORY_POLICIES] = []
+        await until(lambda: agent.unready() is None)
 
 
 def earlier(**report: Any) -> Object:
