@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
-from tests.support.cluster import Object
+from tests.support.accounts import account_with_leases
 from tests.support.processes import Command, await_leadership
 from tests.support.waiting import until
 
@@ -71,32 +71,11 @@ def test_a_leader_that_watches_nothing_is_alive_and_not_ready(
         assert leader.probe("healthz") == "ok\n"
 
 
-def may(installed: ControlPlane, namespace: str, name: str, *kinds: tuple[str, str]) -> Path:
-    """Make an account that may read these kinds, given by group and plural, and the Leases of its namespace."""
-    where = {"name": name, "namespace": namespace}
-    subjects = [{"kind": "ServiceAccount", **where}]
-    group = "rbac.authorization.k8s.io"
-    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"]}
-    rules = [{"apiGroups": [of], "resources": [plural], "verbs": ["get", "list", "watch"]} for of, plural in kinds]
-    everywhere = f"{namespace}-{name}"
-    objects: list[Object] = [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": where},
-        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": where, "rules": [leases]},
-        {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": {"name": everywhere}, "rules": rules},
-    ]
-    for kind, role, metadata in (("Role", name, where), ("ClusterRole", everywhere, {"name": everywhere})):
-        reference = {"apiGroup": group, "kind": kind, "name": role}
-        binding = {"apiVersion": f"{group}/v1", "kind": f"{kind}Binding", "metadata": metadata}
-        objects.append({**binding, "roleRef": reference, "subjects": subjects})
-    installed.apply(objects)
-    return installed.service_account_kubeconfig(namespace, name)
-
-
 def test_a_standby_that_may_not_list_a_kind_is_not_ready_and_names_it(
     installed: ControlPlane, namespace: str, tmp_path: Path, unused_tcp_port: int
 ) -> None:
     ours = "kubeballoon.io"
-    kubeconfig = may(installed, namespace, "blind", ("", "namespaces"), (ours, "memorypolicies"))
+    kubeconfig = account_with_leases(installed, namespace, "blind", ("", "namespaces"), (ours, "memorypolicies"))
     leading = (f"--kubeconfig={installed.kubeconfig}", f"--namespace={namespace}")
     with Command(tmp_path / "leader", "controller", *leading) as leader:
         await_leadership(leader)
