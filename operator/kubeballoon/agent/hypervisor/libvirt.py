@@ -482,7 +482,7 @@ def _translate_agent(error: libvirt.libvirtError, seconds: int) -> HypervisorErr
     code, message = error.get_error_code(), " ".join(str(error).split())
     if code in _NO_AGENT or (code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE and "not connected" in message):
         return GuestAgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest runs no QEMU guest agent")
-    if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, _AGENT_COMMAND_TIMEOUT):
+    if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED, _AGENT_COMMAND_TIMEOUT):
         return GuestAgentError(AgentReason.GUEST_AGENT_HUNG, f"its guest agent did not answer within {seconds}s")
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
         return GuestAgentError(AgentReason.GUEST_AGENT_BUSY, "its guest agent is busy with another client")

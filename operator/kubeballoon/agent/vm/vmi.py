@@ -18,11 +18,20 @@ from kubeballoon.vocabulary import ReclaimMethod
 T = TypeVar("T")
 
 OVERHEAD = 96 << 20
-"""Bytes of QEMU's own memory, for VMs whose status does not say (KubeVirt before 1.9).
+"""The least bytes of QEMU's own memory, and all where the VM's status does not say (KubeVirt before 1.9).
 
 It is what QEMU was seen to need under TCG, and more than it needs under KVM. Whatever else is in the VM's pod counts as
 memory that others use.
 """
+
+# What KubeVirt counts as the overhead of a VM's pod, bytes (GetMemoryOverhead in its virt-controller, 1.7 to 1.9).
+_LAUNCHER_OVERHEAD = (25 + 100 + 25 + 40) << 20  # virt-launcher-monitor, virt-launcher, virtlogd, virtqemud
+_QEMU_OVERHEAD = (30 + 8) << 20  # QEMU, and its I/O thread
+_PROCESSOR_OVERHEAD = 8 << 20  # for each processor
+_PAGES_PER_PAGE_TABLE_PAGE = 512
+_GRAPHICS_OVERHEAD = 32 << 20
+_TPM_OVERHEAD = 53 << 20
+_ARM_FIRMWARE_OVERHEAD = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +154,7 @@ def read_instance(vmi: Object, node: str) -> Instance | None:
         labels=metadata.get("labels", {}),
         pods=tuple(sorted(pod for pod, pod_node in status.get("activePods", {}).items() if pod_node == node)),
         size=_size(vmi),
-        overhead=_quantity(status.get("memory", {}).get("memoryOverhead")) or OVERHEAD,
+        overhead=_overhead(vmi),
         target=target,
         minimum=minimum,
         policy=annotations.values.get(names.POLICY),
@@ -172,6 +181,32 @@ def _processor_request(vmi: Object) -> InstanceProcessors:
         method=method or ProcessorMethod.AUTO,
         fault=annotations.fault,
         ineligibility=_first(_processor_ineligibilities(domain.get("cpu", {}))),
+    )
+
+
+def _overhead(vmi: Object) -> int:
+    """Read how much memory QEMU needs beyond the guest's, in bytes.
+
+    KubeVirt reports the overhead of the whole pod. The processes beside QEMU are measured with the node's other memory,
+    so what KubeVirt reckons for them is taken off. That a report contains them is seen by how large it is.
+    """
+    reported = _quantity(vmi.get("status", {}).get("memory", {}).get("memoryOverhead")) or 0
+    of_pod = reported > _qemu_overhead(vmi) + _LAUNCHER_OVERHEAD // 2
+    return max(OVERHEAD, reported - _LAUNCHER_OVERHEAD if of_pod else reported)
+
+
+def _qemu_overhead(vmi: Object) -> int:
+    """Compute what KubeVirt reckons for QEMU alone, in bytes, unless an administrator has raised it."""
+    spec = vmi.get("spec", {})
+    devices = spec.get("domain", {}).get("devices", {})
+    request = _quantity(spec.get("domain", {}).get("resources", {}).get("requests", {}).get("memory")) or 0
+    return (
+        _QEMU_OVERHEAD
+        + _PROCESSOR_OVERHEAD * _processors(vmi)
+        + request // _PAGES_PER_PAGE_TABLE_PAGE
+        + (_GRAPHICS_OVERHEAD if devices.get("autoattachGraphicsDevice", True) else 0)
+        + (_TPM_OVERHEAD if "tpm" in devices else 0)
+        + (_ARM_FIRMWARE_OVERHEAD if spec.get("architecture") == "arm64" else 0)
     )
 
 
