@@ -207,6 +207,27 @@ async def test_a_balloon_that_works_needs_no_program(guest: Guest) -> None:
     assert not guest.guest_program.due, "and its guest is asked no more"
 
 
+@pytest.mark.parametrize(("governed", "past_unknown"), [(True, False), (False, True)], ids=["governed", "migrated"])
+async def test_a_guest_is_searched_for_a_program_once_its_driver_has_had_time_to_report(
+    guest: Guest, *, governed: bool, past_unknown: bool
+) -> None:
+    program = guest.guest_program
+    program.suspected, program.governed, program.past_unknown = False, governed, past_unknown
+    due = [program.due]
+    program.sample(replace(BARE, balloon=True))
+    due.append(program.due)
+    guest.clock.now += DEFAULT_TIMING.program.driver_grace
+    due.append(program.due)
+    program.sample(BALLOONED)
+    due.append(program.due)
+    program.sample(BARE)
+    due.append(program.due)
+    program.governed = program.past_unknown = False
+    due.append(program.due)
+    # Nothing is known, it may be booting, it does not report, its balloon works, it has none; nobody needs a program.
+    assert due == [False, False, True, False, True, False]
+
+
 async def test_memory_that_a_program_has_locked_beside_a_working_balloon_is_freed(guest: Guest) -> None:
     guest.control.files[REQUEST] = b'{"lock": 4096}'
     guest.report(locked=100 * MIB)

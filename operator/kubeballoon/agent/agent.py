@@ -199,7 +199,8 @@ class Agent:
         instances = (self._read_vm(vmi) for vmi in self._watches.vms.objects())
         running = {vm.uid: vm for vm in instances if vm is not None}
         self._namespace_labels = self._watches.labels({vm.namespace for vm in running.values()})
-        self._guest_workers.match(running)
+        backings = {uid: policies.backing(vm, self._namespace_labels.get(vm.namespace)) for uid, vm in running.items()}
+        self._guest_workers.match(running, [uid for uid, vm in running.items() if backings[uid].governs(vm)])
         for uid in ended:  # a worker ends by an error alone; it is replaced below
             worker, task = self._memory_workers.pop(uid)
             _log.error("%s: its worker ended: %r", worker.instance.domain, task.exception())
@@ -208,8 +209,7 @@ class Agent:
         for uid, vm in running.items():
             if uid not in self._memory_workers:
                 self._start_worker(vm)
-            backing = policies.backing(vm, self._namespace_labels.get(vm.namespace))
-            self._memory_workers[uid][0].update(vm, backing)
+            self._memory_workers[uid][0].update(vm, backings[uid])
         self._restore_workers()
         self._matched = True
         self._wake_reporter.set()

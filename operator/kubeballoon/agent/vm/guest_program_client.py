@@ -80,6 +80,11 @@ class GuestProgram:
         status: what the program says; None while it says nothing.
         problem: why the program cannot be used; None if it can, or is not needed.
         hold: whether the VM must be left exactly as it is.
+        governed: whether a policy may have memory reclaimed, so that a program may be needed.
+        suspected: whether a program may have memory locked of which nothing is known. The guest is asked whatever else
+            holds, until it has answered.
+        past_unknown: whether it is not known who reclaimed memory before, since the VM came from another node. The
+            guest is asked if its balloon does not work.
     """
 
     def __init__(
@@ -107,6 +112,8 @@ class GuestProgram:
         self.status: ProgramStatus | None = None
         self.problem: Problem | None = None
         self.hold = False
+        self.governed = self.suspected = True
+        self.past_unknown = False
         self._guest_agent = guest_agent
         self._qemu = qemu
         self._changed = changed
@@ -114,11 +121,12 @@ class GuestProgram:
         self._merges = merges
         self._timing = timing
         self._balloon = BalloonStatus()
+        self._has_balloon = True  # until the first sample says otherwise
         self._number: int | None = None  # the sequence number of the newest status
         self._status_at = 0.0  # when the newest status was read
         self._sampled_number: int | None = None  # the number of the status in the memory worker's last sample
         self._requested_at = 0.0  # when the request last changed
-        self._may_lock_unseen = True  # whether a program may have memory locked of which nothing is known
+        self._started_at = clock()
         self._merged = 0  # bytes of the VM's process that KSM has merged
         self._polled_at: float | None = None  # when the guest was last asked; None: it is to be asked at once
         self._files_refused = False  # whether the guest agent refuses files, so that the program itself is to be run
@@ -136,9 +144,9 @@ class GuestProgram:
     @property
     def until_due(self) -> float:
         """Seconds until the guest should be asked; infinite where nothing could come of that."""
-        if self._polled_at is None:
-            return 0.0
         interval = self._interval()
+        if self._polled_at is None:
+            return interval if math.isinf(interval) else 0.0
         return max(0.0, min(interval, self._polled_at + interval - self._clock()))  # a clock may be set back
 
     @property
@@ -189,6 +197,7 @@ class GuestProgram:
 
     def sample(self, real: DomainSample) -> DomainSample:
         """Make the sample that the memory worker is to see, from the VM's real one."""
+        self._has_balloon = real.balloon
         balloon = BalloonStatus(
             works=real.balloon and real.statistics.updated > 0,
             inflated=real.balloon and real.size - real.statistics.actual > TOLERANCE,
@@ -253,11 +262,19 @@ class GuestProgram:
     def _interval(self) -> float:
         """Decide the seconds between two polls; infinite where nothing could come of them."""
         if self.status is None:
-            worth_it = may_need_program(self.method, self._balloon) or self._may_lock_unseen
-            return self._timing.probe_interval if worth_it else math.inf
+            return self._timing.probe_interval if self._is_worth_asking() else math.inf
         if self.state is ReclaimState.BALLOON_RECLAIMS:
             return math.inf
         return self._timing.moving_poll if self.moving else self._timing.poll
+
+    def _is_worth_asking(self) -> bool:
+        """Whether a guest in which no program reports is to be asked: its first answer taints the VM's domain."""
+        if self.suspected or (self.governed and self.method is ReclaimMethod.GUEST_AGENT):
+            return True
+        driver_may_come = self._has_balloon and self._clock() - self._started_at < self._timing.driver_grace
+        if self._balloon.works is not False or driver_may_come:
+            return False
+        return (self.governed or self.past_unknown) and may_need_program(self.method, self._balloon)
 
     def _size_to_lock(self) -> int | None:
         """Decide what the program is to lock, bytes; None while that is not known, and what it has locked stays."""
@@ -274,13 +291,13 @@ class GuestProgram:
         now, status = self._clock(), None if text is None else parse_status(text)
         if status is None:
             # A status of an unknown form may be one of a program that has memory locked.
-            self.status, self._may_lock_unseen = None, text is not None
+            self.status, self.suspected, self.past_unknown = None, text is not None, False
         elif status.number != self._number:
             self.status, self._number, self._status_at = status, status.number, now
-            self.problem, self._may_lock_unseen = None, False
+            self.problem, self.suspected, self.past_unknown = None, False, False
         elif now - self._status_at > self._timing.gone_after:
             # The program has ended, and its memory is free; or it was only stopped, and it is not.
-            self.status, self._may_lock_unseen = None, status.locked > 0
+            self.status, self.suspected = None, status.locked > 0
 
     def _take_failure(self, problem: Problem) -> None:
         """Note that the guest could not be asked; what the program has locked it keeps meanwhile."""

@@ -30,6 +30,10 @@ class PolicyBacking:
         """Find the bytes guaranteed to a VM of ``size`` bytes; annotations count only where no policy is known."""
         return instance.minimum if self.policy is None else self.policy.terms.minimum.of(size)
 
+    def governs(self, instance: Instance) -> bool:
+        """Whether memory may be reclaimed from a VM; annotations count only where no policy is known."""
+        return self.binding and (self.policy is not None or instance.target is not None)
+
 
 class PolicyReader:
     """A PolicyReader reads the cluster's memory policies, and translates each version of a policy once."""

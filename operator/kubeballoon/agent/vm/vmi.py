@@ -77,6 +77,7 @@ class Instance:
         ineligibility: why the VM must not be ballooned at all; None if it may be.
         hold: why the VM must be left exactly as it is for now, such as a migration; None if it need not.
         return_all: why the VM must have all of its memory for now, such as a hotplug of memory; None if it need not.
+        migrated_here: whether it came to this node by a migration.
         owner_excluded: whether its owner wants it left alone.
         method: how its memory is to be reclaimed; Auto where the annotations leave that to the agent.
         processors: what is requested of its processors.
@@ -97,6 +98,7 @@ class Instance:
     ineligibility: Problem | None = None
     hold: Problem | None = None
     return_all: Problem | None = None
+    migrated_here: bool = False
     owner_excluded: bool = False
     method: ReclaimMethod = ReclaimMethod.AUTO
     processors: InstanceProcessors = field(default_factory=InstanceProcessors)
@@ -163,6 +165,7 @@ def read_instance(vmi: Object, node: str) -> Instance | None:
         ineligibility=ineligibility(vmi),
         hold=_hold(status),
         return_all=_return_all(vmi),
+        migrated_here=(status.get("migrationState") or {}).get("targetNode") == node,
         owner_excluded=annotations.values.get(names.EXCLUDE) == "true",
         method=method or ReclaimMethod.AUTO,
         processors=_processor_request(vmi),
