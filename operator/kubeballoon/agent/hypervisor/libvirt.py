@@ -261,6 +261,7 @@ class LibvirtMemoryControl(_Connection):
             running=state == libvirt.VIR_DOMAIN_RUNNING,
             balloon=layout.balloon,
             statistics=_statistics(stats, layout),
+            plugged=layout.plugged * _KIB,
         )
 
     async def set_memory(self, size: int) -> None:

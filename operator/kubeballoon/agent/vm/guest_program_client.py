@@ -19,6 +19,7 @@ from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.protocols import DomainSample, GuestControl, Hypervisor, MemoryControl, VMProcess
 from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
 from kubeballoon.agent.hypervisor.qemu_process import ksm_runs
+from kubeballoon.agent.vm.online_memory import OnlineMemoryControl
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, ProgramTiming
 from kubeballoon.api.reasons import AgentReason
@@ -367,7 +368,8 @@ class ProgramHypervisor:
         Raises:
             HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
         """
-        return ProgramMemoryControl(await self._hypervisor.connect(launcher, domain), self._guest_program)
+        control = OnlineMemoryControl(await self._hypervisor.connect(launcher, domain), domain)
+        return ProgramMemoryControl(control, self._guest_program)
 
     async def open(self, launcher: Launcher, domain: str) -> GuestControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
