@@ -59,6 +59,8 @@ def test_leader_and_standby_are_both_ready(
             until(lambda: "standing by" in second.output())
             first.until_ready_says("ok\n")
             second.until_ready_says("ok\n")
+            assert [replica.probe("metrics").count("kubeballoon_leader 1.0") for replica in (first, second)] == [1, 0]
+            assert "kubeballoon_rounds_total" in first.probe("metrics")
 
 
 def test_a_leader_that_watches_nothing_is_alive_and_not_ready(
