@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -430,7 +431,11 @@ def test_where_a_real_guest_refuses_files_the_program_is_run_in_it(
     with merging(), agent(installed, lab_node, tmp_path / "agent"):
         eventually(lambda: reported(installed, lab_node, bare).get("method") == "GuestAgent")
         annotate(installed, bare, memory_target=str(size - 64 * MIB))
-        eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 64 * MIB)
+
+        def seen() -> tuple[dict[str, Any], str]:
+            return reported(installed, lab_node, bare), (tmp_path / "agent").read_text()
+
+        eventually(lambda: parse_quantity(seen()[0].get("claimed", "0")) == 64 * MIB, tell=seen)
         annotate(installed, bare, memory_target=None)
         eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 0)
 

@@ -52,6 +52,17 @@ def test_a_vm_whose_memory_is_being_hotplugged_has_all_of_it_until_that_is_done(
     problem = read(vmi).return_all
     assert problem is not None
     assert problem.reason == "MemoryHotplug"
+    assert "its pod requests" not in problem.message
+
+
+def test_a_pod_that_requests_too_much_after_a_hotplug_beside_a_balloon_is_told() -> None:
+    """KubeVirt adds the new size less what the guest has: of 1 GiB it had 512 MiB when it was to have 1.5 GiB."""
+    vmi = stored_vmi("after-hotplug")
+    vmi["status"]["memory"]["guestRequested"] = "1Gi"
+    vmi["spec"]["domain"]["resources"]["requests"]["memory"] = "2Gi"
+    problem = read(vmi).return_all
+    assert problem is not None
+    assert "its pod requests 512 MiB more than that" in problem.message
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod
 from kubeballoon.cluster.client import Object
+from kubeballoon.core.formatting import human
 from kubeballoon.vocabulary import ReclaimMethod
 
 T = TypeVar("T")
@@ -267,15 +268,22 @@ def _hold(status: Object) -> Problem | None:
 def _return_all(vmi: Object) -> Problem | None:
     """Find why the VM must have all of its memory for now; None if it need not.
 
-    KubeVirt resizes the VM's pod by what the guest still lacks of its new memory. What a balloon keeps from the guest
-    would count as lacking.
+    KubeVirt has the VM's pod request what the guest still lacks of its new memory. What a balloon keeps from the guest
+    counts as lacking: that has happened by the time that the resizing shows here, and may only be told.
     """
-    status = vmi.get("status", {})
-    ordered = _quantity(vmi.get("spec", {}).get("domain", {}).get("memory", {}).get("guest"))
+    status, domain = vmi.get("status", {}), vmi.get("spec", {}).get("domain", {})
+    ordered = _quantity(domain.get("memory", {}).get("guest"))
     requested = _quantity(status.get("memory", {}).get("guestRequested"))
-    if _has(status, "HotMemoryChange") or (ordered and requested and ordered != requested):
-        return Problem(AgentReason.MEMORY_HOTPLUG, "its memory is being resized: it has all of it until that is done")
-    return None
+    if not _has(status, "HotMemoryChange") and (not ordered or not requested or ordered == requested):
+        return None
+    message = "its memory is being resized: it has all of it until that is done"
+    pod_request = _quantity(domain.get("resources", {}).get("requests", {}).get("memory"))
+    if ordered and pod_request and pod_request > ordered:
+        message += (
+            f"; its pod requests {human(pod_request - ordered)} more than that until it is restarted, for KubeVirt "
+            "takes reclaimed memory for missing: release a VM before its memory is resized"
+        )
+    return Problem(AgentReason.MEMORY_HOTPLUG, message)
 
 
 def _has(status: Object, condition: str) -> bool:
