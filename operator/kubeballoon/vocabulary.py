@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 
+UNRESPONSIVE = "Unresponsive"
+"""The reason that agents, decisions and conditions give where a VM does not follow requests."""
+
 
 class NodeState(enum.StrEnum):
     """A node's state says how short of memory the node is.

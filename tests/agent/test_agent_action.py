@@ -250,11 +250,13 @@ async def test_a_worker_does_about_a_vm_s_processors_what_the_reason_says(reason
     assert plain is not None
     control, vm = control_with(reason), instance_with(reason, plain)
     seen: set[AgentReason] = set()
-    passes = 0
+    passes, undone = 0, asyncio.Event()
 
     async def wait(event: asyncio.Event, seconds: float) -> bool:  # noqa: ARG001 - no pause takes any time
         nonlocal passes
         passes += 1
+        if reason in seen:
+            await undone.wait()
         return await wait_for(event, 0)
 
     def tries() -> int:
@@ -273,6 +275,7 @@ async def test_a_worker_does_about_a_vm_s_processors_what_the_reason_says(reason
         await until(lambda: reason in seen)
     before, since = tries(), passes
     control.online, control.count = dict.fromkeys(range(4), True), 4  # what was done so far is undone
+    undone.set()
     await until(lambda: tries() > before or passes > since + 2 * DEFAULT_TIMING.processors.agent_absent_after)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -46,6 +46,9 @@ class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no
         return self.code
 
 
+FAILED = "guest agent command failed: unable to execute QEMU agent command"  # as libvirt 11.3 says it
+
+
 @pytest.mark.parametrize(
     ("code", "message", "reason"),
     [
@@ -58,7 +61,29 @@ class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no
             "unable to execute QEMU agent command 'guest-exec': The command guest-exec has been disabled",
             "GuestAgentRefused",
         ),
+        (
+            1,
+            "internal error: unable to execute QEMU agent command 'guest-file-open': failed to open file",
+            "GuestAgentRefused",
+        ),
+        (
+            86,
+            "Guest agent is not responding: guest agent didn't respond to command within '5' seconds",
+            "GuestAgentHung",
+        ),
+        (97, "guest agent replied with wrong id to guest-sync command", "GuestAgentHung"),
         # libvirt from 11.2 on, as 11.3 was seen to answer
+        (
+            86,
+            "Guest agent is not responding: guest agent didn't respond to synchronization within '5' seconds",
+            "GuestAgentHung",
+        ),
+        (113, f"{FAILED} 'guest-nothing': The command guest-nothing has not been found", "GuestAgentRefused"),
+        (
+            113,
+            f"{FAILED} 'guest-exec': Failed to execute child process “/bin/nothing” (No such file)",
+            "GuestAgentRefused",
+        ),
         (
             113,
             "guest agent command failed: unable to execute QEMU agent command 'guest-exec': No such file or directory",

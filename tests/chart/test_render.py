@@ -187,6 +187,21 @@ def test_a_digest_takes_precedence_over_a_tag() -> None:
     assert images["kubeballoon-controller"] == images["kubeballoon-uninstall"] == "mirror/x/controller:v9"
 
 
+@pytest.mark.parametrize("cgroup", ["kubepods.slice", "memory/nodes/$(NODE_NAME)/kubepods"])
+def test_a_cgroup_can_stand_for_the_node_s_memory(cgroup: str) -> None:
+    def agent_of(*options: str) -> tuple[list[str], list[str], list[str]]:
+        pod = one(render(*options), "DaemonSet/kubeballoon-agent")["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+        return container["args"], mounts, [volume["hostPath"]["path"] for volume in pod["volumes"]]
+
+    args, mounts, paths = agent_of()
+    assert not [each for each in args if "cgroup" in each]
+    more_args, more_mounts, more_paths = agent_of(f"--set=agent.nodeMemoryCgroup={cgroup}")
+    assert more_args == [*args, f"--node-memory-cgroup=/node-cgroups/{cgroup}"]
+    assert (more_mounts, more_paths) == ([*mounts, "/node-cgroups"], [*paths, "/sys/fs/cgroup"])
+
+
 @pytest.mark.parametrize(
     ("value", "field"),
     [
@@ -202,6 +217,8 @@ def test_a_digest_takes_precedence_over_a_tag() -> None:
         ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),
         ("controller.podDisruptionBudget.minAvailable=101%", "/controller/podDisruptionBudget/minAvailable"),
         ("agent.kubeletRootDir=here", "/agent/kubeletRootDir"),
+        ("agent.nodeMemoryCgroup=/sys/fs/cgroup", "/agent/nodeMemoryCgroup"),
+        ("agent.nodeMemoryCgroup=a/../b", "/agent/nodeMemoryCgroup"),
         ("uninstall.timeout=0", "/uninstall/timeout"),
         ("networkPolicy.apiServerPorts={https}", "/networkPolicy/apiServerPorts/0"),
         ("logLevel=LOUD", "/logLevel"),

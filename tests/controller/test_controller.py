@@ -11,7 +11,7 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from kubeballoon.api.quantity import parse_quantity
-from kubeballoon.controller.scheduler import RESYNC_SECONDS
+from kubeballoon.controller.wait_times import DEFAULT_TIMING
 from tests.support.cluster import MIB, FakeNode, Object, condition, controller_annotations, get, memory_policy
 from tests.support.processes import SYSTEM, Command, await_leadership, controller
 from tests.support.waiting import throughout, until
@@ -19,7 +19,7 @@ from tests.support.waiting import throughout, until
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
 
 # Seconds within which a change comes that waits for a VM's cool-down: the next resync makes it.
-DEFERRED = 2 * RESYNC_SECONDS + 10
+DEFERRED = 2 * DEFAULT_TIMING.resync + 10
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import Counters
 from kubeballoon.controller.policy_status import count_policies, policy_status
 from kubeballoon.controller.rounds import RoundRunner
-from kubeballoon.controller.scheduler import RESYNC_SECONDS, Scheduler
+from kubeballoon.controller.scheduler import Scheduler
+from kubeballoon.controller.wait_times import DEFAULT_TIMING
 from kubeballoon.governance.core_inputs import memory_vm, processor_node
 from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.governance.report_bounds import SILENT_AFTER
@@ -165,7 +166,7 @@ async def test_a_round_of_many_slow_patches_is_not_stalled_while_it_makes_progre
     controller.state.put_node(report(TODAY, vms=20), controller.clock())
     await controller.rounds.run("n")
     assert controller.cluster.stalls == [None] * 20
-    controller.clock.now += 4 * RESYNC_SECONDS + 1
+    controller.clock.now += DEFAULT_TIMING.stalled_after + 1
     assert controller.scheduler.stalled() is not None
 
 

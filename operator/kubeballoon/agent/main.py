@@ -48,9 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=Path("/pods"),
         help="where the kubelet's directory of pods is mounted (default: %(default)s)",
     )
-    parser.add_argument(
-        "--node-memory-cgroup", type=Path, help="take this cgroup (v1 or v2) for the node's memory; for tests"
-    )
+    parser.add_argument("--node-memory-cgroup", type=Path, help="take this cgroup (v1 or v2) for the node's memory")
     parser.add_argument(
         "--cgroup-root",
         type=Path,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from kubeballoon import vocabulary
+
 
 class ConditionType(StrEnum):
     """A ConditionType names a condition: Ready is good when it is true, every other when it is false."""
@@ -32,7 +34,7 @@ class ConditionReason(StrEnum):
     PATCH_FAILED = "PatchFailed"
     ROUND_FAILED = "RoundFailed"
     AGENT_SILENT = "AgentSilent"
-    UNRESPONSIVE = "Unresponsive"
+    UNRESPONSIVE = vocabulary.UNRESPONSIVE
     AS_EXPECTED = "AsExpected"
     # Shortfall
     MINIMUMS_EXCEED_CAPACITY = "MinimumsExceedCapacity"

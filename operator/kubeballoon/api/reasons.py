@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
+from kubeballoon import vocabulary
 from kubeballoon.vocabulary import AgentAction
 
 _FOLLOWS, _HOLDS, _RETURNS_ALL = AgentAction.FOLLOWS, AgentAction.HOLDS, AgentAction.RETURNS_ALL
@@ -111,7 +112,7 @@ class AgentReason(StrEnum):
     UNREACHABLE = "Unreachable", _HOLDS, _HOLDS, "its libvirt daemon cannot be reached"
     SOCKET_REFUSED = "SocketRefused", _HOLDS, _HOLDS, "a link stands in place of its libvirt daemon's socket"
     DAEMON_GARBLED = "DaemonGarbled", _HOLDS, _HOLDS, "its libvirt daemon's answer cannot be understood"
-    UNRESPONSIVE = "Unresponsive", _HOLDS, _FOLLOWS, "its balloon driver does not follow requests"
+    UNRESPONSIVE = vocabulary.UNRESPONSIVE, _HOLDS, _FOLLOWS, "its balloon driver does not follow requests"
     NO_BALLOON = "NoBalloon", _HOLDS, _FOLLOWS, "its libvirt domain has no balloon"
     NO_DRIVER = "NoDriver", _FOLLOWS, _FOLLOWS, "its guest has no balloon driver, or one that has never reported"
     STATISTICS_STALE = "StatisticsStale", _FOLLOWS, _FOLLOWS, "its balloon driver has stopped reporting"

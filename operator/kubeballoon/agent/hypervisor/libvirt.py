@@ -308,6 +308,7 @@ class LibvirtMemoryControl(_Connection):
             running=state == libvirt.VIR_DOMAIN_RUNNING,
             balloon=self._xml.balloon,
             statistics=_statistics(stats, self._xml),
+            plugged=self._xml.plugged * _KIB,
         )
 
     def _read_memory(self, domain: Any) -> tuple[int, dict[str, int], int | None]:
@@ -510,7 +511,7 @@ def _translate_agent(error: libvirt.libvirtError, seconds: int) -> HypervisorErr
     code, message = error.get_error_code(), one_line(str(error))
     if code in _NO_AGENT or (code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE and "not connected" in message):
         return GuestAgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest runs no QEMU guest agent")
-    if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, _AGENT_COMMAND_TIMEOUT):
+    if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED, _AGENT_COMMAND_TIMEOUT):
         return GuestAgentError(AgentReason.GUEST_AGENT_HUNG, f"its guest agent did not answer within {seconds}s")
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
         return GuestAgentError(AgentReason.GUEST_AGENT_BUSY, "its guest agent is busy with another client")

@@ -115,6 +115,7 @@ class DomainSample:
         program_fault: why a program in the guest cannot take the balloon's place, for a person, where that is known.
         unanswered: the request to which the guest has not answered yet; None if nothing is waited for.
         spare: what the guest says it could still give; None if it says nothing of that.
+        plugged: the part of ``size`` that was plugged in after the guest had booted.
     """
 
     size: int
@@ -127,6 +128,7 @@ class DomainSample:
     program_fault: str | None = None
     unanswered: int | None = None
     spare: int | None = None
+    plugged: int = 0
 
 
 class MemoryControl(Protocol):

@@ -184,16 +184,28 @@ class GuestProcessors:
 
     async def _observe(self, control: GuestControl, request: InstanceProcessors) -> _Observation:
         plugged = await control.plugged()
+        guest, failure = await self._ask_guest(request)
+        threads = await asyncio.to_thread(self.qemu.vcpus)
+        return _Observation(guest, failure, plugged, plugged.count if threads is None else len(threads))
+
+    async def _ask_guest(
+        self, request: InstanceProcessors
+    ) -> tuple[tuple[GuestProcessor, ...] | None, GuestAgentError | None]:
+        """Ask the guest for its processors, if anything is requested: the first command taints the VM's domain.
+
+        Returns:
+            The processors, or None where the guest was not asked or did not say, and why it did not.
+        """
+        if request.ineligibility is not None or self._target(request) is None:
+            return None, None
         guest = failure = None
         try:
-            if request.ineligibility is None:
-                guest = await self.guest_agent.processors()
+            guest = await self.guest_agent.processors()
         except GuestAgentError as error:
             failure = error
         if guest is not None or self._agent_absent_since is None:
             self._agent_absent_since = self.clock()
-        threads = await asyncio.to_thread(self.qemu.vcpus)
-        return _Observation(guest, failure, plugged, plugged.count if threads is None else len(threads))
+        return guest, failure
 
     def _judge_progress(self, before: _Observation, now: _Observation, target: int) -> Problem | None:
         """Find out whether the guest was asked often enough, and nothing came of it."""

@@ -23,6 +23,7 @@ from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.protocols import DomainSample, GuestControl, Hypervisor, MemoryControl, VMProcess
 from kubeballoon.agent.hypervisor.qemu_guest_agent import LONGEST_FILE, GuestAgent
 from kubeballoon.agent.hypervisor.qemu_process import ksm_runs
+from kubeballoon.agent.vm.online_memory import OnlineMemoryControl
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, ProgramTiming
 from kubeballoon.api.reasons import AgentReason
@@ -88,6 +89,11 @@ class GuestProgram:
         status: what the program says; None while it says nothing.
         problem: why the program cannot be used; None if it can, or is not needed.
         hold: whether the VM must be left exactly as it is.
+        governed: whether a policy may have memory reclaimed, so that a program may be needed.
+        suspected: whether a program may have memory locked of which nothing is known. The guest is asked whatever else
+            holds, until it has answered.
+        past_unknown: whether it is not known who reclaimed memory before, since the VM came from another node. The
+            guest is asked if its balloon does not work.
     """
 
     def __init__(
@@ -117,6 +123,8 @@ class GuestProgram:
         self.status: ProgramStatus | None = None
         self.problem: Problem | None = None
         self.hold = False
+        self.governed = self.suspected = True
+        self.past_unknown = False
         self._guest_agent = guest_agent
         self._qemu = qemu
         self._changed = changed
@@ -125,12 +133,13 @@ class GuestProgram:
         self._merges = merges
         self._timing = timing
         self._balloon = BalloonStatus()
+        self._has_balloon = True  # until the first sample says otherwise
         self._number: int | None = None  # the sequence number of the newest status
         self._status_at = -math.inf  # when the newest status was read
         self._status_dated = 0.0  # the same by the wall clock
         self._sampled_number: int | None = None  # the number of the status in the memory worker's last sample
         self._requested_at = -math.inf  # when the request last changed
-        self._may_lock_unseen = True  # whether a program may have memory locked of which nothing is known
+        self._started_at = clock()
         self._merged = 0  # bytes of the VM's process that KSM has merged
         self._polled_at: float | None = None  # when the guest was last asked; None: it is to be asked at once
         self._files_refused = False  # whether the guest agent refuses files, so that the program itself is to be run
@@ -148,9 +157,10 @@ class GuestProgram:
     @property
     def until_due(self) -> float:
         """Seconds until the guest should be asked; infinite where nothing could come of that."""
+        interval = self._interval()
         if self._polled_at is None:
-            return 0.0
-        return max(0.0, self._polled_at + self._interval() - self._clock())
+            return interval if math.isinf(interval) else 0.0
+        return max(0.0, self._polled_at + interval - self._clock())
 
     @property
     def moving(self) -> bool:
@@ -200,6 +210,7 @@ class GuestProgram:
 
     def sample(self, real: DomainSample) -> DomainSample:
         """Make the sample that the memory worker is to see, from the VM's real one."""
+        self._has_balloon = real.balloon
         balloon = BalloonStatus(
             works=real.balloon and real.statistics.updated > 0,
             inflated=real.balloon and real.size - real.statistics.actual > TOLERANCE,
@@ -264,11 +275,19 @@ class GuestProgram:
     def _interval(self) -> float:
         """Decide the seconds between two polls; infinite where nothing could come of them."""
         if self.status is None:
-            worth_it = may_need_program(self.method, self._balloon) or self._may_lock_unseen
-            return self._timing.probe_interval if worth_it else math.inf
+            return self._timing.probe_interval if self._is_worth_asking() else math.inf
         if self.state is ReclaimState.BALLOON_RECLAIMS:
             return math.inf
         return self._timing.moving_poll if self.moving else self._timing.poll
+
+    def _is_worth_asking(self) -> bool:
+        """Whether a guest in which no program reports is to be asked: its first answer taints the VM's domain."""
+        if self.suspected or (self.governed and self.method is ReclaimMethod.GUEST_AGENT):
+            return True
+        driver_may_come = self._has_balloon and self._clock() - self._started_at < self._timing.driver_grace
+        if self._balloon.works is not False or driver_may_come:
+            return False
+        return (self.governed or self.past_unknown) and may_need_program(self.method, self._balloon)
 
     def _size_to_lock(self) -> int | None:
         """Decide what the program is to lock, bytes; None while that is not known, and what it has locked stays."""
@@ -285,14 +304,14 @@ class GuestProgram:
         now, status = self._clock(), None if text is None else parse_status(text)
         if status is None:
             # A status of an unknown form may be one of a program that has memory locked.
-            self.status, self._may_lock_unseen = None, text is not None
+            self.status, self.suspected, self.past_unknown = None, text is not None, False
         elif status.number != self._number:
             self.status, self._number, self._status_at = status, status.number, now
             self._status_dated = self._wall_clock()
-            self.problem, self._may_lock_unseen = None, False
+            self.problem, self.suspected, self.past_unknown = None, False, False
         elif now - self._status_at > self._timing.gone_after:
             # The program has ended, and its memory is free; or it was only stopped, and it is not.
-            self.status, self._may_lock_unseen = None, status.locked > 0
+            self.status, self.suspected = None, status.locked > 0
 
     def _take_failure(self, problem: Problem) -> None:
         """Note that the guest could not be asked; what the program has locked it keeps meanwhile."""
@@ -362,7 +381,8 @@ class ProgramHypervisor:
         Raises:
             HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
         """
-        return ProgramMemoryControl(await self._hypervisor.connect(launcher, domain), self._guest_program)
+        control = OnlineMemoryControl(await self._hypervisor.connect(launcher, domain), domain)
+        return ProgramMemoryControl(control, self._guest_program)
 
     async def open(self, launcher: Launcher, domain: str) -> GuestControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.

@@ -21,6 +21,7 @@ from kubeballoon.agent.report_changes import view_changed
 from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.agent.vm.guest_program_client import CHANGING
 from kubeballoon.agent.vm.memory_view import MemoryView
+from kubeballoon.agent.vm.need_estimator import NeedEstimator
 from kubeballoon.agent.vm.policy_backing import PolicyBacking
 from kubeballoon.agent.vm.vmi import Instance
 from kubeballoon.agent.vm_problem import Problem
@@ -90,9 +91,7 @@ class MemoryWorker:
         self._started_at = self._period_set_at = clock()
         self._wake = asyncio.Event()
         self._report_dates = 0.0, 0.0  # of the guest's last report: by the wall clock, and by the monotonic one
-        self._last_statistics: demand.GuestStatistics | None = None
-        self._last_need: demand.Need | None = None  # also while the view has none: demand falls slowly over gaps too
-        self._calibration = demand.BalloonCalibration()
+        self._estimator = NeedEstimator(settings.window)
         self._ineffective = Backoff()  # until when a balloon that frees nothing is left empty
         self._announced = MemoryView()  # the view of which ``changed`` was last called
         self._pod: str | None = None
@@ -127,7 +126,7 @@ class MemoryWorker:
         sample = DomainSample(report.size, report.resident, running=True, balloon=True, statistics=statistics)
         need = None
         if recent and report.need is not None:
-            need = self._last_need = demand.Need(report.need, report.need, report.need, self._clock() - age)
+            need = self._estimator.restore(report.need, self._clock() - age)
         problem = None if report.responsive or report.reason is None else Problem(report.reason, report.message or "")
         self.view = self._announced = MemoryView(sample=sample, need=need, problem=problem)
 
@@ -217,7 +216,7 @@ class MemoryWorker:
     async def _act(self, control: MemoryControl, sample: DomainSample) -> bool:
         """Take a sample into the view and act on it; return whether the VM is on its way to its goal."""
         now = self._clock()
-        need = self._estimate(sample, now)
+        need = self._estimator.estimate(sample, now, self.view.need, fresh=self._is_fresh(sample, now))
         self._judge_effect(sample, now)
         problem = self._problem(sample, now)
         goal = self._goal(sample, problem)
@@ -280,23 +279,6 @@ class MemoryWorker:
         request = self.target if self.emergency_target is None else self.emergency_target
         return request_checks.clamp(request, self.backing.minimum(instance, sample.size), sample.size)
 
-    def _estimate(self, sample: DomainSample, now: float) -> demand.Need | None:
-        """Estimate the need from a guest's statistics; None while they are stale."""
-        self._calibration = self._calibration.observe(sample.statistics, sample.size, now)
-        if not self._is_fresh(sample, now):
-            self._last_statistics = None
-            return None
-        statistics = self._calibration.calibrate(sample.statistics)
-        if statistics is None:
-            return self.view.need
-        last = self._last_need
-        if last is not None and not 0 <= now - last.updated <= SILENT_AFTER:
-            last = None
-        need = self._last_need = demand.update(last, self._last_statistics, statistics, self._settings.window)
-        if self._last_statistics is None or statistics.updated != self._last_statistics.updated:
-            self._last_statistics = statistics
-        return need
-
     def _is_fresh(self, sample: DomainSample, now: float) -> bool:
         return now - sample.statistics.updated <= self._stale_after
 
@@ -309,7 +291,7 @@ class MemoryWorker:
         """Find out whether a balloon that stands still has freed memory of the node."""
         if (
             now < self._ineffective.until
-            or now - self._calibration.still_since < request_checks.STILL_SECONDS + sample.free_delay
+            or now - self._estimator.calibration.still_since < request_checks.STILL_SECONDS + sample.free_delay
             or self.instance.ineligibility is not None
             or sample.resident is None
         ):
@@ -351,7 +333,7 @@ class MemoryWorker:
             _log.warning("%s: %s", self.instance.domain, message, exc_info=unexpected)
         # An estimate that cannot be renewed is no estimate: the controller must not act on it.
         self.view = replace(self.view, need=None, goal=None, problem=Problem(reason, message), pace=pacing.Pace())
-        self._last_statistics = None
+        self._estimator.forget_statistics()
         await self._read_process()
         self._announce()
 

@@ -32,6 +32,10 @@ class PolicyBacking:
             return instance.minimum
         return self.policy.terms.minimum.of(size, instance.pod_request)
 
+    def governs(self, instance: Instance) -> bool:
+        """Whether memory may be reclaimed from a VM; annotations count only where no policy is known."""
+        return self.binding and (self.policy is not None or instance.target is not None)
+
 
 class PolicyReader:
     """A PolicyReader reads the cluster's memory policies, and translates each version of a policy once."""

@@ -15,16 +15,26 @@ from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod
 from kubeballoon.cluster.client import Object
+from kubeballoon.core.formatting import human
 from kubeballoon.vocabulary import ReclaimMethod
 
 T = TypeVar("T")
 
 OVERHEAD = 96 << 20
-"""Bytes of QEMU's own memory, for VMs whose status does not say (KubeVirt before 1.9).
+"""The least bytes of QEMU's own memory, and all where the VM's status does not say (KubeVirt before 1.9).
 
 It is what QEMU was seen to need under TCG, and more than it needs under KVM. Whatever else is in the VM's pod counts as
 memory that others use.
 """
+
+# What KubeVirt counts as the overhead of a VM's pod, bytes (GetMemoryOverhead in its virt-controller, 1.7 to 1.9).
+_LAUNCHER_OVERHEAD = (25 + 100 + 25 + 40) << 20  # virt-launcher-monitor, virt-launcher, virtlogd, virtqemud
+_QEMU_OVERHEAD = (30 + 8) << 20  # QEMU, and its I/O thread
+_PROCESSOR_OVERHEAD = 8 << 20  # for each processor
+_PAGES_PER_PAGE_TABLE_PAGE = 512
+_GRAPHICS_OVERHEAD = 32 << 20
+_TPM_OVERHEAD = 53 << 20
+_ARM_FIRMWARE_OVERHEAD = 128 << 20
 
 
 _MOST_MEMORY = 1 << 60  # bytes
@@ -75,6 +85,7 @@ class Instance:
         ineligibility: why the VM must not be ballooned at all; None if it may be.
         hold: why the VM must be left exactly as it is for now, such as a migration; None if it need not.
         return_all: why the VM must have all of its memory for now, such as a hotplug of memory; None if it need not.
+        migrated_here: whether it came to this node by a migration.
         owner_excluded: whether its owner wants it left alone.
         method: how its memory is to be reclaimed; Auto where the annotations leave that to the agent.
         processors: what is requested of its processors.
@@ -96,6 +107,7 @@ class Instance:
     ineligibility: Problem | None = None
     hold: Problem | None = None
     return_all: Problem | None = None
+    migrated_here: bool = False
     owner_excluded: bool = False
     method: ReclaimMethod = ReclaimMethod.AUTO
     processors: InstanceProcessors = field(default_factory=InstanceProcessors)
@@ -157,7 +169,7 @@ def read_instance(vmi: Object, node: str) -> Instance | None:
         labels=metadata.get("labels", {}),
         pods=tuple(sorted(pod for pod, pod_node in status.get("activePods", {}).items() if pod_node == node)),
         size=_size(vmi),
-        overhead=_quantity(status.get("memory", {}).get("memoryOverhead")) or OVERHEAD,
+        overhead=_overhead(vmi),
         pod_request=_pod_request(vmi),
         target=target,
         minimum=minimum,
@@ -167,6 +179,7 @@ def read_instance(vmi: Object, node: str) -> Instance | None:
         ineligibility=ineligibility(vmi),
         hold=_hold(status),
         return_all=_return_all(vmi),
+        migrated_here=(status.get("migrationState") or {}).get("targetNode") == node,
         owner_excluded=annotations.values.get(names.EXCLUDE) == "true",
         method=method or ReclaimMethod.AUTO,
         processors=_processor_request(vmi),
@@ -185,6 +198,32 @@ def _processor_request(vmi: Object) -> InstanceProcessors:
         method=method or ProcessorMethod.AUTO,
         fault=annotations.fault,
         ineligibility=_first(_processor_ineligibilities(domain.get("cpu", {}))),
+    )
+
+
+def _overhead(vmi: Object) -> int:
+    """Read how much memory QEMU needs beyond the guest's, in bytes.
+
+    KubeVirt reports the overhead of the whole pod. The processes beside QEMU are measured with the node's other memory,
+    so what KubeVirt reckons for them is taken off. That a report contains them is seen by how large it is.
+    """
+    reported = _quantity(vmi.get("status", {}).get("memory", {}).get("memoryOverhead")) or 0
+    of_pod = reported > _qemu_overhead(vmi) + _LAUNCHER_OVERHEAD // 2
+    return max(OVERHEAD, reported - _LAUNCHER_OVERHEAD if of_pod else reported)
+
+
+def _qemu_overhead(vmi: Object) -> int:
+    """Compute what KubeVirt reckons for QEMU alone, in bytes, unless an administrator has raised it."""
+    spec = vmi.get("spec", {})
+    devices = spec.get("domain", {}).get("devices", {})
+    request = _quantity(spec.get("domain", {}).get("resources", {}).get("requests", {}).get("memory")) or 0
+    return (
+        _QEMU_OVERHEAD
+        + _PROCESSOR_OVERHEAD * _processors(vmi)
+        + request // _PAGES_PER_PAGE_TABLE_PAGE
+        + (_GRAPHICS_OVERHEAD if devices.get("autoattachGraphicsDevice", True) else 0)
+        + (_TPM_OVERHEAD if "tpm" in devices else 0)
+        + (_ARM_FIRMWARE_OVERHEAD if spec.get("architecture") == "arm64" else 0)
     )
 
 
@@ -245,15 +284,22 @@ def _hold(status: Object) -> Problem | None:
 def _return_all(vmi: Object) -> Problem | None:
     """Find why the VM must have all of its memory for now; None if it need not.
 
-    KubeVirt resizes the VM's pod by what the guest still lacks of its new memory. What a balloon keeps from the guest
-    would count as lacking.
+    KubeVirt has the VM's pod request what the guest still lacks of its new memory. What a balloon keeps from the guest
+    counts as lacking: that has happened by the time that the resizing shows here, and may only be told.
     """
-    status = vmi.get("status", {})
-    ordered = _quantity(vmi.get("spec", {}).get("domain", {}).get("memory", {}).get("guest"))
+    status, domain = vmi.get("status", {}), vmi.get("spec", {}).get("domain", {})
+    ordered = _quantity(domain.get("memory", {}).get("guest"))
     requested = _quantity(status.get("memory", {}).get("guestRequested"))
-    if _has(status, "HotMemoryChange") or (ordered and requested and ordered != requested):
-        return Problem(AgentReason.MEMORY_HOTPLUG, "its memory is being resized: it has all of it until that is done")
-    return None
+    if not _has(status, "HotMemoryChange") and (not ordered or not requested or ordered == requested):
+        return None
+    message = "its memory is being resized: it has all of it until that is done"
+    pod_request = _quantity(domain.get("resources", {}).get("requests", {}).get("memory"))
+    if ordered and pod_request and pod_request > ordered:
+        message += (
+            f"; its pod requests {human(pod_request - ordered)} more than that until it is restarted, for KubeVirt "
+            "takes reclaimed memory for missing: release a VM before its memory is resized"
+        )
+    return Problem(AgentReason.MEMORY_HOTPLUG, message)
 
 
 def _has(status: Object, condition: str) -> bool:
