@@ -11,7 +11,7 @@ import pytest
 from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, PROCESSOR_TARGET, REASON
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.client import ApiError, NotFoundError
-from kubeballoon.cluster.events import ObjectReference
+from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import Counters
 from kubeballoon.controller.policy_status import count_policies, policy_status
@@ -284,6 +284,35 @@ async def test_a_node_s_change_of_state_is_posted_as_an_event() -> None:
         ("MemoryScarce", True),
     ]
     assert events[-1][2] == "from Ample to Scarce: 100 MiB of 400 MiB are available"
+
+
+class HangingEvents:
+    """A HangingEvents is an API server that takes events and never answers."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def create(self, path: str, body: Object) -> Object:
+        """Take an event."""
+        assert path
+        assert body
+        self.asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError("an event that nobody sets was set")
+
+
+async def test_a_hanging_events_api_delays_no_round() -> None:
+    events: Any = HangingEvents()
+    controller = Controller(recorder=EventRecorder(events, "test"))
+    for version, need in enumerate([100, 500, 100], start=1):
+        body = report(TODAY, vms=30, version=version, need=str(need * MIB))
+        body["status"]["state"] = "Ample" if version == 1 else "Critical"
+        controller.state.put_node(body, controller.clock())
+        async with asyncio.timeout(60):
+            await controller.rounds.run("n")
+    assert controller.counted("rounds") == {"decided": 3}
+    await soon(lambda: events.asked, 10)
+    assert len(controller.cluster.patches) >= 30
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ class RoundRunner:
     """A RoundRunner runs rounds, and keeps the result of each node's last round.
 
     Attributes:
+        recorder: posts the rounds' events.
         results: the result of each node's last round, by the node's name.
         last_decided_at: when the last round that decided ended; None before the first.
         progress_at: when a round last wrote something, seconds of ``clock``; the liveness probe goes by it.
@@ -113,7 +114,7 @@ class RoundRunner:
         """
         self._state = state
         self._annotator = VMIAnnotator(cluster)
-        self._recorder = recorder
+        self.recorder = recorder
         self._counters = counters
         self._clock = clock
         self._utc_now = utc_now
@@ -236,7 +237,7 @@ class RoundRunner:
             return
         note = f"from {before} to {state}: {human(memory.available)} of {human(memory.total)} are available"
         warning = NodeState(state).only_minimums_hold
-        await self._recorder.post(_node_reference(node), f"Memory{state}", note, action="Allocate", warning=warning)
+        await self.recorder.post(_node_reference(node), f"Memory{state}", note, action="Allocate", warning=warning)
 
     async def _post_plan_events(
         self,
@@ -253,7 +254,7 @@ class RoundRunner:
         if plan.shortfall and (before is None or not before.shortfall):
             name, shortfall = node.metadata.name, policy_type.amount_text(plan.shortfall)
             note = f"the guaranteed minimums exceed the capacity of {name} for VMs by {shortfall}"
-            await self._recorder.post(_node_reference(node), "Shortfall", note, action="Allocate", warning=True)
+            await self.recorder.post(_node_reference(node), "Shortfall", note, action="Allocate", warning=True)
         decisions_before = {decision.vm.uid: decision for decision in ([] if before is None else before.decisions)}
         for decision in plan.decisions:
             decision_before = decisions_before.get(decision.vm.uid)
@@ -261,8 +262,7 @@ class RoundRunner:
             if event is not None:
                 reason, warning = event
                 about = _vmi_reference(reports[decision.vm.uid])
-                await self._recorder.post(about, reason, decision.message, action="Allocate", warning=warning)
-                self.progress_at = self._clock()
+                await self.recorder.post(about, reason, decision.message, action="Allocate", warning=warning)
 
 
 def _node_reference(node: NodePressure) -> ObjectReference:
