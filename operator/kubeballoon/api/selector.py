@@ -10,11 +10,11 @@ from typing import Annotated
 from pydantic import Field
 
 from kubeballoon.api.meta import ApiModel
+from kubeballoon.api.names import DNS_NAME
 from kubeballoon.api.rules import Rule
 
 _LABEL_PART = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-KEY = f"^({_DNS_LABEL}([.]{_DNS_LABEL})*/)?{_LABEL_PART}$"
+KEY = f"^({DNS_NAME}/)?{_LABEL_PART}$"
 """The pattern of a label's key: a name, which a DNS name and a slash may precede."""
 _Value = Annotated[str, Field(max_length=63, pattern=f"^({_LABEL_PART})?$")]
 _NO_KEY = "a label's key is a name such as tier, or example.com/tier"

@@ -21,6 +21,7 @@ Object = dict[str, Any]
 JSON = "application/json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 
@@ -61,6 +62,10 @@ class ConflictError(ApiError):
     """The object has another uid than the request's, or has changed since it was read."""
 
 
+class InvalidError(ApiError):
+    """The API server cannot take the object, or a test in a JSON patch fails; the text does not always say which."""
+
+
 class ForbiddenError(ApiError):
     """The client lacks a privilege; the text names it."""
 
@@ -75,6 +80,8 @@ _ERRORS: Mapping[int, type[ApiError]] = {
     404: NotFoundError,
     409: ConflictError,
     410: ExpiredError,
+    413: InvalidError,
+    422: InvalidError,
     429: BusyError,
     500: UnreachableError,
     502: UnreachableError,
@@ -180,6 +187,15 @@ class ApiClient:
         query = {"fieldManager": self._field_manager}
         return await self._request("PATCH", path, body=body, query=query, content_type=MERGE_PATCH)
 
+    async def json_patch(self, path: str, operations: list[Object]) -> Object:
+        """Patch an object by operations in the order given; the first that fails, such as a test, undoes all.
+
+        Raises:
+            InvalidError: an operation fails, or what they make of the object is refused.
+        """
+        query = {"fieldManager": self._field_manager}
+        return await self._request("PATCH", path, body=operations, query=query, content_type=JSON_PATCH)
+
     async def apply(self, path: str, body: Object) -> Object:
         """Create an object, or take over the fields in ``body``, by server-side apply."""
         query = {"fieldManager": self._field_manager, "force": "true"}
@@ -219,7 +235,7 @@ class ApiClient:
         path: str,
         *,
         query: Mapping[str, str],
-        body: Object | None = None,
+        body: Object | list[Object] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Object:
@@ -238,7 +254,7 @@ class ApiClient:
         path: str,
         *,
         query: Mapping[str, str],
-        body: Object | None = None,
+        body: Object | list[Object] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
         limits: aiohttp.ClientTimeout | None = None,
