@@ -20,7 +20,9 @@ from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
 from kubeballoon.agent.node.processors import HostProcessorReader
 from kubeballoon.agent.report import NodeObservation, compose
+from kubeballoon.agent.reported_labels import selector_keys
 from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.status_writer import StatusWriter
 from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import KnownPolicies, PolicyReader
@@ -108,6 +110,7 @@ class Agent:
         self._guest_workers = GuestWorkers(
             hypervisor, settings.pods, self._wake_reporter.set, settings.timing, settings.wait
         )
+        self._status_writer = StatusWriter(cluster, node)
         self._written: NodePressureStatus | None = None
         self._written_at = 0.0
         self._conditions: Sequence[Condition] = ()  # of the last report, whether it could be written or not
@@ -117,7 +120,9 @@ class Agent:
         selector = f"{NODE_NAME_LABEL}={node}"
         self._vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=self._on_change)
         self._policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._on_change)
+        self._processor_policies = Reflector(cluster, paths.PROCESSOR_POLICIES, changed=self._on_change)
         self._policy_reader = PolicyReader()
+        self._selected_by: frozenset[str] = frozenset()  # the keys of labels by which policies select VMs
         self._namespaces = Reflector(cluster, paths.NAMESPACES, changed=self._on_namespace_change)
         self._namespace_labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
 
@@ -141,6 +146,7 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._vms.run(), name="watch VMs")
                 tasks.create_task(self._policies.run(), name="watch policies")
+                tasks.create_task(self._processor_policies.run(), name="watch processor policies")
                 tasks.create_task(self._namespaces.run(), name="watch namespaces")
                 tasks.create_task(self._guard(), name="guard")
                 tasks.create_task(self._report(), name="report")
@@ -207,6 +213,7 @@ class Agent:
         self._objects_changed = False
         bodies = self._policies.objects()
         policies = self._policy_reader.read(bodies) if self._policies.synced.is_set() else KnownPolicies()
+        self._selected_by = selector_keys([*bodies, *self._processor_policies.objects()])
         instances = (self._read_vm(vmi) for vmi in self._vms.objects())
         running = {vm.uid: vm for vm in instances if vm is not None}
         self._namespace_labels = self._read_labels({vm.namespace for vm in running.values()})
@@ -294,6 +301,7 @@ class Agent:
         if status is None:
             return
         self._conditions = status.conditions
+        status = self._status_writer.replace_refused(status)
         if due or report_changes.report_changed(self._written, status):
             await self._write(status)
 
@@ -316,7 +324,7 @@ class Agent:
             return None
         thresholds = self._limits.thresholds(self._memory.total)
         node = NodeObservation(self._memory, self._state, thresholds, self._processors)
-        return compose(node, self._workers(), self._conditions, datetime.now(UTC))
+        return compose(node, self._workers(), self._conditions, datetime.now(UTC), self._selected_by)
 
     def _workers(self) -> list[tuple[MemoryWorker, GuestWorker | None]]:
         return [(worker, self._guest_workers.find(uid)) for uid, (worker, _) in self._memory_workers.items()]
@@ -331,7 +339,7 @@ class Agent:
         try:
             if self._must_create:
                 await self._create(body)
-            await self._cluster.apply(paths.node_pressure_status(self._node), {**body, "status": status.to_wire()})
+            status = await self._status_writer.write(status)
         except ApiError as error:
             self.metrics.wrote(None)
             self._must_create = True  # it may be gone; it is made anew when the API server answers again

@@ -88,6 +88,11 @@ class LabelSelector(ApiModel):
         default_factory=list, max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of the labels on which the selection depends."""
+        return frozenset([*self.match_labels, *(each.key for each in self.match_expressions)])
+
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether an object with these labels is selected."""
         # Sets of items are compared in C: selectors are matched with every VM, several times a second.

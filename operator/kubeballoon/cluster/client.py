@@ -196,9 +196,9 @@ class ApiClient:
         query = {"fieldManager": self._field_manager}
         return await self._request("PATCH", path, body=operations, query=query, content_type=JSON_PATCH)
 
-    async def apply(self, path: str, body: Object) -> Object:
-        """Create an object, or take over the fields in ``body``, by server-side apply."""
-        query = {"fieldManager": self._field_manager, "force": "true"}
+    async def apply(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
+        """Create an object, or take over the fields in ``body``, by server-side apply; a dry run only checks that."""
+        query = {"fieldManager": self._field_manager, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         return await self._request("PATCH", path, body=body, query=query, content_type=APPLY_PATCH)
 
     @asynccontextmanager
@@ -290,6 +290,10 @@ class ApiClient:
             raise UnreachableError(f"the API server cannot be reached: {_one_line(error)}") from error
 
 
+_TOO_LARGE = "etcdserver: request is too large", "trying to send message larger than max"
+"""What etcd, and the API server's client of it, say of a large object; it comes with the status of a server's error."""
+
+
 async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ApiError:
     text = await response.text()
     try:
@@ -298,7 +302,8 @@ async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> Ap
         # A missing object is answered with 404 and JSON; 404 without JSON means that the kind is missing.
         unknown_kind = response.status == 404  # noqa: PLR2004 - HTTP
         message = "there is no such kind: is its CRD installed?" if unknown_kind else text[:200] or response.reason
-    error_type = _ERRORS.get(response.status, ApiError)
+    too_large = any(text in str(message) for text in _TOO_LARGE)
+    error_type = InvalidError if too_large else _ERRORS.get(response.status, ApiError)
     return error_type(f"{method} {path}: {_one_line(message)}")
 
 
