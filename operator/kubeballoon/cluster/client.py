@@ -13,7 +13,9 @@ from typing import Any, Self
 
 import aiohttp
 import yaml
+from multidict import CIMultiDict
 
+from kubeballoon.cluster.impersonation import Impersonation
 from kubeballoon.cluster.kubernetes_async import ConfigException, client, config
 
 Object = dict[str, Any]
@@ -40,6 +42,7 @@ class Timeouts:
 
 
 _DEFAULT_TIMEOUTS = Timeouts()
+_NOBODY = Impersonation()
 
 
 class ApiError(Exception):
@@ -103,6 +106,7 @@ class ApiClient:
         field_manager: str,
         namespace: str = "default",
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
+        impersonation: Impersonation = _NOBODY,
     ) -> None:
         """Wrap a loaded configuration.
 
@@ -111,21 +115,36 @@ class ApiClient:
             field_manager: the name under which the API server records every write.
             namespace: the namespace of objects whose namespace the user leaves out.
             timeouts: how long to wait for the API server.
+            impersonation: the user as whom requests are made.
+
+        Raises:
+            ApiError: attributes of a user are to be impersonated, but no user.
         """
         self._api = client.ApiClient(configuration)
         self._api.user_agent = field_manager
         self._field_manager = field_manager
         self._timeouts = timeouts
         self.namespace = namespace
+        try:
+            self._impersonation = tuple(impersonation.headers())
+        except ValueError as error:
+            raise ApiError(f"no access to a cluster: {error}") from error
 
     @classmethod
-    async def connect(cls, field_manager: str, kubeconfig: Path | None = None, context: str | None = None) -> Self:
+    async def connect(
+        cls,
+        field_manager: str,
+        kubeconfig: Path | None = None,
+        context: str | None = None,
+        impersonation: Impersonation = _NOBODY,
+    ) -> Self:
         """Load a kubeconfig, or the pod's service account where there is no kubeconfig.
 
         Args:
             field_manager: the name under which the API server records every write.
             kubeconfig: the kubeconfig's path; None for the user's own.
             context: the kubeconfig's context; None for its current one.
+            impersonation: the user as whom requests are made; what it leaves open, the kubeconfig says.
 
         Raises:
             ApiError: there is no usable configuration.
@@ -139,6 +158,7 @@ class ApiClient:
                 path = str(kubeconfig) if kubeconfig is not None else None
                 loader = await config.load_kube_config(path, context=context, client_configuration=configuration)
                 namespace = loader.current_context["context"].get("namespace") or namespace
+                impersonation = _impersonation(loader).merge(impersonation)
             elif "KUBERNETES_SERVICE_HOST" in os.environ:
                 config.load_incluster_config(client_configuration=configuration)
             else:
@@ -149,7 +169,7 @@ class ApiClient:
         # The library reads a kubeconfig without checking it first, so a malformed one fails anywhere.
         except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ApiError(f"no access to a cluster: the kubeconfig cannot be read: {_one_line(error)}") from error
-        return cls(configuration, field_manager, namespace)
+        return cls(configuration, field_manager, namespace, impersonation=impersonation)
 
     async def __aenter__(self) -> Self:
         return self
@@ -260,7 +280,7 @@ class ApiClient:
         limits: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Content-Type": content_type}
-        request = await self._api.param_serialize(
+        _, url, serialized, content, form = await self._api.param_serialize(
             method,
             path,
             query_params=list(query.items()),
@@ -269,7 +289,8 @@ class ApiClient:
             auth_settings=["BearerToken"],
         )
         limits = limits or aiohttp.ClientTimeout(total=self._timeouts.request, connect=self._timeouts.request)
-        answer = await self._api.call_api(*request, _request_timeout=limits)
+        every_header = CIMultiDict([*serialized.items(), *self._impersonation])  # a user's groups have one each
+        answer = await self._api.call_api(method, url, every_header, content, form, _request_timeout=limits)
         response: aiohttp.ClientResponse = answer.response
         if response.status >= 400:  # noqa: PLR2004 - HTTP
             raise await _error(response, method, path)
@@ -334,6 +355,16 @@ def contexts(kubeconfig: Path | None = None) -> list[str]:
     """List the contexts of a kubeconfig; without a path, of the user's own."""
     known, _ = config.list_kube_config_contexts(None if kubeconfig is None else str(kubeconfig))
     return sorted(context["name"] for context in known)
+
+
+def _impersonation(loader: Any) -> Impersonation:
+    """Find as whom a kubeconfig's user acts; the library reads all of the user's entry but this.
+
+    Raises:
+        AttributeError, TypeError: the entry is malformed.
+    """
+    user = loader._user  # noqa: SLF001 - the library has no other name for the user of the context
+    return Impersonation() if user is None else Impersonation.from_kubeconfig(user.value)
 
 
 def _has_kubeconfig() -> bool:
