@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.api.v1alpha1 import NodePressureStatus
+from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import Counters
 from kubeballoon.controller.metric_gauges import ControllerMetrics
@@ -61,7 +62,7 @@ class Controller:
         self.state = ClusterState()
         self.registry = new_registry()
         unused: Any = None  # no round is run here: only their results are read
-        self.rounds = RoundRunner(unused, self.state, unused, Counters(self.registry))
+        self.rounds = RoundRunner(unused, self.state, EventRecorder(unused, "test"), Counters(self.registry))
         self.registry.register(ControllerMetrics(self.state, self.rounds, lambda: True))
 
     def decide(self, *vms: dict[str, Any]) -> None:

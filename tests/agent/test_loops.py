@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,9 +24,9 @@ from kubeballoon.agent.vm.guest_program_client import DIRECTORY
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ForbiddenError, NotFoundError, UnreachableError
+from kubeballoon.cluster.client import ForbiddenError, InvalidError, NotFoundError, UnreachableError
 from tests.agent.fast_timing import QUICK
-from tests.support.cluster import Object, memory_policy
+from tests.support.cluster import Object, memory_policy, processor_policy
 from tests.support.waiting import soon
 
 pytestmark = pytest.mark.usefixtures("sockets")
@@ -50,6 +50,7 @@ class FakeCluster:
         refused: how many reports were not accepted.
         waiting: how many reports are not answered yet.
         events: what happens to objects, by path.
+        refuses: whether a report with what it says of a VM is refused.
     """
 
     collections: dict[str, list[Object] | None]
@@ -60,6 +61,7 @@ class FakeCluster:
     answers: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
     events: dict[str, asyncio.Queue[Object]] = field(default_factory=dict)
+    refuses: Callable[[Object], bool] = lambda _: False
 
     def __post_init__(self) -> None:
         """Answer, unless the test does otherwise."""
@@ -78,7 +80,7 @@ class FakeCluster:
             raise ForbiddenError(f"{path} may not be read")
         return {"metadata": {"resourceVersion": "1"}, "items": items}
 
-    async def apply(self, path: str, body: Object) -> Object:
+    async def apply(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
         """Accept a report, or not."""
         self.waiting += 1
         await self.answers.wait()
@@ -86,6 +88,12 @@ class FakeCluster:
         if self.away:
             self.refused += 1
             raise UnreachableError("the fake is away")
+        culprits = [vm for vm in body.get("status", {}).get("virtualMachines", []) if self.refuses(vm)]
+        if culprits:
+            self.refused += 1
+            raise InvalidError("one of the VMs is invalid")
+        if dry_run:
+            return body
         if path == paths.node_pressure_status("here"):
             self.reports.append(body["status"])
         return body
@@ -139,6 +147,7 @@ def cluster(*vms: Object, policies: list[Object] | None = None, namespaces: list
     collections: dict[str, list[Object] | None] = {
         paths.INSTANCES: list(vms),
         paths.MEMORY_POLICIES: list(named),
+        paths.PROCESSOR_POLICIES: [],
         paths.NAMESPACES: namespaces,
     }
     return FakeCluster(collections)
@@ -257,6 +266,60 @@ async def test_a_vm_that_cannot_be_reported_has_a_reason_and_hides_no_other(proc
         assert not api.vm("evil")["responsive"]
         control.actual = SIZE
         await until(lambda: api.vm("evil").get("need"))
+
+
+async def test_a_vm_whose_report_the_api_server_refuses_has_a_reason_and_hides_no_other(proc: Path) -> None:
+    vms = {name: FakeMemoryControl(SIZE) for name in ("a", "b", "vm", "c", "d")}
+    api = cluster(*(vmi(name) for name in vms))
+    api.refuses = lambda vm: vm["name"] == "vm" and "need" in vm
+    async with running(api, proc, None, **vms):
+        await until(lambda: api.vm("vm").get("reason") == "BadReport")
+        await until(lambda: all("need" in api.vm(name) for name in ("a", "b", "c", "d")))
+        assert not any("reason" in api.vm(name) for name in ("a", "b", "c", "d"))
+        assert "one of the VMs is invalid" in api.vm("vm")["message"]
+        refused, reports = api.refused, len(api.reports)
+        (proc / "meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable: 8000000 kB\n")
+        await until(lambda: len(api.reports) > reports)
+        assert api.refused == refused, "it is not tried again with every report"
+
+
+async def test_a_vm_of_which_the_api_server_takes_nothing_is_left_out_and_hides_no_other(proc: Path) -> None:
+    api = cluster(vmi(), vmi("other"))
+    api.refuses = lambda vm: vm["name"] == "vm"
+    async with running(api, proc, vm=FakeMemoryControl(SIZE), other=FakeMemoryControl(SIZE)):
+        await until(lambda: "need" in api.vm("other"))
+    assert all(api.reports[-1]["virtualMachines"][0]["name"] == "other" for _ in api.reports)
+
+
+async def test_a_vm_whose_report_would_leave_no_room_for_the_others_is_cut(proc: Path) -> None:
+    long = vmi(policy="x" * (900 << 10), memory_target="1Gi")
+    api = cluster(long, vmi("other"))
+    async with running(api, proc, vm=FakeMemoryControl(SIZE), other=FakeMemoryControl(SIZE)):
+        await until(lambda: api.vm("vm").get("reason") == "BadReport" and "need" in api.vm("other"))
+        assert "too long for the report of its node" in api.vm("vm")["message"]
+        assert len(json.dumps(api.reports[-1])) < 10_000
+
+
+async def test_labels_are_cut_where_there_are_too_many_but_those_that_policies_select_by(proc: Path) -> None:
+    many, few = vmi(), vmi("other")
+    many["metadata"]["labels"] |= {f"key-{number}": "x" * 63 for number in range(9000)} | {"tier": "gold", "zone": "z"}
+    few["metadata"]["labels"] = {"tier": "silver"}
+    api = cluster(many, few, policies=[memory_policy("gold", selector=_selecting("tier", "gold"))])
+    async with running(api, proc, vm=FakeMemoryControl(SIZE), other=FakeMemoryControl(SIZE)):
+        await until(lambda: api.vm("vm") and api.vm("other"))
+        reported = api.vm("vm")
+        assert reported["labelsCut"]
+        assert len(json.dumps(reported["labels"])) < 8192
+        assert (reported["labels"]["tier"], reported["labels"].get("zone")) == ("gold", None)
+        assert (api.vm("other")["labels"], api.vm("other")["labelsCut"]) == ({"tier": "silver"}, False)
+        first = processor_policy("first", selector=_selecting("zone", "z"))
+        first["metadata"] |= {"uid": "first", "resourceVersion": "2"}
+        api.happen(paths.PROCESSOR_POLICIES, first)
+        await until(lambda: api.vm("vm")["labels"].get("zone") == "z")
+
+
+def _selecting(key: str, value: str) -> Object:
+    return {"virtualMachineSelector": {"matchLabels": {key: value}}}
 
 
 async def test_a_vm_that_cannot_be_read_is_left_alone_and_hides_no_other(proc: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +19,7 @@ import pytest
 from hack.testbed.chart import NAMESPACE, RELEASE, agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from hack.testbed.lab import GuestSpec, vmi_object
+from kubeballoon.cluster import paths
 from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, is_allowed
 from tests.support.waiting import until
 
@@ -249,6 +254,99 @@ def test_an_administrator_withdraws_but_does_not_write(admin: User, controller: 
     controller.annotate("vmi", "vm", memory_target="32Mi")
     refused(lambda: admin.annotate("vmi", "vm", memory_target="48Mi"))
     admin.annotate("vmi", "vm", memory_target=None)
+
+
+THEFTS: dict[str, Object] = {
+    "owner references": {
+        "metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "gone"}]}
+    },
+    "finalizers": {"metadata": {"finalizers": ["example.com/never"]}},
+    "labels": {"metadata": {"labels": {"tier": "gold"}}},
+    "a label's removal": {"metadata": {"labels": None}},
+    "the spec": {"spec": {"terminationGracePeriodSeconds": 0}},
+    "the status": {"status": {"nodeName": "another"}},
+    "other annotations": {"metadata": {"annotations": {"kubevirt.io/note": "1"}}},
+    "the owner's annotation": {"metadata": {"annotations": {"kubeballoon.io/exclude": "true"}}},
+    "all annotations": {"metadata": {"annotations": None}},
+}
+"""Merge patches by which a thief would use the controller's right to patch VMIs."""
+
+
+@dataclass(frozen=True)
+class Thief:
+    """A Thief holds a stolen token, and sends patches of his own making: kubectl would first read what it patches."""
+
+    access: Object
+
+    @classmethod
+    def of(cls, plane: ControlPlane, part: str) -> Thief:
+        """Steal the token of a part of kubeballoon."""
+        account = plane.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-{part}")
+        return cls(json.loads(account.read_text()))
+
+    def patch(self, path: str, body: Object, query: str = "") -> Object:
+        """Send a merge patch, and return the answer."""
+        cluster, user = self.access["clusters"][0]["cluster"], self.access["users"][0]["user"]
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        headers = {"Authorization": f"Bearer {user['token']}", "Content-Type": "application/merge-patch+json"}
+        address = f"{cluster['server']}{path}{query}"
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers, method="PATCH")  # noqa: S310 - HTTPS
+        try:
+            with urllib.request.urlopen(  # noqa: S310 - HTTPS
+                request, timeout=20, context=ssl.create_default_context(cadata=authority)
+            ) as answer:
+                found: Object = json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            raise ControlPlaneError(error.read().decode()) from error
+        return found
+
+
+@pytest.fixture(params=["controller", "uninstall"])
+def thief(request: pytest.FixtureRequest, enforcing: ControlPlane) -> Thief:
+    """Somebody who stole the token of the controller, or of the uninstaller while it runs."""
+    return Thief.of(enforcing, request.param)
+
+
+@pytest.mark.parametrize("theft", THEFTS)
+def test_a_stolen_token_changes_nothing_of_a_vm_but_requests(tenant: User, thief: Thief, theft: str) -> None:
+    tenant.create(vmi(tenant.namespace))
+    tenant.annotate("vmi", "vm", exclude="false")
+    before = get(tenant.plane, "vmi", "vm", f"--namespace={tenant.namespace}")
+    message = refused(lambda: thief.patch(paths.instance(tenant.namespace, "vm"), THEFTS[theft]))
+    assert "may change nothing of a VirtualMachineInstance but the annotations of its requests" in message
+    assert get(tenant.plane, "vmi", "vm", f"--namespace={tenant.namespace}") == before
+
+
+def test_a_stolen_token_reads_no_vm_without_a_trace_on_it(tenant: User, thief: Thief) -> None:
+    tenant.create(vmi(tenant.namespace))
+    vm = paths.instance(tenant.namespace, "vm")
+    removal: Object = {"metadata": {"annotations": {TARGET: None}}}
+    for nothing in ({}, removal):
+        assert "the patch changes nothing" in refused(partial(thief.patch, vm, nothing))
+    User(tenant.plane, tenant.namespace, impersonation=AS_CONTROLLER).annotate("vmi", "vm", memory_target="1Gi")
+    assert "as a dry run" in refused(lambda: thief.patch(vm, removal, "?dryRun=All"))
+    assert TARGET not in thief.patch(vm, removal)["metadata"].get("annotations", {})
+
+
+def test_a_stolen_controllers_token_changes_nobody_elses_events(enforcing: ControlPlane, namespace: str) -> None:
+    event = {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": "e", "namespace": namespace},
+        "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": "kubelet",
+        "reportingInstance": "node",
+        "regarding": {"apiVersion": "v1", "kind": "Pod", "name": "p", "namespace": namespace},
+        "type": "Normal",
+        "reason": "Started",
+        "action": "Start",
+    }
+    thief = Thief.of(enforcing, "controller")
+    as_controller = enforcing.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-controller")
+    assert "its own events only" in refused(lambda: User(enforcing, namespace, as_controller).create(event))
+    User(enforcing, namespace).create(event)
+    series = {"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}}
+    assert "its own events only" in refused(lambda: thief.patch(f"{paths.events(namespace)}/e", series))
 
 
 @pytest.fixture

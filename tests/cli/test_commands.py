@@ -13,7 +13,16 @@ import yaml
 
 from hack.testbed.controlplane import ControlPlane
 from tests.support.cli import balloon
-from tests.support.cluster import AS_CONTROLLER, MIB, FakeNode, Object, condition, memory_policy, processor_policy
+from tests.support.cluster import (
+    AS_CONTROLLER,
+    MIB,
+    FakeNode,
+    Object,
+    condition,
+    is_allowed,
+    memory_policy,
+    processor_policy,
+)
 from tests.support.processes import Command
 from tests.support.waiting import until
 
@@ -420,3 +429,23 @@ def test_a_missing_privilege_is_named(installed: ControlPlane, namespace: str) -
     result = balloon(kubeconfig, "top", "nodes")
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
     assert "cannot list resource" in result.stderr
+
+
+def test_diff_reads_labels_that_a_report_leaves_out(
+    cli: Cli, installed: ControlPlane, busy: FakeNode, tmp_path: Path
+) -> None:
+    busy.add("many", labels={f"key-{number}": "x" * 63 for number in range(100)} | {"zone": "z"})
+    busy.vms["many"] |= {"labels": {}, "labelsCut": True}
+    busy.report()
+    selector = {"virtualMachineSelector": {"matchLabels": {"zone": "z"}}}
+    path = policies(tmp_path, memory_policy("zone", selector=selector, priority=9))
+    shown = json.loads(cli("diff", "-f", str(path), "-o", "json").stdout)
+    vms = {vm["name"]: vm for vm in shown["virtualMachines"] if vm["namespace"] == busy.namespace}
+    assert vms["many"]["policyAfter"] == "zone", vms["many"]
+    reader = "reader-of-reports"
+    kinds = "memorypolicies.kubeballoon.io,processorpolicies.kubeballoon.io,nodepressures.kubeballoon.io,namespaces"
+    installed.kubectl("create", "clusterrole", reader, "--verb=list", f"--resource={kinds}")
+    installed.kubectl("create", "clusterrolebinding", reader, f"--clusterrole={reader}", f"--user={reader}")
+    until(lambda: is_allowed(installed, reader, "list", "nodepressures"))
+    without = balloon(installed.user_kubeconfig(reader), "diff", "-f", str(path))
+    assert f"not all labels of VM {busy.namespace}/many are reported" in without.stderr

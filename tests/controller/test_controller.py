@@ -322,3 +322,31 @@ def test_targets_are_exact_to_the_byte(installed: ControlPlane, node: FakeNode) 
     assert sum(node.targets().values()) == node.total - node.total // 128
     shown = [controller_annotations(installed, node.namespace, name)["memory-target"] for name in node.vms]
     assert [parse_quantity(text) for text in shown] == list(node.targets().values())
+
+
+def test_a_stolen_agent_s_report_of_another_node_s_vms_moves_none_of_them(
+    installed: ControlPlane, node: FakeNode
+) -> None:
+    node.add("a")
+    node.add("b")
+    node.report()
+    installed.apply(memory_policy("default"))
+    until(lambda: len(node.targets()) == 2)
+    node.report(follow=True)
+    requests = {name: controller_annotations(installed, node.namespace, name) for name in node.vms}
+    forger = FakeNode(installed, f"forger-{node.namespace}", node.namespace, total=64 * MIB)
+    forger.vms = {name: {**vm, "need": "1Mi"} for name, vm in node.vms.items()}
+    try:
+
+        def named() -> bool:
+            forger.report(state="Critical")
+            return condition(installed, "default", "Degraded").get("reason") == "Misreported"
+
+        until(named, 3 * DEFERRED)
+        assert condition(installed, "default", "Degraded")["message"].startswith(
+            f"{forger.name} reports VMs that it does"
+        )
+        assert {name: controller_annotations(installed, node.namespace, name) for name in node.vms} == requests
+    finally:
+        installed.kubectl("delete", "nodepressure", forger.name)
+        installed.kubectl("delete", "node", forger.name)

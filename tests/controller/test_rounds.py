@@ -10,8 +10,8 @@ import pytest
 
 from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, PROCESSOR_TARGET, REASON
 from kubeballoon.api.v1alpha1 import NodePressure
-from kubeballoon.cluster.client import ApiError, NotFoundError
-from kubeballoon.cluster.events import ObjectReference
+from kubeballoon.cluster.client import ApiError, InvalidError, NotFoundError
+from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import Counters
 from kubeballoon.controller.policy_status import count_policies, policy_status
@@ -39,6 +39,7 @@ class FakeCluster:
         self.bodies: list[Object] = []
         self.scheduler: Scheduler | None = None
         self.stalls: list[str | None] = []
+        self.homes: dict[str, str] = {}  # the nodes of VMs by uid, where they are others than those that report them
         self.refusal: ApiError | None = None  # raised for every status
 
     async def get(self, path: str) -> Object:
@@ -55,10 +56,19 @@ class FakeCluster:
             raise self.refusal
         return body
 
-    async def merge(self, path: str, body: Object) -> Object:
-        """Take a patch, and let time pass."""
+    async def json_patch(self, path: str, operations: list[Object]) -> Object:
+        """Take a patch if its tests hold, and let time pass."""
         await asyncio.sleep(0)
         self.clock.now += self.seconds
+        tests = {each["path"]: each["value"] for each in operations if each["op"] == "test"}
+        home = self.homes.get(tests["/metadata/uid"], tests["/status/nodeName"])
+        if tests["/status/nodeName"] != home:
+            raise InvalidError("the server rejected our request due to an error in our request")
+        annotations: dict[str, str | None] = {}
+        for each in operations:
+            key = each["path"].removeprefix("/metadata/annotations/").replace("~1", "/")
+            annotations |= {"add": {key: each.get("value")}, "remove": {key: None}}.get(each["op"], {})
+        body = {"metadata": {"uid": tests["/metadata/uid"], "annotations": annotations}}
         self.patches.append(path)
         self.bodies.append(body)
         if self.scheduler is not None:
@@ -285,6 +295,92 @@ async def test_a_node_s_change_of_state_is_posted_as_an_event() -> None:
         ("MemoryScarce", True),
     ]
     assert events[-1][2] == "from Ample to Scarce: 100 MiB of 400 MiB are available"
+
+
+class HangingEvents:
+    """A HangingEvents is an API server that takes events and never answers."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def create(self, path: str, body: Object) -> Object:
+        """Take an event."""
+        assert path
+        assert body
+        self.asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError("an event that nobody sets was set")
+
+
+async def test_a_hanging_events_api_delays_no_round() -> None:
+    events: Any = HangingEvents()
+    controller = Controller(recorder=EventRecorder(events, "test"))
+    for version, need in enumerate([100, 500, 100], start=1):
+        body = report(TODAY, vms=30, version=version, need=str(need * MIB))
+        body["status"]["state"] = "Ample" if version == 1 else "Critical"
+        controller.state.put_node(body, controller.clock())
+        async with asyncio.timeout(60):
+            await controller.rounds.run("n")
+    assert controller.counted("rounds") == {"decided": 3}
+    await soon(lambda: events.asked, 10)
+    assert len(controller.cluster.patches) >= 30
+
+
+async def test_a_report_that_names_another_node_s_vm_changes_nothing_on_it_and_is_named() -> None:
+    recorder = FakeRecorder()
+    controller = Controller(recorder=recorder)
+    controller.state.put_node(report(TODAY), controller.clock())
+    await controller.rounds.run("n")
+    (body,) = controller.cluster.bodies
+    request = body["metadata"]["annotations"]
+    written = {"target": request[MEMORY_TARGET], "min": request[MEMORY_MIN], "policy": request[POLICY]}
+    controller.cluster.homes["u0"] = "n"
+    for beat in range(1, 10):
+        controller.clock.now += 15
+        moment = TODAY + timedelta(seconds=15 * beat)
+        forged = report(moment, version=beat, node="forger", target=str(MIB * beat), policy="all", need="512Mi")
+        controller.state.put_node(forged, controller.clock())
+        honest = report(moment, version=beat + 1, actual=written["target"], **written)
+        controller.state.put_node(honest, controller.clock())
+        for name in ("forger", "n"):
+            await controller.rounds.run(name)
+    assert len(controller.cluster.bodies) == 1, "the request that its own node's report led to"
+    assert controller.counted("patches")["mismatched"] < 2 * 9, "the pauses between attempts grow"
+    assert controller.rounds.results["forger"].misreported == ["shop/vm-0"]
+    assert controller.rounds.results["n"].misreported == []
+    named = [(about, note) for about, reason, note, _ in recorder.posted if reason == "Misreported"]
+    assert [about for about, _ in named] == ["Node/forger"]
+    assert named[0][1].endswith("shop/vm-0")
+    counts = count_policies(controller.state, controller.state.memory)["all"]
+    policy = controller.state.memory.policies["all"].resource
+    status = policy_status(MEMORY, policy, counts, controller.rounds.results, TODAY)
+    (degraded,) = (condition for condition in status.conditions if condition.type == "Degraded")
+    assert degraded.reason == "Misreported"
+    assert degraded.message == "forger reports VMs that it does not run: shop/vm-0"
+
+
+async def test_a_vm_that_has_just_left_its_node_is_not_held_against_the_agent() -> None:
+    controller = Controller(recorder=FakeRecorder())
+    controller.cluster.homes["u0"] = "next"
+    controller.state.put_node(report(TODAY), controller.clock())
+    for _ in range(4):
+        await controller.rounds.run("n")
+        controller.clock.now += 15
+    assert controller.rounds.results["n"].misreported == []
+    body = report(TODAY + timedelta(seconds=60), vms=0, version=2)
+    controller.state.put_node(body, controller.clock())
+    await controller.rounds.run("n")
+    assert controller.rounds.results["n"].misreported == []
+
+
+@pytest.mark.parametrize("name", ["../../../../../api/v1/namespaces/x", "a/b", "a?b", "A", ".", "..", ""])
+def test_a_report_with_a_name_that_no_vm_can_have_is_not_read(name: str) -> None:
+    state = ClusterState()
+    for field in ("namespace", "name"):
+        body = report(TODAY)
+        body["status"]["virtualMachines"][0][field] = name
+        assert not state.put_node(body, 0.0)
+    assert state.nodes == {}
 
 
 @pytest.mark.parametrize(

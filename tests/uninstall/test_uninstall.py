@@ -77,11 +77,12 @@ class WithOneVM(WithoutKubeVirt):
         status = {"observedAt": now, "memory": memory, "state": "Ample", "virtualMachines": [vm]}
         return {"items": [{"metadata": {"name": "n"}, "status": status}]}
 
-    async def merge(self, path: str, body: Object) -> Object:  # noqa: ARG002 - there is but one
+    async def json_patch(self, path: str, operations: list[Object]) -> Object:  # noqa: ARG002 - there is but one
         """Remove the request, and have the agent return the processors."""
+        assert operations[-1]["op"] == "remove"
         self.annotations = {}
         self.processors |= {"target": None, "online": 4}
-        return body
+        return {}
 
 
 async def test_a_vm_that_migrates_keeps_its_request_until_it_has_arrived() -> None:

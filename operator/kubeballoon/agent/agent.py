@@ -18,10 +18,12 @@ from kubeballoon.agent import emergency, report_changes
 from kubeballoon.agent.cluster_watches import ClusterWatches
 from kubeballoon.agent.hypervisor.protocols import Hypervisor
 from kubeballoon.agent.metrics import AgentMetrics
+from kubeballoon.agent.node.kubelet import is_old
 from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
 from kubeballoon.agent.node.processors import HostProcessorReader
 from kubeballoon.agent.report import NodeObservation, compose
 from kubeballoon.agent.report_writer import ReportWriter
+from kubeballoon.agent.reported_labels import selector_keys
 from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
@@ -117,6 +119,7 @@ class Agent:
         self._turns = {"guard": self._clock(), "report": self._clock()}  # when each loop last turned
         self._watches = ClusterWatches(cluster, node, self._on_change, self._on_namespace_change)
         self._policy_reader = PolicyReader()
+        self._selected_by: frozenset[str] = frozenset()  # the keys of labels by which policies select VMs
         self._namespace_labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
 
     def stalled(self) -> str | None:
@@ -200,6 +203,7 @@ class Agent:
         self._objects_changed = False
         known = self._watches.policies
         policies = self._policy_reader.read(known.objects()) if known.synced.is_set() else KnownPolicies()
+        self._selected_by = selector_keys([*known.objects(), *self._watches.processor_policies.objects()])
         instances = (self._read_vm(vmi) for vmi in self._watches.vms.objects())
         running = {vm.uid: vm for vm in instances if vm is not None}
         self._namespace_labels = self._watches.labels({vm.namespace for vm in running.values()})
@@ -282,6 +286,7 @@ class Agent:
         if status is None:
             return
         self._conditions = status.conditions
+        status = self._writer.replace_refused(status)
         if due or report_changes.report_changed(self._writer.written, status):
             await self._writer.write(status)
             self._host_memory.old_kubelet = is_old(self._writer.kubelet_version)
@@ -305,7 +310,7 @@ class Agent:
             return None
         thresholds = self._limits.thresholds(self._memory)
         node = NodeObservation(self._memory, self._state, thresholds, self._processors)
-        return compose(node, self._workers(), self._conditions, datetime.now(UTC))
+        return compose(node, self._workers(), self._conditions, datetime.now(UTC), self._selected_by)
 
     def _workers(self) -> list[tuple[MemoryWorker, GuestWorker | None]]:
         return [(worker, self._guest_workers.find(uid)) for uid, (worker, _) in self._memory_workers.items()]

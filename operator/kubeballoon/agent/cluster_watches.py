@@ -17,6 +17,7 @@ class ClusterWatches:
     Attributes:
         vms: the VirtualMachineInstances of the agent's node.
         policies: all MemoryPolicies.
+        processor_policies: all ProcessorPolicies; only the labels that they select by are of interest.
         namespaces: all namespaces.
     """
 
@@ -34,12 +35,14 @@ class ClusterWatches:
         selector = f"{NODE_NAME_LABEL}={node}"
         self.vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=changed)
         self.policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=changed)
+        self.processor_policies = Reflector(cluster, paths.PROCESSOR_POLICIES, changed=changed)
         self.namespaces = Reflector(cluster, paths.NAMESPACES, changed=namespace_changed)
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Follow everything, each in a task of its own."""
         tasks.create_task(self.vms.run(), name="watch VMs")
         tasks.create_task(self.policies.run(), name="watch policies")
+        tasks.create_task(self.processor_policies.run(), name="watch processor policies")
         tasks.create_task(self.namespaces.run(), name="watch namespaces")
 
     @property

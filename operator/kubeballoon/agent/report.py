@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from kubeballoon import __version__
 from kubeballoon.agent.node.memory import HostMemory
+from kubeballoon.agent.reported_labels import ReportedLabels, bound_labels
 from kubeballoon.agent.vm.guest_agent_worker import GuestWorker
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.vmi import Instance
 from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, Status, set_conditions
+from kubeballoon.api.names import LONGEST_NAME
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import (
     GuestReport,
@@ -55,6 +57,7 @@ def compose(
     workers: Iterable[tuple[MemoryWorker, GuestWorker | None]],
     conditions: Iterable[Condition],
     now: datetime,
+    selected_by: Collection[str] = frozenset(),
 ) -> NodePressureStatus:
     """Compose a report.
 
@@ -63,9 +66,12 @@ def compose(
         workers: the memory worker of each VM, and its guest worker if it has one.
         conditions: those of the last report.
         now: the time of the report.
+        selected_by: the keys of labels by which policies select VMs.
     """
     # A VM of which nothing is known is left out: its memory counts already as memory that others use.
-    vms = sorted((_vm_report(*each) for each in workers if each[0].view.known), key=lambda vm: vm.uid)
+    known = [each for each in workers if each[0].view.known]
+    bounded = [bound_labels(worker.instance.labels, selected_by, len(known)) for worker, _ in known]
+    vms = sorted(map(_vm_report, *zip(*known, strict=True), bounded), key=lambda vm: vm.uid) if known else []
     held = sum(map(_held_by_process, vms))
     memory, stall = node.memory, node.memory.stall
     return NodePressureStatus(
@@ -106,12 +112,15 @@ def _ready(vms: list[VirtualMachineReport], now: datetime) -> Condition:
     )
 
 
-def _vm_report(memory_worker: MemoryWorker, guest_worker: GuestWorker | None) -> VirtualMachineReport:
+def _vm_report(
+    memory_worker: MemoryWorker, guest_worker: GuestWorker | None, bounded: ReportedLabels
+) -> VirtualMachineReport:
     """Report one VM. A guest can make its agent see anything: what does not fit into a report must hide no other VM."""
     try:
         report = _memory_report(memory_worker)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         report = _bad_report(memory_worker, error)
+    report = report.model_copy(update={"labels": bounded.labels, "labels_cut": bounded.cut})
     if guest_worker is None:
         return report
     processors = _processor_report(guest_worker)
@@ -127,7 +136,6 @@ def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
         uid=instance.uid,
         namespace=instance.namespace,
         name=instance.name,
-        labels=dict(instance.labels),
         size=size,
         actual=None if sample is None else sample.statistics.actual,
         resident=view.resident if sample is None else sample.resident,
@@ -156,7 +164,6 @@ def _bad_report(worker: MemoryWorker, error: Exception) -> VirtualMachineReport:
         uid=instance.uid,
         namespace=instance.namespace,
         name=instance.name,
-        labels=dict(instance.labels),
         size=instance.size,
         resident=worker.view.resident,
         overhead=instance.overhead,
@@ -169,6 +176,26 @@ def _bad_report(worker: MemoryWorker, error: Exception) -> VirtualMachineReport:
         reason=AgentReason.BAD_REPORT,
         message=_shorten(f"what the agent sees of it does not fit into a report: {' '.join(str(error).split())}"),
         owner_excluded=instance.owner_excluded,
+    )
+
+
+def refused_report(report: VirtualMachineReport, why: str) -> VirtualMachineReport:
+    """Report of a VM only what is short and certain, because the API server refused the rest, or would."""
+    size = min(report.size, _LARGEST_COUNT)
+    return VirtualMachineReport(
+        uid=report.uid,
+        namespace=report.namespace,
+        name=report.name,
+        labels_cut=True,
+        size=size,
+        target=clamp_to_size(report.target, size),
+        emergency_target=clamp_to_size(report.emergency_target, size),
+        policy=report.policy if len(report.policy or "") <= LONGEST_NAME else None,
+        eligible=report.eligible,
+        responsive=False,
+        reason=AgentReason.BAD_REPORT,
+        message=_shorten(f"what the agent sees of it does not fit into a report: {why}"),
+        owner_excluded=report.owner_excluded,
     )
 
 

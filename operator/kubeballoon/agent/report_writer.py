@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from kubeballoon.agent.metrics import AgentMetrics
+from kubeballoon.agent.status_writer import StatusWriter
 from kubeballoon.api.v1alpha1 import API_VERSION, NodePressureStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, Object
@@ -32,6 +33,7 @@ class ReportWriter:
         self.kubelet_version = ""
         self._node = node
         self._cluster = cluster
+        self._status_writer = StatusWriter(cluster, node, clock)
         self._metrics = metrics
         self._clock = clock
         self._written_at = 0.0
@@ -45,13 +47,17 @@ class ReportWriter:
         """Whether to write although nothing has changed, because the last report is ``heartbeat`` seconds old."""
         return self._must_create or self._clock() - self._written_at >= heartbeat
 
+    def replace_refused(self, status: NodePressureStatus) -> NodePressureStatus:
+        """Replace what was refused lately of a VM by a report that says so."""
+        return self._status_writer.replace_refused(status)
+
     async def write(self, status: NodePressureStatus) -> None:
         """Write a report; a failure is logged once, and shows in ``fault``."""
         body: Object = {"apiVersion": API_VERSION, "kind": "NodePressure", "metadata": {"name": self._node}}
         try:
             if self._must_create:
                 await self._create(body)
-            await self._cluster.apply(paths.node_pressure_status(self._node), {**body, "status": status.to_wire()})
+            status = await self._status_writer.write(status)
         except ApiError as error:
             self._metrics.wrote(None)
             self._must_create = True  # it may be gone; it is made anew when the API server answers again

@@ -32,6 +32,7 @@ class ConditionReason(StrEnum):
     VIRTUAL_MACHINES_UNREACHABLE = "VirtualMachinesUnreachable"
     # Degraded
     PATCH_FAILED = "PatchFailed"
+    MISREPORTED = "Misreported"
     ROUND_FAILED = "RoundFailed"
     AGENT_SILENT = "AgentSilent"
     UNRESPONSIVE = vocabulary.UNRESPONSIVE

@@ -5,6 +5,14 @@ from __future__ import annotations
 GROUP = "kubeballoon.io"
 VERSION = "v1alpha1"
 
+DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+"""The pattern of a namespace's name."""
+DNS_NAME = f"{DNS_LABEL}([.]{DNS_LABEL})*"
+"""The pattern of other objects' names."""
+
+LONGEST_NAME = 253
+"""The most characters of an object's name."""
+
 MEMORY_TARGET = f"{GROUP}/memory-target"
 """The memory request: how much the VM may use now, a canonical quantity, exact to the byte."""
 MEMORY_MIN = f"{GROUP}/memory-min"

@@ -10,11 +10,11 @@ from typing import Annotated
 from pydantic import Field
 
 from kubeballoon.api.meta import ApiModel
+from kubeballoon.api.names import DNS_NAME
 from kubeballoon.api.rules import Rule
 
 _LABEL_PART = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-KEY = f"^({_DNS_LABEL}([.]{_DNS_LABEL})*/)?{_LABEL_PART}$"
+KEY = f"^({DNS_NAME}/)?{_LABEL_PART}$"
 """The pattern of a label's key: a name, which a DNS name and a slash may precede."""
 _LONGEST_VALUE = 63
 _Value = Annotated[str, Field(max_length=_LONGEST_VALUE, pattern=f"^({_LABEL_PART})?$")]
@@ -96,6 +96,11 @@ class LabelSelector(ApiModel):
     match_expressions: list[Requirement] = Field(
         default_factory=list, max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of the labels on which the selection depends."""
+        return frozenset([*self.match_labels, *(each.key for each in self.match_expressions)])
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether an object with these labels is selected."""

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, computed_field
 from kubeballoon.api import rules
 from kubeballoon.api.duration import Duration
 from kubeballoon.api.meta import ApiModel, Condition, ObjectMeta, Time
-from kubeballoon.api.names import GROUP, VERSION
+from kubeballoon.api.names import DNS_LABEL, DNS_NAME, GROUP, LONGEST_NAME, VERSION
 from kubeballoon.api.quantity import AmountText, CountText, MinimumText, Quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
@@ -421,11 +421,20 @@ class ProcessorReport(ApiModel):
 class VirtualMachineReport(ApiModel):
     """A VM as its node's agent sees it."""
 
-    uid: str = Field(description="The uid of the VirtualMachineInstance.")
-    namespace: str = Field(description="The VirtualMachineInstance's namespace.")
-    name: str = Field(description="The VirtualMachineInstance's name.")
+    uid: str = Field(description="The uid of the VirtualMachineInstance.", max_length=128)
+    namespace: str = Field(
+        description="The VirtualMachineInstance's namespace.", max_length=63, pattern=f"^{DNS_LABEL}$"
+    )
+    name: str = Field(
+        description="The VirtualMachineInstance's name.", max_length=LONGEST_NAME, pattern=f"^{DNS_NAME}$"
+    )
     labels: dict[str, str] = Field(
         default_factory=dict, description="The VirtualMachineInstance's labels, for policies' selectors."
+    )
+    labels_cut: bool = Field(
+        default=False,
+        description="Whether the VirtualMachineInstance has more labels than fit. Those that policies select by come "
+        "first.",
     )
     size: Quantity = Field(description="The memory that the guest was given.")
     actual: Quantity | None = Field(default=None, description="The memory that the balloon leaves the guest.")

@@ -88,6 +88,16 @@ def _add_command(
         FilesCompleter(),
     )
     _complete(command.add_argument("--context", help="context of the kubeconfig"), _NameCompleter("contexts"))
+    command.add_argument("--as", dest="as_user", metavar="USER", help="user to impersonate, as with kubectl")
+    command.add_argument(
+        "--as-group",
+        dest="as_groups",
+        action="append",
+        default=[],
+        metavar="GROUP",
+        help="group to impersonate; repeatable",
+    )
+    command.add_argument("--as-uid", metavar="UID", help="uid to impersonate")
     command.add_argument("-o", "--output", choices=("json", "yaml", "wide"), help="output format (default: a table)")
     return command
 

@@ -59,9 +59,11 @@ def _read_names(resource: str, options: argparse.Namespace, prefix: str) -> list
 async def _list_names(resource: str, options: argparse.Namespace, prefix: str) -> list[str]:
     from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread, as in _read_names
     from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - in the thread, as in _read_names
+    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - in the thread, as in _read_names
 
     kubeconfig, context = _parsed_option(options, "kubeconfig"), _parsed_option(options, "context")
-    async with await ApiClient.connect("kubectl-balloon", kubeconfig, context) as client:
+    user = Impersonation(*(_parsed_option(options, name) for name in ("as_user", "as_uid", "as_groups")))
+    async with await ApiClient.connect("kubectl-balloon", kubeconfig, context, user) as client:
         if resource == "namespaces":
             return sorted(await client.names(paths.NAMESPACES))
         if resource == "nodes":

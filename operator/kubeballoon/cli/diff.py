@@ -10,6 +10,7 @@ from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy
 from kubeballoon.cli import diff_memory, diff_processors
 from kubeballoon.cli.arguments import PROGRAM, ExitStatus
 from kubeballoon.cli.cluster_view import ClusterView, read_cluster
+from kubeballoon.cli.cut_labels import complete_labels
 from kubeballoon.cli.diff_result import Comparison, NodeChange, PolicyChange, VirtualMachineChange, has_changes
 from kubeballoon.cli.output import Output, warn
 from kubeballoon.cluster.client import ApiClient
@@ -107,7 +108,7 @@ async def run(options: argparse.Namespace, client: ApiClient, output: Output) ->
         warn(f"{PROGRAM}: the files hold no policy")
         if not options.prune:
             return ExitStatus.REFUSED
-    view = await read_cluster(client)
+    view = await complete_labels(client, await read_cluster(client), policies)
     for pressure, status in view.reporting_nodes():
         if view.is_silent(status):
             warn(f"node {pressure.metadata.name}: its report is {view.report_age(status):.0f}s old")

@@ -160,8 +160,9 @@ async def _read_events(client: ApiClient, namespace: str, uid: str) -> list[VMEv
 
 
 def _event_time(event: dict[str, Any]) -> str:
-    """Return when an event was recorded, RFC 3339; such times sort as text."""
-    return str(event.get("eventTime") or event["metadata"]["creationTimestamp"])
+    """Return when an event, or the last of a series, was recorded, RFC 3339; such times sort as text."""
+    series = event.get("series") or {}
+    return str(series.get("lastObservedTime") or event.get("eventTime") or event["metadata"]["creationTimestamp"])
 
 
 def _print_explanation(explanation: Explanation, output: Output) -> None:

@@ -52,9 +52,11 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _run_on_cluster(options: argparse.Namespace) -> int:
     from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - as in _run
+    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - as in _run
 
     command = importlib.import_module(f"kubeballoon.cli.{options.command}")
-    async with await ApiClient.connect("kubectl-balloon", options.kubeconfig, options.context) as client:
+    user = Impersonation(options.as_user, options.as_uid, options.as_groups)
+    async with await ApiClient.connect("kubectl-balloon", options.kubeconfig, options.context, user) as client:
         status: int = await command.run(options, client, Output.to_stdout(options.output))
         sys.stdout.flush()  # here, where main handles a broken pipe
         return status

@@ -168,7 +168,9 @@ async def run(options: argparse.Namespace, client: ApiClient, output: Output) ->
             return pending_returns(await read_nodes(client), datetime.now(UTC), target.covers)
 
         if options.without_controller:
-            await withdraw(client, [(vm.namespace, vm.name, vm.uid) for vm in await read_pending()])
+            lacking = await read_pending()
+            vms = [(vm.namespace, vm.name, vm.uid) for vm in lacking]
+            await withdraw(client, vms, {vm.uid: vm.node for vm in lacking})
         if options.wait:
             pending = await wait_for_returns(read_pending, warn, options.timeout, quiet=_QUIET_SECONDS)
     result = ReleaseResult(released=str(target), undone=options.undo, changed=changed, pending=pending)

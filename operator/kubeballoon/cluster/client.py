@@ -13,7 +13,9 @@ from typing import Any, Self
 
 import aiohttp
 import yaml
+from multidict import CIMultiDict
 
+from kubeballoon.cluster.impersonation import Impersonation
 from kubeballoon.cluster.kubernetes_async import ConfigException, client, config
 
 Object = dict[str, Any]
@@ -21,6 +23,7 @@ Object = dict[str, Any]
 JSON = "application/json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 
@@ -39,6 +42,7 @@ class Timeouts:
 
 
 _DEFAULT_TIMEOUTS = Timeouts()
+_NOBODY = Impersonation()
 
 
 class ApiError(Exception):
@@ -61,6 +65,10 @@ class ConflictError(ApiError):
     """The object has another uid than the request's, or has changed since it was read."""
 
 
+class InvalidError(ApiError):
+    """The API server cannot take the object, or a test in a JSON patch fails; the text does not always say which."""
+
+
 class ForbiddenError(ApiError):
     """The client lacks a privilege; the text names it."""
 
@@ -75,6 +83,8 @@ _ERRORS: Mapping[int, type[ApiError]] = {
     404: NotFoundError,
     409: ConflictError,
     410: ExpiredError,
+    413: InvalidError,
+    422: InvalidError,
     429: BusyError,
     500: UnreachableError,
     502: UnreachableError,
@@ -96,6 +106,7 @@ class ApiClient:
         field_manager: str,
         namespace: str = "default",
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
+        impersonation: Impersonation = _NOBODY,
     ) -> None:
         """Wrap a loaded configuration.
 
@@ -104,21 +115,36 @@ class ApiClient:
             field_manager: the name under which the API server records every write.
             namespace: the namespace of objects whose namespace the user leaves out.
             timeouts: how long to wait for the API server.
+            impersonation: the user as whom requests are made.
+
+        Raises:
+            ApiError: attributes of a user are to be impersonated, but no user.
         """
         self._api = client.ApiClient(configuration)
         self._api.user_agent = field_manager
         self._field_manager = field_manager
         self._timeouts = timeouts
         self.namespace = namespace
+        try:
+            self._impersonation = tuple(impersonation.headers())
+        except ValueError as error:
+            raise ApiError(f"no access to a cluster: {error}") from error
 
     @classmethod
-    async def connect(cls, field_manager: str, kubeconfig: Path | None = None, context: str | None = None) -> Self:
+    async def connect(
+        cls,
+        field_manager: str,
+        kubeconfig: Path | None = None,
+        context: str | None = None,
+        impersonation: Impersonation = _NOBODY,
+    ) -> Self:
         """Load a kubeconfig, or the pod's service account where there is no kubeconfig.
 
         Args:
             field_manager: the name under which the API server records every write.
             kubeconfig: the kubeconfig's path; None for the user's own.
             context: the kubeconfig's context; None for its current one.
+            impersonation: the user as whom requests are made; what it leaves open, the kubeconfig says.
 
         Raises:
             ApiError: there is no usable configuration.
@@ -132,6 +158,7 @@ class ApiClient:
                 path = str(kubeconfig) if kubeconfig is not None else None
                 loader = await config.load_kube_config(path, context=context, client_configuration=configuration)
                 namespace = loader.current_context["context"].get("namespace") or namespace
+                impersonation = _impersonation(loader).merge(impersonation)
             elif "KUBERNETES_SERVICE_HOST" in os.environ:
                 config.load_incluster_config(client_configuration=configuration)
             else:
@@ -142,7 +169,7 @@ class ApiClient:
         # The library reads a kubeconfig without checking it first, so a malformed one fails anywhere.
         except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ApiError(f"no access to a cluster: the kubeconfig cannot be read: {_one_line(error)}") from error
-        return cls(configuration, field_manager, namespace)
+        return cls(configuration, field_manager, namespace, impersonation=impersonation)
 
     async def __aenter__(self) -> Self:
         return self
@@ -180,9 +207,18 @@ class ApiClient:
         query = {"fieldManager": self._field_manager}
         return await self._request("PATCH", path, body=body, query=query, content_type=MERGE_PATCH)
 
-    async def apply(self, path: str, body: Object) -> Object:
-        """Create an object, or take over the fields in ``body``, by server-side apply."""
-        query = {"fieldManager": self._field_manager, "force": "true"}
+    async def json_patch(self, path: str, operations: list[Object]) -> Object:
+        """Patch an object by operations in the order given; the first that fails, such as a test, undoes all.
+
+        Raises:
+            InvalidError: an operation fails, or what they make of the object is refused.
+        """
+        query = {"fieldManager": self._field_manager}
+        return await self._request("PATCH", path, body=operations, query=query, content_type=JSON_PATCH)
+
+    async def apply(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
+        """Create an object, or take over the fields in ``body``, by server-side apply; a dry run only checks that."""
+        query = {"fieldManager": self._field_manager, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         return await self._request("PATCH", path, body=body, query=query, content_type=APPLY_PATCH)
 
     @asynccontextmanager
@@ -219,7 +255,7 @@ class ApiClient:
         path: str,
         *,
         query: Mapping[str, str],
-        body: Object | None = None,
+        body: Object | list[Object] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Object:
@@ -238,13 +274,13 @@ class ApiClient:
         path: str,
         *,
         query: Mapping[str, str],
-        body: Object | None = None,
+        body: Object | list[Object] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
         limits: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Content-Type": content_type}
-        request = await self._api.param_serialize(
+        _, url, serialized, content, form = await self._api.param_serialize(
             method,
             path,
             query_params=list(query.items()),
@@ -253,7 +289,8 @@ class ApiClient:
             auth_settings=["BearerToken"],
         )
         limits = limits or aiohttp.ClientTimeout(total=self._timeouts.request, connect=self._timeouts.request)
-        answer = await self._api.call_api(*request, _request_timeout=limits)
+        every_header = CIMultiDict([*serialized.items(), *self._impersonation])  # a user's groups have one each
+        answer = await self._api.call_api(method, url, every_header, content, form, _request_timeout=limits)
         response: aiohttp.ClientResponse = answer.response
         if response.status >= 400:  # noqa: PLR2004 - HTTP
             raise await _error(response, method, path)
@@ -274,6 +311,10 @@ class ApiClient:
             raise UnreachableError(f"the API server cannot be reached: {_one_line(error)}") from error
 
 
+_TOO_LARGE = "etcdserver: request is too large", "trying to send message larger than max"
+"""What etcd, and the API server's client of it, say of a large object; it comes with the status of a server's error."""
+
+
 async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ApiError:
     text = await response.text()
     try:
@@ -282,7 +323,8 @@ async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> Ap
         # A missing object is answered with 404 and JSON; 404 without JSON means that the kind is missing.
         unknown_kind = response.status == 404  # noqa: PLR2004 - HTTP
         message = "there is no such kind: is its CRD installed?" if unknown_kind else text[:200] or response.reason
-    error_type = _ERRORS.get(response.status, ApiError)
+    too_large = any(text in str(message) for text in _TOO_LARGE)
+    error_type = InvalidError if too_large else _ERRORS.get(response.status, ApiError)
     return error_type(f"{method} {path}: {_one_line(message)}")
 
 
@@ -313,6 +355,16 @@ def contexts(kubeconfig: Path | None = None) -> list[str]:
     """List the contexts of a kubeconfig; without a path, of the user's own."""
     known, _ = config.list_kube_config_contexts(None if kubeconfig is None else str(kubeconfig))
     return sorted(context["name"] for context in known)
+
+
+def _impersonation(loader: Any) -> Impersonation:
+    """Find as whom a kubeconfig's user acts; the library reads all of the user's entry but this.
+
+    Raises:
+        AttributeError, TypeError: the entry is malformed.
+    """
+    user = loader._user  # noqa: SLF001 - the library has no other name for the user of the context
+    return Impersonation() if user is None else Impersonation.from_kubeconfig(user.value)
 
 
 def _has_kubeconfig() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from kubeballoon.api.names import GROUP, VERSION
 
 _OURS = f"/apis/{GROUP}/{VERSION}"
@@ -23,12 +25,12 @@ def ours(plural: str) -> str:
 
 def policy_status(policies: str, name: str) -> str:
     """Build the path of a policy's status; ``policies`` is the path of its collection."""
-    return f"{policies}/{name}/status"
+    return f"{policies}/{_segment(name)}/status"
 
 
 def node_pressure(name: str) -> str:
     """Build the path of a node's NodePressure."""
-    return f"{NODE_PRESSURES}/{name}"
+    return f"{NODE_PRESSURES}/{_segment(name)}"
 
 
 def node_pressure_status(name: str) -> str:
@@ -38,19 +40,30 @@ def node_pressure_status(name: str) -> str:
 
 def node(name: str) -> str:
     """Build the path of a Node."""
-    return f"{NODES}/{name}"
+    return f"{NODES}/{_segment(name)}"
 
 
 def instance(namespace: str, name: str) -> str:
     """Build the path of a VirtualMachineInstance."""
-    return f"/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{name}"
+    return f"/apis/kubevirt.io/v1/namespaces/{_segment(namespace)}/virtualmachineinstances/{_segment(name)}"
 
 
 def events(namespace: str) -> str:
     """Build the path of a namespace's events."""
-    return f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+    return f"/apis/events.k8s.io/v1/namespaces/{_segment(namespace)}/events"
 
 
 def leases(namespace: str) -> str:
     """Build the path of a namespace's Leases."""
-    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    return f"/apis/coordination.k8s.io/v1/namespaces/{_segment(namespace)}/leases"
+
+
+def _segment(name: str) -> str:
+    """Quote a name, so that it stays one segment of a path whatever is in it.
+
+    Raises:
+        ValueError: the name is ``.`` or ``..``, which no quoting keeps HTTP clients from resolving.
+    """
+    if name in {".", ".."}:
+        raise ValueError(f"{name!r} is no name of an object")
+    return quote(name, safe="")

@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
 from kubeballoon.cluster.client import ApiClient, UnreachableError
-from kubeballoon.cluster.vmi_annotations import VMIAnnotator
+from kubeballoon.cluster.vmi_annotations import VMIAnnotator, VMIReference, WriteResult
 from kubeballoon.governance.pending_returns import PendingReturn, listed_returns
 
 POLL_SECONDS = 1.0  # agents report a VM's change within a second
 
 
-async def withdraw(cluster: ApiClient, vms: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Remove the controller's annotations from VMs, which are given as (namespace, name, uid).
+async def withdraw(
+    cluster: ApiClient, vms: Iterable[tuple[str, str, str]], nodes: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
+    """Remove the controller's annotations from VMs.
+
+    Args:
+        cluster: the API server.
+        vms: the VMs, as (namespace, name, uid).
+        nodes: the node of each VM that a node's report names, by uid: if the VM does not run there it is left alone.
 
     Returns:
         "namespace/name" of the VMs whose annotations were removed: those that are gone are left out.
@@ -29,8 +37,9 @@ async def withdraw(cluster: ApiClient, vms: Iterable[tuple[str, str, str]]) -> l
     annotator = VMIAnnotator(cluster)
 
     async def remove(namespace: str, name: str, uid: str) -> str | None:
-        removed = await annotator.write(namespace, name, uid, dict.fromkeys(CONTROLLER_ANNOTATIONS))
-        return f"{namespace}/{name}" if removed else None
+        vmi = VMIReference(namespace, name, uid, nodes.get(uid))
+        result = await annotator.write(vmi, dict.fromkeys(CONTROLLER_ANNOTATIONS))
+        return f"{namespace}/{name}" if result is WriteResult.WRITTEN else None
 
     return [name for name in await asyncio.gather(*(remove(*vm) for vm in vms)) if name is not None]
 

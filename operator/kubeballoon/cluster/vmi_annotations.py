@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ConflictError, NotFoundError
+from kubeballoon.cluster.client import ApiClient, ForbiddenError, InvalidError, NotFoundError, Object
 
 _CONCURRENT_PATCHES = 8  # hides the API server's latency without filling its queue for everyone else
+_ANNOTATIONS = "/metadata/annotations"
+_NOTHING_CHANGES = "the patch changes nothing"  # in the message by which the chart's admission refuses such a patch
+
+
+class WriteResult(StrEnum):
+    """A WriteResult says what became of annotations, in the word that metrics use."""
+
+    WRITTEN = "written"
+    GONE = "gone"
+    MISMATCHED = "mismatched"
+
+
+@dataclass(frozen=True, slots=True)
+class VMIReference:
+    """A VMIReference names the VMI that is meant; another VMI, or one on another node, must not be written to.
+
+    Attributes:
+        node: the node that must run the VMI; None where the API server itself named the VMI.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    node: str | None = None
 
 
 class VMIAnnotator:
@@ -19,20 +45,52 @@ class VMIAnnotator:
         self._cluster = cluster
         self._limit = asyncio.Semaphore(_CONCURRENT_PATCHES)
 
-    async def write(self, namespace: str, name: str, uid: str, annotations: Mapping[str, str | None]) -> bool:
-        """Merge annotations into a VMI's; a value of None removes the annotation.
+    async def write(self, vmi: VMIReference, annotations: Mapping[str, str | None]) -> WriteResult:
+        """Write annotations on a VMI, beside those that it has; a value of None removes the annotation.
 
         Returns:
-            Whether the annotations were written: False where the VM is gone. Then another VM may have its name, and the
-            API server refuses the patch because of the uid.
+            Whether the annotations were written. If not, no VMI has the name (``GONE``), or the one that has it is of
+            another uid or runs on another node (``MISMATCHED``).
 
         Raises:
             ApiError: the API server refuses the patch for another reason, or cannot be reached.
         """
-        body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
+        async with self._limit:
+            try:
+                await self._patch(vmi, annotations)
+            except NotFoundError:
+                return WriteResult.GONE
+            except InvalidError:  # the answer does not say which test of the patch failed
+                return WriteResult.MISMATCHED
+            except ForbiddenError as error:
+                if _NOTHING_CHANGES not in str(error):
+                    raise
+        return WriteResult.WRITTEN
+
+    async def _patch(self, vmi: VMIReference, annotations: Mapping[str, str | None]) -> None:
+        path, tests = paths.instance(vmi.namespace, vmi.name), _tests(vmi)
         try:
-            async with self._limit:
-                await self._cluster.merge(paths.instance(namespace, name), body)
-        except (NotFoundError, ConflictError):
-            return False
-        return True
+            await self._cluster.json_patch(path, [*tests, *_changes(annotations)])
+        except InvalidError:
+            # JSON patches add nothing to a map that does not exist, and the controller may not read whether it does.
+            without_any = {"op": "test", "path": _ANNOTATIONS, "value": None}
+            values = {key: value for key, value in annotations.items() if value is not None}
+            changes = [_add(_ANNOTATIONS, values)] if values else []
+            await self._cluster.json_patch(path, [*tests, without_any, *changes])
+
+
+def _tests(vmi: VMIReference) -> list[Object]:
+    expected = {"/metadata/uid": vmi.uid, **({} if vmi.node is None else {"/status/nodeName": vmi.node})}
+    return [{"op": "test", "path": path, "value": value} for path, value in expected.items()]
+
+
+def _changes(annotations: Mapping[str, str | None]) -> Iterator[Object]:
+    for key, value in annotations.items():
+        path = f"{_ANNOTATIONS}/{key.replace('~', '~0').replace('/', '~1')}"
+        yield _add(path, value or "")
+        if value is None:  # only what is there can be removed
+            yield {"op": "remove", "path": path}
+
+
+def _add(path: str, value: object) -> Object:
+    return {"op": "add", "path": path, "value": value}

@@ -85,7 +85,7 @@ class ClusterState:
             self._record_report(pressure.metadata.name, None if known is None else known.status, pressure.status, now)
             for report in pressure.status.virtual_machines:
                 for store in self.stores:
-                    store.written.reconcile(report, now)
+                    store.written.reconcile(pressure.metadata.name, report, now)
         return known is None or known.status != pressure.status or known.metadata.released != pressure.metadata.released
 
     def seconds_since_report(self, name: str, now: float) -> float:
@@ -122,7 +122,7 @@ class ClusterState:
             name,
             status,
             lambda report: self.governance(self.memory, report).governing,
-            self.memory.written.last_requests(status.virtual_machines, now),
+            self.memory.written.last_requests(name, status.virtual_machines, now),
             self.cool_down,
             released=self.is_released(name),
         )
@@ -133,7 +133,7 @@ class ClusterState:
             name,
             status,
             lambda report: self.governance(self.processors, report).governing,
-            self.processors.written.last_requests(status.virtual_machines, now),
+            self.processors.written.last_requests(name, status.virtual_machines, now),
             released=self.is_released(name),
         )
 
@@ -144,8 +144,8 @@ class ClusterState:
     def prune(self) -> None:
         """Forget the requests of VMs that no node reports any more, and when nodes that are gone reported."""
         reported = {
-            report.uid
-            for pressure in self.nodes.values()
+            (name, report.uid)
+            for name, pressure in self.nodes.items()
             if pressure.status is not None
             for report in pressure.status.virtual_machines
         }

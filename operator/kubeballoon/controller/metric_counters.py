@@ -28,7 +28,8 @@ class Counters:
         )
         self._patches = Counter(
             "kubeballoon_patches",
-            "Requests written on VMs, by result: written, gone (the VM was deleted meanwhile) or failed.",
+            "Requests written on VMs, by result: written, gone (the VM was deleted meanwhile), mismatched (the node "
+            "that reports the VM does not run it) or failed.",
             ("result",),
             registry=registry,
         )
@@ -41,7 +42,7 @@ class Counters:
         # Every result is exported from the start, so that Prometheus sees its first increase.
         for counter, results in (
             (self._rounds, ("decided", "silent", "failed")),
-            (self._patches, ("written", "gone", "failed")),
+            (self._patches, ("written", "gone", "mismatched", "failed")),
             (self._statuses, ("written", "gone", "failed")),
         ):
             for result in results:
@@ -56,7 +57,7 @@ class Counters:
         self._rounds.labels(result).inc()
 
     def count_patch(self, result: str) -> None:
-        """Count a patch of a VM's annotations: ``written``, ``gone`` or ``failed``."""
+        """Count a patch of a VM's annotations: ``written``, ``gone``, ``mismatched`` or ``failed``."""
         self._patches.labels(result).inc()
 
     def count_status(self, result: str) -> None:

@@ -1,10 +1,11 @@
-"""This module exports to Prometheus what the controller's last rounds decided."""
+"""This module exports to Prometheus what the controller's last rounds decided, and what became of their events."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import Metric
+from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from kubeballoon.controller.cluster_state import ClusterState
@@ -35,7 +36,7 @@ _DEMAND = Gauge(
 
 
 class ControllerMetrics(Collector):
-    """ControllerMetrics are the controller's gauges, collected when Prometheus scrapes them."""
+    """ControllerMetrics are collected when Prometheus scrapes them: gauges, and the count of events."""
 
     def __init__(self, state: ClusterState, rounds: RoundRunner, leads: Callable[[], bool]) -> None:
         """Export what ``rounds`` decided over ``state``; ``leads`` says whether this replica leads."""
@@ -63,3 +64,15 @@ class ControllerMetrics(Collector):
             for node, plan in plans.items()
             for decision in plan.decisions
         )
+        yield _events(self._rounds.recorder.results)
+
+
+def _events(results: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(
+        "kubeballoon_events",
+        "Events by result: written, failed, or dropped because too many waited for the API server.",
+        labels=("result",),
+    )
+    for result, count in results.items():
+        family.add_metric((result,), count)
+    return family

@@ -180,6 +180,10 @@ def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Find
     failures = [failure for _, result in last_rounds for failure in result.failures]
     if failures:
         return True, ConditionReason.PATCH_FAILED, failures[0]
+    misreported = {name: result.misreported for name, result in last_rounds if result.misreported}
+    if misreported:
+        texts = [f"{name} reports VMs that it does not run: {_listed(vms)}" for name, vms in misreported.items()]
+        return True, ConditionReason.MISREPORTED, "; ".join(texts)
     faults = [result.fault for _, result in last_rounds if result.fault is not None]
     if faults:
         return True, ConditionReason.ROUND_FAILED, faults[0]

@@ -13,12 +13,13 @@ from typing import Any
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster.client import ApiClient, ApiError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
-from kubeballoon.cluster.vmi_annotations import VMIAnnotator
+from kubeballoon.cluster.vmi_annotations import VMIAnnotator, VMIReference, WriteResult
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import Counters
+from kubeballoon.controller.misreported_vms import MisreportedVMs
 from kubeballoon.controller.policy_store import PolicyStore
 from kubeballoon.core.decision_reason import DecisionReason
-from kubeballoon.core.formatting import human
+from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
 from kubeballoon.core.processors.allocation import allocate_processors
@@ -43,6 +44,7 @@ class RoundResult:
         state: the node's state at the time; None if nothing was decided.
         silent: whether nothing was decided because the node's agent has not reported lately.
         failures: one line for each patch that failed.
+        misreported: NAMESPACE/NAME of VMs that the node's agent goes on reporting although the node does not run them.
         fault: why nothing could be decided or written, in one line; None if that was possible.
     """
 
@@ -50,6 +52,7 @@ class RoundResult:
     state: NodeState | None = None
     silent: bool = False
     failures: list[str] = field(default_factory=list)
+    misreported: list[str] = field(default_factory=list)
     fault: str | None = None
 
     @property
@@ -87,6 +90,7 @@ class RoundRunner:
     """A RoundRunner runs rounds, and keeps the result of each node's last round.
 
     Attributes:
+        recorder: posts the rounds' events.
         results: the result of each node's last round, by the node's name.
         last_decided_at: when the last round that decided ended; None before the first.
         progress_at: when a round last wrote something, seconds of ``clock``; the liveness probe goes by it.
@@ -113,7 +117,8 @@ class RoundRunner:
         """
         self._state = state
         self._annotator = VMIAnnotator(cluster)
-        self._recorder = recorder
+        self._misreported = MisreportedVMs()
+        self.recorder = recorder
         self._counters = counters
         self._clock = clock
         self._utc_now = utc_now
@@ -153,6 +158,7 @@ class RoundRunner:
         status = None if pressure is None else pressure.status
         if pressure is None or status is None:
             self.results.pop(name, None)
+            self._misreported.keep(name, ())
             return
         if self._state.seconds_since_report(name, self._clock()) > SILENT_AFTER:
             self.results[name] = RoundResult(silent=True)
@@ -161,9 +167,13 @@ class RoundRunner:
         plans = self._decide(name, status)
         result = self.results[name] = RoundResult(plans, status.state)
         reports = {report.uid: report for report in status.virtual_machines}
-        changes = self._changes(reports, plans, before.plans)
-        failures = await asyncio.gather(*(self._apply(reports[uid], of_vm) for uid, of_vm in changes.items()))
+        self._misreported.keep(name, reports)
+        changes = self._changes(name, reports, plans, before.plans)
+        failures = await asyncio.gather(*(self._apply(name, reports[uid], of_vm) for uid, of_vm in changes.items()))
         result.failures = [failure for failure in failures if failure is not None]
+        reported_at = self._clock() - self._state.seconds_since_report(name, self._clock())
+        result.misreported = self._misreported.persistent(name, status.virtual_machines, reported_at)
+        await self._post_misreported_event(pressure, before.misreported, result.misreported)
         await self._post_state_event(pressure, status, before.state)
         for store in self._state.stores:
             plural = store.policy_type.model.plural
@@ -183,11 +193,15 @@ class RoundRunner:
 
     def _changes(
         self,
+        node: str,
         reports: Mapping[str, VirtualMachineReport],
         plans: Mapping[str, AnyPlan],
         plans_before: Mapping[str, AnyPlan],
     ) -> dict[str, list[_RequestChange]]:
-        """Find what to write on VMs, by uid: a request that differs from the present one, or a new reason for it."""
+        """Find what to write on VMs, by uid: a request that differs from the present one, or a new reason for it.
+
+        VMs that the node was found not to run are left out for a while.
+        """
         changes: dict[str, list[_RequestChange]] = {}
         for store in self._state.stores:
             plural = store.policy_type.model.plural
@@ -196,38 +210,47 @@ class RoundRunner:
             keys = {decision.vm.uid: _explanation_key(decision) for decision in decisions_before}
             for decision in () if plan is None else plan.decisions:
                 uid = decision.vm.uid
-                before = store.written.current_request(reports[uid])
+                before = store.written.current_request(node, reports[uid])
                 after = _request(store, decision) or store.policy_type.final_request(reports[uid], before)
                 key = _explanation_key(decision)
                 # A controller that has just started does not know the reason on the VM, and takes it to be right.
                 explained = after.target is None or keys.get(uid, key) == key
                 if after != before or not explained:
                     changes.setdefault(uid, []).append(_RequestChange(store, before, after, decision.message))
-        return changes
+        now = self._clock()
+        return {uid: of_vm for uid, of_vm in changes.items() if self._misreported.may_be_tried(node, uid, now)}
 
-    async def _apply(self, report: VirtualMachineReport, changes: list[_RequestChange]) -> str | None:
-        """Write changes on a VM; if that fails, return why in one line."""
+    async def _apply(self, node: str, report: VirtualMachineReport, changes: list[_RequestChange]) -> str | None:
+        """Write changes on a VM if its node runs it; if that fails, return why in one line."""
         annotations: dict[str, str | None] = {}
         for change in changes:
             annotations |= change.store.policy_type.annotations(change.after, change.message)
         try:
-            written = await self._annotator.write(report.namespace, report.name, report.uid, annotations)
+            vmi = VMIReference(report.namespace, report.name, report.uid, node)
+            written = await self._annotator.write(vmi, annotations)
         except ApiError as error:
             self._counters.count_patch("failed")
             _log.warning("%s", error)
             return str(error)
         finally:
             self.progress_at = self._clock()
-        if not written:
-            self._counters.count_patch("gone")
-            return None  # the agent's next report leaves the VM out
-        self._counters.count_patch("written")
+        self._counters.count_patch(written)
+        if written is not WriteResult.WRITTEN:
+            self._misreported.add(node, report.uid, self._clock())
+            return None  # an honest agent's next report leaves the VM out
+        self._misreported.remove(node, report.uid)
         for change in changes:
-            change.store.written.record(report.uid, change.before, change.after, self._clock())
+            change.store.written.record(node, report.uid, change.before, change.after, self._clock())
             target = change.after.target
             text = "withdrawn" if target is None else change.store.policy_type.amount_text(target)
             _log.info("%s/%s: target %s (%s)", report.namespace, report.name, text, change.message)
         return None
+
+    async def _post_misreported_event(self, node: NodePressure, before: list[str], now: list[str]) -> None:
+        """Post an event if a node's agent goes on reporting other VMs than before which the node does not run."""
+        if now and now != before:
+            note = f"its agent reports VMs that the node does not run, and nothing is written on them: {listed(now)}"
+            await self.recorder.post(_node_reference(node), "Misreported", note, action="Allocate", warning=True)
 
     async def _post_state_event(self, node: NodePressure, status: NodePressureStatus, before: NodeState | None) -> None:
         """Post an event if a node's state has changed; the first state that is known is no change."""
@@ -236,7 +259,7 @@ class RoundRunner:
             return
         note = f"from {before} to {state}: {human(memory.available)} of {human(memory.total)} are available"
         warning = NodeState(state).only_minimums_hold
-        await self._recorder.post(_node_reference(node), f"Memory{state}", note, action="Allocate", warning=warning)
+        await self.recorder.post(_node_reference(node), f"Memory{state}", note, action="Allocate", warning=warning)
 
     async def _post_plan_events(
         self,
@@ -253,7 +276,7 @@ class RoundRunner:
         if plan.shortfall and (before is None or not before.shortfall):
             name, shortfall = node.metadata.name, policy_type.amount_text(plan.shortfall)
             note = f"the guaranteed minimums exceed the capacity of {name} for VMs by {shortfall}"
-            await self._recorder.post(_node_reference(node), "Shortfall", note, action="Allocate", warning=True)
+            await self.recorder.post(_node_reference(node), "Shortfall", note, action="Allocate", warning=True)
         decisions_before = {decision.vm.uid: decision for decision in ([] if before is None else before.decisions)}
         for decision in plan.decisions:
             decision_before = decisions_before.get(decision.vm.uid)
@@ -261,8 +284,7 @@ class RoundRunner:
             if event is not None:
                 reason, warning = event
                 about = _vmi_reference(reports[decision.vm.uid])
-                await self._recorder.post(about, reason, decision.message, action="Allocate", warning=warning)
-                self.progress_at = self._clock()
+                await self.recorder.post(about, reason, decision.message, action="Allocate", warning=warning)
 
 
 def _node_reference(node: NodePressure) -> ObjectReference:

@@ -32,49 +32,51 @@ class WrittenRequest:
 
 
 class WrittenRequests:
-    """WrittenRequests remember what was last written on each VM, for the policies of one type."""
+    """WrittenRequests remember what was last written on each VM, for the policies of one type.
+
+    Each node has its own memory: what one node's agent reports of a VM that runs on another node changes nothing there.
+    """
 
     def __init__(self, reported_request: Callable[[VirtualMachineReport], VMRequest]) -> None:
         """Begin without a request; ``reported_request`` finds in an agent's report of a VM what is requested of it."""
         self._reported_request = reported_request
-        self._by_uid: dict[str, WrittenRequest] = {}
+        self._written: dict[tuple[str, str], WrittenRequest] = {}  # by the node's name and the VM's uid
 
-    def current_request(self, report: VirtualMachineReport) -> VMRequest:
+    def current_request(self, node: str, report: VirtualMachineReport) -> VMRequest:
         """Say what is requested of a VM now: what was last written on it, else what its agent reports."""
-        written = self._by_uid.get(report.uid)
+        written = self._written.get((node, report.uid))
         return self._reported_request(report) if written is None else written.request
 
-    def record(self, uid: str, before: VMRequest, after: VMRequest, now: float) -> None:
-        """Remember that a VM's request was changed from ``before`` to ``after`` at ``now`` seconds."""
-        written = self._by_uid.get(uid)
+    def record(self, node: str, uid: str, before: VMRequest, after: VMRequest, now: float) -> None:
+        """Remember that the request of a node's VM was changed from ``before`` to ``after`` at ``now`` seconds."""
+        written = self._written.get((node, uid))
         last_move = None if written is None else written.last_move
         if before.target is not None and after.target is not None and before.target != after.target:
             last_move = now, after.target > before.target
-        self._by_uid[uid] = WrittenRequest(after, now, last_move)
+        self._written[node, uid] = WrittenRequest(after, now, last_move)
 
-    def last_requests(self, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, LastRequest]:
-        """Find what was last written on VMs, by uid, as of ``now`` seconds; VMs without a request are left out."""
-        return {
-            report.uid: _last_request(self._by_uid[report.uid], now) for report in reports if report.uid in self._by_uid
-        }
+    def last_requests(self, node: str, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, LastRequest]:
+        """Find what was last written on a node's VMs as of ``now`` seconds, by uid; VMs without any are left out."""
+        written = ((report.uid, self._written.get((node, report.uid))) for report in reports)
+        return {uid: _last_request(each, now) for uid, each in written if each is not None}
 
-    def reconcile(self, report: VirtualMachineReport, now: float) -> None:
-        """Take over what an agent reports as a VM's request, once the report must include what was written.
+    def reconcile(self, node: str, report: VirtualMachineReport, now: float) -> None:
+        """Take over what a node's agent reports as a VM's request, once the report must include what was written.
 
         That is when the written request has been reported, or should have been by ``now`` seconds. A report from before
         says nothing about the written request.
         """
-        written = self._by_uid.get(report.uid)
+        written = self._written.get((node, report.uid))
         if written is None:
             return
         reported = self._reported_request(report)
         overdue = now - written.written_at >= CONFIRMATION_SECONDS
         if reported == written.request or written.confirmed or overdue:
-            self._by_uid[report.uid] = replace(written, request=reported, confirmed=True)
+            self._written[node, report.uid] = replace(written, request=reported, confirmed=True)
 
-    def prune(self, uids: set[str]) -> None:
-        """Forget all requests but those of the VMs with these uids."""
-        self._by_uid = {uid: request for uid, request in self._by_uid.items() if uid in uids}
+    def prune(self, reported: set[tuple[str, str]]) -> None:
+        """Forget all requests but those of the VMs that are reported, each given as its node's name and its uid."""
+        self._written = {key: request for key, request in self._written.items() if key in reported}
 
 
 def _last_request(written: WrittenRequest, now: float) -> LastRequest:
