@@ -122,7 +122,7 @@ class ClusterState:
             name,
             status,
             lambda report: self.governance(self.memory, report).governing,
-            self.memory.written.last_requests(status.virtual_machines, now),
+            self.memory.written.last_requests(name, status.virtual_machines, now),
             self.cool_down,
             released=self.is_released(name),
         )
@@ -133,7 +133,7 @@ class ClusterState:
             name,
             status,
             lambda report: self.governance(self.processors, report).governing,
-            self.processors.written.last_requests(status.virtual_machines, now),
+            self.processors.written.last_requests(name, status.virtual_machines, now),
             released=self.is_released(name),
         )
 

@@ -162,7 +162,7 @@ class RoundRunner:
         result = self.results[name] = RoundResult(plans, status.state)
         reports = {report.uid: report for report in status.virtual_machines}
         changes = self._changes(reports, plans, before.plans)
-        failures = await asyncio.gather(*(self._apply(reports[uid], of_vm) for uid, of_vm in changes.items()))
+        failures = await asyncio.gather(*(self._apply(name, reports[uid], of_vm) for uid, of_vm in changes.items()))
         result.failures = [failure for failure in failures if failure is not None]
         await self._post_state_event(pressure, status, before.state)
         for store in self._state.stores:
@@ -205,8 +205,8 @@ class RoundRunner:
                     changes.setdefault(uid, []).append(_RequestChange(store, before, after, decision.message))
         return changes
 
-    async def _apply(self, report: VirtualMachineReport, changes: list[_RequestChange]) -> str | None:
-        """Write changes on a VM; if that fails, return why in one line."""
+    async def _apply(self, node: str, report: VirtualMachineReport, changes: list[_RequestChange]) -> str | None:
+        """Write changes on a VM of ``node``; if that fails, return why in one line."""
         annotations: dict[str, str | None] = {}
         for change in changes:
             annotations |= change.store.policy_type.annotations(change.after, change.message)
@@ -223,7 +223,7 @@ class RoundRunner:
             return None  # the agent's next report leaves the VM out
         self._counters.count_patch("written")
         for change in changes:
-            change.store.written.record(report.uid, change.before, change.after, self._clock())
+            change.store.written.record(report.uid, node, change.before, change.after, self._clock())
             target = change.after.target
             text = "withdrawn" if target is None else change.store.policy_type.amount_text(target)
             _log.info("%s/%s: target %s (%s)", report.namespace, report.name, text, change.message)
@@ -256,11 +256,13 @@ class RoundRunner:
             await self._recorder.post(_node_reference(node), "Shortfall", note, action="Allocate", warning=True)
         decisions_before = {decision.vm.uid: decision for decision in ([] if before is None else before.decisions)}
         for decision in plan.decisions:
-            decision_before = decisions_before.get(decision.vm.uid)
-            event = None if decision_before is None else _event_for_change(policy_type, decision_before, decision)
+            decision_before, report = decisions_before.get(decision.vm.uid), reports[decision.vm.uid]
+            event = (
+                None if decision_before is None else _event_for_change(policy_type, report, decision_before, decision)
+            )
             if event is not None:
                 reason, warning = event
-                about = _vmi_reference(reports[decision.vm.uid])
+                about = _vmi_reference(report)
                 await self._recorder.post(about, reason, decision.message, action="Allocate", warning=warning)
                 self.progress_at = self._clock()
 
@@ -298,13 +300,13 @@ _RECLAIMED_REASONS = (DecisionReason.RECLAIMED, DecisionReason.AT_MINIMUM)
 
 
 def _event_for_change(
-    policy_type: PolicyType[Any, Any], before: AnyDecision, after: AnyDecision
+    policy_type: PolicyType[Any, Any], report: VirtualMachineReport, before: AnyDecision, after: AnyDecision
 ) -> tuple[str, bool] | None:
     """Find the event to post when a VM's reason changes, as (reason, warning); None if the change is no news."""
     if before.reason is after.reason:
         return None
     if after.reason is DecisionReason.UNRESPONSIVE:
-        return DecisionReason.UNRESPONSIVE, True
+        return None if policy_type.responsive(report) else (DecisionReason.UNRESPONSIVE, True)
     if after.reason in _RECLAIMED_REASONS and before.reason not in _RECLAIMED_REASONS and after.target is not None:
         return policy_type.reclaimed_event, False
     if after.reason in (DecisionReason.SATISFIED, DecisionReason.NOT_UNDER_PRESSURE) and before.target is not None:

@@ -20,12 +20,14 @@ class WrittenRequest:
 
     Attributes:
         request: what was written; from the agent's confirmation on, what the agent reports.
+        node: the node that the VM ran on then.
         written_at: when the request was written, seconds.
         last_move: when the target last moved, seconds, and whether it moved up; None before the first move.
         confirmed: whether the agent has reported the request since it was written.
     """
 
     request: VMRequest
+    node: str
     written_at: float
     last_move: tuple[float, bool] | None = None
     confirmed: bool = False
@@ -44,18 +46,20 @@ class WrittenRequests:
         written = self._by_uid.get(report.uid)
         return self._reported_request(report) if written is None else written.request
 
-    def record(self, uid: str, before: VMRequest, after: VMRequest, now: float) -> None:
-        """Remember that a VM's request was changed from ``before`` to ``after`` at ``now`` seconds."""
+    def record(self, uid: str, node: str, before: VMRequest, after: VMRequest, now: float) -> None:
+        """Remember that the request of a VM on ``node`` was changed from ``before`` to ``after`` at ``now`` seconds."""
         written = self._by_uid.get(uid)
-        last_move = None if written is None else written.last_move
+        last_move = None if written is None else _last_move(written, node)
         if before.target is not None and after.target is not None and before.target != after.target:
             last_move = now, after.target > before.target
-        self._by_uid[uid] = WrittenRequest(after, now, last_move)
+        self._by_uid[uid] = WrittenRequest(after, node, now, last_move)
 
-    def last_requests(self, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, LastRequest]:
-        """Find what was last written on VMs, by uid, as of ``now`` seconds; VMs without a request are left out."""
+    def last_requests(self, node: str, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, LastRequest]:
+        """Find what was last written on a node's VMs, by uid, as of ``now`` seconds; others are left out."""
         return {
-            report.uid: _last_request(self._by_uid[report.uid], now) for report in reports if report.uid in self._by_uid
+            report.uid: _last_request(self._by_uid[report.uid], node, now)
+            for report in reports
+            if report.uid in self._by_uid
         }
 
     def reconcile(self, report: VirtualMachineReport, now: float) -> None:
@@ -77,8 +81,18 @@ class WrittenRequests:
         self._by_uid = {uid: request for uid, request in self._by_uid.items() if uid in uids}
 
 
-def _last_request(written: WrittenRequest, now: float) -> LastRequest:
-    if written.last_move is None:
+def _last_move(written: WrittenRequest, node: str) -> tuple[float, bool] | None:
+    """Find the last move of a VM that is on ``node`` now; None if it moved on another.
+
+    The cool-down keeps a node's VMs from passing memory to and fro. On a node that a VM has just come to, its last move
+    was about memory of another node.
+    """
+    return written.last_move if written.node == node else None
+
+
+def _last_request(written: WrittenRequest, node: str, now: float) -> LastRequest:
+    last_move = _last_move(written, node)
+    if last_move is None:
         return LastRequest(written.request.target)
-    moved_at, up = written.last_move
+    moved_at, up = last_move
     return LastRequest(written.request.target, TargetChange(up=up, age=now - moved_at))
