@@ -23,7 +23,7 @@ from kubeballoon.agent.vm.policy_backing import KnownPolicies
 from kubeballoon.agent.vm.vmi import Instance
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, VirtualMachineReport
-from kubeballoon.controller.scheduler import RESYNC_SECONDS
+from kubeballoon.controller.wait_times import DEFAULT_TIMING as CONTROLLER_TIMING
 from kubeballoon.controller.written_requests import WrittenRequests
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.memory.allocation import allocate_memory
@@ -219,7 +219,7 @@ class ClosedLoop:
         self.available = int(self.total - other - held)
         self.lowest_available = min(self.lowest_available, self.available)
         self._memory = HostMemory(self.total, max(0, self.available), MemoryStall())
-        thresholds = self._limits.thresholds(self.total)
+        thresholds = self._limits.thresholds(self._memory)
         before, self.state = (
             self.state,
             next_state(self.state, self._memory.available, thresholds, MemoryStall(), StallLimits()),
@@ -234,7 +234,7 @@ class ClosedLoop:
             self._news = True
 
     def _compose(self) -> NodePressureStatus:
-        node = NodeObservation(self._memory, self.state, self._limits.thresholds(self.total))
+        node = NodeObservation(self._memory, self.state, self._limits.thresholds(self._memory))
         conditions = () if self._report is None else self._report.conditions
         workers = [(task.worker, None) for task in self._tasks.values()]
         return compose(node, workers, conditions, datetime.fromtimestamp(self._clock(), UTC))
@@ -253,25 +253,25 @@ class ClosedLoop:
             return
         self._report, self._reported_at = status, self.now
         for report in status.virtual_machines:
-            self._written.reconcile(report, self.now)
+            self._written.reconcile("node", report, self.now)
         self._round_due = self.now
 
     def _decide(self) -> None:
         """Run a round, as the controller does."""
-        self._round_due = self.now + RESYNC_SECONDS
+        self._round_due = self.now + CONTROLLER_TIMING.resync
         if self._report is None:
             return
         reports = {report.uid: report for report in self._report.virtual_machines}
-        written = self._written.last_requests(reports.values(), self.now)
+        written = self._written.last_requests("node", reports.values(), self.now)
         self.plan = allocate_memory(memory_node("node", self._report, self._governing, written))
         for decision in self.plan.decisions:
             uid, policy = decision.vm.uid, decision.vm.policy
-            before = self._written.current_request(reports[uid])
+            before = self._written.current_request("node", reports[uid])
             after = VMRequest()
             if decision.target is not None and policy is not None:
                 after = VMRequest(decision.target, decision.vm.minimum, policy.name)
             if after != before:
-                self._written.record(uid, before, after, self.now)
+                self._written.record("node", uid, before, after, self.now)
                 self.writes.append((self.now, uid))
                 self._write(uid, after)
             self._count_wait(decision)

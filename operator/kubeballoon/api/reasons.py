@@ -59,6 +59,16 @@ class AgentReason(StrEnum):
         return self in (AgentReason.NO_BALLOON, AgentReason.GUEST_UNSUPPORTED)
 
     @property
+    def is_passing(self) -> bool:
+        """Whether the VM cannot follow requests for a while, though nothing is wrong with it."""
+        return self in (
+            AgentReason.MIGRATING,
+            AgentReason.PAUSED,
+            AgentReason.MEMORY_HOTPLUG,
+            AgentReason.METHOD_CHANGING,
+        )
+
+    @property
     def guest_agent_answers(self) -> bool:
         """Whether the guest agent is there and answers, though not with what it was asked for."""
         return self in (AgentReason.GUEST_AGENT_REFUSED, AgentReason.GUEST_AGENT_GARBLED)
