@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from kubeballoon.agent.main import raise_file_limit
+from kubeballoon.agent.main import allow_many_threads, raise_file_limit
 
 
 @pytest.fixture
@@ -22,3 +24,12 @@ def most_files() -> Iterator[int]:
 def test_the_agent_may_open_as_many_files_as_it_may_allow_itself(most_files: int) -> None:
     raise_file_limit()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most_files, most_files)
+
+
+def test_processes_that_hang_while_they_are_read_hold_up_no_other() -> None:
+    async def read_all() -> list[int]:
+        allow_many_threads(asyncio.get_running_loop())
+        together = threading.Barrier(200)  # none returns before all have begun
+        return await asyncio.gather(*(asyncio.to_thread(together.wait, 30) for _ in range(200)))
+
+    assert len(asyncio.run(read_all())) == 200

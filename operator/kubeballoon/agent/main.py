@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kubeballoon.agent.agent import Agent, NodeLimits
@@ -26,6 +27,7 @@ from kubeballoon.serving import serve
 
 _log = logging.getLogger(__name__)
 
+_MOST_THREADS = 1024  # three for each VM that the largest nodes run
 _TRIM_INTERVAL = 20.0  # seconds between two returns of unused memory to the node; each takes less than a millisecond
 
 
@@ -109,9 +111,20 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def allow_many_threads(loop: asyncio.AbstractEventLoop) -> None:
+    """Let ``asyncio.to_thread`` start as many threads as all VMs of a node can take.
+
+    Each VM reads its own process in them. A read that hangs, because the process hangs, takes one for as long: by
+    default there are a few more than processors, and some such VMs would have all others wait. None is started before
+    it is needed.
+    """
+    loop.set_default_executor(ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="process"))
+
+
 async def _run(options: argparse.Namespace) -> int:
     from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor  # noqa: PLC0415 - an extra that only the agent needs
 
+    allow_many_threads(asyncio.get_running_loop())
     settings = AgentSettings(options.pods_dir, options.demand_window, max(1, round(options.stats_period)))
     eviction = _eviction_threshold(options)
     limits = NodeLimits(eviction.size, options.eviction_margin, eviction_percent=eviction.percent)
