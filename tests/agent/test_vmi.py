@@ -140,6 +140,40 @@ def test_a_migration_that_failed_leaves_the_vm_with_its_node() -> None:
     assert instance.hold is None
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"migrationUid": "m", "sourceNode": "here", "targetNode": "there"},
+        {"migrationUid": "m", "startTimestamp": "2026-01-01T00:00:00Z", "endTimestamp": "2026-01-01T00:00:09Z"},
+        None,
+    ],
+    ids=["never began", "ended, and does not say how", "none"],
+)
+def test_a_migration_that_is_none_to_kubevirt_holds_no_vm(state: dict[str, str] | None) -> None:
+    staying = vmi()
+    staying["status"]["migrationState"] = state
+    instance = read_instance(staying, "here")
+    assert instance is not None
+    assert instance.hold is None
+
+
+@pytest.mark.parametrize(("condition", "resizes"), [(None, True), ("True", True), ("False", False)])
+def test_a_vm_has_all_of_its_memory_until_a_hotplug_is_done_or_has_failed(
+    condition: str | None, *, resizes: bool
+) -> None:
+    growing = vmi()
+    growing["spec"]["domain"]["memory"]["guest"] = "512Mi"
+    if condition is not None:
+        growing["status"]["conditions"].append({"type": "HotMemoryChange", "status": condition})
+    instance = read_instance(growing, "here")
+    assert instance is not None
+    assert (instance.return_all is not None) is resizes
+    growing["status"]["memory"]["guestRequested"] = "512Mi"
+    instance = read_instance(growing, "here")
+    assert instance is not None
+    assert (instance.return_all is not None) is (condition == "True")
+
+
 @contextmanager
 def listening(directory: Path, name: str) -> Iterator[None]:
     """Listen behind a path of any length."""

@@ -129,6 +129,8 @@ class FakeGuestControl:
         looks: how often the processors were read.
         thread: makes each call, as libvirt's are made; without one calls are made at once.
         process_bytes: what the VM's process holds of the node's memory, bytes; None if it cannot be seen.
+        starts: whether the guest's kernel starts processors that are plugged in, by a udev rule for instance.
+        plugged_in: the processors that were plugged in.
     """
 
     online: dict[int, bool] = field(default_factory=lambda: dict.fromkeys(range(4), True))
@@ -153,6 +155,8 @@ class FakeGuestControl:
     looks: int = 0
     thread: CallThread | None = None
     process_bytes: int | None = None
+    starts: bool = True
+    plugged_in: set[int] = field(default_factory=set)
 
     async def command(self, name: str, arguments: Mapping[str, Any], read: Callable[[str], T]) -> T:
         """Carry a command out, and have the answer read."""
@@ -221,6 +225,7 @@ class FakeGuestControl:
 
     async def plug(self, count: int) -> None:
         """Plug processors in, which the guest does not use yet."""
+        self.plugged_in |= set(range(count)) - self.online.keys()
         for index in range(count):
             self.online.setdefault(index, False)
         self.count = count
@@ -228,6 +233,10 @@ class FakeGuestControl:
     def vcpus(self) -> frozenset[int]:
         """Read the indices of the processors that have a thread: all that are plugged in."""
         return frozenset(self.online)
+
+    def started_vcpus(self) -> frozenset[int]:
+        """Read the indices of the processors that the guest's kernel has started."""
+        return frozenset(index for index in self.online if self.starts or index not in self.plugged_in)
 
     def resident(self) -> int | None:
         """Read how much of the node's memory the process holds, bytes."""

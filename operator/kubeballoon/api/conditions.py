@@ -18,7 +18,7 @@ class ConditionType(StrEnum):
 
 
 class ConditionReason(StrEnum):
-    """A ConditionReason says in one word why a condition is true or false."""
+    """A ConditionReason says in one word why a condition is true or false, or why that is not known."""
 
     # Ready, of a policy
     ENFORCING = "Enforcing"
@@ -30,7 +30,7 @@ class ConditionReason(StrEnum):
     # Ready, of a node's report
     REPORTING = "Reporting"
     VIRTUAL_MACHINES_UNREACHABLE = "VirtualMachinesUnreachable"
-    # Degraded
+    # Degraded; AGENT_SILENT is also why Ready, Shortfall and AtRisk are unknown
     PATCH_FAILED = "PatchFailed"
     MISREPORTED = "Misreported"
     ROUND_FAILED = "RoundFailed"

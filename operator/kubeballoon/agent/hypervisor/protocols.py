@@ -40,6 +40,10 @@ class VMProcess(Protocol):
         """Read the indices of the VM's processors that have a thread on the node."""
         ...
 
+    def started_vcpus(self) -> frozenset[int] | None:
+        """Read the indices of those of them that the guest's kernel has started."""
+        ...
+
     def resident(self) -> int | None:
         """Read how much of the node's memory the process holds, in bytes, merged pages included."""
         ...

@@ -274,20 +274,33 @@ def _passes_through(spec: Object, devices: Object) -> bool:
 
 def _hold(status: Object) -> Problem | None:
     """Find why the VM must be left exactly as it is for now; None if it need not."""
-    migration = status.get("migrationState") or {}
-    under_way = migration.get("migrationUid") and not (migration.get("completed") or migration.get("failed"))
-    if under_way:
+    if _migrates(status):
         return Problem(AgentReason.MIGRATING, "it is migrating: its balloon stays as it is until that ends")
     return Problem.of(AgentReason.PAUSED) if _has(status, "Paused") else None
+
+
+def _migrates(status: Object) -> bool:
+    """Whether the VM migrates, by what KubeVirt itself goes by (isMigrationInProgress in virt-handler's controller.go).
+
+    A migration that was accepted and never began, or that ended without saying how, must not hold the VM for good.
+    """
+    migration = status.get("migrationState") or {}
+    if migration.get("completed") or migration.get("failed") or migration.get("endTimestamp"):
+        return False
+    arrives = migration.get("migrationUid") and migration.get("targetNode") == status.get("nodeName")
+    return bool(migration.get("startTimestamp") or arrives)
 
 
 def _return_all(vmi: Object) -> Problem | None:
     """Find why the VM must have all of its memory for now; None if it need not.
 
     KubeVirt has the VM's pod request what the guest still lacks of its new memory. What a balloon keeps from the guest
-    counts as lacking: that has happened by the time that the resizing shows here, and may only be told.
+    counts as lacking: that has happened by the time that the resizing shows here, and may only be told. KubeVirt marks
+    a hotplug that failed by a condition that is false, and then waits for a restart.
     """
     status, domain = vmi.get("status", {}), vmi.get("spec", {}).get("domain", {})
+    if _has(status, "HotMemoryChange", "False"):
+        return None
     ordered = _quantity(domain.get("memory", {}).get("guest"))
     requested = _quantity(status.get("memory", {}).get("guestRequested"))
     if not _has(status, "HotMemoryChange") and (not ordered or not requested or ordered == requested):
@@ -302,8 +315,8 @@ def _return_all(vmi: Object) -> Problem | None:
     return Problem(AgentReason.MEMORY_HOTPLUG, message)
 
 
-def _has(status: Object, condition: str) -> bool:
-    return any(each.get("type") == condition and each.get("status") == "True" for each in status.get("conditions", []))
+def _has(status: Object, condition: str, value: str = "True") -> bool:
+    return any(each.get("type") == condition and each.get("status") == value for each in status.get("conditions", []))
 
 
 def _size(vmi: Object) -> int:
