@@ -69,3 +69,14 @@ def test_an_object_that_is_gone_when_the_next_list_is_read_is_missed_no_more() -
     assert progress.fault() is not None
     progress.compare(paths.NAMESPACES, [], progress.deliveries)
     assert progress.fault() is None
+
+
+def test_an_object_that_comes_back_in_an_older_version_has_to_be_delivered_again() -> None:
+    """As after a backup of the API server was restored."""
+    clock = Clock()
+    progress = watches(clock)
+    progress.record(paths.NAMESPACES, None, at(5))
+    progress.compare(paths.NAMESPACES, [], progress.deliveries)
+    progress.compare(paths.NAMESPACES, [at(5)], progress.deliveries)
+    clock.now += PATIENCE
+    assert progress.fault() is not None

@@ -65,7 +65,16 @@ class WatchProgress:
         """
         collection = self._collection(path)
         since = -math.inf if first else self._clock()
-        behind = {each["uid"] for each in listed if not _is_delivered(collection, each, deliveries)}
+        versions = {each["uid"]: each["resourceVersion"] for each in listed}
+        # Those that are gone are forgotten: when kopf lists anew, it does not tell what was deleted meanwhile.
+        collection.delivered = {
+            uid: (version, number)
+            for uid, (version, number) in collection.delivered.items()
+            if uid in versions or number > deliveries
+        }
+        up_to_date = (uid for uid, (version, _) in collection.delivered.items() if version == versions.get(uid))
+        newer = (uid for uid, (_, number) in collection.delivered.items() if number > deliveries)
+        behind = versions.keys() - {*up_to_date, *newer}
         collection.missing = {uid: collection.missing.get(uid, since) for uid in behind}
 
     def fault(self) -> str | None:
@@ -80,8 +89,3 @@ class WatchProgress:
 
     def _collection(self, path: str) -> _Collection:
         return self._collections.setdefault(path, _Collection())
-
-
-def _is_delivered(collection: _Collection, metadata: Metadata, deliveries: int) -> bool:
-    version, number = collection.delivered.get(metadata["uid"], ("", 0))
-    return version == metadata["resourceVersion"] or number > deliveries
