@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from kubeballoon.core.memory.demand import GuestStatistics
-from kubeballoon.core.memory.working_set import GuestReport, WorkingSetPace, advance
+from kubeballoon.core.memory.working_set import WorkingSetPace, WorkingSetReport, advance
 from kubeballoon.core.units import GIB, MIB
 from kubeballoon.vocabulary import SwapAbility
 
@@ -32,7 +32,7 @@ class Guest:
             usable = max(0, self.actual - 3 * GIB)
             statistics = GuestStatistics(self.actual, self.now, usable=usable, swap_out=self.swapped)
             spare = max(0, usable - SIZE // 32)
-            report = GuestReport(SIZE, spare, self.refaults and usable == 0, statistics)
+            report = WorkingSetReport(SIZE, spare, self.refaults and usable == 0, statistics)
             self.pace = advance(self.pace, report, goal, self.now, delay=delay, urgent=urgent)
             least = self.actual - spare if self.pace.limit is None else min(self.actual - spare, self.pace.limit)
             wanted = max(goal, self.pace.floor, least)

@@ -144,6 +144,7 @@ def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
         need=None if view.need is None else view.need.value,
         present_need=None if view.need is None else view.need.present,
         troubled=view.need is not None and view.need.troubled,
+        swap_ability=view.working_set.ability,
         min=clamp_to_size(instance.minimum, size),
         target=clamp_to_size(instance.target, size),
         emergency_target=worker.emergency_target,

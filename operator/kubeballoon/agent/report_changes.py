@@ -22,6 +22,8 @@ def view_changed(before: MemoryView, now: MemoryView) -> bool:
     old, new = before.sample, now.sample
     if old is None or new is None or before.problem != now.problem or before.responsive != now.responsive:
         return True
+    if before.working_set.ability is not now.working_set.ability:
+        return True
     if (before.need is None) != (now.need is None) or bool(before.excess) != bool(now.excess):
         return True
     figures = [

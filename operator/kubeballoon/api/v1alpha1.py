@@ -14,7 +14,7 @@ from kubeballoon.api.names import DNS_LABEL, DNS_NAME, GROUP, LONGEST_NAME, VERS
 from kubeballoon.api.quantity import AmountText, CountText, MinimumText, Quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
-from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen
+from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen, SwapAbility, WorkingSetReclaim
 
 API_VERSION = f"{GROUP}/{VERSION}"
 Conditions = Annotated[
@@ -206,6 +206,12 @@ class ReclaimSettings(ApiModel):
     max_rate: Quantity | None = Field(
         default=None,
         description="The most that is reclaimed from one VM in a second. Left out, the guest's own pace decides.",
+    )
+    working_set: WorkingSetReclaim = WorkingSetReclaim.IF_SWAPPABLE
+    working_set_delay: Duration = Field(
+        default="10s",
+        description="For how long memory that a guest works with must be lacking elsewhere before it is reclaimed. "
+        "Where a guaranteed minimum is lacking, or the node is Scarce or Critical, it is reclaimed at once.",
     )
 
 
@@ -452,6 +458,9 @@ class VirtualMachineReport(ApiModel):
         default=None, description="The part of the need that the guest works with at this moment."
     )
     troubled: bool = Field(default=False, description="Whether the guest swaps or refaults because it lacks memory.")
+    swap_ability: Annotated[SwapAbility, _unless_newer(SwapAbility, SwapAbility.UNKNOWN)] = Field(
+        default=SwapAbility.UNKNOWN, description="Whether the guest can swap, as far as it was seen."
+    )
     min: Quantity | None = Field(default=None, description="The guarantee as requested.")
     target: Quantity | None = Field(default=None, description="What is requested of the VM.")
     emergency_target: Quantity | None = Field(

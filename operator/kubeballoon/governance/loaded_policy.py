@@ -52,6 +52,8 @@ def load_memory_policy(policy: MemoryPolicy) -> LoadedMemoryPolicy:
         mode=policy.spec.mode,
         when=reclaim.when,
         max_rate=reclaim.max_rate,
+        working_set=reclaim.working_set,
+        working_set_delay=parse_duration(reclaim.working_set_delay),
     )
     return LoadedPolicy(policy, terms)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from kubeballoon.agent.hypervisor.protocols import DomainSample
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.core.memory import demand, pacing
+from kubeballoon.core.memory.working_set import WorkingSetPace
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class MemoryView:
         goal: what the guest is to have, bytes; None while its memory is left as it is.
         problem: why the VM does not follow its request; None if nothing keeps it from that.
         pace: how fast the guest gives memory.
+        working_set: how far the guest is asked for memory that it works with.
         resident: what the VM's process holds of the node's memory while the VM cannot be sampled, bytes; None if
             that is not known.
     """
@@ -28,6 +30,7 @@ class MemoryView:
     goal: int | None = None
     problem: Problem | None = None
     pace: pacing.Pace = field(default_factory=pacing.Pace)
+    working_set: WorkingSetPace = field(default_factory=WorkingSetPace)
     resident: int | None = None
 
     @property

@@ -28,14 +28,14 @@ from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.backoff import Backoff
-from kubeballoon.core.memory import demand, pacing, request_checks
+from kubeballoon.core.memory import demand, pacing, request_checks, working_set
+from kubeballoon.core.memory.model import guest_margin
 from kubeballoon.governance.report_bounds import SILENT_AFTER, clamp_to_size
-from kubeballoon.vocabulary import AgentAction
+from kubeballoon.vocabulary import AgentAction, WorkingSetReclaim
 
 _log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
-_GUEST_KEEPS = 32  # a guest keeps this part of its size free, whatever is requested: a margin for what is to come
 _MISSED_REPORTS = 3  # so many reports must be missing until a guest's statistics count as stale
 
 
@@ -45,6 +45,7 @@ class MemoryWorker:
     Attributes:
         instance: the VM as its object says.
         backing: how far the requests on the VM are believed.
+        urgent: whether memory that guests work with is needed at once.
         emergency_target: bytes that take the place of the request while the node or the guest is in trouble; None while
             the request holds.
         view: what is known of the VM's memory now.
@@ -76,6 +77,7 @@ class MemoryWorker:
         self.instance = instance
         self.backing = PolicyBacking()
         self.emergency_target: int | None = None
+        self.urgent = False
         self.view = MemoryView()
         self.sampled_at: float | None = None
         self._hypervisor = hypervisor
@@ -89,6 +91,7 @@ class MemoryWorker:
         self._timing = settings.timing.memory
         self._retry = self._timing.reconnect
         self._started_at = self._period_set_at = clock()
+        self._period = settings.period  # between two reports of the guest, as it was last asked for
         self._wake = asyncio.Event()
         self._report_dates = 0.0, 0.0  # of the guest's last report: by the wall clock, and by the monotonic one
         self._estimator = NeedEstimator(settings.window)
@@ -128,7 +131,8 @@ class MemoryWorker:
         if recent and report.need is not None:
             need = self._estimator.restore(report.need, self._clock() - age)
         problem = None if report.responsive or report.reason is None else Problem(report.reason, report.message or "")
-        self.view = self._announced = MemoryView(sample=sample, need=need, problem=problem)
+        able = working_set.WorkingSetPace(report.swap_ability)
+        self.view = self._announced = MemoryView(sample=sample, need=need, problem=problem, working_set=able)
 
     def set_emergency_target(self, target: int | None) -> None:
         """Let ``target``, in bytes, take the place of the request; None lets the request hold again."""
@@ -170,7 +174,8 @@ class MemoryWorker:
         control = await self._hypervisor.connect(launcher, self.instance.domain)
         try:
             if self._may_be_called:
-                await control.set_statistics_period(self._settings.period)
+                self._period = self._settings.period
+                await control.set_statistics_period(self._period)
         except HypervisorError:
             control.close()
             raise
@@ -210,7 +215,7 @@ class MemoryWorker:
     def _until_report(self, updated: float) -> float:
         """Compute the seconds until a guest that reported at ``updated`` has reported again; before, nothing is new."""
         timing = self._timing
-        remaining = updated + self._settings.period + timing.report_delay - self._clock()
+        remaining = updated + self._period + timing.report_delay - self._clock()
         return min(timing.longest_poll, max(timing.moving_poll, remaining)) if remaining > 0 else timing.poll
 
     async def _act(self, control: MemoryControl, sample: DomainSample) -> bool:
@@ -237,25 +242,46 @@ class MemoryWorker:
         silent = sample.running and sample.balloon and sample.problem is None and not self._is_fresh(sample, now)
         # A guest that has never reported may have no driver at all: it is asked less often.
         pause = self._stale_after if sample.statistics.updated else self._timing.boot_grace
-        if silent and self._may_be_called and now - self._period_set_at > pause:
-            self._period_set_at = now
-            await control.set_statistics_period(self._settings.period)
+        # A guest that is asked for what it works with is watched more closely.
+        period = self._settings.period if self.view.working_set.limit is None else min(1, self._settings.period)
+        overdue = silent and now - self._period_set_at > pause
+        if self._may_be_called and (overdue or period != self._period):
+            self._period, self._period_set_at = period, now
+            await control.set_statistics_period(period)
 
     async def _move(self, control: MemoryControl, sample: DomainSample, goal: int, now: float) -> None:
         """Request the next step toward the goal."""
-        statistics, need, policy = sample.statistics, self.view.need, self.backing.policy
-        troubled = need is not None and need.troubled
+        actual, need, policy = sample.statistics.actual, self.view.need, self.backing.policy
+        troubled, spare = need is not None and need.troubled, _spare(sample, need)
+        reclaim = self._reclaim_of_working_set(sample, goal, now)
         balloon = pacing.BalloonSample(
-            statistics.actual, now, _spare(sample, need), troubled, max_residual=pacing.max_residual(sample.size)
+            actual,
+            now,
+            reclaim.spare(actual, spare),
+            troubled=troubled and reclaim.limit is None,
+            urgent=self.urgent,
+            max_residual=pacing.max_residual(sample.size),
         )
+        goal = max(goal, reclaim.floor)
         max_rate = None if policy is None else policy.terms.max_rate
         pace, request = pacing.advance(self.view.pace, balloon, goal, max_rate)
         if pace.responsive != self.view.pace.responsive:
             change = "follows again" if pace.responsive else "stopped following"
             _log.warning("%s: driver %s", self.instance.domain, change)
-        self.view = replace(self.view, pace=pace)
+        self.view = replace(self.view, pace=pace, working_set=reclaim)
         if request is not None:
             await control.set_memory(request)
+
+    def _reclaim_of_working_set(self, sample: DomainSample, goal: int, now: float) -> working_set.WorkingSetPace:
+        """Decide how far the guest may be asked for memory that it works with; only a policy can allow that at all."""
+        policy, need, spare = self.backing.policy, self.view.need, _spare(sample, self.view.need)
+        if policy is None or need is None or spare is None or sample.spare is not None:
+            return self.view.working_set.stopped()
+        if policy.terms.working_set is WorkingSetReclaim.NEVER:
+            return self.view.working_set.stopped()
+        report = working_set.WorkingSetReport(sample.size, spare, need.troubled, sample.statistics)
+        delay = policy.terms.working_set_delay
+        return working_set.advance(self.view.working_set, report, goal, now, delay=delay, urgent=self.urgent)
 
     @property
     def _may_be_called(self) -> bool:
@@ -356,5 +382,5 @@ def _spare(sample: DomainSample, need: demand.Need | None) -> int | None:
     """Find how much a guest could give without harm, bytes; None if its statistics do not say."""
     if need is None:
         return None
-    spare = max(0, sample.statistics.actual - need.present - sample.size // _GUEST_KEEPS)
+    spare = max(0, sample.statistics.actual - need.present - guest_margin(sample.size))
     return spare if sample.spare is None else min(spare, sample.spare)

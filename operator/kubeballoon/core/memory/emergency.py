@@ -33,6 +33,18 @@ def in_trouble(vm: MemoryVM) -> bool:
     return vm.actual < vm.maximum and is_short(vm.size, vm.actual, vm.need, troubled=vm.troubled)
 
 
+def is_urgent(node: MemoryNode) -> bool:
+    """Whether memory that guests work with is needed at once.
+
+    It is when a node is Scarce or Critical, or when a guest works with memory that it is guaranteed and has not got.
+    """
+    return node.state.only_minimums_hold or any(
+        vm.responsive and vm.need is not None and min(vm.minimum, vm.need) - vm.actual > vm.dead_band
+        for vm in node.vms
+        if vm.policy is not None and vm.excluded is None and not vm.observed
+    )
+
+
 def emergency_targets(node: MemoryNode, requests: Mapping[str, int]) -> dict[str, int]:
     """Decide the targets that take the place of the controller's requests for now.
 

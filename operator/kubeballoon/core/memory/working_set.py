@@ -26,8 +26,8 @@ _ABILITY = Backoff(shortest=600.0, longest=14400.0)  # what cannot swap now may 
 
 
 @dataclass(frozen=True, slots=True)
-class GuestReport:
-    """A GuestReport is what decides whether a guest is asked for more that it works with.
+class WorkingSetReport:
+    """A WorkingSetReport is what decides whether a guest is asked for more that it works with.
 
     Attributes:
         size: the guest's size, bytes.
@@ -64,6 +64,15 @@ class WorkingSetPace:
     last: GuestStatistics | None = None
     retry: Backoff = _ABILITY
 
+    def stopped(self) -> WorkingSetPace:
+        """Return the pace while nothing is requested that the guest works with."""
+        began_at = self.began_at if self.ability is SwapAbility.UNABLE else None
+        return replace(self, limit=None, wanted_since=None, began_at=began_at, last=None)
+
+    def spare(self, actual: int, spare: int | None) -> int | None:
+        """Return what may be requested now of a guest that has ``actual`` bytes and could spare ``spare``, bytes."""
+        return spare if spare is None or self.limit is None else max(spare, actual - self.limit)
+
     @property
     def floor(self) -> int:
         """What a guest that cannot swap has back, bytes: what it had before that was tried. Else 0."""
@@ -71,7 +80,7 @@ class WorkingSetPace:
 
 
 def advance(
-    before: WorkingSetPace, report: GuestReport, goal: int, now: float, *, delay: float, urgent: bool
+    before: WorkingSetPace, report: WorkingSetReport, goal: int, now: float, *, delay: float, urgent: bool
 ) -> WorkingSetPace:
     """Decide how far a guest may be asked for memory that it works with.
 
@@ -92,8 +101,7 @@ def advance(
     if pace.limit is not None:  # once it has begun it goes on to the goal
         wanted = goal < actual - TOLERANCE
     if not wanted:
-        began_at = pace.began_at if pace.ability is SwapAbility.UNABLE else None
-        return replace(pace, limit=None, wanted_since=None, began_at=began_at, last=None)
+        return pace.stopped()
     since = now if pace.wanted_since is None else pace.wanted_since
     pace = replace(pace, wanted_since=since)
     if pace.ability is SwapAbility.UNABLE or (now - since < delay and not urgent):
@@ -109,7 +117,7 @@ def advance(
 
 
 def _judge(
-    pace: WorkingSetPace, report: GuestReport, last: GuestStatistics, now: float, *, urgent: bool
+    pace: WorkingSetPace, report: WorkingSetReport, last: GuestStatistics, now: float, *, urgent: bool
 ) -> WorkingSetPace:
     """Take the first report since a step: go on, slow down, rest, or find that the guest cannot swap."""
     statistics, size = report.statistics, report.size
