@@ -151,7 +151,9 @@ class ClosedLoop:
         """Start the workers of VMs when they start."""
         self._draw = random.Random(self.seed)  # noqa: S311 - not for secrets
         self._limits = NodeLimits(EVICTION_THRESHOLD, _MARGIN)
-        self._settings = AgentSettings(Path("/nowhere"), _DEMAND_WINDOW, _STATISTICS_PERIOD, wait=_pause)
+        self._settings = AgentSettings(
+            Path("/nowhere"), _DEMAND_WINDOW, _STATISTICS_PERIOD, wait=_pause, wall_clock=self._clock
+        )
         self._tasks: dict[str, _WorkerTask] = {}
         self._memory = HostMemory(self.total, self.total, MemoryStall())
         self._written = WrittenRequests(MEMORY.reported_request)

@@ -189,8 +189,10 @@ class MemoryVM:
             maximum = max(minimum, min(size, policy.maximum.of(size)))
             if self.need is not None:
                 # A guest in trouble works with more than it holds, so what it is seen to need is too little.
-                need = max(self.need, self.actual) if self.troubled else self.need
-                demand = max(minimum, min(maximum, need + policy.headroom.of(size)))
+                need, headroom = self.need, policy.headroom.of(size)
+                if self.troubled:
+                    need, headroom = max(need, self.actual), max(headroom, guest_margin(size))
+                demand = max(minimum, min(maximum, need + headroom))
                 working_set = demand if self.troubled else max(minimum, min(maximum, need))
                 present = self.need if self.present_need is None else self.present_need
                 in_use = working_set if self.present_need is None else max(minimum, min(working_set, present))
@@ -238,7 +240,8 @@ class MemoryVM:
     def demand(self) -> int:
         """The VM's need and headroom within its bounds, bytes; what it has been promised while its need is unknown.
 
-        A guest in trouble has too little, so it demands at least its headroom above what its balloon leaves it.
+        A guest in trouble has too little, so it demands at least its headroom above what its balloon leaves it, and a
+        margin where the policy gives it no headroom.
         """
         return self.figures.demand
 

@@ -21,7 +21,7 @@ _SMALLEST_STEP = 4 * MIB  # a fraction of a second; less than 4 MiB a step would
 _LARGEST_STEP_DIVISOR = 64  # a step is taken with each report, which comes every second: 1/64 each is a minute for all
 _NOTHING_LEFT_DIVISOR = 128  # a guest with less than 1/128 of its size to spare swaps if it can
 _REPORTS_WITHOUT_SWAPPING = 2  # a guest may have reported just before it began
-_REST_SECONDS = 10.0  # for which a guest that suffers is left alone, if others only have less than their shares
+_REST_SECONDS = 5.0  # for which a guest that suffers is left alone, if others only have less than their shares
 _ABILITY = Backoff(shortest=600.0, longest=14400.0)  # what cannot swap now may later: swap was added, or emptied
 
 
