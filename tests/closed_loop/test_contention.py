@@ -12,7 +12,6 @@ IRON = memory_policy("iron", min="25%")
 GOLD = memory_policy("gold", min="25%", shares=4000)
 HALF = memory_policy("half", min="50%")
 MARGIN = 1.05  # shares are enforced within 5 %
-NEVER_ASKED = "memory that a guest works with is never asked for, in any state"
 
 
 def two_busy_guests(*, swap_of_a: int = 8 * GIB, cold_of_a: int = 0, shares_of_b: int = 1000) -> ClosedLoop:
@@ -40,7 +39,6 @@ def assert_calm(loop: ClosedLoop, since: float) -> None:
     assert loop.lowest_available > EVICTION_THRESHOLD
 
 
-@pytest.mark.xfail(strict=True, reason=NEVER_ASKED)
 @pytest.mark.parametrize(("shares", "entitled"), [(1000, 5.52), (4000, 7.5)])
 def test_a_guest_that_can_swap_gives_what_another_has_a_better_claim_to(shares: int, entitled: float) -> None:
     loop = two_busy_guests(shares_of_b=shares).run(1500)
@@ -52,7 +50,6 @@ def test_a_guest_that_can_swap_gives_what_another_has_a_better_claim_to(shares: 
     assert loop.guest("b").unmet - unmet <= (7.5 - entitled / MARGIN) * GIB * 600
 
 
-@pytest.mark.xfail(strict=True, reason=NEVER_ASKED)
 def test_what_a_guest_does_not_touch_is_taken_without_harm() -> None:
     loop = two_busy_guests(cold_of_a=4 * GIB, shares_of_b=4000).run(1500)
     assert loop.guest("b").actual * MARGIN >= 7.5 * GIB
@@ -60,7 +57,6 @@ def test_what_a_guest_does_not_touch_is_taken_without_harm() -> None:
     assert_calm(loop.run(2100), since=1500)
 
 
-@pytest.mark.xfail(strict=True, reason="what a guest without swap keeps is promised to others, who wait for ever")
 @pytest.mark.parametrize("shares", [1000, 4000])
 def test_nobody_waits_for_what_a_guest_without_swap_cannot_give(shares: int) -> None:
     loop = two_busy_guests(swap_of_a=0, shares_of_b=shares).run(1500)
@@ -73,7 +69,6 @@ def test_nobody_waits_for_what_a_guest_without_swap_cannot_give(shares: int) -> 
     assert_calm(loop.run(2100), since=1500)
 
 
-@pytest.mark.xfail(strict=True, reason=NEVER_ASKED)
 def test_a_minimum_is_delivered_within_a_minute_where_guests_can_swap() -> None:
     loop = three_busy_guests(swap=8 * GIB).run(900)
     c = loop.guest("c")
@@ -83,7 +78,6 @@ def test_a_minimum_is_delivered_within_a_minute_where_guests_can_swap() -> None:
     assert max(loop.longest_waits.values(), default=0.0) <= 60
 
 
-@pytest.mark.xfail(strict=True, reason="minimums that others hold beyond reach are no shortfall, and are waited for")
 def test_minimums_that_cannot_be_had_from_guests_without_swap_are_a_shortfall() -> None:
     loop = three_busy_guests(swap=0).run(775 + 60)
     a, b, c = loop.guests

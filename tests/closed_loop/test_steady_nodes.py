@@ -32,17 +32,9 @@ def mixed(fill_rate: float) -> ClosedLoop:
     return ClosedLoop(24 * GIB, guests, other=constant(GIB), noise=0.005, period=1.0)
 
 
-PUMPS = pytest.mark.xfail(strict=True, reason="what one policy takes the other gives back: two ledgers of free memory")
-
-
 @pytest.mark.parametrize(
     "fill_rate",
-    [
-        0.0,
-        pytest.param(10.0 * MIB, marks=PUMPS),
-        pytest.param(50.0 * MIB, marks=PUMPS),
-        pytest.param(200.0 * MIB, marks=PUMPS),
-    ],
+    [0.0, 10.0 * MIB, 50.0 * MIB, 200.0 * MIB],
 )
 def test_a_node_whose_guests_need_no_more_keeps_its_state(fill_rate: float) -> None:
     loop = mixed(fill_rate).run(SETTLED)
@@ -93,24 +85,22 @@ def random_node(draw: random.Random) -> ClosedLoop:
         )
         guests.append(guest)
         assert guest.policy is not None
-        peak = max(load(float(now)) for now in range(0, int(CONSTANT_FROM), 50))
+        peak = max(load(float(now)) for now in range(0, int(CONSTANT_FROM) + 1, 50))
         needed += max(peak * draw.uniform(1.0, 1.2), guest.policy.terms.minimum.of(size)) + OVERHEAD
     total = int(needed / 0.92)  # less would not do: the reserve is 6 %
     return ClosedLoop(total, guests, other=constant(GIB / 4), noise=0.01, period=1.0)
 
 
-STUCK = pytest.mark.xfail(strict=True, reason="others are promised what a guest that is asked for it never gives")
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2, 3, *(pytest.param(seed, marks=STUCK) for seed in (4, 8, 14, 15, 39, 40))])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 8, 14, 15, 39, 40])
 def test_once_loads_are_steady_nobody_waits_or_swaps(seed: int) -> None:
     loop = random_node(random.Random(f"tight {seed}")).run(600)  # noqa: S311 - not for secrets
     loop.lowest_available = loop.total  # all guests have all of their memory at first, and fill it within seconds
     loop.run(END - 600)
-    unmet = sum(guest.unmet for guest in loop.guests)
+    may_have_it = [guest for guest in loop.guests if guest.working_set(END) <= loop.decision(guest.name).vm.maximum]
+    unmet = sum(guest.unmet for guest in may_have_it)
     loop.run(END)
     reasons = {str(decision.reason) for decision in loop.plan.decisions}
     assert "WaitingForMemory" not in reasons
-    assert sum(guest.unmet for guest in loop.guests) == unmet
+    assert sum(guest.unmet for guest in may_have_it) == unmet
     assert loop.changes_of_state(END - 600) == 0
     assert loop.lowest_available > 0

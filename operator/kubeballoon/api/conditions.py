@@ -14,6 +14,7 @@ class ConditionType(StrEnum):
     DEGRADED = "Degraded"
     SHORTFALL = "Shortfall"
     AT_RISK = "AtRisk"
+    CONTENDED = "Contended"
     CONFLICTED = "Conflicted"
 
 
@@ -30,7 +31,7 @@ class ConditionReason(StrEnum):
     # Ready, of a node's report
     REPORTING = "Reporting"
     VIRTUAL_MACHINES_UNREACHABLE = "VirtualMachinesUnreachable"
-    # Degraded; AGENT_SILENT is also why Ready, Shortfall and AtRisk are unknown
+    # Degraded; AGENT_SILENT is also why Ready, Shortfall, AtRisk and Contended are unknown
     PATCH_FAILED = "PatchFailed"
     MISREPORTED = "Misreported"
     ROUND_FAILED = "RoundFailed"
@@ -43,6 +44,9 @@ class ConditionReason(StrEnum):
     # AtRisk
     CAPACITY_EXCEEDED = "CapacityExceeded"
     CAPACITY_SUFFICES = "CapacitySuffices"
+    # Contended
+    MEMORY_WITHHELD = "MemoryWithheld"
+    NOTHING_WITHHELD = "NothingWithheld"
     # Conflicted
     SAME_PRIORITY = "SamePriority"
     NO_CONFLICT = "NoConflict"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.decision_reason import DecisionReason
-from kubeballoon.core.formatting import human
+from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryTerms
 from kubeballoon.vocabulary import Mode
@@ -63,8 +63,13 @@ def _why_below_maximum(
 ) -> Iterator[str]:
     """Say why a VM that takes part in the division of the node has less than its maximum."""
     vm, demand = decision.vm, decision.vm.demand
-    if decision.reason is DecisionReason.WAITING:
+    if decision.reason in (DecisionReason.WAITING, DecisionReason.WITHHOLDING):
         yield decision.message
+    others = [
+        f"{each.vm.name} {human(each.withheld)}" for each in plan.decisions if each.withheld and each.vm is not vm
+    ]
+    if others:
+        yield f"others keep more than their parts, which cannot be taken from them: {listed(others)}"
     if plan.shortfall:
         yield f"the minimums alone exceed the node's capacity by {human(plan.shortfall)}"
     yield f"the node's {human(plan.capacity)} for such VMs are all given out, in state {node.state}"

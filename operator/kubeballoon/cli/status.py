@@ -251,9 +251,12 @@ def _node_problems(view: ClusterView) -> Iterator[str]:
             continue
         if status.state.only_minimums_hold:
             yield f"node {name}: state {status.state}, {human(status.memory.available)} available"
-        shortfall = allocate_memory(view.memory_node(pressure, status)).shortfall
-        if shortfall:
-            yield f"node {name}: the guaranteed minimums exceed its capacity by {human(shortfall)}"
+        plan = allocate_memory(view.memory_node(pressure, status))
+        if plan.shortfall:
+            yield f"node {name}: the guaranteed minimums exceed its capacity by {human(plan.shortfall)}"
+        keepers = [f"{each.vm.name} ({human(each.withheld)})" for each in plan.decisions if each.withheld]
+        if keepers:
+            yield f"node {name}: contended; guests keep more than their parts: {listed(keepers)}"
         node = view.processor_node(pressure, status)
         processor_shortfall = 0 if node is None else allocate_processors(node).shortfall
         if processor_shortfall:

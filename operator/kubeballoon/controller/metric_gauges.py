@@ -34,6 +34,12 @@ _DEMAND = Gauge(
     ("node", "namespace", "name"),
 )
 
+_WITHHELD = Gauge(
+    "kubeballoon_vm_withheld_bytes",
+    "What a VM keeps beyond its part of the node, because its guest works with it and cannot give it.",
+    ("node", "namespace", "name"),
+)
+
 
 class ControllerMetrics(Collector):
     """ControllerMetrics are collected when Prometheus scrapes them: gauges, and the count of events."""
@@ -63,6 +69,12 @@ class ControllerMetrics(Collector):
             ((node, *decision.vm.name.split("/", 1)), decision.vm.demand)
             for node, plan in plans.items()
             for decision in plan.decisions
+        )
+        yield _WITHHELD.family(
+            ((node, *decision.vm.name.split("/", 1)), decision.withheld)
+            for node, plan in plans.items()
+            for decision in plan.decisions
+            if decision.withheld
         )
         yield _events(self._rounds.recorder.results)
 

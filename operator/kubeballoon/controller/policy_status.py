@@ -16,7 +16,7 @@ from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
 from kubeballoon.controller.rounds import AnyPlan, RoundResult
 from kubeballoon.core.formatting import human, listed
-from kubeballoon.core.memory.model import MemoryPlan, MemoryTerms
+from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan, MemoryTerms
 from kubeballoon.governance.loaded_policy import AnyLoadedPolicy, P, Terms
 from kubeballoon.governance.policy_types import MEMORY, PolicyType
 from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
@@ -121,7 +121,7 @@ def _conditions(
         ConditionType.READY: _ready(policy, counts, results, reclaimable),
         ConditionType.DEGRADED: _degraded(counts, results),
         ConditionType.SHORTFALL: _shortfall(policy_type, counts, results),
-        **({ConditionType.AT_RISK: _at_risk(counts, results)} if policy_type is MEMORY else {}),
+        **(_memory_findings(counts, results) if policy_type is MEMORY else {}),
         ConditionType.CONFLICTED: _conflicted(policy, counts),
     }
     return [
@@ -256,6 +256,9 @@ def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Find
         )
     if counts.vms.unresponsive:
         return Status.TRUE, ConditionReason.UNRESPONSIVE, f"{_listed(counts.vms.unresponsive)} do not follow requests"
+    if any(_withheld(plan) for plan in _plans(MEMORY, counts, results).values()):
+        message = "all agents report, and no guest has stopped following; what some keep is in condition Contended"
+        return Status.FALSE, ConditionReason.AS_EXPECTED, message
     return Status.FALSE, ConditionReason.AS_EXPECTED, "all agents report, all guests follow"
 
 
@@ -271,6 +274,36 @@ def _shortfall(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results:
         Status.TRUE,
         ConditionReason.MINIMUMS_EXCEED_CAPACITY,
         f"the guaranteed minimums exceed the capacity of {_listed(texts)}",
+    )
+
+
+def _memory_findings(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> dict[ConditionType, _Finding]:
+    """Find the conditions that only policies for memory have."""
+    return {ConditionType.AT_RISK: _at_risk(counts, results), ConditionType.CONTENDED: _contended(counts, results)}
+
+
+def _withheld(plan: AnyPlan) -> list[MemoryDecision]:
+    """List the decisions about VMs whose guests keep more than their parts of the node."""
+    decisions = plan.decisions if isinstance(plan, MemoryPlan) else ()
+    return [decision for decision in decisions if decision.withheld]
+
+
+def _contended(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
+    """Find whether demands exceed a node's memory, and guests keep more than their parts of it."""
+    withheld = {name: _withheld(plan) for name, plan in _plans(MEMORY, counts, results).items()}
+    texts = [
+        f"{human(decision.withheld)} by {decision.vm.name} on {name}"
+        for name, decisions in withheld.items()
+        for decision in decisions
+    ]
+    if not texts and _silent(counts, results):
+        return _unknown(counts, results)
+    if not texts:
+        return Status.FALSE, ConditionReason.NOTHING_WITHHELD, "no guest keeps more than its part of a node"
+    return (
+        Status.TRUE,
+        ConditionReason.MEMORY_WITHHELD,
+        f"guests work with more than their parts, and give none of it: {_listed(texts)}",
     )
 
 

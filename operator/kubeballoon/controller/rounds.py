@@ -329,6 +329,8 @@ def _event_for_change(
         return None
     if after.reason is DecisionReason.UNRESPONSIVE:
         return None if policy_type.responsive(report) else (DecisionReason.UNRESPONSIVE, True)
+    if after.reason is DecisionReason.WITHHOLDING:
+        return "MemoryWithheld", True
     if after.reason in _RECLAIMED_REASONS and before.reason not in _RECLAIMED_REASONS and after.target is not None:
         return policy_type.reclaimed_event, False
     if after.reason in (DecisionReason.SATISFIED, DecisionReason.NOT_UNDER_PRESSURE) and before.target is not None:
