@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 
 from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, PROCESSOR_TARGET, REASON
 from kubeballoon.api.v1alpha1 import NodePressure
-from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiError, NotFoundError
 from kubeballoon.cluster.events import ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
@@ -343,41 +340,3 @@ def test_memory_that_a_guest_program_claims_counts_once_the_node_has_regained_it
     (vm,) = status.virtual_machines
     assert memory_vm(vm, None).actual == backed * MIB
     assert MEMORY.reclaimed(vm) == (512 - backed) * MIB
-
-
-class ListingCluster(FakeCluster):
-    """A ListingCluster has one namespace, in the version that a test says."""
-
-    version = 1
-
-    async def get(self, path: str) -> Object:
-        """List the namespace, and nothing else."""
-        await asyncio.sleep(0)
-        return {"items": [{"metadata": each} for each in await self.metadata(path)]}
-
-    async def metadata(self, path: str) -> list[Object]:
-        """List the namespace's metadata, and nothing else."""
-        await asyncio.sleep(0)
-        listed = {"name": "shop", "uid": "u", "resourceVersion": str(self.version)}
-        return [listed] if path == paths.NAMESPACES else []
-
-
-async def test_a_leader_is_ready_while_every_change_that_it_lists_is_delivered() -> None:
-    controller = Controller()
-    controller.cluster = cluster = ListingCluster(controller.clock, 0.0)
-    listing: Any = cluster
-    often = replace(DEFAULT_TIMING, resync=0.01, audit_interval=0.0, delivery=0.0)
-    counters = Counters(new_registry())
-    scheduler = Scheduler(listing, controller.state, listing, controller.rounds, counters, time.monotonic, often)
-    assert scheduler.unready() == "not all policies and nodes are read yet"
-    running = asyncio.create_task(scheduler.run())
-    behind = "watches are not in step: 1 namespaces have not been delivered yet"
-    await soon(lambda: scheduler.unready() == behind, 10)
-    scheduler.watches.record(paths.NAMESPACES, None, {"uid": "u", "resourceVersion": "1"})
-    assert scheduler.unready() is None
-    cluster.version = 2
-    await soon(lambda: scheduler.unready() == behind, 10)
-    assert scheduler.stalled() is None
-    scheduler.watches.record(paths.NAMESPACES, "MODIFIED", {"uid": "u", "resourceVersion": "2"})
-    assert scheduler.unready() is None
-    running.cancel()
