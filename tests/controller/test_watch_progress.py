@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+from typing import Any
+
 from kubeballoon.cluster import paths
+from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.metric_counters import Counters
+from kubeballoon.controller.rounds import RoundRunner
+from kubeballoon.controller.scheduler import Scheduler
+from kubeballoon.controller.wait_times import DEFAULT_TIMING
 from kubeballoon.controller.watch_progress import WatchProgress
-from tests.support.waiting import Clock
+from kubeballoon.metrics import new_registry
+from tests.support.cluster import Object
+from tests.support.waiting import Clock, soon
 
 PATIENCE = 30.0
 
@@ -80,3 +91,37 @@ def test_an_object_that_comes_back_in_an_older_version_has_to_be_delivered_again
     progress.compare(paths.NAMESPACES, [at(5)], progress.deliveries)
     clock.now += PATIENCE
     assert progress.fault() is not None
+
+
+class OneNamespace:
+    """A fake cluster with one namespace, in the version that a test says."""
+
+    version = 1
+
+    async def get(self, path: str) -> Object:
+        """List the namespace, and nothing else."""
+        return {"items": [{"metadata": each} for each in await self.metadata(path)]}
+
+    async def metadata(self, path: str) -> list[Object]:
+        """List the namespace's metadata, and nothing else."""
+        await asyncio.sleep(0)
+        return [{"name": "shop", **at(self.version)}] if path == paths.NAMESPACES else []
+
+
+async def test_a_leader_is_ready_while_every_change_that_it_lists_is_delivered() -> None:
+    cluster, counters, state = OneNamespace(), Counters(new_registry()), ClusterState()
+    fake: Any = cluster
+    often = replace(DEFAULT_TIMING, resync=0.01, audit_interval=0.0, delivery=0.0)
+    scheduler = Scheduler(fake, state, fake, RoundRunner(fake, state, fake, counters), counters, timing=often)
+    assert scheduler.unready() == "not all policies and nodes are read yet"
+    running = asyncio.create_task(scheduler.run())
+    behind = "watches are not in step: 1 namespaces have not been delivered yet"
+    await soon(lambda: scheduler.unready() == behind, 10)
+    scheduler.watches.record(paths.NAMESPACES, None, at(1))
+    assert scheduler.unready() is None
+    cluster.version = 2
+    await soon(lambda: scheduler.unready() == behind, 10)
+    assert scheduler.stalled() is None
+    scheduler.watches.record(paths.NAMESPACES, "MODIFIED", at(2))
+    assert scheduler.unready() is None
+    running.cancel()
