@@ -52,6 +52,8 @@ class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no
         (86, "Guest agent is not responding: QEMU guest agent is not connected", "GuestAgentAbsent"),
         (74, "argument unsupported: QEMU guest agent is not configured", "GuestAgentAbsent"),
         (86, "Guest agent is not responding: Guest agent not available for now", "GuestAgentHung"),
+        (1, "internal error: cannot parse json [[[[: parse error", "GuestAgentGarbled"),
+        (1, "internal error: malformed return value", "GuestAgentGarbled"),
         (68, "Timed out during operation: cannot acquire state change lock", "GuestAgentBusy"),
         (
             1,
