@@ -273,6 +273,24 @@ async def test_a_connection_without_a_domain_is_freed_in_its_own_thread(freed: F
     assert raised.value.__cause__ is freed.failure
 
 
+async def test_what_an_error_came_from_refers_to_nothing_either(freed: Freed) -> None:
+    def look(connection: FakeConnection, domain: FakeDomain) -> None:
+        raise FakeError(libvirt.VIR_ERR_NO_DOMAIN, f"no {domain} at {connection}")
+
+    def fail() -> None:
+        try:
+            look(FakeConnection(freed), FakeDomain(freed))
+        except FakeError as error:
+            raise GoneError("it is gone") from error
+
+    thread = CallThread("its own")
+    with pytest.raises(GoneError) as raised:
+        await thread.call(5, fail)
+    assert await freed.both() == {"its own"}
+    assert raised.value.__cause__ is not None
+    thread.end()
+
+
 @pytest.mark.parametrize("given_up", ["in time", "by its worker"])
 async def test_a_result_that_comes_late_is_freed_in_its_own_thread(freed: Freed, tmp_path: Path, given_up: str) -> None:
     freed.may_return.clear()
