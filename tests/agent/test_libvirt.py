@@ -55,6 +55,8 @@ FAILED = "guest agent command failed: unable to execute QEMU agent command"  # a
         (86, "Guest agent is not responding: QEMU guest agent is not connected", "GuestAgentAbsent"),
         (74, "argument unsupported: QEMU guest agent is not configured", "GuestAgentAbsent"),
         (86, "Guest agent is not responding: Guest agent not available for now", "GuestAgentHung"),
+        (1, "internal error: cannot parse json [[[[: parse error", "GuestAgentGarbled"),
+        (1, "internal error: malformed return value", "GuestAgentGarbled"),
         (68, "Timed out during operation: cannot acquire state change lock", "GuestAgentBusy"),
         (
             1,
@@ -294,6 +296,24 @@ async def test_a_connection_without_a_domain_is_freed_in_its_own_thread(freed: F
         await LibvirtHypervisor().connect(launcher(tmp_path), "vm")
     assert await freed.both() == {"libvirt vm"}
     assert raised.value.__cause__ is freed.failure
+
+
+async def test_what_an_error_came_from_refers_to_nothing_either(freed: Freed) -> None:
+    def look(connection: FakeConnection, domain: FakeDomain) -> None:
+        raise FakeError(libvirt.VIR_ERR_NO_DOMAIN, f"no {domain} at {connection}")
+
+    def fail() -> None:
+        try:
+            look(FakeConnection(freed), FakeDomain(freed))
+        except FakeError as error:
+            raise GoneError("it is gone") from error
+
+    thread = CallThread("its own")
+    with pytest.raises(GoneError) as raised:
+        await thread.call(5, fail)
+    assert await freed.both() == {"its own"}
+    assert raised.value.__cause__ is not None
+    thread.end()
 
 
 @pytest.mark.parametrize("given_up", ["in time", "by its worker"])

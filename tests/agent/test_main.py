@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import kubeballoon
 from kubeballoon.agent.main import allow_many_threads, raise_file_limit
 
 
@@ -33,3 +37,20 @@ def test_processes_that_hang_while_they_are_read_hold_up_no_other() -> None:
         return await asyncio.gather(*(asyncio.to_thread(together.wait, 30) for _ in range(200)))
 
     assert len(asyncio.run(read_all())) == 200
+
+
+def test_the_agent_ends_though_a_thread_hangs() -> None:
+    script = """
+import argparse, asyncio, pathlib, time
+from kubeballoon.agent import main
+
+async def leave_behind(_):
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
+    return 3
+
+main._run = leave_behind
+main.run(argparse.Namespace(pods_dir=pathlib.Path("/")))
+"""
+    environment = {"PYTHONPATH": str(Path(kubeballoon.__file__).parents[1])}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, timeout=120, check=False)
+    assert ended.returncode == 3

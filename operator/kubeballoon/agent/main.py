@@ -95,10 +95,11 @@ def run(options: argparse.Namespace) -> int:
         message = f"kubeballoon: --pods-dir {options.pods_dir} is not a directory"
         print(message, file=sys.stderr)  # noqa: T201 - the user's terminal, not the log
         return 1
-    status = asyncio.run(_run(options))
+    status = asyncio.Runner().run(_run(options))
     logging.shutdown()
     sys.stdout.flush()
-    # Not by returning: Python would first wait for threads, and a call to libvirt may hang in one.
+    # Neither by closing the runner nor by returning: both would first wait for threads, and a call to libvirt, or the
+    # reading of a VM's process, may hang in one.
     os._exit(status)
 
 

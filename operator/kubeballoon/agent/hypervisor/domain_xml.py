@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 from kubeballoon.agent.hypervisor.errors import GarbledError
 
 LONGEST_XML = 256 << 10  # characters: that of a VM with 64 disks and 512 processors takes 100 KiB
-LARGEST_KIB = 1 << 43  # 8 EiB, in KiB: no machine has more memory, and sums of such figures fit everywhere
+LARGEST_KIB = 1 << 43  # 8 PiB, in KiB: no machine has more memory, and sums of such figures fit everywhere
 _MOST_PROCESSORS = 1 << 16
 _CHUNK = 16 << 10  # characters that are parsed at a time, so that what is refused is refused early
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,20}")

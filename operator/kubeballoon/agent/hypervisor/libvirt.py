@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -51,6 +51,7 @@ _GUEST_THREAD = "/guest"  # follows a pod's uid in the key of the second thread;
 _AGENT_COMMAND_TIMEOUT = 112
 _AGENT_COMMAND_FAILED = 113
 _NO_AGENT = (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
+_NO_ANSWER = ("cannot parse json", "malformed return value")  # libvirt's of a guest agent's answer that is none
 _GONE = frozenset(
     {
         libvirt.VIR_ERR_NO_DOMAIN,
@@ -115,7 +116,7 @@ class CallThread:
             try:
                 result.append(function(*args, **kwargs))
             except Exception as error:  # noqa: BLE001 - raised again where the call is awaited
-                traceback.clear_frames(error.__traceback__)  # their locals refer to libvirt's objects
+                _clear_frames(error)  # their locals refer to libvirt's objects
                 _settle(loop, partial(_fail, returned, error))
             else:
                 _settle(loop, partial(_succeed, returned))
@@ -155,6 +156,14 @@ class CallThread:
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Drop what the frames of an error, and of the errors that it came from, refer to."""
+    chain: BaseException | None = error
+    while chain is not None:
+        traceback.clear_frames(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
 
 
 def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[[], None]) -> None:
@@ -426,29 +435,35 @@ async def _reach(thread: CallThread, launcher: Launcher, name: str, deadline: fl
 
 def _connect(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, DomainXml]:
     """Connect as to a daemon without root, else as to one with root, for each refuses the other's form of URI."""
-    relay = Relay(connect_to(launcher, deadline))
-    thread.keep(relay)
     try:
-        try:
-            connection = libvirt.open(_SESSION.format(relay.address))
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR or relay.fault is not None:
-                raise
-            relay.close()
-            relay = Relay(connect_to(launcher, deadline))
-            thread.keep(relay)
-            connection = libvirt.open(_SYSTEM.format(relay.address))
+        connection, relay = _open(_SESSION, thread, launcher, deadline)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR:
+            raise
+        connection, relay = _open(_SYSTEM, thread, launcher, deadline)
+    with _closed_on_failure(relay):
         domain = connection.lookupByName(name)
         return DomainHandle(connection, domain, relay), read_domain(domain.XMLDesc())
-    except libvirt.libvirtError as error:
+
+
+def _open(uri: str, thread: CallThread, launcher: Launcher, deadline: float) -> tuple[Any, Relay]:
+    """Open a connection to a launcher's daemon through a relay, and return both."""
+    relay = Relay(connect_to(launcher, deadline))
+    thread.keep(relay)
+    with _closed_on_failure(relay):
+        return libvirt.open(uri.format(relay.address)), relay
+
+
+@contextlib.contextmanager
+def _closed_on_failure(relay: Relay) -> Iterator[None]:
+    """Close a relay when the context fails; where the daemon was at fault, that is what is raised."""
+    try:
+        yield
+    except BaseException as error:
         relay.close()
-        if relay.fault is None:
-            raise
-        fault = _translate(error, relay.fault)
-    except BaseException:
-        relay.close()
+        if relay.fault is not None and isinstance(error, libvirt.libvirtError):
+            raise GarbledError(relay.fault) from error
         raise
-    raise fault
 
 
 def _read_processors(domain: Any) -> PluggedProcessors:
@@ -515,6 +530,8 @@ def _translate_agent(error: libvirt.libvirtError, seconds: int) -> HypervisorErr
         return GuestAgentError(AgentReason.GUEST_AGENT_HUNG, f"its guest agent did not answer within {seconds}s")
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
         return GuestAgentError(AgentReason.GUEST_AGENT_BUSY, "its guest agent is busy with another client")
+    if code == libvirt.VIR_ERR_INTERNAL_ERROR and any(text in message for text in _NO_ANSWER):
+        return GuestAgentError(AgentReason.GUEST_AGENT_GARBLED, "its guest agent's answer makes no sense to libvirt")
     refused = code == libvirt.VIR_ERR_INTERNAL_ERROR and "unable to execute QEMU agent command" in message
     if refused or code == _AGENT_COMMAND_FAILED:
         refusal = message.rpartition(": ")[2]
