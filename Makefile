@@ -5,7 +5,7 @@ VENV := .venv/.synced
 READY := .venv/.ready
 QUICK_TESTS := -m 'not cluster and not guest and not tools and not e2e'
 
-.PHONY: help demo test test-quick e2e coverage mutate lint format generate hooks dashboard bench cluster cluster-down clean
+.PHONY: help demo test test-quick e2e e2e-all coverage mutate fuzz lint format generate hooks dashboard bench cluster cluster-down clean
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -38,6 +38,9 @@ MUTANTS ?= 60
 MINUTES ?= 10
 mutate: $(VENV) ## Change the core at random, and fail if tests notice too little; MUTANTS, MINUTES and SEED choose
 	@$(BIN)/python -m hack.mutate --mutants=$(MUTANTS) --minutes=$(MINUTES) $(if $(SEED),--seed=$(SEED))
+
+fuzz: $(VENV) ## Give parsers what guests, launchers and tenants could write, ten thousand of each; MINUTES bounds it
+	@timeout $(MINUTES)m $(BIN)/pytest tests/hostile/test_fuzz.py --hypothesis-profile=fuzz --numprocesses=auto
 
 lint: $(VENV) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/ruff check .
@@ -74,7 +77,13 @@ cluster: $(READY) ## Make a real KubeVirt cluster of two nodes on this machine, 
 cluster-down: $(READY) ## Take it down; nothing of it is left
 	@$(BIN)/python -m hack.testbed.kubevirt down
 
-e2e: $(READY) ## Run the tests that need it, on the cluster of `make cluster`
+e2e: $(READY) ## Run the tests on that cluster which CI runs; makes the cluster first if there is none
+	@hack/bootstrap.sh hack/testbed/kubevirt/packages.txt
+	@$(BIN)/python -m hack.testbed.kubevirt ensure
+	@$(BIN)/pytest tests/e2e -m 'e2e and not e2e_all' --numprocesses=0
+
+e2e-all: $(READY) ## Run all tests on that cluster
+	@hack/bootstrap.sh hack/testbed/kubevirt/packages.txt
 	@$(BIN)/python -m hack.testbed.kubevirt ensure
 	@$(BIN)/pytest tests/e2e -m e2e --numprocesses=0
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from hack.testbed import chart
 from hack.testbed.controlplane import ControlPlane, open_control_plane
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 # On a busy machine, or under coverage, an example may take any time: no test fails for that.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# `make fuzz` keeps what it finds, so that the next run begins with it.
+settings.register_profile(
+    "fuzz", settings.get_profile("untimed"), max_examples=10_000, database=DirectoryBasedExampleDatabase("build/fuzz")
+)
 settings.load_profile("untimed")
 
 MARKERS_OF_FIXTURES = {"control_plane": "cluster", "lab_node": "guest", "tools": "tools"}

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import BaseModel
 
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api import rules
-from kubeballoon.api.v1alpha1 import MemoryPolicy, MemoryPolicySpec, ProcessorPolicySpec
-from kubeballoon.governance.loaded_policy import load_memory_policy
+from kubeballoon.api.v1alpha1 import MemoryPolicy, MemoryPolicySpec, ProcessorPolicy, ProcessorPolicySpec
+from kubeballoon.governance.loaded_policy import load_memory_policy, load_processor_policy
 from kubeballoon.manifests import RefusedError, read
 from tests.support.cluster import Object, memory_policy, processor_policy
 
@@ -30,6 +29,19 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"memory": {"min": "+1Gi"}}, "spec.memory.min", "min must be a quantity of bytes"),
     ({"memory": {"max": "1e003"}}, "spec.memory.max", "max must be a quantity of bytes"),
     ({"memory": {"min": "1.5Gi", "max": "1.25Gi"}}, "spec.memory.min", "min must not exceed max"),
+    ({"memory": {"min": 25}}, "spec.memory.min", "min must be a percentage such as 25%, or a quantity from 1Mi"),
+    (
+        {"memory": {"max": 100}},
+        "spec.memory.max",
+        "max must be a percentage from 1% such as 25%, or a quantity from 64Mi",
+    ),
+    ({"memory": {"max": "0%"}}, "spec.memory.max", "max must be a percentage from 1% such as 25%"),
+    ({"memory": {"max": "63Mi"}}, "spec.memory.max", "or a quantity from 64Mi to 1Pi such as 2Gi"),
+    ({"memory": {"headroom": 20}}, "spec.memory.headroom", "a number without unit is in bytes"),
+    ({"memory": {"headroom": "2Pi"}}, "spec.memory.headroom", "or a quantity from 1Mi to 1Pi such as 2Gi"),
+    ({"memory": {"max": "PodRequest"}}, "spec.memory.max", "max must be a quantity of bytes"),
+    ({"memory": {"min": "podRequest"}}, "spec.memory.min", "a percentage from 0% to 100%, or PodRequest"),
+    ({"reclaim": {"maxRate": 256}}, "spec.reclaim.maxRate", "such as 256Mi, from 1Mi to 1Pi"),
     ({"reclaim": {"maxRate": "+1Mi"}}, "spec.reclaim.maxRate", "maxRate must be a positive quantity of bytes"),
     ({"memory": {"idleTax": 100}}, "spec.memory.idleTax", "should be less than or equal to 99"),
     ({"memory": {"shares": 0}}, "spec.memory.shares", "should be greater than or equal to 1"),
@@ -75,13 +87,13 @@ RIGHT: list[tuple[str | int, int]] = [
     ("0.5Gi", 1 << 29),
     ("1.0Gi", 1 << 30),
     ("2.50Gi", 5 << 29),
-    (".5Ki", 512),
-    ("0.1Ki", 103),
+    (".5Gi", 1 << 29),
+    ("64.1Mi", 67_213_722),
     ("100Ti", 100 << 40),
     ("1Pi", 1 << 50),
     ("1.5G", 1_500_000_000),
-    ("1e3", 1000),
-    ("1E+3", 1000),
+    ("1e8", 100_000_000),
+    ("1E+9", 1_000_000_000),
     (1 << 30, 1 << 30),
 ]
 
@@ -92,6 +104,7 @@ WRONG_PROCESSORS: list[tuple[dict[str, Any], str, str]] = [
     ({"trigger": {"stall": {"start": "10", "end": 5}}}, "spec.trigger.stall.start", "must be of type integer"),
     ({"trigger": {"usage": {"start": 101, "end": 5}}}, "spec.trigger.usage.start", "less than or equal to 100"),
     ({"coolDown": "soon"}, "spec.coolDown", "coolDown must be a duration such as 5m"),
+    ({"coolDown": 5}, "spec.coolDown", "must be of type string"),
     ({"method": "Magic"}, "spec.method", 'Unsupported value: "Magic"'),
 ]
 
@@ -104,7 +117,7 @@ def refused(*sources: Path) -> list[str]:
 
 def written(directory: Path, *documents: Object, name: str = "policy.yaml") -> Path:
     path = directory / name
-    path.write_text(yaml.safe_dump_all(documents))
+    path.write_text("\n---\n".join(map(json.dumps, documents)))  # quoted: YAML's plain words are another matter
     return path
 
 
@@ -150,6 +163,107 @@ def assert_refused_alike(plane: ControlPlane, tmp_path: Path, policy: Object, fi
     (line,) = refused(written(tmp_path, policy))
     assert field in line
     assert reason in line
+
+
+# As YAML: kubectl reads it otherwise than PyYAML does.
+VALUES = r"""
+5 | 5.0 | -0.0 | 1.5 | 017 | 0o17 | 089 | 0x10 | 1_000 | _1 | +5 | 5. | .5 | 1e3 | 1.5e9 | 1e30 | 1e400 | 12:30
+9223372036854775807 | 9223372036854775808 | 67108864 | 67108864.0 | 25 | 100 | 20 | .inf | .nan | !!float 5 | !!str 5
+12:30:45 | "5" | "5m" | 5m | 1h30m | 1d | "5m\n"
+50% | "050%" | 101% | 64Mi | 63Mi | 1023Ki | 1Pi | 2Pi | .5Gi | +1Gi | "1Gi "
+PodRequest | Enforce | UnderPressure | yes | y | off | null | ~ | "" | [] | {} | [5] | {a: 1} | 2026-01-01 | "\u0663"
+"""
+MEMORY_FIELDS = """
+priority | mode | memory | memory.min | memory.max | memory.shares | memory.idleTax | memory.headroom | reclaim.when
+reclaim.maxRate | selector | selector.virtualMachineSelector.matchLabels | coolDown
+selector.virtualMachineSelector.matchLabels.tier
+"""
+PROCESSOR_FIELDS = """
+processors | processors.min | processors.max | processors.shares | trigger.stall.start | coolDown
+"""
+METADATA = """
+labels: {a: 5} | labels: {a: "not good"} | labels: {a/b/c: d} | annotations: {A/b: c} | creationTimestamp: null
+unknown: null | finalizers: [5] | labels: []
+"""
+
+
+def words(text: str) -> list[str]:
+    """Split a text at bars and line ends."""
+    return [word.strip() for line in text.strip().splitlines() for word in line.split(" | ")]
+
+
+def nested(path: str, value: str) -> str:
+    """Write a spec with one field, beside a selector, as YAML."""
+    first, *rest = path.split(".")
+    inner = "".join(f"{{{each}: " for each in rest) + value + "}" * len(rest)
+    return f"{{{'' if first == 'selector' else 'selector: {}, '}{first}: {inner}}}"
+
+
+def every_policy() -> Iterator[str]:
+    """Write a policy for each value in each field, with NAME for its name."""
+    for kind, fields in (("MemoryPolicy", MEMORY_FIELDS), ("ProcessorPolicy", PROCESSOR_FIELDS)):
+        head = f"apiVersion: kubeballoon.io/v1alpha1\nkind: {kind}\n"
+        for field in words(fields):
+            for value in words(VALUES):
+                yield f"{head}metadata: {{name: NAME}}\nspec: {nested(field, value)}\n"
+    head = "apiVersion: kubeballoon.io/v1alpha1\nkind: MemoryPolicy\n"
+    for metadata in words(METADATA):
+        yield f"{head}metadata: {{name: NAME, {metadata}}}\nspec: {{selector: {{}}}}\n"
+    for name in ("a/b", "A", "a_b", "-a", "5", "x" * 254):
+        yield f"{head}metadata: {{name: {name}-NAME}}\nspec: {{selector: {{}}}}\n"
+
+
+@pytest.mark.cluster
+def test_files_and_api_server_agree_about_every_value_of_every_field(installed: ControlPlane, tmp_path: Path) -> None:
+    texts = {f"policy-{number}x": text for number, text in enumerate(every_policy())}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text.replace("NAME", name))
+    with pytest.raises(ControlPlaneError) as refusal:
+        installed.kubectl("create", "--dry-run=server", "--validate=strict", f"--filename={tmp_path}", seconds=300)
+    refused_there = {name for name in texts if name in str(refusal.value)}
+    refused_here = set()
+    for name in texts:
+        try:
+            read([str(tmp_path / f"{name}.yaml")])
+        except RefusedError:
+            refused_here.add(name)
+    assert 100 < len(refused_here) < len(texts) - 100
+    assert [texts[name] for name in sorted(refused_here ^ refused_there)] == []
+
+
+@pytest.mark.parametrize(
+    ("memory", "minimum"),
+    [
+        ({}, 50),
+        ({"max": "40%"}, 40),
+        ({"max": "1Gi"}, 25),
+        ({"max": "3Gi"}, 50),
+        ({"min": "50%", "max": "1Gi"}, 50),
+        ({"min": "PodRequest"}, 75),
+        ({"min": "PodRequest", "max": "50%"}, 75),
+    ],
+)
+def test_a_minimum_that_nobody_wrote_is_half_or_the_maximum(
+    tmp_path: Path, memory: dict[str, str], minimum: int
+) -> None:
+    (policy,) = read([str(written(tmp_path, memory_policy("p", memory=memory)))])
+    assert isinstance(policy, MemoryPolicy)
+    terms = load_memory_policy(policy).terms
+    assert terms.minimum.of(4 << 30, pod_request=3 << 30) == (4 << 30) * minimum // 100
+
+
+@pytest.mark.parametrize(("processors", "minimum"), [({"max": 1}, 1), ({"max": "25%"}, 2), ({}, 4)])
+def test_processors_have_such_a_minimum_too(tmp_path: Path, processors: dict[str, Any], minimum: int) -> None:
+    (policy,) = read([str(written(tmp_path, processor_policy("p", processors=processors)))])
+    assert isinstance(policy, ProcessorPolicy)
+    assert load_processor_policy(policy).terms.minimum.of(8) == minimum
+
+
+def test_percent_signs_that_were_forgotten_are_refused_field_by_field(tmp_path: Path) -> None:
+    forgotten = memory_policy("p", memory={"min": 25, "max": 100, "headroom": 20})
+    lines = refused(written(tmp_path, forgotten))
+    assert len(lines) == 3
+    assert all("must be a percentage" in line and "a number without unit is in bytes" in line for line in lines)
 
 
 @pytest.mark.parametrize("spec", [MemoryPolicySpec, ProcessorPolicySpec])

@@ -9,10 +9,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from hack.testbed.workloads import diurnal, surge
+from hack.testbed.workloads import BOOT_STORM_AT, boot_storm, diurnal, surge
 from kubeballoon.core.memory.model import Amount, MemoryTerms
 from kubeballoon.core.units import GIB
 from kubeballoon.replay.comparison import ReplaySettings, compare_strategies
+from kubeballoon.replay.node_workload import GuestAssumptions
 from kubeballoon.replay.traces import Workload
 
 _NODE_MEMORY = 128 * GIB  # for every workload but the surge
@@ -31,6 +32,16 @@ def rows() -> list[dict[str, Any]]:
         "diurnal": (daily, ReplaySettings(_NODE_MEMORY, policy), (1.25, 1.5, 1.75)),
         "diurnal, every 2 s": (daily, ReplaySettings(_NODE_MEMORY, policy, interval=2.0), (1.5,)),
         "diurnal, min 25 %": (daily, ReplaySettings(_NODE_MEMORY, low_minimum), (2, 3)),
+        "diurnal, no swap": (
+            daily,
+            ReplaySettings(_NODE_MEMORY, low_minimum, guests=GuestAssumptions(swap_share=0.0)),
+            (2,),
+        ),
+        "boot storm": (
+            boot_storm(20),
+            ReplaySettings(_NODE_MEMORY, low_minimum, guests=GuestAssumptions(boot_storm_at=BOOT_STORM_AT)),
+            (1.25,),
+        ),
     }
     result: list[dict[str, Any]] = []
     for name, (workload, settings, ratios) in cases.items():

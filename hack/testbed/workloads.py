@@ -9,6 +9,9 @@ from kubeballoon.replay.traces import Workload, step_trace
 
 DAY = 86_400.0
 
+BOOT_STORM_AT = 600.0
+"""When the VMs of ``boot_storm`` all boot, seconds."""
+
 
 def diurnal(vms: int, *, days: float = 1.0, step: float = 300.0, seed: int = 1) -> Workload:
     """Make VMs with office hours: a daily swing of each VM's own height and hour, noise, and a batch job now and then.
@@ -57,3 +60,17 @@ def surge(
         times, demand = ([0.0, seconds / 3, seconds * 2 / 3], [low, high, low]) if surges else ([0.0], [low])
         traces.append(step_trace(f"vm{index}", size, times, demand))
     return Workload(tuple(traces), seconds)
+
+
+def boot_storm(vms: int, *, size: int = 8 * GIB, seconds: float = 1800.0) -> Workload:
+    """Make VMs that boot at ``BOOT_STORM_AT``, and work hard until their services run.
+
+    Before and after, each demands a fifth of its size; for three minutes of the boot, half of it.
+
+    Args:
+        vms: how many.
+        size: the memory of each VM, bytes.
+        seconds: how long the workload lasts.
+    """
+    times, demand = [0.0, BOOT_STORM_AT, BOOT_STORM_AT + 180.0], [size // 5, size // 2, size // 5]
+    return Workload(tuple(step_trace(f"vm{index}", size, times, demand) for index in range(vms)), seconds)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from kubeballoon.api.meta import ApiModel, ObjectMeta
 from kubeballoon.api.names import GROUP
+from kubeballoon.api.selector import is_label_key, is_label_value
 from kubeballoon.api.v1alpha1 import (
     API_VERSION,
     KINDS,
@@ -24,12 +26,28 @@ from kubeballoon.api.v1alpha1 import (
     ProcessorPolicy,
     ProcessorPolicySpec,
 )
+from kubeballoon.kubectl_yaml import load_yaml
 
+_NAME = "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_LONGEST_NAME = 253
 _SUFFIXES = (".yaml", ".yml", ".json")
 _POLICIES: Mapping[Any, type[Policy]] = {each.__name__: each for each in (MemoryPolicy, ProcessorPolicy)}
 _SPECS: Mapping[Any, type[PolicySpec]] = {"MemoryPolicy": MemoryPolicySpec, "ProcessorPolicy": ProcessorPolicySpec}
 _OTHER_KINDS = {each.__name__ for each in KINDS} - _POLICIES.keys()
 Document = dict[str, Any]
+
+
+class _Metadata(ObjectMeta):
+    """_Metadata are all fields of metav1.ObjectMeta, in so far as an object that is to be created may have them."""
+
+    generate_name: str = ""
+    namespace: str = ""
+    self_link: str = ""
+    creation_timestamp: str | None = None
+    deletion_grace_period_seconds: int | None = None
+    finalizers: list[str] = Field(default_factory=list)
+    owner_references: list[dict[str, Any]] = Field(default_factory=list)
+    managed_fields: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class RefusedError(Exception):
@@ -57,7 +75,7 @@ def read(sources: Iterable[str]) -> list[Policy]:
         errors += [f"{file}: {mistake}" for mistake in mistakes]
         if mistakes:
             continue
-        policy = _POLICIES[document["kind"]].model_validate(document)
+        policy = _POLICIES[document["kind"]].model_validate({**document, "status": None})  # as the API server takes it
         name = policy.metadata.name
         if (policy.kind, name) in found:
             errors.append(f"{file}: {policy.kind} {name} is in {found[policy.kind, name][0]} too")
@@ -71,23 +89,35 @@ def _documents(sources: Iterable[str], errors: list[str]) -> Iterator[tuple[str,
     """Find every object of kubeballoon's API group, as (file, object); errors of reading are added to ``errors``."""
     for file, text in _texts(sources, errors):
         try:
-            documents = list(yaml.safe_load_all(text))
+            documents = list(load_yaml(text))
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = "" if mark is None else f" line {mark.line + 1}:"
             errors.append(f"{file}:{line} {getattr(error, 'problem', None) or 'this file is not YAML'}")
             continue
         for document in documents:
-            for each in _objects(_without_nulls(document)):
+            for each in _objects(document):
                 if str(each.get("apiVersion", "")).split("/")[0] == GROUP:
-                    yield file, each
+                    yield file, _without_nulls(each, _POLICIES.get(each.get("kind")))
 
 
-def _without_nulls(value: Any) -> Any:
-    """Drop fields that are null, because the API server treats them as left out."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
-    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+def _without_nulls(value: Any, model: type[BaseModel] | None = None) -> Any:
+    """Drop fields that are null, because the API server treats them as left out.
+
+    It refuses fields that ``model`` does not have even then, so these are kept.
+    """
+    if isinstance(value, list):
+        return [_without_nulls(each, model) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if model is ObjectMeta:
+        model = _Metadata
+    inner = {} if model is None else {field.alias or name: field for name, field in model.model_fields.items()}
+    return {
+        key: _without_nulls(each, _model(inner[key].annotation) if key in inner else None)
+        for key, each in value.items()
+        if each is not None or (model is not None and key not in inner)
+    }
 
 
 def _objects(document: object) -> Iterator[Document]:
@@ -126,16 +156,31 @@ def _mistakes(document: Document) -> Iterator[str]:
         return
     metadata = document.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
-    name = metadata.get("name")
-    if not isinstance(name, str) or not name:
+    name = metadata.get("name", "")
+    if not name:
         yield "resource name may not be empty"
         return
     unknown = sorted(document.keys() - {"apiVersion", "kind", "metadata", "spec", "status"})
     errors = [f'unknown field "{field}"' for field in unknown]
-    errors += _schema_errors(ObjectMeta, metadata, "metadata", extra="ignore")
+    errors += _name_errors(metadata)
+    errors += _schema_errors(_Metadata, metadata, "metadata", extra="forbid")
     errors += check(_SPECS[kind], document.get("spec"))
     for error in errors:
         yield f'The {kind} "{name}" is invalid: {error}'
+
+
+def _name_errors(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """List the errors in an object's name, and in its labels and annotations, that are no errors of type."""
+    name = metadata["name"]
+    if isinstance(name, str) and (len(name) > _LONGEST_NAME or re.fullmatch(_NAME, name) is None):
+        yield f'metadata.name: Invalid value: "{name}": must be a lowercase RFC 1123 subdomain such as my-policy'
+    for field in ("labels", "annotations"):
+        entries = metadata.get(field)
+        for key, value in entries.items() if isinstance(entries, dict) else ():
+            if not is_label_key(key if field == "labels" else key.lower()):
+                yield f'metadata.{field}: Invalid value: "{key}": must be a name such as tier, or example.com/tier'
+            elif field == "labels" and isinstance(value, str) and not is_label_value(value):
+                yield f'metadata.labels: Invalid value: "{value}": must be empty or a word of at most 63 characters'
 
 
 def check(model: type[ApiModel], spec: object) -> Iterator[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 
+UNRESPONSIVE = "Unresponsive"
+"""The reason that agents, decisions and conditions give where a VM does not follow requests."""
+
 
 class NodeState(enum.StrEnum):
     """A node's state says how short of memory the node is.
@@ -55,6 +58,21 @@ class ReclaimMethod(enum.StrEnum):
     BALLOON = "Balloon"
     GUEST_AGENT = "GuestAgent"
     AUTO = "Auto"
+
+
+class WorkingSetReclaim(enum.StrEnum):
+    """Whether memory that guests work with is reclaimed: where they can swap it out (IfSwappable), or Never."""
+
+    IF_SWAPPABLE = "IfSwappable"
+    NEVER = "Never"
+
+
+class SwapAbility(enum.StrEnum):
+    """Whether a guest can swap: Able once it was seen to, Unable when it was asked to and did not, else Unknown."""
+
+    UNKNOWN = "Unknown"
+    ABLE = "Able"
+    UNABLE = "Unable"
 
 
 class AgentAction(enum.StrEnum):

@@ -189,7 +189,12 @@ class NodeUnderTest:
     @contextmanager
     def migrating(self, name: str) -> Iterator[None]:
         """Report a migration of a guest inside the context, as KubeVirt would, and its failure at the end."""
-        status = {"migrationUid": f"to-nowhere-{self.guest(name).uid}", "sourceNode": self.lab.name, "failed": False}
+        status = {
+            "migrationUid": f"to-nowhere-{self.guest(name).uid}",
+            "sourceNode": self.lab.name,
+            "startTimestamp": "2026-01-01T00:00:00Z",
+            "failed": False,
+        }
         self.patch(name, {"status": {"migrationState": status}})
         try:
             yield

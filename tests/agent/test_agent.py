@@ -161,7 +161,11 @@ def test_a_migrating_vm_is_held_until_the_migration_ends(
 ) -> None:
     with agent(installed, lab_node, tmp_path / "log"):
         eventually(lambda: reported(installed, lab_node, guest).get("need"))
-        patch(installed, guest, {"status": {"migrationState": {"migrationUid": "m-1", "sourceNode": lab_node.name}}})
+        patch(
+            installed,
+            guest,
+            {"status": {"migrationState": {"migrationUid": "m-1", "startTimestamp": "2026-01-01T00:00:00Z"}}},
+        )
         eventually(lambda: reported(installed, lab_node, guest).get("reason") == "Migrating")
         annotate(installed, guest, memory_target="200Mi", memory_min="128Mi")
         eventually(lambda: reported(installed, lab_node, guest).get("target") == "200Mi")

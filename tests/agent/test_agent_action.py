@@ -16,7 +16,13 @@ import pytest
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
 from kubeballoon.agent.emergency import set_emergency_targets
-from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError, HypervisorError
+from kubeballoon.agent.hypervisor.errors import (
+    GarbledError,
+    GuestAgentError,
+    HungError,
+    HypervisorError,
+    SocketRefusedError,
+)
 from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, PluggedProcessors
 from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
 from kubeballoon.agent.node.memory import HostMemory
@@ -26,7 +32,7 @@ from kubeballoon.agent.vm.guest_agent_worker import GuestWorker
 from kubeballoon.agent.vm.guest_program_client import CHANGING, GuestProgram, ProgramHypervisor
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import PolicyBacking
-from kubeballoon.agent.vm.vmi import Instance, read_instance
+from kubeballoon.agent.vm.vmi import OVERHEAD, Instance, read_instance
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from kubeballoon.agent.waiting import wait_for
@@ -60,6 +66,8 @@ GUEST_AGENT_FAILURES = frozenset(
 )
 FOUND_BY_LOOKING = GUEST_AGENT_FAILURES | {
     AgentReason.UNREACHABLE,
+    AgentReason.SOCKET_REFUSED,
+    AgentReason.DAEMON_GARBLED,
     AgentReason.INTERNAL_ERROR,
     AgentReason.NOT_FOLLOWING,
     AgentReason.UNPLUG_LOST,
@@ -78,6 +86,8 @@ UNRESPONSIVE_PROCESSORS = GUEST_AGENT_FAILURES | {
     AgentReason.BAD_REQUEST,
     AgentReason.HUNG,
     AgentReason.UNREACHABLE,
+    AgentReason.SOCKET_REFUSED,
+    AgentReason.DAEMON_GARBLED,
     AgentReason.UNRESPONSIVE,
     AgentReason.NO_BALLOON,
     AgentReason.INTERNAL_ERROR,
@@ -204,6 +214,8 @@ def control_with(reason: AgentReason) -> FakeGuestControl:
     made: dict[AgentReason, Callable[[], FakeGuestControl]] = {
         AgentReason.HUNG: lambda: FakeGuestControl(gone=HungError("its daemon hangs")),
         AgentReason.UNREACHABLE: lambda: FakeGuestControl(gone=HypervisorError("its daemon is gone")),
+        AgentReason.SOCKET_REFUSED: lambda: FakeGuestControl(gone=SocketRefusedError("a link stands there")),
+        AgentReason.DAEMON_GARBLED: lambda: FakeGuestControl(gone=GarbledError("its daemon lies")),
         AgentReason.INTERNAL_ERROR: Faulty,
         AgentReason.NOT_FOLLOWING: lambda: FakeGuestControl(deaf=True),
         AgentReason.UNPLUG_LOST: lambda: FakeGuestControl(tells=False),
@@ -238,11 +250,13 @@ async def test_a_worker_does_about_a_vm_s_processors_what_the_reason_says(reason
     assert plain is not None
     control, vm = control_with(reason), instance_with(reason, plain)
     seen: set[AgentReason] = set()
-    passes = 0
+    passes, undone = 0, asyncio.Event()
 
     async def wait(event: asyncio.Event, seconds: float) -> bool:  # noqa: ARG001 - no pause takes any time
         nonlocal passes
         passes += 1
+        if reason in seen:
+            await undone.wait()
         return await wait_for(event, 0)
 
     def tries() -> int:
@@ -261,6 +275,7 @@ async def test_a_worker_does_about_a_vm_s_processors_what_the_reason_says(reason
         await until(lambda: reason in seen)
     before, since = tries(), passes
     control.online, control.count = dict.fromkeys(range(4), True), 4  # what was done so far is undone
+    undone.set()
     await until(lambda: tries() > before or passes > since + 2 * DEFAULT_TIMING.processors.agent_absent_after)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -312,6 +327,22 @@ async def test_a_request_without_a_known_policy_is_reckoned_with_as_long_as_it_i
         status = composed(memory, NodeState.SCARCE, *workers)
         set_emergency_targets("here", status, workers)
         assert sharing.emergency_target == left
+
+
+@pytest.mark.parametrize(
+    ("resident", "other"),
+    [(300 * MIB, 700 * MIB), (100 << 40, 1000 * MIB - HELD - OVERHEAD), (None, 1000 * MIB)],
+    ids=["what it holds", "more than it can", "unseen"],
+)
+async def test_what_a_vm_s_process_seems_to_hold_hides_no_more_of_the_node_s_use_than_the_vm_counts_with(
+    resident: int | None, other: int
+) -> None:
+    async with sampled(Troublesome(), {}) as worker:
+        sample = worker.view.sample
+        assert sample is not None
+        worker.view = replace(worker.view, sample=replace(sample, resident=resident))
+        status = composed(HostMemory(2000 * MIB, 1000 * MIB, MemoryStall()), NodeState.AMPLE, worker)
+    assert status.memory.other == other
 
 
 async def test_a_vm_whose_driver_does_not_follow_counts_as_what_it_holds() -> None:

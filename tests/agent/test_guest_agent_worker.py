@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import AsyncIterator, Mapping
+import weakref
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,7 +19,7 @@ from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor
 from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError
 from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors
-from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
+from kubeballoon.agent.hypervisor.qemu_guest_agent import LONGEST_ANSWER, GuestAgent
 from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.guest_program_client import GuestProgram
 from kubeballoon.agent.vm.vmi import Instance, read_instance
@@ -30,6 +32,8 @@ from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.vocabulary import ReclaimMethod
 from tests.agent.fast_timing import QUICK
 from tests.support.waiting import Clock, soon
+
+T = TypeVar("T")
 
 until = partial(soon, seconds=5.0)
 
@@ -132,18 +136,17 @@ async def test_a_vm_without_a_request_is_looked_at_rarely() -> None:
 class Garbling(FakeGuestControl):
     """A guest agent whose answers make no sense."""
 
-    answer: object = None
+    answered: object = None
 
-    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - whatever is asked
+    def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - whatever is asked
         """Answer the same to every command."""
-        self.commands.append(name)
-        return self.answer
+        return self.answered
 
 
 @pytest.mark.parametrize("answer", [5, [{}], [5], [{"logical-id": "a", "online": True}], {"x": 1}], ids=str)
 async def test_processors_that_make_no_sense_have_a_reason_of_their_own(answer: object) -> None:
     guest_agent, control = GuestAgent(), Garbling()
-    guest_agent.control, control.answer = control, answer
+    guest_agent.control, control.answered = control, answer
     with pytest.raises(GuestAgentError) as garbled:
         await guest_agent.processors()
     assert garbled.value.reason == "GuestAgentGarbled"
@@ -153,10 +156,52 @@ async def test_processors_that_make_no_sense_have_a_reason_of_their_own(answer: 
 async def test_files_and_programs_that_make_no_sense_have_a_reason_of_their_own(answer: object) -> None:
     for method in ("read_file", "run"):
         guest_agent, control = GuestAgent(), Garbling()
-        guest_agent.control, control.answer = control, answer
+        guest_agent.control, control.answered = control, answer
         with pytest.raises(GuestAgentError) as garbled:
             await getattr(guest_agent, method)("/x")
         assert garbled.value.reason == "GuestAgentGarbled"
+
+
+class Text(str):
+    """A text of which a test can find out whether anything still refers to it."""
+
+    __slots__ = ("__weakref__",)
+
+
+def many_brackets(length: int) -> str:
+    """Write an answer that is short for its maker and long for its reader: each bracket pair becomes an object."""
+    return '{"return":[' + "[]," * (length // 3) + "[]]}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        many_brackets(4 << 20),
+        many_brackets(LONGEST_ANSWER // 2),
+        '{"return":' + "[" * 30000,
+        '{"return":[{"logical-id":' + "9" * 5000 + ',"online":true}]}',
+        '{"return":[{"logical-id":1e400,"online":true}]}',
+        "\0\ud800",
+    ],
+    ids=["long", "as long as allowed", "deep", "long number", "infinite", "no text"],
+)
+async def test_nothing_of_an_answer_that_makes_no_sense_is_kept(text: str) -> None:
+    answers: list[weakref.ref[Text]] = []
+
+    class Liar(FakeGuestControl):
+        async def command(self, name: str, arguments: Mapping[str, Any], read: Callable[[str], T]) -> T:  # noqa: ARG002
+            answer = Text(text)
+            answers.append(weakref.ref(answer))
+            return read(answer)
+
+    guest_agent = GuestAgent()
+    guest_agent.control = Liar()
+    with contextlib.suppress(GuestAgentError):
+        await guest_agent.processors()
+    with pytest.raises(GuestAgentError, match="makes no sense") as remembered:
+        await guest_agent.processors()
+    assert remembered.value.reason == "GuestAgentGarbled"
+    assert [answer() for answer in answers] == [None]
 
 
 async def test_a_command_that_is_refused_is_not_repeated_at_every_look() -> None:

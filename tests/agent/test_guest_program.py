@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -205,6 +206,27 @@ async def test_a_balloon_that_works_needs_no_program(guest: Guest) -> None:
     await guest.guest_program.poll()
     assert guest.guest_program.sample(BALLOONED) == BALLOONED
     assert not guest.guest_program.due, "and its guest is asked no more"
+
+
+@pytest.mark.parametrize(("governed", "past_unknown"), [(True, False), (False, True)], ids=["governed", "migrated"])
+async def test_a_guest_is_searched_for_a_program_once_its_driver_has_had_time_to_report(
+    guest: Guest, *, governed: bool, past_unknown: bool
+) -> None:
+    program = guest.guest_program
+    program.suspected, program.governed, program.past_unknown = False, governed, past_unknown
+    due = [program.due]
+    program.sample(replace(BARE, balloon=True))
+    due.append(program.due)
+    guest.clock.now += DEFAULT_TIMING.program.driver_grace
+    due.append(program.due)
+    program.sample(BALLOONED)
+    due.append(program.due)
+    program.sample(BARE)
+    due.append(program.due)
+    program.governed = program.past_unknown = False
+    due.append(program.due)
+    # Nothing is known, it may be booting, it does not report, its balloon works, it has none; nobody needs a program.
+    assert due == [False, False, True, False, True, False]
 
 
 async def test_memory_that_a_program_has_locked_beside_a_working_balloon_is_freed(guest: Guest) -> None:
@@ -409,7 +431,11 @@ def test_where_a_real_guest_refuses_files_the_program_is_run_in_it(
     with merging(), agent(installed, lab_node, tmp_path / "agent"):
         eventually(lambda: reported(installed, lab_node, bare).get("method") == "GuestAgent")
         annotate(installed, bare, memory_target=str(size - 64 * MIB))
-        eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 64 * MIB)
+
+        def seen() -> tuple[dict[str, Any], str]:
+            return reported(installed, lab_node, bare), (tmp_path / "agent").read_text()
+
+        eventually(lambda: parse_quantity(seen()[0].get("claimed", "0")) == 64 * MIB, tell=seen)
         annotate(installed, bare, memory_target=None)
         eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 0)
 

@@ -15,15 +15,15 @@ import libvirt_qemu
 import pytest
 
 from hack.testbed.lab import LauncherPod
+from hack.testbed.lab.unix_sockets import listen
+from kubeballoon.agent.hypervisor.domain_xml import DomainXml, read_domain
 from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
-from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, require_launcher
 from kubeballoon.agent.hypervisor.libvirt import (
     CallThread,
     DomainHandle,
     LibvirtGuestControl,
     LibvirtHypervisor,
-    _parse,
-    _removable,
     _translate_agent,
 )
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
@@ -46,6 +46,9 @@ class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no
         return self.code
 
 
+FAILED = "guest agent command failed: unable to execute QEMU agent command"  # as libvirt 11.3 says it
+
+
 @pytest.mark.parametrize(
     ("code", "message", "reason"),
     [
@@ -58,7 +61,29 @@ class FakeError(libvirt.libvirtError):  # type: ignore[misc]  # libvirt ships no
             "unable to execute QEMU agent command 'guest-exec': The command guest-exec has been disabled",
             "GuestAgentRefused",
         ),
+        (
+            1,
+            "internal error: unable to execute QEMU agent command 'guest-file-open': failed to open file",
+            "GuestAgentRefused",
+        ),
+        (
+            86,
+            "Guest agent is not responding: guest agent didn't respond to command within '5' seconds",
+            "GuestAgentHung",
+        ),
+        (97, "guest agent replied with wrong id to guest-sync command", "GuestAgentHung"),
         # libvirt from 11.2 on, as 11.3 was seen to answer
+        (
+            86,
+            "Guest agent is not responding: guest agent didn't respond to synchronization within '5' seconds",
+            "GuestAgentHung",
+        ),
+        (113, f"{FAILED} 'guest-nothing': The command guest-nothing has not been found", "GuestAgentRefused"),
+        (
+            113,
+            f"{FAILED} 'guest-exec': Failed to execute child process “/bin/nothing” (No such file)",
+            "GuestAgentRefused",
+        ),
         (
             113,
             "guest agent command failed: unable to execute QEMU agent command 'guest-exec': No such file or directory",
@@ -98,7 +123,7 @@ ENABLED = {1: "yes", 10: "yes", 11: "no"}
     ids=["none named", "some"],
 )
 def test_the_domain_s_xml_says_which_processors_can_be_unplugged(vcpus: str, names: tuple[str, ...]) -> None:
-    assert _removable(_parse(f"<domain type='kvm'>{vcpus}</domain>")) == names
+    assert read_domain(f"<domain type='kvm'>{vcpus}</domain>").removable == names
 
 
 async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_after_that(
@@ -112,12 +137,21 @@ async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_aft
     thread = CallThread("agent")
     try:
         with pytest.raises(HungError, match="libvirt did not answer"):
-            await LibvirtGuestControl(thread, DomainHandle(None, None), _parse("<domain type='kvm'/>"), timing).command(
-                "guest-ping", {}
+            await LibvirtGuestControl(thread, DomainHandle(None, None), DomainXml(), timing).command(
+                "guest-ping", {}, str
             )
     finally:
         over.set()
         thread.end()
+
+
+async def test_an_answer_of_a_guest_is_read_in_its_vm_s_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", lambda *_: "an answer")
+    thread = CallThread("the VM's own")
+    control = LibvirtGuestControl(thread, DomainHandle(None, None), DomainXml(), TIMING)
+    read = await control.command("guest-ping", {}, lambda answer: (answer, threading.current_thread().name))
+    thread.end()
+    assert read == ("an answer", "the VM's own")
 
 
 class Daemon(NamedTuple):
@@ -129,15 +163,16 @@ class Daemon(NamedTuple):
 
 @pytest.fixture
 def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(Launcher("pod", tmp_path / "virtqemud-sock"), threading.Event())
+    daemon = Daemon(Launcher("pod", tmp_path, "virtqemud-sock"), threading.Event())
 
     def connect(_: str) -> None:
         daemon.over.wait()
         raise FakeError(libvirt.VIR_ERR_SYSTEM_ERROR, "the connection broke")
 
     monkeypatch.setattr(libvirt, "open", connect)
-    yield daemon
-    daemon.over.set()
+    with listen(tmp_path / "virtqemud-sock"):
+        yield daemon
+        daemon.over.set()
 
 
 def threads(of: str) -> int:
@@ -227,15 +262,16 @@ class FakeConnection(FakeDomain):
 
 
 @pytest.fixture
-def freed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Freed]:
+def freed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Freed]:
     freed = Freed()
     monkeypatch.setattr(libvirt, "open", lambda _: FakeConnection(freed))
-    yield freed
-    freed.may_return.set()
+    with listen(tmp_path / "virtqemud-sock"):
+        yield freed
+        freed.may_return.set()
 
 
 def launcher(tmp_path: Path) -> Launcher:
-    return Launcher("pod", tmp_path / "virtqemud-sock")
+    return Launcher("pod", tmp_path, "virtqemud-sock")
 
 
 async def test_a_closed_connection_is_freed_in_its_own_thread_whatever_still_refers_to_it(
@@ -313,7 +349,7 @@ def hung_for_ten_seconds(pod: LauncherPod) -> Iterator[threading.Event]:
 async def test_a_daemon_that_hangs_again_and_again_never_holds_up_the_loop(
     lab_guest: LauncherPod,
 ) -> None:
-    of, name = Launcher(lab_guest.uid, lab_guest.socket), lab_guest.spec.domain_name
+    of, name = require_launcher(lab_guest.pods, [lab_guest.uid]), lab_guest.spec.domain_name
     hypervisor = LibvirtHypervisor(replace(TIMING, connect=1.0, call=1.0))
     with hung_for_ten_seconds(lab_guest) as rescued:
         with pytest.raises(HungError):

@@ -201,7 +201,8 @@ def hostile(**figures: object) -> bytes:
 async def test_whatever_a_guest_says_its_agent_lives_and_its_report_can_be_read(
     proc: Path, status: bytes, annotations: dict[str, str]
 ) -> None:
-    api = cluster(vmi("evil", **annotations), vmi("well"))
+    # Only where a policy may need the program in a guest is the guest asked.
+    api = cluster(vmi("evil", **annotations), vmi("well"), policies=[memory_policy("all")], namespaces=[namespace()])
     evil = FakeGuestControl(files={f"{DIRECTORY}/status": status})
     controls = {"evil": FakeMemoryControl(balloon=False, reports=False), "well": FakeMemoryControl()}
     async with running(api, proc, guests={"evil": evil}, **controls):
@@ -222,8 +223,40 @@ async def test_processors_come_back_after_a_restart_where_they_were_reclaimed(
     api, channel = cluster(wide), FakeGuestControl(online={0: True, 1: True, 2: False, 3: False})
     api.pressure = earlier(processors={"size": 4, **known})
     async with running(api, proc, guests={"vm": channel}, vm=FakeMemoryControl()):
-        await until(lambda: api.vm("vm").get("processors", {}).get("online") == used)
+        # Without a request the guest is not asked, and its processors' threads count.
+        await until(lambda: api.vm("vm").get("processors", {}).get("online") == 4)
     assert sum(channel.online.values()) == used
+    assert bool(channel.commands) is bool(known)
+
+
+@pytest.mark.parametrize(
+    ("policy", "balloon", "asked"),
+    [
+        (None, True, False),
+        (None, False, False),
+        ({}, True, False),
+        ({"mode": "Observe"}, False, False),
+        ({}, False, True),
+    ],
+    ids=["no policy", "no policy and no balloon", "a balloon that works", "a policy that observes", "no balloon"],
+)
+async def test_a_guest_agent_is_asked_only_where_a_policy_needs_it(
+    proc: Path, policy: dict[str, Any] | None, *, balloon: bool, asked: bool
+) -> None:
+    policies = [] if policy is None else [memory_policy("all", **policy)]
+    api = cluster(vmi(), policies=policies, namespaces=[namespace()])
+    guest, control = FakeGuestControl(), FakeMemoryControl(balloon=balloon, reports=balloon)
+    async with running(api, proc, guests={"vm": guest}, vm=control):
+        await until(lambda: guest.commands if asked else guest.looks > 10 and api.vm("vm"))
+    assert bool(guest.commands) is asked
+
+
+async def test_memory_that_a_program_locked_for_an_earlier_agent_is_freed_without_any_policy(proc: Path) -> None:
+    api, guest = cluster(vmi(), namespaces=[namespace()]), FakeGuestControl()
+    guest.files = {f"{DIRECTORY}/status": hostile(locked=100 * MIB, requested=100 * MIB)}
+    api.pressure = earlier(actual=str(SIZE - 100 * MIB), method="GuestAgent", claimed=str(100 * MIB))
+    async with running(api, proc, guests={"vm": guest}, vm=FakeMemoryControl()):
+        await until(lambda: guest.files.get(f"{DIRECTORY}/request") == b'{"lock": 0}')
 
 
 async def test_a_vm_that_cannot_be_reported_has_a_reason_and_hides_no_other(proc: Path) -> None:
@@ -334,7 +367,7 @@ async def test_nothing_is_written_while_nothing_moves(proc: Path) -> None:
 
 
 async def test_news_while_the_api_server_is_away_is_reported_when_it_is_back(proc: Path) -> None:
-    api, control = cluster(vmi()), FakeMemoryControl()
+    api, control = cluster(vmi(), namespaces=[namespace()]), FakeMemoryControl()
     async with running(api, proc, vm=control) as agent:
         await until(lambda: api.vm("vm").get("need"))
         api.away, control.used = True, 500 * MIB
@@ -343,6 +376,17 @@ async def test_news_while_the_api_server_is_away_is_reported_when_it_is_back(pro
         api.away = False
         await until(lambda: parse_quantity(api.vm("vm")["need"]) >= 500 * MIB)
         assert agent.unready() is None
+
+
+async def test_an_agent_that_may_not_read_policies_reports_and_is_not_ready(proc: Path) -> None:
+    api = cluster(vmi(), namespaces=[namespace()])
+    api.collections[paths.MEMORY_POLICIES] = None
+    async with running(api, proc, vm=FakeMemoryControl()) as agent:
+        await until(lambda: api.vm("vm").get("need"))
+        await until(lambda: agent.unready() == "policies cannot be watched")
+        assert agent.stalled() is None
+        api.collections[paths.MEMORY_POLICIES] = []
+        await until(lambda: agent.unready() is None)
 
 
 def earlier(**report: Any) -> Object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +16,7 @@ import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeHypervisor, FakeMemoryControl
-from kubeballoon.agent.hypervisor.errors import GoneError
+from kubeballoon.agent.hypervisor.errors import GarbledError, GoneError
 from kubeballoon.agent.hypervisor.protocols import DomainSample
 from kubeballoon.agent.report import describe
 from kubeballoon.agent.settings import AgentSettings
@@ -29,6 +29,7 @@ from kubeballoon.agent.wait_times import DEFAULT_TIMING, MemoryTiming
 from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy, VirtualMachineReport
+from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.request_checks import FLOOR
 from kubeballoon.governance.loaded_policy import load_memory_policy
@@ -273,6 +274,52 @@ async def test_a_connection_that_breaks_is_made_again() -> None:
         await until(lambda: control.actual == 600 * MIB)
 
 
+@dataclass
+class Failing(FakeMemoryControl):
+    """A VM that can be connected to, and whose every sample fails with ``failure`` while there is one."""
+
+    failure: Exception | None = None
+
+    async def sample(self) -> DomainSample:
+        """Read the memory, or fail."""
+        if self.failure is not None:
+            raise self.failure
+        return await super().sample()
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason", "message"),
+    [
+        (GarbledError("its XML cannot be read"), "DaemonGarbled", "its XML cannot be read"),
+        (OverflowError("nobody expects it"), "InternalError", "its memory worker failed: OverflowError('nobody"),
+    ],
+    ids=["an answer that makes no sense", "an error that nobody expects"],
+)
+async def test_a_vm_whose_samples_fail_is_reported_and_tried_at_growing_pauses(
+    failure: Exception, reason: str, message: str
+) -> None:
+    pauses: list[float] = []
+
+    async def wait(event: asyncio.Event, seconds: float) -> bool:
+        pauses.append(seconds)
+        return await wait_for(event, 0.001)
+
+    control, of = Failing(failure=failure), instance(target=600 * MIB)
+    timing = replace(QUICK.memory, reconnect=Backoff(shortest=1.0, longest=4.0))
+    worker = MemoryWorker(of, FakeHypervisor({of.domain: control}), replace(settings(timing), wait=wait), lambda: None)
+    task = asyncio.create_task(worker.run())
+    await until(lambda: len(pauses) > 5)
+    assert pauses[:5] == [1.0, 2.0, 4.0, 4.0, 4.0]
+    assert worker.view.problem is not None
+    assert worker.view.problem.reason == reason
+    assert worker.view.problem.message.startswith(message)
+    control.failure = None
+    await until(lambda: control.actual == 600 * MIB)
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_pod_that_is_replaced_is_left_for_the_new_one() -> None:
     control, of = FakeMemoryControl(), instance(target=600 * MIB)
     hypervisor = FakeHypervisor({of.domain: control})
@@ -289,6 +336,25 @@ async def test_a_pod_that_is_replaced_is_left_for_the_new_one() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert hypervisor.forgotten == ["pod-vm", "pod-new"]
+
+
+@pytest.mark.parametrize(
+    ("claimed", "size", "believed"),
+    [
+        (102400 * MIB, 1024 * MIB, 1024 * MIB),
+        (512 * MIB, 1024 * MIB, 512 * MIB),
+        (1431 * MIB, 1_500_000_000, 1431 * MIB),
+        (512 * MIB, 0, 512 * MIB),
+    ],
+    ids=["more than it was given", "less, as before a hotplug", "rounded as libvirt does", "the object does not say"],
+)
+async def test_a_vm_s_size_is_at_most_what_its_object_says(claimed: int, size: int, believed: int) -> None:
+    control = FakeMemoryControl(size=claimed, actual=claimed)
+    async with working(instance(size=size), control) as worker:
+        await samples(worker, 1)
+        sample = worker.view.sample
+    assert sample is not None
+    assert (sample.size, sample.statistics.actual) == (believed, believed)
 
 
 async def test_one_that_hangs_delays_no_other() -> None:
@@ -309,6 +375,8 @@ class ReportingMemoryControl(FakeMemoryControl):
 
     clock: Clock = field(default_factory=Clock)
     sampled: list[float] = field(default_factory=list)
+    requested_at: list[float] = field(default_factory=list)
+    dated: Callable[[float], float] = lambda at: at
 
     @property
     def reported(self) -> float:
@@ -319,7 +387,21 @@ class ReportingMemoryControl(FakeMemoryControl):
         """Read the memory as the guest last reported it."""
         self.sampled.append(self.clock.now)
         sample = await super().sample()
-        return replace(sample, statistics=sample.statistics._replace(updated=float(int(self.reported))))
+        return replace(sample, statistics=sample.statistics._replace(updated=float(int(self.dated(self.reported)))))
+
+    async def set_memory(self, size: int) -> None:
+        """Follow a request, and note when it was made."""
+        self.requested_at.append(self.clock.now)
+        await super().set_memory(size)
+
+
+class BoastingMemoryControl(FakeMemoryControl):
+    """Reports more memory than the VM has."""
+
+    async def sample(self) -> DomainSample:
+        """Read the memory as the guest reports it."""
+        sample = await super().sample()
+        return replace(sample, statistics=sample.statistics._replace(usable=1 << 62, unused=1 << 62))
 
 
 async def test_a_guest_at_rest_is_sampled_once_for_each_of_its_reports() -> None:
@@ -333,7 +415,7 @@ async def test_a_guest_at_rest_is_sampled_once_for_each_of_its_reports() -> None
     worker = MemoryWorker(
         of,
         FakeHypervisor({of.domain: control}),
-        replace(settings(timing, period=5), wait=wait),
+        replace(settings(timing, period=5), wait=wait, wall_clock=control.clock),
         lambda: None,
         clock=control.clock,
     )
@@ -344,6 +426,42 @@ async def test_a_guest_at_rest_is_sampled_once_for_each_of_its_reports() -> None
     sampled = control.sampled[1:21]
     assert all((at - 3.7) % 5 <= timing.report_delay for at in sampled), "soon after a report"
     assert [round(after - at) for at, after in pairwise(sampled)] == [5] * 19
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0], ids=["back", "forward"])
+async def test_a_wall_clock_that_is_set_stops_no_reclaim(jump: float) -> None:
+    control, offset = ReportingMemoryControl(), 0.0
+    control.dated = lambda at: at + offset
+
+    async def wait(event: asyncio.Event, seconds: float) -> bool:
+        control.clock.now += seconds
+        return await wait_for(event, 0)
+
+    of = instance(target=900 * MIB)
+    worker = MemoryWorker(
+        of,
+        FakeHypervisor({of.domain: control}),
+        replace(settings(DEFAULT_TIMING.memory, period=5), wait=wait, wall_clock=lambda: control.clock.now + offset),
+        lambda: None,
+        clock=control.clock,
+    )
+    task = asyncio.create_task(worker.run())
+    await until(lambda: control.actual == 900 * MIB)
+    offset, since = jump, control.clock.now
+    worker.update(replace(of, target=700 * MIB), PolicyBacking())
+    await until(lambda: control.actual == 700 * MIB)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert control.requested_at[-1] - since < 60
+
+
+async def test_a_guest_is_not_believed_to_have_more_to_spare_than_its_size() -> None:
+    control = BoastingMemoryControl()
+    async with working(instance(), control) as worker:
+        await samples(worker)
+        sample = worker.view.sample
+        assert sample is not None
+        assert (sample.statistics.usable, sample.statistics.unused) == (1024 * MIB, 1024 * MIB)
 
 
 async def test_demand_goes_on_falling_slowly_after_a_connection_was_lost() -> None:

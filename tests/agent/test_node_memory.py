@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from hack.testbed.lab import MIB
 from hack.testbed.lab.cgroups import NodeCgroup
-from kubeballoon.agent.node.memory import HostError, HostMemoryReader
+from kubeballoon.agent.agent import NodeLimits
+from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
+from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state
+from kubeballoon.core.units import GIB, MIB
+from kubeballoon.vocabulary import NodeState
 from tests.support.waiting import SLOW
 
 _THRASH = """
@@ -55,6 +58,116 @@ def test_a_cgroup_of_version_2_stands_for_the_node(tmp_path: Path) -> None:
     assert (memory.stall.some, memory.stall.full) == (12.5, 3.0)
     (group / "memory.max").write_text("max\n")
     assert HostMemoryReader(machine, group).memory().total == 1024 * MIB
+
+
+LIMITS = NodeLimits(eviction=100 * MIB, margin=64 * MIB)
+CALM = MemoryStall()
+
+
+def meminfo(total: int, *, anon: int = 0, active: int = 0, inactive: int = 0, slab: int = 0, pool: int = 0) -> str:
+    """Write a meminfo as the kernel does; amounts are bytes, and 30 MiB of the total are the kernel's own."""
+    free = total - anon - active - inactive - slab - pool - 30 * MIB
+    low, cache = 60 * MIB, active + inactive
+    figures = {
+        "MemTotal": total,
+        "MemFree": free,
+        "MemAvailable": max(0, free - 100 * MIB) + cache - min(cache // 2, low) + slab - min(slab // 2, low),
+        "Buffers": 0,
+        "Cached": cache,
+        "SwapCached": 0,
+        "Active(file)": active,
+        "Inactive(file)": inactive,
+        "AnonPages": anon,
+        "Hugetlb": pool,
+    }
+    return "".join(f"{name}: {size // 1024} kB\n" for name, size in figures.items())
+
+
+def state(memory: HostMemory) -> NodeState:
+    """Find the state of a node that was Ample."""
+    return next_state(NodeState.AMPLE, memory.least_available, LIMITS.thresholds(memory), CALM, StallLimits())
+
+
+@pytest.mark.parametrize(
+    ("anon", "active", "inactive", "slab", "after"),
+    [
+        (48 * GIB, 6 * GIB, 2 * GIB, 40 * MIB, NodeState.AMPLE),
+        (49.92 * GIB, 14 * GIB, 10 * MIB, 20 * MIB, NodeState.CRITICAL),
+        (57.92 * GIB, 6 * GIB, 10 * MIB, 20 * MIB, NodeState.CRITICAL),
+        (60.4 * GIB, 3.55 * GIB, 10 * MIB, 10 * MIB, NodeState.CRITICAL),
+    ],
+)
+def test_page_cache_in_use_counts_as_the_kubelet_counts_it(
+    tmp_path: Path, anon: float, active: float, inactive: int, slab: int, after: NodeState
+) -> None:
+    text = meminfo(64 * GIB, anon=int(anon), active=int(active), inactive=inactive, slab=slab)
+    reader = HostMemoryReader(proc(tmp_path, text))
+    memory = reader.memory()
+    assert state(memory) is after
+    assert memory.least_available == min(memory.available, memory.kubelet_available or 0)
+    if after is not NodeState.AMPLE:
+        assert memory.least_available < 100 * MIB < memory.available, "the kubelet evicts"
+    reader.old_kubelet = True
+    assert (reader.memory().kubelet_available or 0) < (memory.kubelet_available or 0), "and the kernel's own memory"
+
+
+def test_memory_that_is_shared_or_in_files_of_memory_is_in_use_to_the_kubelet(tmp_path: Path) -> None:
+    text = meminfo(4 * GIB, anon=GIB, inactive=GIB).replace(f"Cached: {GIB // 1024}", f"Cached: {2 * GIB // 1024}")
+    assert HostMemoryReader(proc(tmp_path, text)).memory().kubelet_available == 2 * GIB
+
+
+@pytest.mark.parametrize("pool", [720, 735])
+def test_pools_of_hugepages_are_no_memory_of_the_node(tmp_path: Path, pool: int) -> None:
+    text = meminfo(755 * GIB, anon=(755 - pool) * GIB // 2, pool=pool * GIB)
+    memory = HostMemoryReader(proc(tmp_path, text)).memory()
+    assert memory.total == (755 - pool) * GIB
+    assert state(memory) is NodeState.AMPLE, "half of what ordinary VMs may have is free"
+    assert LIMITS.thresholds(memory).ample == memory.total * 6 // 100
+    assert memory.capacity == 755 * GIB, "to the kubelet, of whose thresholds it may be a percentage"
+
+
+def kubepods(root: Path, limit: int | str, used: int, inactive: int, *, version: int = 2) -> Path:
+    """Write the cgroup of all pods as the kernel does."""
+    group = root / ("kubepods.slice" if version == 2 else "memory/kubepods")
+    group.mkdir(parents=True)
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for name, value in zip(names, (limit, used), strict=True):
+        (group / name).write_text(f"{value}\n")
+    prefix = "" if version == 2 else "total_"
+    (group / "memory.stat").write_text(f"{prefix}active_file {GIB}\n{prefix}inactive_file {inactive}\n")
+    return root
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_pods_may_use_ends_where_the_kubelet_evicts_beyond_the_node_s_allocatable(
+    tmp_path: Path, version: int
+) -> None:
+    machine = proc(tmp_path, meminfo(64 * GIB, anon=40 * GIB))
+    root = kubepods(tmp_path / "cgroup", 56 * GIB, used=54 * GIB, inactive=GIB, version=version)
+    memory = HostMemoryReader(machine, cgroup_root=root).memory()
+    assert (memory.total, memory.least_available) == (56 * GIB, 3 * GIB)
+    assert memory.available > 23 * GIB, "though the node has much more"
+    assert state(memory) is NodeState.AMPLE
+    kubepods(tmp_path / "fuller", 56 * GIB, used=int(56.9 * GIB), inactive=GIB, version=version)
+    memory = HostMemoryReader(machine, cgroup_root=tmp_path / "fuller").memory()
+    assert memory.least_available < 164 * MIB
+    assert state(memory) is NodeState.CRITICAL
+
+
+@pytest.mark.parametrize("limit", ["max", 1 << 62])
+def test_pods_that_are_not_limited_may_use_what_the_node_has(tmp_path: Path, limit: int | str) -> None:
+    machine = proc(tmp_path, meminfo(64 * GIB, anon=40 * GIB))
+    root = kubepods(tmp_path / "cgroup", limit, used=54 * GIB, inactive=GIB)
+    assert HostMemoryReader(machine, cgroup_root=root).memory() == HostMemoryReader(machine).memory()
+    assert HostMemoryReader(machine, cgroup_root=tmp_path / "none").memory() == HostMemoryReader(machine).memory()
+
+
+def test_an_eviction_threshold_may_be_a_percentage_of_all_that_the_node_has() -> None:
+    memory = HostMemory(32 * GIB, 8 * GIB, CALM, capacity=64 * GIB)
+    limits = NodeLimits(100 * MIB, 64 * MIB, eviction_percent=5)
+    assert limits.thresholds(memory).critical == 64 * GIB * 5 // 100 + 64 * MIB
+    small = NodeLimits(4 * GIB, 64 * MIB, eviction_percent=5)
+    assert small.thresholds(memory).critical == 4 * GIB + 64 * MIB
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def test_no_request_is_followed_where_no_policy_requests_anything(body: Object) 
     assert not obligations(body, namespace={})[1]
 
 
+def test_what_a_vm_s_pod_has_requested_may_be_its_minimum() -> None:
+    by_request = policy("by-request", "PodRequest")
+    assert obligations(by_request, namespace={}) == (512, True), "the lab's guests request half of their memory"
+    assert obligations(by_request, WEAK, namespace={"tier": "test"}) == (512, True), "its name sorts first"
+
+
 def test_an_owner_s_exclusion_counts_where_the_policy_lets_it() -> None:
     assert obligations(WEAK, namespace={}, exclude="true") == (128, False)
     assert obligations({**WEAK, "spec": {**WEAK["spec"], "ownerExclusion": "Deny"}}, namespace={}, exclude="true")[1]

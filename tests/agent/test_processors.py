@@ -156,6 +156,24 @@ async def test_an_unplugging_of_which_libvirt_does_not_hear_is_reported_and_not_
     assert vm.reason == "UnplugLost"
 
 
+async def test_a_guest_that_leaves_processors_offline_is_not_said_to_have_them_back(vm: Fixture) -> None:
+    vm.control.absent, vm.control.starts = ABSENT, False
+    await vm.look(times=4, target=2, method=DRIVER)
+    assert vm.control.unplugged == ["vcpu3", "vcpu2"]
+    await vm.look(times=TIMING.attempts + 4, target=None)
+    assert len(vm.control.vcpus()) == 4, "they are plugged in again"
+    assert (vm.processors.view.online, vm.processors.returning, vm.reason) == (2, True, "NotFollowing")
+    assert vm.processors.view.problem is not None
+    assert "leaves 2 processors offline" in vm.processors.view.problem.message
+    vm.control.starts = True  # as after a restart of the guest
+    await vm.look(times=2)
+    assert (vm.processors.view.online, vm.processors.returning) == (4, False)
+    await vm.look(target=4)
+    assert vm.reason is None
+    await vm.look(times=4, target=2)
+    assert vm.control.unplugged == ["vcpu3", "vcpu2"], "such a guest's are not unplugged again"
+
+
 async def test_a_kernel_that_gives_no_processor_up_is_not_asked_again_and_again(vm: Fixture) -> None:
     vm.control.ejects = False
     await vm.look(times=int(TIMING.unplug_deadline) + 20, target=2, method=DRIVER)
@@ -168,8 +186,8 @@ async def test_processors_that_the_guest_s_owner_took_offline_stay_offline(vm: F
     vm.control.online[3] = False
     await vm.look()
     assert not vm.control.online[3]
-    assert "guest-set-vcpus" not in vm.control.commands
-    assert (vm.processors.view.online, vm.processors.returning) == (3, False)
+    assert vm.control.commands == [], "the first command taints the domain: without a request the guest is not asked"
+    assert (vm.processors.view.online, vm.processors.returning) == (4, False), "by their threads"
     await vm.look(target=2)
     await vm.look(target=None)
     assert vm.used == 4

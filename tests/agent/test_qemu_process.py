@@ -46,6 +46,14 @@ def test_another_process_of_its_number_is_not_taken_for_it(tmp_path: Path) -> No
     assert qemu.resident() == 2 * PAGE
 
 
+def test_the_command_line_of_a_process_in_another_pod_is_not_even_read(tmp_path: Path) -> None:
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on")
+    (tmp_path / "7/cgroup").write_text("0::/kubepods/pod11111111-2222-3333-4444-555555555555/x\n")
+    (tmp_path / "7/cmdline").unlink()
+    os.mkfifo(tmp_path / "7/cmdline")  # to read it hangs
+    assert QemuProcess("shop_cart", ["aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"], proc=tmp_path).pid is None
+
+
 def test_the_process_in_the_vm_s_own_pod_is_found_while_the_one_before_it_ends(tmp_path: Path) -> None:
     old, new = "11111111-2222-3333-4444-555555555555", "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
     for pid, pod in ((7, old), (8, new)):
@@ -57,3 +65,15 @@ def test_the_process_in_the_vm_s_own_pod_is_found_while_the_one_before_it_ends(t
     qemu = QemuProcess("shop_cart", [new], proc=tmp_path)
     assert (qemu.pid, qemu.resident()) == (8, 8 * PAGE)
     assert QemuProcess("shop_cart", [], proc=tmp_path).pid is None
+
+
+def test_a_processor_whose_thread_has_not_run_has_not_been_started(tmp_path: Path) -> None:
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on")
+    for index, (user, system) in enumerate([(250, 3), (0, 1), (0, 0)]):
+        task = tmp_path / "7/task" / str(100 + index)
+        task.mkdir(parents=True)
+        (task / "comm").write_text(f"CPU {index}/KVM\n")
+        (task / "stat").write_text(f"{100 + index} (CPU {index}/KVM) S {' '.join(['1'] * 10)} {user} {system} 0 0\n")
+    qemu = QemuProcess("shop_cart", proc=tmp_path)
+    assert (qemu.vcpus(), qemu.started_vcpus()) == (frozenset({0, 1, 2}), frozenset({0, 1}))
+    assert QemuProcess("other", proc=tmp_path).started_vcpus() is None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
-from kubeballoon.agent.hypervisor.launcher_sockets import LONGEST_SOCKET_PATH, Launcher, find_launcher, uris
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, find_launcher
 from kubeballoon.agent.node.memory import HostError, HostMemoryReader
 from kubeballoon.agent.vm.vmi import ineligibility, read_instance
 
@@ -50,6 +50,27 @@ def test_an_annotation_that_cannot_be_read_is_a_fault_and_not_a_request() -> Non
 
 
 @pytest.mark.parametrize(
+    ("resources", "pod_request"),
+    [
+        ({"requests": {"memory": "192Mi", "cpu": "50m"}}, 192 * MIB),
+        ({"requests": {"memory": "100Mi"}, "limits": {"memory": "200Mi"}}, 100 * MIB),
+        ({"requests": {"memory": "0"}, "limits": {"memory": "200Mi"}}, 200 * MIB),
+        ({"requests": {"memory": "201326592000m"}}, 192 * MIB),
+        ({"requests": {"cpu": "50m"}}, None),
+        ({}, None),
+    ],
+)
+def test_a_pod_requests_for_its_guest_what_the_vm_says_or_else_its_limit(
+    resources: dict[str, Any], pod_request: int | None
+) -> None:
+    made = vmi()
+    made["spec"]["domain"]["resources"] = resources
+    instance = read_instance(made, "here")
+    assert instance is not None
+    assert (instance.pod_request, instance.size) == (pod_request, 256 * MIB)
+
+
+@pytest.mark.parametrize(
     ("domain", "reason"),
     [
         ({"memory": {"hugepages": {"pageSize": "2Mi"}}}, "Hugepages"),
@@ -61,6 +82,8 @@ def test_an_annotation_that_cannot_be_read_is_a_fault_and_not_a_request() -> Non
         ({"devices": {"interfaces": [{"name": "x", "sriov": {}}]}}, "VFIO"),
         ({"memory": {"reservedOverhead": {"memLock": "Required"}}}, "MemoryLocked"),
         ({"launchSecurity": {"sev": {}}}, "LaunchSecurity"),
+        ({"launchSecurity": {}}, "LaunchSecurity"),
+        ({"launchSecurity": None}, None),
         ({"devices": {"interfaces": [{"name": "x", "masquerade": {}}]}}, None),
     ],
 )
@@ -117,6 +140,40 @@ def test_a_migration_that_failed_leaves_the_vm_with_its_node() -> None:
     assert instance.hold is None
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"migrationUid": "m", "sourceNode": "here", "targetNode": "there"},
+        {"migrationUid": "m", "startTimestamp": "2026-01-01T00:00:00Z", "endTimestamp": "2026-01-01T00:00:09Z"},
+        None,
+    ],
+    ids=["never began", "ended, and does not say how", "none"],
+)
+def test_a_migration_that_is_none_to_kubevirt_holds_no_vm(state: dict[str, str] | None) -> None:
+    staying = vmi()
+    staying["status"]["migrationState"] = state
+    instance = read_instance(staying, "here")
+    assert instance is not None
+    assert instance.hold is None
+
+
+@pytest.mark.parametrize(("condition", "resizes"), [(None, True), ("True", True), ("False", False)])
+def test_a_vm_has_all_of_its_memory_until_a_hotplug_is_done_or_has_failed(
+    condition: str | None, *, resizes: bool
+) -> None:
+    growing = vmi()
+    growing["spec"]["domain"]["memory"]["guest"] = "512Mi"
+    if condition is not None:
+        growing["status"]["conditions"].append({"type": "HotMemoryChange", "status": condition})
+    instance = read_instance(growing, "here")
+    assert instance is not None
+    assert (instance.return_all is not None) is resizes
+    growing["status"]["memory"]["guestRequested"] = "512Mi"
+    instance = read_instance(growing, "here")
+    assert instance is not None
+    assert (instance.return_all is not None) is (condition == "True")
+
+
 @contextmanager
 def listening(directory: Path, name: str) -> Iterator[None]:
     """Listen behind a path of any length."""
@@ -128,25 +185,16 @@ def listening(directory: Path, name: str) -> Iterator[None]:
 
 
 def test_a_launcher_is_found_by_its_socket(tmp_path: Path) -> None:
-    path = tmp_path / "uid/volumes/kubernetes.io~empty-dir/libvirt-runtime"
+    below = "uid/volumes/kubernetes.io~empty-dir/libvirt-runtime"
+    path = tmp_path / below
     assert find_launcher(tmp_path, ["uid"]) is None
     path.mkdir(parents=True)
     (path / "virtqemud-sock").touch()
     assert find_launcher(tmp_path, ["uid"]) is None, "a file is no socket"
     (path / "virtqemud-sock").unlink()
     with listening(path, "virtqemud-sock"):
-        assert find_launcher(tmp_path, ["other", "uid"]) == Launcher("uid", path / "virtqemud-sock")
+        assert find_launcher(tmp_path, ["other", "uid"]) == Launcher("uid", tmp_path, f"{below}/virtqemud-sock")
         assert find_launcher(tmp_path, ["../uid"]) is None
-
-
-def test_a_path_too_long_for_a_socket_is_shortened() -> None:
-    short = Launcher("uid", Path("/pods/virtqemud-sock"))
-    assert uris(short, 7) == (
-        "qemu+unix:///session?socket=/pods/virtqemud-sock",
-        "qemu+unix:///system?socket=/pods/virtqemud-sock",
-    )
-    long = Launcher("uid", Path("/" + "x" * LONGEST_SOCKET_PATH) / "virtqemud-sock")
-    assert uris(long, 7)[0] == "qemu+unix:///session?socket=/proc/self/fd/7/virtqemud-sock"
 
 
 MEMINFO = "MemTotal:        1000 kB\nMemFree:          100 kB\nMemAvailable:     400 kB\n"

@@ -56,7 +56,7 @@ def test_a_wrong_policy_is_refused_with_field_and_reason(
 
 @pytest.mark.cluster
 def test_fields_that_are_left_out_have_defaults(installed: ControlPlane) -> None:
-    installed.apply(memory_policy("defaults", mode="Observe", memory={"min": 1024, "max": "1Gi"}))
+    installed.apply(memory_policy("defaults", mode="Observe", memory={"min": 1 << 26, "max": "1Gi"}))
     spec = get(installed, "mempol", "defaults")["spec"]
     installed.kubectl("delete", "mempol", "defaults")
     assert spec == {
@@ -64,7 +64,7 @@ def test_fields_that_are_left_out_have_defaults(installed: ControlPlane) -> None
         "priority": 0,
         "mode": "Observe",
         "ownerExclusion": "Allow",
-        "memory": {"min": 1024, "max": "1Gi", "shares": 1000, "idleTax": 75, "headroom": "10%"},
+        "memory": {"min": 1 << 26, "max": "1Gi", "shares": 1000, "idleTax": 75, "headroom": "10%"},
         "reclaim": {"when": "Overcommitted", "method": "Auto"},
     }
 
@@ -112,7 +112,7 @@ def test_a_processor_policy_has_defaults_too(installed: ControlPlane) -> None:
         "priority": 0,
         "mode": "Enforce",
         "ownerExclusion": "Allow",
-        "processors": {"min": "50%", "max": "100%", "shares": 1000},
+        "processors": {"max": "100%", "shares": 1000},
         "trigger": {
             "when": "UnderPressure",
             "stall": {"start": 25, "end": 10},

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from hack.generate_docs import REFERENCE, render_reasons
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.api.v1alpha1 import VirtualMachineReport
+from kubeballoon.api.v1alpha1 import NodePressureStatus, VirtualMachineReport
 
 
 @pytest.mark.parametrize("reason", AgentReason)
@@ -28,6 +28,28 @@ def test_the_reference_lists_no_other_reason() -> None:
 def test_a_reason_is_one_word_that_a_condition_could_have(reason: AgentReason) -> None:
     assert re.fullmatch(r"[A-Z][A-Za-z0-9]*", reason.value)
     assert reason.meaning.strip()
+
+
+def test_words_of_a_newer_agent_make_no_report_unreadable() -> None:
+    processors = {"size": 1, "method": "Newer", "requestedMethod": "Newer", "reason": "Newer"}
+    methods = {"method": "Newer", "requestedMethod": "Newer", "freedBy": "Newer"}
+    vms = [
+        {"uid": "u", "namespace": "n", "name": "newer", "size": 1, "processors": processors, **methods},
+        {"uid": "w", "namespace": "n", "name": "well", "size": 1, "method": "Balloon"},
+    ]
+    memory = {"total": 4, "available": 2, "other": 1, "reserve": 1}
+    status = {"observedAt": "2026-01-01T00:00:00Z", "memory": memory, "state": "Newer", "virtualMachines": vms}
+    read = NodePressureStatus.model_validate({**status, "conditions": []})
+    newer, well = read.virtual_machines
+    assert (newer.method, newer.requested_method, newer.freed_by) == (None, "Auto", None)
+    assert newer.processors is not None
+    assert (newer.processors.method, newer.processors.requested_method) == (None, "Auto")
+    assert newer.processors.reason is AgentReason.UNKNOWN
+    assert well.method == "Balloon"
+    assert read.state == "Tight"
+    for field in ("method", "requestedMethod", "freedBy"):
+        with pytest.raises(ValidationError):
+            VirtualMachineReport.model_validate({**vms[1], field: 5})
 
 
 def test_only_a_word_can_be_a_reason() -> None:

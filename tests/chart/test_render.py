@@ -123,23 +123,41 @@ def test_what_decides_has_no_privilege_on_its_node(part: str) -> None:
 def test_the_agents_privileges_are_these_and_no_others() -> None:
     ((pod, container),) = ((p, c) for name, p, c in containers(render()) if name == "kubeballoon-agent")
     context = container["securityContext"]
-    assert context["capabilities"] == {"drop": ["ALL"], "add": ["DAC_OVERRIDE", "SYS_PTRACE"]}
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["DAC_OVERRIDE"]}
     assert "privileged" not in context
     assert context["readOnlyRootFilesystem"]
     assert pod["hostPID"]
     assert not pod.keys() & {"hostNetwork", "hostIPC"}
     assert pod["volumes"] == [
         {"name": "pods", "hostPath": {"path": "/var/lib/kubelet/pods", "type": "Directory"}},
+        {"name": "cgroup", "hostPath": {"path": "/sys/fs/cgroup", "type": "Directory"}},
     ]
     assert all(mount["readOnly"] for mount in container["volumeMounts"])
 
 
-@pytest.mark.parametrize("command", ["controller", "agent", "uninstall"])
-def test_the_commands_understand_their_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_reads_the_kubelet_s_configuration_where_the_values_name_it() -> None:
+    rendered = containers(render("--set=agent.kubeletConfig=/etc/kubelet.yaml"))
+    ((pod, container),) = ((pod, c) for name, pod, c in rendered if name == "kubeballoon-agent")
+    volume = {"name": "kubelet-config", "hostPath": {"path": "/etc/kubelet.yaml", "type": "File"}}
+    assert volume in pod["volumes"]
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == volume["name"])
+    assert mount["readOnly"]
+    assert f"--kubelet-config={mount['mountPath']}" in container["args"]
+
+
+@pytest.mark.parametrize(
+    ("command", "value"),
+    [
+        ("controller", "agent.evictionThreshold=1Gi"),
+        ("agent", "agent.evictionThreshold=1Gi"),
+        ("agent", "agent.evictionThreshold=2.5%"),
+        ("agent", "agent.kubeletConfig=/var/lib/kubelet/config.yaml"),
+        ("uninstall", "agent.evictionThreshold=1Gi"),
+    ],
+)
+def test_the_commands_understand_their_arguments(command: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_NAME", "node")
-    (arguments,) = (
-        c["args"] for _, _, c in containers(render("--set=agent.evictionThreshold=1Gi")) if command in c["args"]
-    )
+    (arguments,) = (c["args"] for _, _, c in containers(render(f"--set={value}")) if command in c["args"])
     parser = argparse.ArgumentParser()
     parser.add_argument("--log-level")
     importlib.import_module(f"kubeballoon.{command}.main").add_parser(parser.add_subparsers())
@@ -169,6 +187,21 @@ def test_a_digest_takes_precedence_over_a_tag() -> None:
     assert images["kubeballoon-controller"] == images["kubeballoon-uninstall"] == "mirror/x/controller:v9"
 
 
+@pytest.mark.parametrize("cgroup", ["kubepods.slice", "memory/nodes/$(NODE_NAME)/kubepods"])
+def test_a_cgroup_can_stand_for_the_node_s_memory(cgroup: str) -> None:
+    def agent_of(*options: str) -> tuple[list[str], list[str], list[str]]:
+        pod = one(render(*options), "DaemonSet/kubeballoon-agent")["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+        return container["args"], mounts, [volume["hostPath"]["path"] for volume in pod["volumes"]]
+
+    args, mounts, paths = agent_of()
+    assert not [each for each in args if "cgroup" in each]
+    more_args, more_mounts, more_paths = agent_of(f"--set=agent.nodeMemoryCgroup={cgroup}")
+    assert more_args == [*args, f"--node-memory-cgroup=/node-cgroups/{cgroup}"]
+    assert (more_mounts, more_paths) == ([*mounts, "/node-cgroups"], [*paths, "/sys/fs/cgroup"])
+
+
 @pytest.mark.parametrize(
     ("value", "field"),
     [
@@ -177,12 +210,15 @@ def test_a_digest_takes_precedence_over_a_tag() -> None:
         ("controller.coolDown=soon", "/controller/coolDown"),
         ("controller.resources.requests.memory=lots", "/controller/resources/requests/memory"),
         ("controller.image.digest=latest", "/controller/image/digest"),
-        ("agent.evictionThreshold=5%", "/agent/evictionThreshold"),
+        ("agent.evictionThreshold=105%", "/agent/evictionThreshold"),
+        ("agent.kubeletConfig=here", "/agent/kubeletConfig"),
         ("agent.statsPeriod=1.5s", "/agent/statsPeriod"),
         ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
         ("agent.maxUnavailable=0%", "/agent/maxUnavailable"),
         ("controller.podDisruptionBudget.minAvailable=101%", "/controller/podDisruptionBudget/minAvailable"),
         ("agent.kubeletRootDir=here", "/agent/kubeletRootDir"),
+        ("agent.nodeMemoryCgroup=/sys/fs/cgroup", "/agent/nodeMemoryCgroup"),
+        ("agent.nodeMemoryCgroup=a/../b", "/agent/nodeMemoryCgroup"),
         ("uninstall.timeout=0", "/uninstall/timeout"),
         ("networkPolicy.apiServerPorts={https}", "/networkPolicy/apiServerPorts/0"),
         ("logLevel=LOUD", "/logLevel"),

@@ -11,7 +11,7 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from kubeballoon.api.quantity import parse_quantity
-from kubeballoon.controller.scheduler import RESYNC_SECONDS
+from kubeballoon.controller.wait_times import DEFAULT_TIMING
 from tests.support.cluster import MIB, FakeNode, Object, condition, controller_annotations, get, memory_policy
 from tests.support.processes import SYSTEM, Command, await_leadership, controller
 from tests.support.waiting import throughout, until
@@ -19,7 +19,7 @@ from tests.support.waiting import throughout, until
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
 
 # Seconds within which a change comes that waits for a VM's cool-down: the next resync makes it.
-DEFERRED = 2 * RESYNC_SECONDS + 10
+DEFERRED = 2 * DEFAULT_TIMING.resync + 10
 
 
 @pytest.fixture
@@ -152,7 +152,8 @@ def test_a_policy_that_selects_nothing_says_so(installed: ControlPlane, node: Fa
     installed.apply(memory_policy("lost", selector=nowhere))
     until(lambda: condition(installed, "lost", "Ready").get("reason") == "NoVirtualMachines")
     ready = condition(installed, "lost", "Ready")
-    assert ready["status"] == "False"
+    assert ready["status"] == "True", "it is accepted, and Flux does not wait for VMs"
+    assert get(installed, "mempol", "lost")["status"]["governed"] == 0
     assert ready["observedGeneration"] == 1
 
 
@@ -225,6 +226,8 @@ def test_nothing_is_decided_for_a_node_whose_agent_is_silent(installed: ControlP
     node.report(age=600)
     installed.apply(memory_policy("default"))
     until(lambda: condition(installed, "default", "Degraded").get("reason") == "AgentSilent")
+    for kind in ("Ready", "Shortfall", "AtRisk"):
+        assert condition(installed, "default", kind)["status"] == "Unknown"
     assert node.targets() == {}
 
 
@@ -317,7 +320,7 @@ def test_a_missing_privilege_is_named(installed: ControlPlane, namespace: str, t
 def test_targets_are_exact_to_the_byte(installed: ControlPlane, node: FakeNode) -> None:
     node.total = 1200 * MIB + 1
     node.report()
-    installed.apply(memory_policy("default", memory={"headroom": "1"}))
+    installed.apply(memory_policy("default", memory={"headroom": MIB + 1}))
     until(lambda: len(node.targets()) == 3)
     assert sum(node.targets().values()) == node.total - node.total // 128
     shown = [controller_annotations(installed, node.namespace, name)["memory-target"] for name in node.vms]

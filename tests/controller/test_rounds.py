@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, PROCESSOR_TARGET, REASON
+from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.client import ApiError, InvalidError, NotFoundError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
@@ -16,7 +17,8 @@ from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import Counters
 from kubeballoon.controller.policy_status import count_policies, policy_status
 from kubeballoon.controller.rounds import RoundRunner
-from kubeballoon.controller.scheduler import RESYNC_SECONDS, Scheduler
+from kubeballoon.controller.scheduler import Scheduler
+from kubeballoon.controller.wait_times import DEFAULT_TIMING
 from kubeballoon.governance.core_inputs import memory_vm, processor_node
 from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.governance.report_bounds import SILENT_AFTER
@@ -175,7 +177,7 @@ async def test_a_round_of_many_slow_patches_is_not_stalled_while_it_makes_progre
     controller.state.put_node(report(TODAY, vms=20), controller.clock())
     await controller.rounds.run("n")
     assert controller.cluster.stalls == [None] * 20
-    controller.clock.now += 4 * RESYNC_SECONDS + 1
+    controller.clock.now += DEFAULT_TIMING.stalled_after + 1
     assert controller.scheduler.stalled() is not None
 
 
@@ -241,6 +243,27 @@ async def test_processors_are_requested_back_until_they_are_reported_also_by_the
     assert sum(PROCESSOR_TARGET in body["metadata"]["annotations"] for body in cluster.bodies) == 2
 
 
+@pytest.mark.parametrize(("node", "rise"), [("n", []), ("roomy", [512 * MIB])])
+async def test_a_target_that_fell_rests_on_its_node_and_rises_at_once_on_another_that_has_room(
+    node: str, rise: list[int]
+) -> None:
+    controller = Controller()
+    cluster = controller.cluster
+    controller.state.put_node(report(TODAY, target=str(500 * MIB), policy="all"), controller.clock())
+    await controller.rounds.run("n")
+    fallen = cluster.bodies[-1]["metadata"]["annotations"][MEMORY_TARGET]
+    assert parse_quantity(fallen) < 500 * MIB
+    gone = report(TODAY, vms=0, version=2)
+    controller.state.put_node(gone, controller.clock())
+    after = report(TODAY, version=3, node=node, target=fallen, actual=fallen, policy="all", min=str(128 * MIB))
+    after["status"]["memory"] |= {"total": str(4096 * MIB), "available": str(3584 * MIB)}
+    controller.state.put_node(after, controller.clock())
+    before = len(cluster.bodies)
+    await controller.rounds.run(node)
+    written = [body["metadata"]["annotations"][MEMORY_TARGET] for body in cluster.bodies[before:]]
+    assert [parse_quantity(target) for target in written if target != fallen] == rise
+
+
 async def test_processors_that_cannot_come_back_are_not_requested_for_ever() -> None:
     controller = Controller()
     absent = {"size": 4, "online": 2, "target": 4, "policy": "gone", "reason": "GuestAgentAbsent", "responsive": False}
@@ -277,6 +300,21 @@ class FakeRecorder:
         """Keep an event."""
         assert action
         self.posted.append((f"{about.kind}/{about.name}", reason, note, warning))
+
+
+@pytest.mark.parametrize(("reason", "warned"), [("Migrating", []), ("Unresponsive", ["Unresponsive"])])
+async def test_a_driver_that_does_not_follow_is_warned_of_and_a_migration_is_not(
+    reason: str, warned: list[str]
+) -> None:
+    recorder = FakeRecorder()
+    controller = Controller(recorder=recorder)
+    steps: list[dict[str, Any]] = [{}, {"responsive": False, "reason": reason}]
+    for version, fields in enumerate(steps, start=1):
+        controller.state.put_node(report(TODAY, version=version, **fields), controller.clock())
+        await controller.rounds.run("n")
+    assert [event for _, event, _, warning in recorder.posted if warning] == warned
+    (counts,) = count_policies(controller.state, controller.state.memory).values()
+    assert counts.vms.unresponsive == (["shop/vm-0"] if warned else [])
 
 
 async def test_a_node_s_change_of_state_is_posted_as_an_event() -> None:

@@ -8,7 +8,7 @@ from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.core.entitlement import Claim
 from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
 from kubeballoon.core.units import MIB
-from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
+from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen, SwapAbility, WorkingSetReclaim
 
 
 @st.composite
@@ -41,13 +41,16 @@ def policies() -> st.SearchStrategy[MemoryTerms]:
     return st.builds(
         MemoryTerms,
         name=st.just("p"),
-        minimum=amounts,
+        minimum=st.one_of(
+            amounts, st.just(Amount(pod_request=True)), st.builds(Amount, percent=st.just(50), limit=amounts)
+        ),
         maximum=amounts,
         headroom=amounts,
         shares_per_gib=st.integers(1, 10_000),
         idle_tax=st.integers(0, 99),
         mode=st.sampled_from(Mode),
         when=st.sampled_from(ReclaimWhen),
+        working_set=st.sampled_from(WorkingSetReclaim),
     )
 
 
@@ -70,7 +73,9 @@ def vm(draw: st.DrawFn, uid: str, policy: MemoryTerms | None) -> MemoryVM:
         responsive=responsive,
         policy=policy,
         last_change=draw(st.none() | st.builds(TargetChange, up=st.booleans(), age=st.floats(0, 600))),
+        swap_ability=draw(st.sampled_from(SwapAbility)),
         agent_action=AgentAction.FOLLOWS if excluded is None and responsive else draw(st.sampled_from(AgentAction)),
+        pod_request=draw(st.none() | st.integers(0, 1 << 37)),
     )
 
 

@@ -9,10 +9,11 @@ import pytest
 from kubeballoon.core.decision_reason import DecisionReason, TargetChange
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
+from kubeballoon.core.memory.request_checks import FLOOR
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import Count, ProcessorNode, ProcessorTerms, ProcessorTrigger, ProcessorVM
 from kubeballoon.core.units import GIB
-from kubeballoon.vocabulary import ReclaimWhen
+from kubeballoon.vocabulary import ReclaimWhen, SwapAbility
 
 TERMS = MemoryTerms("p", minimum=Amount(percent=25))
 VM = MemoryVM("vm", "default/vm", 4 * GIB, actual=4 * GIB, need=GIB, policy=TERMS)
@@ -27,6 +28,11 @@ MEMORY: dict[DecisionReason, tuple[list[MemoryVM], int, str]] = {
         [VM],
         GIB,
         "3 GiB reclaimed, demand 1.4 GiB; at its guaranteed minimum 1 GiB",
+    ),
+    DecisionReason.WITHHOLDING: (
+        [replace(VM, need=3 * GIB, swap_ability=SwapAbility.UNABLE)],
+        2 * GIB,
+        "its part is 2 GiB; its guest works with 1.12 GiB more, and it cannot swap: it keeps that",
     ),
     DecisionReason.WAITING: ([HUNGRY, IDLE], 6 * GIB, "of it waits until other VMs have given theirs"),
     DecisionReason.NOT_UNDER_PRESSURE: (
@@ -98,3 +104,28 @@ def test_a_vm_at_its_policy_s_maximum_is_told_so() -> None:
         "node", 5 * GIB, 4 * GIB, 0, GIB, vms=(replace(VM, policy=replace(TERMS, maximum=Amount(bytes=3 * GIB))),)
     )
     assert allocate_memory(node).decisions[0].message == "may use its policy's maximum of 3 GiB"
+
+
+@pytest.mark.parametrize(
+    ("pod_request", "minimum"), [(GIB, GIB), (4 * GIB, 4 * GIB), (9 * GIB, 4 * GIB), (None, 4 * GIB), (0, FLOOR)]
+)
+def test_a_vm_may_be_guaranteed_what_its_pod_has_requested(pod_request: int | None, minimum: int) -> None:
+    by_request = replace(TERMS, minimum=Amount(pod_request=True))
+    assert replace(VM, policy=by_request, pod_request=pod_request).minimum == minimum
+
+
+def test_a_vm_whose_pod_has_requested_all_of_it_is_told_why_nothing_is_reclaimed() -> None:
+    by_request = replace(TERMS, minimum=Amount(pod_request=True))
+    vms = tuple(replace(VM, uid=uid, policy=by_request, pod_request=4 * GIB) for uid in ("a", "b"))
+    plan = allocate_memory(MemoryNode("node", 7 * GIB, 4 * GIB, 0, GIB, vms=vms))
+    assert plan.shortfall == 2 * GIB
+    assert {decision.message for decision in plan.decisions} == {
+        "may use all of its 4 GiB: its pod has requested all of it, so it is guaranteed"
+    }
+
+
+@pytest.mark.parametrize(
+    ("limit", "amount"), [(Amount(percent=40), 40), (Amount(bytes=30), 30), (Amount(percent=60), 50), (None, 50)]
+)
+def test_an_amount_does_not_exceed_its_limit(limit: Amount | None, amount: int) -> None:
+    assert Amount(percent=50, limit=limit).of(100) == amount

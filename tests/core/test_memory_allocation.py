@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeballoon.core.decision_reason import DecisionReason, TargetChange
-from kubeballoon.core.memory import allocation, model
+from kubeballoon.core.memory import division, model
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import (
     Amount,
@@ -24,7 +24,7 @@ from kubeballoon.core.memory.model import (
     VMFigures,
 )
 from kubeballoon.core.units import GIB, MIB
-from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
+from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen, SwapAbility, WorkingSetReclaim
 from tests.core.generators import nodes
 
 POLICY = MemoryTerms("p", minimum=Amount(percent=25), headroom=Amount(percent=10))
@@ -98,7 +98,23 @@ def test_a_grant_never_exceeds_what_is_free(drawn: MemoryNode) -> None:
 def test_targets_together_never_exceed_what_the_vms_share_or_their_minimums(drawn: MemoryNode) -> None:
     plan = allocate_memory(drawn)
     shared = [each for each in plan.decisions if each.reason in _SHARERS_REASONS and each.target is not None]
-    assert sum(each.target or 0 for each in shared) <= max(plan.capacity, sum(each.vm.minimum for each in shared))
+    # What a guest withholds cannot be taken from it, so it counts as its minimum does.
+    least = sum(max(each.vm.minimum, each.vm.figures.kept if each.withheld else 0) for each in shared)
+    assert sum(each.target or 0 for each in shared) <= max(plan.capacity, least)
+
+
+@given(nodes())
+def test_what_a_guest_cannot_give_is_requested_neither_of_it_nor_promised_to_others(drawn: MemoryNode) -> None:
+    plan = allocate_memory(drawn)
+    for each in plan.decisions:
+        assert 0 <= each.withheld <= each.entitlement
+        if each.withheld:
+            assert not each.vm.gives_working_set
+            assert each.target is None or each.target >= each.vm.figures.kept - each.vm.dead_band
+    assert plan.withheld == sum(each.withheld for each in plan.decisions)
+    if any(each.withheld for each in plan.decisions if each.target is not None) and plan.shortfall == 0:
+        promised = sum(each.entitlement for each in plan.decisions if each.reason in _SHARERS_REASONS)
+        assert promised <= plan.capacity
 
 
 _SHARERS_REASONS = (
@@ -106,6 +122,7 @@ _SHARERS_REASONS = (
     DecisionReason.RECLAIMED,
     DecisionReason.AT_MINIMUM,
     DecisionReason.WAITING,
+    DecisionReason.WITHHOLDING,
 )
 
 
@@ -384,7 +401,7 @@ def test_a_guest_in_trouble_demands_more_than_it_holds() -> None:
 def test_the_order_of_a_vm_s_figures_does_not_matter(drawn: MemoryNode, order: Sequence[str]) -> None:
     plan = allocate_memory(drawn)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (model, allocation):
+        for module in (model, division):
             patch.setattr(module, "VMFigures", namedtuple("Reordered", order))  # noqa: PYI024 - the order is drawn
         reordered = replace(drawn, vms=tuple(replace(each) for each in drawn.vms))  # computes the figures anew
         assert all(each.figures._fields == tuple(order) for each in reordered.vms)
@@ -457,7 +474,7 @@ def test_free_memory_goes_to_what_guests_use_before_it_goes_to_their_pasts() -> 
 def test_ample_memory_goes_back_to_vms_of_under_pressure_by_shares() -> None:
     patient = replace(POLICY, when=ReclaimWhen.UNDER_PRESSURE)
     rich = replace(patient, shares_per_gib=3000)
-    vms = (at("a", 1, policy=patient), at("b", 1, policy=rich))
+    vms = (at("a", 1, need=0.5, policy=patient), at("b", 1, need=0.5, policy=rich))
     given = allocate_memory(replace(node(*vms), available=GIB + GIB))
     assert sum(each.target or 0 for each in given.decisions) == 3 * GIB, "what is free above the reserve"
     assert decision(given, "a").target == GIB, "b has three times the shares, so a has more than its part already"
@@ -502,3 +519,54 @@ def test_headroom_that_is_shared_a_little_unevenly_rests() -> None:
     vms = (at("a", 2.55, need=2.4), at("b", 2.75, need=2.4), at("c", 2.65, need=2.4))
     assert sum(each.demand for each in vms) > 8 * GIB > sum(each.figures.working_set for each in vms)
     assert targets(node(*vms)) == [each.target for each in vms]
+
+
+def test_a_guest_that_cannot_swap_keeps_what_it_works_with_and_others_share_the_rest() -> None:
+    unable = at("unable", 3, need=2.5, swap_ability=SwapAbility.UNABLE)
+    never = at("never", 3, need=2.5, policy=replace(POLICY, working_set=WorkingSetReclaim.NEVER))
+    for keeps in (unable, never):
+        plan = allocate_memory(node(keeps, at("other", 2, need=2), capacity=4 * GIB))
+        kept = 2.5 + 4 / 32
+        assert decision(plan, keeps.uid).target == kept * GIB, "the margin is not asked for, either"
+        assert decision(plan, keeps.uid).withheld == pytest.approx((kept - 2) * GIB, rel=0.02)
+        assert decision(plan, "other").entitlement == (4 - kept) * GIB
+        assert decision(plan, "other").reason is not DecisionReason.WAITING, "it waits for nothing that never comes"
+
+
+def test_a_guest_that_may_swap_is_asked_for_what_it_works_with_when_demands_do_not_fit() -> None:
+    for ability in (SwapAbility.UNKNOWN, SwapAbility.ABLE):
+        plan = allocate_memory(node(at("a", 3, need=2.9, swap_ability=ability), at("b", 1, need=2.9), capacity=4 * GIB))
+        assert decision(plan, "a").target == pytest.approx(2 * GIB, rel=0.01)
+        assert decision(plan, "b").reason is DecisionReason.WAITING
+        assert plan.withheld == 0
+
+
+def test_minimums_and_what_others_keep_above_theirs_can_exceed_the_capacity() -> None:
+    unable = at("unable", 3, need=3, swap_ability=SwapAbility.UNABLE)
+    plan = allocate_memory(node(unable, at("lacking", 0.5, need=1), capacity=int(3.5 * GIB)))
+    assert decision(plan, "lacking").target == GIB, "what is guaranteed comes first"
+    assert plan.shortfall == GIB // 2
+
+
+def test_margins_give_way_where_they_do_not_fit() -> None:
+    vms = [at(name, 1.3, need=1.3, swap_ability=SwapAbility.UNABLE) for name in "ab"]
+    plan = allocate_memory(node(*vms, capacity=int(2.6 * GIB)))
+    assert plan.withheld == 0
+    assert sum(each.target or 0 for each in plan.decisions) <= int(2.6 * GIB)
+
+
+def test_a_squeezed_vm_of_under_pressure_gives_what_it_does_not_need_to_those_that_need_it_and_to_nobody_else() -> None:
+    patient = at("patient", 4, need=1, policy=replace(POLICY, when=ReclaimWhen.UNDER_PRESSURE))
+    of = node(patient, at("idle", 2, need=0.5), capacity=6 * GIB)
+    assert targets(replace(of, available=GIB)) == [4 * GIB, 2 * GIB], "idle memory is not filled with what is promised"
+    hungry = allocate_memory(replace(of, vms=(patient, at("hungry", 2, need=2.5)), available=GIB + GIB // 2))
+    assert decision(hungry, "hungry").entitlement == pytest.approx(2.9 * GIB, rel=0.01), "the node may become short"
+
+
+def test_a_guest_that_stops_reporting_gets_its_memory_back_while_the_node_has_it() -> None:
+    silent = replace(at("silent", 1), need=None)
+    assert targets(replace(node(silent), available=8 * GIB)) == [4 * GIB]
+    assert targets(replace(node(silent), available=GIB + GIB // 2)) == [GIB + GIB // 2], (
+        "what is free beyond the reserve"
+    )
+    assert targets(replace(node(silent), available=8 * GIB, state=NodeState.TIGHT)) == [GIB]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, StateThresholds, next_state, state_thresholds
+from kubeballoon.core.units import GIB, MIB
 from kubeballoon.vocabulary import NodeState
 
 THRESHOLDS = StateThresholds(ample=60, tight=40, scarce=20, critical=10)
@@ -36,18 +37,41 @@ def test_states_are_entered_below_their_threshold_and_left_at_the_next(
     assert next_state(before, available, THRESHOLDS, CALM, STALL) is after
 
 
-@given(st.sampled_from(NodeState), st.integers(0, 100), st.floats(0, 100), st.floats(0, 100))
+@given(st.sampled_from(NodeState), st.integers(0, 300), st.floats(0, 100), st.floats(0, 100))
 def test_a_state_lasts_while_nothing_changes(before: NodeState, available: int, some: float, full: float) -> None:
     stall = MemoryStall(some, full)
     state = next_state(before, available, THRESHOLDS, stall, STALL)
     assert next_state(state, available, THRESHOLDS, stall, STALL) is state
 
 
-def test_a_stall_counts_whatever_memory_looks_free() -> None:
+def test_a_stall_counts_while_free_memory_is_near_the_thresholds() -> None:
     assert next_state(NodeState.AMPLE, 100, THRESHOLDS, MemoryStall(some=25), STALL) is NodeState.TIGHT
     assert next_state(NodeState.AMPLE, 100, THRESHOLDS, MemoryStall(some=50, full=12), STALL) is NodeState.SCARCE
     assert next_state(NodeState.SCARCE, 100, THRESHOLDS, MemoryStall(some=50, full=6), STALL) is NodeState.SCARCE
     assert next_state(NodeState.SCARCE, 100, THRESHOLDS, MemoryStall(some=5, full=4), STALL) is NodeState.AMPLE
+
+
+def test_a_container_that_thrashes_at_its_own_limit_makes_no_node_short() -> None:
+    total, thrashing = 64 * GIB, MemoryStall(some=25, full=12)
+    thresholds = state_thresholds(total, eviction=100 * MIB, margin=64 * MIB)
+    assert next_state(NodeState.AMPLE, 23 * GIB, thresholds, thrashing, STALL) is NodeState.AMPLE
+    assert next_state(NodeState.SCARCE, 23 * GIB, thresholds, thrashing, STALL) is NodeState.AMPLE
+    assert next_state(NodeState.AMPLE, 7 * GIB, thresholds, thrashing, STALL) is NodeState.SCARCE
+
+
+@pytest.mark.parametrize(
+    ("before", "available", "after"),
+    [
+        (NodeState.AMPLE, 119, NodeState.SCARCE),
+        (NodeState.AMPLE, 120, NodeState.AMPLE),
+        (NodeState.SCARCE, 179, NodeState.SCARCE),
+        (NodeState.SCARCE, 180, NodeState.AMPLE),
+    ],
+)
+def test_a_state_of_a_stall_is_left_only_when_much_more_is_free(
+    before: NodeState, available: int, after: NodeState
+) -> None:
+    assert next_state(before, available, THRESHOLDS, MemoryStall(some=25, full=12), STALL) is after
 
 
 @given(st.integers(1 << 26, 1 << 42), st.integers(0, 1 << 32), st.integers(0, 1 << 28))

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from hack.testbed.chart import NAMESPACE as SYSTEM
 from hack.testbed.controlplane import ControlPlane, NamedControlPlane
 from hack.testbed.kubevirt import cluster as testbed
-from tests.support.kubevirt import NAMESPACE, VM
+from hack.testbed.kubevirt import product
+from tests.support.cluster import MIB, controller_annotations
+from tests.support.kubevirt import NAMESPACE, VM, migrate
+from tests.support.waiting import until
+
+SECONDS = 180.0  # for whatever has to follow from something else, on a busy machine
+LEAST = 512 * MIB  # of both VMs together: they are a GiB larger than what their node has for them
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,18 +39,27 @@ def plane() -> Iterator[ControlPlane]:
         yield opened
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def vms(plane: ControlPlane) -> Iterator[tuple[VM, VM]]:
     """Two VMs of 2 GiB on one node of 4 GiB, which needs some for itself."""
     made = (VM(plane, "calm"), VM(plane, "busy"))
-    for vm in made:
-        vm.delete()
-        vm.create()
-    for vm in made:
-        vm.wait()
-    yield made
-    for vm in made:
-        vm.delete()
+    with created(*made):
+        yield made
+
+
+@contextmanager
+def created(*vms: VM) -> Iterator[None]:
+    """Creates VMs, and waits until their guests' agents answer; they are deleted in the end."""
+    try:
+        for vm in vms:
+            vm.delete()
+            vm.create()
+        for vm in vms:
+            vm.wait()
+        yield
+    finally:
+        for vm in vms:
+            vm.delete()
 
 
 @pytest.fixture
@@ -60,6 +76,38 @@ def policy(plane: ControlPlane) -> Iterator[str]:
     )
     yield "e2e"
     plane.kubectl("delete", "mempol", "e2e", "--ignore-not-found")
+
+
+@pytest.fixture
+def squeezed(vms: tuple[VM, VM], policy: str) -> tuple[VM, VM]:
+    """Both VMs on one node, with much of their memory reclaimed, since together they are larger than the node."""
+    assert policy
+    for vm in vms:
+        vm.wait()
+    if vms[0].node() != vms[1].node():  # an earlier test failed in between
+        migrate(vms[1])
+    until(lambda: reclaimed(vms) > LEAST, SECONDS, lambda: reclaimed(vms))
+    return vms
+
+
+@pytest.fixture
+def uninstalled(plane: ControlPlane) -> Iterator[None]:
+    """The cluster without kubeballoon, which is installed again after the test."""
+    product.uninstall(plane)
+    try:
+        yield
+    finally:
+        product.install(plane)
+
+
+def whole(vm: VM) -> bool:
+    """Whether a VM has all of its memory, and nothing is asked of it."""
+    return vm.actual() == vm.memory and "memory-target" not in controller_annotations(vm.plane, NAMESPACE, vm.name)
+
+
+def reclaimed(vms: tuple[VM, ...]) -> int:
+    """What the balloons of VMs hold together, bytes."""
+    return sum(vm.memory - vm.actual() for vm in vms)
 
 
 def pods(plane: ControlPlane, part: str) -> list[str]:

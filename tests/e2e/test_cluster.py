@@ -13,31 +13,10 @@ from hack.testbed.chart import NAMESPACE as SYSTEM
 from hack.testbed.chart import RELEASE, render
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.kubevirt import product
-from tests.e2e.conftest import pods
-from tests.support.cluster import MIB, condition, controller_annotations, get
+from tests.e2e.conftest import LEAST, SECONDS, pods, reclaimed, whole
+from tests.support.cluster import condition, controller_annotations, get
 from tests.support.kubevirt import NAMESPACE, VM, migrate
 from tests.support.waiting import throughout, until
-
-SECONDS = 180.0  # for whatever has to follow from something else, on a busy machine
-LEAST = 512 * MIB  # of both VMs together: they are a GiB larger than what their node has for them
-
-
-def whole(vm: VM) -> bool:
-    """Whether a VM has all of its memory, and nothing is asked of it."""
-    return vm.actual() == vm.memory and "memory-target" not in controller_annotations(vm.plane, NAMESPACE, vm.name)
-
-
-def reclaimed(vms: tuple[VM, VM]) -> int:
-    """What both balloons hold together, bytes."""
-    return sum(vm.memory - vm.actual() for vm in vms)
-
-
-@pytest.fixture
-def squeezed(vms: tuple[VM, VM], policy: str) -> tuple[VM, VM]:
-    """Both VMs, with much of their memory reclaimed, since together they are larger than the node."""
-    assert policy
-    until(lambda: reclaimed(vms) > LEAST, SECONDS, lambda: reclaimed(vms))
-    return vms
 
 
 def test_the_images_start_as_the_chart_runs_them(plane: ControlPlane) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, ProcessorPolicy, VirtualMachineReport
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.governance.vm_counts import CountedVM, count_vms
@@ -53,6 +55,15 @@ def test_a_vm_without_a_policy_is_neither_governed_nor_excluded_but_may_not_resp
     assert (counts.governed, dict(counts.excluded), counts.nodes) == (0, {}, set())
     assert counts.unresponsive == ["shop/free"], "one that is left alone is not asked to respond"
     assert counts.reclaimed == 2 * 256 * MIB
+
+
+@pytest.mark.parametrize("reason", ["Migrating", "Paused", "MemoryHotplug", "MethodChanging"])
+def test_a_vm_that_cannot_follow_for_a_while_is_not_unresponsive(reason: str) -> None:
+    held = {"responsive": False, "reason": reason}
+    assert count_vms(MEMORY, [CountedVM(HERE, report("held", **held), ALL)]).unresponsive == []
+    policy = ProcessorPolicy.model_validate(processor_policy("all"))
+    processors = {"size": 4, "online": 3, **held}
+    assert count_vms(PROCESSORS, [CountedVM(HERE, report("held", processors=processors), policy)]).unresponsive == []
 
 
 def test_processors_are_counted_by_the_same_function() -> None:

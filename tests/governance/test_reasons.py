@@ -11,7 +11,7 @@ from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressure, VirtualMachineReport
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.core.memory.allocation import allocate_memory
-from kubeballoon.governance.core_inputs import memory_vm
+from kubeballoon.governance.core_inputs import memory_node, memory_vm
 from kubeballoon.governance.loaded_policy import load_memory_policy
 from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.vocabulary import AgentAction
@@ -48,12 +48,27 @@ def test_the_controller_sets_aside_what_the_agent_will_leave_the_vm(reason: Agen
     )
 
 
-@pytest.mark.parametrize("reason", AgentReason)
+@pytest.mark.parametrize("reason", [each for each in AgentReason if each is not AgentReason.HUGEPAGES])
 def test_a_vm_that_may_not_be_ballooned_counts_as_its_size_whatever_the_reason(reason: AgentReason) -> None:
     report = VirtualMachineReport.model_validate(vm("vm", reason=reason.value, eligible=False))
     translated = memory_vm(report, POLICY)
     assert translated.excluded is not None
     assert {translated.charge(target) for target in (None, TARGET)} == {SIZE}
+
+
+def test_a_vm_in_a_pool_of_hugepages_takes_nothing_from_the_others() -> None:
+    """32 of the node's 64 GiB are a pool, with a VM of 24 GiB in it; four others of 8 GiB hold 4 GiB each."""
+    overhead, other, reserve = 96 * MIB, 2048 * MIB, 1966 * MIB
+    plain = [vm(f"plain-{index}", size="8Gi", actual="8Gi", need="3Gi", overhead="96Mi") for index in range(4)]
+    huge = vm("huge", size="24Gi", actual="24Gi", overhead="96Mi", eligible=False, reason="Hugepages")
+    memory = {"total": "32Gi", "available": "1Gi", "other": str(other), "reserve": str(reserve)}
+    body = node(*plain, huge)
+    body["status"]["memory"] = memory
+    status = NodePressure.model_validate(body).status
+    assert status is not None
+    plan = allocate_memory(memory_node("n", status, lambda _: POLICY))
+    assert plan.capacity == 32 * 1024 * MIB - other - reserve - 5 * overhead
+    assert plan.shortfall == 0
 
 
 @pytest.mark.parametrize("reason", AgentReason)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from hack.testbed.controlplane import ControlPlaneError
 from hack.testbed.kubevirt import __main__ as command
 from hack.testbed.kubevirt import cgroups, checks, cluster, network
+from tests.support.waiting import until
 
 V1 = """\
 30 23 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
@@ -93,3 +96,28 @@ def test_whoever_is_not_root_is_told_in_one_line(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert command.main(["up"]) == 1
     assert capsys.readouterr().err == "cluster: the cluster needs root, for namespaces, mounts and cgroups\n"
+
+
+def test_a_program_in_a_cgroup_of_the_cluster_is_killed_by_its_name_and_no_other(tmp_path: Path) -> None:
+    group = tmp_path / cgroups.NAME / "control"
+    group.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "600"]) as one, subprocess.Popen(["tail", "-f", os.devnull]) as other:
+        try:
+            gone = 1 << 22  # more than any process's number
+            (group / "cgroup.procs").write_text(f"{one.pid}\n{other.pid}\n{gone}\n")
+            until(lambda: cgroups.kill("control", "sleep", [tmp_path]))  # once it is no copy of this process any more
+            assert one.wait(timeout=60) == -signal.SIGKILL
+            assert cgroups.kill("control", "kubelet", [tmp_path]) == 0
+            assert other.poll() is None
+        finally:
+            one.kill()
+            other.kill()
+
+
+def test_a_program_that_does_not_run_cannot_be_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    group = tmp_path / cgroups.NAME / "control"
+    group.mkdir(parents=True)
+    (group / "cgroup.procs").write_text("")
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [tmp_path])
+    with pytest.raises(ControlPlaneError, match="there is no etcd in"):
+        cluster.kill("control", "etcd")

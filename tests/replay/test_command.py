@@ -13,6 +13,12 @@ import pytest
 from kubeballoon.__main__ import main
 
 GIB = 1 << 30
+BY_REQUEST = """
+apiVersion: kubeballoon.io/v1alpha1
+kind: MemoryPolicy
+metadata: {name: by-request}
+spec: {selector: {}, memory: {min: PodRequest}}
+"""
 KEYS = {
     "strategy",
     "overcommit",
@@ -21,6 +27,8 @@ KEYS = {
     "demand_gib_hours",
     "unmet_gib_hours",
     "exhaustions",
+    "exhausted_seconds",
+    "vms_killed",
     "moved_gib",
     "direction_changes",
     "below_min_seconds",
@@ -48,8 +56,11 @@ def runs(text: str) -> dict[tuple[str, float], dict[str, float]]:
     return {(run["strategy"], run["overcommit"]): run for run in json.loads(text)["runs"]}
 
 
-def test_one_run_per_strategy_and_ratio(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command(traces, "--overcommit", "1,1.6", "--format", "json", "--jobs", "1")) == 0
+def test_one_run_per_strategy_and_ratio(traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY.format("{min: 25%}"))  # all of it is in use: there is nothing of it to lend
+    options = ("--overcommit", "1,1.6", "--format", "json", "--jobs", "1", "--policy", str(policy))
+    assert main(command(traces, *options)) == 0
     by_run = runs(capsys.readouterr().out)
     strategies = ("kubeballoon", "static", "none", "clairvoyant")
     assert set(by_run) == {(strategy, ratio) for strategy in strategies for ratio in (1.0, 1.6)}
@@ -59,6 +70,20 @@ def test_one_run_per_strategy_and_ratio(traces: Path, capsys: pytest.CaptureFixt
     assert by_run["clairvoyant", 1.6]["unmet_gib_hours"] <= by_run["kubeballoon", 1.6]["unmet_gib_hours"]
     for strategy in strategies:
         assert by_run[strategy, 1.6]["demand_gib_hours"] == pytest.approx((8 * 2400 + 4 * 3 * 600) / 3600)
+
+
+def test_what_is_assumed_of_guests_can_be_chosen(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def outcome(*options: str) -> dict[str, float]:
+        fixed = ("--overcommit", "1.6", "--format", "json", "--jobs", "1", *options)
+        assert main(command(traces, *fixed)) == 0
+        return runs(capsys.readouterr().out)["none", 1.6]
+
+    cold = outcome("--cache-rate", "0", "--guests-with-swap", "0")
+    assert cold["vms_killed"] == 2, "three VMs with 4 GiB do not fit beside four with 1 GiB, also five minutes later"
+    full = outcome("--cache-rate", "64Mi", "--restart-time", "10s")
+    assert full["vms_killed"] > cold["vms_killed"]
+    assert full["unmet_gib_hours"] > 0
+    assert outcome("--cache-rate", "0", "--boot-storm", "1m")["vms_killed"] > cold["vms_killed"]
 
 
 def test_processes_change_nothing(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +126,7 @@ POLICY = (
     ("manifest", "complaint"),
     [
         ("kind: Pod", "holds 0 MemoryPolicies, and one is needed"),
+        (BY_REQUEST, "traces do not say what pods request"),
         ("{", "expected the node content"),
         (POLICY.format("{min: 2X}"), "spec.memory.min: Invalid value: min must be a quantity of bytes"),
         (POLICY.format("{min: 90%, max: 50%}"), "spec.memory.min: Invalid value: min must not exceed max"),
@@ -143,7 +169,17 @@ def test_a_missing_extra_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "options", [("--overcommit", "none"), ("--overcommit", "0"), ("--interval", "5"), ("--jobs", "0")]
+    "options",
+    [
+        ("--overcommit", "none"),
+        ("--overcommit", "0"),
+        ("--interval", "5"),
+        ("--jobs", "0"),
+        ("--cache-rate", "much"),
+        ("--guests-with-swap", "101%"),
+        ("--restart-time", "0s"),
+        ("--boot-storm", "noon"),
+    ],
 )
 def test_a_wrong_option_is_refused(traces: Path, options: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from kubeballoon.core.memory.model import Amount, MemoryTerms
 from kubeballoon.core.units import GIB
 from kubeballoon.replay.node_replay import NodeReplay
-from kubeballoon.replay.node_workload import NodeWorkload, vm_bounds
+from kubeballoon.replay.node_workload import GuestAssumptions, NodeWorkload, vm_bounds
 from kubeballoon.replay.strategies import clairvoyant, none, static
 from kubeballoon.replay.traces import step_trace
 from kubeballoon.vocabulary import ReclaimWhen
@@ -81,13 +82,26 @@ def ten_minute_workloads(draw: st.DrawFn) -> NodeWorkload:
 @given(ten_minute_workloads())
 @settings(max_examples=60, deadline=None)
 def test_nobody_meets_more_demand_than_the_optimum(workload: NodeWorkload) -> None:
-    optimum = clairvoyant(workload).unmet
+    # In need, agents also lend what is free, though others are sure of it: the bound is an optimum that may lend all.
+    lends = replace(workload, policy=replace(workload.policy, when=ReclaimWhen.UNDER_PRESSURE))
+    optimum = clairvoyant(lends).unmet
     assert NodeReplay(workload).run().unmet >= optimum - 1
-    assert static(workload).unmet >= optimum - 1
+    assert static(workload).unmet >= clairvoyant(workload).unmet - 1
 
 
 def test_without_balloons_a_node_is_exhausted_each_time_its_guests_use_more_than_it_has() -> None:
     traces = [step_trace(name, SIZE, [0.0, 10.0, 20.0, 30.0], [GIB, SIZE, GIB, SIZE]) for name in "ab"]
-    totals = none(NodeWorkload("node", 6 * GIB, traces, MemoryTerms("p"), 40.0))
-    assert totals.exhaustions == 2
-    assert totals.unmet == pytest.approx(20.0 * 2 * GIB)
+    guests = GuestAssumptions(cache_rate=0, restart_seconds=5.0)
+    totals = none(NodeWorkload("node", 6 * GIB, traces, MemoryTerms("p"), 40.0, guests=guests))
+    assert totals.exhaustions == 4, "each time that both demand all, and each time that the killed one is back"
+    assert totals.killed == 4
+    assert totals.unmet == pytest.approx(20.0 * SIZE)
+
+
+def test_a_guest_that_never_gives_its_page_cache_back_ends_others() -> None:
+    traces = [step_trace(name, SIZE, [0.0], [GIB]) for name in "abc"]
+    node = NodeWorkload("node", 9 * GIB, traces, MemoryTerms("p", minimum=Amount(percent=25)), 3600.0)
+    filling = replace(node, guests=GuestAssumptions(cache_rate=2 << 20), overcommit=12 / 9)
+    assert none(replace(node, guests=GuestAssumptions(cache_rate=0))).killed == 0
+    assert none(filling).killed >= 1
+    assert static(filling).killed == NodeReplay(filling).run().killed == 0

@@ -37,6 +37,40 @@ def test_the_gwa_format_in_seconds_as_published_or_in_milliseconds_as_it_says(tm
     assert workload.skipped == ("2",)
 
 
+# From GWA-T-12 Bitbrains, rnd/2013-7/122.csv.
+REPEATED = """\
+Timestamp [ms];	CPU cores;	Memory capacity provisioned [KB];	Memory usage [KB];	Disk read throughput [KB/s];	\
+Disk write throughput [KB/s]
+1373963136;	4;	1.6703488E7;	134217.6;	0.0;	3.6
+1373963436;	0;	1.6703488E7;	100663.2;	0.0;	0.0
+1373963436;	0;	1.6703488E7;	167772.0;	0.0;	0.0
+1373963736;	0;	1.6703488E7;	167772.0;	0.0;	0.0
+1373963736;	0;	1.6703488E7;	167772.0;	0.0;	0.0
+1373963736;	0;	0.0;	0.0;	0.0;	0.0
+"""
+
+
+def test_of_samples_with_one_time_the_last_counts(tmp_path: Path) -> None:
+    (tmp_path / "122.csv").write_text(REPEATED)
+    (trace,) = read(tmp_path).traces
+    assert trace.times.tolist() == [0, 300, 600]
+    assert trace.demand.tolist() == [int(134217.6 * 1024), int(167772.0 * 1024), 0]
+
+
+def test_what_a_vm_read_and_wrote_is_its_disk_rate(tmp_path: Path) -> None:
+    (tmp_path / "122.csv").write_text(REPEATED)
+    assert read(tmp_path).traces[0].disk_rate == pytest.approx(3.6 * 1024 / 3)
+    (tmp_path / "122.csv").write_text(SIMPLE + "0,2,1\n")
+    assert read(tmp_path).traces[0].disk_rate is None
+
+
+@pytest.mark.parametrize("start", [0, 1_373_963_136_000])
+def test_milliseconds_in_the_column_of_seconds_are_refused(tmp_path: Path, start: int) -> None:
+    (tmp_path / "vm.csv").write_text(SIMPLE + "".join(f"{start + index * 300_000},2,1\n" for index in range(3)))
+    with pytest.raises(TraceError, match="the column seconds seems to hold milliseconds: divide it by 1000"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -46,7 +80,7 @@ def test_the_gwa_format_in_seconds_as_published_or_in_milliseconds_as_it_says(tm
         (SIMPLE + "1,2,x\n", ":2: could not convert"),
         (SIMPLE + "1,2,nan\n", ":2: time, size and use must be finite"),
         (SIMPLE + "1,2,-3\n", ":2: time, size and use must be finite"),
-        (SIMPLE + "5,2,1\n5,2,1\n", ":3: time 5 does not come after 5"),
+        (SIMPLE + "5,2,1\n4,2,1\n", ":3: time 4 does not come after 5"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:

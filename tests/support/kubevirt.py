@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,40 @@ BOOT_SECONDS = 240.0  # until a guest's agent answers, emulated, on a busy machi
 _PART = 8 * MIB
 _SPARE = 64 * MIB  # what a load leaves the rest of its guest
 _WAITS = ("not responding", "not connected", "timed out", "state change lock")  # said while others ask the same agent
-_VIRSH = ("virsh", "--connect=qemu+unix:///session?socket=/var/run/libvirt/virtqemud-sock")
+_SOCKET = "socket=/var/run/libvirt/virtqemud-sock"
+_SUBRESOURCES = "/apis/subresources.kubevirt.io/v1"
 
 
 @dataclass(frozen=True, slots=True)
 class VM:
-    """A VirtualMachine of those in `VMS`, which go to one node if it has room."""
+    """A VirtualMachine like those in `VMS`, which go to one node if it has room.
+
+    Attributes:
+        plane: The cluster that it is in.
+        name: Its name, in the namespace of the tests.
+        changes: What its VMI's spec has in place of what is written there, or in addition.
+        root: Whether KubeVirt runs its launcher as root.
+    """
 
     plane: ControlPlane
     name: str
+    changes: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    root: bool = False
 
     def create(self) -> None:
         """Creates and starts it."""
-        self.plane.apply({**self._written, "metadata": {"name": self.name, "namespace": NAMESPACE}})
+        written = {**self._written, "metadata": {"name": self.name, "namespace": NAMESPACE}}
+        self.plane.apply(merged(written, {"spec": {"template": {"spec": self.changes}}}))
 
     def delete(self) -> None:
         """Deletes it, and waits until it is gone."""
         self.plane.kubectl("delete", "vm", self.name, f"--namespace={NAMESPACE}", "--ignore-not-found", seconds=180)
+        until(lambda: not self.exists(), BOOT_SECONDS)
+
+    def ask(self, verb: str, kind: str = "virtualmachineinstances") -> None:
+        """Has KubeVirt do what a subresource stands for, such as "pause", as virtctl would."""
+        path = f"{_SUBRESOURCES}/namespaces/{NAMESPACE}/{kind}/{self.name}/{verb}"
+        self.plane.kubectl("replace", f"--raw={path}", "--filename=-", stdin="{}")
 
     def wait(self) -> None:
         """Waits until it runs and its guest's agent answers."""
@@ -53,12 +71,12 @@ class VM:
     @property
     def memory(self) -> int:
         """Its size, bytes."""
-        return parse_quantity(self._written["spec"]["template"]["spec"]["domain"]["memory"]["guest"])
+        written = merged(self._written["spec"]["template"]["spec"], self.changes)
+        return parse_quantity(written["domain"]["memory"]["guest"])
 
     @property
     def _written(self) -> Object:
-        (found,) = (each for each in yaml.safe_load(VMS.read_text())["items"] if each["metadata"]["name"] == self.name)
-        return dict(found)
+        return dict(yaml.safe_load(VMS.read_text())["items"][0])  # they differ in their names alone
 
     def instance(self) -> Object:
         """Its VirtualMachineInstance."""
@@ -67,6 +85,16 @@ class VM:
     def node(self) -> str:
         """The node that it runs on."""
         return str(self.instance()["status"]["nodeName"])
+
+    def uid(self) -> str:
+        """The uid of its instance: another one once it was started anew."""
+        return str(self.instance()["metadata"]["uid"])
+
+    def report(self) -> Object:
+        """What its node's agent reports of it; empty before the first report."""
+        status = get(self.plane, "nodepressure", self.node()).get("status", {})
+        uid = self.uid()
+        return next((each for each in status.get("virtualMachines", []) if each["uid"] == uid), {})
 
     def launcher(self) -> str:
         """The pod that it runs in."""
@@ -85,11 +113,20 @@ class VM:
 
     def run(self, script: str) -> str:
         """Runs a script in the guest to its end; returns what it printed."""
-        arguments = {"path": "/bin/busybox", "arg": ["sh", "-c", script], "capture-output": True}
-        pid = self._agent("guest-exec", arguments)["pid"]
-        ended = until(lambda: self._ended(pid), BOOT_SECONDS) or {}
+        pid = self.begin(script)
+        ended = until(lambda: self.ended(pid), BOOT_SECONDS) or {}
         assert ended["exitcode"] == 0, ended
         return base64.b64decode(ended.get("out-data", "")).decode()
+
+    def begin(self, script: str) -> int:
+        """Starts a script in the guest; returns its process's number there."""
+        arguments = {"path": "/bin/busybox", "arg": ["sh", "-c", script], "capture-output": True}
+        return int(self._agent("guest-exec", arguments)["pid"])
+
+    def ended(self, pid: int) -> dict[str, Any] | None:
+        """How a script that was started ended; None while it runs."""
+        status: dict[str, Any] = self._agent("guest-exec-status", {"pid": pid})
+        return status if status["exited"] else None
 
     def fill(self, size: int) -> None:
         """Has the guest hold `size` bytes in files in memory, which it cannot drop, as soon as it has that much."""
@@ -109,10 +146,6 @@ class VM:
     def _domain(self) -> str:
         return f"{NAMESPACE}_{self.name}"
 
-    def _ended(self, pid: int) -> dict[str, Any] | None:
-        status: dict[str, Any] = self._agent("guest-exec-status", {"pid": pid})
-        return status if status["exited"] else None
-
     def _agent(self, command: str, arguments: dict[str, Any]) -> Any:
         asked = json.dumps({"execute": command, "arguments": arguments})
         # Its agent is asked by others too, one at a time.
@@ -129,20 +162,34 @@ class VM:
 
     def _virsh(self, *command: str) -> str:
         where = ("exec", self.launcher(), f"--namespace={NAMESPACE}", "--container=compute", "--")
-        return self.plane.kubectl(*where, *_VIRSH, *command)
+        connection = f"--connect=qemu+unix:///{'system' if self.root else 'session'}?{_SOCKET}"
+        return self.plane.kubectl(*where, "virsh", connection, *command)
 
 
-def migrate(vm: VM) -> None:
-    """Migrates a VM to the other node, and waits until it runs there."""
-    before = vm.node()
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Object:
+    """An object with some of its fields changed, however deep they are; lists are replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return result
+
+
+def begin_migration(vm: VM) -> str:
+    """Has KubeVirt migrate a VM to the other node; returns the migration's resource and name."""
     migration = {
         "apiVersion": "kubevirt.io/v1",
         "kind": "VirtualMachineInstanceMigration",
         "metadata": {"generateName": f"{vm.name}-", "namespace": NAMESPACE},
         "spec": {"vmiName": vm.name},
     }
-    stdin = json.dumps(migration)
-    created = vm.plane.kubectl("create", "--filename=-", "--output=name", stdin=stdin).strip()
+    return vm.plane.kubectl("create", "--filename=-", "--output=name", stdin=json.dumps(migration)).strip()
+
+
+def migrate(vm: VM) -> None:
+    """Migrates a VM to the other node, and waits until it runs there."""
+    before = vm.node()
+    created = begin_migration(vm)
 
     def phase() -> str:
         return str(get(vm.plane, created, f"--namespace={NAMESPACE}").get("status", {}).get("phase"))

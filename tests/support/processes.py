@@ -23,12 +23,16 @@ SYSTEM = "kubeballoon-system"
 class Command:
     """A running `kubeballoon` command; a context manager, which ends it."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
-        """Start ``kubeballoon ARGUMENTS``; its stdout and stderr are appended to ``log``."""
+    def __init__(self, log: Path, *arguments: str, after: str = "") -> None:
+        """Start ``kubeballoon ARGUMENTS``; its stdout and stderr are appended to ``log``.
+
+        Python code that is given as ``after`` is run before: it may put fakes in the place of what is not at hand.
+        """
         self.log = log
+        program = ["-c", f"{after}\nimport runpy\nrunpy.run_module('kubeballoon', run_name='__main__')"]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "kubeballoon", *arguments],
+                [sys.executable, *(program if after else ["-m", "kubeballoon"]), *arguments],
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,

@@ -37,6 +37,9 @@ class FreeLease(Lease):
     async def seize(self, seconds: float = 0.0) -> None:
         """Succeed."""
 
+    async def shut_out(self, seconds: float) -> None:
+        """Succeed."""
+
 
 async def test_a_cluster_without_kubevirt_has_nothing_to_wait_for() -> None:
     clock = Clock()

@@ -61,6 +61,23 @@ def _create(root: Path, name: str) -> Path:
     return parent
 
 
+def kill(name: str, program: str, roots: list[Path]) -> int:
+    """Kills the processes of a program in a cgroup below the cluster's; returns how many there were."""
+    pids = [int(pid) for pid in (roots[0] / NAME / name / "cgroup.procs").read_text().split()]
+    named = [pid for pid in pids if _name(pid) == program]
+    for pid in named:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(named)
+
+
+def _name(pid: int) -> str:
+    """A process's name, of which the kernel keeps fifteen characters; empty if it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def remove(roots: list[Path]) -> None:
     """Kills everything in the cluster's cgroups and removes them; does nothing if there are none.
 

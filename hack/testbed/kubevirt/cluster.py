@@ -84,6 +84,17 @@ def down() -> None:
     _LOCK.unlink(missing_ok=True)
 
 
+def kill(group: str, program: str) -> None:
+    """Kills a program that keeps running in one of the cluster's cgroups, such as "control"; it is started again.
+
+    Raises:
+        ControlPlaneError: It does not run there.
+    """
+    killed = cgroups.kill(group, program, cgroups.hierarchies())
+    if not killed:
+        raise ControlPlaneError(f"there is no {program} in {cgroups.NAME}/{group}")
+
+
 def port() -> int:
     """The port of this machine's loopback on which the API server is reached.
 

@@ -138,6 +138,8 @@ class Node:
             "resolvConf": "/etc/node/resolv.conf",
             # The machine's disk and memory are not the node's alone.
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
+            # It forgets an eviction soon: until then it takes no more pods of low priority.
+            "evictionPressureTransitionPeriod": "10s",
             # Pods share this much of the machine, by a cgroup of their own.
             "systemReserved": {"memory": str(max(0, _machine_bytes() - MEMORY_BYTES))},
             "enforceNodeAllocatable": ["pods"],

@@ -56,20 +56,30 @@ def _pack(result: Path) -> None:
         progress.show("a minute")
         run([_HERE / "product.sh", _CHECKOUT, tools, downloads, scratch], seconds=_BUILD_SECONDS)
     images = [
-        Image(f"{REGISTRY}/{part}:{tag()}", [base, scratch / f"{part}.tar"], [PROGRAM], user, _ENVIRONMENT)
+        Image(image(part), [base, scratch / f"{part}.tar"], [PROGRAM], user, _ENVIRONMENT)
         for part, user in _USERS.items()
     ]
     pack(images, result)
     shutil.rmtree(scratch)
 
 
-def options() -> tuple[str, ...]:
-    """What helm is told beside the chart's own values: this checkout's images."""
-    return ("--set", f"image.registry={REGISTRY},image.tag={tag()},image.pullPolicy=Never")
+def image(part: str, image_tag: str | None = None) -> str:
+    """The name of a part's image, of this checkout's unless a tag says otherwise."""
+    return f"{REGISTRY}/{part}:{image_tag or tag()}"
 
 
-def install(plane: ControlPlane) -> None:
-    """Installs the chart, or upgrades it, with this checkout's images, and waits until all of its pods are ready.
+def options(image_tag: str | None = None) -> tuple[str, ...]:
+    """What helm is told beside the chart's own values: the images, of this checkout unless a tag says otherwise."""
+    return ("--set", f"image.registry={REGISTRY},image.tag={image_tag or tag()},image.pullPolicy=Never")
+
+
+def install(plane: ControlPlane, chart: Path = CHART, image_tag: str | None = None) -> None:
+    """Installs a chart, or upgrades to it, and waits until all of its pods are ready.
+
+    Args:
+        plane: The cluster.
+        chart: Its directory; this checkout's unless it says otherwise.
+        image_tag: Of images that the nodes have; this checkout's unless it says otherwise.
 
     Raises:
         ControlPlaneError: They are not within five minutes.
@@ -77,9 +87,9 @@ def install(plane: ControlPlane) -> None:
     # One that was interrupted would refuse all others.
     interrupted = "--selector=owner=helm,status in (pending-install,pending-upgrade,pending-rollback)"
     plane.kubectl("delete", "secret", f"--namespace={NAMESPACE}", interrupted)
-    where = ("upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace")
+    where = ("upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--create-namespace")
     wait = ("--wait", f"--timeout={_INSTALL_SECONDS}s")
-    helm(*where, *wait, *options(), kubeconfig=plane.kubeconfig, seconds=_INSTALL_SECONDS + 60)
+    helm(*where, *wait, *options(image_tag), kubeconfig=plane.kubeconfig, seconds=_INSTALL_SECONDS + 60)
     _limit_nodes(plane)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError, HypervisorError
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
@@ -17,6 +18,8 @@ from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
 
 from .guest_spec import MIB
+
+T = TypeVar("T")
 
 KERNEL = 40 * MIB
 
@@ -111,6 +114,7 @@ class FakeGuestControl:
         tells: whether libvirt hears of that.
         count: how many processors libvirt believes there are.
         files: the guest's files by path.
+        opened: the path of every file that was opened, in order.
         commands: every command for the guest agent, in order.
         refused: the commands that the guest agent refuses, and what it says then.
         ran: every program that was run in the guest, with its arguments.
@@ -125,6 +129,8 @@ class FakeGuestControl:
         looks: how often the processors were read.
         thread: makes each call, as libvirt's are made; without one calls are made at once.
         process_bytes: what the VM's process holds of the node's memory, bytes; None if it cannot be seen.
+        starts: whether the guest's kernel starts processors that are plugged in, by a udev rule for instance.
+        plugged_in: the processors that were plugged in.
     """
 
     online: dict[int, bool] = field(default_factory=lambda: dict.fromkeys(range(4), True))
@@ -134,6 +140,7 @@ class FakeGuestControl:
     tells: bool = True
     count: int = 4
     files: dict[str, bytes] = field(default_factory=dict)
+    opened: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     ran: list[tuple[str, ...]] = field(default_factory=list)
@@ -148,11 +155,17 @@ class FakeGuestControl:
     looks: int = 0
     thread: CallThread | None = None
     process_bytes: int | None = None
+    starts: bool = True
+    plugged_in: set[int] = field(default_factory=set)
 
-    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Carry a command out, if the guest agent does that."""
+    async def command(self, name: str, arguments: Mapping[str, Any], read: Callable[[str], T]) -> T:
+        """Carry a command out, and have the answer read."""
         await _hop(self.thread)
         self.commands.append(name)
+        return read(json.dumps({"return": self.answer(name, arguments)}))
+
+    def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Answer a command as the guest agent would, or raise an error."""
         if self.absent is not None:
             raise self.absent
         if name in self.refused:
@@ -176,11 +189,12 @@ class FakeGuestControl:
                     raise GuestAgentError(
                         AgentReason.GUEST_AGENT_REFUSED, "its guest agent refused: No such file or directory"
                     )
-                return arguments["path"]
+                self.opened.append(arguments["path"])
+                return len(self.opened)
             case "guest-file-read":
-                return {"buf-b64": base64.b64encode(self.files[arguments["handle"]]).decode()}
+                return {"buf-b64": base64.b64encode(self.files[self.opened[arguments["handle"] - 1]]).decode()}
             case "guest-file-write":
-                self.files[arguments["handle"]] = base64.b64decode(arguments["buf-b64"])
+                self.files[self.opened[arguments["handle"] - 1]] = base64.b64decode(arguments["buf-b64"])
             case "guest-exec":
                 self.ran.append((arguments["path"], *arguments["arg"]))
                 return {"pid": len(self.ran)}
@@ -211,6 +225,7 @@ class FakeGuestControl:
 
     async def plug(self, count: int) -> None:
         """Plug processors in, which the guest does not use yet."""
+        self.plugged_in |= set(range(count)) - self.online.keys()
         for index in range(count):
             self.online.setdefault(index, False)
         self.count = count
@@ -218,6 +233,10 @@ class FakeGuestControl:
     def vcpus(self) -> frozenset[int]:
         """Read the indices of the processors that have a thread: all that are plugged in."""
         return frozenset(self.online)
+
+    def started_vcpus(self) -> frozenset[int]:
+        """Read the indices of the processors that the guest's kernel has started."""
+        return frozenset(index for index in self.online if self.starts or index not in self.plugged_in)
 
     def resident(self) -> int | None:
         """Read how much of the node's memory the process holds, bytes."""

@@ -8,32 +8,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
 from kubeballoon.agent import emergency, report_changes
+from kubeballoon.agent.cluster_watches import ClusterWatches
 from kubeballoon.agent.hypervisor.protocols import Hypervisor
 from kubeballoon.agent.metrics import AgentMetrics
+from kubeballoon.agent.node.kubelet import is_old
 from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
 from kubeballoon.agent.node.processors import HostProcessorReader
 from kubeballoon.agent.report import NodeObservation, compose
+from kubeballoon.agent.report_writer import ReportWriter
 from kubeballoon.agent.reported_labels import selector_keys
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.status_writer import StatusWriter
 from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import KnownPolicies, PolicyReader
 from kubeballoon.agent.vm.vmi import Instance, read_instance
 from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.meta import Condition
-from kubeballoon.api.names import NODE_NAME_LABEL
-from kubeballoon.api.v1alpha1 import API_VERSION, NodePressure, NodePressureStatus, NodeProcessors
+from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, NodeProcessors
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, Object
-from kubeballoon.cluster.reflector import Reflector
 from kubeballoon.core.memory.node_state import StallLimits, StateThresholds, next_state, state_thresholds
 from kubeballoon.vocabulary import NodeState
 
@@ -45,19 +45,23 @@ class NodeLimits:
     """NodeLimits decide where the node's states begin.
 
     Attributes:
-        eviction: the kubelet's hard eviction threshold, bytes.
+        eviction: the kubelet's eviction threshold, bytes.
         margin: how far above that threshold state Critical begins at the least, bytes.
         percents: the free memory at which Ample, Tight, Scarce and Critical begin, in percent of the node's, unless
             the kubelet's threshold lifts them.
+        eviction_percent: the kubelet's eviction threshold in percent of the node's capacity; the larger one counts.
     """
 
     eviction: int
     margin: int
     percents: tuple[float, float, float, float] = (6, 4, 2, 1)  # as VMware ESX has them
+    eviction_percent: float = 0.0
 
-    def thresholds(self, total: int) -> StateThresholds:
-        """Compute the thresholds for a node of ``total`` bytes."""
-        return state_thresholds(total, self.eviction, self.margin, self.percents)
+    def thresholds(self, memory: HostMemory) -> StateThresholds:
+        """Compute the thresholds for a node with such memory."""
+        capacity = memory.total if memory.capacity is None else memory.capacity
+        eviction = max(self.eviction, int(capacity * self.eviction_percent / 100))
+        return state_thresholds(memory.total, eviction, self.margin, self.percents)
 
 
 class Agent:
@@ -110,20 +114,12 @@ class Agent:
         self._guest_workers = GuestWorkers(
             hypervisor, settings.pods, self._wake_reporter.set, settings.timing, settings.wait
         )
-        self._status_writer = StatusWriter(cluster, node)
-        self._written: NodePressureStatus | None = None
-        self._written_at = 0.0
+        self._writer = ReportWriter(node, cluster, self.metrics, self._clock)
         self._conditions: Sequence[Condition] = ()  # of the last report, whether it could be written or not
-        self._must_create = True  # whether the node's NodePressure may not exist
         self._turns = {"guard": self._clock(), "report": self._clock()}  # when each loop last turned
-        self._fault = ""  # what keeps the agent from reporting, as it was logged
-        selector = f"{NODE_NAME_LABEL}={node}"
-        self._vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=self._on_change)
-        self._policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._on_change)
-        self._processor_policies = Reflector(cluster, paths.PROCESSOR_POLICIES, changed=self._on_change)
+        self._watches = ClusterWatches(cluster, node, self._on_change, self._on_namespace_change)
         self._policy_reader = PolicyReader()
         self._selected_by: frozenset[str] = frozenset()  # the keys of labels by which policies select VMs
-        self._namespaces = Reflector(cluster, paths.NAMESPACES, changed=self._on_namespace_change)
         self._namespace_labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
 
     def stalled(self) -> str | None:
@@ -134,9 +130,7 @@ class Agent:
 
     def unready(self) -> str | None:
         """Say what is missing until the agent works, for the readiness probe; None if nothing is."""
-        if not self._vms.synced.is_set():
-            return "the VMs of this node are not read yet"
-        return None if not self._must_create else self._fault or "nothing reported yet"
+        return self._watches.unread() or self._writer.unready() or self._watches.fault()
 
     async def run(self) -> None:
         """Work until cancelled; VMs then stay as they are."""
@@ -144,10 +138,7 @@ class Agent:
         self._host_memory.alarm(lambda: loop.call_soon_threadsafe(self._wake_guard.set))
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._vms.run(), name="watch VMs")
-                tasks.create_task(self._policies.run(), name="watch policies")
-                tasks.create_task(self._processor_policies.run(), name="watch processor policies")
-                tasks.create_task(self._namespaces.run(), name="watch namespaces")
+                self._watches.start(tasks)
                 tasks.create_task(self._guard(), name="guard")
                 tasks.create_task(self._report(), name="report")
         finally:
@@ -161,7 +152,7 @@ class Agent:
         self._wake_guard.set()
 
     def _on_namespace_change(self) -> None:
-        if self._read_labels(self._namespace_labels.keys()) != self._namespace_labels:
+        if self._watches.labels(self._namespace_labels.keys()) != self._namespace_labels:
             self._on_change()
 
     async def _guard(self) -> None:
@@ -169,8 +160,7 @@ class Agent:
         while True:
             self._turns["guard"] = self._clock()
             self._observe()
-            # Before the VMs are known nothing is moved: an annotation that was not read yet may be there.
-            if self._vms.synced.is_set() and self._policies.tried and self._namespaces.tried:
+            if self._watches.known:
                 if self._must_restore:
                     await self._read_last_report()
                 self._match_workers()
@@ -193,14 +183,14 @@ class Agent:
         try:
             memory = self._host_memory.memory()
         except HostError as error:
-            self._log_fault(str(error))
+            self._writer.log_fault(str(error))
             self._memory = None
             return
         if self._memory is None:
             self._wake_reporter.set()
         before, self._memory = self._state, memory
-        thresholds = self._limits.thresholds(memory.total)
-        self._state = next_state(before, memory.available, thresholds, memory.stall, StallLimits())
+        thresholds = self._limits.thresholds(memory)
+        self._state = next_state(before, memory.least_available, thresholds, memory.stall, StallLimits())
         if self._state is not before:
             _log.info("node state %s, was %s", self._state, before)
             self._wake_reporter.set()
@@ -211,13 +201,14 @@ class Agent:
         if not self._objects_changed and not ended:
             return
         self._objects_changed = False
-        bodies = self._policies.objects()
-        policies = self._policy_reader.read(bodies) if self._policies.synced.is_set() else KnownPolicies()
-        self._selected_by = selector_keys([*bodies, *self._processor_policies.objects()])
-        instances = (self._read_vm(vmi) for vmi in self._vms.objects())
+        known = self._watches.policies
+        policies = self._policy_reader.read(known.objects()) if known.synced.is_set() else KnownPolicies()
+        self._selected_by = selector_keys([*known.objects(), *self._watches.processor_policies.objects()])
+        instances = (self._read_vm(vmi) for vmi in self._watches.vms.objects())
         running = {vm.uid: vm for vm in instances if vm is not None}
-        self._namespace_labels = self._read_labels({vm.namespace for vm in running.values()})
-        self._guest_workers.match(running)
+        self._namespace_labels = self._watches.labels({vm.namespace for vm in running.values()})
+        backings = {uid: policies.backing(vm, self._namespace_labels.get(vm.namespace)) for uid, vm in running.items()}
+        self._guest_workers.match(running, [uid for uid, vm in running.items() if backings[uid].governs(vm)])
         for uid in ended:  # a worker ends by an error alone; it is replaced below
             worker, task = self._memory_workers.pop(uid)
             _log.error("%s: its worker ended: %r", worker.instance.domain, task.exception())
@@ -226,8 +217,7 @@ class Agent:
         for uid, vm in running.items():
             if uid not in self._memory_workers:
                 self._start_worker(vm)
-            backing = policies.backing(vm, self._namespace_labels.get(vm.namespace))
-            self._memory_workers[uid][0].update(vm, backing)
+            self._memory_workers[uid][0].update(vm, backings[uid])
         self._restore_workers()
         self._matched = True
         self._wake_reporter.set()
@@ -269,11 +259,6 @@ class Agent:
         task = asyncio.create_task(worker.run(), name=f"memory worker {vm.domain}")
         self._memory_workers[vm.uid] = worker, task
 
-    def _read_labels(self, namespaces: Collection[str]) -> dict[str, Mapping[str, str]]:
-        """Read the labels of those of the namespaces that are known."""
-        known = (namespace["metadata"] for namespace in self._namespaces.objects())
-        return {each["name"]: each.get("labels", {}) for each in known if each["name"] in namespaces}
-
     def _help(self) -> None:
         """Let node and guests in trouble have what the controller would give them, before it does."""
         workers = [worker for worker, _ in self._memory_workers.values()]
@@ -294,16 +279,17 @@ class Agent:
     async def _report_news(self, *, vms_changed: bool) -> None:
         """Write a report if one is due or there is news; VMs are compared only where a worker said they changed."""
         self._measure_processors()
-        due = self._must_create or self._clock() - self._written_at >= self._timing.heartbeat
+        due = self._writer.due(self._timing.heartbeat)
         if not (vms_changed or due or self._node_changed()):
             return
         status = self._compose()
         if status is None:
             return
         self._conditions = status.conditions
-        status = self._status_writer.replace_refused(status)
-        if due or report_changes.report_changed(self._written, status):
-            await self._write(status)
+        status = self._writer.replace_refused(status)
+        if due or report_changes.report_changed(self._writer.written, status):
+            await self._writer.write(status)
+            self._host_memory.old_kubelet = is_old(self._writer.kubelet_version)
 
     def _measure_processors(self) -> None:
         try:
@@ -316,13 +302,13 @@ class Agent:
         self._processors = NodeProcessors(count=host.count, usage=usage, stall=stall)
 
     def _node_changed(self) -> bool:
-        return self._memory is None or report_changes.node_changed(self._written, self._memory, self._processors)
+        return self._memory is None or report_changes.node_changed(self._writer.written, self._memory, self._processors)
 
     def _compose(self) -> NodePressureStatus | None:
         """Compose the report as of now; None while the node's memory is not known."""
         if self._memory is None:
             return None
-        thresholds = self._limits.thresholds(self._memory.total)
+        thresholds = self._limits.thresholds(self._memory)
         node = NodeObservation(self._memory, self._state, thresholds, self._processors)
         return compose(node, self._workers(), self._conditions, datetime.now(UTC), self._selected_by)
 
@@ -333,33 +319,3 @@ class Agent:
         """Collect when each VM was last sampled, seconds, by namespace and name."""
         workers = [worker for worker, _ in self._memory_workers.values()]
         return {(worker.instance.namespace, worker.instance.name): worker.sampled_at for worker in workers}
-
-    async def _write(self, status: NodePressureStatus) -> None:
-        body: Object = {"apiVersion": API_VERSION, "kind": "NodePressure", "metadata": {"name": self._node}}
-        try:
-            if self._must_create:
-                await self._create(body)
-            status = await self._status_writer.write(status)
-        except ApiError as error:
-            self.metrics.wrote(None)
-            self._must_create = True  # it may be gone; it is made anew when the API server answers again
-            self._log_fault(str(error))
-            return
-        if self._fault:
-            _log.info("reporting again")
-        self._fault = ""
-        self.metrics.wrote(status.observed_at)
-        self._written, self._written_at, self._must_create = status, self._clock(), False
-
-    async def _create(self, body: Object) -> None:
-        """Create the NodePressure, owned by its Node, so that it is deleted with the Node."""
-        node = await self._cluster.get(paths.node(self._node))
-        owner = {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": node["metadata"]["uid"]}
-        metadata = {"name": self._node, "ownerReferences": [owner]}
-        await self._cluster.apply(paths.node_pressure(self._node), {**body, "metadata": metadata})
-
-    def _log_fault(self, text: str) -> None:
-        """Log once what keeps the agent from reporting."""
-        if text != self._fault:
-            _log.warning("%s", text)
-        self._fault = text

@@ -14,7 +14,7 @@ from dataclasses import replace
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.api.v1alpha1 import NodePressureStatus, VirtualMachineReport
 from kubeballoon.core.formatting import human
-from kubeballoon.core.memory.emergency import emergency_targets, is_short
+from kubeballoon.core.memory.emergency import emergency_targets, is_short, is_urgent
 from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.governance.core_inputs import memory_node
 from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 def may_be_needed(state: NodeState, workers: Sequence[MemoryWorker]) -> bool:
     """Whether help may have to begin or to end: a cheap test, made often, before a whole report is composed."""
-    helping = any(worker.emergency_target is not None for worker in workers)
+    helping = any(worker.emergency_target is not None or worker.urgent for worker in workers)
     return helping or state.only_minimums_hold or any(map(_may_be_short, workers))
 
 
@@ -40,9 +40,11 @@ def set_emergency_targets(name: str, status: NodePressureStatus, workers: Sequen
         for worker in workers
         if worker.target is not None and worker.backing.policy is not None
     }
-    targets = emergency_targets(_node(name, status, workers, requests.keys()), requests)
+    node = _node(name, status, workers, requests.keys())
+    targets, urgent = emergency_targets(node, requests), is_urgent(node)
     changed = False
     for worker in workers:
+        worker.urgent = urgent
         target = targets.get(worker.instance.uid)
         if target != worker.emergency_target:
             changed = True

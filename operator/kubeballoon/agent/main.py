@@ -8,12 +8,15 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kubeballoon.agent.agent import Agent, NodeLimits
 from kubeballoon.agent.hypervisor.protocols import Hypervisor
+from kubeballoon.agent.node.kubelet import EvictionThreshold, KubeletConfigError, parse_threshold, read_threshold
 from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.api.duration import parse_duration
@@ -24,6 +27,7 @@ from kubeballoon.serving import serve
 
 _log = logging.getLogger(__name__)
 
+_MOST_THREADS = 1024  # three for each VM that the largest nodes run
 _TRIM_INTERVAL = 20.0  # seconds between two returns of unused memory to the node; each takes less than a millisecond
 
 
@@ -46,14 +50,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=Path("/pods"),
         help="where the kubelet's directory of pods is mounted (default: %(default)s)",
     )
+    parser.add_argument("--node-memory-cgroup", type=Path, help="take this cgroup (v1 or v2) for the node's memory")
     parser.add_argument(
-        "--node-memory-cgroup", type=Path, help="take this cgroup (v1 or v2) for the node's memory; for tests"
+        "--cgroup-root",
+        type=Path,
+        help="where the node's cgroups are mounted, to see what the kubelet lets pods use together (default: not seen)",
     )
     parser.add_argument(
         "--eviction-threshold",
-        type=checked(parse_quantity, "quantity"),
+        type=checked(parse_threshold, "quantity or percentage"),
         default="100Mi",
-        help="the kubelet's hard eviction threshold of memory.available (default: %(default)s)",
+        help="the kubelet's eviction threshold of memory.available, a quantity or a percentage (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--kubelet-config",
+        type=Path,
+        help="the kubelet's configuration file; where it can be read its threshold replaces --eviction-threshold",
     )
     parser.add_argument(
         "--eviction-margin",
@@ -78,6 +90,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the agent until a signal stops it; return the exit status."""
+    raise_file_limit()
     if not options.pods_dir.is_dir():
         message = f"kubeballoon: --pods-dir {options.pods_dir} is not a directory"
         print(message, file=sys.stderr)  # noqa: T201 - the user's terminal, not the log
@@ -89,17 +102,50 @@ def run(options: argparse.Namespace) -> int:
     os._exit(status)
 
 
+def raise_file_limit() -> None:
+    """Allow the process as many open files as it may allow itself.
+
+    Each VM takes about a dozen, and GLib, which libvirt's client stands on, ends the process when it may open no more.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def allow_many_threads(loop: asyncio.AbstractEventLoop) -> None:
+    """Let ``asyncio.to_thread`` start as many threads as all VMs of a node can take.
+
+    Each VM reads its own process in them. A read that hangs, because the process hangs, takes one for as long: by
+    default there are a few more than processors, and some such VMs would have all others wait. None is started before
+    it is needed.
+    """
+    loop.set_default_executor(ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="process"))
+
+
 async def _run(options: argparse.Namespace) -> int:
     from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor  # noqa: PLC0415 - an extra that only the agent needs
 
+    allow_many_threads(asyncio.get_running_loop())
     settings = AgentSettings(options.pods_dir, options.demand_window, max(1, round(options.stats_period)))
-    limits = NodeLimits(options.eviction_threshold, options.eviction_margin)
+    eviction = _eviction_threshold(options)
+    limits = NodeLimits(eviction.size, options.eviction_margin, eviction_percent=eviction.percent)
     hypervisor: Hypervisor = LibvirtHypervisor()
     async with await ApiClient.connect("kubeballoon-agent", options.kubeconfig) as cluster:
-        host = HostMemoryReader(cgroup=options.node_memory_cgroup)
+        host = HostMemoryReader(cgroup=options.node_memory_cgroup, cgroup_root=options.cgroup_root)
         agent = Agent(options.node_name, cluster, hypervisor, host, settings, limits)
         async with serve(*options.listen, live=agent.stalled, ready=agent.unready, metrics=agent.metrics.registry):
             return await _until_stopped(agent)
+
+
+def _eviction_threshold(options: argparse.Namespace) -> EvictionThreshold:
+    """Find the kubelet's threshold: by its configuration if that can be read, else as the options say."""
+    given: EvictionThreshold = options.eviction_threshold
+    if options.kubelet_config is None:
+        return given
+    try:
+        return read_threshold(options.kubelet_config)
+    except KubeletConfigError as error:
+        _log.warning("the eviction threshold of --eviction-threshold holds: %s", error)
+        return given
 
 
 def _trim_memory(loop: asyncio.AbstractEventLoop) -> None:

@@ -72,15 +72,15 @@ def compose(
     known = [each for each in workers if each[0].view.known]
     bounded = [bound_labels(worker.instance.labels, selected_by, len(known)) for worker, _ in known]
     vms = sorted(map(_vm_report, *zip(*known, strict=True), bounded), key=lambda vm: vm.uid) if known else []
-    resident = sum(vm.resident or 0 for vm in vms)
+    held = sum(map(_held_by_process, vms))
     memory, stall = node.memory, node.memory.stall
     return NodePressureStatus(
         observed_at=now,
         agent_version=__version__,
         memory=NodeMemory(
             total=memory.total,
-            available=memory.available,
-            other=max(0, memory.total - memory.available - resident),
+            available=memory.least_available,
+            other=max(0, memory.total - memory.least_available - held),
             reserve=node.thresholds.ample,
         ),
         processors=node.processors,
@@ -89,6 +89,16 @@ def compose(
         virtual_machines=vms,
         conditions=set_conditions(conditions, [_ready(vms, now)]),
     )
+
+
+def _held_by_process(vm: VirtualMachineReport) -> int:
+    """Compute the part of a VM's resident memory that does not count as used by others, bytes.
+
+    A process can map one page many times, and would seem to hold more than it does. So no more is left out than the VM
+    is counted with.
+    """
+    held = vm.size if vm.actual is None else vm.backed(vm.actual, as_claimed=vm.responsive)
+    return min(vm.resident or 0, held + vm.overhead)
 
 
 def _ready(vms: list[VirtualMachineReport], now: datetime) -> Condition:
@@ -130,9 +140,11 @@ def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
         actual=None if sample is None else sample.statistics.actual,
         resident=view.resident if sample is None else sample.resident,
         overhead=instance.overhead,
+        pod_request=clamp_to_size(instance.pod_request, size),
         need=None if view.need is None else view.need.value,
         present_need=None if view.need is None else view.need.present,
         troubled=view.need is not None and view.need.troubled,
+        swap_ability=view.working_set.ability,
         min=clamp_to_size(instance.minimum, size),
         target=clamp_to_size(instance.target, size),
         emergency_target=worker.emergency_target,
@@ -156,6 +168,7 @@ def _bad_report(worker: MemoryWorker, error: Exception) -> VirtualMachineReport:
         size=instance.size,
         resident=worker.view.resident,
         overhead=instance.overhead,
+        pod_request=clamp_to_size(instance.pod_request, instance.size),
         target=clamp_to_size(instance.target, instance.size),
         emergency_target=worker.emergency_target,  # it is read back from here: left out, it would end
         policy=instance.policy,

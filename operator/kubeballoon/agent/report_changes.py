@@ -22,6 +22,8 @@ def view_changed(before: MemoryView, now: MemoryView) -> bool:
     old, new = before.sample, now.sample
     if old is None or new is None or before.problem != now.problem or before.responsive != now.responsive:
         return True
+    if before.working_set.ability is not now.working_set.ability:
+        return True
     if (before.need is None) != (now.need is None) or bool(before.excess) != bool(now.excess):
         return True
     figures = [
@@ -43,7 +45,7 @@ def processor_view_changed(before: ProcessorView, now: ProcessorView) -> bool:
 
 def node_changed(written: NodePressureStatus | None, memory: HostMemory, processors: NodeProcessors | None) -> bool:
     """Whether the node's own memory or processors changed enough since the report that was ``written`` last."""
-    if written is None or _moved(written.memory.available, memory.available, memory.total):
+    if written is None or _moved(written.memory.available, memory.least_available, memory.total):
         return True
     return _processors_moved(written.processors, processors)
 

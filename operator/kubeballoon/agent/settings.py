@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ class AgentSettings:
         period: how often guests are to report their statistics, seconds.
         timing: how long the agent's parts wait.
         wait: how the workers of VMs wait.
+        wall_clock: gives seconds of the wall clock, by which QEMU dates guests' reports.
     """
 
     pods: Path
@@ -26,3 +29,4 @@ class AgentSettings:
     period: int
     timing: Timing = DEFAULT_TIMING
     wait: Wait = wait_for
+    wall_clock: Callable[[], float] = time.time

@@ -77,6 +77,8 @@ class ProgramTiming:
         poll: between two readings of the program's status; the program looks at its guest twice as often.
         moving_poll: between two readings while the program locks or frees memory.
         probe_interval: between two searches for a program in a guest that had none.
+        driver_grace: how long a balloon driver may take to report for the first time, before its guest is searched for
+            a program instead.
         gone_after: without a new status, after which the program counts as ended.
         merge_time: how long KSM may take until the node has back what the program locked. By default KSM scans about 20
             MiB a second (100 pages every 20 ms), and all of the node's mergeable memory in turn.
@@ -85,6 +87,7 @@ class ProgramTiming:
     poll: float = 1.0
     moving_poll: float = 0.25
     probe_interval: float = 15.0
+    driver_grace: float = 30.0
     gone_after: float = 10.0
     merge_time: float = 300.0
 

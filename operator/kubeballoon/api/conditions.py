@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from kubeballoon import vocabulary
+
 
 class ConditionType(StrEnum):
     """A ConditionType names a condition: Ready is good when it is true, every other when it is false."""
@@ -16,7 +18,7 @@ class ConditionType(StrEnum):
 
 
 class ConditionReason(StrEnum):
-    """A ConditionReason says in one word why a condition is true or false."""
+    """A ConditionReason says in one word why a condition is true or false, or why that is not known."""
 
     # Ready, of a policy
     ENFORCING = "Enforcing"
@@ -28,12 +30,12 @@ class ConditionReason(StrEnum):
     # Ready, of a node's report
     REPORTING = "Reporting"
     VIRTUAL_MACHINES_UNREACHABLE = "VirtualMachinesUnreachable"
-    # Degraded
+    # Degraded; AGENT_SILENT is also why Ready, Shortfall and AtRisk are unknown
     PATCH_FAILED = "PatchFailed"
     MISREPORTED = "Misreported"
     ROUND_FAILED = "RoundFailed"
     AGENT_SILENT = "AgentSilent"
-    UNRESPONSIVE = "Unresponsive"
+    UNRESPONSIVE = vocabulary.UNRESPONSIVE
     AS_EXPECTED = "AsExpected"
     # Shortfall
     MINIMUMS_EXCEED_CAPACITY = "MinimumsExceedCapacity"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, WithJsonSchema
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
@@ -35,10 +35,10 @@ def format_duration(seconds: float) -> str:
     return text
 
 
-def _check(value: Any) -> str:
+def _check(value: str) -> str:
     parse_duration(value)
-    return str(value)
+    return value
 
 
-Duration = Annotated[str, BeforeValidator(_check), WithJsonSchema({"type": "string", "maxLength": 32})]
+Duration = Annotated[str, AfterValidator(_check), WithJsonSchema({"type": "string", "maxLength": 32})]
 """A duration in a policy, kept as the user wrote it; ``parse_duration`` turns it into seconds."""

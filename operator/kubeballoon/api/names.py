@@ -52,3 +52,9 @@ CONTROLLER_ANNOTATIONS = (
 
 NODE_NAME_LABEL = "kubevirt.io/nodeName"
 """KubeVirt's label on a VMI that names the node it runs on."""
+
+LEADER_ACCOUNT = f"{GROUP}/leader-account"
+"""The annotation of a Lease with the uid of the account of the controller that holds it, or held it last."""
+
+SHUT_OUT_ACCOUNT = f"{GROUP}/shut-out-account"
+"""The annotation of a Lease with the uid of the account whose controllers alone it keeps from leading."""

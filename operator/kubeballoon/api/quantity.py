@@ -22,6 +22,8 @@ Python and the API server's CEL rules use this one pattern, so that both accept 
 """
 PERCENTAGE = "^(100|[1-9]?[0-9])%$"
 COUNT = "^[1-9][0-9]{0,3}$"
+POD_REQUEST = "PodRequest"
+"""The word for what a VM's pod has requested from the scheduler for the guest."""
 
 
 def parse_quantity(value: str | int) -> int:
@@ -60,6 +62,15 @@ def parse_amount(value: str | int) -> tuple[int | None, int | None]:
     return parse_quantity(value), None
 
 
+def parse_minimum(value: str | int) -> tuple[int | None, int | None, bool]:
+    """Read a guarantee as (bytes, percent, whether it is what the VM's pod requests), of which one is set.
+
+    Raises:
+        ValueError: the value is none of these.
+    """
+    return (None, None, True) if value == POD_REQUEST else (*parse_amount(value), False)
+
+
 def parse_count(value: str | int) -> tuple[int | None, int | None]:
     """Read a number of processors as (count, None), or a percentage as (None, percent).
 
@@ -75,6 +86,11 @@ def parse_count(value: str | int) -> tuple[int | None, int | None]:
 
 def _check_amount(value: Any) -> str:
     parse_amount(value)
+    return str(value)
+
+
+def _check_minimum(value: Any) -> str:
+    parse_minimum(value)
     return str(value)
 
 
@@ -99,6 +115,9 @@ Quantity = Annotated[
 
 AmountText = Annotated[str, BeforeValidator(_check_amount), WithJsonSchema(QUANTITY_SCHEMA)]
 """A quantity or a percentage in a policy, kept as the user wrote it; ``parse_amount`` reads it."""
+
+MinimumText = Annotated[str, BeforeValidator(_check_minimum), WithJsonSchema(QUANTITY_SCHEMA)]
+"""A quantity, a percentage or ``PodRequest`` in a policy, kept as the user wrote it; ``parse_minimum`` reads it."""
 
 CountText = Annotated[str, BeforeValidator(_check_count), WithJsonSchema(QUANTITY_SCHEMA)]
 """A number of processors or a percentage in a policy, kept as the user wrote it; ``parse_count`` reads it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
+from kubeballoon import vocabulary
 from kubeballoon.vocabulary import AgentAction
 
 _FOLLOWS, _HOLDS, _RETURNS_ALL = AgentAction.FOLLOWS, AgentAction.HOLDS, AgentAction.RETURNS_ALL
@@ -45,12 +46,27 @@ class AgentReason(StrEnum):
     @property
     def connection_lost(self) -> bool:
         """Whether the agent cannot reach the VM's hypervisor, so that nothing is known of the VM at present."""
-        return self in (AgentReason.HUNG, AgentReason.UNREACHABLE)
+        return self in (
+            AgentReason.HUNG,
+            AgentReason.UNREACHABLE,
+            AgentReason.SOCKET_REFUSED,
+            AgentReason.DAEMON_GARBLED,
+        )
 
     @property
     def no_reclaim_method(self) -> bool:
         """Whether the VM has neither a balloon nor a guest that can run the guest program: it cannot be ballooned."""
         return self in (AgentReason.NO_BALLOON, AgentReason.GUEST_UNSUPPORTED)
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the VM cannot follow requests for a while, though nothing is wrong with it."""
+        return self in (
+            AgentReason.MIGRATING,
+            AgentReason.PAUSED,
+            AgentReason.MEMORY_HOTPLUG,
+            AgentReason.METHOD_CHANGING,
+        )
 
     @property
     def guest_agent_answers(self) -> bool:
@@ -104,7 +120,9 @@ class AgentReason(StrEnum):
     BAD_REQUEST = "BadRequest", _HOLDS, _HOLDS, "one of its annotations cannot be read"
     HUNG = "Hung", _HOLDS, _HOLDS, "a call to its libvirt daemon has not returned in time"
     UNREACHABLE = "Unreachable", _HOLDS, _HOLDS, "its libvirt daemon cannot be reached"
-    UNRESPONSIVE = "Unresponsive", _HOLDS, _FOLLOWS, "its balloon driver does not follow requests"
+    SOCKET_REFUSED = "SocketRefused", _HOLDS, _HOLDS, "a link stands in place of its libvirt daemon's socket"
+    DAEMON_GARBLED = "DaemonGarbled", _HOLDS, _HOLDS, "its libvirt daemon's answer cannot be understood"
+    UNRESPONSIVE = vocabulary.UNRESPONSIVE, _HOLDS, _FOLLOWS, "its balloon driver does not follow requests"
     NO_BALLOON = "NoBalloon", _HOLDS, _FOLLOWS, "its libvirt domain has no balloon"
     NO_DRIVER = "NoDriver", _FOLLOWS, _FOLLOWS, "its guest has no balloon driver, or one that has never reported"
     STATISTICS_STALE = "StatisticsStale", _FOLLOWS, _FOLLOWS, "its balloon driver has stopped reporting"
@@ -132,9 +150,9 @@ class AgentReason(StrEnum):
     GUEST_AGENT_GARBLED = "GuestAgentGarbled", _FOLLOWS, _FOLLOWS, "its guest agent's answer cannot be understood"
     INTERNAL_ERROR = (
         "InternalError",
-        _FOLLOWS,
         _HOLDS,
-        "the agent failed while it looked after this VM's processors or guest agent",
+        _HOLDS,
+        "the agent failed while it looked after this VM",
     )
 
     # Processors alone.

@@ -11,8 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kubeballoon.api.quantity import COUNT, PERCENTAGE, QUANTITY, parse_amount, parse_count, parse_quantity
+from kubeballoon.api.quantity import (
+    COUNT,
+    PERCENTAGE,
+    POD_REQUEST,
+    QUANTITY,
+    parse_amount,
+    parse_count,
+    parse_quantity,
+)
 
+_MOST = "1Pi"  # no VM has more memory
 _DURATION = "^([0-9]+([.][0-9]+)?(ms|s|m|h))+$"
 
 
@@ -48,13 +57,47 @@ def amount(field: str) -> Rule:
     )
 
 
-def positive_quantity(field: str) -> Rule:
-    """Require a positive quantity of bytes where the field is given."""
+def minimum(field: str) -> Rule:
+    """Require what ``amount`` does, or the word for what the VM's pod has requested, where the field is given."""
+    plain = amount(field)
     return Rule(
-        f"!has(self.{field}) || ({_is_quantity(field)} && quantity({_text(field)}).isGreaterThan(quantity('0')))",
-        f"{field} must be a positive quantity of bytes such as 256Mi",
+        f"{plain.rule} || {_text(field)} == '{POD_REQUEST}'",
+        f"{plain.message}, or {POD_REQUEST}",
         field,
-        lambda written: field not in written or _is_positive(written[field]),
+        lambda written: written.get(field) == POD_REQUEST or plain.holds(written),
+    )
+
+
+def plausible(field: str, least: str = "1Mi", *, may_be_zero: bool = True) -> Rule:
+    """Require that an amount is one that a VM can be meant by: a percent sign that was forgotten makes it bytes.
+
+    Args:
+        field: the field of the amount.
+        least: the smallest quantity.
+        may_be_zero: whether nothing at all can be meant, too.
+    """
+    zero = f"quantity({_text(field)}).compareTo(quantity('0')) == 0"
+    right, wrong, from_one = _is_between(field, least), "", ""
+    if may_be_zero:
+        right = f"{zero} || {right}"
+    else:
+        wrong, from_one = f"({_is_percentage(field)} && {_percent(field)} == 0) || ", " from 1%"
+    return Rule(
+        f"!has(self.{field}) || !({wrong}({_is_quantity(field)} && !({right})))",
+        f"{field} must be a percentage{from_one} such as 25%, or a quantity from {least} to {_MOST} such as 2Gi: "
+        "a number without unit is in bytes",
+        field,
+        lambda written: _is_plausible(_amount(written.get(field)), parse_quantity(least), may_be_zero=may_be_zero),
+    )
+
+
+def rate(field: str) -> Rule:
+    """Require a quantity of bytes that a guest can be asked for in a second, where the field is given."""
+    return Rule(
+        f"!has(self.{field}) || ({_is_quantity(field)} && {_is_between(field, '1Mi')})",
+        f"{field} must be a positive quantity of bytes such as 256Mi, from 1Mi to {_MOST}",
+        field,
+        lambda written: field not in written or _is_rate(written[field]),
     )
 
 
@@ -84,7 +127,8 @@ def duration(field: str) -> Rule:
         f"!has(self.{field}) || self.{field}.matches('{_DURATION}')",
         f"{field} must be a duration such as 5m, 90s or 1h30m",
         field,
-        lambda written: field not in written or re.fullmatch(_DURATION, str(written[field])) is not None,
+        # Anything but a text is the schema's affair.
+        lambda written: not isinstance(written.get(field), str) or re.fullmatch(_DURATION, written[field]) is not None,
     )
 
 
@@ -121,6 +165,11 @@ def _is_quantity(field: str) -> str:
     return f"{_text(field)}.matches('{QUANTITY}')"
 
 
+def _is_between(field: str, least: str) -> str:
+    quantity = f"quantity({_text(field)})"
+    return f"{quantity}.compareTo(quantity('{least}')) >= 0 && {quantity}.compareTo(quantity('{_MOST}')) <= 0"
+
+
 def _is_count(field: str) -> str:
     return f"{_text(field)}.matches('{COUNT}')"
 
@@ -141,11 +190,20 @@ def _is_count_or_percentage(value: Any) -> bool:
     return True
 
 
-def _is_positive(value: Any) -> bool:
+def _is_rate(value: Any) -> bool:
     try:
-        return parse_quantity(value) > 0
+        return parse_quantity("1Mi") <= parse_quantity(value) <= parse_quantity(_MOST)
     except ValueError:
         return False
+
+
+def _is_plausible(amount: tuple[int | None, int | None] | None, least: int, *, may_be_zero: bool) -> bool:
+    if amount is None:
+        return True
+    if 0 in amount:
+        return may_be_zero
+    size, _ = amount
+    return size is None or least <= size <= parse_quantity(_MOST)
 
 
 def _numbers_in_order(lower: Any, upper: Any) -> bool:

@@ -16,12 +16,19 @@ from kubeballoon.api.rules import Rule
 _LABEL_PART = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 KEY = f"^({DNS_NAME}/)?{_LABEL_PART}$"
 """The pattern of a label's key: a name, which a DNS name and a slash may precede."""
-_Value = Annotated[str, Field(max_length=63, pattern=f"^({_LABEL_PART})?$")]
+_LONGEST_VALUE = 63
+_Value = Annotated[str, Field(max_length=_LONGEST_VALUE, pattern=f"^({_LABEL_PART})?$")]
 _NO_KEY = "a label's key is a name such as tier, or example.com/tier"
 
 
-def _is_key(text: object) -> bool:
+def is_label_key(text: object) -> bool:
+    """Whether a text can be the key of a label or an annotation."""
     return isinstance(text, str) and re.fullmatch(KEY, text) is not None
+
+
+def is_label_value(text: str) -> bool:
+    """Whether a text can be the value of a label."""
+    return len(text) <= _LONGEST_VALUE and re.fullmatch(f"({_LABEL_PART})?", text) is not None
 
 
 class Operator(StrEnum):
@@ -48,7 +55,7 @@ class Requirement(ApiModel):
             f"self.key.matches('{KEY}')",
             _NO_KEY,
             "key",
-            lambda written: "key" not in written or _is_key(written["key"]),
+            lambda written: "key" not in written or is_label_key(written["key"]),
         ),
     )
 
@@ -79,7 +86,9 @@ class LabelSelector(ApiModel):
             f"!has(self.matchLabels) || self.matchLabels.all(key, key.matches('{KEY}'))",
             _NO_KEY,
             "matchLabels",
-            lambda written: all(map(_is_key, written.get("matchLabels") or ())),
+            lambda written: (
+                not isinstance(written.get("matchLabels"), Mapping) or all(map(is_label_key, written["matchLabels"]))
+            ),
         ),
     )
 

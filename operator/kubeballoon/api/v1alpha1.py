@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import Field, WithJsonSchema, computed_field
+from pydantic import BeforeValidator, Field, WithJsonSchema, computed_field
 
 from kubeballoon.api import rules
 from kubeballoon.api.duration import Duration
 from kubeballoon.api.meta import ApiModel, Condition, ObjectMeta, Time
 from kubeballoon.api.names import DNS_LABEL, DNS_NAME, GROUP, LONGEST_NAME, VERSION
-from kubeballoon.api.quantity import AmountText, CountText, Quantity
+from kubeballoon.api.quantity import AmountText, CountText, MinimumText, Quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
-from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen
+from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen, SwapAbility, WorkingSetReclaim
 
 API_VERSION = f"{GROUP}/{VERSION}"
 Conditions = Annotated[
@@ -25,6 +25,21 @@ Conditions = Annotated[
     ),
 ]
 Percent = Annotated[int, Field(ge=0, le=100)]
+E = TypeVar("E", bound=StrEnum)
+
+
+def _unless_newer(words: type[E], instead: E | None) -> BeforeValidator:
+    """Read a word of a newer agent as ``instead``, so that one new word does not make a whole node's report unreadable.
+
+    Anything but a word stays an error.
+    """
+
+    def read(value: object) -> object:
+        return instead if isinstance(value, str) and value not in set(words) else value
+
+    return BeforeValidator(read)
+
+
 Reason = Annotated[AgentReason, WithJsonSchema({"type": "string"})]
 """A reason in a report. The CRD takes any string, so that it lets a newer agent's reasons through."""
 
@@ -145,11 +160,21 @@ def _policy_columns(reclaimed: PrinterColumn) -> tuple[PrinterColumn, ...]:
 class MemorySettings(ApiModel):
     """How much memory each selected VM is guaranteed and may use, and its weight against other VMs."""
 
-    rules = (rules.amount("min"), rules.amount("max"), rules.amount("headroom"), rules.not_above("min", "max"))
+    rules = (
+        rules.minimum("min"),
+        rules.plausible("min"),
+        rules.amount("max"),
+        rules.plausible("max", "64Mi", may_be_zero=False),
+        rules.amount("headroom"),
+        rules.plausible("headroom"),
+        rules.not_above("min", "max"),
+    )
 
-    min: AmountText = Field(
-        default="50%",
-        description="The memory that each VM keeps whatever happens: a quantity, or a percentage of the VM's memory.",
+    min: MinimumText | None = Field(
+        default=None,
+        description="The memory that each VM keeps whatever happens: a quantity, a percentage of the VM's memory, or "
+        "PodRequest: what the VM's pod has requested from the scheduler for the guest, which is all of the VM's memory "
+        "where the VM names no request. Left out, it is 50%, or the max where that is less.",
     )
     max: AmountText = Field(
         default="100%",
@@ -174,13 +199,19 @@ class MemorySettings(ApiModel):
 class ReclaimSettings(ApiModel):
     """When, how and how fast memory is reclaimed."""
 
-    rules = (rules.positive_quantity("maxRate"),)
+    rules = (rules.rate("maxRate"),)
 
     when: ReclaimWhen = ReclaimWhen.OVERCOMMITTED
     method: ReclaimMethod = ReclaimMethod.AUTO
     max_rate: Quantity | None = Field(
         default=None,
         description="The most that is reclaimed from one VM in a second. Left out, the guest's own pace decides.",
+    )
+    working_set: WorkingSetReclaim = WorkingSetReclaim.IF_SWAPPABLE
+    working_set_delay: Duration = Field(
+        default="10s",
+        description="For how long memory that a guest works with must be lacking elsewhere before it is reclaimed. "
+        "Where a guaranteed minimum is lacking, or the node is Scarce or Critical, it is reclaimed at once.",
     )
 
 
@@ -215,10 +246,10 @@ class ProcessorSettings(ApiModel):
 
     rules = (rules.count("min"), rules.count("max"), rules.not_above("min", "max"))
 
-    min: CountText = Field(
-        default="50%",
+    min: CountText | None = Field(
+        default=None,
         description="The processors that each VM keeps: a number, or a percentage of the VM's processors, rounded up. "
-        "Every VM keeps one.",
+        "Every VM keeps one. Left out, it is 50%, or the max where that is less.",
     )
     max: CountText = Field(
         default="100%",
@@ -309,8 +340,13 @@ class ProcessorPolicy(Policy):
 class NodeMemory(ApiModel):
     """The node's memory."""
 
-    total: Quantity = Field(description="Memory that the node's workloads may use.")
-    available: Quantity = Field(description="Memory that workloads could get now without swapping.")
+    total: Quantity = Field(
+        description="Memory that pods may use together, without pools of hugepages and what the kubelet keeps for the "
+        "system."
+    )
+    available: Quantity = Field(
+        description="Memory that workloads could get now before the kernel swaps or the kubelet evicts pods."
+    )
     other: Quantity = Field(description="Memory in use by whatever is not a VM.")
     reserve: Quantity = Field(description="Memory to keep free: the threshold of the state Ample.")
 
@@ -371,10 +407,12 @@ class ProcessorReport(ApiModel):
         default=False, description="No request is in force any more, and not all reclaimed processors are back yet."
     )
     policy: str | None = Field(default=None, description="The policy the request came from.")
-    requested_method: ProcessorMethod = Field(
+    requested_method: Annotated[ProcessorMethod, _unless_newer(ProcessorMethod, ProcessorMethod.AUTO)] = Field(
         default=ProcessorMethod.AUTO, description="How the request is to be carried out."
     )
-    method: ProcessorMethod | None = Field(default=None, description="How the request is carried out.")
+    method: Annotated[ProcessorMethod | None, _unless_newer(ProcessorMethod, None)] = Field(
+        default=None, description="How the request is carried out."
+    )
     eligible: bool = Field(default=True, description="Whether processors may be reclaimed from the VM.")
     responsive: bool = Field(default=True, description="Whether the guest follows requests.")
     reason: Reason | None = Field(default=None, description="Why the VM is not eligible or not responsive: one word.")
@@ -408,6 +446,11 @@ class VirtualMachineReport(ApiModel):
     actual: Quantity | None = Field(default=None, description="The memory that the balloon leaves the guest.")
     resident: Quantity | None = Field(default=None, description="The node's memory that the VM's process holds.")
     overhead: Quantity = Field(default=0, description="Memory of the VM beyond the guest's own.")
+    pod_request: Quantity | None = Field(
+        default=None,
+        description="Memory that the VM's pod has requested from the scheduler for the guest; left out where the VM "
+        "names none.",
+    )
     need: Quantity | None = Field(
         default=None, description="Memory that the guest works with; left out while it is not known."
     )
@@ -415,6 +458,9 @@ class VirtualMachineReport(ApiModel):
         default=None, description="The part of the need that the guest works with at this moment."
     )
     troubled: bool = Field(default=False, description="Whether the guest swaps or refaults because it lacks memory.")
+    swap_ability: Annotated[SwapAbility, _unless_newer(SwapAbility, SwapAbility.UNKNOWN)] = Field(
+        default=SwapAbility.UNKNOWN, description="Whether the guest can swap, as far as it was seen."
+    )
     min: Quantity | None = Field(default=None, description="The guarantee as requested.")
     target: Quantity | None = Field(default=None, description="What is requested of the VM.")
     emergency_target: Quantity | None = Field(
@@ -427,19 +473,26 @@ class VirtualMachineReport(ApiModel):
     reason: Reason | None = Field(default=None, description="Why the VM is not eligible or not responsive: one word.")
     message: str | None = Field(default=None, description="Why the VM has the memory that it has.", max_length=1024)
     owner_excluded: bool = Field(default=False, description="Whether the VM's owner wants the VM left alone.")
-    requested_method: ReclaimMethod = Field(
+    requested_method: Annotated[ReclaimMethod, _unless_newer(ReclaimMethod, ReclaimMethod.AUTO)] = Field(
         default=ReclaimMethod.AUTO, description="How memory is to be reclaimed from the guest."
     )
-    method: ReclaimMethod | None = Field(default=None, description="How memory is reclaimed from the guest.")
+    method: Annotated[ReclaimMethod | None, _unless_newer(ReclaimMethod, None)] = Field(
+        default=None, description="How memory is reclaimed from the guest."
+    )
     claimed: Quantity | None = Field(
         default=None,
         description="Memory that the program in the guest claims to hold; resident shows how much of it the node has.",
     )
-    freed_by: FreedBy | None = Field(
+    freed_by: Annotated[FreedBy | None, _unless_newer(FreedBy, None)] = Field(
         default=None, description="How the node regains the memory that the program in the guest holds."
     )
     guest: GuestReport | None = None
     processors: ProcessorReport | None = None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the VM's memory is in a pool of hugepages, which is no part of the node's memory here."""
+        return self.reason is AgentReason.HUGEPAGES and not self.eligible
 
     @property
     def reclaimed(self) -> int:
@@ -472,7 +525,8 @@ class NodePressureStatus(ApiModel):
     memory: NodeMemory
     processors: NodeProcessors | None = None
     stall: Stall = Field(default_factory=Stall)
-    state: NodeState = NodeState.AMPLE
+    # A state that is not known here is no reason to take memory from all, and none to grant any.
+    state: Annotated[NodeState, _unless_newer(NodeState, NodeState.TIGHT)] = NodeState.AMPLE
     virtual_machines: list[VirtualMachineReport] = Field(
         default_factory=list,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},

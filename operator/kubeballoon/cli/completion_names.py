@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -18,26 +18,33 @@ from kubeballoon.cli.resource_aliases import NODE_ALIASES, VM_ALIASES
 if TYPE_CHECKING:
     from kubeballoon.cluster.client import ApiClient, Object
 
-DEADLINE = 3.0  # seconds: importing the client library takes most of them
+Reader = Callable[[str, argparse.Namespace, str], list[str]]
+"""A function that finds names, from the same resource, command line and prefix as `complete`."""
+
+_DEADLINE = 3.0  # seconds: importing the client library takes most of them
 
 
-def complete(resource: str, options: argparse.Namespace, prefix: str) -> list[str]:
+def complete(
+    resource: str, options: argparse.Namespace, prefix: str, *, deadline: float = _DEADLINE, read: Reader | None = None
+) -> list[str]:
     """Find the names of a resource: vms, vms-and-nodes, nodes, policies, namespaces or contexts.
 
     Args:
         resource: what to name.
         options: the command line, as far as it is parsed.
         prefix: what the user has typed of the name; names that do not begin with it may be returned as well.
+        deadline: seconds after which there are no names.
+        read: finds the names; None for the cluster's, or the kubeconfig's.
     """
     names: list[str] = []
 
     def work() -> None:
         with suppress(Exception):
-            names.extend(_read_names(resource, options, prefix))
+            names.extend((read or _read_names)(resource, options, prefix))
 
     thread = Thread(target=work, daemon=True)  # a daemon, so that a call that hangs does not outlive the completion
     thread.start()
-    thread.join(DEADLINE)
+    thread.join(deadline)
     return list(names)
 
 

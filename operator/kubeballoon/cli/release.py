@@ -213,7 +213,8 @@ def _is_held(vm: VirtualMachineReport) -> bool:
 
 def _most_use(status: NodePressureStatus) -> int:
     """Sum up what a node's VMs and its other programs may use while nothing is requested of any VM, bytes."""
-    return sum(vm.size + vm.overhead for vm in status.virtual_machines) + status.memory.other
+    vms = sum(vm.overhead + (0 if vm.pooled else vm.size) for vm in status.virtual_machines)
+    return vms + status.memory.other
 
 
 async def run(options: argparse.Namespace, client: ApiClient, output: Output) -> ExitStatus:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kubeballoon.api.conditions import ConditionType
-from kubeballoon.api.meta import ApiModel
+from kubeballoon.api.meta import ApiModel, Status
 from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, PolicyStatus, ProcessorPolicy, VirtualMachineReport
 from kubeballoon.cli.arguments import ExitStatus
 from kubeballoon.cli.cluster_view import ClusterView, read_cluster
@@ -23,6 +23,7 @@ from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
 from kubeballoon.vocabulary import NodeState
 
+_NOT_SEEN = "NotSeenByController"  # in the place of a condition's reason, of a policy that has no condition yet
 _CLOCK_SKEW = 60.0  # seconds by which this machine's clock may be ahead of the controller's
 
 
@@ -208,8 +209,8 @@ def _summarize_policy(policy: Policy) -> PolicySummary:
         excluded=sum(each.count for each in status.excluded),
         reclaimed=memory,
         processors_reclaimed=processors,
-        ready="Unknown" if ready is None else ready.status,
-        reason="NotSeenByController" if ready is None else ready.reason,
+        ready=Status.UNKNOWN if ready is None else ready.status,
+        reason=_NOT_SEEN if ready is None else ready.reason,
     )
 
 

@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kubeballoon.api.names import LEADER_ACCOUNT, SHUT_OUT_ACCOUNT
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, NotFoundError, Object
+from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, ForbiddenError, NotFoundError, Object
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Lease:
         self._clock = clock
         self._sleep = sleep
         self.fault: str | None = "the lease has not been looked at yet"
+        self._account: str | None = None  # the uid of the candidate's account; empty if it has none, None if not known
         self._last_renewal: tuple[str, float] = ("", 0.0)  # another holder's, and when this candidate first read it
 
     @property
@@ -88,9 +90,25 @@ class Lease:
         Raises:
             ApiError: the Lease cannot be read or written.
         """
+        await self._seize(seconds, {})
+
+    async def shut_out(self, seconds: float) -> None:
+        """Hold the Lease for so long without another renewal, against the controllers of the account that led last.
+
+        They may be running, or start again, until they are deleted. Controllers of any other account, such as those of
+        the next installation, acquire it at once: an account that is deleted and created anew has another uid.
+
+        Raises:
+            ApiError: the Lease cannot be read or written.
+        """
+        lease = await self._read()
+        account = "" if lease is None else _annotations(lease).get(LEADER_ACCOUNT, "")
+        await self._seize(seconds, {SHUT_OUT_ACCOUNT: account} if account else {})
+
+    async def _seize(self, seconds: float, annotations: dict[str, str]) -> None:
         while True:
             try:
-                await self._write(await self._read(), seconds)
+                await self._write(await self._read(), annotations, seconds)
             except ConflictError:
                 continue  # its holder has renewed the Lease since it was read
             return
@@ -130,10 +148,31 @@ class Lease:
         lease = await self._read()
         if lease is not None:
             holder = lease["spec"].get("holderIdentity") or ""
-            if holder not in ("", self.identity) and not self._expired(lease["spec"]):
+            if (
+                holder not in ("", self.identity)
+                and not self._expired(lease["spec"])
+                and await self._is_shut_out(lease)
+            ):
                 return False
-        await self._write(lease)
+        await self._write(lease, {LEADER_ACCOUNT: await self._own_account()})
         return True
+
+    async def _is_shut_out(self, lease: Object) -> bool:
+        """Whether a Lease that another holds keeps this candidate out; an uninstallation's may be meant for others."""
+        account = _annotations(lease).get(SHUT_OUT_ACCOUNT)
+        by_uninstallation = str(lease["spec"].get("holderIdentity")).startswith(UNINSTALLER_PREFIX)
+        return not (by_uninstallation and account and await self._own_account() not in ("", account))
+
+    async def _own_account(self) -> str:
+        """Read the uid of this candidate's account; empty if it has none, or may not be told."""
+        if self._account is None:
+            review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+            try:
+                answer = await self._cluster.create(paths.SELF_REVIEWS, review)
+            except (ForbiddenError, NotFoundError):
+                answer = {}
+            self._account = str(answer.get("status", {}).get("userInfo", {}).get("uid", ""))
+        return self._account
 
     async def _read(self) -> Object | None:
         try:
@@ -141,13 +180,21 @@ class Lease:
         except NotFoundError:
             return None
 
-    async def _write(self, lease: Object | None, seconds: float = LEASE_DURATION) -> None:
-        """Write this candidate into the Lease, unless the Lease has changed since it was read (ConflictError)."""
+    async def _write(self, lease: Object | None, annotations: dict[str, str], seconds: float = LEASE_DURATION) -> None:
+        """Write this candidate into the Lease, unless the Lease has changed since it was read (ConflictError).
+
+        Whom the Lease shuts out is always written anew; which account led last stays if ``annotations`` lack it.
+        """
+        before = {} if lease is None else _annotations(lease)
+        kept = {key: value for key, value in before.items() if key != SHUT_OUT_ACCOUNT}
+        metadata = {"name": self._name, "namespace": self._namespace, "annotations": {**kept, **annotations}}
         if lease is None:
-            await self._cluster.create(paths.leases(self._namespace), self._body({"spec": {}}, 0, seconds))
+            body = self._body({"spec": {}, "metadata": metadata}, 0, seconds)
+            await self._cluster.create(paths.leases(self._namespace), body)
             return
         spec = lease["spec"]
         transitions = int(spec.get("leaseTransitions") or 0) + (spec.get("holderIdentity") != self.identity)
+        lease = {**lease, "metadata": {**lease["metadata"], **metadata}}
         await self._cluster.replace(self._path, self._body(lease, transitions, seconds))
 
     def _expired(self, spec: Object) -> bool:
@@ -165,7 +212,6 @@ class Lease:
             **lease,
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {**lease.get("metadata", {}), "name": self._name, "namespace": self._namespace},
             "spec": {
                 "holderIdentity": self.identity,
                 "leaseDurationSeconds": int(seconds),
@@ -174,6 +220,10 @@ class Lease:
                 "leaseTransitions": transitions,
             },
         }
+
+
+def _annotations(lease: Object) -> dict[str, str]:
+    return lease.get("metadata", {}).get("annotations") or {}
 
 
 def own_namespace() -> str:

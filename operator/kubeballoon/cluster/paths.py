@@ -13,6 +13,7 @@ PROCESSOR_POLICIES = f"{_OURS}/processorpolicies"
 NODE_PRESSURES = f"{_OURS}/nodepressures"
 NAMESPACES = "/api/v1/namespaces"
 NODES = "/api/v1/nodes"
+SELF_REVIEWS = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 LEASES = "/apis/coordination.k8s.io/v1/leases"
 INSTANCES = "/apis/kubevirt.io/v1/virtualmachineinstances"
 

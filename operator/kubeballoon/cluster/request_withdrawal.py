@@ -75,26 +75,42 @@ async def wait_for_returns(
     complete_since: float | None = None
     shown = ""
     while True:
-        pending: list[PendingReturn] = []
-        fault: UnreachableError | None = None
-        try:
-            pending = await find_pending()
-        except UnreachableError as error:
-            fault = error
+        pending, fault = await _find(find_pending)
         now = clock()
-        complete = not pending and fault is None
-        complete_since = (now if complete_since is None else complete_since) if complete else None
+        if pending or fault is not None:
+            complete_since = None
+            if now - started + POLL_SECONDS > seconds:
+                return _last(pending, fault)
+        elif complete_since is None:
+            complete_since = now
         if complete_since is not None and now - complete_since >= quiet and now - started >= at_least:
             return []
-        if not complete and now - started + POLL_SECONDS > seconds:
-            if fault is not None:
-                raise UnreachableError(f"it is not known whether all memory is back: {fault}") from fault
-            return pending
         progress = _progress(pending) if fault is None else str(fault)
         if progress != shown:
             show_progress(progress)
         shown = progress
         await sleep(POLL_SECONDS)
+
+
+async def _find(
+    find_pending: Callable[[], Awaitable[list[PendingReturn]]],
+) -> tuple[list[PendingReturn], UnreachableError | None]:
+    """Find the VMs that lack something now, or why that is not known."""
+    try:
+        return await find_pending(), None
+    except UnreachableError as error:
+        return [], error
+
+
+def _last(pending: list[PendingReturn], fault: UnreachableError | None) -> list[PendingReturn]:
+    """Return the VMs that lacked something at the last look.
+
+    Raises:
+        UnreachableError: the API server did not answer at the last look.
+    """
+    if fault is not None:
+        raise UnreachableError(f"it is not known whether all memory is back: {fault}") from fault
+    return pending
 
 
 def _progress(pending: list[PendingReturn]) -> str:

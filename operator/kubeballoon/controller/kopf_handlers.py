@@ -16,6 +16,7 @@ from typing import Any
 import kopf
 
 from kubeballoon.api.names import GROUP, VERSION
+from kubeballoon.cluster import paths
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.policy_store import PolicyStore
 from kubeballoon.controller.scheduler import Scheduler
@@ -45,6 +46,7 @@ class Handlers:
 
     async def policy(self, store: PolicyStore[Any, Any], event: kopf.RawEvent, name: str, uid: str, **_: Any) -> None:
         """Take in a policy that was created, changed or deleted."""
+        self._record(paths.ours(store.policy_type.model.plural), event)
         if event["type"] == "DELETED":
             store.remove(name, uid)
             self._scheduler.enqueue_all()
@@ -53,6 +55,7 @@ class Handlers:
 
     async def node(self, event: kopf.RawEvent, name: str, **_: Any) -> None:
         """Take in a NodePressure that was created, changed or deleted."""
+        self._record(paths.NODE_PRESSURES, event)
         if event["type"] == "DELETED":
             self._state.forget_node(name)
             self._scheduler.enqueue(name)
@@ -61,10 +64,14 @@ class Handlers:
 
     async def namespace(self, event: kopf.RawEvent, name: str, labels: kopf.Labels, **_: Any) -> None:
         """Take in a namespace that was created, changed or deleted."""
+        self._record(paths.NAMESPACES, event)
         if event["type"] == "DELETED":
             self._state.namespaces.pop(name, None)
         elif self._state.put_namespace(name, labels):
             self._scheduler.enqueue_all()
+
+    def _record(self, path: str, event: kopf.RawEvent) -> None:
+        self._scheduler.watches.record(path, event["type"], event["object"]["metadata"])
 
 
 class _EndlessPauses:

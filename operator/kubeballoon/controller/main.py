@@ -18,11 +18,13 @@ from kubeballoon.cluster.client import ApiClient
 from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
 from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.kind_check import KindCheck
 from kubeballoon.controller.kopf_handlers import Handlers
 from kubeballoon.controller.metric_counters import Counters
 from kubeballoon.controller.metric_gauges import ControllerMetrics
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
+from kubeballoon.controller.wait_times import DEFAULT_TIMING
 from kubeballoon.metrics import new_registry
 from kubeballoon.options import add_client_options, add_serving_options, checked
 from kubeballoon.serving import serve
@@ -74,6 +76,7 @@ async def _run(options: argparse.Namespace) -> int:
         lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
         acquiring = asyncio.create_task(lease.acquire(), name="acquire")
         leads = acquiring.done
+        kinds = KindCheck(cluster, DEFAULT_TIMING.kinds_interval)
 
         registry.register(ControllerMetrics(state, rounds, leads))
 
@@ -81,10 +84,13 @@ async def _run(options: argparse.Namespace) -> int:
             return scheduler.stalled() if leads() else None
 
         def ready() -> str | None:
-            return scheduler.fault if leads() else lease.fault
+            return scheduler.unready() if leads() else lease.fault or kinds.fault
 
         async with serve(*options.listen, live=live, ready=ready, metrics=registry):
-            if not await _ends_before(acquiring, stop):
+            checking = asyncio.create_task(kinds.run(), name="check kinds")
+            acquired = await _ends_before(acquiring, stop)
+            checking.cancel()  # a leader reads all objects itself
+            if not acquired:
                 return 0
             _log.info("leading as %s", identity)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,19 +11,24 @@ from typing import Any
 from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
-from kubeballoon.api.v1alpha1 import Exclusion, Policy, PolicyStatus
+from kubeballoon.api.v1alpha1 import Exclusion, Policy, PolicyStatus, VirtualMachineReport
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
 from kubeballoon.controller.rounds import AnyPlan, RoundResult
 from kubeballoon.core.formatting import human, listed
-from kubeballoon.core.memory.model import MemoryPlan
-from kubeballoon.governance.loaded_policy import P, Terms
+from kubeballoon.core.memory.model import MemoryPlan, MemoryTerms
+from kubeballoon.governance.loaded_policy import AnyLoadedPolicy, P, Terms
 from kubeballoon.governance.policy_types import MEMORY, PolicyType
 from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
 from kubeballoon.vocabulary import Mode
 
-_Finding = tuple[bool, ConditionReason, str]
+_Finding = tuple[Status, ConditionReason, str]
 """Whether a condition holds, its reason and its message."""
+
+_FIGURE = re.compile(r"([0-9]+(?:[.][0-9]+)?) ?(?:[KMGTPE]iB|bytes)")
+_STALE_FIGURE = (
+    0.1  # a figure in a message is written anew once it has moved by this part: each report moves it a little
+)
 
 
 @dataclass(slots=True)
@@ -34,12 +40,14 @@ class PolicyCounts:
         vms: counts of the VMs that the policy governs.
         governed_by: the policies that govern VMs which this policy selects too.
         tied_with: the policies of the same priority that select VMs which this policy selects too.
+        fully_requested: the governed VMs that are guaranteed all of their memory, because their pods have requested it.
     """
 
     matched: int = 0
     vms: VMCounts = field(default_factory=VMCounts)
     governed_by: set[str] = field(default_factory=set)
     tied_with: set[str] = field(default_factory=set)
+    fully_requested: int = 0
 
 
 def count_policies(state: ClusterState, store: PolicyStore[P, Terms]) -> dict[str, PolicyCounts]:
@@ -55,6 +63,7 @@ def count_policies(state: ClusterState, store: PolicyStore[P, Terms]) -> dict[st
             if governing is None:
                 continue
             governed[governing.name].append(CountedVM(pressure, report, governing.resource))
+            counts[governing.name].fully_requested += _is_fully_requested(governing, report)
             for other in governance.policies[1:]:
                 counts[other.name].governed_by.add(governing.name)
             tied = {policy.name for policy in governance.tied}
@@ -63,6 +72,13 @@ def count_policies(state: ClusterState, store: PolicyStore[P, Terms]) -> dict[st
     for name, vms in governed.items():
         counts[name].vms = count_vms(store.policy_type, vms)
     return counts
+
+
+def _is_fully_requested(policy: AnyLoadedPolicy, report: VirtualMachineReport) -> bool:
+    """Whether a policy guarantees a VM all of its memory because the VM's pod has requested all of it."""
+    terms = policy.terms
+    by_request = isinstance(terms, MemoryTerms) and terms.minimum.pod_request
+    return by_request and (report.pod_request is None or report.pod_request >= report.size)
 
 
 def policy_status(
@@ -87,7 +103,7 @@ def policy_status(
         matched=counts.matched,
         governed=counts.vms.governed,
         excluded=[Exclusion(reason=reason, count=count) for reason, count in sorted(counts.vms.excluded.items())],
-        conditions=set_conditions(present, _conditions(policy_type, policy, counts, results, now)),
+        conditions=set_conditions(present, _steadied(present, _conditions(policy_type, policy, counts, results, now))),
     )
     return policy_type.status(common, counts.vms.reclaimed)
 
@@ -102,7 +118,7 @@ def _conditions(
     """Find all conditions of a policy, as if each had changed ``now``."""
     reclaimable = _reclaimable(policy, counts, results) if policy_type is MEMORY else None
     findings = {
-        ConditionType.READY: _ready(policy, counts, reclaimable),
+        ConditionType.READY: _ready(policy, counts, results, reclaimable),
         ConditionType.DEGRADED: _degraded(counts, results),
         ConditionType.SHORTFALL: _shortfall(policy_type, counts, results),
         **({ConditionType.AT_RISK: _at_risk(counts, results)} if policy_type is MEMORY else {}),
@@ -111,14 +127,33 @@ def _conditions(
     return [
         Condition(
             type=condition_type,
-            status=Status.TRUE if holds else Status.FALSE,
+            status=status,
             reason=reason,
             message=message,
             observed_generation=policy.metadata.generation,
             last_transition_time=now,
         )
-        for condition_type, (holds, reason, message) in findings.items()
+        for condition_type, (status, reason, message) in findings.items()
     ]
+
+
+def _steadied(present: Iterable[Condition], new: Iterable[Condition]) -> list[Condition]:
+    """Return the new conditions, with present messages where only figures differ, and little.
+
+    Otherwise every report would cause a write of every policy's status.
+    """
+    before = {condition.type: condition.message for condition in present}
+    return [
+        condition.model_copy(update={"message": _steady_message(before.get(condition.type, ""), condition.message)})
+        for condition in new
+    ]
+
+
+def _steady_message(before: str, now: str) -> str:
+    if _FIGURE.sub("", before) != _FIGURE.sub("", now):
+        return now
+    pairs = [tuple(map(float, pair)) for pair in zip(_FIGURE.findall(before), _FIGURE.findall(now), strict=True)]
+    return before if all(abs(old - new) <= _STALE_FIGURE * max(old, new) for old, new in pairs) else now
 
 
 def unreadable_status(policy: UnreadablePolicy, now: datetime) -> PolicyStatus:
@@ -159,19 +194,44 @@ def _reclaimable(policy: Policy, counts: PolicyCounts, results: Mapping[str, Rou
     )
 
 
-def _ready(policy: Policy, counts: PolicyCounts, reclaimable: int | None) -> _Finding:
-    """Find whether a policy governs VMs; ``reclaimable`` is None for policies that do not reclaim memory."""
+def _ready(
+    policy: Policy, counts: PolicyCounts, results: Mapping[str, RoundResult], reclaimable: int | None
+) -> _Finding:
+    """Find whether a policy is accepted and carried out, which one that selects nothing yet is too.
+
+    ``reclaimable`` is None for policies that do not reclaim memory.
+    """
     if policy.metadata.released:
-        return False, ConditionReason.RELEASED, f"requests nothing of its VMs while its annotation {RELEASE} is true"
+        message = f"requests nothing of its VMs while its annotation {RELEASE} is true"
+        return Status.FALSE, ConditionReason.RELEASED, message
     if not counts.matched:
-        return False, ConditionReason.NO_VIRTUAL_MACHINES, "its selector selects no running VM on a node with an agent"
+        message = "it is accepted; its selector selects no running VM on a node with an agent yet"
+        return Status.TRUE, ConditionReason.NO_VIRTUAL_MACHINES, message
     if not counts.vms.governed:
-        return False, ConditionReason.NOT_GOVERNING, f"every VM it selects is governed by {_listed(counts.governed_by)}"
-    where = f"{counts.vms.governed} VMs on {len(counts.vms.nodes)} nodes"
+        message = f"it is accepted; every VM it selects is governed by {_listed(counts.governed_by)}"
+        return Status.TRUE, ConditionReason.NOT_GOVERNING, message
+    silent = _silent(counts, results)
+    if silent:
+        message = f"no recent report from the agents of {_listed(silent)}: whether it is carried out is not known there"
+        return Status.UNKNOWN, ConditionReason.AGENT_SILENT, message
+    where = f"{counts.vms.governed} VMs on {len(counts.vms.nodes)} nodes{_requested_text(counts)}"
     if policy.spec.mode is Mode.OBSERVE:
         effect = "" if reclaimable is None else f"; it would reclaim {human(reclaimable)}"
-        return True, ConditionReason.OBSERVING, f"computes and reports for {where}, and changes nothing{effect}"
-    return True, ConditionReason.ENFORCING, f"governs {where}"
+        message = f"computes and reports for {where}, and changes nothing{effect}"
+        return Status.TRUE, ConditionReason.OBSERVING, message
+    return Status.TRUE, ConditionReason.ENFORCING, f"governs {where}"
+
+
+def _requested_text(counts: PolicyCounts) -> str:
+    """Say from how many VMs nothing can be reclaimed, because their pods have requested all of their memory."""
+    if not counts.fully_requested:
+        return ""
+    return f", of which the pods of {counts.fully_requested} have requested all of their memory: they keep it"
+
+
+def _silent(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> list[str]:
+    """List the nodes with governed VMs whose agents have not reported lately."""
+    return [name for name, result in _results(counts, results) if result.silent]
 
 
 def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
@@ -179,34 +239,36 @@ def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Find
     last_rounds = _results(counts, results)
     failures = [failure for _, result in last_rounds for failure in result.failures]
     if failures:
-        return True, ConditionReason.PATCH_FAILED, failures[0]
+        return Status.TRUE, ConditionReason.PATCH_FAILED, failures[0]
     misreported = {name: result.misreported for name, result in last_rounds if result.misreported}
     if misreported:
         texts = [f"{name} reports VMs that it does not run: {_listed(vms)}" for name, vms in misreported.items()]
-        return True, ConditionReason.MISREPORTED, "; ".join(texts)
+        return Status.TRUE, ConditionReason.MISREPORTED, "; ".join(texts)
     faults = [result.fault for _, result in last_rounds if result.fault is not None]
     if faults:
-        return True, ConditionReason.ROUND_FAILED, faults[0]
-    silent = [name for name, result in last_rounds if result.silent]
+        return Status.TRUE, ConditionReason.ROUND_FAILED, faults[0]
+    silent = _silent(counts, results)
     if silent:
         return (
-            True,
+            Status.TRUE,
             ConditionReason.AGENT_SILENT,
             f"no recent report from the agents of {_listed(silent)}: requests there stand still",
         )
     if counts.vms.unresponsive:
-        return True, ConditionReason.UNRESPONSIVE, f"{_listed(counts.vms.unresponsive)} do not follow requests"
-    return False, ConditionReason.AS_EXPECTED, "all agents report, all guests follow"
+        return Status.TRUE, ConditionReason.UNRESPONSIVE, f"{_listed(counts.vms.unresponsive)} do not follow requests"
+    return Status.FALSE, ConditionReason.AS_EXPECTED, "all agents report, all guests follow"
 
 
 def _shortfall(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
     """Find whether the guaranteed minimums exceed a node's capacity."""
     shortfalls = {name: plan.shortfall for name, plan in _plans(policy_type, counts, results).items() if plan.shortfall}
+    if not shortfalls and _silent(counts, results):
+        return _unknown(counts, results)
     if not shortfalls:
-        return False, ConditionReason.MINIMUMS_FIT, "the guaranteed minimums fit on every node"
+        return Status.FALSE, ConditionReason.MINIMUMS_FIT, "the guaranteed minimums fit on every node"
     texts = [f"{name} by {policy_type.amount_text(shortfall)}" for name, shortfall in shortfalls.items()]
     return (
-        True,
+        Status.TRUE,
         ConditionReason.MINIMUMS_EXCEED_CAPACITY,
         f"the guaranteed minimums exceed the capacity of {_listed(texts)}",
     )
@@ -219,20 +281,32 @@ def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Findi
     """
     plans = _plans(MEMORY, counts, results)
     risks = {name: plan.risk for name, plan in plans.items() if isinstance(plan, MemoryPlan) and plan.risk}
+    if not risks and _silent(counts, results):
+        return _unknown(counts, results)
     if not risks:
-        return False, ConditionReason.CAPACITY_SUFFICES, "the VMs of no node could use more than it has"
+        return Status.FALSE, ConditionReason.CAPACITY_SUFFICES, "the VMs of no node could use more than it has"
     texts = [f"{human(risk)} on {name}" for name, risk in risks.items()]
-    return True, ConditionReason.CAPACITY_EXCEEDED, f"all VMs at once could use more than there is: {_listed(texts)}"
+    return (
+        Status.TRUE,
+        ConditionReason.CAPACITY_EXCEEDED,
+        f"all VMs at once could use more than there is: {_listed(texts)}",
+    )
+
+
+def _unknown(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
+    """Say that a node's silent agent keeps a condition from being known."""
+    silent = _listed(_silent(counts, results))
+    return Status.UNKNOWN, ConditionReason.AGENT_SILENT, f"no recent report from the agents of {silent}"
 
 
 def _conflicted(policy: Policy, counts: PolicyCounts) -> _Finding:
     """Find whether only their names order this policy and others that select the same VMs."""
     if not counts.tied_with:
-        return False, ConditionReason.NO_CONFLICT, "no policy of the same priority selects the same VMs"
+        return Status.FALSE, ConditionReason.NO_CONFLICT, "no policy of the same priority selects the same VMs"
     first = min([policy.metadata.name, *counts.tied_with])
     others = _listed(counts.tied_with)
     return (
-        True,
+        Status.TRUE,
         ConditionReason.SAME_PRIORITY,
         f"some of its VMs are selected at the same priority by {others}; {first} governs them",
     )

@@ -279,11 +279,13 @@ class RoundRunner:
             await self.recorder.post(_node_reference(node), "Shortfall", note, action="Allocate", warning=True)
         decisions_before = {decision.vm.uid: decision for decision in ([] if before is None else before.decisions)}
         for decision in plan.decisions:
-            decision_before = decisions_before.get(decision.vm.uid)
-            event = None if decision_before is None else _event_for_change(policy_type, decision_before, decision)
+            decision_before, report = decisions_before.get(decision.vm.uid), reports[decision.vm.uid]
+            event = (
+                None if decision_before is None else _event_for_change(policy_type, report, decision_before, decision)
+            )
             if event is not None:
                 reason, warning = event
-                about = _vmi_reference(reports[decision.vm.uid])
+                about = _vmi_reference(report)
                 await self.recorder.post(about, reason, decision.message, action="Allocate", warning=warning)
 
 
@@ -320,13 +322,13 @@ _RECLAIMED_REASONS = (DecisionReason.RECLAIMED, DecisionReason.AT_MINIMUM)
 
 
 def _event_for_change(
-    policy_type: PolicyType[Any, Any], before: AnyDecision, after: AnyDecision
+    policy_type: PolicyType[Any, Any], report: VirtualMachineReport, before: AnyDecision, after: AnyDecision
 ) -> tuple[str, bool] | None:
     """Find the event to post when a VM's reason changes, as (reason, warning); None if the change is no news."""
     if before.reason is after.reason:
         return None
     if after.reason is DecisionReason.UNRESPONSIVE:
-        return DecisionReason.UNRESPONSIVE, True
+        return None if policy_type.responsive(report) else (DecisionReason.UNRESPONSIVE, True)
     if after.reason in _RECLAIMED_REASONS and before.reason not in _RECLAIMED_REASONS and after.target is not None:
         return policy_type.reclaimed_event, False
     if after.reason in (DecisionReason.SATISFIED, DecisionReason.NOT_UNDER_PRESSURE) and before.target is not None:

@@ -14,21 +14,17 @@ from kubeballoon.api.conditions import ConditionType
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import API_VERSION, Policy, PolicyStatus
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
+from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError, Object
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import Counters
 from kubeballoon.controller.policy_status import PolicyCounts, count_policies, policy_status, unreadable_status
 from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
 from kubeballoon.controller.rounds import RoundRunner
+from kubeballoon.controller.wait_times import DEFAULT_TIMING, ControllerTiming
+from kubeballoon.controller.watch_progress import WatchProgress
 
 _log = logging.getLogger(__name__)
-
-RESYNC_SECONDS = 15.0  # seconds between rounds of every node while nothing changes; ESX balances as often
-_SETTLE_SECONDS = 0.2  # seconds: changes that come within this time share one round
-_STATUS_SECONDS = 2.0  # seconds between updates of policies' statuses: each counts every VM of every node
-_AUDIT_SECONDS = 60.0  # seconds between comparisons with the API server's objects: each lists all their names
-_STALLED_AFTER = 4 * RESYNC_SECONDS  # seconds without progress after which the kubelet restarts the controller
 
 
 class Scheduler:
@@ -37,8 +33,7 @@ class Scheduler:
     After the rounds it brings the policies' statuses up to date.
 
     Attributes:
-        fault: why decisions may not be up to date, in one line: the API server's objects cannot be read. None if they
-            can be.
+        watches: whether kopf delivers what the API server has.
     """
 
     def __init__(
@@ -49,21 +44,24 @@ class Scheduler:
         rounds: RoundRunner,
         counters: Counters,
         clock: Callable[[], float] = time.monotonic,
+        timing: ControllerTiming = DEFAULT_TIMING,
     ) -> None:
         """Schedule ``rounds`` for the nodes of ``state``; ``clock`` gives monotonic seconds."""
+        self.watches = WatchProgress(timing.delivery, clock)
         self._cluster = cluster
         self._state = state
         self._recorder = recorder
         self._rounds = rounds
         self._counters = counters
         self._clock = clock
+        self._timing = timing
         self._queue: set[str] = set()  # names of nodes that need a round
         self._wake = asyncio.Event()
         self._progress_at = clock()
-        self._statuses_updated_at = clock() - _STATUS_SECONDS
+        self._statuses_updated_at = clock() - timing.status_interval
         self._resync_due = self._audit_due = clock()
         self._status_errors: dict[str, str] = {}  # why a policy's status could not be written, by kind and name
-        self.fault: str | None = "not all policies and nodes are read yet"
+        self._fault: str | None = "not all policies and nodes are read yet"
 
     def enqueue(self, name: str) -> None:
         """Run a round of the node ``name`` soon."""
@@ -78,7 +76,14 @@ class Scheduler:
     def stalled(self) -> str | None:
         """Say in one line that the loop no longer makes progress; None if it does."""
         seconds = self._clock() - max(self._progress_at, self._rounds.progress_at)
-        return f"no round for {seconds:.0f}s" if seconds > _STALLED_AFTER else None
+        return f"no round for {seconds:.0f}s" if seconds > self._timing.stalled_after else None
+
+    def unready(self) -> str | None:
+        """Say in one line why decisions may not be up to date; None if they are.
+
+        The API server's objects cannot be read, or kopf's watches do not deliver them.
+        """
+        return self._fault or self.watches.fault()
 
     async def run(self) -> None:
         """Run for ever; nothing is decided before all policies, namespaces and nodes are known."""
@@ -86,10 +91,10 @@ class Scheduler:
             self._progress_at = self._clock()
             if await self._succeeds(self._load()):
                 break
-            # Every 3 s: nothing is decided until this succeeds, and more would press an overloaded API server.
-            await asyncio.sleep(RESYNC_SECONDS / 5)
+            await asyncio.sleep(self._timing.load_retry)
         self.enqueue_all()
-        self._resync_due, self._audit_due = self._clock() + RESYNC_SECONDS, self._clock() + _AUDIT_SECONDS
+        self._resync_due = self._clock() + self._timing.resync
+        self._audit_due = self._clock() + self._timing.audit_interval
         while True:
             self._progress_at = self._clock()
             await self._run_rounds()
@@ -100,13 +105,13 @@ class Scheduler:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._resync_due - self._clock())):
                 await self._wake.wait()
-                await asyncio.sleep(_SETTLE_SECONDS)
+                await asyncio.sleep(self._timing.settle)
         self._wake.clear()
         if self._clock() < self._resync_due:
             return
-        self._resync_due = self._clock() + RESYNC_SECONDS
+        self._resync_due = self._clock() + self._timing.resync
         if self._clock() >= self._audit_due and await self._succeeds(self._audit()):
-            self._audit_due = self._clock() + _AUDIT_SECONDS
+            self._audit_due = self._clock() + self._timing.audit_interval
         self._state.prune()
         self.enqueue_all()
 
@@ -116,24 +121,34 @@ class Scheduler:
             await reading
         except ApiError as error:
             fault = str(error)
-            if fault != self.fault:
+            if fault != self._fault:
                 _log.error("%s", fault)
-            self.fault = fault
+            self._fault = fault
             return False
-        self.fault = None
+        self._fault = None
         return True
 
     async def _load(self) -> None:
-        for body in (await self._cluster.get(paths.NAMESPACES))["items"]:
+        for body in await self._list(paths.NAMESPACES):
             self._state.put_namespace(body["metadata"]["name"], body["metadata"].get("labels", {}))
         for store in self._state.stores:
-            for body in (await self._cluster.get(_collection(store)))["items"]:
+            for body in await self._list(_collection(store)):
                 store.put(body)
-        for body in (await self._cluster.get(paths.NODE_PRESSURES))["items"]:
+        for body in await self._list(paths.NODE_PRESSURES):
             self._state.put_node(body, self._clock())
 
+    async def _list(self, path: str) -> list[Object]:
+        """List a collection for the first time; kopf has yet to deliver the same objects."""
+        deliveries = self.watches.deliveries
+        items: list[Object] = (await self._cluster.get(path))["items"]
+        self.watches.compare(path, [item["metadata"] for item in items], deliveries, first=True)
+        return items
+
     async def _audit(self) -> None:
-        """Forget objects that are gone: when kopf lists anew, it does not tell what was deleted meanwhile."""
+        """Compare what is known with the API server's objects.
+
+        Objects that are gone are forgotten: when kopf lists anew, it does not tell what was deleted meanwhile.
+        """
         collections: tuple[tuple[str, *tuple[MutableMapping[str, Any], ...]], ...] = (
             (paths.NAMESPACES, self._state.namespaces),
             *((_collection(store), store.policies, store.unreadable) for store in self._state.stores),
@@ -141,7 +156,10 @@ class Scheduler:
         )
         for path, *known in collections:
             before = [(objects, name, item) for objects in known for name, item in objects.items()]
-            names = await self._cluster.names(path)
+            deliveries = self.watches.deliveries
+            listed = await self._cluster.metadata(path)
+            self.watches.compare(path, listed, deliveries)
+            names = {metadata["name"] for metadata in listed}
             for objects, name, item in before:
                 # One that handlers have replaced while the names were read may be newer than the names.
                 if name not in names and objects.get(name) is item:
@@ -154,7 +172,7 @@ class Scheduler:
         for name in sorted(names):
             await self._rounds.run(name)
             self._progress_at = self._clock()
-        seconds_left = self._statuses_updated_at + _STATUS_SECONDS - self._clock()
+        seconds_left = self._statuses_updated_at + self._timing.status_interval - self._clock()
         if seconds_left <= 0:
             await self._update_statuses()
             self._statuses_updated_at = self._clock()

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from kubeballoon import vocabulary
+
 
 class DecisionReason(enum.StrEnum):
     """A DecisionReason says in one word why a VM has its target.
@@ -17,11 +19,12 @@ class DecisionReason(enum.StrEnum):
     SATISFIED = "Satisfied"  # it may use its policy's maximum
     RECLAIMED = "Reclaimed"  # it may use less than its maximum
     AT_MINIMUM = "AtMinimum"  # it may use no more than its guaranteed minimum
+    WITHHOLDING = "Withholding"  # its guest works with more than its part and cannot swap, so it keeps it
     WAITING = "WaitingForMemory"  # it is to get memory that other VMs have not freed yet
     STEADY = "Steady"  # its target stays: it changed a moment ago, or its policy only observes
     NOT_UNDER_PRESSURE = "NotUnderPressure"  # its policy reclaims under pressure only, and there is none
     DEMAND_UNKNOWN = "DemandUnknown"  # there are no fresh statistics of its guest
-    UNRESPONSIVE = "Unresponsive"  # its guest does not follow requests
+    UNRESPONSIVE = vocabulary.UNRESPONSIVE  # its guest does not follow requests
     EXCLUDED = "Excluded"  # it must not be moved
     NO_POLICY = "NoPolicy"  # no policy selects it
 

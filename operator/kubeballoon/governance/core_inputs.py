@@ -84,6 +84,9 @@ def memory_vm(
         policy=None if policy is None else policy.terms,
         last_change=in_force.change,
         agent_action=_memory_action(report),
+        swap_ability=report.swap_ability,
+        pod_request=clamp_to_size(report.pod_request, report.size),
+        pooled=report.pooled,
     )
 
 

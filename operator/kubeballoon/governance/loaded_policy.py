@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from kubeballoon.api.duration import parse_duration
-from kubeballoon.api.quantity import parse_amount, parse_count
+from kubeballoon.api.quantity import parse_amount, parse_count, parse_minimum
 from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy, Threshold
 from kubeballoon.core.memory.model import Amount, MemoryTerms
 from kubeballoon.core.processors.model import Count, Hysteresis, ProcessorTerms, ProcessorTrigger
@@ -41,16 +41,19 @@ LoadedProcessorPolicy = LoadedPolicy[ProcessorPolicy, ProcessorTerms]
 def load_memory_policy(policy: MemoryPolicy) -> LoadedMemoryPolicy:
     """Translate a MemoryPolicy for the core."""
     memory, reclaim = policy.spec.memory, policy.spec.reclaim
+    maximum = Amount(*parse_amount(memory.max))
     terms = MemoryTerms(
         name=policy.metadata.name,
-        minimum=Amount(*parse_amount(memory.min)),
-        maximum=Amount(*parse_amount(memory.max)),
+        minimum=Amount(percent=50, limit=maximum) if memory.min is None else Amount(*parse_minimum(memory.min)),
+        maximum=maximum,
         headroom=Amount(*parse_amount(memory.headroom)),
         shares_per_gib=memory.shares,
         idle_tax=memory.idle_tax,
         mode=policy.spec.mode,
         when=reclaim.when,
         max_rate=reclaim.max_rate,
+        working_set=reclaim.working_set,
+        working_set_delay=parse_duration(reclaim.working_set_delay),
     )
     return LoadedPolicy(policy, terms)
 
@@ -58,10 +61,11 @@ def load_memory_policy(policy: MemoryPolicy) -> LoadedMemoryPolicy:
 def load_processor_policy(policy: ProcessorPolicy) -> LoadedProcessorPolicy:
     """Translate a ProcessorPolicy for the core."""
     settings, trigger = policy.spec.processors, policy.spec.trigger
+    maximum = Count(*parse_count(settings.max))
     terms = ProcessorTerms(
         name=policy.metadata.name,
-        minimum=Count(*parse_count(settings.min)),
-        maximum=Count(*parse_count(settings.max)),
+        minimum=Count(percent=50, limit=maximum) if settings.min is None else Count(*parse_count(settings.min)),
+        maximum=maximum,
         shares=settings.shares,
         mode=policy.spec.mode,
         trigger=ProcessorTrigger(trigger.when, _hysteresis(trigger.stall), _hysteresis(trigger.usage)),

@@ -90,7 +90,7 @@ class PolicyType(ABC, Generic[P, Terms]):
 
     @abstractmethod
     def responsive(self, report: VirtualMachineReport) -> bool:
-        """Whether a VM follows requests."""
+        """Whether a VM follows requests; one that cannot for a while, as during a migration, counts as following."""
 
     @abstractmethod
     def reclaimed(self, report: VirtualMachineReport) -> int:
@@ -145,8 +145,8 @@ class MemoryPolicyType(PolicyType[MemoryPolicy, MemoryTerms]):
         return memory_exclusion(report, policy, node_released=node_released)
 
     def responsive(self, report: VirtualMachineReport) -> bool:
-        """Whether a VM's driver follows requests."""
-        return report.responsive
+        """Whether a VM's driver follows requests; one that cannot for a while counts as following."""
+        return report.responsive or _is_passing(report.reason)
 
     def reclaimed(self, report: VirtualMachineReport) -> int:
         """Say how many bytes are reclaimed from a VM now."""
@@ -215,7 +215,8 @@ class ProcessorPolicyType(PolicyType[ProcessorPolicy, ProcessorTerms]):
 
     def responsive(self, report: VirtualMachineReport) -> bool:
         """Whether a VM's guest follows requests for processors; it counts as following while none are reported."""
-        return report.processors is None or report.processors.responsive
+        processors = report.processors
+        return processors is None or processors.responsive or _is_passing(processors.reason)
 
     def reclaimed(self, report: VirtualMachineReport) -> int:
         """Say how many processors are reclaimed from a VM now."""
@@ -232,3 +233,7 @@ PROCESSORS = ProcessorPolicyType()
 
 def _unless_auto(method: ReclaimMethod | ProcessorMethod) -> str | None:
     return None if method in (ReclaimMethod.AUTO, ProcessorMethod.AUTO) else str(method)
+
+
+def _is_passing(reason: AgentReason | None) -> bool:
+    return reason is not None and reason.is_passing

@@ -27,7 +27,8 @@ class VMCounts:
     Attributes:
         governed: the VMs that a policy governs.
         excluded: the governed VMs that are left alone, by reason.
-        unresponsive: "namespace/name" of the VMs that are not left alone and do not follow requests.
+        unresponsive: "namespace/name" of the VMs that are not left alone and do not follow requests; those that cannot
+            for a while, as during a migration, are left out.
         reclaimed: bytes or processors reclaimed from all VMs.
         nodes: the nodes on which governed VMs run.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from kubeballoon.core.memory.model import MemoryDecision, MemoryTerms
 from kubeballoon.replay.node_replay import NodeReplay, Recording, TimelinePoint
-from kubeballoon.replay.node_workload import NodeWorkload, demand_tables
+from kubeballoon.replay.node_workload import GuestAssumptions, NodeWorkload, demand_tables
 from kubeballoon.replay.placement import place
 from kubeballoon.replay.strategies import Strategy, clairvoyant, none, static
 from kubeballoon.replay.totals import ReplayTotals, StrategyRun
@@ -41,12 +41,14 @@ class ReplaySettings:
         node_memory: memory of each node, bytes.
         interval: between two rounds of control, seconds.
         seed: the seed of everything that is drawn at random.
+        guests: what is assumed of guests.
     """
 
     node_memory: int
     policy: MemoryTerms
     interval: float = 10.0
     seed: int = 1
+    guests: GuestAssumptions = field(default_factory=GuestAssumptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +90,25 @@ class _Task:
 
     @property
     def work(self) -> float:
-        """How much there is to do, in seconds times VMs: only replays take notable time."""
-        return self.workload.seconds * len(self.workload.traces) if self.strategy == KUBEBALLOON else 0.0
+        """How much there is to do, in seconds times VMs."""
+        return self.workload.seconds * len(self.workload.traces)
 
     def run(self, count_work: Callable[[float], None]) -> _TaskResult:
         """Run the strategy; ``count_work`` is called with each amount of work that is done."""
-        strategy = STRATEGIES[self.strategy]
+        strategy, vms = STRATEGIES[self.strategy], len(self.workload.traces)
+
+        def progress(seconds: float) -> None:
+            count_work(seconds * vms)
+
         if strategy is not None:
-            return _TaskResult(self, strategy(self.workload))
+            return _TaskResult(self, strategy(self.workload, progress))
         peak = _peak(self.workload)
         recording = None
         if self.with_timeline:
             # The peak is seen, and answered, in the round after it.
             decisions_until = peak + 2 * self.workload.interval
             recording = Recording(self.workload.seconds / _TIMELINE_POINTS, decisions_until)
-        vms = len(self.workload.traces)
-        replay = NodeReplay(self.workload, recording=recording, progress=lambda seconds: count_work(seconds * vms))
+        replay = NodeReplay(self.workload, recording=recording, progress=progress)
         totals, timeline = replay.run(), None
         if recording is not None:
             timeline = NodeTimeline(self.workload, peak, tuple(recording.points), recording.decisions)
@@ -166,6 +171,8 @@ def _tasks(
             workload.seconds,
             settings.interval,
             settings.seed,
+            ratio,
+            settings.guests,
         )
         for strategy in STRATEGIES:
             yield _Task(ratio, strategy, node_workload, with_timeline=with_timeline and number == 0)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kubeballoon import manifests
+from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import MemoryPolicy
 from kubeballoon.core.memory.model import MemoryTerms
@@ -59,6 +60,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="how many times a node's memory the sizes of its VMs sum up to (default: 2)",
     )
     _add_run_options(parser)
+    _add_guest_options(parser)
     _add_output_options(parser)
     parser.set_defaults(run=run)
 
@@ -82,6 +84,37 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         type=checked(_parse_jobs, "number"),
         default=os.cpu_count() or 1,
         help="number of processes to run at once (default: one per core)",
+    )
+
+
+def _add_guest_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what traces do not tell of guests."""
+    parser.add_argument(
+        "--cache-rate",
+        type=checked(parse_quantity, "quantity"),
+        metavar="QUANTITY",
+        help="bytes a second by which each guest's page cache grows while it has room (default: what the trace says "
+        "that the VM read and wrote; 1Mi where it does not say)",
+    )
+    parser.add_argument(
+        "--guests-with-swap",
+        type=checked(_parse_percent, "percentage"),
+        default=1.0,
+        metavar="PERCENT",
+        help="the part of the guests that have swap space (default: 100%%)",
+    )
+    parser.add_argument(
+        "--restart-time",
+        type=checked(at_least_a_second, "duration"),
+        default=300.0,
+        metavar="DURATION",
+        help="after which a VM runs again that was killed because its node ran out of memory (default: 5m)",
+    )
+    parser.add_argument(
+        "--boot-storm",
+        type=checked(parse_duration, "duration"),
+        metavar="DURATION",
+        help="time since the start at which all VMs boot at once and touch all of their memory (default: never)",
     )
 
 
@@ -109,7 +142,7 @@ def read_policy(path: Path | None) -> MemoryTerms:
     """Read the policy of a manifest, a MemoryPolicy with all defaults without one; it is enforced in any case.
 
     Raises:
-        UsageError: the file is invalid, or does not hold exactly one MemoryPolicy.
+        UsageError: the file is invalid, does not hold exactly one MemoryPolicy, or that guarantees what pods request.
     """
     if path is None:
         policy = MemoryPolicy.model_validate({"metadata": {"name": "default"}, "spec": {"selector": {}}})
@@ -120,7 +153,10 @@ def read_policy(path: Path | None) -> MemoryTerms:
         raise UsageError(error.lines[0]) from None
     if len(policies) != 1:
         raise UsageError(f"{path}: holds {len(policies)} MemoryPolicies, and one is needed")
-    return replace(load_memory_policy(policies[0]).terms, mode=Mode.ENFORCE)
+    terms = load_memory_policy(policies[0]).terms
+    if terms.minimum.pod_request:
+        raise UsageError(f"{path}: traces do not say what pods request: give min as a percentage or a quantity")
+    return replace(terms, mode=Mode.ENFORCE)
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -128,6 +164,7 @@ def _replay(options: argparse.Namespace) -> int:
         raise UsageError("needs matplotlib: pip install 'kubeballoon[replay]'")
     # Imported only here, since the other commands, and --help, work without the extra.
     from kubeballoon.replay import comparison, report  # noqa: PLC0415
+    from kubeballoon.replay.node_workload import GuestAssumptions  # noqa: PLC0415
     from kubeballoon.replay.traces import TraceError, read  # noqa: PLC0415
 
     policy = read_policy(options.policy)
@@ -139,7 +176,8 @@ def _replay(options: argparse.Namespace) -> int:
         _print_progress(f"{len(workload.skipped)} of the VMs recorded nothing and are left out")
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
-    settings = comparison.ReplaySettings(options.node_memory, policy, options.interval, options.seed)
+    guests = GuestAssumptions(options.cache_rate, options.guests_with_swap, options.restart_time, options.boot_storm)
+    settings = comparison.ReplaySettings(options.node_memory, policy, options.interval, options.seed, guests)
     results = comparison.compare_strategies(workload, settings, options.overcommit, options.jobs, _progress())
     if options.output is not None:
         report.write(results, options.output)
@@ -182,6 +220,13 @@ def _parse_ratios(text: str) -> tuple[float, ...]:
     if not all(0.1 <= ratio <= 100 for ratio in ratios):  # noqa: PLR2004 - the message names the bounds
         raise ValueError(f"{text!r}: ratios are from 0.1 to 100")
     return ratios
+
+
+def _parse_percent(text: str) -> float:
+    number = text.removesuffix("%")
+    if not number.isdecimal() or int(number) > 100:  # noqa: PLR2004 - percent
+        raise ValueError(f"{text!r} is not a percentage from 0% to 100%")
+    return int(number) / 100
 
 
 def _parse_jobs(text: str) -> int:

@@ -1,19 +1,26 @@
-"""This module replays one node under kubeballoon: the core decides, simulated guests follow.
+"""This module replays one node: the core decides, simulated guests follow.
 
 Things happen in the order in which they happen on a cluster. Each interval the agent reads the guests' statistics and
 updates its estimates, the controller allocates, and the agent takes each guest to its target in several steps a second.
-While a grant waits for memory that other VMs have yet to give, the agent reports each second what has come free, and
-the controller decides again; guests' statistics are read only with the next interval. Rounds start half an interval
-after the replay does. So where traces' samples fall on whole intervals, a change of demand is seen half an interval
-late, which is the average on a cluster.
+Where a guest or the node is in trouble, the agent decides emergency targets beside the controller's, by the same rules
+as on a node. While a grant waits for memory that other VMs have yet to give, or an emergency target holds, the agent
+reports each second what has come free, and the controller decides again; guests' statistics are read only with the next
+interval. Rounds start half an interval after the replay does. So where traces' samples fall on whole intervals, a
+change of demand is seen half an interval late, which is the average on a cluster.
 
-Most rounds change nothing, and are skipped. Once every balloon is at rest, only time passes until the next change of
-demand: needs decay toward the present, swapped memory comes back, cool-downs end. Whether a round would change a target
-is tried on copies of the VMs, in ever longer strides. If the last round of a stride would, bisection finds the first
-such round of the stride. As long as a target that is due to change stays due until demand changes, only rounds without
-effect are skipped; the tests compare this with a replay of every round. The estimates come out as if no round had been
-skipped: exponential averages of a constant compose, and a guest whose counters run is read one interval earlier as
-well.
+Between rounds, page caches grow and balloons move, and the node's state changes as soon as free memory crosses a
+threshold; the controller then decides at once. If memory is used up, VMs are killed (``exhaustion``), and return after
+a while.
+
+Most rounds change nothing, and are skipped. Once every balloon is at rest, only time passes until the next event, which
+is a change of demand, or of the node's state by its page caches, or a VM's return: needs decay toward the present,
+swapped memory comes back, cool-downs end. Whether a round would change a target is tried on copies of the VMs, in ever
+longer strides. If the last round of a stride would, bisection finds the first such round of the stride. As long as a
+target that is due to change stays due until the next event, only rounds without effect are skipped; the tests compare
+this with a replay of every round. The estimates come out as if no round had been skipped: exponential averages of a
+constant compose, and a guest whose counters run is read one interval earlier as well.
+
+Without the core's decisions a replay shows fixed allocations in the same model.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ from __future__ import annotations
 import bisect
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,9 +36,11 @@ import numpy as np
 
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.emergency import emergency_targets
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM
 from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state
-from kubeballoon.replay.node_workload import NodeWorkload, vm_bounds
+from kubeballoon.replay.exhaustion import Exhaustion
+from kubeballoon.replay.node_workload import EVICTION_THRESHOLD, NodeWorkload, vm_bounds
 from kubeballoon.replay.simulated_guest import DEFLATION_RATE, INFLATION_RATE, BalloonDriver, SimulatedGuest
 from kubeballoon.replay.simulated_vm import SimulatedVM
 from kubeballoon.replay.totals import ReplayTotals
@@ -44,6 +53,14 @@ PACING_SECONDS = 0.2
 REPORT_SECONDS = 1.0
 """Seconds between two reports while a grant waits for memory that others have yet to give."""
 
+BOOT_SECONDS = 20.0
+"""Seconds after which the balloon driver of a guest that boots works and reports; Linux and Windows take about that."""
+
+TOUCH_RATE = float(96 << 20)
+"""Bytes a second of its memory that each guest touches in a boot storm, as Windows does: a guess, 8 GiB in 90 s."""
+
+_GUARD_SECONDS = 0.5  # between two looks of an agent at its node's free memory
+_FIXED_STRIDE = 3600.0  # seconds of a replay without decisions between two reports of progress
 _MAX_START_ROUNDS = 50  # a bound for finding the first targets; a handful of rounds is usual
 _STRIDE_GROWTH = 16  # factor by which each stride over rounds without effect is longer than the one before
 _SPEED_SPREAD = 0.2  # share by which guests' balloons are faster or slower than measured
@@ -76,33 +93,6 @@ class Recording:
     decisions: tuple[MemoryDecision, ...] = ()
 
 
-@dataclass(slots=True)
-class _Exhaustion:
-    """An _Exhaustion measures what guests use beyond the node's memory.
-
-    Attributes:
-        memory: the node's, bytes.
-        unmet: what it could not back so far, byte-seconds.
-        times: how often guests began to use more than it has.
-        excess: what they use beyond it now, bytes.
-    """
-
-    memory: int
-    unmet: float = 0.0
-    times: int = 0
-    excess: float = 0.0
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass at the present excess."""
-        self.unmet += self.excess * seconds
-
-    def set_used(self, used: float) -> None:
-        """Note that the guests now use ``used`` bytes together."""
-        excess = max(0.0, used - self.memory)
-        self.times += excess > 0 and self.excess == 0
-        self.excess = excess
-
-
 class _DemandChange(NamedTuple):
     """A _DemandChange says that a VM, by its index, demands ``demand`` bytes from ``time`` on, seconds."""
 
@@ -122,6 +112,7 @@ class NodeReplay:
         recording: Recording | None = None,
         progress: Callable[[float], None] = lambda _: None,
         skip: bool = True,
+        fixed: Sequence[int] | None = None,
     ) -> None:
         """Prepare a replay.
 
@@ -131,6 +122,7 @@ class NodeReplay:
             recording: filled with what the report needs.
             progress: called with the seconds that were replayed since the last call.
             skip: whether to skip rounds without effect.
+            fixed: what each VM may use for good, bytes; None for what the core decides.
         """
         self._workload = workload
         self._recording = recording
@@ -140,21 +132,27 @@ class NodeReplay:
         self._first_round = workload.interval / 2
         behaviour = _draw_drivers(draw) if drivers is None else iter(drivers)
         self._vms = [
-            SimulatedVM(trace.name, workload.policy, _make_guest(trace, int(minimum), driver))
+            SimulatedVM(trace.name, workload.policy, _make_guest(workload, trace, int(minimum), driver))
             for trace, minimum, driver in zip(workload.traces, vm_bounds(workload).minimum, behaviour, strict=False)
         ]
+        self._fixed = fixed
         self._demand_changes = _demand_changes(workload)
         self._next_change = 0
         self._paced: set[int] = set()  # indices of the VMs whose guests are on the way to their targets
         self._state = NodeState.AMPLE
         self._grant_waits = False
-        self._exhaustion = _Exhaustion(workload.memory)
+        self._exhaustion = Exhaustion(workload, self._vms)
+        self._guard_due = math.inf  # when free memory may have fallen below the next threshold
+        self._storm_at = math.inf if workload.guests.boot_storm_at is None else workload.guests.boot_storm_at
 
     def run(self) -> ReplayTotals:
         """Replay the workload from its start to its end."""
-        self._find_start()
-        self._exhaustion.set_used(self._used())
         end = self._workload.seconds
+        if self._fixed is not None:
+            self._run_fixed(self._fixed)
+            return self._totals()
+        self._find_start()
+        self._guard(0.0)
         self._advance(0.0, min(self._first_round, end))
         number = 0
         while (now := self._round_time(number)) < end:
@@ -166,10 +164,22 @@ class NodeReplay:
             number = upcoming
         return self._totals()
 
+    def _run_fixed(self, allocation: Sequence[int]) -> None:
+        """Replay without decisions."""
+        for vm, target in zip(self._vms, allocation, strict=True):
+            vm.start_at(target)
+        self._guard(0.0)
+        start, end = 0.0, self._workload.seconds
+        while start < end:
+            stop = min(start + _FIXED_STRIDE, end)
+            self._advance(start, stop)
+            self._progress(stop - start)
+            start = stop
+
     def _find_start(self) -> None:
         """Start at the targets to which the first demands lead: a replay measures changes, not the first boot."""
         for _ in range(_MAX_START_ROUNDS):
-            changes = list(_target_changes(allocate_memory(self._node([vm.report(0.0) for vm in self._vms]))))
+            changes = list(self._target_changes(allocate_memory(self._node(0.0, self._reports(0.0)))))
             if not changes:
                 return
             for index, target in changes:
@@ -180,7 +190,7 @@ class NodeReplay:
 
     def _next_round(self, number: int) -> int:
         """Find the first round, from ``number`` on, that has any effect."""
-        end = self._first_round_after(self._next_change_time())
+        end = self._first_round_after(min(self._next_event_time(), self._workload.seconds))
         if not self._skip or self._paced or number >= end:
             return number
         start, stride = number, 1  # no round before ``start`` changes a target
@@ -194,28 +204,55 @@ class NodeReplay:
     def _changes_target(self, number: int) -> bool:
         """Whether a round will change a target if nothing else happens until then."""
         now, interval = self._round_time(number), self._workload.interval
-        plan = allocate_memory(self._node([vm.predict_report(now, interval) for vm in self._vms]))
-        return any(True for _ in _target_changes(plan))
+        node = self._node(now, [vm.predict_report(now, interval) for vm in self._vms if vm.running])
+        changes = self._target_changes(allocate_memory(node))
+        return any(True for _ in changes) or any(True for _ in self._emergency_changes(node))
 
     def _decide(self, now: float, *, read: bool) -> None:
         """Make the controller's decisions at ``now``, after statistics were read or, within an interval, without."""
         if read:
             for vm in self._vms:
-                if not vm.steady:
+                if vm.running and not vm.steady:
                     vm.read_statistics(now, self._workload.interval)
-        node = self._node([vm.report(now) for vm in self._vms])
+        else:
+            self._make_up_for_reads(now, [vm for vm in self._vms if not vm.steady])
+        node = self._node(now, self._reports(now))
         self._state = node.state
         plan = allocate_memory(node)
         if self._recording is not None and now <= self._recording.decisions_until:
             self._recording.decisions = plan.decisions
         self._grant_waits = any(decision.reason is DecisionReason.WAITING for decision in plan.decisions)
-        for index, target in _target_changes(plan):
+        for index, target in self._target_changes(plan):
             self._vms[index].set_target(target, now)
             self._paced.add(index)
+        for index, emergency_target in list(self._emergency_changes(self._node(now, self._reports(now)))):
+            self._vms[index].set_emergency_target(emergency_target)
+            self._paced.add(index)
 
-    def _node(self, vms: Iterable[MemoryVM]) -> MemoryNode:
+    def _reports(self, now: float) -> list[MemoryVM]:
+        return [vm.report(now) for vm in self._vms if vm.running]
+
+    def _target_changes(self, plan: MemoryPlan) -> Iterator[tuple[int, int]]:
+        """Iterate over the requests that a plan changes: the VM's index, and the new target in bytes."""
+        running = [index for index, vm in enumerate(self._vms) if vm.running]
+        for index, (_, target, *_) in zip(running, plan.decisions, strict=True):
+            if target is not None and target != self._vms[index].target:
+                yield index, target
+
+    def _emergency_changes(self, node: MemoryNode) -> Iterator[tuple[int, int | None]]:
+        """Iterate over the emergency targets that the agent changes: the VM's index, and the new target in bytes."""
+        targets = emergency_targets(node, {vm.name: vm.target for vm in self._vms if vm.running})
+        for index, vm in enumerate(self._vms):
+            if vm.running and targets.get(vm.name) != vm.emergency_target:
+                yield index, targets.get(vm.name)
+
+    def _available(self, now: float) -> float:
+        """Compute the node's free memory, bytes; below zero where guests use more than there is."""
+        return self._workload.memory - sum([vm.guest.resident_at(now) for vm in self._vms])
+
+    def _node(self, now: float, vms: Iterable[MemoryVM]) -> MemoryNode:
         workload, thresholds = self._workload, self._workload.thresholds
-        available = int(workload.memory - sum([vm.guest.resident for vm in self._vms]))
+        available = max(0, int(self._available(now)))
         return MemoryNode(
             name=workload.name,
             total=workload.memory,
@@ -226,35 +263,91 @@ class NodeReplay:
             vms=tuple(vms),
         )
 
+    def _guard(self, now: float) -> bool:
+        """Look at the node's free memory, as the kubelet and the agent do.
+
+        Returns:
+            Whether the controller has to decide: the node's state has changed, or a VM was killed.
+        """
+        killed = self._exhaustion.check(now, lambda: self._available(now))
+        thresholds, available = self._workload.thresholds, self._available(now)
+        before = self._state
+        self._state = next_state(before, max(0, int(available)), thresholds, MemoryStall(), StallLimits())
+        growth = sum([vm.guest.growth for vm in self._vms if vm.guest.resident_at(now) < vm.guest.actual])
+        bounds = (thresholds.tight, thresholds.scarce, thresholds.critical, EVICTION_THRESHOLD, 0)
+        below = next((bound for bound in bounds if bound <= available), None)
+        self._guard_due = math.inf
+        if growth and below is not None:
+            self._guard_due = now + max(_GUARD_SECONDS, (available - below) / growth)
+        if self._exhaustion.due is not None:
+            self._guard_due = min(self._guard_due, self._exhaustion.due)
+        return killed or self._state is not before
+
     def _advance(self, start: float, end: float) -> None:
-        """Let demands change and balloons move from one round to the next, or through rounds without effect."""
+        """Let time pass from one round to the next, or through rounds without effect."""
         now, report_time, balloons_moved = start, start + REPORT_SECONDS, False
         while now < end:
-            change_time = self._next_change_time()
-            stops = [end, change_time]
+            event_time = self._next_event_time()
+            stops = [end, max(now, event_time)]
             if self._paced:
                 stops.append(now + PACING_SECONDS)
-            if self._grant_waits and balloons_moved:
+            reporting = balloons_moved and self._hurries
+            if reporting:
                 stops.append(report_time)
             elapsed, now = min(stops) - now, min(stops)
             self._exhaustion.advance(elapsed)
-            if change_time <= now:
+            news = False
+            if event_time <= now:
                 self._change_demands(now)
+                self._boot_vms(now)
+                news = self._read_first_reports(now)
             if self._paced:
                 balloons_moved = True
                 self._pace_balloons(now)
-                self._exhaustion.set_used(self._used())
+            if now < self._workload.seconds:
+                news |= self._guard(now)
             self._record(now)
-            if self._grant_waits and balloons_moved and report_time <= now < end:
+            if self._fixed is None and now < end and (news or (reporting and report_time <= now)):
                 self._decide(now, read=False)
                 report_time, balloons_moved = now + REPORT_SECONDS, False
 
-    def _used(self) -> float:
-        return sum([vm.guest.used for vm in self._vms])
+    @property
+    def _hurries(self) -> bool:
+        """Whether rounds do not wait for the next interval."""
+        return self._grant_waits or any(vm.emergency_target is not None for vm in self._vms)
+
+    def _next_event_time(self) -> float:
+        """Return when something next happens that no round decides, seconds."""
+        returns = [vm.returns_at for vm in self._vms if vm.returns_at is not None]
+        reports = [vm.silent_until for vm in self._vms if vm.awaits_report]
+        return min(self._next_change_time(), self._guard_due, self._storm_at, *returns, *reports)
+
+    def _read_first_reports(self, now: float) -> bool:
+        """Read the statistics of guests whose drivers begin to report, and say whether there are any."""
+        reporting = [vm for vm in self._vms if vm.awaits_report and vm.silent_until <= now]
+        for vm in reporting:
+            vm.read_statistics(now, self._workload.interval)
+        return bool(reporting)
+
+    def _boot_vms(self, now: float) -> None:
+        """Start VMs again that were killed, and all of them in a boot storm."""
+        storm, touch_rate = self._storm_at <= now, 0.0
+        if storm:
+            self._storm_at, touch_rate = math.inf, TOUCH_RATE
+        for index, vm in enumerate(self._vms):
+            if storm or (vm.returns_at is not None and vm.returns_at <= now):
+                vm.boot(now, BOOT_SECONDS, touch_rate)
+                self._paced.add(index)
+                if self._fixed is not None:
+                    vm.start_at(self._fixed[index])
 
     def _pace_balloons(self, now: float) -> None:
+        if self._fixed is not None:
+            for index in self._paced:
+                self._vms[index].guest.advance(now)
+            self._paced.clear()
         for index in sorted(self._paced):
-            if not self._vms[index].pace_balloon(now):
+            if not self._vms[index].running or not self._vms[index].pace_balloon(now):
                 self._paced.discard(index)
 
     def _next_change_time(self) -> float:
@@ -265,16 +358,21 @@ class NodeReplay:
 
     def _change_demands(self, now: float) -> None:
         """Make the changes of demand that are due at ``now``."""
-        interval = self._workload.interval
-        last_round = self._round_time(self._first_round_after(now) - 1)
         while self._next_change_time() <= now and self._next_change < len(self._demand_changes):
             change = self._demand_changes[self._next_change]
             vm = self._vms[change.vm]
-            if vm.statistics.updated < last_round:  # the round was skipped: make up for its read before demand changes
-                vm.read_statistics(last_round, interval)
+            if self._fixed is None:
+                self._make_up_for_reads(now, [vm])
             vm.set_demand(change.demand, now)
             self._paced.add(change.vm)
             self._next_change += 1
+
+    def _make_up_for_reads(self, now: float, vms: Iterable[SimulatedVM]) -> None:
+        """Read what was not read because the last round before ``now`` was skipped; later it could not be read."""
+        last_round = self._round_time(self._first_round_after(now) - 1)
+        for vm in vms:
+            if vm.running and vm.statistics.updated < last_round:
+                vm.read_statistics(last_round, self._workload.interval)
 
     def _first_round_after(self, time: float) -> int:
         """Return the number of the first round that sees what happens at ``time``."""
@@ -290,7 +388,7 @@ class NodeReplay:
                 now,
                 demand=sum(vm.guest.demand for vm in self._vms),
                 unmet=sum(vm.guest.missing for vm in self._vms),
-                targets=tuple(vm.target for vm in self._vms),
+                targets=tuple(vm.in_force if vm.running else 0 for vm in self._vms),
             )
         )
 
@@ -301,8 +399,10 @@ class NodeReplay:
             guest.advance(workload.seconds)
         return ReplayTotals(
             demand=sum(_area(trace.times, trace.demand, workload.seconds) for trace in workload.traces),
-            unmet=sum(guest.unmet for guest in guests) + self._exhaustion.unmet,
+            unmet=sum(guest.unmet for guest in guests),
             exhaustions=self._exhaustion.times,
+            exhausted_seconds=self._exhaustion.seconds,
+            killed=self._exhaustion.killed,
             moved=sum(guest.moved for guest in guests),
             direction_changes=sum(vm.direction_changes for vm in self._vms),
             below_min_seconds=sum(guest.below_minimum for guest in guests),
@@ -326,15 +426,17 @@ def _demand_changes(workload: NodeWorkload) -> list[_DemandChange]:
     )
 
 
-def _target_changes(plan: MemoryPlan) -> Iterator[tuple[int, int]]:
-    """Iterate over the targets that a plan changes: the VM's index, and the new target in bytes."""
-    for index, (vm, target, *_) in enumerate(plan.decisions):
-        if target is not None and target != vm.target:
-            yield index, target
-
-
-def _make_guest(trace: Trace, minimum: int, driver: BalloonDriver) -> SimulatedGuest:
-    guest = SimulatedGuest(trace.size, minimum, float(trace.size), trace.size, driver)
+def _make_guest(workload: NodeWorkload, trace: Trace, minimum: int, driver: BalloonDriver) -> SimulatedGuest:
+    draw = random.Random(f"{workload.seed}/{workload.name}/{trace.name}")  # noqa: S311 - not for secrets
+    guest = SimulatedGuest(
+        trace.size,
+        minimum,
+        float(trace.size),
+        trace.size,
+        driver,
+        swaps=draw.random() < workload.guests.swap_share,
+        cache_rate=workload.cache_rate(trace),
+    )
     guest.set_demand(int(trace.demand[0]))
     return guest
 

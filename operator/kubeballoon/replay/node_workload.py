@@ -18,9 +18,31 @@ EVICTION_THRESHOLD = 100 << 20
 EVICTION_MARGIN = 64 << 20
 """Bytes kept free above the eviction threshold."""
 
+DEFAULT_CACHE_RATE = 1 << 20
+"""Bytes a second by which the page cache of a guest grows whose trace does not say what it read and wrote: a guess."""
+
 _CHUNK = 4096  # rows of one table: keeps the table of a large node's demands within some megabytes
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestAssumptions:
+    """GuestAssumptions are what traces do not tell of guests, and what happens to them.
+
+    Attributes:
+        cache_rate: by how much each guest's page cache grows in a second, bytes; None for what its trace says that it
+            read and wrote, or ``DEFAULT_CACHE_RATE`` where the trace does not say.
+        swap_share: the share of the guests that have swap space, 0 to 1.
+        restart_seconds: after which a VM that was killed runs again. While a node is under memory pressure, and for
+            five minutes after, Kubernetes starts no pod on it.
+        boot_storm_at: when all VMs boot at once, as after a power cut, seconds; None if they do not.
+    """
+
+    cache_rate: int | None = None
+    swap_share: float = 1.0
+    restart_seconds: float = 300.0
+    boot_storm_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +55,8 @@ class NodeWorkload:
         seconds: how long the replay lasts.
         interval: seconds between two rounds of control.
         seed: the seed of everything that is drawn at random on this node.
+        overcommit: the ratio at which the node was filled; VMs' pods request their sizes divided by it.
+        guests: what is assumed of the guests.
     """
 
     name: str
@@ -42,6 +66,18 @@ class NodeWorkload:
     seconds: float
     interval: float = 10.0
     seed: int = 1
+    overcommit: float = 1.0
+    guests: GuestAssumptions = GuestAssumptions()
+
+    def requested(self, trace: Trace) -> float:
+        """Return what the pod of a VM has requested from the scheduler for its guest, bytes."""
+        return trace.size / max(1.0, self.overcommit)
+
+    def cache_rate(self, trace: Trace) -> float:
+        """Return by how much a guest's page cache grows in a second, bytes."""
+        if self.guests.cache_rate is not None:
+            return self.guests.cache_rate
+        return DEFAULT_CACHE_RATE if trace.disk_rate is None else trace.disk_rate
 
     @property
     def thresholds(self) -> StateThresholds:

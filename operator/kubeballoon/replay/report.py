@@ -25,6 +25,8 @@ _COLUMNS = {
     "unmet_gib_hours": "unmet GiB·h",
     "unmet_share": "unmet share",
     "exhaustions": "exhaustions",
+    "exhausted_seconds": "exhausted s",
+    "vms_killed": "VMs killed",
     "moved_gib": "moved GiB",
     "direction_changes": "direction changes",
     "below_min_seconds": "below min s",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 
 from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.core.memory import demand, pacing, request_checks
-from kubeballoon.core.memory.allocation import COOL_DOWNS_BEFORE_REBALANCING
 from kubeballoon.core.memory.demand import GuestStatistics, Need
+from kubeballoon.core.memory.division import COOL_DOWNS_BEFORE_REBALANCING
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM
 from kubeballoon.core.memory.pacing import BalloonSample, Pace
 from kubeballoon.replay.simulated_guest import SimulatedGuest
+
+GUEST_KEEPS = 32
+"""The part of its size that a guest is not asked for, whatever is requested: agents leave it that margin."""
 
 DEMAND_WINDOW = 300.0
 """Seconds: the time constant of the slow average of a guest's need, as agents have it by default."""
@@ -30,11 +34,14 @@ class SimulatedVM:
         statistics: the guest's statistics, as last read.
         need: the estimate made from them.
         target: what the controller requests, bytes.
+        emergency_target: what the agent has the guest have instead for now, bytes; None while the request holds.
         changed_at: when the target last changed, seconds.
         last_rose: whether the target rose then; None if it has never changed.
         direction_changes: how often the target rose after a fall, or fell after a rise.
         steady: whether reading the guest's statistics again would change nothing.
         reported: what the controller was last told; None if that is out of date.
+        returns_at: when the VM, which was killed, runs again, seconds; None while it runs.
+        silent_until: when the guest, which boots, begins to report, seconds.
     """
 
     name: str
@@ -49,6 +56,9 @@ class SimulatedVM:
     direction_changes: int = 0
     steady: bool = False
     reported: MemoryVM | None = None
+    emergency_target: int | None = None
+    returns_at: float | None = None
+    silent_until: float = -math.inf
 
     def __post_init__(self) -> None:
         """Read the guest's statistics for the first time."""
@@ -68,12 +78,54 @@ class SimulatedVM:
         self.target = guest.request
         self._start_estimate()
 
+    @property
+    def running(self) -> bool:
+        """Whether the VM runs: it does not from when it is killed until it is back."""
+        return self.returns_at is None
+
+    @property
+    def awaits_report(self) -> bool:
+        """Whether the guest has not reported yet since it booted."""
+        return self.running and self.need is None
+
+    @property
+    def in_force(self) -> int:
+        """The target that the guest is taken to, bytes."""
+        return self.target if self.emergency_target is None else self.emergency_target
+
+    def kill(self, now: float, returns_at: float) -> None:
+        """End the VM at ``now``; it holds nothing, and its demand is unmet, until it runs again at ``returns_at``."""
+        self.guest.advance(now)
+        self.guest.stop()
+        self.returns_at = returns_at
+
+    def boot(self, now: float, silent_seconds: float, touch_rate: float = 0.0) -> None:
+        """Start the VM anew at ``now``, with all of its memory.
+
+        Args:
+            now: the time, seconds.
+            silent_seconds: how long it takes until the guest's driver works and reports.
+            touch_rate: how much of its memory the guest touches in a second as it boots, bytes.
+        """
+        self.guest.advance(now)
+        self.guest.start(touch_rate)
+        self.returns_at, self.silent_until = None, now + silent_seconds
+        self.target, self.emergency_target, self.pace = self.guest.size, None, Pace()
+        self.changed_at, self.last_rose = now, None
+        self.steady, self.reported, self.need, self.statistics = False, None, None, self.guest.statistics()
+
     def read_statistics(self, now: float, interval: float) -> None:
         """Read the guest's statistics at ``now``, as if they had been read every ``interval`` seconds before.
 
         Rounds without effect are skipped, and with them their reads. For a steady guest one read makes up for all of
         them; for one whose counters run the core needs the rate over the last interval, so a second read is made there.
         """
+        if now < self.silent_until:
+            return
+        if self.need is None:  # the first report after a boot
+            self.guest.advance(now)
+            self._start_estimate()
+            return
         if not self.guest.is_steady and now - self.statistics.updated > interval:
             self._read(now - interval)
         self._read(now)
@@ -96,6 +148,11 @@ class SimulatedVM:
         rises = target > self.target
         self.direction_changes += self.last_rose is not None and rises != self.last_rose
         self.target, self.changed_at, self.last_rose, self.reported = target, now, rises, None
+        self.emergency_target = None
+
+    def set_emergency_target(self, target: int | None) -> None:
+        """Let ``target``, in bytes, take the place of the request; None lets the request hold again."""
+        self.emergency_target, self.reported = target, None
 
     def pace_balloon(self, now: float) -> bool:
         """Take the guest a step toward its target, as its agent does several times a second.
@@ -107,14 +164,20 @@ class SimulatedVM:
         guest.advance(now)
         troubled = self.need is not None and self.need.troubled
         actual, residual = int(guest.actual), pacing.max_residual(guest.size)
-        sample = BalloonSample(actual, now, max(0, int(guest.actual - guest.used)), troubled, residual)
-        goal = request_checks.clamp(self.target, guest.minimum, guest.size)
+        sample = BalloonSample(actual, now, self._spare(actual), troubled, max_residual=residual)
+        goal = request_checks.clamp(self.in_force, guest.minimum, guest.size)
         self.pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)
         if request is not None:
             guest.set_request(request)
         self.steady, self.reported = False, None
         arrived = self.pace.request is None or abs(guest.actual - self.pace.request) <= pacing.TOLERANCE
         return request is not None or guest.is_moving or not arrived or not self.pace.responsive
+
+    def _spare(self, actual: int) -> int | None:
+        """Say how much the guest could give, bytes, as its agent finds it in the guest's last report."""
+        if self.need is None:
+            return None
+        return max(0, actual - self.need.present - self.guest.size // GUEST_KEEPS)
 
     def report(self, now: float) -> MemoryVM:
         """Return what the controller is told of the VM at ``now``."""
@@ -125,7 +188,7 @@ class SimulatedVM:
 
     def predict_report(self, now: float, interval: float) -> MemoryVM:
         """Return what the controller will be told at ``now`` if neither demand nor target changes until then."""
-        if self.steady:
+        if self.steady or self.need is None:
             return self.report(now)
         if self.guest.is_steady:
             need = demand.update(self.need, self.statistics, self.guest.statistics(now), DEMAND_WINDOW)
@@ -149,7 +212,7 @@ class SimulatedVM:
             actual=int(self.guest.actual),
             need=None if need is None else need.value,
             present_need=None if need is None else need.present,
-            target=self.target,
+            target=self.in_force,
             troubled=need is not None and need.troubled,
             responsive=self.pace.responsive,
             policy=self.policy,

@@ -3,7 +3,9 @@
 The optimum knows every demand in advance, hence its name, clairvoyant. All strategies keep to the policy's bounds and
 to the capacity, which is the node's memory less its reserve, with two exceptions: without balloons VMs may use all the
 node has, and so may they under the optimum if the policy reclaims under pressure only (``reclaim.when:
-UnderPressure``). None of them has a speed or an interval: memory is at once where it should be.
+UnderPressure``). Guests without balloons, and with balloons that never move, are the replay's own: they fill with page
+cache, and are killed if they use up their node. The optimum has no speed or interval: memory is at once where it should
+be, page caches never stand in its way, and it kills no VM.
 """
 
 from __future__ import annotations
@@ -12,21 +14,29 @@ from collections.abc import Callable
 
 import numpy as np
 
+from kubeballoon.replay.node_replay import NodeReplay
 from kubeballoon.replay.node_workload import DemandTable, Floats, NodeWorkload, VMBounds, demand_tables, vm_bounds
 from kubeballoon.replay.totals import ReplayTotals
 from kubeballoon.vocabulary import ReclaimWhen
 
-Strategy = Callable[[NodeWorkload], ReplayTotals]
+Progress = Callable[[float], None]
+"""A function that is called with the seconds that were replayed since its last call."""
+
+Strategy = Callable[[NodeWorkload, Progress], ReplayTotals]
 
 
-def none(workload: NodeWorkload) -> ReplayTotals:
+def _ignore(_: float) -> None:
+    """Report no progress."""
+
+
+def none(workload: NodeWorkload, progress: Progress = _ignore) -> ReplayTotals:
     """Run without balloons: guests may use all their memory, and exhaust the node if that is more than it has."""
-    return _run_fixed(workload, vm_bounds(workload).size)
+    return _run_fixed(workload, vm_bounds(workload).size, progress)
 
 
-def static(workload: NodeWorkload) -> ReplayTotals:
+def static(workload: NodeWorkload, progress: Progress = _ignore) -> ReplayTotals:
     """Run with one split of the capacity for good, in proportion to the VMs' sizes."""
-    return _run_fixed(workload, _split_by_size(workload, vm_bounds(workload)))
+    return _run_fixed(workload, _split_by_size(workload, vm_bounds(workload)), progress)
 
 
 def _split_by_size(workload: NodeWorkload, bounds: VMBounds) -> Floats:
@@ -35,18 +45,12 @@ def _split_by_size(workload: NodeWorkload, bounds: VMBounds) -> Floats:
     return split
 
 
-def _run_fixed(workload: NodeWorkload, allocation: Floats) -> ReplayTotals:
+def _run_fixed(workload: NodeWorkload, allocation: Floats, progress: Progress) -> ReplayTotals:
     """Run with an allocation that never changes, bytes, shape (VMs,)."""
-    totals = ReplayTotals()
-    exhausted = False
-    for table in demand_tables(workload):
-        allocations = np.broadcast_to(allocation, table.demand.shape)
-        counted, exhausted = _count(table, allocations, workload.memory, exhausted=exhausted)
-        totals = ReplayTotals.add_up((totals, counted))
-    return totals
+    return NodeReplay(workload, fixed=allocation.astype(np.int64).tolist(), progress=progress).run()
 
 
-def clairvoyant(workload: NodeWorkload) -> ReplayTotals:
+def clairvoyant(workload: NodeWorkload, progress: Progress = _ignore) -> ReplayTotals:
     """Run the optimum: every VM's demand is known when it arises, and memory moves at once.
 
     Each VM gets its demand within its bounds. If those demands exceed the capacity, the excess stays unmet wherever it
@@ -77,6 +81,7 @@ def clairvoyant(workload: NodeWorkload) -> ReplayTotals:
         counted, exhausted = _count(table, allocations, workload.memory, exhausted=exhausted)
         changes = ReplayTotals(moved=moved, direction_changes=direction_changes)
         totals = ReplayTotals.add_up((totals, counted, changes))
+        progress(float(table.seconds.sum()))
     return totals
 
 

@@ -17,8 +17,10 @@ class ReplayTotals:
 
     Attributes:
         demand: memory that guests demanded, byte-seconds.
-        unmet: the part of it that guests did not hold or the node could not back, byte-seconds.
-        exhaustions: how often VMs began to use more than the node's memory.
+        unmet: the part of it that guests did not hold, or that VMs which were killed did not meet, byte-seconds.
+        exhaustions: how often a node's free memory fell below the kubelet's eviction threshold.
+        exhausted_seconds: for how long it was below.
+        killed: how many VMs the kubelet or the kernel killed for that.
         moved: bytes by which balloons grew or shrank.
         direction_changes: how often a VM's target rose after a fall, or fell after a rise.
         below_min_seconds: time that VMs held less than their guarantee, summed over the VMs, seconds.
@@ -27,6 +29,8 @@ class ReplayTotals:
     demand: float = 0.0
     unmet: float = 0.0
     exhaustions: int = 0
+    exhausted_seconds: float = 0.0
+    killed: int = 0
     moved: float = 0.0
     direction_changes: int = 0
     below_min_seconds: float = 0.0
@@ -75,6 +79,8 @@ class StrategyRun:
             "unmet_gib_hours": totals.unmet / _GIB_HOUR,
             "unmet_share": self.unmet_share,
             "exhaustions": totals.exhaustions,
+            "exhausted_seconds": totals.exhausted_seconds,
+            "vms_killed": totals.killed,
             "moved_gib": totals.moved / GIB,
             "direction_changes": totals.direction_changes,
             "below_min_seconds": totals.below_min_seconds,

@@ -5,12 +5,14 @@ There are two formats, which are distinguished by the header. The columns may be
 - GWA-T-12 Bitbrains (Shen et al., "Statistical Characterization of Business-Critical Workloads Hosted in Cloud
   Datacenters", CCGrid 2015): semicolons between the columns ``Timestamp [ms]``, ``Memory capacity provisioned [KB]``
   and ``Memory usage [KB]``. In the published files timestamps are in seconds in spite of the header, a tab follows each
-  semicolon, the provisioned capacity varies and is zero while a VM is off, and some files hold only a header.
+  semicolon, the provisioned capacity varies and is zero while a VM is off, and some files hold only a header. Where
+  ``Disk read throughput [KB/s]`` and ``Disk write throughput [KB/s]`` are there, they say how fast page caches grow.
 - Simple: commas between the columns ``seconds``, ``size_bytes`` and ``used_bytes``.
 
-A sample holds until the next one, and the last one for the median time between samples of its file. A VM demands
-nothing before its first sample and after its last. Its size is the largest capacity it ever had, since it was booted
-with that. A VM that is off stays on its node.
+Published files repeat time stamps here and there: of samples with one time the last counts. A sample holds until the
+next one, and the last one for the median time between samples of its file. A VM demands nothing before its first sample
+and after its last. Its size is the largest capacity it ever had, since it was booted with that. A VM that is off stays
+on its node.
 """
 
 from __future__ import annotations
@@ -46,12 +48,14 @@ class Trace:
         size: the VM's memory, bytes.
         times: when the demand changes, seconds since the start of the workload; increasing, the first is 0.
         demand: the memory in use from each of these times on, bytes.
+        disk_rate: what the VM read from disks and wrote to them on average, bytes a second; None if not recorded.
     """
 
     name: str
     size: int
     times: Seconds
     demand: Bytes
+    disk_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,35 +74,56 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """A _Format is the layout of a kind of file: its delimiter, the names of three columns, and their unit in bytes."""
+    """A _Format is the layout of a kind of file.
+
+    Attributes:
+        delimiter: what stands between two columns.
+        time, size, used: the names of the columns that it must have.
+        disk: the names of columns that it may have: what was read from disks, and written to them, in a second.
+        unit: that of all columns but the time, bytes.
+    """
 
     delimiter: str
     time: str
     size: str
     used: str
+    disk: tuple[str, ...]
     unit: int
 
 
-_FORMATS = (
-    _Format(";", "Timestamp [ms]", "Memory capacity provisioned [KB]", "Memory usage [KB]", 1024),
-    _Format(",", "seconds", "size_bytes", "used_bytes", 1),
+_GWA = _Format(
+    ";",
+    "Timestamp [ms]",
+    "Memory capacity provisioned [KB]",
+    "Memory usage [KB]",
+    ("Disk read throughput [KB/s]", "Disk write throughput [KB/s]"),
+    1024,
 )
+_SIMPLE = _Format(",", "seconds", "size_bytes", "used_bytes", (), 1)
+_FORMATS = (_GWA, _SIMPLE)
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """A _Record is the content of one file: ``rows`` of time, size and use, in the units of its format."""
+    """A _Record is the content of one file.
+
+    Attributes:
+        rows: time, size, use, and what was read and written in a second, in the units of the format.
+        disk: whether the file says what was read and written; the last column is 0 otherwise.
+    """
 
     name: str
     rows: npt.NDArray[np.float64]
     format: _Format
+    disk: bool = False
 
 
 def read(directory: Path) -> Workload:
     """Read all CSV files of a directory, in the natural order of their names.
 
     Raises:
-        TraceError: there is no CSV file, none recorded anything, or one is in neither format.
+        TraceError: there is no CSV file, none recorded anything, or one is in neither format, or in milliseconds
+            where it says seconds.
     """
     try:
         paths = sorted(directory.glob("*.csv"), key=lambda path: natural_order(path.stem))
@@ -128,7 +153,9 @@ def natural_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
-def step_trace(name: str, size: int, times: Iterable[float], demand: Iterable[int]) -> Trace:
+def step_trace(
+    name: str, size: int, times: Iterable[float], demand: Iterable[int], disk_rate: float | None = None
+) -> Trace:
     """Make a trace from samples: demand is clamped to the size, and zero before the first sample.
 
     Args:
@@ -136,13 +163,14 @@ def step_trace(name: str, size: int, times: Iterable[float], demand: Iterable[in
         size: the VM's memory, bytes.
         times: seconds since the start of the workload, increasing.
         demand: the memory in use from each of these times on, bytes.
+        disk_rate: what the VM read and wrote on average, bytes a second; None if it is not known.
     """
     changed_at: Seconds = np.fromiter(times, np.float64)
     used: Bytes = np.clip(np.fromiter(demand, np.int64), 0, size)
     if not len(changed_at) or changed_at[0] > 0:
         changed_at, used = np.concatenate([[0.0], changed_at]), np.concatenate([[0], used])
     changes = np.concatenate([[True], np.diff(used) != 0])
-    return Trace(name, size, changed_at[changes], used[changes])
+    return Trace(name, size, changed_at[changes], used[changes], disk_rate)
 
 
 def _read_file(path: Path) -> _Record:
@@ -155,10 +183,26 @@ def _read_file(path: Path) -> _Record:
                 raise TraceError(f"{path}:1: no known header; expected columns {known}")
             names = _column_names(header, file_format)
             columns = [names.index(name) for name in (file_format.time, file_format.size, file_format.used)]
-            rows = _parse_rows(path, csv.reader(file, delimiter=file_format.delimiter), columns)
+            disk = [names.index(name) for name in file_format.disk if name in names]
+            rows = _parse_rows(path, csv.reader(file, delimiter=file_format.delimiter), columns + disk)
         except (UnicodeDecodeError, csv.Error):
             raise TraceError(f"{path}: not a CSV file") from None
-    return _Record(path.stem, np.array(rows, dtype=np.float64).reshape(-1, 3), file_format)
+    table = np.array(rows, dtype=np.float64).reshape(-1, len(columns) + len(disk))
+    table = np.column_stack([table[:, : len(columns)], table[:, len(columns) :].sum(axis=1)])
+    _refuse_milliseconds(path, file_format, table)
+    return _Record(path.stem, table, file_format, bool(disk))
+
+
+def _refuse_milliseconds(path: Path, file_format: _Format, rows: npt.NDArray[np.float64]) -> None:
+    """Refuse a column of seconds that can only be milliseconds: a replay of it would last a thousand times as long."""
+    times = rows[:, 0]
+    if file_format is _SIMPLE and len(times) and _are_milliseconds(times[-1], np.diff(times)):
+        raise TraceError(f"{path}: the column seconds seems to hold milliseconds: divide it by 1000")
+
+
+def _are_milliseconds(latest: float, steps: Seconds) -> bool:
+    """Whether times can hardly be seconds: they end in a year of five digits, or are hours apart."""
+    return bool(latest >= _MILLISECOND_EPOCH or (len(steps) and np.median(steps) >= _MILLISECOND_STEP))
 
 
 def _column_names(header: str, file_format: _Format) -> list[str]:
@@ -170,9 +214,11 @@ def _has_columns(header: str, file_format: _Format) -> bool:
 
 
 def _parse_rows(path: Path, lines: Iterable[list[str]], columns: Sequence[int]) -> list[tuple[float, ...]]:
-    """Parse and check the lines below the header; each row is the time, size and use of one sample."""
+    """Parse and check the lines below the header; each row holds the columns of one sample, and the time is the first.
+
+    Of samples with the same time, the last counts.
+    """
     rows: list[tuple[float, ...]] = []
-    last = -math.inf
     for number, fields in enumerate(lines, start=2):
         if not any(fields):
             continue
@@ -184,23 +230,24 @@ def _parse_rows(path: Path, lines: Iterable[list[str]], columns: Sequence[int]) 
             raise TraceError(f"{path}:{number}: {error}") from None
         if not all(0 <= value < math.inf for value in row):
             raise TraceError(f"{path}:{number}: time, size and use must be finite and not negative")
-        if row[0] <= last:
-            raise TraceError(f"{path}:{number}: time {row[0]:.15g} does not come after {last:.15g}")
-        last = row[0]
+        if rows and row[0] < rows[-1][0]:
+            raise TraceError(f"{path}:{number}: time {row[0]:.15g} does not come after {rows[-1][0]:.15g}")
+        if rows and row[0] == rows[-1][0]:
+            rows.pop()
         rows.append(row)
     return rows
 
 
 def _in_seconds_and_bytes(records: Sequence[_Record]) -> list[_Record]:
     """Convert records to seconds and bytes; all GWA records together show whether their timestamps are milliseconds."""
-    gwa = [record for record in records if record.format is _FORMATS[0]]
+    gwa = [record for record in records if record.format is _GWA]
     steps = np.concatenate([np.diff(record.rows[:, 0]) for record in gwa] or [np.empty(0)])
     latest = max((record.rows[-1, 0] for record in gwa), default=0.0)
-    milliseconds = latest >= _MILLISECOND_EPOCH or (len(steps) and np.median(steps) >= _MILLISECOND_STEP)
+    milliseconds = _are_milliseconds(latest, steps)
 
     def convert(record: _Record) -> _Record:
-        time = 1e-3 if milliseconds and record.format is _FORMATS[0] else 1.0
-        return replace(record, rows=record.rows * (time, record.format.unit, record.format.unit))
+        time, unit = 1e-3 if milliseconds and record.format is _GWA else 1.0, record.format.unit
+        return replace(record, rows=record.rows * (time, unit, unit, unit))
 
     return [convert(record) for record in records]
 
@@ -213,4 +260,5 @@ def _usual_step(times: Seconds) -> float:
 def _trace(record: _Record, start: float, end: float) -> Trace:
     times = np.append(record.rows[:, 0] - start, end)
     demand = np.append(record.rows[:, 2], 0).astype(np.int64)
-    return step_trace(record.name, int(record.rows[:, 1].max()), times, demand)
+    disk_rate = float(record.rows[:, 3].mean()) if record.disk else None
+    return step_trace(record.name, int(record.rows[:, 1].max()), times, demand, disk_rate)

@@ -22,7 +22,9 @@ from kubeballoon.governance.pending_returns import PendingReturn, pending_return
 
 _log = logging.getLogger(__name__)
 
-_LAST_LEASE_SECONDS = 60.0  # no controller may lead for so long afterwards: helm deletes the controllers meanwhile
+_LAST_LEASE_SECONDS = (
+    60.0  # no controller of this installation leads for so long afterwards: helm deletes them meanwhile
+)
 _CONTROLLER_ANNOTATIONS = frozenset(CONTROLLER_ANNOTATIONS)
 
 
@@ -60,7 +62,8 @@ class Uninstaller:
         2. Withdraw every request, also those that the controller wrote before it stopped. A VM that migrates keeps its
            request for processors until it has arrived.
         3. Wait until every agent reports that its VMs have everything back.
-        4. Extend the Lease, so that no controller leads while controllers are being deleted.
+        4. Extend the Lease, so that no controller leads while controllers are being deleted. Those of the next
+           installation have another account, and need not wait.
 
         Args:
             seconds: how long to wait for VMs.
@@ -80,7 +83,7 @@ class Uninstaller:
             sleep=self._sleep,
         )
         if not pending:
-            await self._lease.seize(_LAST_LEASE_SECONDS)
+            await self._lease.shut_out(_LAST_LEASE_SECONDS)
         return pending
 
     async def _withdraw_all(self) -> list[PendingReturn]:

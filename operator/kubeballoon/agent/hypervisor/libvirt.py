@@ -7,25 +7,29 @@ threads of its own for them: a call that does not return occupies its one thread
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-import os
 import queue
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
-from xml.etree import ElementTree as ET
 
 import libvirt
 import libvirt_qemu
+from pydantic import BaseModel, TypeAdapter
 
-from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
-from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, uris
-from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors
+from kubeballoon.agent.foreign_text import one_line, parse_json
+from kubeballoon.agent.hypervisor.domain_xml import LARGEST_KIB, DomainXml, read_domain
+from kubeballoon.agent.hypervisor.errors import GarbledError, GoneError, GuestAgentError, HungError, HypervisorError
+from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, connect_to
+from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors, VMProcess
+from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
+from kubeballoon.agent.hypervisor.relay import Relay
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, LibvirtTiming
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
@@ -36,6 +40,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _KIB = 1024
+_SESSION = "qemu+unix:///session?socket={}"
+_SYSTEM = "qemu+unix:///system?socket={}"
+_XML_INTERVAL = 1.0  # seconds between two readings of a domain's XML for its memory: to parse it takes time
+_PROCESS_INTERVAL = 5.0  # seconds until a process that was not seen is looked for again, among all of the node's
+_LONGEST_MONITOR_ANSWER = 64 << 10  # characters
 _GUEST_THREAD = "/guest"  # follows a pod's uid in the key of the second thread; no uid has a slash
 # libvirt tells time-outs and refusals of the guest agent by these from 11.2 on (virterror.h); the Python binding that
 # this is compiled against may be older and have no names for them.
@@ -53,6 +62,19 @@ _GONE = frozenset(
     }
 )
 """Errors after which a new connection is made: the VM has ended, or its daemon has, or the connection broke."""
+
+
+class _MonitorError(BaseModel):
+    desc: str = ""
+
+
+class _MonitorAnswer(BaseModel):
+    """A _MonitorAnswer is what is read of an answer of QEMU's monitor."""
+
+    error: _MonitorError | None = None
+
+
+_MONITOR_ANSWER = TypeAdapter(_MonitorAnswer)
 
 # libvirt also prints every error; they are raised as exceptions as well, and logged once.
 libvirt.registerErrorHandler(lambda _context, _error: None, None)
@@ -72,6 +94,8 @@ class CallThread:
         """Start the thread, and give it a name for debuggers."""
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._late: asyncio.Future[None] | None = None  # done once the call that missed its deadline has returned
+        self._relays: set[Relay] = set()
+        self._ended = False
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     async def call(self, deadline: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -115,8 +139,17 @@ class CallThread:
         """Call a function in the thread after the calls before it, without waiting for it."""
         self._calls.put(partial(_log_errors, function))
 
+    def keep(self, relay: Relay) -> None:
+        """Close ``relay`` when the thread is to end: a call that waits for an answer through it then returns."""
+        self._relays = {each for each in self._relays if not each.closed} | {relay}
+        if self._ended:
+            relay.close()
+
     def end(self) -> None:
-        """End the thread after the calls before."""
+        """End the thread after the calls before, which wait for no daemon any more."""
+        self._ended = True
+        for relay in self._relays:
+            relay.close()
         self._calls.put(None)
 
     def _work(self) -> None:
@@ -173,7 +206,7 @@ class LibvirtHypervisor:
         """
         thread = self._thread(launcher.pod, f"libvirt {domain}")
         handle, xml = await _reach(thread, launcher, domain, self._timing.connect)
-        return LibvirtMemoryControl(thread, handle, _layout(xml), self._timing)
+        return LibvirtMemoryControl(thread, handle, xml, QemuProcess(domain, (launcher.pod,)), self._timing)
 
     async def open(self, launcher: Launcher, domain: str) -> LibvirtGuestControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
@@ -186,7 +219,7 @@ class LibvirtHypervisor:
         return LibvirtGuestControl(thread, handle, xml, self._timing)
 
     def forget(self, pod: str) -> None:
-        """End the threads of a pod that is gone, by its uid, once their calls have returned."""
+        """End the threads of a pod that is gone, by its uid; their connections end at once."""
         for key in (pod, f"{pod}{_GUEST_THREAD}"):
             thread = self._threads.pop(key, None)
             if thread is not None:
@@ -202,10 +235,16 @@ class LibvirtHypervisor:
 class DomainHandle:
     """A DomainHandle holds libvirt's own objects for one VM, for use in the thread of the VM's calls alone."""
 
-    def __init__(self, connection: Any, domain: Any) -> None:
-        """Own a virConnect and its virDomain, both opened in that thread."""
+    def __init__(self, connection: Any, domain: Any, relay: Relay | None = None) -> None:
+        """Own a virConnect and its virDomain, both opened in that thread, and the relay that they use."""
         self._connection = connection
         self._domain = domain
+        self._relay = relay
+
+    @property
+    def fault(self) -> str | None:
+        """What the daemon did wrong, so that the connection was ended; None if nothing."""
+        return None if self._relay is None else self._relay.fault
 
     def use(self, function: Callable[[Any], R]) -> R:
         """Call a function with libvirt's domain object."""
@@ -215,7 +254,11 @@ class DomainHandle:
         """Drop the domain and close the connection, which stays open for as long as one of its domains exists."""
         connection = self._connection
         self._connection = self._domain = None
-        connection.close()
+        try:
+            connection.close()
+        finally:
+            if self._relay is not None:
+                self._relay.close()
 
 
 class _Connection:
@@ -236,16 +279,21 @@ class _Connection:
         try:
             return await self._thread.call(self._timing.call, self._handle.use, function)
         except libvirt.libvirtError as error:
-            raise _translate(error) from error
+            raise _translate(error, self._handle.fault) from error
 
 
 class LibvirtMemoryControl(_Connection):
     """A LibvirtMemoryControl is a connection to a VM's libvirt daemon for the VM's memory."""
 
-    def __init__(self, thread: CallThread, handle: DomainHandle, layout: _Layout, timing: LibvirtTiming) -> None:
-        """Make calls in ``thread``, where ``handle`` was opened; ``layout`` is the VM's memory by its XML."""
+    def __init__(
+        self, thread: CallThread, handle: DomainHandle, xml: DomainXml, process: VMProcess, timing: LibvirtTiming
+    ) -> None:
+        """Make calls in ``thread``, where ``handle`` was opened; ``xml`` is the domain's, ``process`` its QEMU."""
         super().__init__(thread, handle, timing)
-        self._layout = layout
+        self._process = process
+        self._process_due = 0.0  # when a process that was not seen is looked for again, monotonic seconds
+        self._xml = xml
+        self._xml_due = 0.0  # when the XML may be read again, monotonic seconds
 
     async def sample(self) -> DomainSample:
         """Read the VM's memory and state.
@@ -253,15 +301,34 @@ class LibvirtMemoryControl(_Connection):
         Raises:
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        state, stats, layout = await self._call(partial(_read_memory, layout=self._layout))
-        self._layout = layout
+        state, stats, resident = await self._call(self._read_memory)
         return DomainSample(
-            size=(layout.boot + layout.plugged) * _KIB,
-            resident=stats.get("rss", 0) * _KIB,
+            size=(self._xml.boot + self._xml.plugged) * _KIB,
+            resident=resident,
             running=state == libvirt.VIR_DOMAIN_RUNNING,
-            balloon=layout.balloon,
-            statistics=_statistics(stats, layout),
+            balloon=self._xml.balloon,
+            statistics=_statistics(stats, self._xml),
+            plugged=self._xml.plugged * _KIB,
         )
+
+    def _read_memory(self, domain: Any) -> tuple[int, dict[str, int], int | None]:
+        """Read a domain's state and statistics, what its process holds, and its XML where that can have changed."""
+        state, most, *_ = domain.info()
+        may_have_changed = self._xml.resizable or min(most, LARGEST_KIB) != self._xml.most
+        if may_have_changed and time.monotonic() >= self._xml_due:
+            self._xml = read_domain(domain.XMLDesc())
+            self._xml_due = time.monotonic() + _XML_INTERVAL
+        stats = domain.memoryStats()
+        return state, {name: min(figure, LARGEST_KIB) for name, figure in stats.items()}, self._resident()
+
+    def _resident(self) -> int | None:
+        """Read what the domain's process holds, bytes; what libvirt says of that is the launcher's word alone."""
+        if time.monotonic() < self._process_due:
+            return None
+        resident = self._process.resident()
+        if resident is None:
+            self._process_due = time.monotonic() + _PROCESS_INTERVAL
+        return resident
 
     async def set_memory(self, size: int) -> None:
         """Ask the guest's driver to leave the guest ``size`` bytes.
@@ -272,7 +339,7 @@ class LibvirtMemoryControl(_Connection):
         Raises:
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        boot_part = min(self._layout.boot, -(-size // _KIB) - self._layout.plugged)
+        boot_part = min(self._xml.boot, -(-size // _KIB) - self._xml.plugged)
         await self._call(lambda domain: domain.setMemoryFlags(max(0, boot_part), libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
     async def set_statistics_period(self, seconds: int) -> None:
@@ -281,7 +348,7 @@ class LibvirtMemoryControl(_Connection):
         Raises:
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        if not self._layout.balloon:
+        if not self._xml.balloon:
             return
         await self._call(lambda domain: domain.setMemoryStatsPeriod(seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
@@ -293,25 +360,31 @@ class LibvirtGuestControl(_Connection):
         emulated: whether QEMU runs the guest without KVM.
     """
 
-    def __init__(self, thread: CallThread, handle: DomainHandle, xml: ET.Element, timing: LibvirtTiming) -> None:
+    def __init__(self, thread: CallThread, handle: DomainHandle, xml: DomainXml, timing: LibvirtTiming) -> None:
         """Make calls in ``thread``, where ``handle`` was opened; ``xml`` is the domain's."""
         super().__init__(thread, handle, timing)
-        self.emulated = xml.get("type") == "qemu"
+        self.emulated = xml.emulated
 
-    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Have the guest agent carry a command out, and return what it returns.
+    async def command(self, name: str, arguments: Mapping[str, Any], read: Callable[[str], R]) -> R:
+        """Have the guest agent carry a command out, and return what ``read`` makes of its answer, in the VM's thread.
 
         Raises:
-            GuestAgentError: the guest agent is absent, does not answer in time, or refuses.
+            GuestAgentError: the guest agent is absent, does not answer in time, or refuses, or ``read`` does.
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         seconds = self._timing.agent_answer
-        ask = partial(_ask_agent, command=_command(name, arguments), seconds=seconds)
+        command = _command(name, arguments)
+
+        def ask(domain: Any) -> R:
+            return read(libvirt_qemu.qemuAgentCommand(domain, command, seconds, 0))
+
         try:
-            answer = await self._thread.call(self._timing.agent_command, self._handle.use, ask)
+            return await self._thread.call(self._timing.agent_command, self._handle.use, ask)
         except libvirt.libvirtError as error:
+            if self._handle.fault is not None:  # the daemon's own fault, or only its guest's: that cannot be told
+                message = f"the answer to {name} cannot be read: {self._handle.fault}"
+                raise GuestAgentError(AgentReason.GUEST_AGENT_GARBLED, message) from error
             raise _translate_agent(error, seconds) from error
-        return json.loads(answer)["return"]
 
     async def plugged(self) -> PluggedProcessors:
         """Read the VM's processors.
@@ -341,98 +414,48 @@ class LibvirtGuestControl(_Connection):
         await self._call(lambda domain: domain.setVcpusFlags(count, libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
 
-async def _reach(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, ET.Element]:
-    """Connect to a VM's daemon and find the VM; return it with its XML."""
+async def _reach(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, DomainXml]:
+    """Connect to a VM's daemon and find the VM; return it with what its XML says."""
     try:
-        handle, xml = await thread.call(deadline, _connect, launcher, name)
+        return await thread.call(deadline, _connect, thread, launcher, name, deadline)
     except libvirt.libvirtError as error:
         raise _translate(error) from error
     except OSError as error:
-        raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror}") from error
-    return handle, _parse(xml)
+        raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror or error}") from error
 
 
-def _connect(launcher: Launcher, name: str) -> tuple[DomainHandle, str]:
+def _connect(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, DomainXml]:
     """Connect as to a daemon without root, else as to one with root, for each refuses the other's form of URI."""
-    directory = os.open(launcher.socket.parent, os.O_PATH | os.O_DIRECTORY)
+    relay = Relay(connect_to(launcher, deadline))
+    thread.keep(relay)
     try:
-        session, system = uris(launcher, directory)
         try:
-            connection = libvirt.open(session)
+            connection = libvirt.open(_SESSION.format(relay.address))
         except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR:
+            if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR or relay.fault is not None:
                 raise
-            connection = libvirt.open(system)
-    finally:
-        os.close(directory)
-    domain = connection.lookupByName(name)
-    return DomainHandle(connection, domain), domain.XMLDesc()
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """A _Layout says what a domain's memory consists of; sizes are in KiB.
-
-    Attributes:
-        balloon: whether the domain has a balloon.
-        most: what libvirt calls the domain's memory: its boot memory and all of its virtio-mem devices, plugged or not.
-        boot: the memory that the guest was booted with.
-        plugged: the part of the virtio-mem devices that is plugged in now.
-        resizable: whether the domain has virtio-mem devices.
-    """
-
-    balloon: bool
-    most: int
-    boot: int
-    plugged: int
-    resizable: bool
-
-
-def _parse(xml: str) -> ET.Element:
-    return ET.fromstring(xml)  # noqa: S314 - libvirt's own XML
-
-
-def _layout(tree: ET.Element) -> _Layout:
-    balloon = tree.find("./devices/memballoon")
-    devices = tree.findall("./devices/memory[@model='virtio-mem']")
-    most = int(tree.findtext("./memory", "0"))
-    return _Layout(
-        balloon=balloon is not None and balloon.get("model") != "none",
-        most=most,
-        boot=most - sum(int(device.findtext("./target/size", "0")) for device in devices),
-        plugged=sum(int(device.findtext("./target/current", "0")) for device in devices),
-        resizable=bool(devices),
-    )
-
-
-def _read_memory(domain: Any, layout: _Layout) -> tuple[int, dict[str, int], _Layout]:
-    """Read a domain's state and statistics, and its layout where that can have changed."""
-    state, most, *_ = domain.info()
-    if layout.resizable or most != layout.most:
-        layout = _layout(_parse(domain.XMLDesc()))
-    return state, domain.memoryStats(), layout
+            relay.close()
+            relay = Relay(connect_to(launcher, deadline))
+            thread.keep(relay)
+            connection = libvirt.open(_SYSTEM.format(relay.address))
+        domain = connection.lookupByName(name)
+        return DomainHandle(connection, domain, relay), read_domain(domain.XMLDesc())
+    except libvirt.libvirtError as error:
+        relay.close()
+        if relay.fault is None:
+            raise
+        fault = _translate(error, relay.fault)
+    except BaseException:
+        relay.close()
+        raise
+    raise fault
 
 
 def _read_processors(domain: Any) -> PluggedProcessors:
     """Read a domain's processors."""
     _, _, _, _, nanoseconds = domain.info()
     count = domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
-    return PluggedProcessors(count, _removable(_parse(domain.XMLDesc())), nanoseconds / 1e9)
-
-
-def _removable(tree: ET.Element) -> tuple[str, ...]:
-    """Read from a domain's XML the names of the processors that can be unplugged, the last one first.
-
-    QEMU itself is not asked: that would mark the domain as tampered with for as long as it runs.
-    """
-    found = tree.findall("./vcpus/vcpu[@enabled='yes'][@hotpluggable='yes']")
-    return tuple(f"vcpu{index}" for index in sorted((int(each.get("id", "0")) for each in found), reverse=True))
-
-
-def _ask_agent(domain: Any, command: str, seconds: int) -> str:
-    """Have the guest agent answer a command within ``seconds``; command and answer are JSON."""
-    answer: str = libvirt_qemu.qemuAgentCommand(domain, command, seconds, 0)
-    return answer
+    return PluggedProcessors(max(0, count), read_domain(domain.XMLDesc()).removable, nanoseconds / 1e9)
 
 
 def _run_qemu_command(domain: Any, name: str, arguments: Mapping[str, Any]) -> None:
@@ -441,9 +464,13 @@ def _run_qemu_command(domain: Any, name: str, arguments: Mapping[str, Any]) -> N
     Raises:
         HypervisorError: QEMU refuses.
     """
-    answer: dict[str, Any] = json.loads(libvirt_qemu.qemuMonitorCommand(domain, _command(name, arguments), 0))
-    if "error" in answer:
-        raise HypervisorError(f"QEMU: {answer['error'].get('desc', name)}")
+    text = libvirt_qemu.qemuMonitorCommand(domain, _command(name, arguments), 0)
+    with contextlib.suppress(ValueError):
+        answer = parse_json(text, _MONITOR_ANSWER, _LONGEST_MONITOR_ANSWER)
+        if answer.error is not None:
+            raise HypervisorError(f"QEMU: {one_line(answer.error.desc) or name}")
+        return
+    raise GarbledError(f"QEMU's answer to {name} makes no sense")
 
 
 def _command(name: str, arguments: Mapping[str, Any]) -> str:
@@ -451,15 +478,15 @@ def _command(name: str, arguments: Mapping[str, Any]) -> str:
     return json.dumps({"execute": name, "arguments": dict(arguments)} if arguments else {"execute": name})
 
 
-def _statistics(stats: dict[str, int], layout: _Layout) -> GuestStatistics:
+def _statistics(stats: dict[str, int], xml: DomainXml) -> GuestStatistics:
     """Translate libvirt's memory statistics, which are in KiB; a guest without a balloon has all of its memory."""
 
     def size(key: str) -> int | None:
         return stats[key] * _KIB if key in stats else None
 
     return GuestStatistics(
-        actual=(stats.get("actual", layout.boot) + layout.plugged) * _KIB,
-        updated=float(stats.get("last_update", 0)),
+        actual=(stats.get("actual", xml.boot) + xml.plugged) * _KIB,
+        updated=min(float(stats.get("last_update", 0)), time.time()),
         usable=size("usable"),
         unused=size("unused"),
         available=size("available"),
@@ -470,19 +497,21 @@ def _statistics(stats: dict[str, int], layout: _Layout) -> GuestStatistics:
     )
 
 
-def _translate(error: libvirt.libvirtError) -> HypervisorError:
-    """Make libvirt's error one of the agent's, with its text in one line."""
-    message = " ".join(str(error).split())
+def _translate(error: libvirt.libvirtError, fault: str | None = None) -> HypervisorError:
+    """Make libvirt's error one of the agent's, with its text in one line; ``fault`` is why the connection was ended."""
+    if fault is not None:
+        return GarbledError(fault)
+    message = one_line(str(error))
     kind = GoneError if error.get_error_code() in _GONE else HypervisorError
     return kind(f"libvirt: {message}")
 
 
 def _translate_agent(error: libvirt.libvirtError, seconds: int) -> HypervisorError:
     """Find out what a failed command of the guest agent means; libvirt has few codes for that, so its texts count."""
-    code, message = error.get_error_code(), " ".join(str(error).split())
+    code, message = error.get_error_code(), one_line(str(error))
     if code in _NO_AGENT or (code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE and "not connected" in message):
         return GuestAgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest runs no QEMU guest agent")
-    if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, _AGENT_COMMAND_TIMEOUT):
+    if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED, _AGENT_COMMAND_TIMEOUT):
         return GuestAgentError(AgentReason.GUEST_AGENT_HUNG, f"its guest agent did not answer within {seconds}s")
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
         return GuestAgentError(AgentReason.GUEST_AGENT_BUSY, "its guest agent is busy with another client")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.core.memory.demand import GuestStatistics
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,10 @@ class VMProcess(Protocol):
         """Read the indices of the VM's processors that have a thread on the node."""
         ...
 
+    def started_vcpus(self) -> frozenset[int] | None:
+        """Read the indices of those of them that the guest's kernel has started."""
+        ...
+
     def resident(self) -> int | None:
         """Read how much of the node's memory the process holds, in bytes, merged pages included."""
         ...
@@ -58,11 +64,13 @@ class GuestControl(Protocol):
 
     emulated: bool
 
-    async def command(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Have the guest agent carry a command out, and return what it returns.
+    async def command(self, name: str, arguments: Mapping[str, Any], read: Callable[[str], T]) -> T:
+        """Have the guest agent carry a command out, and return what ``read`` makes of its answer.
+
+        The answer is JSON that the guest wrote, of any length: ``read`` is called off the event loop.
 
         Raises:
-            GuestAgentError: the guest agent is absent, does not answer in time, or refuses.
+            GuestAgentError: the guest agent is absent, does not answer in time, or refuses, or ``read`` does.
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         ...
@@ -102,7 +110,7 @@ class DomainSample:
 
     Attributes:
         size: what the guest may have at most: its boot memory, and what is plugged in of a virtio-mem device.
-        resident: what the VM's process holds of the node's memory.
+        resident: what the VM's process holds of the node's memory by the kernel's account; None if it cannot be seen.
         running: False while the guest is paused.
         balloon: whether the VM has a balloon at all.
         statistics: the guest's own; ``updated`` is 0 as long as its driver has not reported.
@@ -111,10 +119,11 @@ class DomainSample:
         program_fault: why a program in the guest cannot take the balloon's place, for a person, where that is known.
         unanswered: the request to which the guest has not answered yet; None if nothing is waited for.
         spare: what the guest says it could still give; None if it says nothing of that.
+        plugged: the part of ``size`` that was plugged in after the guest had booted.
     """
 
     size: int
-    resident: int
+    resident: int | None
     running: bool
     balloon: bool
     statistics: GuestStatistics
@@ -123,6 +132,7 @@ class DomainSample:
     program_fault: str | None = None
     unanswered: int | None = None
     spare: int | None = None
+    plugged: int = 0
 
 
 class MemoryControl(Protocol):

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Annotated, Any, Generic, TypeVar, overload
 
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, TypeAdapter
+
+from kubeballoon.agent.foreign_text import parse_json
 from kubeballoon.agent.hypervisor.errors import GuestAgentError
 from kubeballoon.agent.hypervisor.protocols import GuestControl
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, GuestAgentTiming
@@ -22,6 +27,7 @@ from kubeballoon.core.backoff import Backoff
 T = TypeVar("T")
 
 LONGEST_FILE = 4096  # bytes that are read of a file; what this project writes is far shorter
+LONGEST_ANSWER = 64 << 10  # characters: the processors of a guest that has 1000 of them take 55 KiB
 _MISSING = "No such file"
 _FILE_COMMANDS = ("guest-file-open", "guest-exec")  # a missing file is no fault of these commands
 _WHOLE_AGENT = ""  # stands among the commands for the guest agent as a whole
@@ -36,11 +42,60 @@ class GuestProcessor:
     offlinable: bool
 
 
+_Number = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
+
+
+class _Form(BaseModel):
+    """A _Form has the fields that are read of one kind of answer; all others are dropped."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class _Answer(_Form, Generic[T]):
+    result: T = Field(alias="return")
+
+
+class _Vcpu(_Form):
+    index: _Number = Field(alias="logical-id", lt=1 << 16)
+    online: bool = Field(strict=True)
+    offlinable: bool = Field(alias="can-offline", default=False, strict=True)
+
+
+class _File(_Form):
+    contents: Base64Bytes = Field(alias="buf-b64")
+
+
+class _Started(_Form):
+    pid: _Number
+
+
+class _ProgramState(_Form):
+    exited: bool = Field(strict=True)
+    exit_status: int = Field(alias="exitcode", default=-1, ge=-(1 << 31), lt=1 << 31, strict=True)
+    output: Base64Bytes = Field(alias="out-data", default=b"")
+
+
+class _System(_Form):
+    name: str = Field(alias="id", default="", max_length=256)
+
+
+_VCPUS = TypeAdapter(_Answer[list[_Vcpu]])
+_HANDLE = TypeAdapter(_Answer[_Number])
+_FILE = TypeAdapter(_Answer[_File])
+_STARTED = TypeAdapter(_Answer[_Started])
+_PROGRAM_STATE = TypeAdapter(_Answer[_ProgramState])
+_SYSTEM = TypeAdapter(_Answer[_System])
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A failure with the pause that follows it, in which the same failure is raised again without asking."""
+    """A failure with the pause that follows it, in which the same failure is raised again without asking.
 
-    error: GuestAgentError
+    The error itself is not kept: it would keep alive whatever its frames refer to.
+    """
+
+    reason: AgentReason
+    message: str
     backoff: Backoff
 
 
@@ -71,7 +126,9 @@ class GuestAgent:
             GuestAgentError: the guest agent is absent, busy or hung, refuses, or its answer makes no sense.
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        return await self._command("guest-get-vcpus", {}, _read_processors)
+        found = await self._command("guest-get-vcpus", {}, _VCPUS)
+        processors = (GuestProcessor(vcpu.index, vcpu.online, vcpu.offlinable) for vcpu in found)
+        return tuple(sorted(processors, key=lambda processor: processor.index))
 
     async def set_processors(self, indices: list[int], *, online: bool) -> None:
         """Take processors offline, or bring them online.
@@ -81,7 +138,7 @@ class GuestAgent:
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         vcpus = [{"logical-id": index, "online": online} for index in indices]
-        await self._command("guest-set-vcpus", {"vcpus": vcpus}, _unchanged)
+        await self._command("guest-set-vcpus", {"vcpus": vcpus}, None)
 
     async def read_file(self, path: str) -> bytes | None:
         """Read a small file in the guest; None if there is no such file.
@@ -91,15 +148,15 @@ class GuestAgent:
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         try:
-            handle = await self._command("guest-file-open", {"path": path, "mode": "r"}, _unchanged)
+            handle = await self._command("guest-file-open", {"path": path, "mode": "r"}, _HANDLE)
         except GuestAgentError as error:
             if _file_is_missing(error):
                 return None
             raise
         try:
-            return await self._command("guest-file-read", {"handle": handle, "count": LONGEST_FILE}, _read_contents)
+            return (await self._command("guest-file-read", {"handle": handle, "count": LONGEST_FILE}, _FILE)).contents
         finally:
-            await self._command("guest-file-close", {"handle": handle}, _unchanged)
+            await self._command("guest-file-close", {"handle": handle}, None)
 
     async def write_file(self, path: str, content: bytes) -> None:
         """Replace the contents of a small file in the guest.
@@ -108,12 +165,12 @@ class GuestAgent:
             GuestAgentError: the guest agent is absent, busy or hung, or refuses.
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        handle = await self._command("guest-file-open", {"path": path, "mode": "w"}, _unchanged)
+        handle = await self._command("guest-file-open", {"path": path, "mode": "w"}, _HANDLE)
         try:
             encoded = base64.b64encode(content).decode()
-            await self._command("guest-file-write", {"handle": handle, "buf-b64": encoded}, _unchanged)
+            await self._command("guest-file-write", {"handle": handle, "buf-b64": encoded}, None)
         finally:
-            await self._command("guest-file-close", {"handle": handle}, _unchanged)
+            await self._command("guest-file-close", {"handle": handle}, None)
 
     async def run(self, program: str, *arguments: str) -> tuple[int, bytes]:
         """Run a short program in the guest; return its exit status and what it printed.
@@ -124,12 +181,12 @@ class GuestAgent:
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         command = {"path": program, "arg": list(arguments), "capture-output": True}
-        pid = await self._command("guest-exec", command, lambda answer: int(answer["pid"]))
+        pid = (await self._command("guest-exec", command, _STARTED)).pid
         for _ in range(self._timing.exec_polls):
             await asyncio.sleep(self._timing.exec_poll)
-            ended = await self._command("guest-exec-status", {"pid": pid}, _read_exit)
-            if ended is not None:
-                return ended
+            state = await self._command("guest-exec-status", {"pid": pid}, _PROGRAM_STATE)
+            if state.exited:
+                return state.exit_status, state.output
         seconds = self._timing.exec_polls * self._timing.exec_poll
         raise GuestAgentError(AgentReason.GUEST_AGENT_BUSY, f"{program} did not end in its guest within {seconds:.0f}s")
 
@@ -140,18 +197,24 @@ class GuestAgent:
             GuestAgentError: the guest agent is absent, busy or hung, refuses, or its answer makes no sense.
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
-        return await self._command("guest-get-osinfo", {}, lambda answer: str(answer.get("id", "")))
+        return (await self._command("guest-get-osinfo", {}, _SYSTEM)).name
 
-    async def _command(self, name: str, arguments: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        """Have a command carried out and its answer read, unless it failed a short while ago."""
+    @overload
+    async def _command(self, name: str, arguments: Mapping[str, Any], form: TypeAdapter[_Answer[T]]) -> T: ...
+
+    @overload
+    async def _command(self, name: str, arguments: Mapping[str, Any], form: None) -> None: ...
+
+    async def _command(self, name: str, arguments: Mapping[str, Any], form: TypeAdapter[_Answer[T]] | None) -> T | None:
+        """Have a command carried out, unless it failed a short while ago; with no form its answer is not looked at."""
         for failed in (_WHOLE_AGENT, name):
             failure = self._failures.get(failed)
             if failure is not None and self._clock() < failure.backoff.until:
-                raise GuestAgentError(failure.error.reason, str(failure.error))
+                raise GuestAgentError(failure.reason, failure.message)
         if self.control is None:
             raise GuestAgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest agent cannot be reached")
         try:
-            answer = await self._carry_out(self.control, name, arguments, read)
+            answer = await self.control.command(name, arguments, partial(_read, name, form))
         except GuestAgentError as error:
             if not error.reason.guest_agent_answers:
                 self._remember(_WHOLE_AGENT, error)
@@ -164,45 +227,25 @@ class GuestAgent:
         self._failures.pop(name, None)
         return answer
 
-    async def _carry_out(
-        self, control: GuestControl, name: str, arguments: Mapping[str, Any], read: Callable[[Any], T]
-    ) -> T:
-        try:
-            return read(await control.command(name, arguments))
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise GuestAgentError(
-                AgentReason.GUEST_AGENT_GARBLED, f"its guest agent's answer to {name} makes no sense"
-            ) from error
-
     def _remember(self, command: str, error: GuestAgentError) -> None:
         """Do not ask the same again before a pause is over, which is longer after each failure."""
         before = self._failures.get(command)
         backoff = self._timing.retry if before is None else before.backoff
-        self._failures[command] = _Failure(error, backoff.failed(self._clock()))
+        self._failures[command] = _Failure(error.reason, str(error), backoff.failed(self._clock()))
 
 
 def _file_is_missing(error: GuestAgentError) -> bool:
     return error.reason is AgentReason.GUEST_AGENT_REFUSED and _MISSING in str(error)
 
 
-def _unchanged(answer: Any) -> Any:
-    return answer
+def _read(command: str, form: TypeAdapter[_Answer[T]] | None, answer: str) -> T | None:
+    """Read an answer, which is JSON; this is called in the VM's own thread.
 
-
-def _read_processors(answer: Any) -> tuple[GuestProcessor, ...]:
-    found = (
-        GuestProcessor(int(each["logical-id"]), bool(each["online"]), bool(each.get("can-offline", False)))
-        for each in answer
-    )
-    return tuple(sorted(found, key=lambda processor: processor.index))
-
-
-def _read_contents(answer: Any) -> bytes:
-    return base64.b64decode(answer["buf-b64"])
-
-
-def _read_exit(answer: Any) -> tuple[int, bytes] | None:
-    """Read how a program ended and what it printed; None while it runs."""
-    if not answer["exited"]:
+    Raises:
+        GuestAgentError: the answer is too long, or makes no sense.
+    """
+    if form is None:
         return None
-    return int(answer.get("exitcode", -1)), base64.b64decode(answer.get("out-data", ""))
+    with contextlib.suppress(ValueError):
+        return parse_json(answer, form, LONGEST_ANSWER).result
+    raise GuestAgentError(AgentReason.GUEST_AGENT_GARBLED, f"its guest agent's answer to {command} makes no sense")

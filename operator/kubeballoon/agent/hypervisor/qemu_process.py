@@ -11,6 +11,7 @@ _PROC = Path("/proc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _VCPU = re.compile(r"CPU (\d+)/(KVM|TCG)")  # how QEMU names a processor's thread
 _START_TIME = 19  # the index of "starttime" among the fields of /proc/PID/stat that follow the process's name
+_CPU_TIMES = slice(11, 13)  # those of "utime", in which a guest's time is, and "stime", likewise
 _POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")  # as the kubelet names its cgroups
 _KSM = Path("/sys/kernel/mm/ksm/run")
 
@@ -44,11 +45,23 @@ class QemuProcess:
         pid = self.pid
         if pid is None:
             return None
-        try:
-            names = [_read_line(task / "comm") for task in (self._proc / str(pid) / "task").iterdir()]
-        except OSError:  # it ended meanwhile
+        names = [_read_line(task / "comm") for task in _tasks(self._proc / str(pid))]
+        if not names:  # it ended meanwhile
             return None
         return frozenset(int(match[1]) for match in map(_VCPU.fullmatch, names) if match is not None)
+
+    def started_vcpus(self) -> frozenset[int] | None:
+        """Read the indices of the VM's processors whose thread has run for a moment.
+
+        A processor that was plugged in runs only once the guest's kernel has started it, for which it needs much longer
+        than the kernel's smallest count of time.
+        """
+        pid, indices = self.pid, self.vcpus()
+        if pid is None or indices is None:
+            return None
+        stats = [(_read_line(task / "comm"), _cpu_ticks(task)) for task in _tasks(self._proc / str(pid))]
+        idle = {int(match[1]) for name, ticks in stats if not ticks and (match := _VCPU.fullmatch(name)) is not None}
+        return indices - idle
 
     def resident(self) -> int | None:
         """Read how much of the node's memory the process holds, in bytes, merged pages included."""
@@ -75,15 +88,15 @@ class QemuProcess:
         return fields[_START_TIME] if fields else ""
 
     def _is_vm(self, pid: int) -> bool:
-        # To read the command line of a process that hangs in its own memory may hang too: only QEMUs are asked.
-        if not _read_line(self._proc / str(pid) / "comm").startswith("qemu"):
+        # To read the command line of a process that hangs in its own memory may hang too: only what calls itself QEMU,
+        # and runs in one of the VM's own pods, is asked.
+        if not _read_line(self._proc / str(pid) / "comm").startswith("qemu") or not self._is_in_pods(pid):
             return False
         try:
             command = (self._proc / str(pid) / "cmdline").read_bytes()
         except OSError:
             return False
-        named = any(argument.startswith(self._name_argument) for argument in command.split(b"\0"))
-        return named and self._is_in_pods(pid)
+        return any(argument.startswith(self._name_argument) for argument in command.split(b"\0"))
 
     def _is_in_pods(self, pid: int) -> bool:
         """Whether a process runs in one of the pods; one outside of the kubelet's cgroups is assumed to."""
@@ -94,6 +107,20 @@ class QemuProcess:
 def ksm_runs(switch: Path = _KSM) -> bool:
     """Whether the node's kernel merges pages with the same contents."""
     return _read_line(switch) == "1"
+
+
+def _tasks(process: Path) -> list[Path]:
+    """List the directories of a process's threads; none where it has ended."""
+    try:
+        return list((process / "task").iterdir())
+    except OSError:
+        return []
+
+
+def _cpu_ticks(task: Path) -> int:
+    """Read how long a thread has run, in the kernel's ticks of a hundredth of a second."""
+    fields = _read_line(task / "stat").rpartition(")")[2].split()
+    return sum(map(int, fields[_CPU_TIMES])) if fields else 0
 
 
 def _read_line(path: Path) -> str:

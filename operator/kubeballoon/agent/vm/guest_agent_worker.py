@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.hypervisor import launcher_sockets
 from kubeballoon.agent.hypervisor.errors import HypervisorError
 from kubeballoon.agent.hypervisor.protocols import GuestControl, Hypervisor
@@ -36,6 +37,7 @@ class GuestWorker:
 
     Attributes:
         instance: the VM as its object says.
+        governed: whether a policy may have the VM's memory reclaimed.
         process: the VM's QEMU process.
         processors: the VM's processors.
         guest_program: the program in the VM's guest that locks memory.
@@ -52,6 +54,7 @@ class GuestWorker:
     ) -> None:
         """Work for ``instance``, whose pod is below ``pods``; call ``changed`` when there is something to report."""
         self.instance = instance
+        self.governed = False
         self._hypervisor = hypervisor
         self._pods = pods
         self._changed = changed
@@ -62,6 +65,9 @@ class GuestWorker:
         self.process = QemuProcess(instance.domain, instance.pods)
         self.processors = GuestProcessors(self._guest_agent, self.process, timing=timing.processors)
         self.guest_program = GuestProgram(self._guest_agent, self.process, self._wake.set, timing=timing.program)
+        # Without a sign that a program is used the guest agent is not asked, for the first command taints the domain.
+        self.guest_program.suspected = instance.method is ReclaimMethod.GUEST_AGENT
+        self.guest_program.past_unknown = instance.migrated_here
         self._instruct_parts()
         self._processors_due = 0.0  # on the monotonic clock, seconds
         self._retry = timing.guest.reconnect
@@ -70,12 +76,13 @@ class GuestWorker:
         """Make the hypervisor by which the VM's memory worker is to reach the VM."""
         return ProgramHypervisor(self._hypervisor, self.guest_program)
 
-    def update(self, instance: Instance) -> None:
-        """Take over a new state of the VM's object; act at once if something else is requested."""
-        before, self.instance = self.instance, instance
+    def update(self, instance: Instance, *, governed: bool) -> None:
+        """Take over a new state of the VM's object and policy; act at once if something else is requested."""
+        before = self.governed, _instructions(self.instance)
+        self.instance, self.governed = instance, governed
         self.process.pods = instance.pods
         self._instruct_parts()
-        if _instructions(before) != _instructions(instance):
+        if before != (governed, _instructions(instance)):
             self._processors_due = 0.0
             self._wake.set()
 
@@ -84,6 +91,7 @@ class GuestWorker:
         # Nothing is reclaimed from a VM that must not be ballooned, and what a program has locked there is freed.
         ineligible = self.instance.ineligibility is not None
         self.guest_program.method = ReclaimMethod.BALLOON if ineligible else self.instance.method
+        self.guest_program.governed = self.governed
         self.guest_program.hold = self.instance.hold is not None or self.instance.fault is not None
 
     async def run(self) -> None:
@@ -97,16 +105,16 @@ class GuestWorker:
                     self._guest_agent.control = control
                     await self._work(control)
             except HypervisorError as error:
-                self._fail(AgentReason.UNREACHABLE, str(error))
+                self._fail(error.reason, str(error))
             except Exception as error:  # noqa: BLE001 - an error that concerns one VM must end no other's worker
                 _log.exception("%s: its guest worker failed", self.instance.domain)
-                self._fail(AgentReason.INTERNAL_ERROR, f"its guest worker failed: {error!r}")
+                self._fail(AgentReason.INTERNAL_ERROR, f"its guest worker failed: {one_line(repr(error))}")
             self._guest_agent.control = None
             self._retry = self._retry.failed(time.monotonic())
             await self._wait(self._wake, self._retry.pause)
 
     async def _open(self) -> GuestControl:
-        launcher = launcher_sockets.require_launcher(self._pods, self.instance.pods)
+        launcher = await asyncio.to_thread(launcher_sockets.require_launcher, self._pods, self.instance.pods)
         return await self._hypervisor.open(launcher, self.instance.domain)
 
     async def _work(self, control: GuestControl) -> None:
@@ -176,23 +184,27 @@ class GuestWorkers:
         self._wait = wait
         self._workers: dict[str, tuple[GuestWorker, asyncio.Task[None]]] = {}  # by the VM's uid
 
-    def match(self, running: Mapping[str, Instance]) -> None:
-        """Have workers for these VMs, by uid, and for no others."""
+    def match(self, running: Mapping[str, Instance], governed: Collection[str] = ()) -> None:
+        """Have workers for these VMs, by uid, and for no others; policies may have memory of ``governed`` reclaimed."""
         for uid in self._workers.keys() - running.keys():
             self._workers.pop(uid)[1].cancel()
         for uid, instance in running.items():
-            known = self._workers.get(uid)
-            if known is not None:
-                known[0].update(instance)
-                continue
-            worker = GuestWorker(instance, self._hypervisor, self._pods, self._changed, self._timing, self._wait)
-            self._workers[uid] = worker, asyncio.create_task(worker.run(), name=f"guest worker {instance.domain}")
+            worker = self.find(uid)
+            if worker is None:
+                worker = GuestWorker(instance, self._hypervisor, self._pods, self._changed, self._timing, self._wait)
+                task = asyncio.create_task(worker.run(), name=f"guest worker {instance.domain}")
+                self._workers[uid] = worker, task
+            worker.update(instance, governed=uid in governed)
 
     def restore(self, status: NodePressureStatus) -> None:
-        """Take over from an earlier agent's report what it had requested of the VMs' processors."""
+        """Take over from an earlier agent's report what it had requested of the VMs' processors and programs."""
         for vm in status.virtual_machines:
             worker = self.find(vm.uid)
-            if worker is not None and vm.processors is not None:
+            if worker is None:
+                continue
+            if vm.method is ReclaimMethod.GUEST_AGENT:
+                worker.guest_program.suspected = True
+            if vm.processors is not None:
                 worker.processors.restore(vm.processors)
 
     def find(self, uid: str) -> GuestWorker | None:

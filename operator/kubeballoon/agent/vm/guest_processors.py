@@ -51,17 +51,19 @@ class _Observation:
         failure: why the guest agent does not say.
         plugged: the processors as the hypervisor sees them.
         threads: how many processors have a thread on the node; libvirt's count where threads cannot be seen.
+        started: how many of them the guest's kernel has started; the same where threads cannot be seen.
     """
 
     guest: tuple[GuestProcessor, ...] | None
     failure: GuestAgentError | None
     plugged: PluggedProcessors
     threads: int
+    started: int
 
     @property
     def online(self) -> int:
-        """How many processors the guest uses."""
-        return self.threads if self.guest is None else sum(each.online for each in self.guest)
+        """How many processors the guest uses, as far as that can be told."""
+        return self.started if self.guest is None else sum(each.online for each in self.guest)
 
     @property
     def offlinable(self) -> list[int]:
@@ -111,6 +113,7 @@ class GuestProcessors:
     _settled: bool = True
     _unplugging: _Unplugging | None = None
     _lost_in: int | None = None  # the pid of the QEMU of whose unplugged processors libvirt did not hear
+    _left_offline_in: int | None = None  # the pid of the QEMU whose guest left processors offline that were plugged in
     _refused_until: float = 0.0  # no processor is unplugged before, because the guest or QEMU refused
     _agent_absent_since: float | None = None  # when the guest agent last answered, or was first asked
     _attempts: int = 0  # requests without any effect
@@ -184,16 +187,30 @@ class GuestProcessors:
 
     async def _observe(self, control: GuestControl, request: InstanceProcessors) -> _Observation:
         plugged = await control.plugged()
+        guest, failure = await self._ask_guest(request)
+        threads = await asyncio.to_thread(self.qemu.vcpus)
+        started = await asyncio.to_thread(self.qemu.started_vcpus)
+        count = plugged.count if threads is None else len(threads)
+        return _Observation(guest, failure, plugged, count, count if started is None else len(started))
+
+    async def _ask_guest(
+        self, request: InstanceProcessors
+    ) -> tuple[tuple[GuestProcessor, ...] | None, GuestAgentError | None]:
+        """Ask the guest for its processors, if anything is requested: the first command taints the VM's domain.
+
+        Returns:
+            The processors, or None where the guest was not asked or did not say, and why it did not.
+        """
+        if request.ineligibility is not None or self._target(request) is None:
+            return None, None
         guest = failure = None
         try:
-            if request.ineligibility is None:
-                guest = await self.guest_agent.processors()
+            guest = await self.guest_agent.processors()
         except GuestAgentError as error:
             failure = error
         if guest is not None or self._agent_absent_since is None:
             self._agent_absent_since = self.clock()
-        threads = await asyncio.to_thread(self.qemu.vcpus)
-        return _Observation(guest, failure, plugged, plugged.count if threads is None else len(threads))
+        return guest, failure
 
     def _judge_progress(self, before: _Observation, now: _Observation, target: int) -> Problem | None:
         """Find out whether the guest was asked often enough, and nothing came of it."""
@@ -201,7 +218,18 @@ class GuestProcessors:
         self._attempts = self._attempts + 1 if idle else 0
         if self._attempts < self.timing.attempts:
             return None
+        if now.guest is None and now.threads >= target > now.online:
+            self._left_offline_in = self.qemu.pid
+            return self._left_offline(target - now.online)
         return Problem(AgentReason.NOT_FOLLOWING, f"its guest uses {now.online} processors, whatever it is asked")
+
+    @staticmethod
+    def _left_offline(count: int) -> Problem:
+        return Problem(
+            AgentReason.NOT_FOLLOWING,
+            f"its guest leaves {count} processors offline that are plugged in again: it needs a udev rule that brings "
+            "them online, or the guest agent",
+        )
 
     def _method(self, control: GuestControl, request: InstanceProcessors, found: _Observation) -> ProcessorMethod:
         """Find the way that requests are carried out at present."""
@@ -230,6 +258,11 @@ class GuestProcessors:
                 f"libvirt did not hear that {lost} processors were unplugged: they come back when the VM is restarted; "
                 "others are reclaimed by the guest agent",
             )
+        if self._left_offline_in is not None and self._left_offline_in == self.qemu.pid:
+            return Problem(
+                AgentReason.NOT_FOLLOWING,
+                "its guest left processors offline that were plugged in again: they are reclaimed by the guest agent",
+            )
         if self.clock() < self._refused_until:
             return Problem(
                 AgentReason.UNPLUG_REFUSED,
@@ -248,7 +281,8 @@ class GuestProcessors:
             return await self._reclaim(control, request, found, target)
         if found.online < target:
             return await self._give_back(control, request, found, target)
-        return self._driver_fault(found)
+        fault = self._driver_fault(found)
+        return None if fault is not None and fault.reason is AgentReason.NOT_FOLLOWING else fault  # it followed
 
     def _judge_unplugging(self, found: _Observation) -> None:
         """Find out what came of the last unplugging."""

@@ -13,12 +13,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter
+
+from kubeballoon.agent.foreign_text import parse_json
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HypervisorError
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.protocols import DomainSample, GuestControl, Hypervisor, MemoryControl, VMProcess
-from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
+from kubeballoon.agent.hypervisor.qemu_guest_agent import LONGEST_FILE, GuestAgent
 from kubeballoon.agent.hypervisor.qemu_process import ksm_runs
+from kubeballoon.agent.vm.online_memory import OnlineMemoryControl
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, ProgramTiming
 from kubeballoon.api.reasons import AgentReason
@@ -36,6 +41,9 @@ CHANGING = Problem.of(AgentReason.METHOD_CHANGING)
 """The problem of a VM while balloon and program change places: meanwhile nothing can be requested of it."""
 
 
+_Figure = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramStatus:
     """A ProgramStatus is what the program in a guest says; sizes are in bytes.
@@ -48,11 +56,11 @@ class ProgramStatus:
         spare: how much more the program could lock.
     """
 
-    number: int
-    requested: int
-    locked: int
-    available: int
-    spare: int
+    number: _Figure
+    requested: _Figure
+    locked: _Figure
+    available: _Figure
+    spare: _Figure
 
     def within(self, size: int) -> ProgramStatus:
         """Limit the figures to what can be true of a guest of ``size`` bytes."""
@@ -61,14 +69,15 @@ class ProgramStatus:
         )
 
 
+_STATUS = TypeAdapter(ProgramStatus)
+
+
 def parse_status(text: bytes) -> ProgramStatus | None:
     """Parse a program's status file; None if it is none, for the guest can write anything there."""
     try:
-        status = json.loads(text)
-        figures = [status[key] for key in ("number", "requested", "locked", "available", "spare")]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return parse_json(text, _STATUS, LONGEST_FILE)
+    except ValueError:
         return None
-    return ProgramStatus(*figures) if all(type(figure) is int and figure >= 0 for figure in figures) else None
 
 
 class GuestProgram:
@@ -80,6 +89,11 @@ class GuestProgram:
         status: what the program says; None while it says nothing.
         problem: why the program cannot be used; None if it can, or is not needed.
         hold: whether the VM must be left exactly as it is.
+        governed: whether a policy may have memory reclaimed, so that a program may be needed.
+        suspected: whether a program may have memory locked of which nothing is known. The guest is asked whatever else
+            holds, until it has answered.
+        past_unknown: whether it is not known who reclaimed memory before, since the VM came from another node. The
+            guest is asked if its balloon does not work.
     """
 
     def __init__(
@@ -88,7 +102,8 @@ class GuestProgram:
         qemu: VMProcess,
         changed: Callable[[], None],
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         merges: Callable[[], bool] = ksm_runs,
         timing: ProgramTiming = DEFAULT_TIMING.program,
     ) -> None:
@@ -98,7 +113,8 @@ class GuestProgram:
             guest_agent: reaches the guest.
             qemu: the VM's process.
             changed: is called when the program should be asked at once.
-            clock: seconds of the wall clock.
+            clock: monotonic seconds.
+            wall_clock: seconds of the wall clock, by which samples are dated.
             merges: whether KSM runs on the node.
             timing: how long to wait.
         """
@@ -107,18 +123,23 @@ class GuestProgram:
         self.status: ProgramStatus | None = None
         self.problem: Problem | None = None
         self.hold = False
+        self.governed = self.suspected = True
+        self.past_unknown = False
         self._guest_agent = guest_agent
         self._qemu = qemu
         self._changed = changed
         self._clock = clock
+        self._wall_clock = wall_clock
         self._merges = merges
         self._timing = timing
         self._balloon = BalloonStatus()
+        self._has_balloon = True  # until the first sample says otherwise
         self._number: int | None = None  # the sequence number of the newest status
-        self._status_at = 0.0  # when the newest status was read
+        self._status_at = -math.inf  # when the newest status was read
+        self._status_dated = 0.0  # the same by the wall clock
         self._sampled_number: int | None = None  # the number of the status in the memory worker's last sample
-        self._requested_at = 0.0  # when the request last changed
-        self._may_lock_unseen = True  # whether a program may have memory locked of which nothing is known
+        self._requested_at = -math.inf  # when the request last changed
+        self._started_at = clock()
         self._merged = 0  # bytes of the VM's process that KSM has merged
         self._polled_at: float | None = None  # when the guest was last asked; None: it is to be asked at once
         self._files_refused = False  # whether the guest agent refuses files, so that the program itself is to be run
@@ -136,10 +157,10 @@ class GuestProgram:
     @property
     def until_due(self) -> float:
         """Seconds until the guest should be asked; infinite where nothing could come of that."""
-        if self._polled_at is None:
-            return 0.0
         interval = self._interval()
-        return max(0.0, min(interval, self._polled_at + interval - self._clock()))  # a clock may be set back
+        if self._polled_at is None:
+            return interval if math.isinf(interval) else 0.0
+        return max(0.0, self._polled_at + interval - self._clock())
 
     @property
     def moving(self) -> bool:
@@ -189,6 +210,7 @@ class GuestProgram:
 
     def sample(self, real: DomainSample) -> DomainSample:
         """Make the sample that the memory worker is to see, from the VM's real one."""
+        self._has_balloon = real.balloon
         balloon = BalloonStatus(
             works=real.balloon and real.statistics.updated > 0,
             inflated=real.balloon and real.size - real.statistics.actual > TOLERANCE,
@@ -226,7 +248,7 @@ class GuestProgram:
         """Show the program in the balloon's place."""
         sample = replace(
             real,
-            resident=max(0, real.resident - self._merged),
+            resident=None if real.resident is None else max(0, real.resident - self._merged),
             balloon=True,
             free_delay=self._timing.merge_time if self.freed_by is FreedBy.KSM else 0.0,
             problem=problem,
@@ -238,7 +260,7 @@ class GuestProgram:
         status = self.status.within(real.size)
         left = real.size - status.locked
         statistics = GuestStatistics(
-            actual=left, updated=self._status_at, usable=status.available, actual_at_report=left
+            actual=left, updated=self._status_dated, usable=status.available, actual_at_report=left
         )
         return replace(sample, statistics=statistics, spare=status.spare)
 
@@ -253,11 +275,19 @@ class GuestProgram:
     def _interval(self) -> float:
         """Decide the seconds between two polls; infinite where nothing could come of them."""
         if self.status is None:
-            worth_it = may_need_program(self.method, self._balloon) or self._may_lock_unseen
-            return self._timing.probe_interval if worth_it else math.inf
+            return self._timing.probe_interval if self._is_worth_asking() else math.inf
         if self.state is ReclaimState.BALLOON_RECLAIMS:
             return math.inf
         return self._timing.moving_poll if self.moving else self._timing.poll
+
+    def _is_worth_asking(self) -> bool:
+        """Whether a guest in which no program reports is to be asked: its first answer taints the VM's domain."""
+        if self.suspected or (self.governed and self.method is ReclaimMethod.GUEST_AGENT):
+            return True
+        driver_may_come = self._has_balloon and self._clock() - self._started_at < self._timing.driver_grace
+        if self._balloon.works is not False or driver_may_come:
+            return False
+        return (self.governed or self.past_unknown) and may_need_program(self.method, self._balloon)
 
     def _size_to_lock(self) -> int | None:
         """Decide what the program is to lock, bytes; None while that is not known, and what it has locked stays."""
@@ -274,13 +304,14 @@ class GuestProgram:
         now, status = self._clock(), None if text is None else parse_status(text)
         if status is None:
             # A status of an unknown form may be one of a program that has memory locked.
-            self.status, self._may_lock_unseen = None, text is not None
+            self.status, self.suspected, self.past_unknown = None, text is not None, False
         elif status.number != self._number:
             self.status, self._number, self._status_at = status, status.number, now
-            self.problem, self._may_lock_unseen = None, False
+            self._status_dated = self._wall_clock()
+            self.problem, self.suspected, self.past_unknown = None, False, False
         elif now - self._status_at > self._timing.gone_after:
             # The program has ended, and its memory is free; or it was only stopped, and it is not.
-            self.status, self._may_lock_unseen = None, status.locked > 0
+            self.status, self.suspected = None, status.locked > 0
 
     def _take_failure(self, problem: Problem) -> None:
         """Note that the guest could not be asked; what the program has locked it keeps meanwhile."""
@@ -350,7 +381,8 @@ class ProgramHypervisor:
         Raises:
             HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
         """
-        return ProgramMemoryControl(await self._hypervisor.connect(launcher, domain), self._guest_program)
+        control = OnlineMemoryControl(await self._hypervisor.connect(launcher, domain), domain)
+        return ProgramMemoryControl(control, self._guest_program)
 
     async def open(self, launcher: Launcher, domain: str) -> GuestControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from kubeballoon.agent.hypervisor.protocols import DomainSample
 from kubeballoon.agent.vm_problem import Problem
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory import demand, pacing
+from kubeballoon.core.memory.working_set import WorkingSetPace
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class MemoryView:
         goal: what the guest is to have, bytes; None while its memory is left as it is.
         problem: why the VM does not follow its request; None if nothing keeps it from that.
         pace: how fast the guest gives memory.
+        working_set: how far the guest is asked for memory that it works with.
         resident: what the VM's process holds of the node's memory while the VM cannot be sampled, bytes; None if
             that is not known.
     """
@@ -28,6 +31,7 @@ class MemoryView:
     goal: int | None = None
     problem: Problem | None = None
     pace: pacing.Pace = field(default_factory=pacing.Pace)
+    working_set: WorkingSetPace = field(default_factory=WorkingSetPace)
     resident: int | None = None
 
     @property
@@ -37,8 +41,9 @@ class MemoryView:
 
     @property
     def responsive(self) -> bool:
-        """Whether the VM answers, and its driver follows requests."""
-        return self.problem is None and self.pace.responsive
+        """Whether the VM answers, and its driver follows requests; one that has only stopped reporting may follow."""
+        silent = self.problem is not None and self.problem.reason is AgentReason.STATISTICS_STALE
+        return (self.problem is None or silent) and self.pace.responsive
 
     @property
     def excess(self) -> int:

@@ -13,26 +13,29 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.hypervisor import launcher_sockets
-from kubeballoon.agent.hypervisor.errors import HungError, HypervisorError
+from kubeballoon.agent.hypervisor.errors import HypervisorError
 from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, MemoryControl, VMProcess
 from kubeballoon.agent.report_changes import view_changed
 from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.agent.vm.guest_program_client import CHANGING
 from kubeballoon.agent.vm.memory_view import MemoryView
+from kubeballoon.agent.vm.need_estimator import NeedEstimator
 from kubeballoon.agent.vm.policy_backing import PolicyBacking
 from kubeballoon.agent.vm.vmi import Instance
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.backoff import Backoff
-from kubeballoon.core.memory import demand, pacing, request_checks
-from kubeballoon.governance.report_bounds import SILENT_AFTER
-from kubeballoon.vocabulary import AgentAction
+from kubeballoon.core.memory import demand, pacing, request_checks, working_set
+from kubeballoon.core.memory.model import guest_margin
+from kubeballoon.governance.report_bounds import SILENT_AFTER, clamp_to_size
+from kubeballoon.vocabulary import AgentAction, WorkingSetReclaim
 
 _log = logging.getLogger(__name__)
 
-_GUEST_KEEPS = 32  # a guest keeps this part of its size free, whatever is requested: a margin for what is to come
+_MIB = 1 << 20
 _MISSED_REPORTS = 3  # so many reports must be missing until a guest's statistics count as stale
 
 
@@ -42,6 +45,7 @@ class MemoryWorker:
     Attributes:
         instance: the VM as its object says.
         backing: how far the requests on the VM are believed.
+        urgent: whether memory that guests work with is needed at once.
         emergency_target: bytes that take the place of the request while the node or the guest is in trouble; None while
             the request holds.
         view: what is known of the VM's memory now.
@@ -55,7 +59,7 @@ class MemoryWorker:
         settings: AgentSettings,
         changed: Callable[[], None],
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         timed: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
         process: VMProcess | None = None,
     ) -> None:
@@ -66,28 +70,31 @@ class MemoryWorker:
             hypervisor: reaches the VM.
             settings: what holds for every VM of the node.
             changed: is called when the VM's view changed enough to look at the whole node.
-            clock: seconds of the wall clock, because guests date their reports by it.
+            clock: monotonic seconds, by which everything is timed: the wall clock may be set back.
             timed: measures how long a sample takes.
             process: the VM's process, which is read while the VM cannot be reached.
         """
         self.instance = instance
         self.backing = PolicyBacking()
         self.emergency_target: int | None = None
+        self.urgent = False
         self.view = MemoryView()
         self.sampled_at: float | None = None
         self._hypervisor = hypervisor
         self._settings = settings
         self._changed = changed
         self._clock = clock
+        self._wall_clock = settings.wall_clock
         self._timed = timed
         self._process = process
         self._wait = settings.wait
         self._timing = settings.timing.memory
+        self._retry = self._timing.reconnect
         self._started_at = self._period_set_at = clock()
+        self._period = settings.period  # between two reports of the guest, as it was last asked for
         self._wake = asyncio.Event()
-        self._last_statistics: demand.GuestStatistics | None = None
-        self._last_need: demand.Need | None = None  # also while the view has none: demand falls slowly over gaps too
-        self._calibration = demand.BalloonCalibration()
+        self._report_dates = 0.0, 0.0  # of the guest's last report: by the wall clock, and by the monotonic one
+        self._estimator = NeedEstimator(settings.window)
         self._ineffective = Backoff()  # until when a balloon that frees nothing is left empty
         self._announced = MemoryView()  # the view of which ``changed`` was last called
         self._pod: str | None = None
@@ -107,22 +114,25 @@ class MemoryWorker:
             self._wake.set()
 
     def restore(self, report: VirtualMachineReport, reported_at: float) -> None:
-        """Start from what an earlier agent reported at ``reported_at`` seconds, for no balloon has moved since.
+        """Start from what an earlier agent reported, for no balloon has moved since.
 
-        It is reported until the VM has been sampled, and demand goes on falling slowly from there.
+        The earlier agent's figures are reported until the VM has been sampled, and demand goes on falling slowly from
+        there. ``reported_at`` is in seconds of the wall clock.
         """
-        recent = 0 <= self._clock() - reported_at <= SILENT_AFTER
+        age = self._wall_clock() - reported_at
+        recent = 0 <= age <= SILENT_AFTER
         if recent and report.target == self.target:
             self.emergency_target = report.emergency_target
         if report.actual is None:
             return
         statistics = demand.GuestStatistics(report.actual, updated=0.0)
-        sample = DomainSample(report.size, report.resident or 0, running=True, balloon=True, statistics=statistics)
+        sample = DomainSample(report.size, report.resident, running=True, balloon=True, statistics=statistics)
         need = None
         if recent and report.need is not None:
-            need = self._last_need = demand.Need(report.need, report.need, report.need, reported_at)
+            need = self._estimator.restore(report.need, self._clock() - age)
         problem = None if report.responsive or report.reason is None else Problem(report.reason, report.message or "")
-        self.view = self._announced = MemoryView(sample=sample, need=need, problem=problem)
+        able = working_set.WorkingSetPace(report.swap_ability)
+        self.view = self._announced = MemoryView(sample=sample, need=need, problem=problem, working_set=able)
 
     def set_emergency_target(self, target: int | None) -> None:
         """Let ``target``, in bytes, take the place of the request; None lets the request hold again."""
@@ -131,19 +141,20 @@ class MemoryWorker:
             self._wake.set()
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        retry = self._timing.reconnect
+        """Work until cancelled. An error ends the connection and nothing else: the VM is reported with a reason."""
         try:
             while True:
                 try:
-                    control = await self._connect()
-                    with contextlib.closing(control):
-                        retry = retry.succeeded()
+                    with contextlib.closing(await self._connect()) as control:
                         await self._follow(control)
                 except HypervisorError as error:
-                    await self._fail(error)
-                retry = retry.failed(self._clock())
-                await self._wait(self._wake, retry.pause)
+                    await self._fail(error.reason, str(error))
+                except Exception as error:  # noqa: BLE001 - an error that concerns one VM must not hide it, or others
+                    await self._fail(
+                        AgentReason.INTERNAL_ERROR, f"its memory worker failed: {one_line(repr(error))}", error
+                    )
+                self._retry = self._retry.failed(self._clock())
+                await self._wait(self._wake, self._retry.pause)
         finally:
             if self._pod is not None:
                 self._hypervisor.forget(self._pod)
@@ -155,14 +166,16 @@ class MemoryWorker:
         return self.target, instance.minimum, *problems, None if policy is None else policy.terms
 
     async def _connect(self) -> MemoryControl:
-        launcher = launcher_sockets.require_launcher(self._settings.pods, self.instance.pods)
+        find = launcher_sockets.require_launcher
+        launcher = await asyncio.to_thread(find, self._settings.pods, self.instance.pods)
         if self._pod not in (None, launcher.pod):  # the VM has migrated within the node, or was started anew
             self._hypervisor.forget(str(self._pod))
         self._pod = launcher.pod
         control = await self._hypervisor.connect(launcher, self.instance.domain)
         try:
             if self._may_be_called:
-                await control.set_statistics_period(self._settings.period)
+                self._period = self._settings.period
+                await control.set_statistics_period(self._period)
         except HypervisorError:
             control.close()
             raise
@@ -171,23 +184,44 @@ class MemoryWorker:
     async def _follow(self, control: MemoryControl) -> None:
         while True:
             with self._timed():
-                sample = await control.sample()
-            self.sampled_at = self._clock()
+                sample = self._as_believed(await control.sample())
+            self.sampled_at, self._retry = self._wall_clock(), self._retry.succeeded()
             moving = await self._act(control, sample)
             self._announce()
             pause = self._timing.moving_poll if moving else self._until_report(sample.statistics.updated)
             await self._wait(self._wake, pause)  # an instruction that changes ends the pause
 
+    def _as_believed(self, sample: DomainSample) -> DomainSample:
+        """Return a sample as far as the launcher and the guest behind it are believed.
+
+        Its report is dated by the monotonic clock. Its figures are limited to the size that the VM's object says, for
+        more would be a claim to others' memory. libvirt rounds that size up to whole MiB.
+        """
+        size = min(sample.size, -(-self.instance.size // _MIB) * _MIB) if self.instance.size else sample.size
+        statistics = sample.statistics
+        dated, updated = self._report_dates
+        if statistics.updated and statistics.updated != dated:
+            age = max(0.0, self._wall_clock() - statistics.updated)
+            dated, updated = self._report_dates = statistics.updated, self._clock() - age
+        believed = statistics._replace(
+            actual=min(statistics.actual, size),
+            updated=updated if statistics.updated else 0.0,
+            usable=clamp_to_size(statistics.usable, size),
+            unused=clamp_to_size(statistics.unused, size),
+            disk_caches=clamp_to_size(statistics.disk_caches, size),
+        )
+        return replace(sample, size=size, statistics=believed)
+
     def _until_report(self, updated: float) -> float:
         """Compute the seconds until a guest that reported at ``updated`` has reported again; before, nothing is new."""
         timing = self._timing
-        remaining = updated + self._settings.period + timing.report_delay - self._clock()
+        remaining = updated + self._period + timing.report_delay - self._clock()
         return min(timing.longest_poll, max(timing.moving_poll, remaining)) if remaining > 0 else timing.poll
 
     async def _act(self, control: MemoryControl, sample: DomainSample) -> bool:
         """Take a sample into the view and act on it; return whether the VM is on its way to its goal."""
         now = self._clock()
-        need = self._estimate(sample, now)
+        need = self._estimator.estimate(sample, now, self.view.need, fresh=self._is_fresh(sample, now))
         self._judge_effect(sample, now)
         problem = self._problem(sample, now)
         goal = self._goal(sample, problem)
@@ -208,25 +242,46 @@ class MemoryWorker:
         silent = sample.running and sample.balloon and sample.problem is None and not self._is_fresh(sample, now)
         # A guest that has never reported may have no driver at all: it is asked less often.
         pause = self._stale_after if sample.statistics.updated else self._timing.boot_grace
-        if silent and self._may_be_called and now - self._period_set_at > pause:
-            self._period_set_at = now
-            await control.set_statistics_period(self._settings.period)
+        # A guest that is asked for what it works with is watched more closely.
+        period = self._settings.period if self.view.working_set.limit is None else min(1, self._settings.period)
+        overdue = silent and now - self._period_set_at > pause
+        if self._may_be_called and (overdue or period != self._period):
+            self._period, self._period_set_at = period, now
+            await control.set_statistics_period(period)
 
     async def _move(self, control: MemoryControl, sample: DomainSample, goal: int, now: float) -> None:
         """Request the next step toward the goal."""
-        statistics, need, policy = sample.statistics, self.view.need, self.backing.policy
-        troubled = need is not None and need.troubled
+        actual, need, policy = sample.statistics.actual, self.view.need, self.backing.policy
+        troubled, spare = need is not None and need.troubled, _spare(sample, need)
+        reclaim = self._reclaim_of_working_set(sample, goal, now)
         balloon = pacing.BalloonSample(
-            statistics.actual, now, _spare(sample, need), troubled, pacing.max_residual(sample.size)
+            actual,
+            now,
+            reclaim.spare(actual, spare),
+            troubled=troubled and reclaim.limit is None,
+            urgent=self.urgent,
+            max_residual=pacing.max_residual(sample.size),
         )
+        goal = max(goal, reclaim.floor)
         max_rate = None if policy is None else policy.terms.max_rate
         pace, request = pacing.advance(self.view.pace, balloon, goal, max_rate)
         if pace.responsive != self.view.pace.responsive:
             change = "follows again" if pace.responsive else "stopped following"
             _log.warning("%s: driver %s", self.instance.domain, change)
-        self.view = replace(self.view, pace=pace)
+        self.view = replace(self.view, pace=pace, working_set=reclaim)
         if request is not None:
             await control.set_memory(request)
+
+    def _reclaim_of_working_set(self, sample: DomainSample, goal: int, now: float) -> working_set.WorkingSetPace:
+        """Decide how far the guest may be asked for memory that it works with; only a policy can allow that at all."""
+        policy, need, spare = self.backing.policy, self.view.need, _spare(sample, self.view.need)
+        if policy is None or need is None or spare is None or sample.spare is not None:
+            return self.view.working_set.stopped()
+        if policy.terms.working_set is WorkingSetReclaim.NEVER:
+            return self.view.working_set.stopped()
+        report = working_set.WorkingSetReport(sample.size, spare, need.troubled, sample.statistics)
+        delay = policy.terms.working_set_delay
+        return working_set.advance(self.view.working_set, report, goal, now, delay=delay, urgent=self.urgent)
 
     @property
     def _may_be_called(self) -> bool:
@@ -250,23 +305,6 @@ class MemoryWorker:
         request = self.target if self.emergency_target is None else self.emergency_target
         return request_checks.clamp(request, self.backing.minimum(instance, sample.size), sample.size)
 
-    def _estimate(self, sample: DomainSample, now: float) -> demand.Need | None:
-        """Estimate the need from a guest's statistics; None while they are stale."""
-        self._calibration = self._calibration.observe(sample.statistics, sample.size, now)
-        if not self._is_fresh(sample, now):
-            self._last_statistics = None
-            return None
-        statistics = self._calibration.calibrate(sample.statistics)
-        if statistics is None:
-            return self.view.need
-        last = self._last_need
-        if last is not None and not 0 <= now - last.updated <= SILENT_AFTER:
-            last = None
-        need = self._last_need = demand.update(last, self._last_statistics, statistics, self._settings.window)
-        if self._last_statistics is None or statistics.updated != self._last_statistics.updated:
-            self._last_statistics = statistics
-        return need
-
     def _is_fresh(self, sample: DomainSample, now: float) -> bool:
         return now - sample.statistics.updated <= self._stale_after
 
@@ -279,8 +317,9 @@ class MemoryWorker:
         """Find out whether a balloon that stands still has freed memory of the node."""
         if (
             now < self._ineffective.until
-            or now - self._calibration.still_since < request_checks.STILL_SECONDS + sample.free_delay
+            or now - self._estimator.calibration.still_since < request_checks.STILL_SECONDS + sample.free_delay
             or self.instance.ineligibility is not None
+            or sample.resident is None
         ):
             return
         actual = sample.statistics.actual
@@ -314,14 +353,13 @@ class MemoryWorker:
             )
         return None
 
-    async def _fail(self, error: HypervisorError) -> None:
-        """Report a VM that cannot be reached."""
-        reason = AgentReason.HUNG if isinstance(error, HungError) else AgentReason.UNREACHABLE
+    async def _fail(self, reason: AgentReason, message: str, unexpected: Exception | None = None) -> None:
+        """Report a VM that cannot be reached, or about which the agent failed."""
         if self.view.problem is None or self.view.problem.reason is not reason:
-            _log.warning("%s: %s", self.instance.domain, error)
+            _log.warning("%s: %s", self.instance.domain, message, exc_info=unexpected)
         # An estimate that cannot be renewed is no estimate: the controller must not act on it.
-        self.view = replace(self.view, need=None, goal=None, problem=Problem(reason, str(error)), pace=pacing.Pace())
-        self._last_statistics = None
+        self.view = replace(self.view, need=None, goal=None, problem=Problem(reason, message), pace=pacing.Pace())
+        self._estimator.forget_statistics()
         await self._read_process()
         self._announce()
 
@@ -344,5 +382,5 @@ def _spare(sample: DomainSample, need: demand.Need | None) -> int | None:
     """Find how much a guest could give without harm, bytes; None if its statistics do not say."""
     if need is None:
         return None
-    spare = max(0, sample.statistics.actual - need.present - sample.size // _GUEST_KEEPS)
+    spare = max(0, sample.statistics.actual - need.present - guest_margin(sample.size))
     return spare if sample.spare is None else min(spare, sample.spare)

@@ -28,7 +28,13 @@ class PolicyBacking:
 
     def minimum(self, instance: Instance, size: int) -> int | None:
         """Find the bytes guaranteed to a VM of ``size`` bytes; annotations count only where no policy is known."""
-        return instance.minimum if self.policy is None else self.policy.terms.minimum.of(size)
+        if self.policy is None:
+            return instance.minimum
+        return self.policy.terms.minimum.of(size, instance.pod_request)
+
+    def governs(self, instance: Instance) -> bool:
+        """Whether memory may be reclaimed from a VM; annotations count only where no policy is known."""
+        return self.binding and (self.policy is not None or instance.target is not None)
 
 
 class PolicyReader:
@@ -80,7 +86,8 @@ class KnownPolicies:
                 then the one that guarantees most counts, so that no VM goes below its guaranteed minimum.
         """
         possible = may_govern(self.known, instance.labels, namespace)
-        strongest = max(possible, key=lambda policy: policy.terms.minimum.of(instance.size), default=None)
+        size, pod_request = instance.size, instance.pod_request
+        strongest = max(possible, key=lambda policy: policy.terms.minimum.of(size, pod_request), default=None)
         binding = any(
             requires_following(policy.resource, owner_excludes=instance.owner_excluded) for policy in possible
         )

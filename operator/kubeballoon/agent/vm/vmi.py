@@ -7,22 +7,38 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.api import names
+from kubeballoon.api.meta import LONGEST_MESSAGE
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod
 from kubeballoon.cluster.client import Object
+from kubeballoon.core.formatting import human
 from kubeballoon.vocabulary import ReclaimMethod
 
 T = TypeVar("T")
 
 OVERHEAD = 96 << 20
-"""Bytes of QEMU's own memory, for VMs whose status does not say (KubeVirt before 1.9).
+"""The least bytes of QEMU's own memory, and all where the VM's status does not say (KubeVirt before 1.9).
 
 It is what QEMU was seen to need under TCG, and more than it needs under KVM. Whatever else is in the VM's pod counts as
 memory that others use.
 """
+
+# What KubeVirt counts as the overhead of a VM's pod, bytes (GetMemoryOverhead in its virt-controller, 1.7 to 1.9).
+_LAUNCHER_OVERHEAD = (25 + 100 + 25 + 40) << 20  # virt-launcher-monitor, virt-launcher, virtlogd, virtqemud
+_QEMU_OVERHEAD = (30 + 8) << 20  # QEMU, and its I/O thread
+_PROCESSOR_OVERHEAD = 8 << 20  # for each processor
+_PAGES_PER_PAGE_TABLE_PAGE = 512
+_GRAPHICS_OVERHEAD = 32 << 20
+_TPM_OVERHEAD = 53 << 20
+_ARM_FIRMWARE_OVERHEAD = 128 << 20
+
+
+_MOST_MEMORY = 1 << 60  # bytes
+_MOST_PROCESSORS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +76,7 @@ class Instance:
     Attributes:
         pods: the uids of its launcher pods on this node.
         size: the memory of its spec, bytes; 0 where the spec does not say.
+        pod_request: the memory that its pod requests for the guest, bytes; None where its spec does not say.
         overhead: the memory that the VM needs beyond its guest's, bytes.
         target, minimum: what its annotations request and guarantee, bytes; None if they do not.
         policy: the name of the policy behind the request.
@@ -68,6 +85,7 @@ class Instance:
         ineligibility: why the VM must not be ballooned at all; None if it may be.
         hold: why the VM must be left exactly as it is for now, such as a migration; None if it need not.
         return_all: why the VM must have all of its memory for now, such as a hotplug of memory; None if it need not.
+        migrated_here: whether it came to this node by a migration.
         owner_excluded: whether its owner wants it left alone.
         method: how its memory is to be reclaimed; Auto where the annotations leave that to the agent.
         processors: what is requested of its processors.
@@ -80,6 +98,7 @@ class Instance:
     pods: tuple[str, ...]
     size: int
     overhead: int
+    pod_request: int | None = None
     target: int | None = None
     minimum: int | None = None
     policy: str | None = None
@@ -88,6 +107,7 @@ class Instance:
     ineligibility: Problem | None = None
     hold: Problem | None = None
     return_all: Problem | None = None
+    migrated_here: bool = False
     owner_excluded: bool = False
     method: ReclaimMethod = ReclaimMethod.AUTO
     processors: InstanceProcessors = field(default_factory=InstanceProcessors)
@@ -117,8 +137,12 @@ class _Annotations:
         try:
             return parse(self.values[name])
         except ValueError as error:
-            self.fault = self.fault or f"annotation {name}: {error}"
+            self.fault = self.fault or f"annotation {name}: {one_line(str(error))}"
             return None
+
+    def text(self, name: str) -> str | None:
+        """Read an annotation that is a line for people; None if there is none."""
+        return self.read(name, lambda value: one_line(value, LONGEST_MESSAGE))
 
     def size(self, name: str) -> int | None:
         """Parse an annotation that is a quantity of bytes; None if there is none, or it cannot be read."""
@@ -145,15 +169,17 @@ def read_instance(vmi: Object, node: str) -> Instance | None:
         labels=metadata.get("labels", {}),
         pods=tuple(sorted(pod for pod, pod_node in status.get("activePods", {}).items() if pod_node == node)),
         size=_size(vmi),
-        overhead=_quantity(status.get("memory", {}).get("memoryOverhead")) or OVERHEAD,
+        overhead=_overhead(vmi),
+        pod_request=_pod_request(vmi),
         target=target,
         minimum=minimum,
-        policy=annotations.values.get(names.POLICY),
-        explanation=annotations.values.get(names.REASON),
+        policy=annotations.text(names.POLICY),
+        explanation=annotations.text(names.REASON),
         fault=annotations.fault,
         ineligibility=ineligibility(vmi),
         hold=_hold(status),
         return_all=_return_all(vmi),
+        migrated_here=(status.get("migrationState") or {}).get("targetNode") == node,
         owner_excluded=annotations.values.get(names.EXCLUDE) == "true",
         method=method or ReclaimMethod.AUTO,
         processors=_processor_request(vmi),
@@ -167,11 +193,37 @@ def _processor_request(vmi: Object) -> InstanceProcessors:
     return InstanceProcessors(
         size=_processors(vmi),
         target=annotations.read(names.PROCESSOR_TARGET, int),
-        policy=annotations.values.get(names.PROCESSOR_POLICY),
-        explanation=annotations.values.get(names.PROCESSOR_REASON),
+        policy=annotations.text(names.PROCESSOR_POLICY),
+        explanation=annotations.text(names.PROCESSOR_REASON),
         method=method or ProcessorMethod.AUTO,
         fault=annotations.fault,
         ineligibility=_first(_processor_ineligibilities(domain.get("cpu", {}))),
+    )
+
+
+def _overhead(vmi: Object) -> int:
+    """Read how much memory QEMU needs beyond the guest's, in bytes.
+
+    KubeVirt reports the overhead of the whole pod. The processes beside QEMU are measured with the node's other memory,
+    so what KubeVirt reckons for them is taken off. That a report contains them is seen by how large it is.
+    """
+    reported = _quantity(vmi.get("status", {}).get("memory", {}).get("memoryOverhead")) or 0
+    of_pod = reported > _qemu_overhead(vmi) + _LAUNCHER_OVERHEAD // 2
+    return max(OVERHEAD, reported - _LAUNCHER_OVERHEAD if of_pod else reported)
+
+
+def _qemu_overhead(vmi: Object) -> int:
+    """Compute what KubeVirt reckons for QEMU alone, in bytes, unless an administrator has raised it."""
+    spec = vmi.get("spec", {})
+    devices = spec.get("domain", {}).get("devices", {})
+    request = _quantity(spec.get("domain", {}).get("resources", {}).get("requests", {}).get("memory")) or 0
+    return (
+        _QEMU_OVERHEAD
+        + _PROCESSOR_OVERHEAD * _processors(vmi)
+        + request // _PAGES_PER_PAGE_TABLE_PAGE
+        + (_GRAPHICS_OVERHEAD if devices.get("autoattachGraphicsDevice", True) else 0)
+        + (_TPM_OVERHEAD if "tpm" in devices else 0)
+        + (_ARM_FIRMWARE_OVERHEAD if spec.get("architecture") == "arm64" else 0)
     )
 
 
@@ -179,7 +231,10 @@ def _processors(vmi: Object) -> int:
     """Read how many processors the VM has: by the topology that KubeVirt reports, else by the one in the spec."""
     cpu = vmi.get("spec", {}).get("domain", {}).get("cpu", {})
     topology = {**cpu, **vmi.get("status", {}).get("currentCPUTopology", {})}
-    return math.prod(int(topology.get(part) or 1) for part in ("sockets", "cores", "threads"))
+    parts = [int(topology.get(part) or 1) for part in ("sockets", "cores", "threads")]
+    if not all(1 <= part <= _MOST_PROCESSORS for part in parts):
+        raise ValueError("the topology of its processors makes no sense")
+    return min(math.prod(parts), _MOST_PROCESSORS)
 
 
 def ineligibility(vmi: Object) -> Problem | None:
@@ -198,7 +253,7 @@ def _memory_ineligibilities(vmi: Object, spec: Object, domain: Object) -> Iterab
     yield from _processor_ineligibilities(cpu)
     yield AgentReason.VFIO, _passes_through(spec, devices)
     yield AgentReason.MEMORY_LOCKED, memory.get("reservedOverhead", {}).get("memLock") == "Required"
-    yield AgentReason.LAUNCH_SECURITY, bool(domain.get("launchSecurity"))
+    yield AgentReason.LAUNCH_SECURITY, domain.get("launchSecurity") is not None  # {}: by the cluster's own kind of it
     yield AgentReason.GUARANTEED, vmi.get("status", {}).get("qosClass") == "Guaranteed"
 
 
@@ -219,41 +274,67 @@ def _passes_through(spec: Object, devices: Object) -> bool:
 
 def _hold(status: Object) -> Problem | None:
     """Find why the VM must be left exactly as it is for now; None if it need not."""
-    migration = status.get("migrationState") or {}
-    under_way = migration.get("migrationUid") and not (migration.get("completed") or migration.get("failed"))
-    if under_way:
+    if _migrates(status):
         return Problem(AgentReason.MIGRATING, "it is migrating: its balloon stays as it is until that ends")
     return Problem.of(AgentReason.PAUSED) if _has(status, "Paused") else None
+
+
+def _migrates(status: Object) -> bool:
+    """Whether the VM migrates, by what KubeVirt itself goes by (isMigrationInProgress in virt-handler's controller.go).
+
+    A migration that was accepted and never began, or that ended without saying how, must not hold the VM for good.
+    """
+    migration = status.get("migrationState") or {}
+    if migration.get("completed") or migration.get("failed") or migration.get("endTimestamp"):
+        return False
+    arrives = migration.get("migrationUid") and migration.get("targetNode") == status.get("nodeName")
+    return bool(migration.get("startTimestamp") or arrives)
 
 
 def _return_all(vmi: Object) -> Problem | None:
     """Find why the VM must have all of its memory for now; None if it need not.
 
-    KubeVirt resizes the VM's pod by what the guest still lacks of its new memory. What a balloon keeps from the guest
-    would count as lacking.
+    KubeVirt has the VM's pod request what the guest still lacks of its new memory. What a balloon keeps from the guest
+    counts as lacking: that has happened by the time that the resizing shows here, and may only be told. KubeVirt marks
+    a hotplug that failed by a condition that is false, and then waits for a restart.
     """
-    status = vmi.get("status", {})
-    ordered = _quantity(vmi.get("spec", {}).get("domain", {}).get("memory", {}).get("guest"))
+    status, domain = vmi.get("status", {}), vmi.get("spec", {}).get("domain", {})
+    if _has(status, "HotMemoryChange", "False"):
+        return None
+    ordered = _quantity(domain.get("memory", {}).get("guest"))
     requested = _quantity(status.get("memory", {}).get("guestRequested"))
-    if _has(status, "HotMemoryChange") or (ordered and requested and ordered != requested):
-        return Problem(AgentReason.MEMORY_HOTPLUG, "its memory is being resized: it has all of it until that is done")
-    return None
+    if not _has(status, "HotMemoryChange") and (not ordered or not requested or ordered == requested):
+        return None
+    message = "its memory is being resized: it has all of it until that is done"
+    pod_request = _quantity(domain.get("resources", {}).get("requests", {}).get("memory"))
+    if ordered and pod_request and pod_request > ordered:
+        message += (
+            f"; its pod requests {human(pod_request - ordered)} more than that until it is restarted, for KubeVirt "
+            "takes reclaimed memory for missing: release a VM before its memory is resized"
+        )
+    return Problem(AgentReason.MEMORY_HOTPLUG, message)
 
 
-def _has(status: Object, condition: str) -> bool:
-    return any(each.get("type") == condition and each.get("status") == "True" for each in status.get("conditions", []))
+def _has(status: Object, condition: str, value: str = "True") -> bool:
+    return any(each.get("type") == condition and each.get("status") == value for each in status.get("conditions", []))
 
 
 def _size(vmi: Object) -> int:
     """Read the VM's memory in KubeVirt's own order: memory.guest, else the request, else the limit; else 0."""
     domain = vmi.get("spec", {}).get("domain", {})
-    resources = domain.get("resources", {})
-    candidates = (
-        domain.get("memory", {}).get("guest"),
-        resources.get("requests", {}).get("memory"),
-        resources.get("limits", {}).get("memory"),
-    )
-    return next((size for size in map(_quantity, candidates) if size), 0)
+    return _quantity(domain.get("memory", {}).get("guest")) or _pod_request(vmi) or 0
+
+
+def _pod_request(vmi: Object) -> int | None:
+    """Read what KubeVirt has the VM's pod request for the guest, in bytes; None where the VM's spec does not say.
+
+    That is the VM's request, or its limit where it has no request (WithMemoryRequests in KubeVirt's
+    renderresources.go). Where it has neither, KubeVirt divides the guest's memory by its ``memoryOvercommit``, which
+    only the pod shows.
+    """
+    resources = vmi.get("spec", {}).get("domain", {}).get("resources", {})
+    candidates = (resources.get(each, {}).get("memory") for each in ("requests", "limits"))
+    return next((amount for amount in map(_quantity, candidates) if amount), None)
 
 
 def _quantity(value: str | int | None) -> int | None:
@@ -261,6 +342,10 @@ def _quantity(value: str | int | None) -> int | None:
 
     KubeVirt may write thousandths of bytes ("1181116006400m" for 1.1Gi).
     """
-    if isinstance(value, str) and value.endswith("m"):
-        return -(-int(value[:-1]) // 1000)
-    return None if value is None else parse_quantity(value)
+    if value is None:
+        return None
+    thousandths = isinstance(value, str) and value.endswith("m")
+    size = -(-int(str(value)[:-1]) // 1000) if thousandths else parse_quantity(value)
+    if not 0 <= size <= _MOST_MEMORY:
+        raise ValueError("a quantity of memory that no machine has")
+    return size

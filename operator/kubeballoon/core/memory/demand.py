@@ -14,6 +14,7 @@ from kubeballoon.core.units import MIB
 
 MAJOR_FAULTS_IN_TROUBLE = 200.0  # a second; a guest starting programs stays below, a thrashing one is far above
 SWAP_IN_TROUBLE = 1 * MIB  # bytes a second read back from swap: idle pages only leave, so these are refaults
+_PLENTY_DIVISOR = 8  # what a guest could spare is plenty from 1/8 of what it has: four times its margin
 _CONCLUSIVE_MOVE = 16 * MIB  # bytes: a balloon that moved less does not show whether `available` moves with it
 
 
@@ -201,17 +202,23 @@ def _average(average: float, value: float, elapsed: float, constant: float) -> f
 
 
 def _is_troubled(before: GuestStatistics, stats: GuestStatistics, elapsed: float) -> bool:
+    """Whether a guest that has little to spare swaps in, or waits for a disk at its faults.
+
+    A guest with plenty to spare does so, too, where it reads files by page faults, as databases and Windows do.
+    """
+    if stats.usable is not None and stats.usable >= stats.actual // _PLENTY_DIVISOR:
+        return False
     return (
-        _counter_growth(before.major_faults, stats.major_faults) > MAJOR_FAULTS_IN_TROUBLE * elapsed
-        or _counter_growth(before.swap_in, stats.swap_in) > SWAP_IN_TROUBLE * elapsed
+        counter_growth(before.major_faults, stats.major_faults) > MAJOR_FAULTS_IN_TROUBLE * elapsed
+        or counter_growth(before.swap_in, stats.swap_in) > SWAP_IN_TROUBLE * elapsed
     )
 
 
 def _swap_growth(before: GuestStatistics, stats: GuestStatistics) -> int:
     """Return how much more the guest wrote to swap than it read back since ``before``, in bytes."""
-    return _counter_growth(before.swap_out, stats.swap_out) - _counter_growth(before.swap_in, stats.swap_in)
+    return counter_growth(before.swap_out, stats.swap_out) - counter_growth(before.swap_in, stats.swap_in)
 
 
-def _counter_growth(before: int | None, now: int | None) -> int:
+def counter_growth(before: int | None, now: int | None) -> int:
     """Return by how much a counter grew; 0 where it fell, since then the guest has booted again."""
     return 0 if before is None or now is None or now < before else now - before

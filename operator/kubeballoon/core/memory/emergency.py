@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kubeballoon.core.memory.allocation import allocate_memory
-from kubeballoon.core.memory.model import MemoryNode, MemoryVM, dead_band
+from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryVM, dead_band
 
 
 def is_short(size: int, actual: int, need: int, *, troubled: bool) -> bool:
@@ -33,6 +33,18 @@ def in_trouble(vm: MemoryVM) -> bool:
     return vm.actual < vm.maximum and is_short(vm.size, vm.actual, vm.need, troubled=vm.troubled)
 
 
+def is_urgent(node: MemoryNode) -> bool:
+    """Whether memory that guests work with is needed at once.
+
+    It is when a node is Scarce or Critical, or when a guest works with memory that it is guaranteed and has not got.
+    """
+    return node.state.only_minimums_hold or any(
+        vm.responsive and vm.need is not None and min(vm.minimum, vm.need) - vm.actual > vm.dead_band
+        for vm in node.vms
+        if vm.policy is not None and vm.excluded is None and not vm.observed
+    )
+
+
 def emergency_targets(node: MemoryNode, requests: Mapping[str, int]) -> dict[str, int]:
     """Decide the targets that take the place of the controller's requests for now.
 
@@ -52,22 +64,38 @@ def emergency_targets(node: MemoryNode, requests: Mapping[str, int]) -> dict[str
     overridden = any(vm.uid in requests and vm.target != requests[vm.uid] for vm in node.vms)
     if not (troubled or overridden or node.state.only_minimums_hold):
         return {}
+    decisions = {decision.vm.uid: decision for decision in allocate_memory(node).decisions}
     targets = {
-        decision.vm.uid: decision.target
-        for decision in allocate_memory(node).decisions
-        if decision.target is not None and decision.vm.uid in requests
+        uid: decision.target for uid, decision in decisions.items() if decision.target is not None and uid in requests
     }
-    _raise_to_demand(node, troubled, targets)
+    contended = any(uid in targets and targets[uid] < decisions[uid].vm.figures.present for uid in decisions)
+    _raise_to_demand(node, [decisions[vm.uid] for vm in troubled], targets, contended=contended)
     return {uid: target for uid, target in targets.items() if target != requests[uid]}
 
 
-def _raise_to_demand(node: MemoryNode, troubled: list[MemoryVM], targets: dict[str, int]) -> None:
-    """Raise the targets of guests in trouble to their demands, as far as the node has memory to spare."""
+def _raise_to_demand(
+    node: MemoryNode, troubled: list[MemoryDecision], targets: dict[str, int], *, contended: bool
+) -> None:
+    """Raise the targets of guests in trouble to their demands, as far as the node has memory to spare.
+
+    More than they are entitled to they get only while no guest is asked for memory that it works with: what it gives
+    is for those who are entitled to it.
+    """
     granted = sum(max(0, targets[vm.uid] - vm.actual) for vm in node.vms if vm.uid in targets)
     spare = max(0, node.available - node.reserve - granted)
-    for vm in sorted(troubled, key=lambda vm: vm.uid):  # the order must not depend on how the node was reported
-        target = max(targets.get(vm.uid, 0), vm.actual)
-        grant = min(spare, max(0, vm.demand - target))
-        if grant:
-            targets[vm.uid] = target + grant
-            spare -= grant
+    troubled = sorted(troubled, key=lambda decision: decision.vm.uid)  # not in the order in which they are reported
+    for decision in troubled:
+        vm, goal = decision.vm, min(decision.vm.demand, decision.entitlement)
+        if goal - targets.get(vm.uid, 0) > vm.dead_band:  # the allocation leaves smaller differences on purpose
+            spare -= _raise(vm, goal, spare, targets)
+    if not contended:
+        for decision in troubled:
+            spare -= _raise(decision.vm, decision.vm.demand, spare, targets)
+
+
+def _raise(vm: MemoryVM, goal: int, spare: int, targets: dict[str, int]) -> int:
+    """Raise one VM's target to ``goal``, by no more than ``spare`` bytes, and return by how much it rose."""
+    # A guest whose balloon has not reached its target has the more; a grant comes on top of that.
+    target = max(targets.get(vm.uid, 0), min(vm.actual, goal))
+    targets[vm.uid] = min(target + spare, max(target, goal))
+    return targets[vm.uid] - target

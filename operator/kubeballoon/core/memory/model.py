@@ -9,23 +9,41 @@ from kubeballoon.core.decision_reason import DecisionReason, TargetChange
 from kubeballoon.core.formatting import human
 from kubeballoon.core.memory.request_checks import FLOOR
 from kubeballoon.core.units import MIB
-from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen
+from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen, SwapAbility, WorkingSetReclaim
 
 COOL_DOWN = 60.0  # seconds: by then a guest has usually followed a change, and reported several times how it fares
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """An Amount is a size as users write it: bytes, or a percentage of a VM's memory."""
+    """An Amount is a size as users write it: bytes, a percentage of a VM's memory, or what the VM's pod requests.
+
+    Attributes:
+        bytes, percent: the size; both are None where the pod's request is meant.
+        pod_request: whether what the VM's pod has requested from the scheduler for the guest is meant.
+        limit: the amount that this one does not exceed; None if there is none.
+    """
 
     bytes: int | None = None
     percent: int | None = None
+    pod_request: bool = False
+    limit: Amount | None = None
 
-    def of(self, size: int) -> int:
-        """Return the amount in bytes for a VM of ``size`` bytes, rounded down."""
+    def of(self, size: int, pod_request: int | None = None) -> int:
+        """Return the amount in bytes, rounded down.
+
+        Args:
+            size: the VM's size, bytes.
+            pod_request: what the VM's pod has requested for the guest, bytes. None if it has requested nothing: then
+                the scheduler was told nothing less than the size.
+        """
         if self.bytes is not None:
-            return self.bytes
-        return size * (self.percent or 0) // 100
+            amount = self.bytes
+        elif self.pod_request:
+            amount = size if pod_request is None else min(size, pod_request)
+        else:
+            amount = size * (self.percent or 0) // 100
+        return amount if self.limit is None else min(amount, self.limit.of(size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +57,8 @@ class MemoryTerms:
         idle_tax: percent of an idle byte's worth that is taxed away, 0 to 99 (Waldspurger, OSDI 2002, section 5).
         shares_per_gib: the relative claim of each GiB of a VM's memory.
         max_rate: the fastest reclaim from one VM, bytes per second; None leaves it to the guest's own pace.
+        working_set: whether memory that a guest works with is reclaimed from it, once nothing else is left.
+        working_set_delay: seconds for which that memory is lacking elsewhere before it is reclaimed.
     """
 
     name: str
@@ -50,6 +70,16 @@ class MemoryTerms:
     mode: Mode = Mode.ENFORCE
     when: ReclaimWhen = ReclaimWhen.OVERCOMMITTED
     max_rate: int | None = None
+    working_set: WorkingSetReclaim = WorkingSetReclaim.IF_SWAPPABLE
+    working_set_delay: float = 10.0
+
+
+def guest_margin(size: int) -> int:
+    """Return what a guest of ``size`` bytes keeps free of what it could spare, in bytes.
+
+    A guest's statistics are seconds old, and do not show all that its kernel needs.
+    """
+    return size // 32  # twice the dead band, so that a guest at its margin does not count as short
 
 
 def dead_band(size: int) -> int:
@@ -71,6 +101,9 @@ class VMFigures(NamedTuple, Generic[Figure]):
         in_use: the part of the working set that the guest uses at this moment.
         working_set: the demand without headroom; all of the demand where the guest is in trouble.
         demand: the working set and headroom.
+        present: what the guest works with at this moment, whatever its policy says; 0 where that is not known.
+        kept: what the guest does not give as long as it gives nothing that it works with.
+        gives_working_set: 1 if more than that may be requested of it, else 0.
         actual: what the balloon leaves the guest.
         committed: what the node must be able to provide: ``actual``, or a target above it.
         target: the request in force; -1 where there is none.
@@ -84,6 +117,9 @@ class VMFigures(NamedTuple, Generic[Figure]):
     in_use: Figure
     working_set: Figure
     demand: Figure
+    present: Figure
+    kept: Figure
+    gives_working_set: Figure
     actual: Figure
     committed: Figure
     target: Figure
@@ -110,6 +146,9 @@ class MemoryVM:
         policy: the governing policy's terms; None if no policy selects the VM.
         last_change: the target's last change; None when it has not changed yet.
         agent_action: what the VM's agent does about it; it follows requests unless the VM is excluded or unresponsive.
+        swap_ability: whether the guest was seen to swap.
+        pod_request: what the VM's pod has requested from the scheduler for the guest, bytes; None if nothing.
+        pooled: whether its memory is in a pool of hugepages, which is no part of the node's memory here.
         observed: whether the policy only observes; computed once, because every allocation asks.
         figures: the numbers that an allocation reads, computed once from the above.
     """
@@ -128,6 +167,9 @@ class MemoryVM:
     policy: MemoryTerms | None = None
     last_change: TargetChange | None = None
     agent_action: AgentAction = AgentAction.FOLLOWS
+    swap_ability: SwapAbility = SwapAbility.UNKNOWN
+    pod_request: int | None = None
+    pooled: bool = False
 
     observed: bool = field(init=False, repr=False, compare=False)
     figures: VMFigures[int] = field(init=False, repr=False, compare=False)
@@ -139,24 +181,31 @@ class MemoryVM:
         weight, idle_tax = 1, 0
         committed = self.actual if self.target is None else max(self.actual, min(size, self.target))
         in_use = working_set = demand = committed
+        present = 0
+        kept = 0
         if policy is not None:
             weight, idle_tax = max(1, policy.shares_per_gib * size // MIB), policy.idle_tax
-            minimum = min(size, max(FLOOR, policy.minimum.of(size)))
+            minimum = min(size, max(FLOOR, policy.minimum.of(size, self.pod_request)))
             maximum = max(minimum, min(size, policy.maximum.of(size)))
             if self.need is not None:
                 # A guest in trouble works with more than it holds, so what it is seen to need is too little.
-                need = max(self.need, self.actual) if self.troubled else self.need
-                demand = max(minimum, min(maximum, need + policy.headroom.of(size)))
+                need, headroom = self.need, policy.headroom.of(size)
+                if self.troubled:
+                    need, headroom = max(need, self.actual), max(headroom, guest_margin(size))
+                demand = max(minimum, min(maximum, need + headroom))
                 working_set = demand if self.troubled else max(minimum, min(maximum, need))
-                in_use = working_set
-                if self.present_need is not None:
-                    in_use = max(minimum, min(working_set, self.present_need))
+                present = self.need if self.present_need is None else self.present_need
+                in_use = working_set if self.present_need is None else max(minimum, min(working_set, present))
+                kept = min(self.actual, present + guest_margin(size))
         figures = VMFigures(
             minimum=minimum,
             maximum=maximum,
             in_use=in_use,
             working_set=working_set,
             demand=demand,
+            present=present,
+            kept=kept,
+            gives_working_set=int(self.gives_working_set),
             actual=self.actual,
             committed=committed,
             target=-1 if self.target is None else self.target,
@@ -167,6 +216,12 @@ class MemoryVM:
         # Fields of a frozen dataclass can be set only in this way.
         object.__setattr__(self, "observed", policy is not None and policy.mode is Mode.OBSERVE)
         object.__setattr__(self, "figures", figures)
+
+    @property
+    def gives_working_set(self) -> bool:
+        """Whether memory that the guest works with may be requested of it: its policy allows that, and it may swap."""
+        allowed = self.policy is not None and self.policy.working_set is WorkingSetReclaim.IF_SWAPPABLE
+        return allowed and self.swap_ability is not SwapAbility.UNABLE
 
     @property
     def minimum(self) -> int:
@@ -185,7 +240,8 @@ class MemoryVM:
     def demand(self) -> int:
         """The VM's need and headroom within its bounds, bytes; what it has been promised while its need is unknown.
 
-        A guest in trouble has too little, so it demands at least its headroom above what its balloon leaves it.
+        A guest in trouble has too little, so it demands at least its headroom above what its balloon leaves it, and a
+        margin where the policy gives it no headroom.
         """
         return self.figures.demand
 
@@ -198,8 +254,10 @@ class MemoryVM:
         """Return the node memory to count for the VM if ``target`` is requested of it, in bytes.
 
         That is all of its size if its agent will give it everything, which it does without a request; otherwise what
-        it has, or has been promised.
+        it has, or has been promised. Memory in a pool of hugepages does not count at all.
         """
+        if self.pooled:
+            return 0
         returned = self.agent_action is AgentAction.RETURNS_ALL or (
             self.agent_action is AgentAction.FOLLOWS and target is None
         )
@@ -248,6 +306,7 @@ class MemoryDecision(NamedTuple):
         entitlement: what the VM will have once every other VM has followed its own request.
         state: the state of the node when this was decided.
         note: the message where nothing is requested: why the VM is left out.
+        withheld: the part of the entitlement that the VM has only because its guest would not give it.
     """
 
     vm: MemoryVM
@@ -256,6 +315,7 @@ class MemoryDecision(NamedTuple):
     reason: DecisionReason
     state: NodeState = NodeState.AMPLE
     note: str = ""
+    withheld: int = 0
 
     @property
     def message(self) -> str:
@@ -265,23 +325,40 @@ class MemoryDecision(NamedTuple):
         match self.reason:
             case DecisionReason.NO_POLICY | DecisionReason.EXCLUDED | DecisionReason.STEADY:
                 return self.note
-            case DecisionReason.UNRESPONSIVE:
-                return f"its driver does not follow requests: {human(self.entitlement)} counted as used"
-            case DecisionReason.DEMAND_UNKNOWN:
-                return f"no fresh guest statistics: {human(self.entitlement)} counted as used"
+            case DecisionReason.UNRESPONSIVE | DecisionReason.DEMAND_UNKNOWN:
+                unresponsive = self.reason is DecisionReason.UNRESPONSIVE
+                why = "its driver does not follow requests" if unresponsive else "no fresh guest statistics"
+                return f"{why}: {human(self.entitlement)} counted as used"
             case DecisionReason.NOT_UNDER_PRESSURE:
                 return f"node {self.state}, its policy reclaims under pressure only: may use {human(target)}"
             case DecisionReason.WAITING:
                 missing = human(self.entitlement - target)
                 return f"entitled to {human(self.entitlement)}; {missing} of it waits until other VMs have given theirs"
+            case DecisionReason.WITHHOLDING:
+                return self._withholding()
             case DecisionReason.SATISFIED:
                 limit = "all of its" if vm.maximum == vm.size else "its policy's maximum of"
-                return f"may use {limit} {human(vm.maximum)}"
+                return f"may use {limit} {human(vm.maximum)}{self._why_guaranteed}"
             case DecisionReason.RECLAIMED:
                 return self._reclaimed(target)
             case DecisionReason.AT_MINIMUM:
                 return f"{self._reclaimed(target)}; at its guaranteed minimum {human(vm.minimum)}"
         assert_never(self.reason)
+
+    def _withholding(self) -> str:
+        policy = self.vm.policy
+        never = policy is not None and policy.working_set is WorkingSetReclaim.NEVER
+        why = "its policy reclaims no working set" if never else "it cannot swap"
+        part = human(self.entitlement - self.withheld)
+        return f"its part is {part}; its guest works with {human(self.withheld)} more, and {why}: it keeps that"
+
+    @property
+    def _why_guaranteed(self) -> str:
+        """Why nothing is ever reclaimed from the VM, if its pod's request is the reason."""
+        policy = self.vm.policy
+        if policy is None or not policy.minimum.pod_request or self.vm.minimum < self.vm.size:
+            return ""
+        return ": its pod has requested all of it, so it is guaranteed"
 
     def _reclaimed(self, target: int) -> str:
         vm, demand = self.vm, self.vm.demand
@@ -299,7 +376,7 @@ class MemoryPlan:
 
     Attributes:
         capacity: the memory divided among VMs, after memory for VMs that are left out has been set aside.
-        shortfall: by how much the minimums exceed that capacity; 0 when they fit.
+        shortfall: by how much the minimums, and what guests keep above theirs, exceed that capacity; 0 when they fit.
         risk: how much more than the node's capacity its VMs could use at once. ``UnderPressure`` allows that, and so do
             VMs that cannot be ballooned or of which nothing is requested.
         decisions: one for each VM, in the order of the node's VMs.
@@ -310,3 +387,8 @@ class MemoryPlan:
     shortfall: int = 0
     risk: int = 0
     decisions: tuple[MemoryDecision, ...] = field(default=())
+
+    @property
+    def withheld(self) -> int:
+        """Memory that VMs keep beyond their parts because their guests would not give it, bytes."""
+        return sum(decision.withheld for decision in self.decisions)

@@ -1,5 +1,8 @@
 """This module finds a node's state from its free memory and its stall, with hysteresis.
 
+A stall counts only while free memory is near the thresholds: the kernel's figures for the whole node contain the stalls
+of a container that thrashes at its own limit, which nothing that is taken from VMs would help.
+
 The states and their defaults are ESX's (Waldspurger, OSDI 2002, section 6.3): 6, 4, 2 and 1 % of memory free. A state
 is entered when free memory falls below its own threshold and left upward only at the threshold of the state above.
 """
@@ -50,17 +53,21 @@ class MemoryStall:
 
 @dataclass(frozen=True, slots=True)
 class StallLimits:
-    """StallLimits are the stalls from which on a node is at least Tight or Scarce, however much memory looks free.
+    """StallLimits are the stalls from which on a node is at least Tight or Scarce, though more memory looks free.
 
     A state entered because of a stall is left below half its limit.
 
     Attributes:
         tight_some: percent of ``MemoryStall.some`` from which on the node is Tight.
         scarce_full: percent of ``MemoryStall.full`` from which on the node is Scarce.
+        counts_below: how many times the threshold of Ample must be free for a stall to count no more.
+        counts_until: the same for a node that is not Ample any more.
     """
 
     tight_some: float = 20.0
     scarce_full: float = 10.0
+    counts_below: float = 2.0  # 12 % by default: page cache that is read again at once looks free, though it is not
+    counts_until: float = 3.0
 
 
 def state_thresholds(
@@ -85,11 +92,11 @@ def next_state(
     previous: NodeState, available: int, thresholds: StateThresholds, stall: MemoryStall, stall_limits: StallLimits
 ) -> NodeState:
     """Return the node's state, given the state before, the free memory in bytes and the stall."""
-    return max(
-        _by_memory(previous, available, thresholds),
-        _by_stall(previous, stall, stall_limits),
-        key=lambda state: state.severity,
-    )
+    by_memory = _by_memory(previous, available, thresholds)
+    factor = stall_limits.counts_below if previous is NodeState.AMPLE else stall_limits.counts_until
+    if available >= factor * thresholds.ample:
+        return by_memory
+    return max(by_memory, _by_stall(previous, stall, stall_limits), key=lambda state: state.severity)
 
 
 def _by_memory(previous: NodeState, available: int, thresholds: StateThresholds) -> NodeState:

@@ -32,6 +32,7 @@ class BalloonSample:
         sampled_at: the moment, seconds.
         spare: what the guest could give now without harm, bytes; None when its statistics do not tell.
         troubled: whether the guest swaps or refaults.
+        urgent: whether the node is so short that a guest with memory to spare is asked for it though it suffers.
         max_residual: how far off its goal the balloon may come to rest, bytes.
     """
 
@@ -39,6 +40,7 @@ class BalloonSample:
     sampled_at: float
     spare: int | None = None
     troubled: bool = False
+    urgent: bool = False
     max_residual: int = TOLERANCE
 
     def has_reached(self, goal: int) -> bool:
@@ -177,9 +179,10 @@ def _next_request(pace: Pace, sample: BalloonSample, goal: int, max_rate: int | 
         return None
     if goal >= sample.actual:
         return goal
-    if sample.spare is None or sample.troubled:
+    if sample.spare is None or (sample.troubled and not sample.urgent):
         return None
-    step = min(int(pace.rate * LEAD_SECONDS), sample.spare)
+    rate = MIN_RATE if sample.troubled else pace.rate
+    step = min(int(rate * LEAD_SECONDS), sample.spare)
     if max_rate:
         # The limit holds per second, however often the guest is sampled. A guest that was asked for nothing may save up
         # what one second allows, or the least that is worth a request.

@@ -13,16 +13,21 @@ SHARES = 1000  # of each processor, by default and where no policy governs the V
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A Count is a number of processors as users write it: a number, or a percentage of a VM's processors."""
+    """A Count is a number of processors as users write it: a number, or a percentage of a VM's processors.
+
+    Attributes:
+        number, percent: the count; one of them is set.
+        limit: the count that this one does not exceed; None if there is none.
+    """
 
     number: int | None = None
     percent: int | None = None
+    limit: Count | None = None
 
     def of(self, size: int) -> int:
         """Return the number for a VM of ``size`` processors: at least one, and rounded up."""
-        if self.number is not None:
-            return max(1, self.number)
-        return max(1, -(-size * (self.percent or 0) // 100))
+        number = -(-size * (self.percent or 0) // 100) if self.number is None else self.number
+        return max(1, number if self.limit is None else min(number, self.limit.of(size)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,69 @@
+"""This module follows what an agent reads of the API server: the VMs of its node, policies, and namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+
+from kubeballoon.api.names import NODE_NAME_LABEL
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import ApiClient
+from kubeballoon.cluster.reflector import Reflector
+
+
+class ClusterWatches:
+    """ClusterWatches keep an agent's knowledge of the API server's objects up to date.
+
+    Attributes:
+        vms: the VirtualMachineInstances of the agent's node.
+        policies: all MemoryPolicies.
+        processor_policies: all ProcessorPolicies; only the labels that they select by are of interest.
+        namespaces: all namespaces.
+    """
+
+    def __init__(
+        self, cluster: ApiClient, node: str, changed: Callable[[], None], namespace_changed: Callable[[], None]
+    ) -> None:
+        """Prepare the watches.
+
+        Args:
+            cluster: the API server.
+            node: the node's name.
+            changed: called after every change of a VM or policy.
+            namespace_changed: called after every change of a namespace.
+        """
+        selector = f"{NODE_NAME_LABEL}={node}"
+        self.vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=changed)
+        self.policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=changed)
+        self.processor_policies = Reflector(cluster, paths.PROCESSOR_POLICIES, changed=changed)
+        self.namespaces = Reflector(cluster, paths.NAMESPACES, changed=namespace_changed)
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Follow everything, each in a task of its own."""
+        tasks.create_task(self.vms.run(), name="watch VMs")
+        tasks.create_task(self.policies.run(), name="watch policies")
+        tasks.create_task(self.processor_policies.run(), name="watch processor policies")
+        tasks.create_task(self.namespaces.run(), name="watch namespaces")
+
+    @property
+    def known(self) -> bool:
+        """Whether the VMs are known, and policies and namespaces as far as they may be read.
+
+        Before that nothing is moved: an annotation that was not read yet may be there.
+        """
+        return self.vms.synced.is_set() and self.policies.tried and self.namespaces.tried
+
+    def unread(self) -> str | None:
+        """Say in one line that the VMs are not known yet; None if they are."""
+        return None if self.vms.synced.is_set() else "the VMs of this node are not read yet"
+
+    def fault(self) -> str | None:
+        """Say in one line what cannot be watched; None if everything is in step."""
+        named = {"VMs": self.vms, "policies": self.policies, "namespaces": self.namespaces}
+        lost = [name for name, reflector in named.items() if not reflector.reachable]
+        return f"{' and '.join(lost)} cannot be watched" if lost else None
+
+    def labels(self, namespaces: Collection[str]) -> dict[str, Mapping[str, str]]:
+        """Read the labels of those of the namespaces that are known."""
+        known = (namespace["metadata"] for namespace in self.namespaces.objects())
+        return {each["name"]: each.get("labels", {}) for each in known if each["name"] in namespaces}

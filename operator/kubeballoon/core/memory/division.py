@@ -1,0 +1,247 @@
+"""This module divides a node's capacity among VMs, and decides which of their targets move, and how far now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, pairwise, repeat
+
+import numpy as np
+import numpy.typing as npt
+
+from kubeballoon.core.decision_reason import DecisionReason
+from kubeballoon.core.entitlement import Claims, Ints, divide_columns, scale_minimums
+from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryVM, VMFigures
+from kubeballoon.vocabulary import NodeState
+
+# Up to 1/128 of the capacity is not given out as idle memory or headroom: other processes' memory and guests' needs
+# waver by about as much, and then no target has to move.
+_SLACK_DIVISOR = 128
+
+# Idle memory may be 8 dead bands, which is 1/8 of the VM's size, off its entitlement for a while: nobody needs it.
+_IDLE_DEAD_BANDS = 8
+
+# That while, counted from the target's last change: an hour by default. Fairness among idle VMs is not urgent, and
+# every correction disturbs guests.
+COOL_DOWNS_BEFORE_REBALANCING = 60
+
+# Why VMs that share in the division have their targets; the constants below are places in this tuple.
+SHARERS_REASONS = (
+    DecisionReason.RECLAIMED,
+    DecisionReason.AT_MINIMUM,
+    DecisionReason.SATISFIED,
+    DecisionReason.WAITING,
+    DecisionReason.WITHHOLDING,
+)
+_RECLAIMED, _AT_MINIMUM, _SATISFIED, _WAITING, _WITHHOLDING = range(len(SHARERS_REASONS))
+
+
+def divide_capacity(
+    node: MemoryNode, vms: Sequence[MemoryVM], capacity: int, unheld: int
+) -> tuple[list[MemoryDecision], int]:
+    """Divide the capacity among VMs with policies and known needs.
+
+    Args:
+        node: the VMs' node.
+        vms: the VMs that share.
+        capacity: what they may have in the end, bytes.
+        unheld: the part of it that other VMs do not hold now, bytes.
+
+    Returns:
+        A decision for each VM, and by how many bytes the minimums, and what guests keep, exceed the capacity.
+    """
+    if not vms:
+        return [], 0
+    columns = figure_columns(vms)
+    guaranteed = capacity
+    residual = _residual_above_targets(columns)
+    capacity = max(0, capacity - residual)
+    claims, divisible = _claims(node, vms, columns, capacity)
+    entitlements = divide_columns(claims, divisible)
+    kept, withheld = _kept_beyond(columns, entitlements, capacity)
+    if kept.any():
+        # What guests keep cannot be divided, so it is divided anew with that as a lower bound.
+        claims, divisible = _claims(node, vms, columns, capacity, kept)
+        entitlements = divide_columns(claims, divisible)
+    desired = _damp(node, vms, columns, claims.minimum, entitlements)
+    if desired.sum() > capacity:
+        desired = _remove_surplus(desired, entitlements, int(desired.sum()) - divisible)
+    targets = _limit_to_free_memory(columns, claims, desired, max(0, unheld - residual))
+    shortfall = max(0, int(np.maximum(columns.minimum, np.where(withheld > 0, kept, 0)).sum()) - guaranteed)
+    if columns.minimum.sum() > guaranteed:
+        entitlements = scale_minimums(columns.minimum, capacity)
+    reasons = map(SHARERS_REASONS.__getitem__, _reasons(columns, desired, targets, withheld).tolist())
+    rows = zip(
+        vms,
+        targets.tolist(),
+        entitlements.tolist(),
+        reasons,
+        repeat(node.state),
+        repeat(""),
+        np.minimum(withheld, entitlements).tolist(),
+        strict=False,
+    )
+    return list(map(MemoryDecision._make, rows)), shortfall
+
+
+def _kept_beyond(columns: VMFigures[Ints], parts: Ints, capacity: int) -> tuple[Ints, Ints]:
+    """Find what guests keep beyond their parts of the capacity.
+
+    A guest keeps what it works with, and its margin. If its part is less than what it works with, its memory may be
+    requested all the same, provided that it can swap. Margins give way where they do not fit.
+
+    Returns:
+        What each VM keeps because no more may be requested of it, and by how much that exceeds its part if it works
+        with more than its part; bytes, 0 for other VMs.
+    """
+    lacking = parts < columns.present - columns.dead_band  # less is not worth swapping
+    keeps = (columns.kept > parts) & ~(lacking & (columns.gives_working_set > 0))
+    kept = np.where(keeps, columns.kept, 0)
+    withholds = keeps & lacking
+    if np.maximum(columns.minimum, kept).sum() > capacity:
+        kept = np.where(withholds, columns.kept, 0)
+    return kept, np.where(withholds, columns.kept - parts, 0)
+
+
+def figure_columns(vms: Sequence[MemoryVM]) -> VMFigures[Ints]:
+    """Put the figures of many VMs into one array for each figure."""
+    width = len(VMFigures._fields)
+    figures = chain.from_iterable([vm.figures for vm in vms])
+    return VMFigures._make(np.fromiter(figures, np.int64, len(vms) * width).reshape(len(vms), width).T.copy())
+
+
+def _residual_above_targets(columns: VMFigures[Ints]) -> int:
+    """Return the memory that balloons at rest leave their guests above the targets, in bytes.
+
+    Balloons come to rest a little off their targets. That is not corrected, so nobody else can have it.
+    """
+    excess = columns.actual - np.where(columns.target >= 0, columns.target, columns.actual)
+    return int(excess[(excess > 0) & (excess <= columns.dead_band)].sum())
+
+
+def _claims(
+    node: MemoryNode, vms: Sequence[MemoryVM], columns: VMFigures[Ints], capacity: int, kept: Ints | int = 0
+) -> tuple[Claims, int]:
+    """Build the VMs' claims, with the bounds that the node's state and the capacity allow; none is below ``kept``.
+
+    Returns:
+        The claims, and how much of the capacity is divided, in bytes: all of it but a little slack that nobody works
+        with. There is no slack where everything fits.
+    """
+    levels = [columns.minimum, columns.maximum]
+    if not node.state.only_minimums_hold:
+        levels[1:1] = [columns.in_use, columns.working_set, columns.demand]
+    minimum, maximum = choose_bounds([np.maximum(level, kept) for level in levels], capacity)
+    claims = Claims(
+        key=[vm.uid for vm in vms],
+        minimum=minimum,
+        maximum=maximum,
+        weight=columns.weight,
+        active=columns.demand,
+        idle_tax=columns.idle_tax,
+    )
+    if maximum.sum() <= capacity:
+        return claims, capacity
+    needed = max(int(columns.working_set.sum()), int(minimum.sum()))
+    return claims, max(capacity - capacity // _SLACK_DIVISOR, min(capacity, needed))
+
+
+def choose_bounds(levels: Sequence[Ints], capacity: int) -> tuple[Ints, Ints]:
+    """Pick the lower and upper bounds of the division from ``levels``, which rise for every VM.
+
+    Returns:
+        The highest level whose sum fits the capacity and the level above it, or the lowest two if none fits.
+    """
+    for lower, upper in reversed(list(pairwise(levels))):
+        if lower.sum() <= capacity:
+            return lower, upper
+    return levels[0], levels[1]
+
+
+def _damp(
+    node: MemoryNode, vms: Sequence[MemoryVM], columns: VMFigures[Ints], minimums: Ints, entitlements: Ints
+) -> Ints:
+    """Return the entitlements, but the present target where a change is too small or too early to be worth making.
+
+    Args:
+        node: the VMs' node.
+        vms: the VMs that share.
+        columns: their figures.
+        minimums: the lower bounds of the division, which every VM can have, bytes.
+        entitlements: the outcome of the division, bytes.
+    """
+    change = entitlements - columns.target
+    distance = np.abs(change)
+    lacking = columns.working_set - columns.committed
+    needed = node.state is not NodeState.AMPLE or bool((lacking > columns.dead_band).any())
+    stays = (distance <= columns.dead_band) & (entitlements != columns.minimum) & (entitlements != columns.maximum)
+    if node.state is NodeState.AMPLE:
+        # Every change of one VM's demand moves the price, hence all others' entitlements. To follow would help nobody.
+        enough = np.maximum(minimums, np.minimum(columns.working_set + columns.dead_band, columns.demand))
+        idle = (enough <= columns.target) & (columns.target <= columns.maximum) & (entitlements != columns.maximum)
+        tolerated = distance <= columns.dead_band * _IDLE_DEAD_BANDS
+        stays |= tolerated & idle & ~_due_for_rebalancing(vms, node.cool_down)
+    if not needed:
+        stays |= (change < 0) & moved_recently(vms, node.cool_down, up=True)
+    stays |= (change > 0) & (lacking <= 0) & moved_recently(vms, node.cool_down, up=False)
+    within_bounds = (columns.minimum <= columns.target) & (columns.target <= columns.maximum)
+    return np.where(stays & within_bounds, columns.target, entitlements)
+
+
+def _remove_surplus(desired: Ints, entitlements: Ints, surplus: int) -> Ints:
+    """Reduce the desired targets by at least ``surplus`` bytes, and as few of them as can be.
+
+    The ones furthest above their entitlements are reduced to these.
+    """
+    excess = np.maximum(desired - entitlements, 0)
+    furthest_first = (-excess).argsort(kind="stable")
+    last = excess[furthest_first].cumsum().searchsorted(surplus)
+    chosen = furthest_first[: last + 1]
+    reduced = desired.copy()
+    reduced[chosen] = np.minimum(desired, entitlements)[chosen]
+    return reduced
+
+
+def moved_recently(vms: Sequence[MemoryVM], cool_down: float, *, up: bool) -> npt.NDArray[np.bool_]:
+    """Find the VMs whose targets last moved up (or down), less than the cool-down ago."""
+    changes = [vm.last_change for vm in vms]
+    return np.array([change is not None and change.up is up and change.age < cool_down for change in changes])
+
+
+def _due_for_rebalancing(vms: Sequence[MemoryVM], cool_down: float) -> npt.NDArray[np.bool_]:
+    """Find the VMs whose targets have stayed long enough to be corrected for fairness alone.
+
+    A target whose last change is not known is not due: a controller that has just started does not know its age.
+    """
+    changes = [vm.last_change for vm in vms]
+    wait = COOL_DOWNS_BEFORE_REBALANCING * cool_down
+    return np.array([change is not None and change.age >= wait for change in changes])
+
+
+def _limit_to_free_memory(columns: VMFigures[Ints], claims: Claims, desired: Ints, capacity: int) -> Ints:
+    """Lower targets at once, but raise them only into memory that is free already.
+
+    Free memory goes to minimums first, then to memory in use, then to working sets. Of the rest, a VM gets nothing if
+    its part would be too small to be worth a change of its target.
+    """
+    # A VM counts as what it has until its guest has given some up; a grant that it has not used yet can be withdrawn.
+    floor = np.maximum(np.maximum(columns.minimum, columns.actual), np.minimum(desired, columns.committed))
+    ceiling = np.maximum(floor, desired)
+    if ceiling.sum() <= capacity:
+        return desired
+    urgent = [np.maximum(floor, np.minimum(desired, level)) for level in (columns.in_use, columns.working_set)]
+    minimum, maximum = choose_bounds([floor, *urgent, ceiling], capacity)
+    granted = np.minimum(desired, divide_columns(claims._replace(minimum=minimum, maximum=maximum), capacity))
+    change = granted - columns.target
+    small = (change > 0) & (change <= columns.dead_band) & (granted < desired)
+    idle = (columns.target >= columns.minimum) & (columns.target >= columns.working_set)
+    return np.where(small & idle, columns.target, granted)
+
+
+def _reasons(columns: VMFigures[Ints], desired: Ints, targets: Ints, withheld: Ints) -> Ints:
+    """Say why VMs that share in the division have these targets: places in ``SHARERS_REASONS``."""
+    reasons = np.where(targets <= columns.minimum, _AT_MINIMUM, _RECLAIMED)
+    reasons[targets >= columns.maximum] = _SATISFIED
+    if (columns.actual - desired > columns.dead_band).any():  # some guest is still giving memory up
+        reasons[desired - targets > columns.dead_band] = _WAITING
+    reasons[withheld > 0] = _WITHHOLDING
+    return reasons

@@ -1,0 +1,82 @@
+"""A controller knows whether kopf delivers what the API server has."""
+
+from __future__ import annotations
+
+from kubeballoon.cluster import paths
+from kubeballoon.controller.watch_progress import WatchProgress
+from tests.support.waiting import Clock
+
+PATIENCE = 30.0
+
+
+def at(version: int, uid: str = "u") -> dict[str, str]:
+    """The metadata of an object in one of its versions."""
+    return {"uid": uid, "resourceVersion": str(version)}
+
+
+def watches(clock: Clock) -> WatchProgress:
+    return WatchProgress(PATIENCE, clock)
+
+
+def test_nothing_is_in_step_until_every_object_has_been_delivered() -> None:
+    progress = watches(Clock())
+    progress.compare(paths.NAMESPACES, [at(1, "a"), at(2, "b")], progress.deliveries, first=True)
+    progress.compare(paths.NODE_PRESSURES, [at(3, "n")], progress.deliveries, first=True)
+    assert progress.fault() == ("watches are not in step: 2 namespaces, 1 nodepressures have not been delivered yet")
+    progress.record(paths.NAMESPACES, None, at(1, "a"))
+    progress.record(paths.NODE_PRESSURES, None, at(3, "n"))
+    assert progress.fault() == "watches are not in step: 1 namespaces have not been delivered yet"
+    progress.record(paths.NAMESPACES, "DELETED", at(4, "b"))
+    assert progress.fault() is None
+
+
+def test_what_kopf_delivered_before_it_was_listed_is_in_step() -> None:
+    progress = watches(Clock())
+    progress.record(paths.NAMESPACES, None, at(1))
+    progress.compare(paths.NAMESPACES, [at(1)], progress.deliveries, first=True)
+    assert progress.fault() is None
+
+
+def test_a_change_that_is_not_delivered_in_time_is_a_fault_until_any_newer_one_is() -> None:
+    clock = Clock()
+    progress = watches(clock)
+    progress.record(paths.MEMORY_POLICIES, None, at(1))
+    progress.compare(paths.MEMORY_POLICIES, [at(2)], progress.deliveries)
+    assert progress.fault() is None, "it may be on its way"
+    clock.now += PATIENCE / 2
+    progress.compare(paths.MEMORY_POLICIES, [at(3)], progress.deliveries)
+    clock.now += PATIENCE / 2
+    assert progress.fault() == "watches are not in step: 1 memorypolicies have not been delivered yet"
+    progress.record(paths.MEMORY_POLICIES, "MODIFIED", at(4))
+    assert progress.fault() is None
+
+
+def test_an_object_that_was_delivered_while_it_was_listed_may_be_newer_than_the_list() -> None:
+    clock = Clock()
+    progress = watches(clock)
+    before = progress.deliveries
+    progress.record(paths.NODE_PRESSURES, "MODIFIED", at(3))
+    progress.compare(paths.NODE_PRESSURES, [at(2)], before)
+    clock.now += PATIENCE
+    assert progress.fault() is None
+
+
+def test_an_object_that_is_gone_when_the_next_list_is_read_is_missed_no_more() -> None:
+    clock = Clock()
+    progress = watches(clock)
+    progress.compare(paths.NAMESPACES, [at(1)], progress.deliveries)
+    clock.now += PATIENCE
+    assert progress.fault() is not None
+    progress.compare(paths.NAMESPACES, [], progress.deliveries)
+    assert progress.fault() is None
+
+
+def test_an_object_that_comes_back_in_an_older_version_has_to_be_delivered_again() -> None:
+    """As after a backup of the API server was restored."""
+    clock = Clock()
+    progress = watches(clock)
+    progress.record(paths.NAMESPACES, None, at(5))
+    progress.compare(paths.NAMESPACES, [], progress.deliveries)
+    progress.compare(paths.NAMESPACES, [at(5)], progress.deliveries)
+    clock.now += PATIENCE
+    assert progress.fault() is not None
