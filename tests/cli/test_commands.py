@@ -449,3 +449,28 @@ def test_diff_reads_labels_that_a_report_leaves_out(
     until(lambda: is_allowed(installed, reader, "list", "nodepressures"))
     without = balloon(installed.user_kubeconfig(reader), "diff", "-f", str(path))
     assert f"not all labels of VM {busy.namespace}/many are reported" in without.stderr
+
+
+def test_what_a_guest_or_a_launcher_says_controls_no_terminal(cli: Cli, busy: FakeNode, tmp_path: Path) -> None:
+    hostile = "\x1b[2J\x1b]0;owned\x07\nall is well\u202e"
+    for vm in busy.vms.values():
+        vm |= {"message": hostile, "responsive": False}
+        vm["processors"]["message"] = hostile
+    busy.report()
+    path = policies(tmp_path, memory_policy("default", memory={"min": "75%"}))
+    where = f"--namespace={busy.namespace}"
+    for command in (
+        ("top", "nodes", "-o", "wide"),
+        ("top", "vms", where, "-o", "wide"),
+        ("status",),
+        ("explain", "busy", where),
+        ("explain", "barred", where),
+        ("explain", "barred", where, "-o", "yaml"),
+        ("diff", "-f", str(path), "-o", "wide"),
+        ("release", busy.name, "--force", "--timeout=1s"),
+    ):
+        done = cli(*command)
+        assert all(line.isprintable() for line in (done.stdout + done.stderr).split("\n")), command
+        if "barred" in command:
+            assert "all is well" in done.stdout
+    cli("release", busy.name, "--undo")

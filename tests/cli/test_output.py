@@ -7,7 +7,7 @@ import io
 import pytest
 
 from kubeballoon.api.meta import ApiModel
-from kubeballoon.cli.output import Cell, Output, Style
+from kubeballoon.cli.output import Cell, Output, Style, warn
 
 
 class Screen(io.StringIO):
@@ -26,6 +26,11 @@ class Document(ApiModel):
     """A Document stands for what a command found."""
 
     node_name: str
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\nroot ok\u202egnp\x00"
+"""What clears a terminal, names its window, colours it, begins a line of its own, and turns the text around."""
+HARMLESS = "]0;owned[2J31m  root okgnp"
 
 
 def printed(
@@ -56,3 +61,33 @@ def test_colours_can_be_declined(monkeypatch: pytest.MonkeyPatch, environment: d
 @pytest.mark.parametrize(("output_format", "text"), [("json", '{\n  "nodeName": "n"\n}\n'), ("yaml", "nodeName: n\n")])
 def test_programs_get_documents(monkeypatch: pytest.MonkeyPatch, output_format: str, text: str) -> None:
     assert printed(monkeypatch, output_format, terminal=True) == text
+
+
+@pytest.mark.parametrize("output_format", [None, "json", "yaml"])
+def test_nothing_that_is_not_printable_reaches_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, output_format: str | None
+) -> None:
+    screen = Screen(terminal=True)
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("NO_COLOR", "1")
+    output = Output.to_stdout(output_format)
+    if not output.print_document(Document(node_name=HOSTILE)):
+        output.print_table(["NODE", "STATE"], [(HOSTILE, Cell(HOSTILE, Style.BAD))])
+        output.print_line(HOSTILE, Cell(HOSTILE, Style.STRONG))
+        output.print_bullets(HOSTILE, [HOSTILE])
+        assert screen.getvalue().count(HARMLESS) == 6
+    assert all(line.isprintable() for line in screen.getvalue().split("\n"))
+
+
+def test_colours_stay_around_text_that_was_stripped(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(terminal=True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout", screen)
+    Output.to_stdout(None).print_line(Cell(HOSTILE, Style.BAD))
+    assert screen.getvalue() == f"\x1b[31m{HARMLESS}\x1b[0m\n"
+
+
+def test_warnings_and_errors_are_stripped_too(capsys: pytest.CaptureFixture[str]) -> None:
+    warn(HOSTILE)
+    assert capsys.readouterr().err == f"{HARMLESS}\n"

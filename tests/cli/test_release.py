@@ -50,7 +50,7 @@ def background() -> Iterator[ThreadPoolExecutor]:
 def test_everything_is_released_and_stays_so_until_undone(
     cli: Cli, installed: ControlPlane, squeezed: FakeNode, background: ThreadPoolExecutor
 ) -> None:
-    released = background.submit(cli, "release", "--all", "--wait", "--timeout=60s")
+    released = background.submit(cli, "release", "--all", "--force", "--wait", "--timeout=60s")
     until(lambda: squeezed.targets() == {})
     assert not released.done(), "the guests do not have their memory back yet"
     squeezed.report(follow=True)
@@ -69,8 +69,53 @@ def test_everything_is_released_and_stays_so_until_undone(
     assert cli("release", "--all", "--undo").stdout == "all VMs: not released\n"
 
 
+@pytest.mark.parametrize("everything", [True, False], ids=["all", "a node"])
+def test_nothing_is_released_where_a_node_would_run_short(
+    cli: Cli,
+    installed: ControlPlane,
+    squeezed: FakeNode,
+    everything: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    before = squeezed.targets()
+    target, name = ("--all", "all VMs") if everything else (squeezed.name, f"node {squeezed.name}")
+    for options in ([], ["--dry-run"]):
+        result = cli("release", target, *options)
+        assert result.returncode == 3
+        (total,) = result.stdout.splitlines()
+        assert total.startswith(f"{name}: 3 VMs on 1 nodes get ")
+        assert total.endswith("and 0 processors back; 1 of the nodes would run short, by 336 MiB together")
+        assert f"node {squeezed.name} is overcommitted by 336 MiB" in result.stderr
+        assert "nothing is released, because a node would run short; --force" in result.stderr
+    assert squeezed.targets() == before
+    assert "annotations" not in get(installed, "mempol", "default")["metadata"]
+    assert "annotations" not in get(installed, "nodepressure", squeezed.name)["metadata"]
+
+
+def test_a_dry_run_says_what_would_be_released_and_releases_nothing(
+    cli: Cli, installed: ControlPlane, squeezed: FakeNode
+) -> None:
+    before = squeezed.targets()
+    reclaimed = 3 * 512 * MIB - sum(before.values())
+    for arguments, changed in (
+        (("--all", "--force"), "MemoryPolicy default"),
+        ((squeezed.name, "--force"), f"NodePressure {squeezed.name}"),
+        (("vm/a", f"--namespace={squeezed.namespace}"), f"VM {squeezed.namespace}/a"),
+    ):
+        result = cli("release", *arguments, "--dry-run", "-o", "json")
+        assert result.returncode == 0, result.stderr
+        shown = json.loads(result.stdout)
+        assert (shown["changed"], shown["dryRun"], shown["refused"]) == ([changed], True, False)
+        vms = 1 if "vm/a" in arguments else 3
+        assert (shown["forecast"]["virtualMachines"], shown["forecast"]["nodes"]) == (vms, 1)
+        assert shown["forecast"]["memory"] == (512 * MIB - before["a"] if vms == 1 else reclaimed)
+    assert squeezed.targets() == before
+    assert "annotations" not in get(installed, "mempol", "default")["metadata"]
+    vmi = get(installed, "vmi", "a", f"--namespace={squeezed.namespace}")["metadata"]["annotations"]
+    assert "kubeballoon.io/exclude" not in vmi
+
+
 def test_a_node_is_released(cli: Cli, squeezed: FakeNode, background: ThreadPoolExecutor) -> None:
-    released = background.submit(cli, "release", f"node/{squeezed.name}", "-o", "json")
+    released = background.submit(cli, "release", f"node/{squeezed.name}", "--force", "-o", "json")
     until(lambda: squeezed.targets() == {})
     squeezed.report(follow=True)
     ended = released.result()
@@ -100,7 +145,7 @@ def test_a_vm_is_released(
 
 
 def test_what_is_not_back_in_time_is_named(cli: Cli, installed: ControlPlane, squeezed: FakeNode) -> None:
-    result = cli("release", squeezed.name, "--timeout=2s")
+    result = cli("release", squeezed.name, "--force", "--timeout=2s")
     assert result.returncode == 4
     namespace = squeezed.namespace
     assert [line.split(":")[0] for line in result.stderr.splitlines()[-3:]] == [
@@ -179,11 +224,11 @@ def test_an_account_with_the_least_privileges_releases_all(
     )
     until(lambda: is_allowed(installed, f"system:serviceaccount:{namespace}:{name}", "patch", "memorypolicies"), 60)
     kubeconfig = installed.service_account_kubeconfig(namespace, name)
-    released = background.submit(balloon, kubeconfig, "release", "--all")
+    released = background.submit(balloon, kubeconfig, "release", "--all", "--force")
     until(lambda: squeezed.targets() == {})
     squeezed.report(follow=True)
     assert released.result().returncode == 0, released.result().stderr
-    refused = balloon(kubeconfig, "release", f"node/{squeezed.name}")
+    refused = balloon(kubeconfig, "release", f"node/{squeezed.name}", "--force")
     assert refused.returncode == 1
     assert "cannot patch resource" in refused.stderr
     installed.kubectl("delete", "clusterrolebinding,clusterrole", f"{namespace}-{name}")

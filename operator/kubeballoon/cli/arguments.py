@@ -35,7 +35,8 @@ exit status:
   0  done; nothing needs attention
   1  failed: no access, kubeballoon is not installed, no such VM
   2  wrong usage, or a policy that the API server would refuse
-  3  status: something needs attention; diff: the condition of --fail-on is met
+  3  status: something needs attention; diff: the condition of --fail-on is met;
+     release: refused, because a node would run short
   4  release: not everything was back in time
 """
 
@@ -264,6 +265,10 @@ def _add_release(commands: _Commands[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="also remove the requests from the VMs directly, for when no controller runs",
     )
+    command.add_argument(
+        "--force", action="store_true", help="release a node, or all VMs, even if VMs may use more than their node has"
+    )
+    command.add_argument("--dry-run", action="store_true", help="only say what would be given back, and what changed")
     _add_namespace(command, with_all=False)
 
 

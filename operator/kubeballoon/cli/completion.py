@@ -24,5 +24,5 @@ printf '\\n:4\\n'
 def run(shell: str) -> ExitStatus:
     """Print the code for a shell, or for kubectl."""
     code = _KUBECTL_SCRIPT if shell == "kubectl" else shellcode([_BINARY], use_defaults=False, shell=shell)
-    Output.to_stdout(None).print_line(code.rstrip())
+    Output.to_stdout(None).print_text(code.rstrip())
     return ExitStatus.DONE

@@ -41,6 +41,8 @@ Row = Sequence[str | Cell]
 class Output:
     """An Output prints what a command found, in the format that the user chose.
 
+    Guests and tenants write some of it, so only the Output's own characters may be others than printable ones.
+
     Attributes:
         output_format: json, yaml, wide, or None for a plain table.
         stream: where everything is printed.
@@ -65,16 +67,20 @@ class Output:
     def print_document(self, model: ApiModel) -> bool:
         """Print the model if the user chose JSON or YAML; False if a table is to be printed instead."""
         if self.output_format == "json":
-            self.print_line(json.dumps(model.to_wire(), indent=2))
+            self.print_text(json.dumps(model.to_wire(), indent=2))
         elif self.output_format == "yaml":
-            self.print_line(yaml.safe_dump(model.to_wire(), sort_keys=False, width=120, allow_unicode=True).rstrip())
+            self.print_text(yaml.safe_dump(model.to_wire(), sort_keys=False, width=120, allow_unicode=True).rstrip())
         else:
             return False
         return True
 
+    def print_text(self, text: str) -> None:
+        """Print a text of several lines as it is."""
+        self._write("\n".join(map(printable, text.split("\n"))))
+
     def print_line(self, *cells: str | Cell) -> None:
         """Print the cells as one line, with nothing between them; without cells, an empty line."""
-        print("".join(self._paint(_cell(cell)) for cell in cells), file=self.stream)
+        self._write("".join(self._paint(_cell(cell)) for cell in cells))
 
     def print_table(self, header: Sequence[str], rows: Sequence[Row]) -> None:
         """Print a header and rows in aligned columns, as kubectl does."""
@@ -85,7 +91,7 @@ class Output:
                 self._paint(cell) + ("" if column == len(widths) - 1 else " " * (widths[column] - len(cell.text)))
                 for column, cell in enumerate(row)
             ]
-            self.print_line("   ".join(padded).rstrip())
+            self._write("   ".join(padded).rstrip())
 
     def print_section(self, header: Sequence[str], rows: Sequence[Row]) -> None:
         """Print a table below an empty line; nothing if there are no rows."""
@@ -100,6 +106,9 @@ class Output:
         for item in items:
             self.print_line(f"- {item}")
 
+    def _write(self, text: str) -> None:
+        print(text, file=self.stream)
+
     def _paint(self, cell: Cell) -> str:
         if not self.colours or cell.style is Style.PLAIN:
             return cell.text
@@ -107,7 +116,14 @@ class Output:
 
 
 def _cell(cell: str | Cell) -> Cell:
-    return cell if isinstance(cell, Cell) else Cell(cell)
+    return Cell(printable(cell.text), cell.style) if isinstance(cell, Cell) else Cell(printable(cell))
+
+
+def printable(text: str) -> str:
+    """Leave out of a line what is not printable, such as escape sequences' beginnings; white space becomes a blank."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else " " if each.isspace() else "" for each in text)
 
 
 def format_bytes(amount: int | None) -> str:
@@ -132,4 +148,4 @@ def format_change(before: str, after: str) -> str:
 
 def warn(message: str) -> None:
     """Print a message to standard error, where no program that parses the output sees it."""
-    print(message, file=sys.stderr)  # noqa: T201 - a command talks to its user
+    print(printable(message), file=sys.stderr)  # noqa: T201 - a command talks to its user

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.names import EXCLUDE, RELEASE
-from kubeballoon.api.v1alpha1 import KINDS, NodePressure, OwnerExclusion, VirtualMachineReport
-from kubeballoon.cli.arguments import ExitStatus
+from kubeballoon.api.v1alpha1 import KINDS, NodePressure, NodePressureStatus, OwnerExclusion, VirtualMachineReport
+from kubeballoon.cli.arguments import PROGRAM, ExitStatus
 from kubeballoon.cli.cluster_view import (
     ClusterView,
     ReportedVM,
@@ -79,22 +79,69 @@ class ReleaseTarget:
         return f"VM {self.namespace}/{self.name}" if self.namespace else f"node {self.name}"
 
 
+class NodeShortage(ApiModel):
+    """A NodeShortage is a node whose VMs may use more than it has once a release is done.
+
+    Attributes:
+        excess: how much more, bytes.
+    """
+
+    node: str
+    excess: int
+
+    def __str__(self) -> str:
+        return f"node {self.node} is overcommitted by {human(self.excess)}: its VMs may use it up"
+
+
+class ReleaseForecast(ApiModel):
+    """A ReleaseForecast is what a release will give back, by the agents' present reports.
+
+    Attributes:
+        virtual_machines: the number of VMs that get something back.
+        nodes: the number of nodes that these VMs run on.
+        memory: how much memory they get back, bytes.
+        processors: how many processors they get back.
+        short: those of the nodes that would run short.
+    """
+
+    virtual_machines: int
+    nodes: int
+    memory: int
+    processors: int
+    short: list[NodeShortage]
+
+    def __str__(self) -> str:
+        back = f"{human(self.memory)} and {self.processors} processors"
+        total = f"{self.virtual_machines} VMs on {self.nodes} nodes get {back} back"
+        if not self.short:
+            return f"{total}; no node would run short"
+        excess = human(sum(each.excess for each in self.short))
+        return f"{total}; {len(self.short)} of the nodes would run short, by {excess} together"
+
+
 class ReleaseResult(ApiModel):
     """A ReleaseResult is the document that ``release`` prints.
 
     Attributes:
-        changed: the objects whose annotation was set or removed.
+        refused: whether nothing was released because a node would run short.
+        changed: the objects whose annotation was set or removed; of a dry run, would be.
+        forecast: what the release gives back; None for ``--undo``.
         pending: the VMs that did not have everything back in time; scripts know the key as "held".
     """
 
     released: str
     undone: bool
+    dry_run: bool
+    refused: bool
     changed: list[str]
+    forecast: ReleaseForecast | None
     pending: list[PendingReturn] = Field(alias="held")
 
 
-async def annotate(client: ApiClient, target: ReleaseTarget, *, undo: bool) -> list[str]:
+async def annotate(client: ApiClient, target: ReleaseTarget, *, undo: bool, dry_run: bool = False) -> list[str]:
     """Set the annotations that release a target, or remove them, and return the objects that were changed.
+
+    A dry run changes nothing, and returns the objects that would be changed.
 
     Raises:
         ApiError: an annotation could not be written.
@@ -106,7 +153,9 @@ async def annotate(client: ApiClient, target: ReleaseTarget, *, undo: bool) -> l
         annotations = (await client.get(path))["metadata"].get("annotations", {})
         if (annotations.get(EXCLUDE) == "true") is not undo:
             return []
-        return await _write_annotation(client, path, vm.report.uid, EXCLUDE, str(target), undo=undo)
+        if not dry_run:
+            await _write_annotation(client, path, vm.report.uid, EXCLUDE, undo=undo)
+        return [str(target)]
     changed = []
     for kind in KINDS:
         # A node is released by its NodePressure, all VMs by all policies. `--all --undo` ends both kinds of release.
@@ -118,71 +167,116 @@ async def annotate(client: ApiClient, target: ReleaseTarget, *, undo: bool) -> l
             released = item["metadata"].get("annotations", {}).get(RELEASE) == "true"
             if released is not undo or (target.scope is ReleaseScope.NODE and name != target.name):
                 continue
-            path, label = f"{paths.ours(kind.plural)}/{name}", f"{kind.__name__} {name}"
-            changed += await _write_annotation(client, path, uid, RELEASE, label, undo=undo)
+            if not dry_run:
+                await _write_annotation(client, f"{paths.ours(kind.plural)}/{name}", uid, RELEASE, undo=undo)
+            changed.append(f"{kind.__name__} {name}")
     return changed
 
 
-async def _write_annotation(
-    client: ApiClient, path: str, uid: str, annotation: str, label: str, *, undo: bool
-) -> list[str]:
-    """Set an annotation to "true", or remove it, and return the object's label."""
+async def _write_annotation(client: ApiClient, path: str, uid: str, annotation: str, *, undo: bool) -> None:
+    """Set an annotation to "true", or remove it."""
     value = None if undo else "true"
     # With the uid the API server refuses to patch another object that has got the same name meanwhile.
     await client.merge(path, {"metadata": {"uid": uid, "annotations": {annotation: value}}})
-    return [label]
 
 
-def risk_warnings(nodes: Sequence[NodePressure], target: ReleaseTarget) -> list[str]:
-    """Warn, one line each, of nodes with less memory than their VMs may use once the target is released."""
-    warnings = []
-    for pressure in nodes:
-        status = pressure.status
-        if status is None or not any(target.covers(pressure.metadata.name, vm) for vm in status.virtual_machines):
-            continue
-        sizes = (vm.overhead + (0 if vm.pooled else vm.size) for vm in status.virtual_machines)
-        most = sum(sizes) + status.memory.other
-        if most > status.memory.total:
-            excess = human(most - status.memory.total)
-            warnings.append(
-                f"warning: node {pressure.metadata.name} is overcommitted by {excess}: its VMs may use it up"
-            )
-    return warnings
+def forecast(nodes: Sequence[NodePressure], target: ReleaseTarget) -> ReleaseForecast:
+    """Find what a release gives back, and the nodes that have less memory than their VMs may use then."""
+    affected = [
+        (pressure.metadata.name, pressure.status, vms)
+        for pressure in nodes
+        if pressure.status is not None
+        and (
+            vms := [
+                vm
+                for vm in pressure.status.virtual_machines
+                if _is_held(vm) and target.covers(pressure.metadata.name, vm)
+            ]
+        )
+    ]
+    every = [vm for _, _, vms in affected for vm in vms]
+    shortages = ((name, _most_use(status) - status.memory.total) for name, status, _ in affected)
+    return ReleaseForecast(
+        virtual_machines=len(every),
+        nodes=len(affected),
+        memory=sum(vm.reclaimed for vm in every),
+        processors=sum(vm.processors_reclaimed for vm in every),
+        short=[NodeShortage(node=name, excess=excess) for name, excess in shortages if excess > 0],
+    )
+
+
+def _is_held(vm: VirtualMachineReport) -> bool:
+    """Whether something was reclaimed from a VM, or may be because of a request."""
+    requested = vm.target is not None or (vm.processors is not None and vm.processors.target is not None)
+    return requested or bool(vm.reclaimed or vm.processors_reclaimed)
+
+
+def _most_use(status: NodePressureStatus) -> int:
+    """Sum up what a node's VMs and its other programs may use while nothing is requested of any VM, bytes."""
+    vms = sum(vm.overhead + (0 if vm.pooled else vm.size) for vm in status.virtual_machines)
+    return vms + status.memory.other
 
 
 async def run(options: argparse.Namespace, client: ApiClient, output: Output) -> ExitStatus:
-    """Release a target or undo its release, and wait; the exit status is INCOMPLETE if the wait was too short.
+    """Release a target or undo its release, and wait.
+
+    Returns:
+        INCOMPLETE if the wait was too short; ATTENTION if nothing was released because a node would run short.
 
     Raises:
         ApiError: the cluster cannot be read or written, or the target does not exist or is ambiguous.
     """
     target = await _find_target(options, client)
-    if not options.undo:
-        for line in risk_warnings(await read_nodes(client), target):
-            warn(line)
-    changed = await annotate(client, target, undo=options.undo)
-    pending: list[PendingReturn] = []
-    if not options.undo:
-
-        async def read_pending() -> list[PendingReturn]:
-            return pending_returns(await read_nodes(client), datetime.now(UTC), target.covers)
-
-        if options.without_controller:
-            lacking = await read_pending()
-            vms = [(vm.namespace, vm.name, vm.uid) for vm in lacking]
-            await withdraw(client, vms, {vm.uid: vm.node for vm in lacking})
-        if options.wait:
-            pending = await wait_for_returns(read_pending, warn, options.timeout, quiet=_QUIET_SECONDS)
-    result = ReleaseResult(released=str(target), undone=options.undo, changed=changed, pending=pending)
+    expected = None if options.undo else forecast(await read_nodes(client), target)
+    refused = False
+    if expected is not None:
+        for shortage in expected.short:
+            warn(f"warning: {shortage}")
+        # A single VM's owner may exclude it too.
+        refused = bool(expected.short) and target.scope is not ReleaseScope.VM and not options.force
+    may_write = not options.dry_run and not refused
+    result = ReleaseResult(
+        released=str(target),
+        undone=options.undo,
+        dry_run=options.dry_run,
+        refused=refused,
+        changed=[] if refused else await annotate(client, target, undo=options.undo, dry_run=options.dry_run),
+        forecast=expected,
+        pending=await _wait(options, client, target) if may_write and not options.undo else [],
+    )
     if not output.print_document(result):
         _print_result(output, options, target, result)
-    for vm in pending:
+    for vm in result.pending:
         warn(str(vm))
-    return ExitStatus.INCOMPLETE if pending else ExitStatus.DONE
+    if refused:
+        warn(f"{PROGRAM}: {target}: nothing is released, because a node would run short; --force releases all the same")
+        return ExitStatus.ATTENTION
+    return ExitStatus.INCOMPLETE if result.pending else ExitStatus.DONE
+
+
+async def _wait(options: argparse.Namespace, client: ApiClient, target: ReleaseTarget) -> list[PendingReturn]:
+    """Withdraw requests and wait, as far as the options say so, and return the VMs that lack something at the end."""
+
+    async def read_pending() -> list[PendingReturn]:
+        return pending_returns(await read_nodes(client), datetime.now(UTC), target.covers)
+
+    if options.without_controller:
+        lacking = await read_pending()
+        vms = [(vm.namespace, vm.name, vm.uid) for vm in lacking]
+        await withdraw(client, vms, {vm.uid: vm.node for vm in lacking})
+    if not options.wait:
+        return []
+    return await wait_for_returns(read_pending, warn, options.timeout, quiet=_QUIET_SECONDS)
 
 
 def _print_result(output: Output, options: argparse.Namespace, target: ReleaseTarget, result: ReleaseResult) -> None:
-    if options.undo:
+    if result.forecast is not None:
+        output.print_line(f"{target}: {result.forecast}")
+    if result.refused:
+        return
+    if options.dry_run:
+        output.print_line(f"{target}: would change {', '.join(result.changed) or 'nothing'}")
+    elif options.undo:
         outcome = f"governed again ({', '.join(result.changed)})" if result.changed else "not released"
         output.print_line(f"{target}: {outcome}")
     elif result.pending:
@@ -192,7 +286,7 @@ def _print_result(output: Output, options: argparse.Namespace, target: ReleaseTa
         output.print_line(f"{target}: all memory is back, and stays until `{undo}`")
     else:
         output.print_line(f"{target}: released; the memory comes back as fast as the guests take it")
-    if target.scope is ReleaseScope.VM and not options.undo:
+    if target.scope is ReleaseScope.VM and not options.undo and not options.dry_run:
         output.print_line(
             f"For as long as it runs. To keep it after a restart set {EXCLUDE} in its VirtualMachine's template."
         )
