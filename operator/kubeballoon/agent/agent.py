@@ -25,7 +25,7 @@ from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import KnownPolicies, PolicyReader
-from kubeballoon.agent.vm.vmi import Instance, read_instance
+from kubeballoon.agent.vm.vmi import Instance, read_instance, read_overcommit
 from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.names import NODE_NAME_LABEL
@@ -123,6 +123,8 @@ class Agent:
         self._vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=self._on_change)
         self._policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=self._on_change)
         self._policy_reader = PolicyReader()
+        self._kubevirts = Reflector(cluster, paths.KUBEVIRTS, changed=self._on_kubevirt_change)
+        self._overcommit = read_overcommit(())
         self._namespaces = Reflector(cluster, paths.NAMESPACES, changed=self._on_namespace_change)
         self._namespace_labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
 
@@ -146,6 +148,7 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._vms.run(), name="watch VMs")
                 tasks.create_task(self._policies.run(), name="watch policies")
+                tasks.create_task(self._kubevirts.run(), name="watch KubeVirt")
                 tasks.create_task(self._namespaces.run(), name="watch namespaces")
                 tasks.create_task(self._guard(), name="guard")
                 tasks.create_task(self._report(), name="report")
@@ -159,6 +162,12 @@ class Agent:
         self._objects_changed = True
         self._wake_guard.set()
 
+    def _on_kubevirt_change(self) -> None:
+        overcommit = read_overcommit(self._kubevirts.objects())
+        if overcommit != self._overcommit:
+            self._overcommit = overcommit
+            self._on_change()
+
     def _on_namespace_change(self) -> None:
         if self._read_labels(self._namespace_labels.keys()) != self._namespace_labels:
             self._on_change()
@@ -169,7 +178,8 @@ class Agent:
             self._turns["guard"] = self._clock()
             self._observe()
             # Before the VMs are known nothing is moved: an annotation that was not read yet may be there.
-            if self._vms.synced.is_set() and self._policies.tried and self._namespaces.tried:
+            others = (self._policies, self._namespaces, self._kubevirts)
+            if self._vms.synced.is_set() and all(each.tried for each in others):
                 if self._must_restore:
                     await self._read_last_report()
                 self._match_workers()
@@ -243,7 +253,7 @@ class Agent:
         """Read a VM; None if it does not run here, or cannot be read and counts as memory that others use."""
         name = "{namespace}/{name}".format_map(vmi["metadata"])
         try:
-            vm = read_instance(vmi, self._node)
+            vm = read_instance(vmi, self._node, self._overcommit)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             if name not in self._unreadable_vms:
                 _log.error("%s cannot be read, and is left alone: %r", name, error)

@@ -12,6 +12,7 @@ NODE_PRESSURES = f"{_OURS}/nodepressures"
 NAMESPACES = "/api/v1/namespaces"
 NODES = "/api/v1/nodes"
 LEASES = "/apis/coordination.k8s.io/v1/leases"
+KUBEVIRTS = "/apis/kubevirt.io/v1/kubevirts"
 INSTANCES = "/apis/kubevirt.io/v1/virtualmachineinstances"
 
 
