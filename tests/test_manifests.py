@@ -306,6 +306,25 @@ def test_each_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     assert lines[2].startswith(f"{tmp_path / 'empty'}: this directory has no .yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("spec: &a {selector: {}, memory: *a}", "an anchor's value contains itself"),
+        (f"spec: {'[' * 5000}", "this file is nested too deeply"),
+        (f"spec: {{selector: {{}}, priority: {'9' * 5000}}}", "spec.priority"),
+        ("spec: {selector: {}, memory: {[1]: 2}}", "unhashable key"),
+        ("spec: {selector: {}, memory: {1: 2}}", 'unknown field "spec.memory.1"'),
+        ("kind: [1]", "no matches for kind"),
+    ],
+)
+def test_a_file_that_nobody_means_well_with_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "policy.yaml"
+    head = "apiVersion: kubeballoon.io/v1alpha1\nmetadata: {name: p}\n"
+    file.write_text(f"{head}{'' if text.startswith('kind') else 'kind: MemoryPolicy'}\n{text}\n")
+    (line,) = refused(file)
+    assert reason in line
+
+
 def test_a_name_twice_an_unknown_version_and_no_name_are_refused(tmp_path: Path) -> None:
     first, second = (written(tmp_path, memory_policy("twice"), name=name) for name in ("1.yaml", "2.yaml"))
     assert refused(first, second) == [f"{second}: MemoryPolicy twice is in {first} too"]

@@ -21,7 +21,7 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+|0o?[0-7]+|0b[01]+)")
 _NUMBER = re.compile(r"[-+]?([.][0-9]+|[0-9]+([.][0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?[.](inf|Inf|INF)|[.](nan|NaN|NAN)")
 _BASES = {"0x": 16, "0o": 8, "0b": 2}
-
+_LONGEST_INTEGER = 70  # characters, for all 64 bits in any base; longer ones are no whole numbers to kubectl either
 
 _PLAIN = "kubectl's plain scalar"
 
@@ -69,7 +69,7 @@ def _parse(text: str) -> Any:
     if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):
         return _TRUE.fullmatch(text) is not None
     plain = text if text.startswith("_") else text.replace("_", "")
-    if _INTEGER.fullmatch(plain):
+    if _INTEGER.fullmatch(plain) and len(plain) <= _LONGEST_INTEGER:
         return _integer(plain)
     if _NUMBER.fullmatch(plain):
         number = float(plain)

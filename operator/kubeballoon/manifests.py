@@ -69,7 +69,7 @@ def read(sources: Iterable[str]) -> list[Policy]:
     errors: list[str] = []
     found: dict[tuple[str, str], tuple[str, Policy]] = {}
     for file, document in _documents(sources, errors):
-        if document.get("kind") in _OTHER_KINDS:
+        if str(document.get("kind")) in _OTHER_KINDS:
             continue
         mistakes = list(_mistakes(document))
         errors += [f"{file}: {mistake}" for mistake in mistakes]
@@ -95,10 +95,17 @@ def _documents(sources: Iterable[str], errors: list[str]) -> Iterator[tuple[str,
             line = "" if mark is None else f" line {mark.line + 1}:"
             errors.append(f"{file}:{line} {getattr(error, 'problem', None) or 'this file is not YAML'}")
             continue
+        except RecursionError:
+            errors.append(f"{file}: this file is nested too deeply")
+            continue
         for document in documents:
             for each in _objects(document):
-                if str(each.get("apiVersion", "")).split("/")[0] == GROUP:
-                    yield file, _without_nulls(each, _POLICIES.get(each.get("kind")))
+                if str(each.get("apiVersion", "")).split("/")[0] != GROUP:
+                    continue
+                try:
+                    yield file, _without_nulls(each, _POLICIES.get(str(each.get("kind"))))
+                except RecursionError:
+                    errors.append(f"{file}: an anchor's value contains itself")
 
 
 def _without_nulls(value: Any, model: type[BaseModel] | None = None) -> Any:
@@ -151,7 +158,7 @@ def _texts(sources: Iterable[str], errors: list[str]) -> Iterator[tuple[str, str
 def _mistakes(document: Document) -> Iterator[str]:
     """List the errors with which the API server would refuse an object."""
     kind, version = document.get("kind"), document.get("apiVersion")
-    if kind not in _POLICIES or version != API_VERSION:
+    if not isinstance(kind, str) or kind not in _POLICIES or version != API_VERSION:
         yield f'no matches for kind "{kind}" in version "{version}"'
         return
     metadata = document.get("metadata")

@@ -149,6 +149,7 @@ def cluster(*vms: Object, policies: list[Object] | None = None, namespaces: list
         paths.MEMORY_POLICIES: list(named),
         paths.PROCESSOR_POLICIES: [],
         paths.NAMESPACES: namespaces,
+        paths.KUBEVIRTS: [],
     }
     return FakeCluster(collections)
 
@@ -182,6 +183,23 @@ async def running(
 def hostile(**figures: object) -> bytes:
     """Write a status that no honest program in a guest would."""
     return json.dumps({"number": 1, "requested": 0, "locked": 0, "available": 5, "spare": 5, **figures}).encode()
+
+
+def kubevirt(overcommit: int) -> Object:
+    configuration = {"developerConfiguration": {"memoryOvercommit": overcommit}}
+    metadata = {"name": "kubevirt", "uid": "kubevirt", "resourceVersion": str(overcommit)}
+    return {"metadata": metadata, "spec": {"configuration": configuration}}
+
+
+async def test_what_pods_request_follows_kubevirt_s_overcommit(proc: Path) -> None:
+    made = vmi()
+    made["spec"]["domain"]["resources"] = {}
+    api = cluster(made)
+    api.collections[paths.KUBEVIRTS] = [kubevirt(200)]
+    async with running(api, proc, vm=FakeMemoryControl(size=SIZE, actual=SIZE)):
+        await until(lambda: api.vm("vm").get("podRequest") == f"{SIZE // 2 // MIB}Mi")
+        api.happen(paths.KUBEVIRTS, kubevirt(100))
+        await until(lambda: "podRequest" not in api.vm("vm"))
 
 
 @pytest.mark.parametrize(

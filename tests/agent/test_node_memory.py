@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,15 @@ import pytest
 from hack.testbed.lab.cgroups import NodeCgroup
 from kubeballoon.agent.agent import NodeLimits
 from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
+from kubeballoon.agent.report import NodeObservation, compose
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, VirtualMachineReport
+from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state
 from kubeballoon.core.units import GIB, MIB
+from kubeballoon.governance.core_inputs import memory_node
+from kubeballoon.governance.loaded_policy import load_memory_policy
 from kubeballoon.vocabulary import NodeState
+from tests.support.cluster import memory_policy
 from tests.support.waiting import SLOW
 
 _THRASH = """
@@ -33,6 +40,7 @@ with open(sys.argv[1], "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT
 
 
 def proc(directory: Path, text: str) -> Path:
+    directory.mkdir(exist_ok=True)
     (directory / "meminfo").write_text(text)
     return directory
 
@@ -62,6 +70,7 @@ def test_a_cgroup_of_version_2_stands_for_the_node(tmp_path: Path) -> None:
 
 LIMITS = NodeLimits(eviction=100 * MIB, margin=64 * MIB)
 CALM = MemoryStall()
+TODAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def meminfo(total: int, *, anon: int = 0, active: int = 0, inactive: int = 0, slab: int = 0, pool: int = 0) -> str:
@@ -152,6 +161,41 @@ def test_what_pods_may_use_ends_where_the_kubelet_evicts_beyond_the_node_s_alloc
     memory = HostMemoryReader(machine, cgroup_root=tmp_path / "fuller").memory()
     assert memory.least_available < 164 * MIB
     assert state(memory) is NodeState.CRITICAL
+
+
+@pytest.mark.parametrize("reserved", [0, 1, 4, 8])
+@pytest.mark.parametrize("size", [64, 256])
+def test_vms_never_fill_more_than_the_kubelet_lets_pods_use(tmp_path: Path, size: int, reserved: int) -> None:
+    """VMs of 8 GiB that work with 5 GiB each share a node with other pods, and with what is outside of all pods."""
+    outside, others, overhead = 1536 * MIB, GIB, 200 * MIB
+    limit, policy = (size - reserved) * GIB, load_memory_policy(MemoryPolicy.model_validate(memory_policy("p")))
+    held: list[int] = [5 * GIB] * (10 * size // 64)
+    for turn in range(12):
+        pods = others + sum(held) + overhead * len(held)
+        directory = tmp_path / str(turn)
+        root = kubepods(directory / "cgroup", limit if reserved else "max", used=pods, inactive=0)
+        memory = HostMemoryReader(proc(directory, meminfo(size * GIB, anon=pods + outside)), cgroup_root=root).memory()
+        plan = allocate_memory(memory_node("n", with_vms(memory, held, overhead), lambda _: policy))
+        held = [decision.target or 0 for decision in plan.decisions]
+    assert others + sum(held) + overhead * len(held) <= limit - 100 * MIB, "the kubelet evicts nobody"
+    assert state(memory) is NodeState.AMPLE
+
+
+def with_vms(memory: HostMemory, held: list[int], overhead: int) -> NodePressureStatus:
+    """Make the report of a node whose VMs of 8 GiB hold so much, and work with 5 GiB each."""
+    status = compose(NodeObservation(memory, NodeState.AMPLE, LIMITS.thresholds(memory)), [], [], TODAY)
+    resident = sum(held) + overhead * len(held)
+    other = max(0, memory.total - memory.least_available - resident)  # as the agent computes it with its VMs
+    vms = [
+        VirtualMachineReport.model_validate(
+            {"uid": str(index), "namespace": "n", "name": str(index), "size": 8 * GIB, "actual": actual}
+            | {"resident": actual + overhead, "overhead": overhead, "need": 5 * GIB, "target": actual}
+        )
+        for index, actual in enumerate(held)
+    ]
+    return status.model_copy(
+        update={"virtual_machines": vms, "memory": status.memory.model_copy(update={"other": other})}
+    )
 
 
 @pytest.mark.parametrize("limit", ["max", 1 << 62])

@@ -14,7 +14,7 @@ import pytest
 from hack.testbed.lab import GuestSpec, vmi_object
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, find_launcher
 from kubeballoon.agent.node.memory import HostError, HostMemoryReader
-from kubeballoon.agent.vm.vmi import ineligibility, read_instance
+from kubeballoon.agent.vm.vmi import ineligibility, read_instance, read_overcommit
 
 MIB = 1 << 20
 
@@ -68,6 +68,23 @@ def test_a_pod_requests_for_its_guest_what_the_vm_says_or_else_its_limit(
     instance = read_instance(made, "here")
     assert instance is not None
     assert (instance.pod_request, instance.size) == (pod_request, 256 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("overcommit", "pod_request"), [(200, 128 * MIB), (100, None), (80, 320 * MIB), (None, None), (0, None)]
+)
+def test_kubevirt_s_overcommit_divides_what_pods_request(overcommit: int | None, pod_request: int | None) -> None:
+    made = vmi()
+    made["spec"]["domain"]["resources"] = {}
+    developer = {} if overcommit is None else {"memoryOvercommit": overcommit}
+    percent = read_overcommit([{"spec": {}}, {"spec": {"configuration": {"developerConfiguration": developer}}}])
+    instance = read_instance(made, "here", percent)
+    assert instance is not None
+    assert (instance.pod_request, instance.size) == (pod_request, 256 * MIB)
+    made["spec"]["domain"]["resources"] = {"requests": {"memory": "192Mi"}}
+    instance = read_instance(made, "here", percent)
+    assert instance is not None
+    assert instance.pod_request == 192 * MIB, "what the VM itself requests stays as it is"
 
 
 @pytest.mark.parametrize(

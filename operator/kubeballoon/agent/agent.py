@@ -28,7 +28,7 @@ from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import KnownPolicies, PolicyReader
-from kubeballoon.agent.vm.vmi import Instance, read_instance
+from kubeballoon.agent.vm.vmi import Instance, read_instance, read_overcommit
 from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, NodeProcessors
@@ -117,9 +117,12 @@ class Agent:
         self._writer = ReportWriter(node, cluster, self.metrics, self._clock)
         self._conditions: Sequence[Condition] = ()  # of the last report, whether it could be written or not
         self._turns = {"guard": self._clock(), "report": self._clock()}  # when each loop last turned
-        self._watches = ClusterWatches(cluster, node, self._on_change, self._on_namespace_change)
+        self._watches = ClusterWatches(
+            cluster, node, self._on_change, self._on_namespace_change, self._on_kubevirt_change
+        )
         self._policy_reader = PolicyReader()
         self._selected_by: frozenset[str] = frozenset()  # the keys of labels by which policies select VMs
+        self._overcommit = read_overcommit(())
         self._namespace_labels: dict[str, Mapping[str, str]] = {}  # of the VMs' namespaces, where they are known
 
     def stalled(self) -> str | None:
@@ -150,6 +153,12 @@ class Agent:
     def _on_change(self) -> None:
         self._objects_changed = True
         self._wake_guard.set()
+
+    def _on_kubevirt_change(self) -> None:
+        overcommit = read_overcommit(self._watches.kubevirts.objects())
+        if overcommit != self._overcommit:
+            self._overcommit = overcommit
+            self._on_change()
 
     def _on_namespace_change(self) -> None:
         if self._watches.labels(self._namespace_labels.keys()) != self._namespace_labels:
@@ -235,7 +244,7 @@ class Agent:
         """Read a VM; None if it does not run here, or cannot be read and counts as memory that others use."""
         name = "{namespace}/{name}".format_map(vmi["metadata"])
         try:
-            vm = read_instance(vmi, self._node)
+            vm = read_instance(vmi, self._node, self._overcommit)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             if name not in self._unreadable_vms:
                 _log.error("%s cannot be read, and is left alone: %r", name, error)

@@ -19,10 +19,16 @@ class ClusterWatches:
         policies: all MemoryPolicies.
         processor_policies: all ProcessorPolicies; only the labels that they select by are of interest.
         namespaces: all namespaces.
+        kubevirts: KubeVirt's own objects, which say how far it lets memory be overcommitted.
     """
 
     def __init__(
-        self, cluster: ApiClient, node: str, changed: Callable[[], None], namespace_changed: Callable[[], None]
+        self,
+        cluster: ApiClient,
+        node: str,
+        changed: Callable[[], None],
+        namespace_changed: Callable[[], None],
+        kubevirt_changed: Callable[[], None],
     ) -> None:
         """Prepare the watches.
 
@@ -31,12 +37,14 @@ class ClusterWatches:
             node: the node's name.
             changed: called after every change of a VM or policy.
             namespace_changed: called after every change of a namespace.
+            kubevirt_changed: called after every change of KubeVirt's own object.
         """
         selector = f"{NODE_NAME_LABEL}={node}"
         self.vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=changed)
         self.policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=changed)
         self.processor_policies = Reflector(cluster, paths.PROCESSOR_POLICIES, changed=changed)
         self.namespaces = Reflector(cluster, paths.NAMESPACES, changed=namespace_changed)
+        self.kubevirts = Reflector(cluster, paths.KUBEVIRTS, changed=kubevirt_changed)
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Follow everything, each in a task of its own."""
@@ -44,6 +52,7 @@ class ClusterWatches:
         tasks.create_task(self.policies.run(), name="watch policies")
         tasks.create_task(self.processor_policies.run(), name="watch processor policies")
         tasks.create_task(self.namespaces.run(), name="watch namespaces")
+        tasks.create_task(self.kubevirts.run(), name="watch KubeVirt")
 
     @property
     def known(self) -> bool:
@@ -51,7 +60,8 @@ class ClusterWatches:
 
         Before that nothing is moved: an annotation that was not read yet may be there.
         """
-        return self.vms.synced.is_set() and self.policies.tried and self.namespaces.tried
+        others = self.policies, self.namespaces, self.kubevirts
+        return self.vms.synced.is_set() and all(each.tried for each in others)
 
     def unread(self) -> str | None:
         """Say in one line that the VMs are not known yet; None if they are."""

@@ -174,7 +174,8 @@ class MemorySettings(ApiModel):
         default=None,
         description="The memory that each VM keeps whatever happens: a quantity, a percentage of the VM's memory, or "
         "PodRequest: what the VM's pod has requested from the scheduler for the guest, which is all of the VM's memory "
-        "where the VM names no request. Left out, it is 50%, or the max where that is less.",
+        "where the VM names no request and KubeVirt does not overcommit. Left out, it is 50%, or the max where that is "
+        "less.",
     )
     max: AmountText = Field(
         default="100%",
@@ -448,8 +449,8 @@ class VirtualMachineReport(ApiModel):
     overhead: Quantity = Field(default=0, description="Memory of the VM beyond the guest's own.")
     pod_request: Quantity | None = Field(
         default=None,
-        description="Memory that the VM's pod has requested from the scheduler for the guest; left out where the VM "
-        "names none.",
+        description="Memory that the VM's pod has requested from the scheduler for the guest; left out where that is "
+        "all of its memory.",
     )
     need: Quantity | None = Field(
         default=None, description="Memory that the guest works with; left out while it is not known."

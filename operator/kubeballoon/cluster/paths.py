@@ -15,6 +15,7 @@ NAMESPACES = "/api/v1/namespaces"
 NODES = "/api/v1/nodes"
 SELF_REVIEWS = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 LEASES = "/apis/coordination.k8s.io/v1/leases"
+KUBEVIRTS = "/apis/kubevirt.io/v1/kubevirts"
 INSTANCES = "/apis/kubevirt.io/v1/virtualmachineinstances"
 
 

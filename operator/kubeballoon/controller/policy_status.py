@@ -26,9 +26,8 @@ _Finding = tuple[Status, ConditionReason, str]
 """Whether a condition holds, its reason and its message."""
 
 _FIGURE = re.compile(r"([0-9]+(?:[.][0-9]+)?) ?(?:[KMGTPE]iB|bytes)")
-_STALE_FIGURE = (
-    0.1  # a figure in a message is written anew once it has moved by this part: each report moves it a little
-)
+_STALE_FIGURE = 0.1
+"""The part by which a figure in a message must have moved to be written anew: each report moves it a little."""
 
 
 @dataclass(slots=True)

@@ -41,6 +41,9 @@ _MOST_MEMORY = 1 << 60  # bytes
 _MOST_PROCESSORS = 1 << 16
 
 
+_NO_OVERCOMMIT = 100  # percent: KubeVirt's default
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceProcessors:
     """InstanceProcessors are a VM's processors, and what its annotations request of them.
@@ -76,7 +79,7 @@ class Instance:
     Attributes:
         pods: the uids of its launcher pods on this node.
         size: the memory of its spec, bytes; 0 where the spec does not say.
-        pod_request: the memory that its pod requests for the guest, bytes; None where its spec does not say.
+        pod_request: the memory that its pod requests for the guest, bytes; None if all of it.
         overhead: the memory that the VM needs beyond its guest's, bytes.
         target, minimum: what its annotations request and guarantee, bytes; None if they do not.
         policy: the name of the policy behind the request.
@@ -149,8 +152,23 @@ class _Annotations:
         return self.read(name, parse_quantity)
 
 
-def read_instance(vmi: Object, node: str) -> Instance | None:
+def read_overcommit(kubevirts: Iterable[Object]) -> int:
+    """Read KubeVirt's ``memoryOvercommit``, in percent, from its own object; 100 where it is not set."""
+    for kubevirt in kubevirts:
+        configuration = kubevirt.get("spec", {}).get("configuration") or {}
+        overcommit = (configuration.get("developerConfiguration") or {}).get("memoryOvercommit")
+        if isinstance(overcommit, int) and overcommit > 0:
+            return overcommit
+    return _NO_OVERCOMMIT
+
+
+def read_instance(vmi: Object, node: str, overcommit: int = _NO_OVERCOMMIT) -> Instance | None:
     """Read a VM; None if it does not run on ``node``.
+
+    Args:
+        vmi: the VM's object.
+        node: the node's name.
+        overcommit: KubeVirt's ``memoryOvercommit``, percent.
 
     Raises:
         ArithmeticError, AttributeError, LookupError, TypeError, ValueError: the object is not as KubeVirt writes it.
@@ -170,7 +188,7 @@ def read_instance(vmi: Object, node: str) -> Instance | None:
         pods=tuple(sorted(pod for pod, pod_node in status.get("activePods", {}).items() if pod_node == node)),
         size=_size(vmi),
         overhead=_overhead(vmi),
-        pod_request=_pod_request(vmi),
+        pod_request=_pod_request(vmi, overcommit),
         target=target,
         minimum=minimum,
         policy=annotations.text(names.POLICY),
@@ -301,7 +319,7 @@ def _return_all(vmi: Object) -> Problem | None:
     status, domain = vmi.get("status", {}), vmi.get("spec", {}).get("domain", {})
     if _has(status, "HotMemoryChange", "False"):
         return None
-    ordered = _quantity(domain.get("memory", {}).get("guest"))
+    ordered = _guest_memory(vmi)
     requested = _quantity(status.get("memory", {}).get("guestRequested"))
     if not _has(status, "HotMemoryChange") and (not ordered or not requested or ordered == requested):
         return None
@@ -321,17 +339,31 @@ def _has(status: Object, condition: str, value: str = "True") -> bool:
 
 def _size(vmi: Object) -> int:
     """Read the VM's memory in KubeVirt's own order: memory.guest, else the request, else the limit; else 0."""
-    domain = vmi.get("spec", {}).get("domain", {})
-    return _quantity(domain.get("memory", {}).get("guest")) or _pod_request(vmi) or 0
+    return _guest_memory(vmi) or _resources_memory(vmi) or 0
 
 
-def _pod_request(vmi: Object) -> int | None:
-    """Read what KubeVirt has the VM's pod request for the guest, in bytes; None where the VM's spec does not say.
+def _pod_request(vmi: Object, overcommit: int) -> int | None:
+    """Find what KubeVirt has the VM's pod request for the guest, in bytes; None if all of the guest's memory.
 
-    That is the VM's request, or its limit where it has no request (WithMemoryRequests in KubeVirt's
-    renderresources.go). Where it has neither, KubeVirt divides the guest's memory by its ``memoryOvercommit``, which
-    only the pod shows.
+    That is the VM's request, or its limit where it has no request. Where it has neither, it is the guest's memory,
+    divided by KubeVirt's ``memoryOvercommit`` (WithMemoryRequests in KubeVirt's renderresources.go). A pod that was
+    created before that changed has requested something else, but the agent may not read pods.
     """
+    written, guest = _resources_memory(vmi), _guest_memory(vmi)
+    if written is not None or guest is None or overcommit == _NO_OVERCOMMIT:
+        return written
+    domain = vmi.get("spec", {}).get("domain", {})
+    if domain.get("memory", {}).get("hugepages") or domain.get("cpu", {}).get("dedicatedCpuPlacement"):
+        return None
+    return guest * 100 // overcommit
+
+
+def _guest_memory(vmi: Object) -> int | None:
+    return _quantity(vmi.get("spec", {}).get("domain", {}).get("memory", {}).get("guest"))
+
+
+def _resources_memory(vmi: Object) -> int | None:
+    """Read the memory that a VM's spec requests, or else its limit, in bytes; None where it has neither."""
     resources = vmi.get("spec", {}).get("domain", {}).get("resources", {})
     candidates = (resources.get(each, {}).get("memory") for each in ("requests", "limits"))
     return next((amount for amount in map(_quantity, candidates) if amount), None)
