@@ -84,7 +84,7 @@ def test_a_vm_that_is_killed_gives_memory_again_once_it_was_started_anew(
     vm = squeezed[0]
     killed = vm.uid()
     kill(vm)
-    until(lambda: vm.exists() and vm.uid() != killed, BOOT_SECONDS)
+    until(lambda: vm.is_started_anew(killed), BOOT_SECONDS)
     vm.wait()
     back_to_normal(plane, squeezed, policy)
 

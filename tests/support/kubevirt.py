@@ -90,6 +90,11 @@ class VM:
         """The uid of its instance: another one once it was started anew."""
         return str(self.instance()["metadata"]["uid"])
 
+    def is_started_anew(self, before: str) -> bool:
+        """Whether there is an instance of it other than the one with the uid `before`."""
+        instances = [each["metadata"] for each in get(self.plane, "vmi", f"--namespace={NAMESPACE}")["items"]]
+        return any(each["name"] == self.name and each["uid"] != before for each in instances)
+
     def report(self) -> Object:
         """What its node's agent reports of it; empty before the first report."""
         status = get(self.plane, "nodepressure", self.node()).get("status", {})

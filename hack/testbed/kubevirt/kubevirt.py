@@ -137,6 +137,8 @@ def _wanted() -> dict[str, Any]:
         "spec": {
             "imagePullPolicy": "IfNotPresent",
             "infra": {"replicas": 1},
+            # A VM is migrated to a pod that has room for the memory or the processors that it is given.
+            "workloadUpdateStrategy": {"workloadUpdateMethods": ["LiveMigrate"]},
             "configuration": {
                 "imagePullPolicy": "IfNotPresent",
                 "developerConfiguration": {"useEmulation": True},

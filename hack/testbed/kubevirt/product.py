@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +28,6 @@ _SOURCES = ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "images/Contain
 _BUILD_SECONDS = 1200.0
 _INSTALL_SECONDS = 300
 _USERS = {"controller": "65532:65532", "agent": "0:0"}  # as images/Containerfile has them
-_NODE_VARIABLE = "NODE_NAME"  # of the chart's agents
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -89,27 +88,18 @@ def install(plane: ControlPlane, chart: Path = CHART, image_tag: str | None = No
     plane.kubectl("delete", "secret", f"--namespace={NAMESPACE}", interrupted)
     where = ("upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--create-namespace")
     wait = ("--wait", f"--timeout={_INSTALL_SECONDS}s")
-    helm(*where, *wait, *options(image_tag), kubeconfig=plane.kubeconfig, seconds=_INSTALL_SECONDS + 60)
-    _limit_nodes(plane)
+    told = (*options(image_tag), *_limit_nodes())
+    helm(*where, *wait, *told, kubeconfig=plane.kubeconfig, seconds=_INSTALL_SECONDS + 60)
+    # helm waits for as many agents as an upgrade leaves available, not for all of them.
+    rollout = ("rollout", "status", "daemonset", f"{RELEASE}-agent", f"--namespace={NAMESPACE}")
+    plane.kubectl(*rollout, f"--timeout={_INSTALL_SECONDS}s", seconds=_INSTALL_SECONDS + 60)
 
 
-def _limit_nodes(plane: ControlPlane) -> None:
-    """Has agents take their node's share of the machine, the cgroup of its pods, for the node's memory."""
-    daemons = ("daemonset", f"{RELEASE}-agent", f"--namespace={NAMESPACE}")
-    pod = json.loads(plane.kubectl("get", *daemons, "--output=json"))["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    option = f"--node-memory-cgroup=/nodes/$({_NODE_VARIABLE})/kubepods"
-    arguments = [*(each for each in container["args"] if each != option), option]
-    mount = {"name": "nodes", "mountPath": "/nodes", "readOnly": True}
-    volume = {
-        "name": "nodes",
-        "hostPath": {"path": str(cgroups.memory_hierarchy(cgroups.hierarchies()) / cgroups.NAME)},
-    }
-    changed = {"name": container["name"], "args": arguments, "volumeMounts": [mount]}
-    patch = {"spec": {"template": {"spec": {"containers": [changed], "volumes": [volume]}}}}
-    plane.kubectl("patch", *daemons, f"--patch={json.dumps(patch)}")
-    timeout = f"--timeout={_INSTALL_SECONDS}s"
-    plane.kubectl("rollout", "status", *daemons, timeout, seconds=_INSTALL_SECONDS + 60)
+def _limit_nodes() -> tuple[str | Path, ...]:
+    """What has helm make agents take the cgroup of their node's pods, its share of the machine, for its memory."""
+    directory = cgroups.memory_hierarchy(cgroups.hierarchies()) / cgroups.NAME
+    arguments = ("-I", _HERE / "node_limit.py", directory)
+    return ("--post-renderer", sys.executable, *(f"--post-renderer-args={each}" for each in arguments))
 
 
 def uninstall(plane: ControlPlane) -> None:

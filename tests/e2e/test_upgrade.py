@@ -1,0 +1,102 @@
+"""An upgrade from an earlier commit's chart and images harms no guest, and both versions work together for a while."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hack.testbed.chart import NAMESPACE as SYSTEM
+from hack.testbed.chart import RELEASE
+from hack.testbed.controlplane import ControlPlane
+from hack.testbed.kubevirt import cluster as testbed
+from hack.testbed.kubevirt import product
+from tests.e2e.conftest import LEAST, SECONDS, pods, reclaimed, whole
+from tests.support.cluster import get
+from tests.support.kubevirt import VM
+from tests.support.waiting import throughout, until
+
+pytestmark = pytest.mark.e2e_all
+
+EARLIER = "daf0952"
+"""The commit to upgrade from; with each release it becomes the one before."""
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_BUILD = "from hack.testbed.kubevirt import product; print(product.archive(), product.tag())"
+_BUILD_SECONDS = 1200
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """An earlier version, whose images the nodes have."""
+
+    chart: Path
+    tag: str
+
+
+@pytest.fixture(scope="module")
+def earlier(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Earlier]:
+    """The earlier version, which is installed; this checkout's is again after the tests."""
+    assert plane
+    checkout = tmp_path_factory.mktemp("earlier")
+    archive = subprocess.run(["git", "-C", _CHECKOUT, "archive", EARLIER], capture_output=True, check=True, timeout=60)
+    subprocess.run(["tar", "--extract", "--directory", checkout], input=archive.stdout, check=True, timeout=60)
+    built = subprocess.run(
+        [sys.executable, "-c", _BUILD],
+        cwd=checkout,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=_BUILD_SECONDS,
+    )
+    images, tag = built.stdout.split()
+    testbed.import_images(Path(images))
+    product.uninstall(plane)
+    try:
+        product.install(plane, checkout / "charts/kubeballoon", tag)
+        yield Earlier(checkout / "charts/kubeballoon", tag)
+    finally:
+        product.install(plane)
+
+
+def test_an_upgrade_moves_no_balloon_and_agents_of_both_versions_follow_the_new_controller(
+    plane: ControlPlane, earlier: Earlier, squeezed: tuple[VM, VM], policy: str
+) -> None:
+    assert images(plane) == {product.image("agent", earlier.tag)}
+    with ThreadPoolExecutor(1) as background:
+        upgrading = background.submit(product.install, plane)
+        while not upgrading.done():
+            throughout(lambda: reclaimed(squeezed) > LEAST, 5.0)
+        upgrading.result()
+    assert images(plane) == {product.image("agent")}
+
+    node = squeezed[0].node()
+    go_back(plane, node, product.image("agent", earlier.tag))
+    assert images(plane) == {product.image("agent"), product.image("agent", earlier.tag)}
+    throughout(lambda: reclaimed(squeezed) > LEAST, 10.0)
+    plane.kubectl("delete", "mempol", policy)
+    until(lambda: all(map(whole, squeezed)), SECONDS, lambda: reclaimed(squeezed))
+
+
+def images(plane: ControlPlane) -> set[str]:
+    """The images of the agents that are ready."""
+    ready = pods(plane, "agent")
+    listed = get(plane, "pod", f"--namespace={SYSTEM}", "--selector=app.kubernetes.io/component=agent")["items"]
+    return {pod["spec"]["containers"][0]["image"] for pod in listed if pod["metadata"]["name"] in ready}
+
+
+def go_back(plane: ControlPlane, node: str, image: str) -> None:
+    """Replaces one node's agent by one of another image, and no other."""
+    where = (f"--namespace={SYSTEM}",)
+    template = {"spec": {"containers": [{"name": "agent", "image": image}]}}
+    patch = json.dumps({"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": None}, "template": template}})
+    plane.kubectl("patch", "daemonset", f"{RELEASE}-agent", *where, f"--patch={patch}")
+    selector = "--selector=app.kubernetes.io/component=agent"
+    plane.kubectl("delete", "pod", selector, f"--field-selector=spec.nodeName={node}", *where)
+    until(lambda: image in images(plane) and len(pods(plane, "agent")) == testbed.NODES, SECONDS)
