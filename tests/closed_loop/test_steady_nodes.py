@@ -102,7 +102,7 @@ def random_node(draw: random.Random) -> ClosedLoop:
 STUCK = pytest.mark.xfail(strict=True, reason="others are promised what a guest that is asked for it never gives")
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 3, *(pytest.param(seed, marks=STUCK) for seed in (4, 8, 14, 15, 39, 40))])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 8, 40, *(pytest.param(seed, marks=STUCK) for seed in (4, 14, 15, 39))])
 def test_once_loads_are_steady_nobody_waits_or_swaps(seed: int) -> None:
     loop = random_node(random.Random(f"tight {seed}")).run(600)  # noqa: S311 - not for secrets
     loop.lowest_available = loop.total  # all guests have all of their memory at first, and fill it within seconds
