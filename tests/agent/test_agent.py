@@ -237,7 +237,7 @@ def test_missing_permissions_are_named_and_end_nothing(
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     options = (f"--kubeconfig={kubeconfig}", f"--node-name={lab_node.name}", f"--pods-dir={lab_node.pods_dir}")
     with Command(tmp_path / "log", "agent", *options) as command:
-        eventually(lambda: command.output().count("cannot list resource") == 3)
-        assert len(command.output().splitlines()) == 3, "one line each, for VMs, policies and namespaces"
+        eventually(lambda: command.output().count("cannot list resource") == 4)
+        assert len(command.output().splitlines()) == 4, "one line each, for VMs, policies, namespaces and KubeVirt"
         assert command.process.poll() is None
         assert command.stop() == 0
