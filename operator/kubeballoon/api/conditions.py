@@ -15,6 +15,7 @@ class ConditionType(StrEnum):
     SHORTFALL = "Shortfall"
     AT_RISK = "AtRisk"
     CONFLICTED = "Conflicted"
+    SELF_SERVICE = "SelfService"
 
 
 class ConditionReason(StrEnum):
@@ -46,3 +47,6 @@ class ConditionReason(StrEnum):
     # Conflicted
     SAME_PRIORITY = "SamePriority"
     NO_CONFLICT = "NoConflict"
+    # SelfService
+    LABELS_ALONE = "LabelsAlone"
+    BOUNDED = "Bounded"
