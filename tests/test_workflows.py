@@ -31,3 +31,17 @@ def test_actions_are_pinned_by_digest_and_name_their_version(workflow: Path) -> 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 def test_jobs_read_the_code_and_no_more_unless_they_say_so(workflow: Path) -> None:
     assert yaml.safe_load(workflow.read_text())["permissions"] == {"contents": "read"}
+
+
+def test_a_release_refuses_tags_that_exist_signs_all_and_names_images_by_digest() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yaml").read_text())["jobs"]
+    for name in ("image", "chart"):
+        script = "\n".join(step.get("run", "") for step in jobs[name]["steps"])
+        assert "exists" in script
+        assert "exit 1" in script
+        assert 'cosign" sign --yes' in script
+        assert jobs[name]["permissions"]["id-token"] == "write"
+    (pattern,) = re.findall(r's\|(\{repository: \$part, digest: \\"\\"\})\|', script)
+    values = (ROOT / "charts/kubeballoon/values.yaml").read_text()
+    for part in ("controller", "agent"):
+        assert pattern.replace("$part", part).replace('\\"', '"') in values, "what the release replaces is there"

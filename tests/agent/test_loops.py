@@ -309,15 +309,6 @@ async def test_a_vm_of_which_the_api_server_takes_nothing_is_left_out_and_hides_
     assert all(api.reports[-1]["virtualMachines"][0]["name"] == "other" for _ in api.reports)
 
 
-async def test_a_vm_whose_report_would_leave_no_room_for_the_others_is_cut(proc: Path) -> None:
-    long = vmi(policy="x" * (900 << 10), memory_target="1Gi")
-    api = cluster(long, vmi("other"))
-    async with running(api, proc, vm=FakeMemoryControl(SIZE), other=FakeMemoryControl(SIZE)):
-        await until(lambda: api.vm("vm").get("reason") == "BadReport" and "need" in api.vm("other"))
-        assert "too long for the report of its node" in api.vm("vm")["message"]
-        assert len(json.dumps(api.reports[-1])) < 10_000
-
-
 async def test_labels_are_cut_where_there_are_too_many_but_those_that_policies_select_by(proc: Path) -> None:
     many, few = vmi(), vmi("other")
     many["metadata"]["labels"] |= {f"key-{number}": "x" * 63 for number in range(9000)} | {"tier": "gold", "zone": "z"}

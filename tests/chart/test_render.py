@@ -120,6 +120,21 @@ def test_what_decides_has_no_privilege_on_its_node(part: str) -> None:
     assert not pod.keys() & {"hostPID", "hostNetwork", "hostIPC", "volumes"}
 
 
+def test_on_openshift_the_platform_gives_the_uid_and_constraints_allow_the_agent_what_it_asks_for() -> None:
+    rendered = render("--set=openshift.enabled=true")
+    for name, pod, _ in containers(rendered):
+        assert name == "kubeballoon-agent" or not pod["securityContext"].keys() & {"runAsUser", "runAsGroup"}
+    (allowed,) = (item for item in rendered if item["kind"] == "SecurityContextConstraints")
+    ((pod, container),) = ((p, c) for name, p, c in containers(rendered) if name == "kubeballoon-agent")
+    assert allowed["users"] == ["system:serviceaccount:kubeballoon-system:kubeballoon-agent"]
+    assert allowed["allowedCapabilities"] == container["securityContext"]["capabilities"]["add"]
+    assert (allowed["allowHostPID"], allowed["allowHostNetwork"]) == (pod["hostPID"], False)
+    assert (
+        {"hostPath"} == {key for volume in pod["volumes"] for key in volume if key != "name"} <= {*allowed["volumes"]}
+    )
+    assert not any(item["kind"] == "SecurityContextConstraints" for item in render())
+
+
 def test_the_agents_privileges_are_these_and_no_others() -> None:
     ((pod, container),) = ((p, c) for name, p, c in containers(render()) if name == "kubeballoon-agent")
     context = container["securityContext"]

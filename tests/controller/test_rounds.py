@@ -473,3 +473,28 @@ def test_memory_that_a_guest_program_claims_counts_once_the_node_has_regained_it
     (vm,) = status.virtual_machines
     assert memory_vm(vm, None).actual == backed * MIB
     assert MEMORY.reclaimed(vm) == (512 - backed) * MIB
+
+
+_GOLD = {"virtualMachineSelector": {"matchLabels": {"tier": "gold"}}}
+_TEAM = {"namespaceSelector": {"matchLabels": {"team": "shop"}}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "warned"),
+    [
+        ({"selector": _GOLD, "memory": {"shares": 2000}}, True),
+        ({"selector": _GOLD, "memory": {"min": "100%"}}, True),
+        ({"selector": _GOLD, "memory": {"min": "4Gi"}}, True),
+        ({"selector": {**_GOLD, **_TEAM}, "memory": {"shares": 2000}}, False),
+        ({"selector": _GOLD, "memory": {"shares": 500, "min": "25%"}}, False),
+        ({"selector": _GOLD}, False),
+        ({"selector": {}, "memory": {"shares": 2000}}, False),
+    ],
+)
+def test_a_policy_that_gives_more_by_labels_alone_is_called_self_service(spec: dict[str, Any], warned: bool) -> None:  # noqa: FBT001 - a parameter
+    state = ClusterState(utc_now=lambda: TODAY)
+    state.memory.put(memory_policy("gold", **spec))
+    policy = state.memory.policies["gold"].resource
+    conditions = policy_status(MEMORY, policy, count_policies(state, state.memory)["gold"], {}, TODAY).conditions
+    (found,) = (each for each in conditions if each.type == "SelfService")
+    assert (found.status == "True") is warned

@@ -68,8 +68,10 @@ capabilities: {drop: [ALL]}
 {{/* The security context of a pod whose containers have no privilege. */}}
 {{- define "kubeballoon.unprivilegedPod" -}}
 runAsNonRoot: true
+{{- if not .Values.openshift.enabled }}
 runAsUser: 65532
 runAsGroup: 65532
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 

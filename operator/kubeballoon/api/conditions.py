@@ -16,6 +16,7 @@ class ConditionType(StrEnum):
     AT_RISK = "AtRisk"
     CONTENDED = "Contended"
     CONFLICTED = "Conflicted"
+    SELF_SERVICE = "SelfService"
 
 
 class ConditionReason(StrEnum):
@@ -50,3 +51,6 @@ class ConditionReason(StrEnum):
     # Conflicted
     SAME_PRIORITY = "SamePriority"
     NO_CONFLICT = "NoConflict"
+    # SelfService
+    LABELS_ALONE = "LabelsAlone"
+    BOUNDED = "Bounded"

@@ -22,6 +22,8 @@ from kubeballoon.governance.policy_types import MEMORY, PolicyType
 from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
 from kubeballoon.vocabulary import Mode
 
+_DEFAULT_MINIMUM_PERCENT = 50
+
 _Finding = tuple[Status, ConditionReason, str]
 """Whether a condition holds, its reason and its message."""
 
@@ -122,6 +124,7 @@ def _conditions(
         ConditionType.SHORTFALL: _shortfall(policy_type, counts, results),
         **(_memory_findings(counts, results) if policy_type is MEMORY else {}),
         ConditionType.CONFLICTED: _conflicted(policy, counts),
+        ConditionType.SELF_SERVICE: _self_service(policy_type, policy),
     }
     return [
         Condition(
@@ -329,6 +332,26 @@ def _unknown(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Findi
     """Say that a node's silent agent keeps a condition from being known."""
     silent = _listed(_silent(counts, results))
     return Status.UNKNOWN, ConditionReason.AGENT_SILENT, f"no recent report from the agents of {silent}"
+
+
+def _self_service(policy_type: PolicyType[Any, Any], policy: Any) -> _Finding:
+    """Find whether whoever may label a VM can give it more than VMs get by default: labels are no boundary."""
+    selector = policy.spec.selector
+    settings = policy.spec.memory if policy_type is MEMORY else policy.spec.processors
+    raises = settings.shares > type(settings)().shares or _raises_minimum(settings.min)
+    if raises and selector.any_namespace and selector.virtual_machine_selector.keys:
+        message = "whoever may label a VM gets its shares or min: only a namespaceSelector bounds who does"
+        return Status.TRUE, ConditionReason.LABELS_ALONE, message
+    return Status.FALSE, ConditionReason.BOUNDED, "it raises neither shares nor min by VM labels alone"
+
+
+def _raises_minimum(text: str | None) -> bool:
+    """Whether a minimum may be more than the default; what a VM's pod requests is bounded by its namespace's quota."""
+    if text is None or text == "PodRequest":
+        return False
+    if text.endswith("%"):
+        return float(text.removesuffix("%")) > _DEFAULT_MINIMUM_PERCENT
+    return text != "0"
 
 
 def _conflicted(policy: Policy, counts: PolicyCounts) -> _Finding:
