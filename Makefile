@@ -78,15 +78,16 @@ cluster: $(READY) ## Make a real KubeVirt cluster of two nodes on this machine, 
 cluster-down: $(READY) ## Take it down; nothing of it is left
 	@$(BIN)/python -m hack.testbed.kubevirt down
 
-e2e: $(READY) ## Run the tests on that cluster which CI runs; makes the cluster first if there is none
+ROUNDS ?= 1
+e2e: $(READY) ## Run those tests on that cluster that pass each time; makes it first; ROUNDS repeats them
 	@hack/bootstrap.sh hack/testbed/kubevirt/packages.txt
 	@$(BIN)/python -m hack.testbed.kubevirt ensure
-	@$(BIN)/pytest tests/e2e -m 'e2e and not e2e_all' --numprocesses=0
+	@$(BIN)/pytest tests/e2e -m 'e2e and not e2e_all' --numprocesses=0 --rounds=$(ROUNDS)
 
 e2e-all: $(READY) ## Run all tests on that cluster
 	@hack/bootstrap.sh hack/testbed/kubevirt/packages.txt
 	@$(BIN)/python -m hack.testbed.kubevirt ensure
-	@$(BIN)/pytest tests/e2e -m e2e --numprocesses=0
+	@$(BIN)/pytest tests/e2e -m e2e --numprocesses=0 --rounds=$(ROUNDS)
 
 clean: ## Remove what was built here; caches of the user stay
 	rm -rf .venv build dist

@@ -27,6 +27,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option by which a test earns its place in CI."""
+    parser.addoption(
+        "--rounds", type=int, default=1, help="how often the tests of each file are run, one after another"
+    )
+
+
+@pytest.fixture(scope="module")
+def round_number(request: pytest.FixtureRequest) -> int:
+    """How many rounds there were before; tests of one round are run before those of the next."""
+    return int(request.param)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeats every test."""
+    rounds = metafunc.config.getoption("--rounds", 1)
+    if rounds > 1:
+        metafunc.fixturenames.insert(0, "round_number")
+        metafunc.parametrize("round_number", range(rounds), indirect=True, scope="module")
+
+
 @pytest.fixture(scope="session")
 def plane() -> Iterator[ControlPlane]:
     """The cluster's API; kubeballoon is installed, and no policy is left from before."""
