@@ -163,17 +163,17 @@ def test_what_pods_may_use_ends_where_the_kubelet_evicts_beyond_the_node_s_alloc
     assert state(memory) is NodeState.CRITICAL
 
 
-@pytest.mark.parametrize("reserved", [0, 1, 4, 8])
+@pytest.mark.parametrize("kept_by_kubelet", [0, 1, 4, 8])
 @pytest.mark.parametrize("size", [64, 256])
-def test_vms_never_fill_more_than_the_kubelet_lets_pods_use(tmp_path: Path, size: int, reserved: int) -> None:
+def test_vms_never_fill_more_than_the_kubelet_lets_pods_use(tmp_path: Path, size: int, kept_by_kubelet: int) -> None:
     """VMs of 8 GiB that work with 5 GiB each share a node with other pods, and with what is outside of all pods."""
     outside, others, overhead = 1536 * MIB, GIB, 200 * MIB
-    limit, policy = (size - reserved) * GIB, load_memory_policy(MemoryPolicy.model_validate(memory_policy("p")))
+    limit, policy = (size - kept_by_kubelet) * GIB, load_memory_policy(MemoryPolicy.model_validate(memory_policy("p")))
     held: list[int] = [5 * GIB] * (10 * size // 64)
     for turn in range(12):
         pods = others + sum(held) + overhead * len(held)
         directory = tmp_path / str(turn)
-        root = kubepods(directory / "cgroup", limit if reserved else "max", used=pods, inactive=0)
+        root = kubepods(directory / "cgroup", limit if kept_by_kubelet else "max", used=pods, inactive=0)
         memory = HostMemoryReader(proc(directory, meminfo(size * GIB, anon=pods + outside)), cgroup_root=root).memory()
         plan = allocate_memory(memory_node("n", with_vms(memory, held, overhead), lambda _: policy))
         held = [decision.target or 0 for decision in plan.decisions]

@@ -8,6 +8,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
+from hack.testbed.lab.unix_sockets import listen
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from kubeballoon.agent.vm.vmi import OVERHEAD, Instance, ineligibility, read_instance
@@ -176,12 +177,13 @@ async def test_a_domain_with_plugged_memory_and_removable_processors_is_read(
     domain = Domain()
     monkeypatch.setattr(libvirt, "open", lambda _: Connection(domain))
     hypervisor, launcher = LibvirtHypervisor(), Launcher("pod", tmp_path, "virtqemud-sock")
-    memory = await hypervisor.connect(launcher, "default_vm-2")
-    sample = await memory.sample()
-    assert (sample.size, sample.statistics.actual, sample.balloon) == (1536 * MIB, 768 * MIB, True)
-    await memory.set_memory(1024 * MIB)
-    assert domain.set == [512 << 10], "the balloon takes of the boot memory alone"
-    guest = await hypervisor.open(launcher, "default_vm-2")
-    assert guest.emulated
-    assert (await guest.plugged()).removable == ("vcpu1",)
-    hypervisor.forget("pod")
+    with listen(tmp_path / "virtqemud-sock"):
+        memory = await hypervisor.connect(launcher, "default_vm-2")
+        sample = await memory.sample()
+        assert (sample.size, sample.statistics.actual, sample.balloon) == (1536 * MIB, 768 * MIB, True)
+        await memory.set_memory(1024 * MIB)
+        assert domain.set == [512 << 10], "the balloon takes of the boot memory alone"
+        guest = await hypervisor.open(launcher, "default_vm-2")
+        assert guest.emulated
+        assert (await guest.plugged()).removable == ("vcpu1",)
+        hypervisor.forget("pod")

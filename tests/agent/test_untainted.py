@@ -18,6 +18,7 @@ import libvirt_qemu
 import pytest
 
 from hack.testbed.lab import MIB, GuestSpec, vmi_object
+from hack.testbed.lab.unix_sockets import listen
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.agent.vm.guest_agent_worker import GuestWorkers
@@ -122,11 +123,14 @@ async def working(pods: Path) -> AsyncIterator[GuestWorkers]:
 
 
 async def test_only_a_request_for_processors_has_the_guest_agent_asked(domain: Domain, tmp_path: Path) -> None:
-    async with working(tmp_path) as guest_workers:
-        await soon(lambda: domain.count("vcpusFlags") > 5 and domain.count("memoryStats") > 5, 10)
-        assert domain.commands == []
-        assert {name for name, _ in domain.calls} <= HARMLESS
-        flags = {arguments[-1] for name, arguments in domain.calls if name == "vcpusFlags"}
-        assert flags == {libvirt.VIR_DOMAIN_AFFECT_LIVE}, "another flag would have libvirt itself ask the guest's agent"
-        guest_workers.match({"vm": instance(memory_target="1Gi", processor_target="1")}, ["vm"])
-        await soon(lambda: "guest-get-vcpus" in domain.commands, 10)
+    with listen(tmp_path / "pod-vm"):
+        async with working(tmp_path) as guest_workers:
+            await soon(lambda: domain.count("vcpusFlags") > 5 and domain.count("memoryStats") > 5, 10)
+            assert domain.commands == []
+            assert {name for name, _ in domain.calls} <= HARMLESS
+            flags = {arguments[-1] for name, arguments in domain.calls if name == "vcpusFlags"}
+            assert flags == {libvirt.VIR_DOMAIN_AFFECT_LIVE}, (
+                "another flag would have libvirt itself ask the guest's agent"
+            )
+            guest_workers.match({"vm": instance(memory_target="1Gi", processor_target="1")}, ["vm"])
+            await soon(lambda: "guest-get-vcpus" in domain.commands, 10)

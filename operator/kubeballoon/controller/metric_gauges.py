@@ -74,7 +74,6 @@ class ControllerMetrics(Collector):
             ((node, *decision.vm.name.split("/", 1)), decision.withheld)
             for node, plan in plans.items()
             for decision in plan.decisions
-            if decision.withheld
         )
         yield _events(self._rounds.recorder.results)
 

@@ -95,8 +95,9 @@ def _kept_beyond(columns: VMFigures[Ints], parts: Ints, capacity: int) -> tuple[
     """
     lacking = parts < columns.present - columns.dead_band  # less is not worth swapping
     keeps = (columns.kept > parts) & ~(lacking & (columns.gives_working_set > 0))
-    kept = np.where(keeps, columns.kept, 0)
     withholds = keeps & lacking
+    # A margin is no claim to more than the policy's maximum.
+    kept = np.where(keeps, np.where(withholds, columns.kept, np.minimum(columns.kept, columns.maximum)), 0)
     if np.maximum(columns.minimum, kept).sum() > capacity:
         kept = np.where(withholds, columns.kept, 0)
     return kept, np.where(withholds, columns.kept - parts, 0)
