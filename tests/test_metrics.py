@@ -20,8 +20,8 @@ from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.metric_counters import Counters
-from kubeballoon.controller.metric_gauges import ControllerMetrics
+from kubeballoon.controller.metric_counters import ControllerCounters
+from kubeballoon.controller.metric_gauges import ControllerGauges
 from kubeballoon.controller.rounds import RoundResult, RoundRunner
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.governance.policy_types import MEMORY
@@ -62,8 +62,8 @@ class Controller:
         self.state = ClusterState()
         self.registry = new_registry()
         unused: Any = None  # no round is run here: only their results are read
-        self.rounds = RoundRunner(unused, self.state, EventRecorder(unused, "test"), Counters(self.registry))
-        self.registry.register(ControllerMetrics(self.state, self.rounds, lambda: True))
+        self.rounds = RoundRunner(unused, self.state, EventRecorder(unused, "test"), ControllerCounters(self.registry))
+        self.registry.register(ControllerGauges(self.state, self.rounds, lambda: True))
 
     def decide(self, *vms: dict[str, Any]) -> None:
         """Take in a node's report, and decide on it as a round does."""

@@ -14,7 +14,7 @@ from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.client import ApiError, InvalidError, NotFoundError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.metric_counters import Counters
+from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.policy_status import count_policies, policy_status
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
@@ -22,7 +22,7 @@ from kubeballoon.controller.wait_times import DEFAULT_TIMING
 from kubeballoon.governance.core_inputs import memory_vm, processor_node
 from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.governance.report_bounds import SILENT_AFTER
-from kubeballoon.governance.requests_in_force import LastRequest
+from kubeballoon.governance.targets_in_force import TargetInForce
 from kubeballoon.metrics import new_registry
 from tests.support.cluster import MIB, Object, memory_policy
 from tests.support.waiting import Clock, soon
@@ -103,7 +103,7 @@ class Controller:
         self.state.memory.put(memory_policy("all"))
         self.registry = new_registry()
         cluster: Any = self.cluster
-        counters = Counters(self.registry)
+        counters = ControllerCounters(self.registry)
         self.rounds = RoundRunner(cluster, self.state, recorder, counters, self.clock)
         self.scheduler = Scheduler(cluster, self.state, recorder, self.rounds, counters, self.clock)
 
@@ -455,7 +455,7 @@ def test_dedicated_processors_are_known_by_the_agent_s_reason() -> None:
     body["status"]["processors"] = {"count": 16}
     status = NodePressure.model_validate(body).status
     assert status is not None
-    node = processor_node("n", status, lambda _: None, {"u0": LastRequest(None)})
+    node = processor_node("n", status, lambda _: None, {"u0": TargetInForce(None)})
     assert node is not None
     assert node.vms[0].dedicated
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kubeballoon.cluster import paths
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.metric_counters import Counters
+from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.controller.wait_times import DEFAULT_TIMING
@@ -109,7 +109,7 @@ class OneNamespace:
 
 
 async def test_a_leader_is_ready_while_every_change_that_it_lists_is_delivered() -> None:
-    cluster, counters, state = OneNamespace(), Counters(new_registry()), ClusterState()
+    cluster, counters, state = OneNamespace(), ControllerCounters(new_registry()), ClusterState()
     fake: Any = cluster
     often = replace(DEFAULT_TIMING, resync=0.01, audit_interval=0.0, delivery=0.0)
     scheduler = Scheduler(fake, state, fake, RoundRunner(fake, state, fake, counters), counters, timing=often)

@@ -12,7 +12,7 @@ from kubeballoon.cli.cluster_view import ClusterView
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
-from kubeballoon.governance.requests_in_force import LastRequest, memory_in_force, processors_in_force
+from kubeballoon.governance.targets_in_force import TargetInForce, memory_in_force, processors_in_force
 from tests.support.cluster import MIB, Object, memory_policy, processor_policy
 
 NOW = datetime.now(UTC)
@@ -80,18 +80,18 @@ def report(**fields: Any) -> VirtualMachineReport:
 
 
 def test_a_request_that_is_newer_than_the_report_is_in_force_before_the_emergency_target() -> None:
-    written = LastRequest(640 * MIB, TargetChange(up=False, age=1.0))
+    written = TargetInForce(640 * MIB, TargetChange(up=False, age=1.0))
     assert memory_in_force(report(target="768Mi", emergencyTarget="512Mi"), written) == written
 
 
 def test_an_emergency_target_replaces_the_request_that_was_reported_with_it() -> None:
     change = TargetChange(up=False, age=1.0)
-    in_force = memory_in_force(report(target="768Mi", emergencyTarget="512Mi"), LastRequest(768 * MIB, change))
-    assert in_force == LastRequest(512 * MIB, change)
+    in_force = memory_in_force(report(target="768Mi", emergencyTarget="512Mi"), TargetInForce(768 * MIB, change))
+    assert in_force == TargetInForce(512 * MIB, change)
 
 
 def test_what_was_written_of_processors_is_in_force_before_what_is_reported() -> None:
     processors = {"size": 4, "target": 3}
-    assert processors_in_force(report(processors=processors)) == LastRequest(3)
-    assert processors_in_force(report(processors=processors), LastRequest(2)) == LastRequest(2)
-    assert processors_in_force(report()) == LastRequest(None)
+    assert processors_in_force(report(processors=processors)) == TargetInForce(3)
+    assert processors_in_force(report(processors=processors), TargetInForce(2)) == TargetInForce(2)
+    assert processors_in_force(report()) == TargetInForce(None)

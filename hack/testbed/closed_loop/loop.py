@@ -33,7 +33,7 @@ from kubeballoon.core.units import MIB
 from kubeballoon.governance.core_inputs import memory_node
 from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy, load_memory_policy
 from kubeballoon.governance.policy_types import MEMORY
-from kubeballoon.governance.requests_in_force import VMRequest
+from kubeballoon.governance.targets_in_force import VMRequest
 from kubeballoon.vocabulary import NodeState
 
 from .model_guest import EPOCH, OVERHEAD, Amount, ModelGuest, constant

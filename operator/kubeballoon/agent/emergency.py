@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def may_be_needed(state: NodeState, workers: Sequence[MemoryWorker]) -> bool:
-    """Whether help may have to begin or to end: a cheap test, made often, before a whole report is composed."""
+    """Whether emergency targets may have to be set or ended; this cheap test saves composing a report each time."""
     helping = any(worker.emergency_target is not None or worker.urgent for worker in workers)
     return helping or state.only_minimums_hold or any(map(_may_be_short, workers))
 

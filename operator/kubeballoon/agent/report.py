@@ -159,7 +159,7 @@ def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
 
 
 def _bad_report(worker: MemoryWorker, error: Exception) -> VirtualMachineReport:
-    """Report of a VM only what its object and its process say, because its guest's figures do not fit."""
+    """Report only a VM's object and process, because its guest's figures are out of range."""
     instance = worker.instance
     return VirtualMachineReport(
         uid=instance.uid,

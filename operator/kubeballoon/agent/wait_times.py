@@ -143,7 +143,7 @@ class LibvirtTiming:
 
     @property
     def agent_command(self) -> float:
-        """The deadline for a guest agent's command: after it libvirt itself hangs, for it would have failed before."""
+        """The deadline for a guest agent's command: longer than libvirt's own, so whoever exceeds it hangs."""
         return self.agent_queue + self.agent_answer + 5.0
 
 

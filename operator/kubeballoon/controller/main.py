@@ -20,8 +20,8 @@ from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.kind_check import KindCheck
 from kubeballoon.controller.kopf_handlers import Handlers
-from kubeballoon.controller.metric_counters import Counters
-from kubeballoon.controller.metric_gauges import ControllerMetrics
+from kubeballoon.controller.metric_counters import ControllerCounters
+from kubeballoon.controller.metric_gauges import ControllerGauges
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.controller.wait_times import DEFAULT_TIMING
@@ -70,7 +70,7 @@ async def _run(options: argparse.Namespace) -> int:
         state = ClusterState(options.cool_down)
         recorder = EventRecorder(cluster, identity)
         registry = new_registry()
-        counters = Counters(registry)
+        counters = ControllerCounters(registry)
         rounds = RoundRunner(cluster, state, recorder, counters)
         scheduler = Scheduler(cluster, state, recorder, rounds, counters)
         lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
@@ -78,7 +78,7 @@ async def _run(options: argparse.Namespace) -> int:
         leads = acquiring.done
         kinds = KindCheck(cluster, DEFAULT_TIMING.kinds_interval)
 
-        registry.register(ControllerMetrics(state, rounds, leads))
+        registry.register(ControllerGauges(state, rounds, leads))
 
         def live() -> str | None:
             return scheduler.stalled() if leads() else None

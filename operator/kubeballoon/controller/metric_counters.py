@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from kubeballoon.metrics import BUCKETS
 
 
-class Counters:
-    """Counters count rounds, patches and statuses, and measure how long rounds take."""
+class ControllerCounters:
+    """ControllerCounters count rounds, patches and statuses, and measure how long rounds take."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Export the counters through ``registry``."""

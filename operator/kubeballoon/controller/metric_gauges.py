@@ -41,8 +41,8 @@ _WITHHELD = Gauge(
 )
 
 
-class ControllerMetrics(Collector):
-    """ControllerMetrics are collected when Prometheus scrapes them: gauges, and the count of events."""
+class ControllerGauges(Collector):
+    """ControllerGauges are collected when Prometheus scrapes them: gauges, and the count of events."""
 
     def __init__(self, state: ClusterState, rounds: RoundRunner, leads: Callable[[], bool]) -> None:
         """Export what ``rounds`` decided over ``state``; ``leads`` says whether this replica leads."""

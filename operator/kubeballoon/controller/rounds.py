@@ -15,7 +15,7 @@ from kubeballoon.cluster.client import ApiClient, ApiError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.cluster.vmi_annotations import VMIAnnotator, VMIReference, WriteResult
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.metric_counters import Counters
+from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.misreported_vms import MisreportedVMs
 from kubeballoon.controller.policy_store import PolicyStore
 from kubeballoon.core.decision_reason import DecisionReason
@@ -26,7 +26,7 @@ from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import ProcessorDecision, ProcessorPlan
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS, PolicyType
 from kubeballoon.governance.report_bounds import SILENT_AFTER
-from kubeballoon.governance.requests_in_force import VMRequest
+from kubeballoon.governance.targets_in_force import VMRequest
 from kubeballoon.vocabulary import NodeState
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class RoundRunner:
         cluster: ApiClient,
         state: ClusterState,
         recorder: EventRecorder,
-        counters: Counters,
+        counters: ControllerCounters,
         clock: Callable[[], float] = time.monotonic,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -309,7 +309,7 @@ def _explanation_key(decision: AnyDecision) -> tuple[object, ...]:
 
 
 def _request(store: PolicyStore[Any, Any], decision: AnyDecision) -> VMRequest | None:
-    """Make a request of a decision; None if the decision is to request nothing."""
+    """Turn a decision into the request to write; None if nothing is to be requested."""
     policy = decision.vm.policy
     if decision.target is None or policy is None:
         return None

@@ -17,7 +17,7 @@ from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError, Object
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.metric_counters import Counters
+from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.policy_status import PolicyCounts, count_policies, policy_status, unreadable_status
 from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
 from kubeballoon.controller.rounds import RoundRunner
@@ -42,7 +42,7 @@ class Scheduler:
         state: ClusterState,
         recorder: EventRecorder,
         rounds: RoundRunner,
-        counters: Counters,
+        counters: ControllerCounters,
         clock: Callable[[], float] = time.monotonic,
         timing: ControllerTiming = DEFAULT_TIMING,
     ) -> None:

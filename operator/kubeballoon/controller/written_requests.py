@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.decision_reason import TargetChange
-from kubeballoon.governance.requests_in_force import LastRequest, VMRequest
+from kubeballoon.governance.targets_in_force import TargetInForce, VMRequest
 
 # Seconds after which a written request counts as lost if the VM's agent does not report it. Agents report every 60 s,
 # but a changed request within a second.
@@ -55,7 +55,7 @@ class WrittenRequests:
             last_move = now, after.target > before.target
         self._written[node, uid] = WrittenRequest(after, now, last_move)
 
-    def last_requests(self, node: str, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, LastRequest]:
+    def last_requests(self, node: str, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, TargetInForce]:
         """Find what was last written on a node's VMs as of ``now`` seconds, by uid; VMs without any are left out."""
         written = ((report.uid, self._written.get((node, report.uid))) for report in reports)
         return {uid: _last_request(each, now) for uid, each in written if each is not None}
@@ -79,8 +79,8 @@ class WrittenRequests:
         self._written = {key: request for key, request in self._written.items() if key in reported}
 
 
-def _last_request(written: WrittenRequest, now: float) -> LastRequest:
+def _last_request(written: WrittenRequest, now: float) -> TargetInForce:
     if written.last_move is None:
-        return LastRequest(written.request.target)
+        return TargetInForce(written.request.target)
     moved_at, up = written.last_move
-    return LastRequest(written.request.target, TargetChange(up=up, age=now - moved_at))
+    return TargetInForce(written.request.target, TargetChange(up=up, age=now - moved_at))

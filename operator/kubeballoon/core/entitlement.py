@@ -1,4 +1,4 @@
-"""This module divides memory fairly among VMs: it finds the one price at which all memory is sold.
+"""This module divides memory among VMs by shares and idle tax, as ESX does: it finds the price at which all is sold.
 
 A VM with weight S and active memory A pays the price C(P)/S for an allocation of P bytes. C(P) is P up to A and
 A + k(P - A) above it, with k = 1/(1 - idle tax): idle memory costs k times as much.

@@ -11,17 +11,17 @@ from kubeballoon.core.processors.model import ProcessorNode, ProcessorPressure, 
 from kubeballoon.governance.exclusion import memory_exclusion, processor_exclusion
 from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy, LoadedProcessorPolicy
 from kubeballoon.governance.report_bounds import clamp_to_size
-from kubeballoon.governance.requests_in_force import LastRequest, memory_in_force, processors_in_force
+from kubeballoon.governance.targets_in_force import TargetInForce, memory_in_force, processors_in_force
 from kubeballoon.vocabulary import AgentAction
 
-_NOTHING_WRITTEN: Mapping[str, LastRequest] = {}
+_NOTHING_WRITTEN: Mapping[str, TargetInForce] = {}
 
 
 def memory_node(
     name: str,
     status: NodePressureStatus,
     governing: Callable[[VirtualMachineReport], LoadedMemoryPolicy | None],
-    written: Mapping[str, LastRequest] = _NOTHING_WRITTEN,
+    written: Mapping[str, TargetInForce] = _NOTHING_WRITTEN,
     cool_down: float = COOL_DOWN,
     *,
     released: bool = False,
@@ -55,7 +55,7 @@ def memory_node(
 def memory_vm(
     report: VirtualMachineReport,
     policy: LoadedMemoryPolicy | None,
-    written: LastRequest | None = None,
+    written: TargetInForce | None = None,
     *,
     node_released: bool = False,
 ) -> MemoryVM:
@@ -108,7 +108,7 @@ def processor_node(
     name: str,
     status: NodePressureStatus,
     governing: Callable[[VirtualMachineReport], LoadedProcessorPolicy | None],
-    written: Mapping[str, LastRequest] = _NOTHING_WRITTEN,
+    written: Mapping[str, TargetInForce] = _NOTHING_WRITTEN,
     *,
     released: bool = False,
 ) -> ProcessorNode | None:
@@ -137,7 +137,7 @@ def processor_node(
 def _processor_vm(
     report: VirtualMachineReport,
     policy: LoadedProcessorPolicy | None,
-    written: LastRequest | None,
+    written: TargetInForce | None,
     *,
     node_released: bool,
 ) -> ProcessorVM:

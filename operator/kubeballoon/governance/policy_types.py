@@ -1,4 +1,4 @@
-"""This module describes the two types of policy: how each is read, requested of VMs, reported and counted."""
+"""This module holds what differs between MemoryPolicy and ProcessorPolicy: translation, annotations, status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kubeballoon.core.memory.model import MemoryTerms
 from kubeballoon.core.processors.model import ProcessorTerms
 from kubeballoon.governance.exclusion import Excluded, memory_exclusion, processor_exclusion
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms, load_memory_policy, load_processor_policy
-from kubeballoon.governance.requests_in_force import VMRequest
+from kubeballoon.governance.targets_in_force import VMRequest
 from kubeballoon.vocabulary import ReclaimMethod
 
 

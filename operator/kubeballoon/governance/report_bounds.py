@@ -1,4 +1,4 @@
-"""This module says how far controller, agent and CLI go by a node's report: for how long, and within which bounds."""
+"""This module limits the trust in a node's report: how old it may be, and to which range its figures are clamped."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from kubeballoon.governance.policy_selection import may_govern, requires_followi
 
 @dataclass(frozen=True, slots=True)
 class PolicyBacking:
-    """A PolicyBacking says how far the requests on a VM are believed.
+    """A PolicyBacking is the policy that governs a VM, and whether the agent must follow the requests on the VM.
 
     Attributes:
         policy: the policy that governs the VM; None if none is known to.

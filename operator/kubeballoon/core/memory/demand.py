@@ -93,7 +93,7 @@ def present_need(stats: GuestStatistics) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class BalloonCalibration:
-    """A BalloonCalibration finds what the balloon left a guest when the guest reported.
+    """A BalloonCalibration works out what the balloon left a guest at the time of the guest's last report.
 
     A guest's report is up to seconds old, whereas ``actual`` is live. Without autodeflate a guest's ``available`` falls
     and rises with its balloon. Once it has been seen while the balloon stood still, it tells where the balloon was at

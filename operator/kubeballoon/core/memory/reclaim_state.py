@@ -35,7 +35,7 @@ class ReclaimState(Enum):
 
     @property
     def program_in_charge(self) -> bool:
-        """Whether what the guest has is told by the program, and not by the balloon."""
+        """Whether the guest's memory is computed from what the program has locked, instead of from the balloon."""
         return self in (ReclaimState.EMPTYING_PROGRAM, ReclaimState.PROGRAM_RECLAIMS)
 
 

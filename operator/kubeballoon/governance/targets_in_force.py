@@ -26,8 +26,8 @@ class VMRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class LastRequest:
-    """A LastRequest is the target that a VM is held to, and when that target last moved.
+class TargetInForce:
+    """A TargetInForce is the target that a VM is held to, and when that target last moved.
 
     Attributes:
         target: bytes or processors; None when nothing is requested.
@@ -38,7 +38,7 @@ class LastRequest:
     change: TargetChange | None = None
 
 
-def memory_in_force(report: VirtualMachineReport, written: LastRequest | None = None) -> LastRequest:
+def memory_in_force(report: VirtualMachineReport, written: TargetInForce | None = None) -> TargetInForce:
     """Find the memory target that is in force for a VM now.
 
     Controller, agent and CLI all go by this function, so that they decide on the same figures. In an emergency an agent
@@ -49,13 +49,13 @@ def memory_in_force(report: VirtualMachineReport, written: LastRequest | None = 
         report: the VM as its node's agent reports it.
         written: what the controller wrote last; None if it wrote nothing, or if that is not known.
     """
-    requested = LastRequest(report.target) if written is None else written
+    requested = TargetInForce(report.target) if written is None else written
     if report.emergency_target is None or report.target != requested.target:
         return requested
     return replace(requested, target=report.emergency_target)
 
 
-def processors_in_force(report: VirtualMachineReport, written: LastRequest | None = None) -> LastRequest:
+def processors_in_force(report: VirtualMachineReport, written: TargetInForce | None = None) -> TargetInForce:
     """Find the processor target that is in force for a VM now.
 
     Args:
@@ -64,4 +64,4 @@ def processors_in_force(report: VirtualMachineReport, written: LastRequest | Non
     """
     if written is not None:
         return written
-    return LastRequest(None if report.processors is None else report.processors.target)
+    return TargetInForce(None if report.processors is None else report.processors.target)
