@@ -72,7 +72,7 @@ def vm(draw: st.DrawFn, uid: str, policy: MemoryTerms | None) -> MemoryVM:
         excluded=excluded,
         responsive=responsive,
         policy=policy,
-        last_change=draw(st.none() | st.builds(TargetChange, up=st.booleans(), age=st.floats(0, 600))),
+        last_change=draw(st.none() | st.builds(TargetChange, up=st.none() | st.booleans(), age=st.floats(0, 600))),
         swap_ability=draw(st.sampled_from(SwapAbility)),
         agent_action=AgentAction.FOLLOWS if excluded is None and responsive else draw(st.sampled_from(AgentAction)),
         pod_request=draw(st.none() | st.integers(0, 1 << 37)),

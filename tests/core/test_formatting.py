@@ -10,7 +10,14 @@ from kubeballoon.core.units import GIB, MIB
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (3 << 30, "3 GiB"), (-(1 << 40), "-1 TiB")],
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1536, "1.5 KiB"),
+        (9472, "9.25 KiB"),
+        (3 << 30, "3 GiB"),
+        (-(1 << 40), "-1 TiB"),
+    ],
 )
 def test_a_size_has_at_most_three_digits(size: int, text: str) -> None:
     assert human(size) == text

@@ -1,4 +1,4 @@
-"""This module holds what kubeballoon's kinds have in common: metadata, conditions, and the conversion to and from JSON."""
+"""This module holds what kubeballoon's kinds have in common: metadata, conditions, conversion to and from JSON."""
 
 from __future__ import annotations
 

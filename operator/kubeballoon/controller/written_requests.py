@@ -21,13 +21,15 @@ class WrittenRequest:
     Attributes:
         request: what was written; from the agent's confirmation on, what the agent reports.
         written_at: when the request was written, seconds.
-        last_move: when the target last moved, seconds, and whether it moved up; None before the first move.
+        moved_at: when the target last moved, or was first seen, seconds.
+        up: whether the target moved up then; None if it was never seen to move.
         confirmed: whether the agent has reported the request since it was written.
     """
 
     request: VMRequest
     written_at: float
-    last_move: tuple[float, bool] | None = None
+    moved_at: float
+    up: bool | None = None
     confirmed: bool = False
 
 
@@ -50,10 +52,12 @@ class WrittenRequests:
     def record(self, node: str, uid: str, before: VMRequest, after: VMRequest, now: float) -> None:
         """Remember that the request of a node's VM was changed from ``before`` to ``after`` at ``now`` seconds."""
         written = self._written.get((node, uid))
-        last_move = None if written is None else written.last_move
-        if before.target is not None and after.target is not None and before.target != after.target:
-            last_move = now, after.target > before.target
-        self._written[node, uid] = WrittenRequest(after, now, last_move)
+        moved_at, up = (now, None) if written is None else (written.moved_at, written.up)
+        if before.target != after.target:
+            moved_at = now
+            if before.target is not None and after.target is not None:
+                up = after.target > before.target
+        self._written[node, uid] = WrittenRequest(after, now, moved_at, up)
 
     def last_requests(self, node: str, reports: Iterable[VirtualMachineReport], now: float) -> dict[str, TargetInForce]:
         """Find what was last written on a node's VMs as of ``now`` seconds, by uid; VMs without any are left out."""
@@ -64,12 +68,15 @@ class WrittenRequests:
         """Take over what a node's agent reports as a VM's request, once the report must include what was written.
 
         That is when the written request has been reported, or should have been by ``now`` seconds. A report from before
-        says nothing about the written request.
+        says nothing about the written request. Of a target that somebody else wrote, as a controller before this one,
+        nobody knows how old it is, so its age counts from now on.
         """
         written = self._written.get((node, report.uid))
-        if written is None:
-            return
         reported = self._reported_request(report)
+        if written is None:
+            if reported.target is not None:
+                self._written[node, report.uid] = WrittenRequest(reported, now, now, confirmed=True)
+            return
         overdue = now - written.written_at >= CONFIRMATION_SECONDS
         if reported == written.request or written.confirmed or overdue:
             self._written[node, report.uid] = replace(written, request=reported, confirmed=True)
@@ -80,7 +87,5 @@ class WrittenRequests:
 
 
 def _last_request(written: WrittenRequest, now: float) -> TargetInForce:
-    if written.last_move is None:
-        return TargetInForce(written.request.target)
-    moved_at, up = written.last_move
-    return TargetInForce(written.request.target, TargetChange(up=up, age=now - moved_at))
+    target = written.request.target
+    return TargetInForce(target, None if target is None else TargetChange(written.up, now - written.moved_at))

@@ -34,11 +34,11 @@ class TargetChange:
     """A TargetChange is the last change of a VM's target.
 
     Attributes:
-        up: whether the target rose.
+        up: whether the target rose; None where it was never seen to move, and only its age is known.
         age: how long ago that was, seconds.
     """
 
-    up: bool
+    up: bool | None
     age: float
 
 

@@ -52,35 +52,34 @@ def divide_capacity(
     if not vms:
         return [], 0
     columns = figure_columns(vms)
-    guaranteed = capacity
     residual = _residual_above_targets(columns)
-    capacity = max(0, capacity - residual)
-    claims, divisible = _claims(node, vms, columns, capacity)
+    divided = max(0, capacity - residual)
+    claims, divisible = _claims(node, vms, columns, divided)
     entitlements = divide_columns(claims, divisible)
-    kept, withheld = _kept_beyond(columns, entitlements, capacity)
+    kept, withheld = _kept_beyond(columns, entitlements, divided)
     if kept.any():
         # What guests keep cannot be divided, so it is divided anew with that as a lower bound.
-        claims, divisible = _claims(node, vms, columns, capacity, kept)
+        claims, divisible = _claims(node, vms, columns, divided, kept)
         entitlements = divide_columns(claims, divisible)
     desired = _damp(node, vms, columns, claims.minimum, entitlements)
-    if desired.sum() > capacity:
+    if desired.sum() > divided:
         desired = _remove_surplus(desired, entitlements, int(desired.sum()) - divisible)
     targets = _limit_to_free_memory(columns, claims, desired, max(0, unheld - residual))
-    shortfall = max(0, int(np.maximum(columns.minimum, np.where(withheld > 0, kept, 0)).sum()) - guaranteed)
-    if columns.minimum.sum() > guaranteed:
-        entitlements = scale_minimums(columns.minimum, capacity)
-    reasons = map(SHARERS_REASONS.__getitem__, _reasons(columns, desired, targets, withheld).tolist())
-    rows = zip(
-        vms,
-        targets.tolist(),
-        entitlements.tolist(),
-        reasons,
-        repeat(node.state),
-        repeat(""),
-        np.minimum(withheld, entitlements).tolist(),
-        strict=False,
-    )
-    return list(map(MemoryDecision._make, rows)), shortfall
+    if columns.minimum.sum() > capacity:
+        entitlements = scale_minimums(columns.minimum, divided)
+    least = np.maximum(columns.minimum, np.where(withheld > 0, kept, 0))
+    reasons = _reasons(columns, desired, targets, withheld)
+    withheld = np.minimum(withheld, entitlements)
+    return _decisions(node, vms, targets, entitlements, reasons, withheld), max(0, int(least.sum()) - capacity)
+
+
+def _decisions(
+    node: MemoryNode, vms: Sequence[MemoryVM], targets: Ints, entitlements: Ints, reasons: Ints, withheld: Ints
+) -> list[MemoryDecision]:
+    """Put arrays with one figure for each VM into decisions; reasons are places in ``SHARERS_REASONS``."""
+    named = map(SHARERS_REASONS.__getitem__, reasons.tolist())
+    figures = targets.tolist(), entitlements.tolist(), named, repeat(node.state), repeat(""), withheld.tolist()
+    return list(map(MemoryDecision._make, zip(vms, *figures, strict=False)))
 
 
 def _kept_beyond(columns: VMFigures[Ints], parts: Ints, capacity: int) -> tuple[Ints, Ints]:
@@ -211,7 +210,7 @@ def moved_recently(vms: Sequence[MemoryVM], cool_down: float, *, up: bool) -> np
 def _due_for_rebalancing(vms: Sequence[MemoryVM], cool_down: float) -> npt.NDArray[np.bool_]:
     """Find the VMs whose targets have stayed long enough to be corrected for fairness alone.
 
-    A target whose last change is not known is not due: a controller that has just started does not know its age.
+    A target whose age is not known is not due.
     """
     changes = [vm.last_change for vm in vms]
     wait = COOL_DOWNS_BEFORE_REBALANCING * cool_down

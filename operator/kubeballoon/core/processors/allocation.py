@@ -136,8 +136,9 @@ def _decide(vm: ProcessorVM, policy: ProcessorTerms | None, share: int, active: 
 
 def _damp(vm: ProcessorVM, policy: ProcessorTerms | None, desired: int) -> int:
     """Return the desired target, or within the cool-down after a change the present one, kept within its bounds."""
-    recent = vm.last_change is not None and policy is not None and vm.last_change.age < policy.cool_down
-    if vm.target is None or not recent:
+    change = vm.last_change
+    moved = change is not None and change.up is not None and policy is not None and change.age < policy.cool_down
+    if vm.target is None or not moved:
         return desired
     return max(vm.minimum, min(vm.maximum, vm.target))
 
