@@ -12,6 +12,7 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
+from kubeballoon.api.names import EXCLUDE
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.request_checks import STILL_SECONDS
@@ -34,6 +35,11 @@ def guest(installed: ControlPlane, lab_node: LabNode, lab_guest: LauncherPod) ->
 def patch(plane: ControlPlane, guest: LauncherPod, body: dict[str, Any]) -> None:
     """Change what KubeVirt says of a VM; its status is not a subresource."""
     plane.kubectl("patch", "vmi", guest.spec.name, "--type=merge", f"--patch={json.dumps(body)}")
+
+
+def exclude(plane: ControlPlane, guest: LauncherPod, value: str | None) -> None:
+    """Annotate a VM as its owner may, and as the controller must not."""
+    patch(plane, guest, {"metadata": {"annotations": {EXCLUDE: value}}})
 
 
 def test_the_node_and_its_vms_are_reported(
@@ -98,9 +104,9 @@ def test_memory_goes_back_without_a_controller_where_no_policy_asks_for_it_any_m
     with agent(installed, lab_node, tmp_path / "log"):
         annotate(installed, guest, memory_target="160Mi")
         eventually(lambda: guest.actual_bytes() == 160 * MIB)
-        annotate(installed, guest, exclude="true")
+        exclude(installed, guest, "true")
         eventually(lambda: guest.actual_bytes() == size)
-        annotate(installed, guest, exclude=None)
+        exclude(installed, guest, None)
         eventually(lambda: guest.actual_bytes() == 160 * MIB)
         installed.kubectl("delete", "mempol", lab_node.name)
         eventually(lambda: guest.actual_bytes() == size)
@@ -237,7 +243,7 @@ def test_missing_permissions_are_named_and_end_nothing(
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     options = (f"--kubeconfig={kubeconfig}", f"--node-name={lab_node.name}", f"--pods-dir={lab_node.pods_dir}")
     with Command(tmp_path / "log", "agent", *options) as command:
-        eventually(lambda: command.output().count("cannot list resource") == 4)
-        assert len(command.output().splitlines()) == 4, "one line each, for VMs, policies, namespaces and KubeVirt"
+        eventually(lambda: command.output().count("cannot list resource") == 5)
+        assert len(command.output().splitlines()) == 5, "one line each, for VMs, policies, namespaces and KubeVirt"
         assert command.process.poll() is None
         assert command.stop() == 0

@@ -65,7 +65,12 @@ def test_fields_that_are_left_out_have_defaults(installed: ControlPlane) -> None
         "mode": "Observe",
         "ownerExclusion": "Allow",
         "memory": {"min": 1 << 26, "max": "1Gi", "shares": 1000, "idleTax": 75, "headroom": "10%"},
-        "reclaim": {"when": "Overcommitted", "method": "Auto"},
+        "reclaim": {
+            "when": "Overcommitted",
+            "method": "Auto",
+            "workingSet": "IfSwappable",
+            "workingSetDelay": "10s",
+        },
     }
 
 

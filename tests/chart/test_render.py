@@ -211,7 +211,7 @@ def test_a_cgroup_can_stand_for_the_node_s_memory(cgroup: str) -> None:
         return container["args"], mounts, [volume["hostPath"]["path"] for volume in pod["volumes"]]
 
     args, mounts, paths = agent_of()
-    assert not [each for each in args if "cgroup" in each]
+    assert not [each for each in args if "node-memory-cgroup" in each]
     more_args, more_mounts, more_paths = agent_of(f"--set=agent.nodeMemoryCgroup={cgroup}")
     assert more_args == [*args, f"--node-memory-cgroup=/node-cgroups/{cgroup}"]
     assert (more_mounts, more_paths) == ([*mounts, "/node-cgroups"], [*paths, "/sys/fs/cgroup"])
