@@ -16,7 +16,7 @@ from hack.testbed.lab import MIB, GuestSpec
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from kubeballoon.api.names import EXCLUDE
 from kubeballoon.api.quantity import parse_quantity
-from tests.agent.node_under_test import CAPACITY, GUESTS, MINIMUM, SIZE, NodeUnderTest
+from tests.agent.node_under_test import GUESTS, MINIMUM, SIZE, NodeUnderTest
 from tests.support.waiting import eventually, throughout
 
 pytestmark = [pytest.mark.cluster, pytest.mark.guest]
@@ -214,24 +214,6 @@ def test_deleting_the_policy_gives_all_memory_back(node: NodeUnderTest) -> None:
         eventually(lambda: node.guest_memory() == len(GUESTS) * SIZE)
     finally:
         node.plane.kubectl("create", "--filename=-", stdin=policy)
-
-
-TOO_MUCH = 215  # MiB of load of each guest: with its kernel far more than its third of what is there
-
-
-def test_demands_that_do_not_fit_are_met_by_shares_and_no_guest_dies(node: NodeUnderTest) -> None:
-    """All three guests have swap, and one policy: each gives what it works with until it has its third."""
-    part = CAPACITY // len(GUESTS)
-    guests = [node.guest(name) for name in GUESTS]
-    for guest in guests:
-        guest.load.set(TOO_MUCH)
-    try:
-        eventually(lambda: all(abs(guest.actual_bytes() - part) <= part // 20 for guest in guests), tell=node.reports)
-        assert [guest.load.touch(TOO_MUCH).kills for guest in guests] == [0, 0, 0]
-        assert min(guest.actual_bytes() for guest in guests) >= MINIMUM
-    finally:
-        for guest in guests:
-            guest.load.set(0)
 
 
 def are_well(node: NodeUnderTest, *names: str) -> bool:
