@@ -41,12 +41,9 @@ def test_a_target_that_was_set_once_and_never_moved_has_an_age(written: WrittenR
     assert change(written, 111) == TargetChange(up=True, age=1)
 
 
-def test_a_controller_that_takes_over_counts_the_age_of_a_target_from_then_on(written: WrittenRequests) -> None:
+def test_a_target_that_somebody_else_wrote_has_no_age_that_is_known(written: WrittenRequests) -> None:
     written.reconcile("node", reported(TWO), 1000)
-    written.reconcile("node", reported(TWO), 1060)
-    assert change(written, 1090) == TargetChange(up=None, age=90)
-    written.reconcile("node", reported(NOTHING), 1100)
-    assert change(written, 1100) is None
+    assert change(written, 1090) is None
 
 
 def test_the_age_of_a_target_is_that_on_its_present_node(written: WrittenRequests) -> None:

@@ -21,7 +21,7 @@ class WrittenRequest:
     Attributes:
         request: what was written; from the agent's confirmation on, what the agent reports.
         written_at: when the request was written, seconds.
-        moved_at: when the target last moved, or was first seen, seconds.
+        moved_at: when the target last moved, or was first written, seconds.
         up: whether the target moved up then; None if it was never seen to move.
         confirmed: whether the agent has reported the request since it was written.
     """
@@ -68,15 +68,12 @@ class WrittenRequests:
         """Take over what a node's agent reports as a VM's request, once the report must include what was written.
 
         That is when the written request has been reported, or should have been by ``now`` seconds. A report from before
-        says nothing about the written request. Of a target that somebody else wrote, as a controller before this one,
-        nobody knows how old it is, so its age counts from now on.
+        says nothing about the written request.
         """
         written = self._written.get((node, report.uid))
-        reported = self._reported_request(report)
         if written is None:
-            if reported.target is not None:
-                self._written[node, report.uid] = WrittenRequest(reported, now, now, confirmed=True)
             return
+        reported = self._reported_request(report)
         overdue = now - written.written_at >= CONFIRMATION_SECONDS
         if reported == written.request or written.confirmed or overdue:
             self._written[node, report.uid] = replace(written, request=reported, confirmed=True)
