@@ -120,7 +120,7 @@ def _conditions(
     reclaimable = _reclaimable(policy, counts, results) if policy_type is MEMORY else None
     findings = {
         ConditionType.READY: _ready(policy, counts, results, reclaimable),
-        ConditionType.DEGRADED: _degraded(counts, results),
+        ConditionType.DEGRADED: _degraded(policy_type, counts, results),
         ConditionType.SHORTFALL: _shortfall(policy_type, counts, results),
         **(_memory_findings(counts, results) if policy_type is MEMORY else {}),
         ConditionType.CONFLICTED: _conflicted(policy, counts),
@@ -236,7 +236,7 @@ def _silent(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> list[st
     return [name for name, result in _results(counts, results) if result.silent]
 
 
-def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
+def _degraded(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
     """Find the worst that keeps requests from being written or followed: first errors, then agents, then guests."""
     last_rounds = _results(counts, results)
     failures = [failure for _, result in last_rounds for failure in result.failures]
@@ -258,7 +258,7 @@ def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Find
         )
     if counts.vms.unresponsive:
         return Status.TRUE, ConditionReason.UNRESPONSIVE, f"{_listed(counts.vms.unresponsive)} do not follow requests"
-    if any(_withheld(plan) for plan in _plans(MEMORY, counts, results).values()):
+    if any(map(_withheld, _plans(policy_type, counts, results).values())):
         message = "all agents report, and no guest has stopped following; what some keep is in condition Contended"
         return Status.FALSE, ConditionReason.AS_EXPECTED, message
     return Status.FALSE, ConditionReason.AS_EXPECTED, "all agents report, all guests follow"
@@ -267,10 +267,9 @@ def _degraded(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Find
 def _shortfall(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
     """Find whether the guaranteed minimums exceed a node's capacity."""
     shortfalls = {name: plan.shortfall for name, plan in _plans(policy_type, counts, results).items() if plan.shortfall}
-    if not shortfalls and _silent(counts, results):
-        return _unknown(counts, results)
     if not shortfalls:
-        return Status.FALSE, ConditionReason.MINIMUMS_FIT, "the guaranteed minimums fit on every node"
+        fit = ConditionReason.MINIMUMS_FIT, "the guaranteed minimums fit on every node"
+        return _false_if_known(counts, results, *fit)
     texts = [f"{name} by {policy_type.amount_text(shortfall)}" for name, shortfall in shortfalls.items()]
     return (
         Status.TRUE,
@@ -298,10 +297,9 @@ def _contended(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Fin
         for name, decisions in withheld.items()
         for decision in decisions
     ]
-    if not texts and _silent(counts, results):
-        return _unknown(counts, results)
     if not texts:
-        return Status.FALSE, ConditionReason.NOTHING_WITHHELD, "no guest keeps more than its part of a node"
+        nothing = ConditionReason.NOTHING_WITHHELD, "no guest keeps more than its part of a node"
+        return _false_if_known(counts, results, *nothing)
     return (
         Status.TRUE,
         ConditionReason.MEMORY_WITHHELD,
@@ -316,10 +314,9 @@ def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Findi
     """
     plans = _plans(MEMORY, counts, results)
     risks = {name: plan.risk for name, plan in plans.items() if isinstance(plan, MemoryPlan) and plan.risk}
-    if not risks and _silent(counts, results):
-        return _unknown(counts, results)
     if not risks:
-        return Status.FALSE, ConditionReason.CAPACITY_SUFFICES, "the VMs of no node could use more than it has"
+        suffices = ConditionReason.CAPACITY_SUFFICES, "the VMs of no node could use more than it has"
+        return _false_if_known(counts, results, *suffices)
     texts = [f"{human(risk)} on {name}" for name, risk in risks.items()]
     return (
         Status.TRUE,
@@ -328,10 +325,15 @@ def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Findi
     )
 
 
-def _unknown(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
-    """Say that a node's silent agent keeps a condition from being known."""
-    silent = _listed(_silent(counts, results))
-    return Status.UNKNOWN, ConditionReason.AGENT_SILENT, f"no recent report from the agents of {silent}"
+def _false_if_known(
+    counts: PolicyCounts, results: Mapping[str, RoundResult], reason: ConditionReason, message: str
+) -> _Finding:
+    """Find that a condition is false, unless a node's silent agent keeps that from being known."""
+    silent = _silent(counts, results)
+    if silent:
+        message = f"no recent report from the agents of {_listed(silent)}"
+        return Status.UNKNOWN, ConditionReason.AGENT_SILENT, message
+    return Status.FALSE, reason, message
 
 
 def _self_service(policy_type: PolicyType[Any, Any], policy: Any) -> _Finding:
