@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
         return _PLAIN if plain else tag
 
     def construct_plain(self, node: yaml.ScalarNode) -> Any:
-        """Construct a plain scalar."""
+        """Read a scalar that stands without quotes."""
         return _parse(str(self.construct_scalar(node)))
 
     def construct_number(self, node: yaml.ScalarNode) -> float:

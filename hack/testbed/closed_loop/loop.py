@@ -97,11 +97,11 @@ class _Unreachable:
     """A hypervisor without VMs: workers are handed their connections."""
 
     async def connect(self, launcher: Launcher, domain: str) -> MemoryControl:
-        """Refuse."""
+        """Raise HypervisorError: model guests are sampled directly."""
         raise HypervisorError(f"{launcher.pod} {domain}")
 
     async def open(self, launcher: Launcher, domain: str) -> GuestControl:
-        """Refuse."""
+        """Raise HypervisorError: model guests are sampled directly."""
         raise HypervisorError(f"{launcher.pod} {domain}")
 
     def forget(self, pod: str) -> None:

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
+from kubeballoon.core.formatting import printable
+
 T = TypeVar("T")
 
 LONGEST_LINE = 256  # characters of an error that a guest or a daemon wrote; libvirt's own are shorter
@@ -17,9 +19,7 @@ def one_line(text: str, longest: int = LONGEST_LINE) -> str:
 
     What steers a terminal, or turns the direction of writing, is dropped; what is longer than ``longest`` is cut.
     """
-    beginning = text[: 4 * longest]
-    kept = "".join(each for each in beginning if each.isprintable() or each.isspace())
-    return " ".join(kept.split())[:longest]
+    return " ".join(printable(text[: 4 * longest]).split())[:longest]
 
 
 def parse_json(text: str | bytes, form: TypeAdapter[T], longest: int) -> T:

@@ -53,10 +53,9 @@ class ReportWriter:
 
     async def write(self, status: NodePressureStatus) -> None:
         """Write a report; a failure is logged once, and shows in ``fault``."""
-        body: Object = {"apiVersion": API_VERSION, "kind": "NodePressure", "metadata": {"name": self._node}}
         try:
             if self._must_create:
-                await self._create(body)
+                await self._create()
             status = await self._status_writer.write(status)
         except ApiError as error:
             self._metrics.wrote(None)
@@ -75,10 +74,11 @@ class ReportWriter:
             _log.warning("%s", text)
         self.fault = text
 
-    async def _create(self, body: Object) -> None:
+    async def _create(self) -> None:
         """Create the NodePressure, owned by its Node, so that it is deleted with the Node."""
         node = await self._cluster.get(paths.node(self._node))
         self.kubelet_version = node.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", "")
         owner = {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": node["metadata"]["uid"]}
         metadata = {"name": self._node, "ownerReferences": [owner]}
-        await self._cluster.apply(paths.node_pressure(self._node), {**body, "metadata": metadata})
+        body: Object = {"apiVersion": API_VERSION, "kind": "NodePressure", "metadata": metadata}
+        await self._cluster.apply(paths.node_pressure(self._node), body)

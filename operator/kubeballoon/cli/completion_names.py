@@ -57,9 +57,9 @@ def _read_names(resource: str, options: argparse.Namespace, prefix: str) -> list
 
 
 async def _list_names(resource: str, options: argparse.Namespace, prefix: str) -> list[str]:
-    from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread, as in _read_names
-    from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - in the thread, as in _read_names
-    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - in the thread, as in _read_names
+    from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread: importing takes most of the time
+    from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - in the thread: importing takes most of the time
+    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - in the thread: importing takes most of the time
 
     kubeconfig, context = _parsed_option(options, "kubeconfig"), _parsed_option(options, "context")
     user = Impersonation(*(_parsed_option(options, name) for name in ("as_user", "as_uid", "as_groups")))
@@ -75,7 +75,7 @@ async def _list_names(resource: str, options: argparse.Namespace, prefix: str) -
 
 
 async def _list_vms(client: ApiClient, options: argparse.Namespace, prefix: str, *, with_nodes: bool) -> list[str]:
-    from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread, as in _read_names
+    from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread: importing takes most of the time
 
     nodes: list[Object] = (await client.get(paths.NODE_PRESSURES))["items"]
     vms = [

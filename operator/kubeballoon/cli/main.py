@@ -51,8 +51,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _run_on_cluster(options: argparse.Namespace) -> int:
-    from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - as in _run
-    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - as in _run
+    from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - takes a second, and --help does without
+    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - takes a second, and --help does without
 
     command = importlib.import_module(f"kubeballoon.cli.{options.command}")
     user = Impersonation(options.as_user, options.as_uid, options.as_groups)

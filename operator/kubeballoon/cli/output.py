@@ -13,7 +13,7 @@ from typing import TextIO
 import yaml
 
 from kubeballoon.api.meta import ApiModel
-from kubeballoon.core.formatting import human
+from kubeballoon.core.formatting import human, printable
 
 
 class Style(Enum):
@@ -117,13 +117,6 @@ class Output:
 
 def _cell(cell: str | Cell) -> Cell:
     return Cell(printable(cell.text), cell.style) if isinstance(cell, Cell) else Cell(printable(cell))
-
-
-def printable(text: str) -> str:
-    """Leave out of a line what is not printable, such as escape sequences' beginnings; white space becomes a blank."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else " " if each.isspace() else "" for each in text)
 
 
 def format_bytes(amount: int | None) -> str:

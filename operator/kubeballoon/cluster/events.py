@@ -73,7 +73,7 @@ class _Series:
     name: str | None = None
 
     def repeat(self, now: datetime) -> None:
-        """Count one more event."""
+        """Count one more event of the same reason about the same object, at ``now``."""
         self.count += 1
         self.last_at = now
 

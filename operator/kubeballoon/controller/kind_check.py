@@ -21,7 +21,7 @@ class KindCheck:
     """
 
     def __init__(self, cluster: ApiClient, interval: float) -> None:
-        """Check every ``interval`` seconds."""
+        """Try every ``interval`` seconds whether all kinds can be listed."""
         self._cluster = cluster
         self._interval = interval
         self.fault: str | None = "not all kinds have been listed yet"

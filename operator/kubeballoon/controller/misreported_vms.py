@@ -32,7 +32,7 @@ class MisreportedVMs:
     """MisreportedVMs are the VMs that nodes' agents report although these nodes do not run them."""
 
     def __init__(self) -> None:
-        """Begin without a node."""
+        """Begin with no VM that a node misreports."""
         self._by_node: dict[str, dict[str, _Mismatch]] = {}  # by the node's name and the VM's uid
 
     def add(self, node: str, uid: str, now: float) -> None:

@@ -19,6 +19,13 @@ def human(size: float) -> str:
     return f"{size:.0f} bytes"
 
 
+def printable(text: str) -> str:
+    """Leave out of a line what is not printable, such as escape sequences' beginnings; white space becomes a blank."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else " " if each.isspace() else "" for each in text)
+
+
 def listed(items: Sequence[object], separator: str = ", ") -> str:
     """Write the first items in one line, and how many more there are: "a, b, c, d, e and 2 more"."""
     first = separator.join(map(str, items[:_LISTED_ITEMS]))

@@ -39,7 +39,7 @@ class Exhaustion:
     due: float | None = None
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Count ``seconds`` that have passed, if memory is used up."""
         if self.due is not None:
             self.seconds += seconds
 

@@ -165,7 +165,7 @@ class NodeReplay:
         return self._totals()
 
     def _run_fixed(self, allocation: Sequence[int]) -> None:
-        """Replay without decisions."""
+        """Replay the node with allocations that never change."""
         for vm, target in zip(self._vms, allocation, strict=True):
             vm.start_at(target)
         self._guard(0.0)

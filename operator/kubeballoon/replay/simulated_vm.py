@@ -10,12 +10,9 @@ from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.core.memory import demand, pacing, request_checks
 from kubeballoon.core.memory.demand import GuestStatistics, Need
 from kubeballoon.core.memory.division import COOL_DOWNS_BEFORE_REBALANCING
-from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM
+from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM, guest_margin
 from kubeballoon.core.memory.pacing import BalloonSample, Pace
 from kubeballoon.replay.simulated_guest import SimulatedGuest
-
-GUEST_KEEPS = 32
-"""The part of its size that a guest is not asked for, whatever is requested: agents leave it that margin."""
 
 DEMAND_WINDOW = 300.0
 """Seconds: the time constant of the slow average of a guest's need, as agents have it by default."""
@@ -177,7 +174,7 @@ class SimulatedVM:
         """Say how much the guest could give, bytes, as its agent finds it in the guest's last report."""
         if self.need is None:
             return None
-        return max(0, actual - self.need.present - self.guest.size // GUEST_KEEPS)
+        return max(0, actual - self.need.present - guest_margin(self.guest.size))
 
     def report(self, now: float) -> MemoryVM:
         """Return what the controller is told of the VM at ``now``."""

@@ -26,7 +26,7 @@ Strategy = Callable[[NodeWorkload, Progress], ReplayTotals]
 
 
 def _ignore(_: float) -> None:
-    """Report no progress."""
+    """Ignore how far a replay has come."""
 
 
 def none(workload: NodeWorkload, progress: Progress = _ignore) -> ReplayTotals:

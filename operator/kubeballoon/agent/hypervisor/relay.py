@@ -101,7 +101,7 @@ class _Side(asyncio.Protocol):
     """A _Side passes on to the other side what it receives, no faster than the other takes it."""
 
     def __init__(self, relay: Relay) -> None:
-        """Belong to ``relay``."""
+        """Make one end of ``relay``."""
         self.relay = relay
         self.transport: asyncio.Transport
         self.other: _Side | None = None
@@ -123,7 +123,7 @@ class _Side(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what came."""
+        """Pass bytes on to the other end of the relay."""
         if self.other is not None:
             self.other.transport.write(data)
 
@@ -156,7 +156,7 @@ class _Replies(_Side):
     """
 
     def __init__(self, relay: Relay) -> None:
-        """Belong to ``relay``."""
+        """Make the end of ``relay`` that passes replies on."""
         super().__init__(relay)
         self.messages = 0
         self._header = b""  # what has come of a message's length

@@ -253,7 +253,7 @@ class MemoryWorker:
         """Request the next step toward the goal."""
         actual, need, policy = sample.statistics.actual, self.view.need, self.backing.policy
         troubled, spare = need is not None and need.troubled, _spare(sample, need)
-        reclaim = self._reclaim_of_working_set(sample, goal, now)
+        reclaim = self._reclaim_of_working_set(sample, spare, goal, now)
         balloon = pacing.BalloonSample(
             actual,
             now,
@@ -272,9 +272,11 @@ class MemoryWorker:
         if request is not None:
             await control.set_memory(request)
 
-    def _reclaim_of_working_set(self, sample: DomainSample, goal: int, now: float) -> working_set.WorkingSetPace:
+    def _reclaim_of_working_set(
+        self, sample: DomainSample, spare: int | None, goal: int, now: float
+    ) -> working_set.WorkingSetPace:
         """Decide how far the guest may be asked for memory that it works with; only a policy can allow that at all."""
-        policy, need, spare = self.backing.policy, self.view.need, _spare(sample, self.view.need)
+        policy, need = self.backing.policy, self.view.need
         if policy is None or need is None or spare is None or sample.spare is not None:
             return self.view.working_set.stopped()
         if policy.terms.working_set is WorkingSetReclaim.NEVER:

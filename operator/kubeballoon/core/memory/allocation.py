@@ -79,25 +79,26 @@ def _plan(node: MemoryNode, *, as_if_enforced: bool = False) -> MemoryPlan:
     left_out = [_left_out(node, vm, as_if_enforced=as_if_enforced) for vm in node.vms]
     sharers = [vm for vm, found in zip(node.vms, left_out, strict=True) if found is None]
     set_aside = [found for found in left_out if found is not None]
-    capacity = _sharers_capacity(node, sharers, set_aside)
-    unheld = max(0, min(capacity, node.capacity - sum([found.held for found in set_aside])))
+    node_capacity = node.capacity  # a sum over all VMs
+    capacity = _sharers_capacity(node_capacity, sharers, set_aside)
+    unheld = max(0, min(capacity, node_capacity - sum([found.held for found in set_aside])))
     decisions, shortfall = divide_capacity(node, sharers, capacity, unheld)
     if len(sharers) < len(left_out):
         sharers_decisions = iter(decisions)
         decisions = [next(sharers_decisions) if found is None else found.decision for found in left_out]
         if node.state is NodeState.AMPLE:
-            decisions = _return_free_memory(node, decisions)
+            decisions = _return_free_memory(node, node_capacity, decisions)
     usable = sum([_usable(decision) for decision in decisions])
-    return MemoryPlan(node.name, capacity, shortfall, max(0, usable - node.capacity), tuple(decisions))
+    return MemoryPlan(node.name, capacity, shortfall, max(0, usable - node_capacity), tuple(decisions))
 
 
-def _sharers_capacity(node: MemoryNode, sharers: Sequence[MemoryVM], left_out: Sequence[_LeftOut]) -> int:
+def _sharers_capacity(node_capacity: int, sharers: Sequence[MemoryVM], left_out: Sequence[_LeftOut]) -> int:
     """Return the memory that is divided among the VMs that share, bytes.
 
     What other VMs have is not divided as idle memory. What they do not need is, as far as the sharers need it.
     """
-    unclaimed = node.capacity - sum([found.charge for found in left_out])
-    not_needed = node.capacity - sum([found.needed for found in left_out])
+    unclaimed = node_capacity - sum([found.charge for found in left_out])
+    not_needed = node_capacity - sum([found.needed for found in left_out])
     return max(0, unclaimed, min(not_needed, sum([vm.demand for vm in sharers])))
 
 
@@ -132,7 +133,9 @@ def _left_out(node: MemoryNode, vm: MemoryVM, *, as_if_enforced: bool) -> _LeftO
     return None
 
 
-def _return_free_memory(node: MemoryNode, decisions: Sequence[MemoryDecision]) -> list[MemoryDecision]:
+def _return_free_memory(
+    node: MemoryNode, node_capacity: int, decisions: Sequence[MemoryDecision]
+) -> list[MemoryDecision]:
     """Raise targets from which nothing is reclaimed now that the node is Ample.
 
     These are the targets of VMs whose policies reclaim under pressure only, and of VMs whose guests do not tell any
@@ -140,10 +143,9 @@ def _return_free_memory(node: MemoryNode, decisions: Sequence[MemoryDecision]) -
     has been promised to nobody: idle guests fill what they are given with caches, and the node would be short again.
     A target that was lowered within the cool-down is not raised yet.
     """
-    chosen = [decision for decision in decisions if _may_be_returned(decision)]
-    if not chosen:
+    vms = [decision.vm for decision in decisions if _may_be_returned(decision)]
+    if not vms:
         return list(decisions)
-    vms = [decision.vm for decision in chosen]
     columns = figure_columns(vms)
     # What was requested of a VM while the node was short it gives, though the node has become Ample meanwhile.
     present = np.where(columns.target >= 0, columns.target, columns.committed)
@@ -153,9 +155,9 @@ def _return_free_memory(node: MemoryNode, decisions: Sequence[MemoryDecision]) -
     others = [decision for decision in decisions if not _may_be_returned(decision)]
     granted = sum([max(0, _usable(decision) - decision.vm.committed) for decision in others])
     free = max(0, node.available - node.reserve - granted)
-    unpromised = node.capacity - sum([_usable(decision) for decision in others]) - int(floor.sum())
+    unpromised = node_capacity - sum([_usable(decision) for decision in others]) - int(floor.sum())
     capacity = int(floor.sum()) + min(free, max(unpromised, int((needed - floor).sum())))
-    minimum, maximum = choose_bounds([floor, needed, np.maximum(needed, columns.maximum)], capacity)
+    minimum, maximum = choose_bounds([floor, needed, columns.maximum], capacity)
     claims = Claims(
         key=[vm.uid for vm in vms],
         minimum=minimum,

@@ -26,11 +26,14 @@ def is_short(size: int, actual: int, need: int, *, troubled: bool) -> bool:
 
 def in_trouble(vm: MemoryVM) -> bool:
     """Whether the VM's guest needs memory now, and may have more."""
-    if vm.policy is None or vm.observed or vm.excluded is not None:
-        return False
-    if not vm.responsive or vm.need is None:
+    if vm.need is None or not _takes_part(vm):
         return False
     return vm.actual < vm.maximum and is_short(vm.size, vm.actual, vm.need, troubled=vm.troubled)
+
+
+def _takes_part(vm: MemoryVM) -> bool:
+    """Whether a policy is enforced on the VM, and its guest follows."""
+    return vm.policy is not None and not vm.observed and vm.excluded is None and vm.responsive
 
 
 def is_urgent(node: MemoryNode) -> bool:
@@ -39,9 +42,8 @@ def is_urgent(node: MemoryNode) -> bool:
     It is when a node is Scarce or Critical, or when a guest works with memory that it is guaranteed and has not got.
     """
     return node.state.only_minimums_hold or any(
-        vm.responsive and vm.need is not None and min(vm.minimum, vm.need) - vm.actual > vm.dead_band
+        _takes_part(vm) and vm.need is not None and min(vm.minimum, vm.need) - vm.actual > vm.dead_band
         for vm in node.vms
-        if vm.policy is not None and vm.excluded is None and not vm.observed
     )
 
 

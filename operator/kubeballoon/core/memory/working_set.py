@@ -16,8 +16,8 @@ from kubeballoon.core.memory.pacing import TOLERANCE
 from kubeballoon.core.units import MIB
 from kubeballoon.vocabulary import SwapAbility
 
-_SMALLEST_STEP_DIVISOR = 256  # 1/256 of a guest's size is an eighth of its margin; of a GiB it is what a disk swaps in
-_SMALLEST_STEP = 4 * MIB  # a fraction of a second; less than 4 MiB a step would not arrive while it is of use
+_SMALLEST_STEP_DIVISOR = 256  # 1/256 of a guest's size is an eighth of its margin
+_SMALLEST_STEP = 4 * MIB  # bytes, for guests of any size: with less, memory would not arrive while it is of use
 _LARGEST_STEP_DIVISOR = 64  # a step is taken with each report, which comes every second: 1/64 each is a minute for all
 _NOTHING_LEFT_DIVISOR = 128  # a guest with less than 1/128 of its size to spare swaps if it can
 _REPORTS_WITHOUT_SWAPPING = 2  # a guest may have reported just before it began
@@ -52,6 +52,11 @@ class WorkingSetPace:
             that the guest works with.
         began_at: what the guest had when it was first asked, bytes; None while it is not.
         step: how far the limit is below what the guest has, bytes.
+        wanted_since: since when such memory is wanted, seconds; None while it is not.
+        rests_until: until when a guest that suffers is left alone, seconds.
+        without_swapping: how many reports in a row showed that the guest gave nothing and did not swap.
+        last: the statistics of the guest's last report; None while it is not asked.
+        retry: when a guest that cannot swap is tried again.
     """
 
     ability: SwapAbility = SwapAbility.UNKNOWN
@@ -91,7 +96,7 @@ def advance(
         now: the time, seconds.
         delay: for how long the goal must ask for such memory before it is requested, seconds.
         urgent: whether the node is Scarce or Critical, or a VM of it lacks a part of its guaranteed minimum. Then there
-            is no delay, and a guest that suffers is asked more slowly instead of not at all.
+            is no delay, and a guest that suffers gets no rest.
     """
     pace = before
     if pace.ability is SwapAbility.UNABLE and now >= pace.retry.until:
