@@ -5,7 +5,7 @@ VENV := .venv/.synced
 READY := .venv/.ready
 QUICK_TESTS := -m 'not cluster and not guest and not tools and not e2e'
 
-.PHONY: help demo test test-quick e2e e2e-all coverage mutate fuzz lint format generate hooks dashboard bench cluster cluster-down clean
+.PHONY: help demo test test-quick e2e e2e-all coverage mutate fuzz lint docs format generate hooks dashboard bench cluster cluster-down clean
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -52,6 +52,11 @@ lint: $(VENV) ## Check style, types, layers, and that generated files are fresh
 	$(BIN)/hadolint images/Containerfile
 	$$($(BIN)/python -m hack.testbed.tools actionlint)
 	$(BIN)/python -m hack.generate_docs --check
+	$(BIN)/python -m hack.draw_docs --check
+	@$(MAKE) --no-print-directory docs
+
+docs: $(VENV) ## Build the docs as a site in build/site; a link that leads nowhere fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build
 
 format: $(VENV) ## Put the code into the one style
 	$(BIN)/ruff check --fix .
@@ -60,6 +65,7 @@ format: $(VENV) ## Put the code into the one style
 generate: $(VENV) ## Write crds/, the chart's copy and the docs' fields from the API's models
 	$(BIN)/python -m hack.generate_crds
 	$(BIN)/python -m hack.generate_docs
+	$(BIN)/python -m hack.draw_docs
 
 hooks: $(VENV) ## Have git run the quick checks before each commit
 	@$(BIN)/pre-commit install

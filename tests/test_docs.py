@@ -12,6 +12,8 @@ from hack.generate_docs import REFERENCE, render_fields
 from hack.testbed.controlplane import ControlPlane
 from kubeballoon.api import names
 from kubeballoon.cli.arguments import parser
+from kubeballoon.core.entitlement import Claim, divide
+from kubeballoon.core.units import GIB
 from kubeballoon.manifests import read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +44,22 @@ def test_every_command_of_the_plugin_is_listed() -> None:
     assert set(re.findall(r"^\| `([a-z]+)", section, re.MULTILINE)) - {"kubectl"} == set(commands)
 
 
+@pytest.mark.parametrize(
+    ("row", "shares", "idle_tax"),
+    [
+        ("equal shares, `idleTax: 0`", 1000, 0),
+        ("equal shares, `idleTax: 75`", 1000, 75),
+        ("idle has three times the shares, `idleTax: 0`", 3000, 0),
+        ("idle has three times the shares, `idleTax: 75`", 3000, 75),
+    ],
+)
+def test_the_worked_example_of_the_idle_tax_is_what_the_core_computes(row: str, shares: int, idle_tax: int) -> None:
+    idle = Claim("idle", minimum=2 * GIB, maximum=8 * GIB, weight=shares * 8, active=2 * GIB, idle_tax=idle_tax)
+    busy = Claim("busy", minimum=7 * GIB, maximum=8 * GIB, weight=8000, active=7 * GIB, idle_tax=idle_tax)
+    first, second = (f"{round(part / GIB, 1):g} GiB" for part in divide([idle, busy], 12 * GIB))
+    assert f"| {row} | {first} | {second} |" in (ROOT / "docs/concepts.md").read_text()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", page.read_text())
@@ -67,6 +85,11 @@ def test_examples_are_read_as_one_repository() -> None:
         ("MemoryPolicy", "default"),
         ("MemoryPolicy", "production"),
         ("MemoryPolicy", "databases"),
+        ("MemoryPolicy", "web-farm"),
+        ("MemoryPolicy", "virtual-desktops"),
+        ("MemoryPolicy", "ci-runners"),
+        ("MemoryPolicy", "java"),
+        ("MemoryPolicy", "test-environments"),
         ("ProcessorPolicy", "default"),
     }
 
