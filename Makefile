@@ -53,6 +53,7 @@ lint: $(VENV) ## Check style, types, layers, and that generated files are fresh
 	$$($(BIN)/python -m hack.testbed.tools actionlint)
 	$(BIN)/python -m hack.generate_docs --check
 	$(BIN)/python -m hack.draw_docs --check
+	$(BIN)/python -m hack.generate_testbed --check
 	@$(MAKE) --no-print-directory docs
 
 docs: $(VENV) ## Build the docs as a site in build/site; a link that leads nowhere fails
@@ -62,10 +63,11 @@ format: $(VENV) ## Put the code into the one style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: $(VENV) ## Write crds/, the chart's copy and the docs' fields from the API's models
+generate: $(VENV) ## Write what is made from other files: crds/, the docs' fields, what the testbed ships
 	$(BIN)/python -m hack.generate_crds
 	$(BIN)/python -m hack.generate_docs
 	$(BIN)/python -m hack.draw_docs
+	$(BIN)/python -m hack.generate_testbed
 
 hooks: $(VENV) ## Have git run the quick checks before each commit
 	@$(BIN)/pre-commit install

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from hack.testbed.controlplane import KUBECONFIG_VARIABLE, ControlPlaneError, build
+from hack.testbed.controlplane import KUBECONFIG_VARIABLE, ControlPlaneError
 from hack.testbed.controlplane.programs import Programs
 from hack.testbed.lab import LabError, image
 from hack.testbed.tools import TOOLS, monitoring_crds
@@ -23,7 +23,6 @@ def main() -> int:
     try:
         if KUBECONFIG_VARIABLE not in os.environ:
             Programs.find()
-        build.kubevirt_crds()
         for packages in ((), image.PYTHON_PACKAGES):
             image.build(packages)
         for tool in TOOLS:

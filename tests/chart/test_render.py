@@ -7,13 +7,15 @@ import importlib
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 import kubeballoon
-from hack.testbed.chart import CHART, NAMESPACE, Object, helm, render
+from hack.testbed import chart
+from hack.testbed.chart import CHART, NAMESPACE, Object, default_objects, helm, is_shipped, render
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS, EXCLUDE
 from kubeballoon.api.v1alpha1 import KINDS
@@ -53,6 +55,19 @@ def containers(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:
             pod = item["spec"]["template"]["spec"]
             for container in pod["containers"]:
                 yield item["metadata"]["name"], pod, container
+
+
+def test_what_is_shipped_for_demo_and_tests_is_what_helm_renders() -> None:
+    assert is_shipped(), "run `make generate`"
+    assert default_objects() == [item for item in render() if item["kind"] != "CustomResourceDefinition"]
+
+
+def test_a_stale_rendering_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = default_objects()
+    stale = tmp_path / "chart.yaml"
+    stale.write_text("# charts/kubeballoon 0123456789abcdef, rendered by `make generate`; do not edit.\nkind: Old\n")
+    monkeypatch.setattr(chart, "SHIPPED", stale)
+    assert default_objects() == shipped
 
 
 def refusal(*options: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import select
 import shutil
@@ -165,9 +166,27 @@ def test_built_server_knows_its_version(workshop: Workshop) -> None:
 
 def test_kubevirt_crds_are_what_the_built_program_prints(workshop: Workshop) -> None:
     workshop.go()
-    assert build.kubevirt_crds().read_text() == "{}\n"
-    build.kubevirt_crds()
+    assert build.built_kubevirt_crds().read_text() == "{}\n"
+    build.built_kubevirt_crds()
     assert len(workshop.calls("build")) == 1
+
+
+def test_kubevirt_crds_need_not_be_built(workshop: Workshop) -> None:
+    workshop.go()
+    names = [crd["metadata"]["name"] for crd in json.loads(build.kubevirt_crds())["items"]]
+    assert "virtualmachineinstances.kubevirt.io" in names
+    assert not workshop.calls_file.read_text()
+
+
+def test_kubevirt_crds_are_built_once_their_generator_was_changed(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop.go()
+    copy = shutil.copytree(build.KUBEVIRT_CRDS.directory, tmp_path / "module")
+    with (copy / "go.mod").open("a") as file:
+        file.write("// another version\n")
+    monkeypatch.setattr(build, "KUBEVIRT_CRDS", build.GoModule(copy, ""))
+    assert build.kubevirt_crds() == "{}\n"
 
 
 @pytest.mark.parametrize("changed", ["go.mod", "go.sum", "main.go"])
@@ -178,6 +197,7 @@ def test_any_change_of_the_module_is_built_anew(tmp_path: Path, changed: str) ->
     with (copy / changed).open("a") as file:
         file.write("\n")
     assert module.fingerprint() != build.KUBEVIRT_CRDS.fingerprint()
+    assert module.sources_digest() != build.KUBEVIRT_CRDS.sources_digest()
 
 
 def test_old_go_is_passed_over_for_pypis(workshop: Workshop) -> None:
@@ -192,7 +212,7 @@ def test_old_go_is_passed_over_for_pypis(workshop: Workshop) -> None:
         """,
     )
     Programs.find()
-    build.kubevirt_crds()
+    build.built_kubevirt_crds()
     assert workshop.calls("install") == [f"uv install {build.GO_PACKAGE}"]
     assert all(call.startswith(str(workshop.cache)) for call in workshop.calls("build"))
 

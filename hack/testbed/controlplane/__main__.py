@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("build", help="build it and KubeVirt's CRDs now, and print their paths")
+    commands.add_parser("build", help="build it now, and print its path")
     up = commands.add_parser("up", help="run it until it is interrupted, and print the path of its kubeconfig")
     up.add_argument("--kubeconfig", type=Path, help="use this cluster; start nothing")
     up.add_argument("--dir", type=Path, help="new or empty directory for data and logs, kept (default: temporary)")
@@ -56,7 +56,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build() -> None:
     print(build.control_plane())
-    print(build.kubevirt_crds())
 
 
 def _up(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import lzma
 import os
 import platform
 import re
@@ -63,11 +64,19 @@ class GoModule:
         named = (self.package, *self.tags, *options) if self.package != "." or options else ()
         what = (sys.platform, platform.machine(), *named)
         digest = hashlib.sha256(" ".join(what).encode())
-        sources = sorted(self.directory.glob("*.go"))
-        for path in (self.directory / "go.mod", self.directory / "go.sum", *sources):
+        self._add_sources(digest)
+        return digest.hexdigest()[:16]
+
+    def sources_digest(self) -> str:
+        """Return a hash of the sources and the locked dependencies, which is the same on every platform."""
+        digest = hashlib.sha256()
+        self._add_sources(digest)
+        return digest.hexdigest()[:16]
+
+    def _add_sources(self, digest: hashlib._Hash) -> None:
+        for path in (self.directory / "go.mod", self.directory / "go.sum", *sorted(self.directory.glob("*.go"))):
             digest.update(f"\n{path.name}\n".encode())
             digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
 
     def go_version(self) -> tuple[int, ...]:
         """Return the oldest version of Go that can build this module."""
@@ -87,6 +96,8 @@ class GoModule:
 
 CLUSTER = GoModule(_HERE / "cluster", "building the control plane")
 KUBEVIRT_CRDS = GoModule(_HERE / "kubevirtcrds", "building KubeVirt's CRDs")
+KUBEVIRT_CRDS_ENTRY = f"kubevirt-crds-{KUBEVIRT_CRDS.fingerprint()}.json"
+"""The name of the cache's file with what the generator printed."""
 
 
 def cache_directory() -> Path:
@@ -104,13 +115,28 @@ def control_plane() -> Path:
     return cached(f"control-plane-{CLUSTER.fingerprint()}", _build_control_plane)
 
 
-def kubevirt_crds() -> Path:
-    """Return the file with KubeVirt's CRDs (a CustomResourceDefinitionList in JSON), made now unless it exists.
+def kubevirt_crds() -> str:
+    """Return KubeVirt's CRDs, a CustomResourceDefinitionList in JSON, which are built if no fresh ones are shipped.
 
     Raises:
         ControlPlaneError: Go cannot be installed, or the build failed.
     """
-    return cached(f"kubevirt-crds-{KUBEVIRT_CRDS.fingerprint()}.json", _build_kubevirt_crds)
+    shipped = shipped_kubevirt_crds()
+    return lzma.decompress(shipped.read_bytes()).decode() if shipped.exists() else built_kubevirt_crds().read_text()
+
+
+def shipped_kubevirt_crds() -> Path:
+    """Return the path of the repository's copy of KubeVirt's CRDs; another change of the generator, another path."""
+    return KUBEVIRT_CRDS.directory / f"crds-{KUBEVIRT_CRDS.sources_digest()}.json.xz"
+
+
+def built_kubevirt_crds() -> Path:
+    """Return the file that KubeVirt's own generator printed, which is built and run now unless it was before.
+
+    Raises:
+        ControlPlaneError: Go cannot be installed, or the build failed.
+    """
+    return cached(KUBEVIRT_CRDS_ENTRY, _build_kubevirt_crds)
 
 
 def program(module: GoModule, link_flags: str = "") -> Path:
@@ -125,7 +151,12 @@ def program(module: GoModule, link_flags: str = "") -> Path:
         result.mkdir()
         _build(module, result / name, link_flags)
 
-    return cached(f"{name}-{module.fingerprint()}", make) / name
+    return cached(program_entry(module), make) / name
+
+
+def program_entry(module: GoModule) -> str:
+    """Return the name of the cache's directory with the module's program."""
+    return f"{module.directory.name}-{module.fingerprint()}"
 
 
 def programs(module: GoModule, link_flags: str = "") -> Path:

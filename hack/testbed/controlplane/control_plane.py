@@ -136,7 +136,7 @@ class ControlPlane(ABC):
         present = self.kubectl("get", "crd", "--output=jsonpath={.items[*].metadata.name}").split()
         missing = [name for name in KUBEVIRT_CRDS if name not in present]
         if missing:
-            definitions = json.loads(build.kubevirt_crds().read_text())["items"]
+            definitions = json.loads(build.kubevirt_crds())["items"]
             self.apply_crds([crd for crd in definitions if crd["metadata"]["name"] in missing])
 
     def service_account_kubeconfig(self, namespace: str, name: str, *, pod: str | None = None) -> Path:

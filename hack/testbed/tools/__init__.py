@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hack.testbed.controlplane import ControlPlaneError
-from hack.testbed.controlplane.build import GoModule, generated, parse_version, program, sources
+from hack.testbed.controlplane.build import (
+    GoModule,
+    cache_directory,
+    generated,
+    parse_version,
+    program,
+    program_entry,
+    sources,
+)
 from hack.testbed.controlplane.commands import run
 
 _HERE = Path(__file__).resolve().parent
@@ -40,10 +48,15 @@ class Tool:
         Raises:
             ControlPlaneError: The program is not on PATH, and cannot be built.
         """
+        return self._on_path() or program(self.module, self.link_flags)
+
+    def is_at_hand(self) -> bool:
+        """Whether the program is on PATH or was built before."""
+        return self._on_path() is not None or (cache_directory() / program_entry(self.module)).exists()
+
+    def _on_path(self) -> Path | None:
         found = shutil.which(self.name)
-        if found and self._is_new_enough(found):
-            return Path(found)
-        return program(self.module, self.link_flags)
+        return Path(found) if found and self._is_new_enough(found) else None
 
     def _is_new_enough(self, found: str) -> bool:
         try:
