@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kubeballoon.agent.hypervisor.relay import LONGEST_MESSAGE, MOST_MESSAGES, Relay
+from kubeballoon.agent.hypervisor.relay import LONGEST_MESSAGE, MOST_MESSAGES, Relay, _Replies, _Requests
 
 DEADLINE = 10.0
 
@@ -63,6 +64,32 @@ def test_requests_and_replies_are_passed_on_in_whatever_pieces_they_come(connect
             connected.daemon.sendall(message(60)[start : start + 3])
         assert connected.client_gets(60) == message(60)
     assert connected.relay.fault is None
+
+
+class Recorded(asyncio.Transport):
+    """A connection that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Keep what is written."""
+        self.written += data
+
+    def abort(self) -> None:
+        """Do nothing: there is no connection."""
+
+
+def test_a_request_that_comes_before_the_daemon_s_side_is_there_is_passed_on(connected: Connected) -> None:
+    requests, replies = _Requests(connected.relay), _Replies(connected.relay)
+    requests.other, replies.other = replies, requests
+    client, daemon = Recorded(), Recorded()
+    requests.connection_made(client)
+    requests.data_received(message(28))
+    replies.connection_made(daemon)
+    replies.data_received(message(60))
+    assert (daemon.written, client.written) == (message(28), message(60))
 
 
 def test_the_longest_reply_reaches_a_client_that_takes_its_time(connected: Connected) -> None:

@@ -66,13 +66,15 @@ class Relay:
             client = await self._accept()
             waiting.append(client)
             requests, replies = _Requests(self), _Replies(self)
+            requests.other, replies.other = replies, requests
+            # Requests may come while the daemon's side is not there yet; replies find both sides there.
             for side, connection in ((requests, client), (replies, self._daemon)):
                 waiting.remove(connection)
                 connection.settimeout(0)
                 await self._loop.connect_accepted_socket(partial(_as_protocol, side), connection)
-            requests.join(replies)
         except (OSError, asyncio.CancelledError):
             self.closed = True
+            self._abort()
         finally:
             for each in (self._listener, *waiting):
                 each.close()
@@ -87,6 +89,9 @@ class Relay:
 
     def _cut(self) -> None:
         self._joining.cancel()
+        self._abort()
+
+    def _abort(self) -> None:
         for transport in self._transports:
             transport.abort()
 
@@ -98,49 +103,61 @@ class Relay:
 
 
 class _Side(asyncio.Protocol):
-    """A _Side passes on to the other side what it receives, no faster than the other takes it."""
+    """A _Side passes on to the other side what it receives, no faster than the other takes it.
+
+    Attributes:
+        relay: what it is one end of.
+        other: its other end, which is set before either is connected.
+        transport: its connection; None until it is connected.
+    """
 
     def __init__(self, relay: Relay) -> None:
         """Make one end of ``relay``."""
         self.relay = relay
-        self.transport: asyncio.Transport
         self.other: _Side | None = None
+        self.transport: asyncio.Transport | None = None
+        self._early = b""  # what is to be written as soon as there is a connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait until the other side is there."""
+        """Write what the other side received before."""
+        # Reading cannot be put off until both sides are connected: Python 3.11.2 reads here though it is paused.
         self.transport = cast("asyncio.Transport", transport)  # a connection of a socket has no other
-        self.transport.pause_reading()
         self.relay.add(self.transport)
+        early, self._early = self._early, b""
+        self.write(early)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to whoever is connected to this side, or keep them until somebody is."""
+        if self.transport is None:
+            self._early += data
+        else:
+            self.transport.write(data)
 
     def pause_writing(self) -> None:
         """Let the other side wait."""
-        if self.other is not None:
+        if self.other is not None and self.other.transport is not None:
             self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Let the other side go on."""
-        if self.other is not None:
+        if self.other is not None and self.other.transport is not None:
             self.other.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on to the other end of the relay."""
         if self.other is not None:
-            self.other.transport.write(data)
+            self.other.write(data)
 
 
 class _Requests(_Side):
     """The _Requests come from libvirt's client."""
 
-    def join(self, replies: _Replies) -> None:
-        """Begin to pass on what either side sends."""
-        self.other, replies.other = replies, self
-        self._replies = replies
-        for side in (self, replies):
-            side.transport.resume_reading()
+    other: _Replies | None
 
     def data_received(self, data: bytes) -> None:
         """Pass a request on, which the daemon may answer."""
-        self._replies.messages = 0
+        if self.other is not None:
+            self.other.messages = 0
         super().data_received(data)
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -173,7 +190,7 @@ class _Replies(_Side):
     def connection_lost(self, _: Exception | None) -> None:
         """End with the daemon; libvirt's client still gets what the daemon sent before."""
         self.relay.closed = True
-        if self.other is not None:
+        if self.other is not None and self.other.transport is not None:
             self.other.transport.close()
 
     def _check(self, data: memoryview) -> str | None:
