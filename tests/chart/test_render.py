@@ -16,7 +16,8 @@ import yaml
 import kubeballoon
 from hack.testbed import chart
 from hack.testbed.chart import CHART, NAMESPACE, Object, default_objects, helm, is_shipped, render
-from hack.testbed.controlplane import ControlPlane, ControlPlaneError
+from hack.testbed.controlplane import ControlPlane, ControlPlaneError, LocalControlPlane
+from hack.testbed.controlplane.programs import Programs
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS, EXCLUDE
 from kubeballoon.api.v1alpha1 import KINDS
 
@@ -34,6 +35,7 @@ TOGGLES = {
     "uninstall.enabled": "Job/kubeballoon-uninstall",
     "networkPolicy.enabled": "NetworkPolicy/kubeballoon",
     "monitoring.podMonitor.enabled": "PodMonitor/kubeballoon",
+    "monitoring.serviceMonitor.enabled": "ServiceMonitor/kubeballoon",
     "monitoring.rules.enabled": "PrometheusRule/kubeballoon",
     "monitoring.dashboard.enabled": "ConfigMap/kubeballoon-dashboard",
 }
@@ -110,7 +112,7 @@ def test_every_kind_has_a_crd_that_is_kept_unless_the_values_say_otherwise() -> 
 
 def test_no_role_has_a_wildcard() -> None:
     roles = [item for item in render(*EVERYTHING) if item["kind"] in ("Role", "ClusterRole")]
-    assert len(roles) == 8
+    assert len(roles) == 9
     for role in roles:
         assert "*" not in json.dumps(role["rules"])
         for rule in role["rules"]:
@@ -148,6 +150,62 @@ def test_on_openshift_the_platform_gives_the_uid_and_constraints_allow_the_agent
         {"hostPath"} == {key for volume in pod["volumes"] for key in volume if key != "name"} <= {*allowed["volumes"]}
     )
     assert not any(item["kind"] == "SecurityContextConstraints" for item in render())
+
+
+def test_it_renders_without_a_cluster_and_without_options() -> None:
+    assert "kind: DaemonSet" in helm("template", "kubeballoon", CHART)
+
+
+@pytest.mark.parametrize("part", ["controller", "agent"])
+def test_a_platform_adds_what_it_asks_for(part: str) -> None:
+    values = {
+        "extraArgs": ["--log-format=json"],
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "probes": {"liveness": {"timeoutSeconds": 9}},
+        "serviceAccount": {"annotations": {"example.com/role": "x"}, "labels": {"team": "y"}},
+    }
+    rendered = render(f"--set-json={part}={json.dumps(values)}")
+    ((_, container),) = ((p, c) for name, p, c in containers(rendered) if name == f"kubeballoon-{part}")
+    assert container["args"][-1] == "--log-format=json"
+    assert container["env"][-1] == values["extraEnv"][0]
+    assert container["livenessProbe"]["timeoutSeconds"] == 9
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+    assert container["readinessProbe"]["timeoutSeconds"] == 5
+    metadata = one(rendered, f"ServiceAccount/kubeballoon-{part}")["metadata"]
+    assert metadata["annotations"] == {"example.com/role": "x"}
+    assert metadata["labels"]["team"] == "y"
+
+
+def test_an_account_that_exists_is_used_everywhere_and_not_made() -> None:
+    rendered = render("--set=agent.serviceAccount.create=false,agent.serviceAccount.name=mine")
+    assert "ServiceAccount/mine" not in names(rendered)
+    assert {name: pod["serviceAccountName"] for name, pod, _ in containers(rendered)}["kubeballoon-agent"] == "mine"
+    assert one(rendered, "ClusterRoleBinding/kubeballoon-agent")["subjects"][0]["name"] == "mine"
+    condition = one(rendered, "ValidatingAdmissionPolicy/kubeballoon-nodepressures")["spec"]["matchConditions"][0]
+    assert "'system:serviceaccount:kubeballoon-system:mine'" in condition["expression"]
+    assert "agent.serviceAccount.name" in refusal("--set=agent.serviceAccount.create=false")
+
+
+def test_the_controllers_pods_spread_and_have_another_security_context_where_the_values_say_so() -> None:
+    spread = {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}
+    values = {
+        "topologySpreadConstraints": [spread],
+        "podSecurityContext": {"runAsUser": 1000},
+        "securityContext": {"privileged": False},
+    }
+    rendered = render(f"--set-json=controller={json.dumps(values)}")
+    ((pod, container),) = ((p, c) for name, p, c in containers(rendered) if name == "kubeballoon-controller")
+    (constraint,) = pod["topologySpreadConstraints"]
+    template = one(rendered, "Deployment/kubeballoon-controller")["spec"]["template"]
+    assert constraint["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert constraint.items() >= spread.items()
+    assert (pod["securityContext"], container["securityContext"]) == ({"runAsUser": 1000}, {"privileged": False})
+
+
+def test_objects_of_the_administrator_s_own_are_installed_too() -> None:
+    extra = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-extra"}}
+    assert "ConfigMap/kubeballoon-extra" in names(render(f"--set-json=extraObjects={json.dumps([extra])}"))
+    assert "ConfigMap/kubeballoon-extra" in names(render(f"--set-json=extraObjects={json.dumps([json.dumps(extra)])}"))
 
 
 def test_the_agents_privileges_are_these_and_no_others() -> None:
@@ -277,10 +335,11 @@ def test_every_value_is_described_by_the_schema() -> None:
     compare(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
 
 
+@pytest.mark.cluster
 def test_a_cluster_without_kubevirt_is_one_line() -> None:
-    with pytest.raises(ControlPlaneError) as refused:
-        helm("template", "kubeballoon", CHART)
-    (line,) = [line for line in str(refused.value).splitlines() if line.startswith("helm template")]
+    with LocalControlPlane(Programs.find()) as plane, pytest.raises(ControlPlaneError) as refused:
+        helm("install", "kubeballoon", CHART, "--dry-run=server", kubeconfig=plane.kubeconfig)
+    (line,) = [line for line in str(refused.value).splitlines() if line.startswith("helm install")]
     assert "this cluster has no KubeVirt" in line
 
 
@@ -293,6 +352,7 @@ def test_an_old_kubernetes_is_one_line() -> None:
 @pytest.mark.cluster
 def test_the_api_server_accepts_every_object(cluster: ControlPlane) -> None:
     rendered = render(*EVERYTHING)
+    cluster.apply(one(rendered, "ServiceAccount/kubeballoon-test"))  # a pod is refused where its account is missing
     text = yaml.safe_dump_all(rendered)
     command = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--filename=-")
     accepted = cluster.kubectl(*command, stdin=text).splitlines()

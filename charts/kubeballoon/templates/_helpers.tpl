@@ -52,10 +52,38 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
+{{/* The name of a component's ServiceAccount; call it with (list . "agent"). */}}
+{{- define "kubeballoon.account" -}}
+{{- $root := index . 0 -}}
+{{- $values := index $root.Values (index . 1) -}}
+{{- $name := printf "%s-%s" (include "kubeballoon.fullname" $root) (index . 1) -}}
+{{- default $name (dig "serviceAccount" "name" "" $values) -}}
+{{- end -}}
+
+{{/* A component's ServiceAccount, unless it exists already; call it with (list . "agent"). */}}
+{{- define "kubeballoon.serviceAccount" -}}
+{{- $root := index . 0 -}}
+{{- $values := (index $root.Values (index . 1)).serviceAccount -}}
+{{- if $values.create }}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "kubeballoon.account" . }}
+  namespace: {{ $root.Release.Namespace }}
+  labels: {{- merge (fromYaml (include "kubeballoon.partLabels" .)) $values.labels | toYaml | nindent 4 }}
+  {{- with $values.annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+automountServiceAccountToken: false
+---
+{{- else if not $values.name }}
+{{- fail (printf "%s.serviceAccount.create is false: name the account in %s.serviceAccount.name" (index . 1) (index . 1)) }}
+{{- end }}
+{{- end -}}
+
 {{/* The user name of a component's ServiceAccount; call it with (list . "agent"). */}}
 {{- define "kubeballoon.user" -}}
-{{- $root := index . 0 -}}
-{{- printf "system:serviceaccount:%s:%s-%s" $root.Release.Namespace (include "kubeballoon.fullname" $root) (index . 1) -}}
+{{- printf "system:serviceaccount:%s:%s" (index . 0).Release.Namespace (include "kubeballoon.account" .) -}}
 {{- end -}}
 
 {{/* The security context of a container without any privilege. */}}
@@ -75,22 +103,21 @@ runAsGroup: 65532
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* The port and the probes of controller and agent; Prometheus reads their metrics at the same port. */}}
+{{/*
+The port and the probes of controller and agent; Prometheus reads their metrics at the same port. Call it with the
+component's values, whose fields of probes go before these.
+*/}}
 {{- define "kubeballoon.probes" -}}
+{{- $alive := dict "path" "/healthz" "port" "http" -}}
+{{- $ready := dict "path" "/readyz" "port" "http" -}}
+{{- $startup := dict "httpGet" $alive "periodSeconds" 2 "failureThreshold" 60 -}}
+{{- $liveness := dict "httpGet" $alive "periodSeconds" 20 "timeoutSeconds" 5 -}}
+{{- $readiness := dict "httpGet" $ready "periodSeconds" 10 "timeoutSeconds" 5 -}}
 ports:
   - {name: http, containerPort: 8080}
-startupProbe:
-  httpGet: {path: /healthz, port: http}
-  periodSeconds: 2
-  failureThreshold: 60
-livenessProbe:
-  httpGet: {path: /healthz, port: http}
-  periodSeconds: 20
-  timeoutSeconds: 5
-readinessProbe:
-  httpGet: {path: /readyz, port: http}
-  periodSeconds: 10
-  timeoutSeconds: 5
+startupProbe: {{- mergeOverwrite $startup .probes.startup | toYaml | nindent 2 }}
+livenessProbe: {{- mergeOverwrite $liveness .probes.liveness | toYaml | nindent 2 }}
+readinessProbe: {{- mergeOverwrite $readiness .probes.readiness | toYaml | nindent 2 }}
 {{- end -}}
 
 {{/* The seconds of a duration such as 1m30s, rounded up. */}}
