@@ -80,6 +80,11 @@ FAILED = "guest agent command failed: unable to execute QEMU agent command"  # a
             "Guest agent is not responding: guest agent didn't respond to synchronization within '5' seconds",
             "GuestAgentHung",
         ),
+        (
+            113,
+            f"{FAILED} 'guest-file-open': failed to open file '/run/kubeballoon/status' (mode: 'r'): No such file",
+            "GuestAgentRefused",
+        ),
         (113, f"{FAILED} 'guest-nothing': The command guest-nothing has not been found", "GuestAgentRefused"),
         (
             113,

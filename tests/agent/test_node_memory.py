@@ -135,6 +135,25 @@ def test_pools_of_hugepages_are_no_memory_of_the_node(tmp_path: Path, pool: int)
     assert memory.capacity == 755 * GIB, "to the kubelet, of whose thresholds it may be a percentage"
 
 
+@pytest.mark.parametrize(
+    ("total", "pool", "available"), [(755, 720, 17), (1536, 1440, 46), (512, 480, 12), (512, 480, 9)]
+)
+def test_vms_beside_a_large_pool_of_hugepages_have_all_of_what_is_left(
+    tmp_path: Path, total: int, pool: int, available: int
+) -> None:
+    """Four VMs that touch half of their memory fit, with 4 GiB for others, into what the pool leaves."""
+    ordinary = (total - pool) * GIB
+    text = meminfo(total * GIB, anon=ordinary - available * GIB - 130 * MIB, pool=pool * GIB)
+    memory = HostMemoryReader(proc(tmp_path, text)).memory()
+    assert memory.available == available * GIB
+    assert state(memory) is NodeState.AMPLE
+    size = max(1, (total - pool - available - 4) // 4) * GIB
+    policy = load_memory_policy(MemoryPolicy.model_validate(memory_policy("p")))
+    plan = allocate_memory(memory_node("n", with_vms(memory, [size] * 4, 96 * MIB, size=size), lambda _: policy))
+    assert [decision.target for decision in plan.decisions] == [size] * 4
+    assert plan.shortfall == 0
+
+
 def kubepods(root: Path, limit: int | str, used: int, inactive: int, *, version: int = 2) -> Path:
     """Write the cgroup of all pods as the kernel does."""
     group = root / ("kubepods.slice" if version == 2 else "memory/kubepods")
@@ -163,12 +182,18 @@ def test_what_pods_may_use_ends_where_the_kubelet_evicts_beyond_the_node_s_alloc
     assert state(memory) is NodeState.CRITICAL
 
 
-@pytest.mark.parametrize("kept_by_kubelet", [0, 1, 4, 8])
-@pytest.mark.parametrize("size", [64, 256])
-def test_vms_never_fill_more_than_the_kubelet_lets_pods_use(tmp_path: Path, size: int, kept_by_kubelet: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "kept_by_kubelet"),
+    [
+        *[(64, kept) for kept in (0, 1, 4, 5.48, 6.4, 8)],  # among them what GKE and OpenShift keep, 10 % and 12.5 %
+        *[(256, kept) for kept in (0, 1, 4, 8, 11.88, 25.6, 32)],
+    ],
+)
+def test_vms_never_fill_more_than_the_kubelet_lets_pods_use(tmp_path: Path, size: int, kept_by_kubelet: float) -> None:
     """VMs of 8 GiB that work with 5 GiB each share a node with other pods, and with what is outside of all pods."""
     outside, others, overhead = 1536 * MIB, GIB, 200 * MIB
-    limit, policy = (size - kept_by_kubelet) * GIB, load_memory_policy(MemoryPolicy.model_validate(memory_policy("p")))
+    limit = int((size - kept_by_kubelet) * GIB)
+    policy = load_memory_policy(MemoryPolicy.model_validate(memory_policy("p")))
     held: list[int] = [5 * GIB] * (10 * size // 64)
     for turn in range(12):
         pods = others + sum(held) + overhead * len(held)
@@ -181,15 +206,15 @@ def test_vms_never_fill_more_than_the_kubelet_lets_pods_use(tmp_path: Path, size
     assert state(memory) is NodeState.AMPLE
 
 
-def with_vms(memory: HostMemory, held: list[int], overhead: int) -> NodePressureStatus:
-    """Make the report of a node whose VMs of 8 GiB hold so much, and work with 5 GiB each."""
+def with_vms(memory: HostMemory, held: list[int], overhead: int, size: int = 8 * GIB) -> NodePressureStatus:
+    """Make the report of a node whose VMs hold so much; those of 8 GiB work with 5 GiB each, others with a quarter."""
     status = compose(NodeObservation(memory, NodeState.AMPLE, LIMITS.thresholds(memory)), [], [], TODAY)
     resident = sum(held) + overhead * len(held)
     other = max(0, memory.total - memory.least_available - resident)  # as the agent computes it with its VMs
     vms = [
         VirtualMachineReport.model_validate(
-            {"uid": str(index), "namespace": "n", "name": str(index), "size": 8 * GIB, "actual": actual}
-            | {"resident": actual + overhead, "overhead": overhead, "need": 5 * GIB, "target": actual}
+            {"uid": str(index), "namespace": "n", "name": str(index), "size": size, "actual": actual, "target": actual}
+            | {"resident": actual + overhead, "overhead": overhead, "need": 5 * GIB if size == 8 * GIB else size // 4}
         )
         for index, actual in enumerate(held)
     ]

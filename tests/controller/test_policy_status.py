@@ -55,11 +55,27 @@ def test_a_policy_is_ready_before_it_selects_anything() -> None:
 def test_what_a_silent_agent_does_is_unknown() -> None:
     silent = {"n": RoundResult(silent=True), "well": RoundResult(plans={PLURAL: MemoryPlan("well", 0)})}
     found = conditions(memory_policy("p"), node(), node("well"), results=silent)
-    for kind in ("Ready", "Shortfall", "AtRisk"):
+    for kind in ("Shortfall", "AtRisk"):
         assert (found[kind].status, found[kind].reason) == ("Unknown", "AgentSilent")
         assert "of n" in found[kind].message
     assert (found["Degraded"].status, found["Degraded"].reason) == ("True", "AgentSilent")
     assert found["Conflicted"].status == "False"
+
+
+def test_a_policy_is_ready_while_any_agent_carries_it_out_and_says_how_many_are_silent() -> None:
+    names = [f"node-{number}" for number in range(20)]
+    nodes = [node(name) for name in names]
+    well = {name: RoundResult(plans={PLURAL: MemoryPlan(name, 0)}) for name in names}
+    ready = conditions(memory_policy("p"), *nodes, results=well)["Ready"]
+    assert (ready.status, ready.message) == ("True", "governs 20 VMs on 20 nodes")
+    some = well | {name: RoundResult(silent=True) for name in names[:3]}
+    ready = conditions(memory_policy("p"), *nodes, results=some)["Ready"]
+    assert (ready.status, ready.reason) == ("True", "Enforcing")
+    assert ready.message.endswith("the agents of 3 of these nodes are silent: what is carried out there is not known")
+    watching = conditions(memory_policy("p", mode="Observe"), *nodes, results=some)["Ready"]
+    assert "3 of these nodes are silent" in watching.message
+    ready = conditions(memory_policy("p"), *nodes, results={name: RoundResult(silent=True) for name in names})["Ready"]
+    assert (ready.status, ready.reason) == ("Unknown", "AgentSilent")
 
 
 def test_what_is_known_of_another_node_stays_known() -> None:

@@ -565,6 +565,20 @@ def test_a_squeezed_vm_of_under_pressure_gives_what_it_does_not_need_to_those_th
     assert decision(hungry, "hungry").entitlement == pytest.approx(2.9 * GIB, rel=0.01), "the node may become short"
 
 
+def test_a_full_node_promises_no_more_than_it_has_where_both_kinds_of_policies_are_mixed() -> None:
+    """Four VMs of 8 GiB hold 20.8 of the 21.5 GiB that there are, and work with 2 GiB each."""
+    patient = replace(POLICY, when=ReclaimWhen.UNDER_PRESSURE)
+    held = int(5.2 * GIB)
+    vms = [
+        MemoryVM(name, name, 8 * GIB, held, need=2 * GIB, present_need=2 * GIB, target=held, policy=policy)
+        for name, policy in (("up0", patient), ("up1", patient), ("oc0", POLICY), ("oc1", POLICY))
+    ]
+    full = MemoryNode("n", 24 * GIB, int(1.6 * GIB), GIB, int(1.5 * GIB), NodeState.AMPLE, vms=tuple(vms))
+    plan = allocate_memory(full)
+    assert sum(max(each.vm.actual, each.target or 0) for each in plan.decisions) <= full.capacity
+    assert plan.risk == 0
+
+
 def test_a_guest_that_stops_reporting_gets_its_memory_back_while_the_node_has_it() -> None:
     silent = replace(at("silent", 1), need=None)
     assert targets(replace(node(silent), available=8 * GIB)) == [4 * GIB]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory.pacing import (
     INITIAL_RATE,
     LEAD_SECONDS,
+    MIN_RATE,
     TOLERANCE,
     UNRESPONSIVE_AFTER,
     BalloonSample,
@@ -289,7 +291,43 @@ def test_a_request_in_the_other_direction_gives_the_driver_its_time_anew() -> No
     assert pace.responsive
 
 
-def test_a_step_of_exactly_the_tolerance_is_requested_and_a_smaller_one_only_to_the_goal() -> None:
-    sample = BalloonSample(2 * GIB, 0.0, spare=TOLERANCE)
-    assert advance(Pace(), sample, GIB)[1] == 2 * GIB - TOLERANCE
-    assert advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=TOLERANCE - 1), GIB)[1] is None
+def test_the_smallest_step_is_requested_and_a_smaller_one_only_to_the_goal() -> None:
+    smallest = BalloonSample(2 * GIB, 0.0).smallest_step
+    assert advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=smallest), GIB)[1] == 2 * GIB - smallest
+    assert advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=smallest - 1), GIB)[1] is None
+    goal = 2 * GIB - smallest + 1
+    assert advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=smallest - 1), goal)[1] == goal
+
+
+@pytest.mark.parametrize("max_rate", [None, MIB])
+def test_a_slow_driver_is_seen_to_follow_though_it_leaves_a_residual(max_rate: int | None) -> None:
+    residual = max_residual(4 * GIB)
+    pace, actual = Pace(rate=MIN_RATE), 4 * GIB
+    for number in range(1000):
+        sample = BalloonSample(actual, number * 0.2, spare=actual, max_residual=residual)
+        pace, request = advance(pace, sample, GIB, max_rate)
+        assert pace.responsive
+        actual = actual if request is None else min(actual, request + residual)
+    assert actual < 4 * GIB - 6 * residual
+
+
+@pytest.mark.parametrize("size", [256 * MIB, GIB, 4 * GIB, 64 * GIB])
+def test_a_suffering_guest_on_a_short_node_gives_a_small_step_a_second(size: int) -> None:
+    pace, actual = Pace(rate=float(GIB)), size
+    step = max(int(MIN_RATE), max_residual(size) + 2 * TOLERANCE)
+    for number in range(51):
+        sample = BalloonSample(actual, number * 0.2, spare=size, troubled=True, urgent=True)
+        pace, request = advance(pace, replace(sample, max_residual=max_residual(size)), FLOOR)
+        actual = actual if request is None else request
+        assert size - actual <= step * (number * 0.2 + 1)
+    assert size - actual >= step * 9, "and no less: the node is short"
+
+
+def test_a_request_under_way_stands_while_another_step_is_not_yet_allowed() -> None:
+    sample = BalloonSample(4 * GIB, 100.0, spare=GIB, max_residual=max_residual(4 * GIB))
+    pace, request = advance(Pace(), sample, GIB, 8 * MIB)
+    assert request is not None
+    pace, again = advance(pace, replace(sample, sampled_at=100.2), GIB, 8 * MIB)
+    assert (again, pace.request) == (None, request)
+    pace, again = advance(pace, replace(sample, sampled_at=100.4, spare=0), GIB, 8 * MIB)
+    assert (again, pace.request) == (4 * GIB, None), "the guest needs it now"

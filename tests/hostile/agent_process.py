@@ -1,8 +1,9 @@
 """The agent as a process of its own, with the real libvirt client and an API server that is a fake.
 
-usage: python -m tests.hostile.agent_process PODS NAME ...
+usage: python -m tests.hostile.agent_process PODS NEEDY NAME ...
 
-Each NAME is a VM of 1 GiB, with one processor requested of it, whose pod is "pod-NAME". Until its input ends, the agent
+Each NAME is a VM of 1 GiB, with one processor requested of it, whose pod is "pod-NAME". Half of its memory is requested
+of the VM named NEEDY, under a policy that governs all. The node has enough for all. Until its input ends, the agent
 prints twice a second, as JSON: the last report of each VM, when each was last sampled, and what the process uses.
 """
 
@@ -25,6 +26,7 @@ from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, LibvirtTiming, Timing
 from kubeballoon.core.backoff import Backoff
 from tests.agent.test_loops import FakeCluster, cluster, namespace, vmi
+from tests.support.cluster import memory_policy
 
 TIMING = Timing(
     node=replace(DEFAULT_TIMING.node, check_interval=0.5, heartbeat=1.0),
@@ -34,13 +36,19 @@ TIMING = Timing(
 )
 
 
-async def main(pods: str, *names: str) -> None:
+async def main(pods: str, needy: str, *names: str) -> None:
     """Run the agent."""
-    api = cluster(*(vmi(name, processor_target="1") for name in names), policies=[], namespaces=[namespace()])
+    request = {needy: {"memory_target": "512Mi", "memory_min": "256Mi", "policy": "all"}}
+    vms = [vmi(name, processor_target="1", **request.get(name, {})) for name in names]
+    api = cluster(*vms, policies=[memory_policy("all", memory={"min": "256Mi"})], namespaces=[namespace()])
     connection: Any = api
     settings = AgentSettings(Path(pods), 60.0, 1, TIMING)
     limits = NodeLimits(100 << 20, 64 << 20)
-    agent = Agent("here", connection, LibvirtHypervisor(TIMING.libvirt), HostMemoryReader(), settings, limits)
+    machine = Path(pods).with_name("proc-of-a-large-machine")
+    machine.mkdir(exist_ok=True)
+    (machine / "meminfo").write_text(f"MemTotal: {256 << 20} kB\nMemAvailable: {200 << 20} kB\n")
+    memory = HostMemoryReader(machine)
+    agent = Agent("here", connection, LibvirtHypervisor(TIMING.libvirt), memory, settings, limits)
     working = asyncio.create_task(agent.run())
     over = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     while not over.done():

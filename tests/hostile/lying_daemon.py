@@ -20,7 +20,8 @@ from hack.testbed.lab.unix_sockets import listen
 
 _REMOTE, _QEMU = 0x20008086, 0x20008087  # libvirt's RPC programs
 _AGENT_COMMAND = 3
-_SILENT = (1, 2, 199, 204, 308)  # open, close, and what sets processors, memory and the statistics' period
+_SET_MEMORY, _ACTUAL = 204, "6"  # the balloon follows at once
+_SILENT = (1, 2, 199, _SET_MEMORY, 308)  # open, close, and what sets processors, memory and the statistics' period
 _UUID = b"u" * 16
 _LAST_UPDATE = 9  # the tag of the statistics' date
 _HEADER = 28  # bytes: a message's length and six numbers
@@ -131,6 +132,10 @@ class Connection:
             return words(1) + text(lies.agent.encode())
         if program != _REMOTE:
             return "no such program"
+        if procedure == _SET_MEMORY:
+            (length,) = struct.unpack(">I", argument[:4])
+            domain = 4 + length + -length % 4 + len(_UUID) + 4  # bytes: name, uuid and id
+            (lies.statistics[_ACTUAL],) = struct.unpack(">Q", argument[domain : domain + 8])
         if procedure in _SILENT:
             return b""
         return self._about_the_connection(procedure, argument) or lies.error or self._about_the_domain(procedure)

@@ -43,6 +43,13 @@ LIES: dict[str, tuple[dict[str, Any], str | None]] = {
     "entities": (domain("&a;" * 20000, before=f"<!DOCTYPE d [<!ENTITY a '{'1' * 30000}'>]>"), "DaemonGarbled"),
     "deep": (domain("<a>" * 30000), "DaemonGarbled"),
     "exbibyte": ({**domain(1, DEVICE.format(KIB_OF_AN_EXBIBYTE)), "memory": 1}, None),
+    "exbibyte-twice": (
+        {
+            **domain(KIB_OF_AN_EXBIBYTE + 1048576, DEVICE.format(KIB_OF_AN_EXBIBYTE)),
+            "memory": KIB_OF_AN_EXBIBYTE + 1048576,
+        },
+        None,
+    ),
     "huge-figures": ({"memory": (1 << 64) - 1, "statistics": dict.fromkeys("0123456789", (1 << 64) - 1)}, None),
     "mute": ({"mode": "mute"}, "Hung"),
     "short": ({"mode": "short"}, "Hung"),
@@ -54,6 +61,10 @@ LIES: dict[str, tuple[dict[str, Any], str | None]] = {
     "error": ({"error": "\x1b]0;mine\x07\x1b[2J" + "no " * 100000}, "Unreachable"),
 }
 """What each daemon does, by the name of its VM, and the reason that its VM is reported with."""
+NEEDY = "needy"
+"""An honest VM that is left half of its memory by request, and works with nearly all of that."""
+NEEDS = {"6": 524288, "7": 524288, "8": 1000, "5": 1000000, "4": 500}  # KiB
+ABSENT = "absent"  # the VM in whose pod no daemon listens
 LINKED = "linked"  # the VM whose socket is a link to the honest one's
 LIARS_ANSWERS = {
     "brackets": '{"return":[' + "[]," * 20000 + "[]]}",
@@ -118,18 +129,18 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
     pods = tmp_path_factory.mktemp("pods")
     liars = {name: lies for name, (lies, _) in LIES.items()}
     liars |= {name: {"agent": answer} for name, answer in LIARS_ANSWERS.items()}
-    names = [HONEST, LINKED, *liars]
+    names = [HONEST, NEEDY, LINKED, ABSENT, *liars]
     sockets = {name: pods / f"pod-{name}" / RUNTIME / "virtqemud-sock" for name in names}
     for each in sockets.values():
         each.parent.mkdir(parents=True)
     sockets[LINKED].symlink_to(sockets[HONEST])
-    honest = daemons(pods / "honest.json", {str(sockets[HONEST]): {}})
+    honest = daemons(pods / "honest.json", {str(sockets[HONEST]): {}, str(sockets[NEEDY]): {"statistics": NEEDS}})
     lying = daemons(pods / "lying.json", {str(sockets[name]): lies for name, lies in liars.items()})
     with running(honest, lying) as started:
         for daemon in started:
             assert daemon.stdout is not None
             assert daemon.stdout.readline() == "ready\n"
-        with running(["tests.hostile.agent_process", str(pods), *names]) as (process,):
+        with running(["tests.hostile.agent_process", str(pods), NEEDY, *names]) as (process,):
             yield RunningAgent(process)
 
 
@@ -146,7 +157,20 @@ def test_a_link_in_place_of_a_socket_is_named_with_a_reason(agent: RunningAgent)
     assert agent.vm(LINKED, lambda vm: vm.get("reason") == "SocketRefused").get("actual") is None
 
 
-@pytest.mark.parametrize("name", ["exbibyte", "huge-figures"])
+def test_a_pod_without_a_daemon_is_named_with_a_reason(agent: RunningAgent) -> None:
+    assert agent.vm(ABSENT, lambda vm: vm.get("reason") == "Unreachable")["responsive"] is False
+
+
+def test_a_guest_in_need_is_helped_beside_vms_that_claim_more_than_any_machine_has(agent: RunningAgent) -> None:
+    liars = ("exbibyte", "exbibyte-twice", "huge-figures")
+    agent.until(lambda look: all("actual" in look["vms"].get(name, {}) for name in liars))
+    helped = agent.vm(NEEDY, lambda vm: "emergencyTarget" in vm and vm["actual"] != vm["target"])
+    needy = VirtualMachineReport.model_validate(helped)
+    assert needy.target == GIB // 2
+    assert GIB // 2 < (needy.actual or 0) <= GIB
+
+
+@pytest.mark.parametrize("name", ["exbibyte", "exbibyte-twice", "huge-figures"])
 def test_figures_that_no_machine_has_are_reported_within_the_vm_s_size(agent: RunningAgent, name: str) -> None:
     report = VirtualMachineReport.model_validate(agent.vm(name, lambda vm: "actual" in vm))
     assert report.size <= GIB
@@ -164,8 +188,9 @@ def test_what_launchers_claim_to_hold_does_not_hide_what_others_use(agent: Runni
 
 @pytest.mark.parametrize("name", LIARS_ANSWERS)
 def test_an_answer_of_brackets_costs_its_own_guest_agent_alone(agent: RunningAgent, name: str) -> None:
-    report = agent.vm(name, lambda vm: vm.get("processors", {}).get("reason") == "GuestAgentGarbled")
-    assert report.get("reason") is None, "its memory goes through a connection of its own"
+    garbled = agent.vm(name, lambda vm: vm.get("processors", {}).get("reason") == "GuestAgentGarbled")
+    assert garbled["processors"]["responsive"] is False
+    agent.vm(name, lambda vm: vm.get("reason") is None)  # its memory goes through a connection of its own
 
 
 def test_meanwhile_the_honest_vm_is_looked_at_and_the_agent_stays_small(agent: RunningAgent) -> None:
@@ -177,7 +202,7 @@ def test_meanwhile_the_honest_vm_is_looked_at_and_the_agent_stays_small(agent: R
     look = agent.until(lambda look: look["sampled"][HONEST] > second)
     assert look["vms"][HONEST].get("reason") is None
     assert look["vms"][HONEST]["need"]
-    assert look["vms"].keys() == {HONEST, LINKED, *LIES, *LIARS_ANSWERS}, "none vanishes from the report"
+    assert look["vms"].keys() == {HONEST, NEEDY, LINKED, ABSENT, *LIES, *LIARS_ANSWERS}, "none vanishes from the report"
     values = yaml.safe_load((ROOT / "charts/kubeballoon/values.yaml").read_text())
     assert look["peak"] < parse_quantity(values["agent"]["resources"]["limits"]["memory"])
     assert look["threads"] < 3 * len(look["vms"]) + 10

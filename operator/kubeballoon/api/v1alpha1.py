@@ -206,7 +206,8 @@ class ReclaimSettings(ApiModel):
     method: ReclaimMethod = ReclaimMethod.AUTO
     max_rate: Quantity | None = Field(
         default=None,
-        description="The most that is reclaimed from one VM in a second. Left out, the guest's own pace decides.",
+        description="The most that is reclaimed from one VM in a second. Less than its driver may leave undone, which "
+        "is 18Mi at most, is saved up. Left out, the guest's own pace decides.",
     )
     working_set: WorkingSetReclaim = WorkingSetReclaim.IF_SWAPPABLE
     working_set_delay: Duration = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -201,6 +201,9 @@ def _ready(
 ) -> _Finding:
     """Find whether a policy is accepted and carried out, which one that selects nothing yet is too.
 
+    Who waits for the condition waits for the policy, not for every node of a cluster: it is unknown only where no agent
+    answers. Single silent agents are counted in its message, and make the policy degraded.
+
     ``reclaimable`` is None for policies that do not reclaim memory.
     """
     if policy.metadata.released:
@@ -213,10 +216,11 @@ def _ready(
         message = f"it is accepted; every VM it selects is governed by {_listed(counts.governed_by)}"
         return Status.TRUE, ConditionReason.NOT_GOVERNING, message
     silent = _silent(counts, results)
-    if silent:
-        message = f"no recent report from the agents of {_listed(silent)}: whether it is carried out is not known there"
+    nodes = len(counts.vms.nodes)
+    if len(silent) == nodes:
+        message = f"no recent report from the agents of {_listed(silent)}: whether it is carried out is not known"
         return Status.UNKNOWN, ConditionReason.AGENT_SILENT, message
-    where = f"{counts.vms.governed} VMs on {len(counts.vms.nodes)} nodes{_requested_text(counts)}"
+    where = f"{counts.vms.governed} VMs on {nodes} nodes{_requested_text(counts)}{_silent_text(silent)}"
     if policy.spec.mode is Mode.OBSERVE:
         effect = "" if reclaimable is None else f"; it would reclaim {human(reclaimable)}"
         message = f"computes and reports for {where}, and changes nothing{effect}"
@@ -229,6 +233,13 @@ def _requested_text(counts: PolicyCounts) -> str:
     if not counts.fully_requested:
         return ""
     return f", of which the pods of {counts.fully_requested} have requested all of their memory: they keep it"
+
+
+def _silent_text(silent: Sequence[str]) -> str:
+    """Say on how many nodes it is not known what is carried out."""
+    if not silent:
+        return ""
+    return f"; the agents of {len(silent)} of these nodes are silent: what is carried out there is not known"
 
 
 def _silent(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> list[str]:

@@ -43,6 +43,14 @@ class BalloonSample:
     urgent: bool = False
     max_residual: int = TOLERANCE
 
+    @property
+    def smallest_step(self) -> int:
+        """The least that is requested on the way to a goal, bytes.
+
+        Of less, a driver may leave so much undone that the rest does not count as progress.
+        """
+        return self.max_residual + 2 * TOLERANCE
+
     def has_reached(self, goal: int) -> bool:
         """Whether the balloon is as near to the goal, in bytes, as it can be expected to come."""
         return abs(self.actual - goal) <= self.max_residual
@@ -110,20 +118,27 @@ def advance(before: Pace, sample: BalloonSample, goal: int, max_rate: int | None
         return pace, None
     if pace.request is not None and sample.has_reached(pace.request) and _is_close(goal, pace.request):
         # The request is done. If something else moves the balloon away from here, it is requested anew.
-        residual = max(0, sample.actual - pace.request)
-        pace = replace(pace, request=None, reached=pace.request, residual=residual)
+        pace = _done(pace, pace.request, sample)
     request = _next_request(pace, sample, goal, max_rate)
     if request is None and pace.request is not None and pace.request < sample.actual - TOLERANCE:
         return _withdraw(pace, sample, goal)
-    if request is None and sample.spare is not None and sample.spare < TOLERANCE:
+    if request is None and sample.spare is not None and sample.spare < sample.smallest_step:
         return replace(pace, request=None), None  # the guest has given what it has: nothing is under way
     if request is None or request == pace.request:
+        rests = sample.sampled_at - pace.progress_at >= LEAD_SECONDS
+        if request is not None and rests and sample.has_reached(request):
+            pace = _done(pace, request, sample)  # the policy allows no other step yet, and this one has been made
         return pace, None
     if request < sample.actual:
         pace = replace(pace, reclaim_requested_at=sample.sampled_at)
     if pace.request is None or (request > sample.actual) != (pace.request > sample.actual):
         pace = replace(pace, progress_at=sample.sampled_at)  # a new direction: the driver's time to follow begins
     return replace(pace, request=request), request
+
+
+def _done(pace: Pace, request: int, sample: BalloonSample) -> Pace:
+    """End a request at which the balloon has come to rest."""
+    return replace(pace, request=None, reached=request, residual=max(0, sample.actual - request))
 
 
 def _withdraw(pace: Pace, sample: BalloonSample, goal: int) -> tuple[Pace, int]:
@@ -181,13 +196,26 @@ def _next_request(pace: Pace, sample: BalloonSample, goal: int, max_rate: int | 
         return goal
     if sample.spare is None or (sample.troubled and not sample.urgent):
         return None
-    rate = MIN_RATE if sample.troubled else pace.rate
-    step = min(int(rate * LEAD_SECONDS), sample.spare)
-    if max_rate:
+    smallest = sample.smallest_step
+    step = min(max(int(pace.rate * LEAD_SECONDS), smallest), sample.spare)
+    limits = [float(max_rate)] if max_rate else []
+    if sample.troubled:
+        limits.append(max(MIN_RATE, smallest / LEAD_SECONDS))
+    if limits:
         # The limit holds per second, however often the guest is sampled. A guest that was asked for nothing may save up
         # what one second allows, or the least that is worth a request.
-        allowed = max_rate * (sample.sampled_at - pace.reclaim_requested_at)
-        step = int(min(step, allowed, max(TOLERANCE, max_rate * LEAD_SECONDS)))
+        limit = min(limits)
+        allowed = limit * (sample.sampled_at - pace.reclaim_requested_at)
+        step = int(min(step, allowed, max(smallest, limit * LEAD_SECONDS)))
     # The balloon is expected to stop above the request by its residual again.
     request = max(goal, sample.actual - pace.residual - step)
-    return request if request <= sample.actual - TOLERANCE or request == goal else None
+    if step >= smallest or request == goal:
+        return request
+    return pace.request if _can_still_follow(pace, sample) else None
+
+
+def _can_still_follow(pace: Pace, sample: BalloonSample) -> bool:
+    """Whether memory is being requested that the guest has not given yet, and can spare."""
+    if pace.request is None or sample.spare is None:
+        return False
+    return sample.actual - pace.residual - sample.spare <= pace.request < sample.actual

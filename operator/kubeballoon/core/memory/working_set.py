@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory.demand import GuestStatistics, counter_growth
 from kubeballoon.core.memory.model import dead_band
-from kubeballoon.core.memory.pacing import TOLERANCE
+from kubeballoon.core.memory.pacing import TOLERANCE, max_residual
 from kubeballoon.core.units import MIB
 from kubeballoon.vocabulary import SwapAbility
 
@@ -156,4 +156,5 @@ def _judge(
 
 
 def _smallest_step(size: int) -> int:
-    return max(_SMALLEST_STEP, size // _SMALLEST_STEP_DIVISOR)
+    """Return the least that is taken at once from a guest of ``size`` bytes: no less than is requested of a driver."""
+    return max(_SMALLEST_STEP, size // _SMALLEST_STEP_DIVISOR, max_residual(size) + 2 * TOLERANCE)
