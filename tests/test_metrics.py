@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+import kubeballoon
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster.events import EventRecorder
@@ -34,6 +35,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs/reference.md"
 CHART = ROOT / "charts/kubeballoon"
+A = {"node": "n", "namespace": "shop", "name": "a", "policy": "default"}
+B = {"node": "n", "namespace": "shop", "name": "b", "policy": ""}
 USERS = sorted(
     [CHART / "files/dashboard.json", CHART / "files/rules.yaml", *CHART.glob("*.md"), *ROOT.glob("docs/*.md")]
 )
@@ -60,7 +63,7 @@ class Controller:
 
     def __init__(self) -> None:
         self.state = ClusterState()
-        self.registry = new_registry()
+        self.registry = new_registry("controller")
         unused: Any = None  # no round is run here: only their results are read
         self.rounds = RoundRunner(unused, self.state, EventRecorder(unused, "test"), ControllerCounters(self.registry))
         self.registry.register(ControllerGauges(self.state, self.rounds, lambda: True))
@@ -81,7 +84,20 @@ class Controller:
 @pytest.fixture
 def vms() -> list[dict[str, Any]]:
     """The VMs that the agent reports."""
-    return [vm("a", need="100Mi", target="256Mi", resident="300Mi", min="128Mi"), vm("b")]
+    return [
+        vm(
+            "a",
+            need="100Mi",
+            target="256Mi",
+            resident="300Mi",
+            min="128Mi",
+            policy="default",
+            troubled=True,
+            guest={"swapOut": "3Mi"},
+            processors={"size": 4, "online": 2, "target": 2, "policy": "cpus"},
+        ),
+        vm("b"),
+    ]
 
 
 @pytest.fixture
@@ -114,9 +130,15 @@ def test_the_agent_exports_its_node_and_vms(agent: AgentMetrics) -> None:
     ]
     assert shown("node_memory_bytes", node="n", kind="other") == 64 * MIB
     assert shown("node_stall_percent", node="n", kind="some") == 7
-    assert shown("vm_memory_bytes", namespace="shop", name="a", kind="target") == 256 * MIB
-    assert shown("vm_memory_bytes", namespace="shop", name="b", kind="target") is None
-    assert shown("vm_responsive", namespace="shop", name="a") == 1
+    assert shown("vm_memory_bytes", **A, kind="target") == 256 * MIB
+    assert shown("vm_memory_bytes", **B, kind="target") is None
+    assert shown("vm_responsive", **A) == 1
+    assert shown("vm_troubled", **A) == 1
+    assert shown("vm_swap_bytes", **A, direction="out") == 3 * MIB
+    assert shown("vm_swap_bytes", **A, direction="in") is None
+    assert shown("vm_processors", **{**A, "policy": "cpus"}, kind="online") == 2
+    assert shown("vm_sample_timestamp_seconds", node="n", namespace="shop", name="a") == 5
+    assert shown("build_info", part="agent", version=kubeballoon.__version__) == 1
     assert shown("agent_report_timestamp_seconds", node="n") == NOW.timestamp()
     assert shown("agent_reports_total", result="written") == 1
     assert shown("agent_reports_total", result="failed") == 0
@@ -146,22 +168,29 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("node_entitlement_shortfall_bytes", node="n") == 0
     assert shown("node_reclaimed_bytes", node="n") == 512 * MIB
     assert shown("node_agent_silent", node="n") == 0
-    demand = shown("vm_demand_bytes", node="n", namespace="shop", name="b")
+    demand = shown("vm_demand_bytes", **{**B, "policy": "default"})
     assert demand is not None
     assert 400 * MIB < demand <= 512 * MIB
+    assert shown("node_guaranteed_bytes", node="n") == 512 * MIB
+    assert shown("policy_virtual_machines", kind="MemoryPolicy", policy="default") == 2
+    assert shown("policy_memory_bytes", policy="default", kind="min") == 512 * MIB
+    assert shown("policy_memory_bytes", policy="default", kind="actual") == 512 * MIB
+    assert shown("policy_memory_bytes", policy="default", kind="size") == 1024 * MIB
+    assert shown("vm_entitlement_bytes", **{**B, "policy": "default"}) is not None
+    assert shown("build_info", part="controller", version=kubeballoon.__version__) == 1
     assert shown("last_round_timestamp_seconds") == NOW.timestamp()
 
 
 def test_a_vm_that_is_gone_is_exported_no_more(
     agent: AgentMetrics, vms: list[dict[str, Any]], controller: Controller
 ) -> None:
-    gone = {"namespace": "shop", "name": "b"}
-    assert value(agent.registry, "kubeballoon_vm_eligible", **gone) == 1
+    governed = {**B, "policy": "default"}
+    assert value(agent.registry, "kubeballoon_vm_eligible", **B) == 1
     del vms[1]
-    assert value(agent.registry, "kubeballoon_vm_eligible", **gone) is None
-    assert value(controller.registry, "kubeballoon_vm_demand_bytes", node="n", **gone) is not None
+    assert value(agent.registry, "kubeballoon_vm_eligible", **B) is None
+    assert value(controller.registry, "kubeballoon_vm_demand_bytes", **governed) is not None
     controller.decide(vm("a", need="100Mi"))
-    assert value(controller.registry, "kubeballoon_vm_demand_bytes", node="n", **gone) is None
+    assert value(controller.registry, "kubeballoon_vm_demand_bytes", **governed) is None
 
 
 @pytest.mark.parametrize(

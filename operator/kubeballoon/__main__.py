@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
 
-from kubeballoon import __version__
+from kubeballoon import __version__, logs
 from kubeballoon.cluster.client import ApiError
 
 _COMMANDS = ("controller", "agent", "uninstall", "replay")
@@ -28,15 +27,19 @@ def main(arguments: list[str] | None = None) -> int:
         choices=("DEBUG", "INFO", "WARNING", "ERROR"),
         help="the least severe messages to log (default: %(default)s)",
     )
+    parser.add_argument(
+        "--log-format",
+        default="text",
+        choices=("text", "json"),
+        help="how messages are written; json: one object in a line, for what collects logs (default: %(default)s)",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     words = sys.argv[1:] if arguments is None else arguments
     named = [word for word in words if word in _COMMANDS][:1]
     for name in named or _COMMANDS:  # only the command that is run is imported: an agent needs no kopf, and so on
         importlib.import_module(f"kubeballoon.{name}.main").add_parser(commands)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if options.log_level != "DEBUG":
-        logging.getLogger("kopf").setLevel(logging.WARNING)
+    logs.set_up(options.log_level, options.log_format, getattr(options, "node_name", None))
     try:
         status: int = options.run(options)
     except ApiError as error:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from kubeballoon import __version__
 
 disable_created_metrics()  # they double the series of every counter, and nobody queries them
 
@@ -40,11 +43,27 @@ class Gauge:
         return family
 
 
-def new_registry() -> CollectorRegistry:
-    """Make a registry with the process's own metrics; none is global, so a process, or a test, may have several."""
+def new_registry(part: str) -> CollectorRegistry:
+    """Make a registry with the process's own metrics; none is global, so a process, or a test, may have several.
+
+    Args:
+        part: which part of kubeballoon the process is, such as ``agent``.
+    """
     registry = CollectorRegistry(auto_describe=False)  # describing would collect from parts that do not run yet
     ProcessCollector(registry=registry)
+    build = Gauge("kubeballoon_build_info", "1, with the version of the part that is scraped.", ("part", "version"))
+    registry.register(_Constant(build.family([((part, __version__), 1.0)])))
     return registry
+
+
+class _Constant(Collector):
+    """A _Constant is a metric that never changes."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterable[Metric]:
+        return (self._metric,)
 
 
 async def expose(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:

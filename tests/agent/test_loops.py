@@ -454,7 +454,9 @@ async def test_a_metrics_scrape_leaves_the_agent_s_conditions_as_they_are(proc: 
 
 def scraped(agent: Agent, name: str) -> float | None:
     """Read a metric of the VM, as a scrape does."""
-    return agent.metrics.registry.get_sample_value(name, {"namespace": "default", "name": "vm"})
+    samples = [sample for family in agent.metrics.registry.collect() for sample in family.samples]
+    wanted = {"namespace": "default", "name": "vm"}.items()
+    return next((sample.value for sample in samples if sample.name == name and wanted <= sample.labels.items()), None)
 
 
 STRONG = memory_policy(

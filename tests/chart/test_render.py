@@ -158,15 +158,15 @@ def test_it_renders_without_a_cluster_and_without_options() -> None:
 
 @pytest.mark.parametrize("part", ["controller", "agent"])
 def test_a_platform_adds_what_it_asks_for(part: str) -> None:
-    values = {
-        "extraArgs": ["--log-format=json"],
+    values: dict[str, Any] = {
+        "extraArgs": ["--some-option=x"],
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
         "probes": {"liveness": {"timeoutSeconds": 9}},
         "serviceAccount": {"annotations": {"example.com/role": "x"}, "labels": {"team": "y"}},
     }
     rendered = render(f"--set-json={part}={json.dumps(values)}")
     ((_, container),) = ((p, c) for name, p, c in containers(rendered) if name == f"kubeballoon-{part}")
-    assert container["args"][-1] == "--log-format=json"
+    assert container["args"][-1] == "--some-option=x"
     assert container["env"][-1] == values["extraEnv"][0]
     assert container["livenessProbe"]["timeoutSeconds"] == 9
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
@@ -248,6 +248,7 @@ def test_the_commands_understand_their_arguments(command: str, value: str, monke
     (arguments,) = (c["args"] for _, _, c in containers(render(f"--set={value}")) if command in c["args"])
     parser = argparse.ArgumentParser()
     parser.add_argument("--log-level")
+    parser.add_argument("--log-format")
     importlib.import_module(f"kubeballoon.{command}.main").add_parser(parser.add_subparsers())
     parser.parse_args(arguments)
 

@@ -101,7 +101,7 @@ class Controller:
         self.cluster = FakeCluster(self.clock, seconds)
         self.state = ClusterState(utc_now=lambda: TODAY)
         self.state.memory.put(memory_policy("all"))
-        self.registry = new_registry()
+        self.registry = new_registry("controller")
         cluster: Any = self.cluster
         counters = ControllerCounters(self.registry)
         self.rounds = RoundRunner(cluster, self.state, recorder, counters, self.clock)

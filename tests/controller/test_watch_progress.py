@@ -109,7 +109,7 @@ class OneNamespace:
 
 
 async def test_a_leader_is_ready_while_every_change_that_it_lists_is_delivered() -> None:
-    cluster, counters, state = OneNamespace(), ControllerCounters(new_registry()), ClusterState()
+    cluster, counters, state = OneNamespace(), ControllerCounters(new_registry("controller")), ClusterState()
     fake: Any = cluster
     often = replace(DEFAULT_TIMING, resync=0.01, audit_interval=0.0, delivery=0.0)
     scheduler = Scheduler(fake, state, fake, RoundRunner(fake, state, fake, counters), counters, timing=often)

@@ -220,7 +220,8 @@ class Agent:
         self._guest_workers.match(running, [uid for uid, vm in running.items() if backings[uid].governs(vm)])
         for uid in ended:  # a worker ends by an error alone; it is replaced below
             worker, task = self._memory_workers.pop(uid)
-            _log.error("%s: its worker ended: %r", worker.instance.domain, task.exception())
+            fields = worker.instance.log_fields
+            _log.error("%s: its worker ended: %r", worker.instance.domain, task.exception(), extra=fields)
         for uid in self._memory_workers.keys() - running.keys():
             self._memory_workers.pop(uid)[1].cancel()
         for uid, vm in running.items():
@@ -247,7 +248,7 @@ class Agent:
             vm = read_instance(vmi, self._node, self._overcommit)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             if name not in self._unreadable_vms:
-                _log.error("%s cannot be read, and is left alone: %r", name, error)
+                _log.error("%s cannot be read, and is left alone: %r", name, error, extra={"vm": name})
             self._unreadable_vms.add(name)
             return None
         self._unreadable_vms.discard(name)

@@ -85,7 +85,8 @@ def _may_be_short(worker: MemoryWorker) -> bool:
 
 
 def _log_target(worker: MemoryWorker, target: int | None) -> None:
+    vm, fields = worker.instance.domain, worker.instance.log_fields
     if target is None:
-        _log.info("%s: back to its request", worker.instance.domain)
+        _log.info("%s: back to its request", vm, extra=fields)
     else:
-        _log.info("%s: %s in place of its request, without waiting", worker.instance.domain, human(target))
+        _log.info("%s: %s in place of its request, without waiting", vm, human(target), extra=fields)

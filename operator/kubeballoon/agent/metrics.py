@@ -23,22 +23,34 @@ _STALL = Gauge(
     "Percent of the last ten seconds in which some, or all (full), tasks waited for memory.",
     ("node", "kind"),
 )
-_VM = ("namespace", "name")
+_VM = ("node", "namespace", "name", "policy")
 _VM_MEMORY = Gauge(
     "kubeballoon_vm_memory_bytes",
     "Memory of a VM: its size, what its balloon leaves it (actual), what its process holds (resident), what is "
     "requested (target), what it is guaranteed (min), and what its guest works with (need).",
     (*_VM, "kind"),
 )
+_SWAPPED = Gauge(
+    "kubeballoon_vm_swap_bytes",
+    "What a VM's guest has read from swap (in) and written to it (out) since it was started.",
+    (*_VM, "direction"),
+)
+_TROUBLED = Gauge("kubeballoon_vm_troubled", "1 while a VM's guest swaps or refaults because it lacks memory.", _VM)
+_PROCESSORS = Gauge(
+    "kubeballoon_vm_processors",
+    "Processors of a VM: how many it was given (size), how many its guest uses (online), what is requested (target).",
+    (*_VM, "kind"),
+)
 _RESPONSIVE = Gauge("kubeballoon_vm_responsive", "1 while the VM answers and its driver follows requests.", _VM)
 _ELIGIBLE = Gauge("kubeballoon_vm_eligible", "1 if the VM may be ballooned.", _VM)
-_SAMPLED = Gauge("kubeballoon_vm_sample_timestamp_seconds", "When the agent last sampled a VM, Unix time.", _VM)
+_SAMPLED = Gauge("kubeballoon_vm_sample_timestamp_seconds", "When the agent last sampled a VM, Unix time.", _VM[:-1])
 _REPORTED = Gauge(
     "kubeballoon_agent_report_timestamp_seconds",
     "When the agent's last report was written, or before the first when the agent began, Unix time.",
     ("node",),
 )
 _KINDS = ("size", "actual", "resident", "target", "min", "need")
+_PROCESSOR_KINDS = ("size", "online", "target")
 
 
 class AgentMetrics(Collector):
@@ -65,7 +77,7 @@ class AgentMetrics(Collector):
         self._report = report
         self._sample_times = sample_times
         self._written_at = datetime.now(UTC)
-        self.registry = new_registry()
+        self.registry = new_registry("agent")
         self.registry.register(self)
         self._reports = Counter(
             "kubeballoon_agent_reports",
@@ -99,8 +111,23 @@ class AgentMetrics(Collector):
         yield _MEMORY.family(((node, kind), getattr(memory, kind, None)) for kind in kinds)
         stall = None if status is None else status.stall
         yield _STALL.family(((node, kind), getattr(stall, kind, None)) for kind in ("some", "full"))
-        yield _VM_MEMORY.family(((vm.namespace, vm.name, kind), getattr(vm, kind)) for vm in vms for kind in _KINDS)
-        yield _RESPONSIVE.family(((vm.namespace, vm.name), float(vm.responsive)) for vm in vms)
-        yield _ELIGIBLE.family(((vm.namespace, vm.name), float(vm.eligible)) for vm in vms)
-        yield _SAMPLED.family(self._sample_times().items())
+        # The policy is empty where nothing is requested of the VM.
+        labelled = [((node, vm.namespace, vm.name, vm.policy or ""), vm) for vm in vms]
+        yield _VM_MEMORY.family(((*labels, kind), getattr(vm, kind)) for labels, vm in labelled for kind in _KINDS)
+        yield _SWAPPED.family(
+            ((*labels, direction), swapped)
+            for labels, vm in labelled
+            if vm.guest is not None
+            for direction, swapped in (("in", vm.guest.swap_in), ("out", vm.guest.swap_out))
+        )
+        yield _TROUBLED.family((labels, float(vm.troubled)) for labels, vm in labelled)
+        yield _PROCESSORS.family(
+            ((*labels[:-1], vm.processors.policy or "", kind), getattr(vm.processors, kind))
+            for labels, vm in labelled
+            if vm.processors is not None
+            for kind in _PROCESSOR_KINDS
+        )
+        yield _RESPONSIVE.family((labels, float(vm.responsive)) for labels, vm in labelled)
+        yield _ELIGIBLE.family((labels, float(vm.eligible)) for labels, vm in labelled)
+        yield _SAMPLED.family(((node, *name), at) for name, at in self._sample_times().items())
         yield _REPORTED.family([((node,), self._written_at.timestamp())])

@@ -120,7 +120,8 @@ class StatusWriter:
     def _refuse(self, vm: VirtualMachineReport, why: str) -> None:
         refusal = self._refused.setdefault(vm.uid, _Refusal(why))
         refusal.why, refusal.backoff = why, refusal.backoff.failed(self._clock())
-        _log.error("what is reported of %s/%s is refused: %.1000s", vm.namespace, vm.name, why)
+        name = f"{vm.namespace}/{vm.name}"
+        _log.error("what is reported of %s is refused: %.1000s", name, why, extra={"vm": name})
 
     async def _apply(self, status: NodePressureStatus, *, dry_run: bool = False) -> None:
         head: Object = {"apiVersion": API_VERSION, "kind": "NodePressure", "metadata": {"name": self._node}}

@@ -75,7 +75,8 @@ class ClusterState:
         try:
             pressure = NodePressure.model_validate(body)
         except ValidationError as error:
-            _log.error("NodePressure %s cannot be read: %s", body.get("metadata", {}).get("name"), error.errors()[0])
+            name = body.get("metadata", {}).get("name")
+            _log.error("NodePressure %s cannot be read: %s", name, error.errors()[0], extra={"node": name})
             return False
         known = self.nodes.get(pressure.metadata.name)
         if known is not None and is_older(pressure.metadata, known.metadata):

@@ -69,7 +69,7 @@ async def _run(options: argparse.Namespace) -> int:
     async with await ApiClient.connect("kubeballoon-controller", options.kubeconfig) as cluster:
         state = ClusterState(options.cool_down)
         recorder = EventRecorder(cluster, identity)
-        registry = new_registry()
+        registry = new_registry("controller")
         counters = ControllerCounters(registry)
         rounds = RoundRunner(cluster, state, recorder, counters)
         scheduler = Scheduler(cluster, state, recorder, rounds, counters)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import Metric
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.rounds import RoundRunner
-from kubeballoon.metrics import Gauge
+from kubeballoon.controller.rounds import RoundResult, RoundRunner
+from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
+from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
+from kubeballoon.metrics import Gauge, Sample
 
 _NODE = ("node",)
 _LEADER = Gauge("kubeballoon_leader", "1 on the replica that leads; only this one exports what it decided.")
@@ -28,16 +31,25 @@ _RECLAIMED = Gauge("kubeballoon_node_reclaimed_bytes", "Memory reclaimed from a 
 _SILENT = Gauge(
     "kubeballoon_node_agent_silent", "1 while nothing is decided for a node because its agent is silent.", _NODE
 )
-_DEMAND = Gauge(
-    "kubeballoon_vm_demand_bytes",
-    "What a VM demands: its need and headroom, within its bounds.",
-    ("node", "namespace", "name"),
+_VM = ("node", "namespace", "name", "policy")
+_DEMAND = Gauge("kubeballoon_vm_demand_bytes", "What a VM demands: its need and headroom, within its bounds.", _VM)
+_ENTITLEMENT = Gauge(
+    "kubeballoon_vm_entitlement_bytes", "What a VM will have once every other VM has followed its own request.", _VM
 )
-
 _WITHHELD = Gauge(
     "kubeballoon_vm_withheld_bytes",
     "What a VM keeps beyond its part of the node, because its guest works with it and cannot give it.",
-    ("node", "namespace", "name"),
+    _VM,
+)
+_GUARANTEED = Gauge(
+    "kubeballoon_node_guaranteed_bytes", "The guaranteed minimums of a node's VMs that share its capacity.", _NODE
+)
+_GOVERNED = Gauge("kubeballoon_policy_virtual_machines", "How many VMs a policy governs.", ("kind", "policy"))
+_POLICY_MEMORY = Gauge(
+    "kubeballoon_policy_memory_bytes",
+    "Memory of the VMs that a MemoryPolicy governs: their size, what is guaranteed (min), their demand, what they are "
+    "entitled to (entitlement), and what their balloons leave them (actual).",
+    ("policy", "kind"),
 )
 
 
@@ -65,17 +77,49 @@ class ControllerGauges(Collector):
             if node in results and (status := pressure.status) is not None
         )
         yield _SILENT.family(((node,), float(result.silent)) for node, result in results.items())
-        yield _DEMAND.family(
-            ((node, *decision.vm.name.split("/", 1)), decision.vm.demand)
+        decisions = [(_labels(node, each), each) for node, plan in plans.items() for each in plan.decisions]
+        yield _DEMAND.family((labels, decision.vm.demand) for labels, decision in decisions)
+        yield _ENTITLEMENT.family((labels, decision.entitlement) for labels, decision in decisions)
+        yield _WITHHELD.family((labels, decision.withheld) for labels, decision in decisions)
+        yield _GUARANTEED.family(
+            ((node,), sum(each.vm.minimum for each in plan.decisions if each.vm.policy is not None))
             for node, plan in plans.items()
-            for decision in plan.decisions
         )
-        yield _WITHHELD.family(
-            ((node, *decision.vm.name.split("/", 1)), decision.withheld)
-            for node, plan in plans.items()
-            for decision in plan.decisions
-        )
+        yield _GOVERNED.family(_governed(results.values()))
+        yield _POLICY_MEMORY.family(_memory_of_policies(plans.values()))
         yield _events(self._rounds.recorder.results)
+
+
+def _labels(node: str, decision: MemoryDecision) -> tuple[str, ...]:
+    """Return the values of the labels of a VM's series; the policy is empty where none governs the VM."""
+    policy = decision.vm.policy
+    return (node, *decision.vm.name.split("/", 1), "" if policy is None else policy.name)
+
+
+def _governed(results: Iterable[RoundResult]) -> Iterator[Sample]:
+    """Count the VMs that each policy governs, over all nodes."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for result in results:
+        for policy_type in (MEMORY, PROCESSORS):
+            plan = result.plans.get(policy_type.model.plural)
+            for decision in () if plan is None else plan.decisions:
+                if decision.vm.policy is not None:
+                    counts[policy_type.model.__name__, decision.vm.policy.name] += 1
+    return iter(counts.items())
+
+
+def _memory_of_policies(plans: Iterable[MemoryPlan]) -> Iterator[Sample]:
+    """Sum up the memory of the VMs that each policy governs, over all nodes."""
+    sums: Counter[tuple[str, str]] = Counter()
+    for decision in (decision for plan in plans for decision in plan.decisions):
+        vm = decision.vm
+        if vm.policy is not None:
+            sums[vm.policy.name, "size"] += vm.size
+            sums[vm.policy.name, "min"] += vm.minimum
+            sums[vm.policy.name, "demand"] += vm.demand
+            sums[vm.policy.name, "entitlement"] += decision.entitlement
+            sums[vm.policy.name, "actual"] += vm.actual
+    return iter(sums.items())
 
 
 def _events(results: Mapping[str, int]) -> Metric:

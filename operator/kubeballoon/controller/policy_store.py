@@ -71,7 +71,7 @@ class PolicyStore(Generic[P, Terms]):
             self.policies[name] = policy
         changed = before is None or _decision_inputs(before) != _decision_inputs(after)
         if changed and isinstance(policy, UnreadablePolicy):
-            _log.error("%s %s cannot be read: %s", policy.kind, name, policy.fault)
+            _log.error("%s %s cannot be read: %s", policy.kind, name, policy.fault, extra={"policy": name})
         return changed
 
     def _known(self, name: str) -> P | UnreadablePolicy | None:

@@ -144,7 +144,7 @@ class RoundRunner:
         """Log a node's fault unless it is known, and keep what was last decided."""
         before = self.results.get(name, RoundResult())
         if fault != before.fault:
-            _log.error("%s", fault, exc_info=error)
+            _log.error("%s", fault, exc_info=error, extra={"node": name})
         self.results[name] = RoundResult(before.plans, before.state, fault=fault)
 
     async def _run(self, name: str) -> None:
@@ -243,7 +243,8 @@ class RoundRunner:
             change.store.written.record(node, report.uid, change.before, change.after, self._clock())
             target = change.after.target
             text = "withdrawn" if target is None else change.store.policy_type.amount_text(target)
-            _log.info("%s/%s: target %s (%s)", report.namespace, report.name, text, change.message)
+            fields = {"vm": f"{report.namespace}/{report.name}", "node": node, "policy": change.after.policy}
+            _log.info("%s: target %s (%s)", fields["vm"], text, change.message, extra=fields)
         return None
 
     async def _post_misreported_event(self, node: NodePressure, before: list[str], now: list[str]) -> None:

@@ -107,7 +107,7 @@ class GuestWorker:
             except HypervisorError as error:
                 self._fail(error.reason, str(error))
             except Exception as error:  # noqa: BLE001 - an error that concerns one VM must end no other's worker
-                _log.exception("%s: its guest worker failed", self.instance.domain)
+                _log.exception("%s: its guest worker failed", self.instance.domain, extra=self.instance.log_fields)
                 self._fail(AgentReason.INTERNAL_ERROR, f"its guest worker failed: {one_line(repr(error))}")
             self._guest_agent.control = None
             self._retry = self._retry.failed(time.monotonic())
@@ -154,13 +154,14 @@ class GuestWorker:
         now = self.processors.view
         if (now.online, now.problem) != (before.online, before.problem):
             problem = "" if now.problem is None else f": {now.problem.message}"
-            _log.info("%s: %s processors online%s", self.instance.domain, now.online, problem)
+            fields = self.instance.log_fields
+            _log.info("%s: %s processors online%s", self.instance.domain, now.online, problem, extra=fields)
         if processor_view_changed(before, now):
             self._changed()
 
     def _fail(self, reason: AgentReason, message: str) -> None:
         if self.processors.view.problem is None:
-            _log.warning("%s: %s", self.instance.domain, message)
+            _log.warning("%s: %s", self.instance.domain, message, extra=self.instance.log_fields)
         self.processors.fail(reason, message)
         self._changed()
 

@@ -267,7 +267,7 @@ class MemoryWorker:
         pace, request = pacing.advance(self.view.pace, balloon, goal, max_rate)
         if pace.responsive != self.view.pace.responsive:
             change = "follows again" if pace.responsive else "stopped following"
-            _log.warning("%s: driver %s", self.instance.domain, change)
+            _log.warning("%s: driver %s", self.instance.domain, change, extra=self.instance.log_fields)
         self.view = replace(self.view, pace=pace, working_set=reclaim)
         if request is not None:
             await control.set_memory(request)
@@ -358,7 +358,8 @@ class MemoryWorker:
     async def _fail(self, reason: AgentReason, message: str, unexpected: Exception | None = None) -> None:
         """Report a VM that cannot be reached, or about which the agent failed."""
         if self.view.problem is None or self.view.problem.reason is not reason:
-            _log.warning("%s: %s", self.instance.domain, message, exc_info=unexpected)
+            fields = self.instance.log_fields
+            _log.warning("%s: %s", self.instance.domain, message, exc_info=unexpected, extra=fields)
         # An estimate that cannot be renewed is no estimate: the controller must not act on it.
         self.view = replace(self.view, need=None, goal=None, problem=Problem(reason, message), pace=pacing.Pace())
         self._estimator.forget_statistics()

@@ -121,6 +121,11 @@ class Instance:
         return f"{self.namespace}_{self.name}"
 
     @property
+    def log_fields(self) -> dict[str, str]:
+        """The fields of a log message about the VM."""
+        return {"vm": f"{self.namespace}/{self.name}"}
+
+    @property
     def obstacle(self) -> Problem | None:
         """Why the VM's memory does not follow its request, as far as the VM's object tells; None if it does."""
         return self.ineligibility or self.hold or self.return_all
