@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -502,6 +503,37 @@ async def test_demand_goes_on_falling_slowly_from_what_an_earlier_agent_reported
     assert 500 * MIB < worker.view.need.value <= 700 * MIB
     worker.restore(report, time.time() - 3600)
     assert worker.view.need is None, "too old"
+
+
+def test_a_request_is_as_old_as_the_agents_of_its_node_have_seen() -> None:
+    clock = Clock()
+    clock.now = 10_000.0
+    worker = MemoryWorker(
+        instance(target=400 * MIB), FakeHypervisor({}), replace(settings(), wall_clock=clock), lambda: None
+    )
+
+    def age() -> float | None:
+        return None if worker.target_since is None else clock.now - worker.target_since.timestamp()
+
+    earlier = VirtualMachineReport(
+        uid="vm",
+        namespace="default",
+        name="vm",
+        size=1024 * MIB,
+        target=400 * MIB,
+        target_since=datetime.fromtimestamp(7000, UTC),
+    )
+    clock.now += 5
+    worker.restore(earlier.model_copy(update={"target": 300 * MIB}), clock.now)
+    assert age() == 5, "the earlier agent saw another request"
+    worker.restore(earlier, clock.now)
+    assert age() == 3005
+    worker.update(instance(target=400 * MIB, minimum=200 * MIB), PolicyBacking())
+    assert age() == 3005, "the request is the same"
+    worker.update(instance(target=500 * MIB), PolicyBacking())
+    assert age() == 0
+    worker.update(instance(), PolicyBacking())
+    assert age() is None
 
 
 @pytest.mark.parametrize(("age", "target"), [(5.0, 300 * MIB), (3600.0, None)], ids=["just now", "an hour ago"])

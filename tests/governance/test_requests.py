@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from kubeballoon.api.v1alpha1 import NodePressure, VirtualMachineReport
 from kubeballoon.cli.cluster_view import ClusterView
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.core.decision_reason import TargetChange
+from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.governance.targets_in_force import TargetInForce, memory_in_force, processors_in_force
 from tests.support.cluster import MIB, Object, memory_policy, processor_policy
@@ -33,7 +34,7 @@ def node(*vms: Object, state: str = "Critical") -> Object:
 def views(body: Object) -> tuple[ClusterState, ClusterView, NodePressure]:
     """The controller's view and the CLI's of one node and the same policies."""
     state = ClusterState()
-    memory, processors = memory_policy("m"), processor_policy("p")
+    memory, processors = memory_policy("m", memory={"min": "25%"}), processor_policy("p")
     state.memory.put(memory)
     state.processors.put(processors)
     state.put_namespace("shop", {})
@@ -49,11 +50,20 @@ def views(body: Object) -> tuple[ClusterState, ClusterView, NodePressure]:
         {"target": "768Mi", "emergencyTarget": "512Mi"},
         {"target": "512Mi", "emergencyTarget": "1Gi", "troubled": True},
         {"target": "512Mi"},
+        {"target": "512Mi", "targetSince": (NOW - timedelta(hours=2)).isoformat()},
         {},
         {"target": "768Mi", "reason": "Migrating", "responsive": False},
         {"target": "768Mi", "eligible": False, "reason": "VFIO"},
     ],
-    ids=["an emergency target below", "an emergency target above", "a request", "no request", "held", "not eligible"],
+    ids=[
+        "an emergency target below",
+        "an emergency target above",
+        "a request",
+        "an old request",
+        "no request",
+        "held",
+        "not eligible",
+    ],
 )
 def test_controller_and_cli_decide_on_the_same_node(reported: Object) -> None:
     processors = {"size": 4, "online": 3, "target": 3}
@@ -88,6 +98,54 @@ def test_an_emergency_target_replaces_the_request_that_was_reported_with_it() ->
     change = TargetChange(up=False, age=1.0)
     in_force = memory_in_force(report(target="768Mi", emergencyTarget="512Mi"), TargetInForce(768 * MIB, change))
     assert in_force == TargetInForce(512 * MIB, change)
+
+
+def since(seconds: float) -> str:
+    return (NOW - timedelta(seconds=seconds)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("written", "reported", "known"),
+    [
+        (None, 3600, TargetChange(None, 3600)),
+        (None, -5, TargetChange(None, 0)),
+        (None, None, None),
+        (TargetChange(up=True, age=5), 3600, TargetChange(up=True, age=5)),
+        (TargetChange(None, age=5), 3600, TargetChange(None, 3600)),
+        (TargetChange(None, age=7200), 3600, TargetChange(None, 7200)),
+    ],
+    ids=["a new controller", "a clock set back", "an old agent", "moved", "written again", "an agent that came later"],
+)
+def test_the_age_of_a_target_is_known_from_its_controller_or_from_the_report(
+    written: TargetChange | None, reported: int | None, known: TargetChange | None
+) -> None:
+    dated = {} if reported is None else {"targetSince": since(reported)}
+    before = None if written is None else TargetInForce(768 * MIB, written)
+    assert memory_in_force(report(target="768Mi", **dated), before, NOW).change == known
+
+
+def test_a_date_in_a_report_is_not_that_of_a_target_that_was_written_since() -> None:
+    newer = TargetInForce(640 * MIB, TargetChange(None, age=1))
+    assert memory_in_force(report(target="768Mi", targetSince=since(3600)), newer, NOW) == newer
+
+
+@pytest.mark.parametrize(("age", "corrected"), [(600, False), (3600, True)])
+def test_a_controller_that_wrote_none_of_the_targets_puts_idle_memory_right_in_the_end(
+    age: int, *, corrected: bool
+) -> None:
+    """Four VMs of 4 GiB that work with 1 GiB each share 8 GiB a little unevenly."""
+    held = {"a": 2252, "b": 1946, "c": 1946, "d": 2048}
+    vms = [
+        vm(name, policy="m", size="4Gi", need="1Gi", actual=f"{mib}Mi", target=f"{mib}Mi", targetSince=since(age))
+        for name, mib in held.items()
+    ]
+    body = node(*vms, state="Ample")
+    body["status"]["memory"] = {"total": "9Gi", "available": "4Gi", "other": "0", "reserve": "1Gi"}
+    state, view, pressure = views(body)
+    assert pressure.status is not None
+    for translated in (view.memory_node(pressure, pressure.status), state.snapshot("n", pressure.status, 0.0)):
+        targets = {each.vm.uid: each.target for each in allocate_memory(translated).decisions}
+        assert (targets["a"] != held["a"] * MIB) is corrected
 
 
 def test_what_was_written_of_processors_is_in_force_before_what_is_reported() -> None:

@@ -147,6 +147,7 @@ def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
         swap_ability=view.working_set.ability,
         min=clamp_to_size(instance.minimum, size),
         target=clamp_to_size(instance.target, size),
+        target_since=worker.target_since,
         emergency_target=worker.emergency_target,
         policy=instance.policy,
         eligible=instance.ineligibility is None,

@@ -465,6 +465,9 @@ class VirtualMachineReport(ApiModel):
     )
     min: Quantity | None = Field(default=None, description="The guarantee as requested.")
     target: Quantity | None = Field(default=None, description="What is requested of the VM.")
+    target_since: Time | None = Field(
+        default=None, description="Since when that has been requested, as far as the agents of this node have seen."
+    )
     emergency_target: Quantity | None = Field(
         default=None,
         description="The agent's own target, which takes the place of the request while node or guest is in trouble.",

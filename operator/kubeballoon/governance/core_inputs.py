@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressureStatus, ProcessorReport, VirtualMachineReport
@@ -46,7 +47,7 @@ def memory_node(
         state=status.state,
         cool_down=cool_down,
         vms=tuple(
-            memory_vm(report, governing(report), written.get(report.uid), node_released=released)
+            memory_vm(report, governing(report), written.get(report.uid), status.observed_at, node_released=released)
             for report in status.virtual_machines
         ),
     )
@@ -56,6 +57,7 @@ def memory_vm(
     report: VirtualMachineReport,
     policy: LoadedMemoryPolicy | None,
     written: TargetInForce | None = None,
+    observed_at: datetime | None = None,
     *,
     node_released: bool = False,
 ) -> MemoryVM:
@@ -65,10 +67,11 @@ def memory_vm(
         report: the VM as its node's agent reports it.
         policy: the policy that governs the VM; None if none does.
         written: what the controller wrote last on the VM; None if the report says what is requested.
+        observed_at: the date of the report; None if it is not known.
         node_released: whether an administrator released the VM's node.
     """
     excluded = memory_exclusion(report, None if policy is None else policy.resource, node_released=node_released)
-    in_force = memory_in_force(report, written)
+    in_force = memory_in_force(report, written, observed_at)
     return MemoryVM(
         uid=report.uid,
         name=f"{report.namespace}/{report.name}",

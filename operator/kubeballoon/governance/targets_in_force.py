@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.decision_reason import TargetChange
@@ -38,7 +39,9 @@ class TargetInForce:
     change: TargetChange | None = None
 
 
-def memory_in_force(report: VirtualMachineReport, written: TargetInForce | None = None) -> TargetInForce:
+def memory_in_force(
+    report: VirtualMachineReport, written: TargetInForce | None = None, observed_at: datetime | None = None
+) -> TargetInForce:
     """Find the memory target that is in force for a VM now.
 
     Controller, agent and CLI all go by this function, so that they decide on the same figures. In an emergency an agent
@@ -48,11 +51,34 @@ def memory_in_force(report: VirtualMachineReport, written: TargetInForce | None 
     Args:
         report: the VM as its node's agent reports it.
         written: what the controller wrote last; None if it wrote nothing, or if that is not known.
+        observed_at: the date of the report; None if it is not known.
     """
     requested = TargetInForce(report.target) if written is None else written
+    if report.target == requested.target:
+        requested = replace(requested, change=_with_reported_age(requested.change, _reported_age(report, observed_at)))
     if report.emergency_target is None or report.target != requested.target:
         return requested
     return replace(requested, target=report.emergency_target)
+
+
+def _reported_age(report: VirtualMachineReport, observed_at: datetime | None) -> float | None:
+    """Say for how long a VM had had its memory request when the report was made, in seconds; None if that is not known.
+
+    Both dates are by the clock of the node.
+    """
+    if observed_at is None or report.target is None or report.target_since is None:
+        return None
+    return max(0.0, (observed_at - report.target_since).total_seconds())
+
+
+def _with_reported_age(change: TargetChange | None, age: float | None) -> TargetChange | None:
+    """Return what is known of a target's last change, from the controller that may have made it and from the agent.
+
+    A controller knows the direction of changes that it made itself. It may have written the same target again.
+    """
+    if age is None or (change is not None and (change.up is not None or change.age >= age)):
+        return change
+    return TargetChange(None, age)
 
 
 def processors_in_force(report: VirtualMachineReport, written: TargetInForce | None = None) -> TargetInForce:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.hypervisor import launcher_sockets
@@ -48,6 +49,7 @@ class MemoryWorker:
         urgent: whether memory that guests work with is needed at once.
         emergency_target: bytes that take the place of the request while the node or the guest is in trouble; None while
             the request holds.
+        target_since: since when the VM has had its request, as far as the node's agents have seen; None without one.
         view: what is known of the VM's memory now.
         sampled_at: when the VM was last sampled, seconds of the wall clock; None before.
     """
@@ -85,6 +87,7 @@ class MemoryWorker:
         self._changed = changed
         self._clock = clock
         self._wall_clock = settings.wall_clock
+        self.target_since = self._utc_now() if instance.target is not None else None
         self._timed = timed
         self._process = process
         self._wait = settings.wait
@@ -107,6 +110,8 @@ class MemoryWorker:
     def update(self, instance: Instance, backing: PolicyBacking) -> None:
         """Take over a new state of the VM's object and policy; act at once if something else is requested."""
         instructions, target = self._instructions(), self.target
+        if instance.target != self.instance.target:
+            self.target_since = self._utc_now() if instance.target is not None else None
         self.instance, self.backing = instance, backing
         if target != self.target:  # an emergency target replaces the request it was decided beside, and no later one
             self.emergency_target = None
@@ -123,6 +128,8 @@ class MemoryWorker:
         recent = 0 <= age <= SILENT_AFTER
         if recent and report.target == self.target:
             self.emergency_target = report.emergency_target
+        if self.target_since is not None and report.target_since is not None and report.target == self.instance.target:
+            self.target_since = min(self.target_since, report.target_since)
         if report.actual is None:
             return
         statistics = demand.GuestStatistics(report.actual, updated=0.0)
@@ -158,6 +165,9 @@ class MemoryWorker:
         finally:
             if self._pod is not None:
                 self._hypervisor.forget(self._pod)
+
+    def _utc_now(self) -> datetime:
+        return datetime.fromtimestamp(int(self._wall_clock()), UTC)
 
     def _instructions(self) -> tuple[object, ...]:
         """Collect everything that decides what the VM is to have."""
