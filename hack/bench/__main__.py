@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hack.bench import agent, allocation, replay
+from hack.bench import agent, allocation, hostile, replay
 from hack.bench.limits import Rows, exceeded
 
 BENCHMARKS: dict[str, Callable[[], Rows]] = {
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[], Rows]] = {
     "replay": replay.rows,
     "agent": agent.measure_cost,
     "reaction": agent.measure_reaction,
+    "hostile": hostile.measure,
 }
 
 

@@ -27,6 +27,8 @@ LIMITS: Mapping[str, tuple[Limit, ...]] = {
     "agent": (Limit("core_percent", 2.0), Limit("resident_mib", 100.0), Limit("writes_per_minute", 2.0)),
     # From the time a node leaves Ample until it is Ample again: 1.5 times what libvirt alone takes, and a second.
     "reaction": (Limit("kubeballoon_seconds", "allowed_seconds"),),
+    # An agent whose launchers all lie: for how long its event loop was held at most, and the chart's limit of memory.
+    "hostile": (Limit("held_seconds", 0.5), Limit("peak_mib", 512.0)),
 }
 
 

@@ -57,6 +57,14 @@ FAILED = "guest agent command failed: unable to execute QEMU agent command"  # a
         (86, "Guest agent is not responding: Guest agent not available for now", "GuestAgentHung"),
         (1, "internal error: cannot parse json [[[[: parse error", "GuestAgentGarbled"),
         (1, "internal error: malformed return value", "GuestAgentGarbled"),
+        (1, "internal error: Parsed JSON reply '[]' isn't an object", "GuestAgentGarbled"),
+        (1, "internal error: Unknown JSON reply '{}'", "GuestAgentGarbled"),
+        (
+            38,
+            "No complete agent response found in 10485760 bytes: Numerical result out of range",
+            "GuestAgentGarbled",
+        ),
+        (1, "internal error: End of file from agent socket", "GuestAgentAbsent"),
         (68, "Timed out during operation: cannot acquire state change lock", "GuestAgentBusy"),
         (
             1,

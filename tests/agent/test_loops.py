@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hack.testbed.lab import MIB, GuestSpec, vmi_object
+from hack.testbed.fake_cluster import SIZE, FakeCluster, cluster, namespace, vmi
+from hack.testbed.lab import MIB
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
 from kubeballoon.agent.agent import Agent, NodeLimits
 from kubeballoon.agent.hypervisor.errors import GoneError
@@ -24,7 +25,6 @@ from kubeballoon.agent.vm.guest_program_client import DIRECTORY
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ForbiddenError, InvalidError, NotFoundError, UnreachableError
 from tests.agent.fast_timing import QUICK
 from tests.support.cluster import Object, memory_policy, processor_policy
 from tests.support.waiting import soon
@@ -33,90 +33,7 @@ pytestmark = pytest.mark.usefixtures("sockets")
 
 until = partial(soon, seconds=10.0)
 
-SIZE = 1024 * MIB
 LONG_AGO = "2020-01-01T00:00:00Z"
-
-
-@dataclass
-class FakeCluster:
-    """A FakeCluster is an API server with what an agent reads.
-
-    Attributes:
-        collections: objects by path; None if they may not be read.
-        pressure: the NodePressure that an earlier agent wrote; None if there is none.
-        away: whether the server accepts no report.
-        answers: cleared, a report is not answered before it is set again.
-        reports: every status that was written, in order.
-        refused: how many reports were not accepted.
-        waiting: how many reports are not answered yet.
-        events: what happens to objects, by path.
-        refuses: whether a report with what it says of a VM is refused.
-    """
-
-    collections: dict[str, list[Object] | None]
-    pressure: Object | None = None
-    away: bool = False
-    reports: list[Object] = field(default_factory=list)
-    refused: int = 0
-    answers: asyncio.Event = field(default_factory=asyncio.Event)
-    waiting: int = 0
-    events: dict[str, asyncio.Queue[Object]] = field(default_factory=dict)
-    refuses: Callable[[Object], bool] = lambda _: False
-
-    def __post_init__(self) -> None:
-        """Answer, unless the test does otherwise."""
-        self.answers.set()
-
-    async def get(self, path: str, **_: str) -> Object:
-        """Read one object, or list all of a path."""
-        if path == paths.node_pressure("here"):
-            if self.pressure is None:
-                raise NotFoundError("there is none")
-            return self.pressure
-        if path == paths.node("here"):
-            return {"metadata": {"uid": "node"}}
-        items = self.collections[path]
-        if items is None:
-            raise ForbiddenError(f"{path} may not be read")
-        return {"metadata": {"resourceVersion": "1"}, "items": items}
-
-    async def apply(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
-        """Accept a report, or not."""
-        self.waiting += 1
-        await self.answers.wait()
-        self.waiting -= 1
-        if self.away:
-            self.refused += 1
-            raise UnreachableError("the fake is away")
-        culprits = [vm for vm in body.get("status", {}).get("virtualMachines", []) if self.refuses(vm)]
-        if culprits:
-            self.refused += 1
-            raise InvalidError("one of the VMs is invalid")
-        if dry_run:
-            return body
-        if path == paths.node_pressure_status("here"):
-            self.reports.append(body["status"])
-        return body
-
-    @asynccontextmanager
-    async def watch(self, path: str, *_: object, **__: str) -> AsyncIterator[AsyncIterator[Object]]:
-        """Yield everything that the test has happen."""
-        queue = self.events.setdefault(path, asyncio.Queue())
-
-        async def events() -> AsyncIterator[Object]:
-            while True:
-                yield await queue.get()
-
-        yield events()
-
-    def happen(self, path: str, item: Object) -> None:
-        """Have an object change."""
-        self.events.setdefault(path, asyncio.Queue()).put_nowait({"type": "MODIFIED", "object": item})
-
-    def vm(self, name: str) -> Object:
-        """Find what was last reported of a VM; empty where nothing was."""
-        vms = self.reports[-1].get("virtualMachines", []) if self.reports else []
-        return next((vm for vm in vms if vm["name"] == name), {})
 
 
 @pytest.fixture(autouse=True)
@@ -126,32 +43,6 @@ def proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (tmp_path / "stat").write_text("cpu 1 0 1 8 0 0 0 0\ncpu0 1 0 1 8 0 0 0 0\n")
     monkeypatch.setattr(guest_agent_worker, "QemuProcess", lambda *_: FakeGuestControl(process_bytes=700 * MIB))
     return tmp_path
-
-
-def vmi(name: str = "vm", **annotations: str) -> Object:
-    keys = {f"kubeballoon.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
-    made = vmi_object(GuestSpec(name=name, memory_bytes=SIZE), f"pod-{name}", "here", annotations=keys)
-    made["metadata"] |= {"uid": name, "resourceVersion": "1"}
-    return made
-
-
-def namespace(**labels: str) -> Object:
-    return {"metadata": {"name": "default", "uid": "default", "resourceVersion": "1", "labels": labels}}
-
-
-def cluster(*vms: Object, policies: list[Object] | None = None, namespaces: list[Object] | None = None) -> FakeCluster:
-    named = [
-        {**policy, "metadata": {**policy["metadata"], "uid": policy["metadata"]["name"], "resourceVersion": "1"}}
-        for policy in policies or []
-    ]
-    collections: dict[str, list[Object] | None] = {
-        paths.INSTANCES: list(vms),
-        paths.MEMORY_POLICIES: list(named),
-        paths.PROCESSOR_POLICIES: [],
-        paths.NAMESPACES: namespaces,
-        paths.KUBEVIRTS: [],
-    }
-    return FakeCluster(collections)
 
 
 @asynccontextmanager

@@ -5,143 +5,34 @@ All of them are on one node, beside a VM that is honest, so that what one does t
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from kubeballoon.agent.hypervisor.launcher_sockets import RUNTIME
+from hack.testbed.hostile.launchers import (
+    ABSENT,
+    HONEST,
+    LIARS_ANSWERS,
+    LIES,
+    LINKED,
+    NEEDY,
+    RunningAgent,
+    node_of_liars,
+)
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 
 ROOT = Path(__file__).parents[2]
-HONEST = "honest"
 GIB = 1 << 30
-KIB_OF_AN_EXBIBYTE = 1 << 53
-DEVICE = "<memory model='virtio-mem'><target><size>{0}</size><current>{0}</current></target></memory>"
-
-
-def domain(memory: object, devices: str = "", before: str = "") -> dict[str, Any]:
-    balloon = "<memballoon model='virtio'/>"
-    return {
-        "xml": f"{before}<domain type='kvm'><memory>{memory}</memory><devices>{balloon}{devices}</devices></domain>"
-    }
-
-
-LIES: dict[str, tuple[dict[str, Any], str | None]] = {
-    "broken": ({"xml": "<domain"}, "DaemonGarbled"),
-    "oops": (domain("oops"), "DaemonGarbled"),
-    "digits": (domain("9" * 4000), "DaemonGarbled"),
-    "entities": (domain("&a;" * 20000, before=f"<!DOCTYPE d [<!ENTITY a '{'1' * 30000}'>]>"), "DaemonGarbled"),
-    "deep": (domain("<a>" * 30000), "DaemonGarbled"),
-    "exbibyte": ({**domain(1, DEVICE.format(KIB_OF_AN_EXBIBYTE)), "memory": 1}, None),
-    "exbibyte-twice": (
-        {
-            **domain(KIB_OF_AN_EXBIBYTE + 1048576, DEVICE.format(KIB_OF_AN_EXBIBYTE)),
-            "memory": KIB_OF_AN_EXBIBYTE + 1048576,
-        },
-        None,
-    ),
-    "huge-figures": ({"memory": (1 << 64) - 1, "statistics": dict.fromkeys("0123456789", (1 << 64) - 1)}, None),
-    "mute": ({"mode": "mute"}, "Hung"),
-    "short": ({"mode": "short"}, "Hung"),
-    "drip": ({"mode": "drip"}, "Hung"),
-    "garbage": ({"mode": "garbage"}, "DaemonGarbled"),
-    "long": ({"mode": "long"}, "DaemonGarbled"),
-    "endless": ({"mode": "endless"}, "DaemonGarbled"),
-    "unasked": ({"mode": "unasked"}, "DaemonGarbled"),
-    "error": ({"error": "\x1b]0;mine\x07\x1b[2J" + "no " * 100000}, "Unreachable"),
-}
-"""What each daemon does, by the name of its VM, and the reason that its VM is reported with."""
-NEEDY = "needy"
-"""An honest VM that is left half of its memory by request, and works with nearly all of that."""
-NEEDS = {"6": 524288, "7": 524288, "8": 1000, "5": 1000000, "4": 500}  # KiB
-ABSENT = "absent"  # the VM in whose pod no daemon listens
-LINKED = "linked"  # the VM whose socket is a link to the honest one's
-LIARS_ANSWERS = {
-    "brackets": '{"return":[' + "[]," * 20000 + "[]]}",
-    "long-answer": '{"return":[' + "[]," * 1400000 + "[]]}",
-}
-
-
-@dataclass
-class RunningAgent:
-    """An agent on a node of liars, and what it said last."""
-
-    process: subprocess.Popen[str]
-
-    def look(self) -> dict[str, Any]:
-        """Wait for what the agent prints next."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the agent has ended"
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def until(self, condition: Callable[[dict[str, Any]], object], looks: int = 240) -> dict[str, Any]:
-        """Look until the condition is true, and return that look."""
-        for _ in range(looks):
-            look = self.look()
-            if condition(look):
-                return look
-        pytest.fail(f"not so after {looks} looks; the last of them: {look}")
-
-    def vm(self, name: str, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        """Look until the condition is true of a VM's report, and return that."""
-        found: dict[str, Any] = self.until(lambda look: name in look["vms"] and condition(look["vms"][name]))
-        return dict(found["vms"][name])
-
-
-def daemons(file: Path, sockets: dict[str, dict[str, Any]]) -> list[str]:
-    file.write_text(json.dumps(sockets))
-    return ["tests.hostile.lying_daemon", str(file)]
-
-
-@contextmanager
-def running(*modules: list[str], prefix: Sequence[str] = ()) -> Iterator[list[subprocess.Popen[str]]]:
-    """Run modules, each with its arguments, as processes inside the context, through the command ``prefix``."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT}"}
-    with ExitStack() as started:
-        processes = []
-        for module in modules:
-            command = [*prefix, sys.executable, "-m", *module]
-            process = started.enter_context(
-                subprocess.Popen(
-                    command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-                )
-            )
-            started.callback(process.kill)
-            processes.append(process)
-        yield processes
 
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
     """Run an agent, the honest VM's daemon, and all the others."""
-    pods = tmp_path_factory.mktemp("pods")
-    liars = {name: lies for name, (lies, _) in LIES.items()}
-    liars |= {name: {"agent": answer} for name, answer in LIARS_ANSWERS.items()}
-    names = [HONEST, NEEDY, LINKED, ABSENT, *liars]
-    sockets = {name: pods / f"pod-{name}" / RUNTIME / "virtqemud-sock" for name in names}
-    for each in sockets.values():
-        each.parent.mkdir(parents=True)
-    sockets[LINKED].symlink_to(sockets[HONEST])
-    honest = daemons(pods / "honest.json", {str(sockets[HONEST]): {}, str(sockets[NEEDY]): {"statistics": NEEDS}})
-    lying = daemons(pods / "lying.json", {str(sockets[name]): lies for name, lies in liars.items()})
-    with running(honest, lying) as started:
-        for daemon in started:
-            assert daemon.stdout is not None
-            assert daemon.stdout.readline() == "ready\n"
-        with running(["tests.hostile.agent_process", str(pods), NEEDY, *names]) as (process,):
-            yield RunningAgent(process)
+    with node_of_liars(tmp_path_factory.mktemp("pods")) as running_agent:
+        yield running_agent
 
 
 @pytest.mark.parametrize("name", [name for name, (_, reason) in LIES.items() if reason is not None])

@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from hack.testbed.hostile.launchers import RunningAgent, daemons, running
 from hack.testbed.lab.launcher_process import USER
 from kubeballoon.agent.hypervisor.launcher_sockets import RUNTIME
-from tests.hostile.test_launchers import ROOT, RunningAgent, daemons, running
+from tests.hostile.test_launchers import ROOT
 
 pytestmark = pytest.mark.guest  # needs root, to give privileges up
 NAME = "unprivileged"
@@ -71,7 +72,7 @@ def test_the_agent_reaches_a_launcher_that_only_its_own_user_may_enter(tmp_path:
         for path in (socket, socket.parent):
             os.chown(path, USER, USER)
             path.chmod(0o700)
-        agent = ["tests.hostile.agent_process", str(tmp_path), NAME]
+        agent = ["hack.testbed.hostile.agent_process", str(tmp_path), "", NAME]
         with running(agent, prefix=without_other_privileges()) as (process,):
             report = RunningAgent(process).vm(NAME, lambda vm: vm.get("need") and vm.get("resident"))
     assert qemu

@@ -94,6 +94,10 @@ class GuestLoad:
         """Write once to each page of the first ``mib`` MiB that the load holds, its working set."""
         return self.command(f"touch {mib}", seconds)
 
+    def keep(self, mib: int, *, seconds: float = LOAD_SECONDS) -> LoadReport:
+        """Write to each page of the first ``mib`` MiB that the load holds, again and again until the next command."""
+        return self.command(f"keep {mib}", seconds)
+
     def cache(self, mib: int, *, seconds: float = LOAD_SECONDS) -> LoadReport:
         """Read the first ``mib`` MiB of the guest's disk, which fills its page cache."""
         return self.command(f"cache {mib}", seconds)

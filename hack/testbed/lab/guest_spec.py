@@ -92,6 +92,7 @@ class GuestSpec:
         free_page_reporting: Whether the guest tells QEMU which of its pages are free.
         stats_period: Seconds between the guest's memory statistics; 0 for none.
         guest_agent: Whether the guest runs QEMU's guest agent; the domain has a channel for it in any case.
+        lie: What a program in place of the guest agent answers: a word that lying_agent.c explains; empty: none lies.
         python: Whether the guest has Debian's Python.
         swap_bytes: The size of the guest's swap disk; 0 for none.
         disk_bytes: The size of a disk of zeros that the load generator can read into the page cache; 0 for none.
@@ -114,6 +115,7 @@ class GuestSpec:
     free_page_reporting: bool = True
     stats_period: int = 10
     guest_agent: bool = True
+    lie: str = ""
     python: bool = False
     swap_bytes: int = 0
     disk_bytes: int = 0
@@ -165,7 +167,9 @@ class GuestSpec:
             vcpu_list="".join(self._vcpu_xml(index) for index in range(self.most_vcpus)),
             machine=self.machine,
             on_reboot="restart" if self.reboots else "destroy",
-            kernel_options=" ".join(f"lab.{name}={value:d}" for name, value in options.items()),
+            kernel_options=" ".join(
+                [*(f"lab.{name}={value:d}" for name, value in options.items()), f"lab.lie={self.lie}"]
+            ),
             # QEMU's cache of translated code counts as the VM's memory, and would grow to hundreds of MiB.
             emulator_features="" if kvm else "<tcg><tb-cache unit='MiB'>32</tb-cache></tcg>",
             cpu_mode=" mode='host-model'" if kvm else "",

@@ -43,7 +43,7 @@ COMMAND_SECONDS = 300.0
 
 _HERE = Path(__file__).resolve().parent
 _INIT = _HERE / "init"
-_LOAD_SOURCE = _HERE / "memload.c"
+_PROGRAMS = (_HERE / "memload.c", _HERE / "lying_agent.c")
 _OS_RELEASE = Path("/etc/os-release")
 
 Say = Callable[[str], None]
@@ -109,7 +109,7 @@ def _fingerprint(extra_packages: Sequence[str]) -> str:
     The packages' versions are left out, so that an existing image is found without a network.
     """
     digest = hashlib.sha256("\0".join(("x86-64", *sorted(extra_packages))).encode())
-    for path in (Path(__file__), _INIT, _LOAD_SOURCE, _OS_RELEASE):
+    for path in (Path(__file__), _INIT, *_PROGRAMS, _OS_RELEASE):
         digest.update(b"\0")
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -138,8 +138,9 @@ def _build(scratch: Path, extra_packages: Sequence[str], say: Say) -> Image:
     for package in packages:
         shutil.copytree(_unpack(package, scratch), root, symlinks=True, dirs_exist_ok=True)
 
-    say("compiling the load generator")
-    _run("gcc", "-O2", "-static", "-o", root / "bin/memload", _LOAD_SOURCE)
+    say("compiling the guest's programs")
+    for source in _PROGRAMS:
+        _run("gcc", "-O2", "-static", "-o", root / "bin" / source.stem, source)
 
     say("packing the initramfs")
     shutil.copy(_find_program("busybox"), root / "bin/busybox")

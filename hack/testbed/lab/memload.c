@@ -3,6 +3,7 @@
  * A command is a line "ID COMMAND [ARGUMENT ...]". Its answer is a line "ID STATUS KEY=VALUE ...":
  *   set MIB [u|s|z]  hold MIB of anonymous memory; new pages are unique, the same in every guest, or all zero
  *   touch [MIB]      write to the first MIB that are held, or to all: the working set
+ *   keep MIB         write to the first MIB that are held again and again, until the next command but info
  *   cache MIB        read the first MIB of DISK through the page cache
  *   spin MS          keep a processor busy for MS
  *   info             change nothing
@@ -29,6 +30,7 @@
 #define PAGE 4096L
 #define MOST_MIB (1L << 16)
 #define LINE 128
+#define KEEP_PAUSE 5000 /* microseconds between two MiB that are kept: emulated guests share few processors */
 
 struct outcome {
   char status[16];
@@ -37,6 +39,7 @@ struct outcome {
 
 static char *held[MOST_MIB];
 static long held_count;
+static long kept_count; /* MiB that are written to while there is no command */
 static const char *disk;
 static uint64_t seed, page_number;
 
@@ -106,19 +109,32 @@ static const char *spin(long milliseconds) {
 static const char *execute(const char *command) {
   long amount = 0;
   char kind = 'u';
+  if (!strcmp(command, "info")) return "ok";
+  kept_count = 0;
+  if (sscanf(command, "keep %ld", &amount) == 1) {
+    kept_count = amount < held_count ? amount : held_count;
+    return amount == kept_count ? "ok" : "failed";
+  }
   if (sscanf(command, "set %ld %c", &amount, &kind) >= 1) return set(amount, kind);
   if (sscanf(command, "touch %ld", &amount) == 1) return touch(amount);
   if (!strcmp(command, "touch")) return touch(held_count);
   if (sscanf(command, "cache %ld", &amount) == 1) return cache(amount);
   if (sscanf(command, "spin %ld", &amount) == 1) return spin(amount);
-  return strcmp(command, "info") ? "bad" : "ok";
+  return "bad";
 }
 
 static void work(int commands) {
   char command[LINE];
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   write_file("/proc/self/oom_score_adj", "1000");
-  for (ssize_t size; (size = recv(commands, command, sizeof command - 1, 0)) > 0;) {
+  for (long next = 0;;) {
+    ssize_t size = recv(commands, command, sizeof command - 1, kept_count ? MSG_DONTWAIT : 0);
+    if (size < 0 && kept_count) {
+      fill(held[next++ % kept_count], 'u');
+      usleep(KEEP_PAUSE);
+      continue;
+    }
+    if (size <= 0) break;
     command[size] = 0;
     struct outcome outcome = {.held = 0};
     strncpy(outcome.status, execute(command), sizeof outcome.status - 1);

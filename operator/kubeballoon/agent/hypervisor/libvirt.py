@@ -51,7 +51,9 @@ _GUEST_THREAD = "/guest"  # follows a pod's uid in the key of the second thread;
 _AGENT_COMMAND_TIMEOUT = 112
 _AGENT_COMMAND_FAILED = 113
 _NO_AGENT = (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
-_NO_ANSWER = ("cannot parse json", "malformed return value")  # libvirt's of a guest agent's answer that is none
+# libvirt's texts for what comes from a guest agent and is no answer, and for a guest agent that closed its port.
+_NO_ANSWER = ("cannot parse json", "malformed", "No complete agent response", "JSON reply", "reply object")
+_PORT_CLOSED = ("End of file from agent socket", "Unable to read from agent", "Unable to write to agent")
 _GONE = frozenset(
     {
         libvirt.VIR_ERR_NO_DOMAIN,
@@ -530,10 +532,15 @@ def _translate_agent(error: libvirt.libvirtError, seconds: int) -> HypervisorErr
         return GuestAgentError(AgentReason.GUEST_AGENT_HUNG, f"its guest agent did not answer within {seconds}s")
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
         return GuestAgentError(AgentReason.GUEST_AGENT_BUSY, "its guest agent is busy with another client")
-    if code == libvirt.VIR_ERR_INTERNAL_ERROR and any(text in message for text in _NO_ANSWER):
-        return GuestAgentError(AgentReason.GUEST_AGENT_GARBLED, "its guest agent's answer makes no sense to libvirt")
     refused = code == libvirt.VIR_ERR_INTERNAL_ERROR and "unable to execute QEMU agent command" in message
     if refused or code == _AGENT_COMMAND_FAILED:
         refusal = message.rpartition(": ")[2]
         return GuestAgentError(AgentReason.GUEST_AGENT_REFUSED, f"its guest agent refused: {refusal}")
+    if code in (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_SYSTEM_ERROR):
+        if any(text in message for text in _NO_ANSWER):
+            return GuestAgentError(
+                AgentReason.GUEST_AGENT_GARBLED, "its guest agent's answer makes no sense to libvirt"
+            )
+        if any(text in message for text in _PORT_CLOSED):
+            return GuestAgentError(AgentReason.GUEST_AGENT_ABSENT, "its guest agent has closed its port")
     return _translate(error)

@@ -1,6 +1,6 @@
 """Libvirt daemons that whoever controls a launcher pod could run: they speak libvirt's RPC, and lie in it.
 
-usage: python -m tests.hostile.lying_daemon FILE
+usage: python -m hack.testbed.hostile.lying_daemon FILE
 
 The file is a JSON object of sockets, each with the fields of `Lies`. "ready" is printed once all of them listen.
 """
@@ -174,7 +174,7 @@ def main(file: str) -> None:
     listeners = [(listen(Path(path)), Lies(**lies)) for path, lies in json.loads(Path(file).read_text()).items()]
     for listener, lies in listeners:
         threading.Thread(target=serve, args=(listener, lies), daemon=True).start()
-    print("ready", flush=True)  # noqa: T201 - the test waits for it
+    print("ready", flush=True)
     sys.stdin.read()
 
 
