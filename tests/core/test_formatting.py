@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubeballoon.core.formatting import human, listed
+from kubeballoon.core.formatting import human, listed, printable
 from kubeballoon.core.units import GIB, MIB
 
 
@@ -16,6 +16,9 @@ from kubeballoon.core.units import GIB, MIB
         (1536, "1.5 KiB"),
         (9472, "9.25 KiB"),
         (3 << 30, "3 GiB"),
+        (10 * MIB + MIB // 4, "10.2 MiB"),
+        (99 * MIB + MIB // 2, "99.5 MiB"),
+        (100 * MIB + MIB // 2, "100 MiB"),
         (-(1 << 40), "-1 TiB"),
     ],
 )
@@ -40,3 +43,10 @@ def test_numbers_are_written_for_people() -> None:
         "5.1 GiB",
         "123 GiB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("plain, ü", "plain, ü"), ("a\tb\nc", "a b c"), ("red\x1b[31m", "red[31m"), ("\0 \u202e", " ")]
+)
+def test_a_line_keeps_nothing_that_is_not_printable(text: str, line: str) -> None:
+    assert printable(text) == line

@@ -19,10 +19,14 @@ STALL = StallLimits()
     ("before", "available", "after"),
     [
         (NodeState.AMPLE, 50, NodeState.AMPLE),
+        (NodeState.AMPLE, 40, NodeState.AMPLE),
         (NodeState.AMPLE, 39, NodeState.TIGHT),
         (NodeState.TIGHT, 59, NodeState.TIGHT),
         (NodeState.TIGHT, 60, NodeState.AMPLE),
+        (NodeState.TIGHT, 20, NodeState.TIGHT),
         (NodeState.TIGHT, 19, NodeState.SCARCE),
+        (NodeState.SCARCE, 10, NodeState.SCARCE),
+        (NodeState.SCARCE, 9, NodeState.CRITICAL),
         (NodeState.SCARCE, 39, NodeState.SCARCE),
         (NodeState.SCARCE, 40, NodeState.TIGHT),
         (NodeState.AMPLE, 9, NodeState.CRITICAL),
@@ -84,6 +88,36 @@ def test_the_defaults_are_those_of_esx() -> None:
     assert state_thresholds(10_000, 0, 0) == StateThresholds(ample=600, tight=400, scarce=200, critical=100)
 
 
-def test_thresholds_out_of_order_are_refused() -> None:
+def test_thresholds_are_percentages_of_the_memory_and_keep_their_distance_from_a_lowest_that_was_raised() -> None:
+    assert state_thresholds(10_000, 0, 0, (50, 30, 10, 5)) == StateThresholds(5000, 3000, 1000, 500)
+    assert state_thresholds(10_000, 300, 50) == StateThresholds(ample=850, tight=650, scarce=450, critical=350)
+    assert state_thresholds(10_000, 60, 40) == StateThresholds(ample=600, tight=400, scarce=200, critical=100)
+    assert state_thresholds(1000, 0, 0, (100, 2, 1, 0)) == StateThresholds(1000, 20, 10, 0)
+
+
+@pytest.mark.parametrize(
+    "percents",
+    [(4, 6, 2, 1), (6, 2, 4, 1), (6, 4, 1, 2), (6, 6, 2, 1), (6, 4, 4, 1), (6, 4, 2, 2), (101, 4, 2, 1), (6, 4, 2, -1)],
+)
+def test_thresholds_out_of_order_are_refused(percents: tuple[float, float, float, float]) -> None:
     with pytest.raises(ValueError, match="must decrease"):
-        state_thresholds(1000, 0, 0, (4, 6, 2, 1))
+        state_thresholds(1000, 0, 0, percents)
+
+
+@pytest.mark.parametrize(
+    ("before", "stall", "after"),
+    [
+        (NodeState.AMPLE, MemoryStall(some=20), NodeState.TIGHT),
+        (NodeState.AMPLE, MemoryStall(some=19.9), NodeState.AMPLE),
+        (NodeState.TIGHT, MemoryStall(some=10), NodeState.TIGHT),
+        (NodeState.TIGHT, MemoryStall(some=9.9), NodeState.AMPLE),
+        (NodeState.TIGHT, MemoryStall(full=9.9), NodeState.AMPLE),
+        (NodeState.AMPLE, MemoryStall(full=10), NodeState.SCARCE),
+        (NodeState.SCARCE, MemoryStall(full=5), NodeState.SCARCE),
+        (NodeState.SCARCE, MemoryStall(some=10, full=4.9), NodeState.TIGHT),
+    ],
+)
+def test_a_stall_counts_from_its_limit_on_and_until_half_of_it(
+    before: NodeState, stall: MemoryStall, after: NodeState
+) -> None:
+    assert next_state(before, 100, THRESHOLDS, stall, STALL) is after

@@ -18,6 +18,18 @@ def test_the_guard_keeps_minimum_floor_and_size(request: int, minimum: int | Non
 
 
 @pytest.mark.parametrize(
+    ("request_", "minimum", "carried_out"),
+    [(700, 512, 700), (300, 512, 512), (9000, 512, 1024), (10, None, 64), (100, None, 100), (700, 2048, 1024)],
+)
+def test_a_request_within_its_bounds_is_carried_out_as_it_is(
+    request_: int, minimum: int | None, carried_out: int
+) -> None:
+    """Of a guest of 1024 MiB; figures are MiB."""
+    least = None if minimum is None else minimum * MIB
+    assert clamp(request_ * MIB, least, 1024 * MIB) == carried_out * MIB
+
+
+@pytest.mark.parametrize(
     ("size", "resident", "futile"),
     [
         (4 * GIB, 2 * GIB, False),
