@@ -61,9 +61,10 @@ def test_bounds_comparisons_and_effects_are_changed(source: str, becomes: set[st
         "LIMIT = 4 << 20, -1",
         "class A:\n    share: Amount = Amount(percent=50)\n    size: int = 0",
         "x: int | None",
+        "x = zip(a, b, strict=True)",
     ],
 )
-def test_types_and_chosen_values_are_left_alone(source: str, tmp_path: Path) -> None:
+def test_types_chosen_values_and_checks_of_lengths_are_left_alone(source: str, tmp_path: Path) -> None:
     assert changes(source, tmp_path) == set()
 
 

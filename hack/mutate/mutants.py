@@ -85,7 +85,7 @@ def choose(paths: list[Path], chance: random.Random) -> Iterator[Mutant]:
 
 def _spots(source: str, known: dict[str, MutationOperator]) -> dict[Span, list[tuple[str, int]]]:
     """Find each spot that can be changed, with the operators that can change it and their occurrences there."""
-    left_out = [*_annotations(source), *_chosen_values(source)]
+    left_out = [*_annotations(source), *_chosen_values(source), *_checks(source)]
     spots: dict[Span, list[tuple[str, int]]] = defaultdict(list)
     nodes = list(ast_nodes(parso.parse(source)))
     for name, operator in known.items():
@@ -116,6 +116,13 @@ def _chosen_values(source: str) -> Iterator[Span]:
         value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
         if value is not None and _is_of_numbers(value):
             yield _span(value)
+
+
+def _checks(source: str) -> Iterator[Span]:
+    """Yield where ``zip`` is told to check lengths: they are equal in a program without faults, so no test can tell."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            yield _span(node.value)
 
 
 def _is_of_numbers(value: ast.expr) -> bool:

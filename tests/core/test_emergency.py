@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.core.memory.allocation import allocate_memory
-from kubeballoon.core.memory.emergency import emergency_targets, in_trouble
-from kubeballoon.core.memory.model import MemoryNode, MemoryTerms, MemoryVM
+from kubeballoon.core.memory.emergency import emergency_targets, in_trouble, is_urgent
+from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
 from kubeballoon.core.units import MIB
 from kubeballoon.vocabulary import Mode, NodeState
 from tests.core.generators import nodes
@@ -131,3 +132,104 @@ def test_no_emergency_target_leaves_a_vm_s_bounds(of: MemoryNode, available: int
     vms = {vm.uid: vm for vm in of.vms}
     for uid, target in emergency_targets(of, requested).items():
         assert min(vms[uid].minimum, requested[uid]) <= target <= max(vms[uid].size, requested[uid])
+
+
+@pytest.mark.parametrize(
+    ("state", "urgent"),
+    [(NodeState.AMPLE, False), (NodeState.TIGHT, False), (NodeState.SCARCE, True), (NodeState.CRITICAL, True)],
+)
+def test_memory_is_needed_at_once_where_only_minimums_hold(state: NodeState, *, urgent: bool) -> None:
+    assert is_urgent(node(vm("a"), vm("b"), state=state)) is urgent
+
+
+@pytest.mark.parametrize(
+    ("change", "urgent"),
+    [
+        ({"actual": 496 * MIB}, False),
+        ({"actual": 496 * MIB - 1}, True),
+        ({"actual": 400 * MIB, "need": 416 * MIB}, False),
+        ({"actual": 400 * MIB, "need": 416 * MIB + 1}, True),
+        ({"actual": 400 * MIB, "need": None}, False),
+        ({"actual": 400 * MIB, "policy": None}, False),
+        ({"actual": 400 * MIB, "policy": replace(POLICY, mode=Mode.OBSERVE)}, False),
+        ({"actual": 400 * MIB, "excluded": "its owner excluded it"}, False),
+        ({"actual": 400 * MIB, "responsive": False}, False),
+    ],
+)
+def test_memory_is_needed_at_once_where_a_guest_works_with_more_of_its_guarantee_than_it_has(
+    change: dict[str, Any], *, urgent: bool
+) -> None:
+    """The guarantee is 512 MiB, and differences up to 16 MiB do not count."""
+    lacking = replace(vm("a", need=900), **change)
+    assert is_urgent(node(vm("b"), lacking)) is urgent
+
+
+def test_a_vm_that_nothing_is_requested_of_is_no_reason_to_decide_anew_and_gets_no_target() -> None:
+    calm = node(vm("a"), vm("b"))
+    assert emergency_targets(calm, {"a": 512 * MIB}) == {}
+    in_need = node(vm("a"), vm("b", need=510))
+    assert emergency_targets(in_need, {"a": 512 * MIB}) == {}, "nobody who is asked for memory is in trouble"
+    short = node(vm("a", need=510), vm("b", need=510))
+    assert emergency_targets(short, {"a": 512 * MIB}).keys() == {"a"}
+
+
+def test_a_guest_in_trouble_keeps_what_it_is_allocated_beyond_its_demand() -> None:
+    short = node(vm("a", need=510), vm("b", actual=900))
+    planned = allocate_memory(short).decisions[0].target
+    assert planned is not None
+    assert planned > short.vms[0].demand
+    assert emergency_targets(short, requests(short))["a"] == planned
+
+
+@pytest.mark.parametrize(("available", "target"), [(50, 800), (100, 800), (150, 850)])
+def test_what_others_have_not_given_yet_and_the_reserve_are_not_spent(available: int, target: int) -> None:
+    short = node(vm("a", actual=800, need=799), vm("b", actual=1024), available=available, other=124)
+    decisions = {decision.vm.uid: decision.target for decision in allocate_memory(short).decisions}
+    assert decisions["a"] == 800 * MIB, "the capacity is used up"
+    assert (decisions["b"] or 0) < 1024 * MIB, "it is asked to give"
+    targets = requests(short) | emergency_targets(short, requests(short))
+    assert targets["a"] == target * MIB
+
+
+def test_a_guest_in_trouble_gets_its_demand_where_others_keep_exactly_what_they_work_with() -> None:
+    short = node(vm("a", actual=900, need=899), vm("b", actual=1024, need=1024), available=500)
+    assert allocate_memory(short).decisions[1].target == short.vms[1].figures.present
+    assert emergency_targets(short, requests(short))["a"] == short.vms[0].demand
+
+
+LOW = MemoryTerms("low", minimum=Amount(percent=10))
+
+
+@pytest.mark.parametrize(("available", "first", "second"), [(250, 550, 400), (400, 600, 500), (2000, 600, 600)])
+def test_while_another_is_asked_for_what_it_works_with_guests_in_trouble_get_what_they_are_entitled_to(
+    available: int, first: int, second: int
+) -> None:
+    troubled = [vm(uid, actual=400, need=600, policy=LOW) for uid in ("a2", "a1")]
+    short = node(*troubled, vm("b", actual=1024, need=1000, policy=LOW), available=available, other=124)
+    entitlements = [decision.entitlement for decision in allocate_memory(short).decisions]
+    assert entitlements == [600 * MIB, 600 * MIB, 624 * MIB]
+    targets = requests(short) | emergency_targets(short, requests(short))
+    assert targets == {"a1": first * MIB, "a2": second * MIB, "b": 624 * MIB}
+
+
+@pytest.mark.parametrize(("lacking", "raised"), [(16, False), (17, True)])
+def test_what_a_guest_in_trouble_lacks_is_granted_beyond_a_dead_band(lacking: int, *, raised: bool) -> None:
+    part = 700 * MIB
+    held = part - lacking * MIB
+    troubled = replace(vm("a", need=900, policy=LOW), actual=held, target=held)
+    short = node(
+        troubled, vm("b", actual=1024, need=1000, policy=LOW), available=1000, other=548, state=NodeState.TIGHT
+    )
+    decisions = allocate_memory(short).decisions
+    assert [decision.entitlement for decision in decisions] == [part, part]
+    targets = requests(short) | emergency_targets(short, requests(short))
+    assert targets == {"a": part if raised else held, "b": part}
+
+
+def test_a_guest_on_its_way_down_is_stopped_at_what_it_is_entitled_to() -> None:
+    lowered = TargetChange(up=False, age=1)
+    falling = vm("a", actual=900, need=890, target=500 * MIB, policy=LOW, last_change=lowered)
+    short = node(falling, vm("b", actual=500, need=1000, policy=LOW), available=1000, other=748)
+    decision = allocate_memory(short).decisions[0]
+    assert (decision.target, decision.entitlement) == (500 * MIB, 600 * MIB)
+    assert emergency_targets(short, requests(short))["a"] == 600 * MIB

@@ -437,6 +437,20 @@ def test_what_balloons_keep_above_their_targets_is_nobody_else_s() -> None:
     moving = [replace(each, actual=each.actual + 49 * MIB) for each in keeping]  # beyond the dead band: on its way
     second = allocate_memory(node(hungry, *moving, state=NodeState.TIGHT))
     assert sum(each.entitlement for each in second.decisions) == 8 * GIB
+    resting = [replace(each, actual=each.actual + 48 * MIB) for each in keeping]  # by exactly the dead band
+    third = allocate_memory(node(hungry, *resting, state=NodeState.TIGHT))
+    assert sum(each.entitlement for each in third.decisions) <= 8 * GIB - 3 * 64 * MIB
+
+
+def test_what_balloons_keep_above_their_targets_is_set_aside_once() -> None:
+    """Here twenty balloons keep 16 MiB each, and what a guest works with is granted from all that is free beside."""
+    half = replace(POLICY, minimum=Amount(percent=50))
+    keeping = [at(f"keeping-{number:02}", 2, need=0.5, policy=half) for number in range(20)]
+    keeping = [replace(each, actual=each.actual + 16 * MIB) for each in keeping]
+    hungry = at("hungry", 2, need=3)
+    of = node(hungry, *keeping, capacity=43 * GIB + 20 * 16 * MIB, state=NodeState.TIGHT)
+    assert decision(allocate_memory(of), "hungry").target == 3 * GIB
+    assert decision(allocate_memory(replace(of, other=GIB)), "hungry").target == 2 * GIB
 
 
 def test_idle_memory_may_be_an_eighth_of_its_vm_s_size_off_its_fair_share() -> None:
@@ -586,3 +600,55 @@ def test_a_guest_that_stops_reporting_gets_its_memory_back_while_the_node_has_it
         "what is free beyond the reserve"
     )
     assert targets(replace(node(silent), available=8 * GIB, state=NodeState.TIGHT)) == [GIB]
+
+
+def test_a_node_without_vms_lacks_nothing() -> None:
+    assert allocate_memory(node()) == MemoryPlan("node", capacity=8 * GIB, shortfall=0, risk=0, decisions=())
+    assert allocate_memory(node(vm("a"), vm("b"))).shortfall == 0
+
+
+def test_where_the_node_has_nothing_to_divide_nobody_is_entitled_to_anything() -> None:
+    keeping = replace(at("a", 2), actual=2 * GIB + 16 * MIB)
+    plan = allocate_memory(node(keeping, at("b", 2), capacity=0))
+    assert [each.entitlement for each in plan.decisions] == [0, 0]
+    assert [each.target for each in plan.decisions] == [GIB, GIB]
+    assert plan.shortfall == 2 * GIB
+
+
+def test_minimums_that_just_fit_are_what_their_vms_are_entitled_to() -> None:
+    keeping = replace(at("a", 1), actual=GIB + 16 * MIB)
+    plan = allocate_memory(node(keeping, at("b", 1), capacity=2 * GIB))
+    assert [each.entitlement for each in plan.decisions] == [GIB, GIB]
+    assert plan.shortfall == 0
+
+
+def test_targets_that_fill_the_capacity_exactly_rest() -> None:
+    vms = (at("a", 2.625, need=2.4), at("b", 2.75, need=2.4), at("c", 2.625, need=2.4))
+    assert targets(node(*vms)) == [each.target for each in vms]
+
+
+def test_a_margin_is_no_claim_to_more_than_the_policy_s_maximum() -> None:
+    capped = at("capped", 3, need=1.99, policy=replace(POLICY, maximum=Amount(bytes=2 * GIB)))
+    plan = allocate_memory(node(capped, at("other", 2, need=1), capacity=4 * GIB))
+    assert decision(plan, "capped").target == 2 * GIB
+    assert decision(plan, "capped").withheld == 0
+
+
+def test_margins_that_just_fit_are_kept() -> None:
+    guaranteed = at("guaranteed", 2, need=0.5, policy=replace(POLICY, minimum=Amount(bytes=GIB + GIB // 4)))
+    vms = (guaranteed, at("b", 2, need=1))
+    assert targets(node(*vms, capacity=2 * GIB + 3 * GIB // 8)) == [GIB + GIB // 4, GIB + GIB // 8]
+    assert targets(node(*vms, capacity=2 * GIB + 3 * GIB // 8 - MIB))[1] < GIB + GIB // 8 - MIB
+
+
+@pytest.mark.parametrize(("less", "kept"), [(0, False), (1, True)])
+def test_what_a_guest_works_with_is_withheld_if_its_part_is_a_dead_band_below(less: int, *, kept: bool) -> None:
+    """The part of each guest is 2 GiB; a dead band of 64 MiB is not worth swapping."""
+    unable = replace(at("unable", 3, swap_ability=SwapAbility.UNABLE), need=2 * GIB + 64 * MIB + less)
+    plan = allocate_memory(node(unable, at("other", 3, need=3, swap_ability=SwapAbility.ABLE), capacity=4 * GIB))
+    assert (decision(plan, "unable").withheld > 0) is kept
+
+
+def test_a_vm_that_is_reported_without_any_size_does_not_disturb_the_others() -> None:
+    of = node(vm("a"), vm("b"), vm("nothing", size=0, need=0), capacity=4 * GIB)
+    assert targets(of) == [*targets(node(vm("a"), vm("b"), capacity=4 * GIB)), 0]

@@ -122,7 +122,8 @@ def test_no_second_reclaims_more_than_the_policy_s_rate(max_rate: int) -> None:
     samples = [actual for actual, _ in drive(GIB, 2 * GIB, 2 * GIB - 8 * max_rate - 8 * MIB, max_rate=max_rate)]
     for second in range(len(samples) - 5):
         reclaimed = samples[second] - samples[second + 5]
-        assert reclaimed <= 2 * max(max_rate, TOLERANCE) + TOLERANCE, "and what was saved up before"
+        least = BalloonSample(2 * GIB, 0.0).smallest_step
+        assert reclaimed <= 2 * max(max_rate, least) + TOLERANCE, "and what was saved up before"
     assert len(samples) * 0.2 >= 7
 
 
@@ -331,3 +332,77 @@ def test_a_request_under_way_stands_while_another_step_is_not_yet_allowed() -> N
     assert (again, pace.request) == (None, request)
     pace, again = advance(pace, replace(sample, sampled_at=100.4, spare=0), GIB, 8 * MIB)
     assert (again, pace.request) == (4 * GIB, None), "the guest needs it now"
+
+
+@pytest.mark.parametrize(("off", "request_"), [(TOLERANCE, None), (TOLERANCE + 1, 2 * GIB)])
+def test_a_difference_of_exactly_the_tolerance_is_left_alone(off: int, request_: int | None) -> None:
+    assert advance(Pace(), BalloonSample(2 * GIB + off, 0.0, spare=GIB), 2 * GIB)[1] == request_
+
+
+def test_a_driver_that_does_not_give_the_last_step_to_its_goal_is_given_up_too() -> None:
+    goal = 2 * GIB - 16 * MIB
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 100.0, spare=GIB), goal)
+    assert request == goal
+    pace, _ = advance(pace, BalloonSample(2 * GIB, 110.0, spare=GIB), goal)
+    assert not pace.responsive
+
+
+def test_a_driver_that_does_not_take_what_it_is_given_may_still_take_it_later() -> None:
+    pace, request = advance(Pace(), BalloonSample(2 * GIB, 100.0), 4 * GIB)
+    assert request == 4 * GIB
+    pace, request = advance(pace, BalloonSample(2 * GIB, 110.0), 4 * GIB)
+    assert not pace.responsive
+    assert request == 4 * GIB
+
+
+def test_a_request_under_way_is_withdrawn_from_a_guest_in_trouble_only_if_it_is_worth_it() -> None:
+    near = Pace(request=2 * GIB - TOLERANCE, actual=2 * GIB, progress_actual=2 * GIB)
+    sample = BalloonSample(2 * GIB + MIB, 1.0, spare=GIB, troubled=True)
+    assert advance(near, sample, GIB)[1] == 2 * GIB + MIB
+    farther = replace(sample, actual=2 * GIB, spare=sample.smallest_step)
+    pace, request = advance(near, farther, GIB)
+    assert (pace.request, request) == (2 * GIB - TOLERANCE, None)
+    pace, _ = advance(near, replace(farther, spare=sample.smallest_step - 1), GIB)
+    assert pace.request is None, "it has given what it has"
+
+
+def test_what_is_no_longer_wanted_is_not_under_way_though_the_guest_tells_nothing() -> None:
+    asked = Pace(request=2 * GIB - 16 * MIB, actual=2 * GIB, progress_actual=2 * GIB, progress_at=5.0)
+    pace, request = advance(asked, BalloonSample(2 * GIB, 6.0), 2 * GIB)
+    assert (pace.request, request) == (2 * GIB, 2 * GIB)
+    assert pace.reclaim_requested_at == asked.reclaim_requested_at, "nothing was asked for"
+    assert pace.progress_at == 5.0
+    given = replace(asked, request=2 * GIB + 16 * MIB)
+    assert advance(given, BalloonSample(2 * GIB, 6.0), 2 * GIB)[0].progress_at == 6.0, "another direction"
+
+
+def test_two_samples_of_one_moment_or_out_of_order_show_no_rate() -> None:
+    asked = Pace(request=2 * GIB, actual=3 * GIB, sampled_at=10.0, progress_actual=3 * GIB)
+    for moment in (10.0, 9.5):
+        pace, _ = advance(asked, BalloonSample(2 * GIB + 512 * MIB, moment, spare=GIB), 2 * GIB)
+        assert pace.rate == INITIAL_RATE
+
+
+def test_a_guest_slower_than_the_least_rate_is_asked_at_the_least_rate() -> None:
+    asked = Pace(request=2 * GIB, actual=3 * GIB, sampled_at=10.0, progress_actual=3 * GIB)
+    pace, _ = advance(asked, BalloonSample(3 * GIB - 2 * MIB, 11.0, spare=GIB), 2 * GIB)
+    assert pace.rate == MIN_RATE
+
+
+def test_a_guest_in_trouble_gives_what_it_can_spare_slowly_where_the_node_is_short() -> None:
+    sample = BalloonSample(4 * GIB, 0.0, spare=GIB, troubled=True, urgent=True)
+    assert advance(Pace(), sample, GIB)[1] == 4 * GIB - int(MIN_RATE)
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(5.9, None), (6.0, 3 * MIB), (60.0, 3 * MIB)])
+def test_under_a_low_rate_the_smallest_step_is_asked_for_now_and_then(seconds: float, asked: int | None) -> None:
+    before = Pace(reclaim_requested_at=100.0)
+    _, request = advance(before, BalloonSample(4 * GIB, 100 + seconds, spare=GIB), GIB, MIB // 2)
+    assert request == (None if asked is None else 4 * GIB - asked)
+
+
+def test_the_last_step_to_a_goal_may_be_smaller() -> None:
+    goal = 2 * GIB - 8 * MIB
+    under_way = Pace(request=goal - 8 * MIB, actual=goal + MIB, progress_actual=goal + MIB)
+    sample = BalloonSample(goal + MIB // 2, 0.2, spare=GIB, max_residual=0)
+    assert advance(under_way, sample, goal)[1] == goal

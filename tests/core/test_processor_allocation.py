@@ -75,6 +75,7 @@ def test_the_largest_remainder_has_what_is_left_over() -> None:
     # 7 by 5 : 3 : 2 is 3.5, 2.1 and 1.4.
     declared = [Claim("a", 0, 9, 5, 9), Claim("b", 0, 9, 3, 9), Claim("c", 0, 9, 2, 9)]
     assert divide_whole(declared, 7) == [4, 2, 1]
+    assert divide_whole(declared, 4) == [2, 1, 1], "2, 1.2 and 0.8"
 
 
 def test_shares_divide_a_node_that_is_always_overcommitted() -> None:
@@ -213,3 +214,56 @@ def test_a_trigger_starts_and_stays_at_its_thresholds() -> None:
     assert trigger.is_active(ProcessorPressure(20, 0), was_active=True)
     assert trigger.is_active(ProcessorPressure(0, 70), was_active=True)
     assert not trigger.is_active(ProcessorPressure(19.9, 69.9), was_active=True)
+
+
+def test_a_percentage_of_nothing_is_one_processor_and_a_count_does_not_exceed_its_limit() -> None:
+    assert Count(percent=0).of(400) == 1
+    assert Count(percent=50, limit=Count(2)).of(8) == 2
+    assert Count(percent=50, limit=Count(6)).of(8) == 4
+
+
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "bounds"), [(8, 9, (4, 4)), (3, 2, (3, 3)), (1, 2, (1, 2)), (2, 9, (2, 4))]
+)
+def test_the_minimum_comes_before_the_maximum_and_neither_exceeds_the_size(
+    minimum: int, maximum: int, bounds: tuple[int, int]
+) -> None:
+    bounded = vm("a", 4, ProcessorTerms("p", minimum=Count(minimum), maximum=Count(maximum)))
+    assert (bounded.minimum, bounded.maximum) == bounds
+
+
+def test_a_vm_that_cannot_be_moved_is_guaranteed_nothing() -> None:
+    stuck = tuple(vm(name, 4) for name in "abc")
+    assert allocate_processors(ProcessorNode("n", 2, vms=stuck)).shortfall == 0
+    guaranteed = vm("d", 4, ProcessorTerms("p", minimum=Count(3), trigger=ALWAYS))
+    assert allocate_processors(ProcessorNode("n", 2, vms=(*stuck, guaranteed))).shortfall == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "target"),
+    [
+        (TargetChange(up=True, age=299.9), 4),
+        (TargetChange(up=True, age=300), 2),
+        (TargetChange(up=None, age=1), 2),
+        (None, 2),
+    ],
+)
+def test_a_target_moves_once_the_cool_down_is_over_or_if_it_was_never_seen_to_move(
+    change: TargetChange | None, target: int
+) -> None:
+    policy = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
+    one = vm("a", 8, policy, target=4, last_change=change)
+    assert targets(ProcessorNode("n", 2, vms=(one,))) == [target]
+    assert targets(ProcessorNode("n", 2, vms=(replace(one, target=None),))) == [2]
+
+
+def test_a_target_above_a_maximum_that_was_lowered_does_not_wait_for_the_cool_down() -> None:
+    policy = ProcessorTerms("p", minimum=Count(1), maximum=Count(4), trigger=ALWAYS)
+    one = vm("a", 8, policy, target=6, last_change=TargetChange(up=True, age=1))
+    assert targets(ProcessorNode("n", 2, vms=(one,))) == [4]
+
+
+def test_a_vm_that_is_reported_without_any_processor_does_not_disturb_the_others() -> None:
+    policy = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
+    vms = (vm("a", 4, policy), vm("b", 4, policy))
+    assert targets(ProcessorNode("n", 4, vms=(*vms, vm("nothing", 0, policy)))) == [2, 2, 0]

@@ -15,6 +15,8 @@ import heapq
 import math
 import sys
 from collections.abc import Sequence
+from itertools import accumulate, chain, repeat
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
@@ -116,16 +118,14 @@ def divide_columns(claims: Claims, capacity: int) -> Ints:
         return claims.minimum
     curve = _curve(claims)
     unsold = capacity - int(claims.minimum.sum())
-    # The first price leaves fewer bytes to be sold one by one, but may sell too many.
-    for price in (curve.price(curve.with_rounding(unsold)), curve.price(unsold)):
-        allocations = _affordable(claims, price * _ROUNDING_MARGIN)
+    # The first price leaves fewer bytes to be sold one by one, but may sell too many, and so may the second if rounding
+    # exceeded the margin. Then the price falls on until it does not.
+    lower = accumulate(repeat(_ROUNDING_MARGIN), mul, initial=curve.price(unsold) * _ROUNDING_MARGIN)
+    for price in chain([curve.price(curve.with_rounding(unsold)) * _ROUNDING_MARGIN], lower):
+        allocations = _affordable(claims, price)
         left = capacity - int(allocations.sum())
         if left >= 0:
             break
-    while left < 0:  # float rounding beyond the margin
-        price *= _ROUNDING_MARGIN
-        allocations = _affordable(claims, price)
-        left = capacity - int(allocations.sum())
     _sell_last_bytes(claims, allocations, left)
     return allocations
 

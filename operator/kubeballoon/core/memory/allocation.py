@@ -81,7 +81,7 @@ def _plan(node: MemoryNode, *, as_if_enforced: bool = False) -> MemoryPlan:
     set_aside = [found for found in left_out if found is not None]
     node_capacity = node.capacity  # a sum over all VMs
     capacity = _sharers_capacity(node_capacity, sharers, set_aside)
-    unheld = max(0, min(capacity, node_capacity - sum([found.held for found in set_aside])))
+    unheld = min(capacity, node_capacity - sum([found.held for found in set_aside]))
     decisions, shortfall = divide_capacity(node, sharers, capacity, unheld)
     if len(sharers) < len(left_out):
         sharers_decisions = iter(decisions)

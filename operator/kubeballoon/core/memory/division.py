@@ -44,7 +44,7 @@ def divide_capacity(
         node: the VMs' node.
         vms: the VMs that share.
         capacity: what they may have in the end, bytes.
-        unheld: the part of it that other VMs do not hold now, bytes.
+        unheld: the part of it that other VMs do not hold now, bytes; negative if they hold more than the node has.
 
     Returns:
         A decision for each VM, and by how many bytes the minimums, and what guests keep, exceed the capacity.
@@ -64,10 +64,10 @@ def divide_capacity(
     desired = _damp(node, vms, columns, claims.minimum, entitlements)
     if desired.sum() > divided:
         desired = _remove_surplus(desired, entitlements, int(desired.sum()) - divisible)
-    targets = _limit_to_free_memory(columns, claims, desired, max(0, unheld - residual))
+    targets = _limit_to_free_memory(columns, claims, desired, unheld)
     if columns.minimum.sum() > capacity:
         entitlements = scale_minimums(columns.minimum, divided)
-    least = np.maximum(columns.minimum, np.where(withheld > 0, kept, 0))
+    least = np.maximum(columns.minimum, kept)
     reasons = _reasons(columns, desired, targets, withheld)
     withheld = np.minimum(withheld, entitlements)
     return _decisions(node, vms, targets, entitlements, reasons, withheld), max(0, int(least.sum()) - capacity)
@@ -127,9 +127,8 @@ def _claims(
         The claims, and how much of the capacity is divided, in bytes: all of it but a little slack that nobody works
         with. There is no slack where everything fits.
     """
-    levels = [columns.minimum, columns.maximum]
-    if not node.state.only_minimums_hold:
-        levels[1:1] = [columns.in_use, columns.working_set, columns.demand]
+    between = [] if node.state.only_minimums_hold else [columns.in_use, columns.working_set, columns.demand]
+    levels = [columns.minimum, *between, columns.maximum]
     minimum, maximum = choose_bounds([np.maximum(level, kept) for level in levels], capacity)
     claims = Claims(
         key=[vm.uid for vm in vms],

@@ -178,11 +178,9 @@ class MemoryVM:
         """Compute the figures: resolve the policy's amounts against the VM's size."""
         size, policy = self.size, self.policy
         minimum = maximum = size
-        weight, idle_tax = 1, 0
+        weight = idle_tax = present = kept = 0  # nobody asks for these unless a policy governs the VM
         committed = self.actual if self.target is None else max(self.actual, min(size, self.target))
         in_use = working_set = demand = committed
-        present = 0
-        kept = 0
         if policy is not None:
             weight, idle_tax = max(1, policy.shares_per_gib * size // MIB), policy.idle_tax
             minimum = min(size, max(FLOOR, policy.minimum.of(size, self.pod_request)))

@@ -52,7 +52,7 @@ def divide_whole(claims: Sequence[Claim], capacity: int) -> list[int]:
         claim._replace(
             minimum=claim.minimum * _FRACTIONS,
             maximum=claim.maximum * _FRACTIONS,
-            active=max(claim.active, 0) * _FRACTIONS,
+            active=claim.active * _FRACTIONS,
         )
         for claim in claims
     ]
