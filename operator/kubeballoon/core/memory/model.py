@@ -178,7 +178,7 @@ class MemoryVM:
         """Compute the figures: resolve the policy's amounts against the VM's size."""
         size, policy = self.size, self.policy
         minimum = maximum = size
-        weight = idle_tax = present = kept = 0  # nobody asks for these unless a policy governs the VM
+        weight = idle_tax = present = kept = 0  # they do not count without a policy and a known need
         committed = self.actual if self.target is None else max(self.actual, min(size, self.target))
         in_use = working_set = demand = committed
         if policy is not None:
