@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,46 +28,41 @@ EARLIER = "daf0952"
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _BUILD = "from hack.testbed.kubevirt import product; print(product.archive(), product.tag())"
-_BUILD_SECONDS = 1200
-
-
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """An earlier version, whose images the nodes have."""
-
-    chart: Path
-    tag: str
+_INSTALL = """
+from hack.testbed.controlplane import NamedControlPlane
+from hack.testbed.kubevirt import cluster, product
+with NamedControlPlane(cluster.KUBECONFIG) as plane:
+    product.install(plane)
+"""
+_SECONDS = 1200
 
 
 @pytest.fixture(scope="module")
-def earlier(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Earlier]:
-    """The earlier version, which is installed; this checkout's is again after the tests."""
-    assert plane
+def earlier(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The tag of the earlier version's images, which is installed; this checkout's is again after the tests."""
     checkout = tmp_path_factory.mktemp("earlier")
     archive = subprocess.run(["git", "-C", _CHECKOUT, "archive", EARLIER], capture_output=True, check=True, timeout=60)
     subprocess.run(["tar", "--extract", "--directory", checkout], input=archive.stdout, check=True, timeout=60)
-    built = subprocess.run(
-        [sys.executable, "-c", _BUILD],
-        cwd=checkout,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=_BUILD_SECONDS,
-    )
-    images, tag = built.stdout.split()
+    images, tag = run_in(checkout, _BUILD).split()
     testbed.import_images(Path(images))
     product.uninstall(plane)
     try:
-        product.install(plane, checkout / "charts/kubeballoon", tag)
-        yield Earlier(checkout / "charts/kubeballoon", tag)
+        run_in(checkout, _INSTALL)
+        yield tag
     finally:
         product.install(plane)
 
 
+def run_in(checkout: Path, script: str) -> str:
+    """Runs a script with the modules of a checkout; returns what it prints."""
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=checkout, stdout=subprocess.PIPE, text=True, check=True, timeout=_SECONDS).stdout
+
+
 def test_an_upgrade_moves_no_balloon_and_agents_of_both_versions_follow_the_new_controller(
-    plane: ControlPlane, earlier: Earlier, squeezed: tuple[VM, VM], policy: str
+    plane: ControlPlane, earlier: str, squeezed: tuple[VM, VM], policy: str
 ) -> None:
-    assert images(plane) == {product.image("agent", earlier.tag)}
+    assert images(plane) == {product.image("agent", earlier)}
     with ThreadPoolExecutor(1) as background:
         upgrading = background.submit(product.install, plane)
         while not upgrading.done():
@@ -77,8 +71,8 @@ def test_an_upgrade_moves_no_balloon_and_agents_of_both_versions_follow_the_new_
     assert images(plane) == {product.image("agent")}
 
     node = squeezed[0].node()
-    go_back(plane, node, product.image("agent", earlier.tag))
-    assert images(plane) == {product.image("agent"), product.image("agent", earlier.tag)}
+    go_back(plane, node, product.image("agent", earlier))
+    assert images(plane) == {product.image("agent"), product.image("agent", earlier)}
     throughout(lambda: reclaimed(squeezed) > LEAST, 10.0)
     plane.kubectl("delete", "mempol", policy)
     until(lambda: all(map(whole, squeezed)), SECONDS, lambda: reclaimed(squeezed))

@@ -12,7 +12,7 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlaneError
 from hack.testbed.kubevirt import __main__ as command
-from hack.testbed.kubevirt import cgroups, checks, cluster, network
+from hack.testbed.kubevirt import build, cgroups, checks, cluster, network
 from tests.support.waiting import until
 
 V1 = """\
@@ -74,6 +74,31 @@ def test_what_is_no_port_is_one_line(wanted: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(cluster.PORT_VARIABLE, wanted)
     with pytest.raises(ControlPlaneError, match=f"KUBEBALLOON_CLUSTER_PORT is no port: {wanted}$"):
         cluster.port()
+
+
+def test_a_cluster_with_a_name_of_its_own_takes_any_port_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(cluster.PORT_VARIABLE, raising=False)
+    monkeypatch.setattr(cgroups, "NAME", "mine")
+    with network.listen(cluster.port()) as one, network.listen(cluster.port()) as other:
+        assert one.getsockname() != other.getsockname()
+
+
+@pytest.mark.parametrize("name", ["", "../lib", "My cluster", "-x", "x" * 41])
+def test_what_is_no_name_of_a_cluster_is_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cgroups, "NAME", name)
+    assert command.main(["down"]) == 1
+    said = capsys.readouterr().err
+    assert said == f"cluster: KUBEBALLOON_CLUSTER is no name of small letters and digits: {name}\n"
+
+
+def test_archives_that_another_checkout_may_read_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    old, recent, mine = (build.only("images", mark, Path.touch) for mark in ("old", "recent", "mine"))
+    os.utime(old, (0, 0))
+    assert build.only("images", "mine", Path.touch) == mine
+    assert (old.exists(), recent.exists(), mine.exists()) == (False, True, True)
 
 
 def test_too_little_memory_and_disk_are_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

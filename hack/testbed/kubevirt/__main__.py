@@ -8,7 +8,7 @@ import sys
 from hack.testbed.controlplane import ControlPlaneError
 from hack.testbed.lab import LabError
 
-from . import cluster
+from . import checks, cluster
 
 _COMMANDS = {"up": cluster.up, "ensure": cluster.ensure, "down": cluster.down}
 
@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hack.testbed.kubevirt", description="A KubeVirt cluster.")
     parser.add_argument("command", choices=_COMMANDS)
     try:
+        checks.check_name()
         _COMMANDS[parser.parse_args(arguments).command]()
     except (ControlPlaneError, LabError) as error:
         for line in str(error).splitlines():

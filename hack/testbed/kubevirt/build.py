@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hack.testbed.controlplane.build import GoModule, cached, kubernetes_flags, program, programs, sources
@@ -17,6 +20,7 @@ SUITE = "trixie"
 _HERE = Path(__file__).resolve().parent
 _BOOTSTRAP_SECONDS = 1800.0
 _COMPILE_SECONDS = 120.0
+_KEPT_SECONDS = 3600.0  # longer than nodes take to import an archive
 
 _KUBELET = GoModule(_HERE / "kubelet", "building the kubelet")
 _DNS = GoModule(_HERE / "dns", "building CoreDNS")
@@ -96,11 +100,16 @@ def launcher_root() -> Path:
 
 
 def only(kind: str, mark: str, make: Callable[[Path], None]) -> Path:
-    """The archive of a kind by this mark, made now unless it was before; those by other marks go, for each is large."""
+    """The archive of a kind by this mark, made now unless it was before.
+
+    Those by other marks go, for each is large, unless they were asked for lately: then another checkout may read them.
+    """
     made = cached(f"{kind}-{mark}.tar", make)
+    os.utime(made)
     for other in made.parent.glob(f"{kind}-*.tar"):
-        if other != made:
-            other.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another checkout does the same
+            if other.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                other.unlink()
     return made
 
 

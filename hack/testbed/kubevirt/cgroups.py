@@ -11,7 +11,10 @@ from pathlib import Path
 
 from hack.testbed.controlplane import ControlPlaneError
 
-NAME = "kubeballoon-cluster"
+NAME_VARIABLE = "KUBEBALLOON_CLUSTER"
+DEFAULT_NAME = "kubeballoon-cluster"
+NAME = os.environ.get(NAME_VARIABLE, DEFAULT_NAME)
+"""The cluster's name, by which one is told from another on the same machine."""
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _EMPTY_SECONDS = 30.0

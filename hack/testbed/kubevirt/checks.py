@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def check_root() -> None:
     """Raises ControlPlaneError unless this is root."""
     if os.geteuid() != 0:
         raise ControlPlaneError("the cluster needs root, for namespaces, mounts and cgroups")
+
+
+def check_name() -> None:
+    """Raises ControlPlaneError unless the cluster's name is one word, as a directory and a cgroup have it."""
+    if not re.fullmatch("[a-z0-9][a-z0-9-]{0,39}", cgroups.NAME):
+        raise ControlPlaneError(f"{cgroups.NAME_VARIABLE} is no name of small letters and digits: {cgroups.NAME}")
 
 
 def _platform_problems() -> list[str]:

@@ -22,8 +22,8 @@ from . import build, cgroups, checks, kubevirt, network, processes, product
 from .control import Control
 from .node import Node
 
-DIRECTORY = Path("/var/lib/kubeballoon-cluster")
-"""Everything that the cluster writes. There is one cluster on a machine."""
+DIRECTORY = Path("/var/lib") / cgroups.NAME
+"""Everything that the cluster writes. There is one cluster of a name on a machine."""
 KUBECONFIG = DIRECTORY / "kubeconfig"
 PORT_VARIABLE = "KUBEBALLOON_CLUSTER_PORT"
 NODES = 2
@@ -33,7 +33,7 @@ _LAST_PORT = (1 << 16) - 1
 _NETWORK = DIRECTORY / "network"
 _READY = DIRECTORY / "ready"  # there once all of it was
 _FORWARD = Path(__file__).with_name("forward.py")
-_LOCK = Path("/run/lock/kubeballoon-cluster")
+_LOCK = Path("/run/lock") / cgroups.NAME
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.5
 
@@ -47,11 +47,12 @@ def up() -> None:
     with _locked():
         _take_down()
         checks.check(DIRECTORY)
-        with network.listen(port()):
+        chosen = port()
+        with network.listen(chosen):
             pass  # told before minutes are spent
         say("building what is not built yet")
         archives = _build()
-        _start()
+        _start(chosen)
         import_images(*archives)
         say("waiting for the nodes")
         _await_api()
@@ -96,11 +97,13 @@ def kill(group: str, program: str) -> None:
 
 
 def port() -> int:
-    """The port of this machine's loopback on which the API server is reached.
+    """A port of this machine's loopback for the API server: any that is free, if a cluster has a name of its own.
 
     Raises:
         ControlPlaneError: `PORT_VARIABLE` says something else than a port.
     """
+    if PORT_VARIABLE not in os.environ and cgroups.NAME != cgroups.DEFAULT_NAME:
+        return network.free_port()
     wanted = os.environ.get(PORT_VARIABLE, str(_PORT))
     if not wanted.isascii() or not wanted.isdigit() or not 0 < int(wanted) <= _LAST_PORT:
         raise ControlPlaneError(f"{PORT_VARIABLE} is no port: {wanted}")
@@ -147,25 +150,25 @@ def _build() -> tuple[Path, ...]:
     return kubevirt.archive(), product.archive()
 
 
-def _start() -> None:
+def _start(chosen: int) -> None:
     say("starting the control plane and the nodes")
     DIRECTORY.mkdir(mode=0o700, parents=True)
     network.create(_NETWORK)
     roots = cgroups.hierarchies()
     control = Control(DIRECTORY / "control")
-    control.write(KUBECONFIG, port())
+    control.write(KUBECONFIG, chosen)
     own = cgroups.create("control", roots)
     control.start(_NETWORK, own)
-    _forward(own)
+    _forward(own, chosen)
     kvm = kvm_boots(image.build())
     for node in nodes():
         node.write(control)
         node.start(_NETWORK, roots, kvm=kvm)
 
 
-def _forward(own: list[Path]) -> None:
+def _forward(own: list[Path], chosen: int) -> None:
     """Starts what connects the port on loopback with the API server: it listens outside of the namespace it is in."""
-    with network.listen(port()) as listener:
+    with network.listen(chosen) as listener:
         to = (str(listener.fileno()), network.API_SERVICE, str(network.API_PORT))
         command: list[str | Path] = [*network.inside(_NETWORK), sys.executable, _FORWARD, *to]
         processes.start(command, DIRECTORY / "forward.log", own, inherit=(listener.fileno(),))

@@ -71,3 +71,9 @@ def listen(port: int) -> socket.socket:
         raise ControlPlaneError(f"port {port} of {LOOPBACK} is not free: {error.strerror}") from error
     listener.listen()
     return listener
+
+
+def free_port() -> int:
+    """A port of this machine's loopback that nobody listens on."""
+    with listen(0) as listener:
+        return int(listener.getsockname()[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -67,18 +66,13 @@ def image(part: str, image_tag: str | None = None) -> str:
     return f"{REGISTRY}/{part}:{image_tag or tag()}"
 
 
-def options(image_tag: str | None = None) -> tuple[str, ...]:
-    """What helm is told beside the chart's own values: the images, of this checkout unless a tag says otherwise."""
-    return ("--set", f"image.registry={REGISTRY},image.tag={image_tag or tag()},image.pullPolicy=Never")
+def options() -> tuple[str, ...]:
+    """What helm is told beside the chart's own values: the images of this checkout."""
+    return ("--set", f"image.registry={REGISTRY},image.tag={tag()},image.pullPolicy=Never")
 
 
-def install(plane: ControlPlane, chart: Path = CHART, image_tag: str | None = None) -> None:
-    """Installs a chart, or upgrades to it, and waits until all of its pods are ready.
-
-    Args:
-        plane: The cluster.
-        chart: Its directory; this checkout's unless it says otherwise.
-        image_tag: Of images that the nodes have; this checkout's unless it says otherwise.
+def install(plane: ControlPlane) -> None:
+    """Installs the chart, or upgrades to it, and waits until all of its pods are ready.
 
     Raises:
         ControlPlaneError: They are not within five minutes.
@@ -86,20 +80,19 @@ def install(plane: ControlPlane, chart: Path = CHART, image_tag: str | None = No
     # One that was interrupted would refuse all others.
     interrupted = "--selector=owner=helm,status in (pending-install,pending-upgrade,pending-rollback)"
     plane.kubectl("delete", "secret", f"--namespace={NAMESPACE}", interrupted)
-    where = ("upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--create-namespace")
+    where = ("upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace")
     wait = ("--wait", f"--timeout={_INSTALL_SECONDS}s")
-    told = (*options(image_tag), *_limit_nodes())
+    told = (*options(), "--set", f"agent.nodeMemoryCgroup={_pods_cgroup()}")
     helm(*where, *wait, *told, kubeconfig=plane.kubeconfig, seconds=_INSTALL_SECONDS + 60)
     # helm waits for as many agents as an upgrade leaves available, not for all of them.
     rollout = ("rollout", "status", "daemonset", f"{RELEASE}-agent", f"--namespace={NAMESPACE}")
     plane.kubectl(*rollout, f"--timeout={_INSTALL_SECONDS}s", seconds=_INSTALL_SECONDS + 60)
 
 
-def _limit_nodes() -> tuple[str | Path, ...]:
-    """What has helm make agents take the cgroup of their node's pods, its share of the machine, for its memory."""
-    directory = cgroups.memory_hierarchy(cgroups.hierarchies()) / cgroups.NAME
-    arguments = ("-I", _HERE / "node_limit.py", directory)
-    return ("--post-renderer", sys.executable, *(f"--post-renderer-args={each}" for each in arguments))
+def _pods_cgroup() -> str:
+    """The cgroup of a node's pods, its share of the machine, which agents take for its memory; below /sys/fs/cgroup."""
+    directory = cgroups.memory_hierarchy(cgroups.hierarchies()) / cgroups.NAME / "$(NODE_NAME)/kubepods"
+    return str(directory.relative_to("/sys/fs/cgroup"))
 
 
 def uninstall(plane: ControlPlane) -> None:
