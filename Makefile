@@ -18,7 +18,9 @@ $(READY): $(VENV) hack/testbed/lab/packages.txt
 	@touch $@
 
 SCENE ?= memory
-demo: $(READY) ## Watch real guests give memory back; SCENE=processors, unplug or guest-agent show the rest
+demo: $(READY) ## Watch real guests give memory back; SCENE=processors, unplug, guest-agent or cluster show the rest
+	@$(if $(filter cluster,$(SCENE)),hack/bootstrap.sh hack/testbed/kubevirt/packages.txt)
+	@$(if $(filter cluster,$(SCENE)),$(BIN)/python -m hack.testbed.kubevirt ensure)
 	@$(BIN)/python -m hack.demo $(SCENE)
 
 test: $(READY) ## Run all tests, on a real control plane and real guests

@@ -13,6 +13,9 @@ The other scenes are short:
 - "processors": processors are reclaimed from busy guests and given back.
 - "unplug": the driver in a guest's kernel gives up a processor.
 - "guest-agent": a program in a guest without a balloon reclaims memory.
+
+The scene "cluster" is played on a real KubeVirt cluster of two nodes, which `make demo` makes before if there is none:
+memory moves between two VMs of one node, until one of them migrates to the other node.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hack.demo.scene import Scene
+from hack.demo.scene import LabScene
 from hack.testbed.lab import MIB, GuestSpec
 from hack.testbed.lab.ksm import merging
 from kubeballoon.core.formatting import human
@@ -13,7 +13,7 @@ from kubeballoon.guest import kubeballoon_guest
 _PROGRAM = Path("/usr/local/lib/kubeballoon/kubeballoon_guest.py")
 
 
-class GuestAgentScene(Scene):
+class GuestAgentScene(LabScene):
     """Memory is reclaimed by kubeballoon's guest program: KSM merges the pages that it claims."""
 
     guests = (GuestSpec(name="vm-1", memory_bytes=384 * MIB, balloon=False, python=True, mergeable=True),)

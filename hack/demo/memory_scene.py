@@ -9,7 +9,7 @@ from typing import Any
 from hack.demo.background import RepeatingThread
 from hack.demo.picture import draw
 from hack.demo.record import Measurement, Recorder
-from hack.demo.scene import Scene
+from hack.demo.scene import LabScene
 from hack.demo.screen import Screen
 from hack.demo.stage import GUEST_BYTES, GUESTS, NODE_BYTES, Stage
 from hack.testbed.lab import MIB
@@ -25,7 +25,7 @@ _STEP_SECONDS = 0.4
 _TOLERANCE = 2 * MIB  # balloon drivers stop a little above or below their target
 
 
-class MemoryScene(Scene):
+class MemoryScene(LabScene):
     """Memory is reclaimed from idle guests, moves to a guest that needs it, and is given back at the end."""
 
     guests = GUESTS
@@ -37,7 +37,7 @@ class MemoryScene(Scene):
     def __init__(self, stage: Stage, screen: Screen) -> None:
         """Play on ``stage``, which has `GUESTS`, and draw a live table on ``screen``."""
         super().__init__(stage, screen)
-        self.recorder = Recorder(stage)
+        self.recorder = Recorder(stage.measure)
         self._short_at = 0.0  # seconds since the recorder's start
         self._reclaim_seconds: float | None = None
         self._state = "unknown"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hack.demo.scene import Scene
+from hack.demo.scene import LabScene
 from hack.testbed.lab import MIB, GuestSpec, LauncherPod
 from hack.testbed.lab.accelerator import kvm_boots
 
@@ -14,7 +14,7 @@ _NODE_PROCESSORS = os.cpu_count() or 1
 _GUEST_PROCESSORS = max(4, _NODE_PROCESSORS)  # two such guests have more processors than this machine
 
 
-class ProcessorsScene(Scene):
+class ProcessorsScene(LabScene):
     """Processors are reclaimed from busy guests while the node is short of them, and are given back."""
 
     guests = tuple(GuestSpec(name=f"vm-{number}", vcpus=_GUEST_PROCESSORS) for number in (1, 2))
@@ -46,7 +46,7 @@ class ProcessorsScene(Scene):
         return lambda: self.reported(pod).get("processors", {}).get("online") == pod.spec.vcpus
 
 
-class UnplugScene(Scene):
+class UnplugScene(LabScene):
     """One processor of a guest is unplugged: its thread leaves the node."""
 
     guests = (GuestSpec(name="vm-1", vcpus=3),)

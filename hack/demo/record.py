@@ -1,36 +1,63 @@
-"""Recorder: measures guests and node while the demo runs, by the lab itself, independently of kubeballoon's agent."""
+"""Recorder: measures guests and nodes while the demo runs, independently of kubeballoon's agent."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from hack.demo.stage import NODE_BYTES, Stage
+from hack.testbed.controlplane import ControlPlaneError
 from hack.testbed.lab import LabError
 
 _PERIOD_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory of guests and nodes, in bytes, by their names.
+
+    Attributes:
+        actual: The memory that each balloon leaves its guest.
+        resident: The memory that each guest's QEMU has resident.
+        used: The memory in use on each node, without page cache that the kernel can drop.
+    """
+
+    actual: dict[str, int]
+    resident: dict[str, int]
+    used: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
-    """The memory of all guests and of the node at one time; in bytes, and of guests by their name.
+    """The memory of all guests and of all nodes at one time.
 
     Attributes:
         at: Seconds since the recorder was made.
-        actual: The memory that each balloon leaves its guest.
-        resident: The memory that each guest's QEMU has resident.
-        load: The memory that each guest's load holds.
-        used: The memory in use on the node, without page cache that the kernel can drop.
+        memory: What was measured.
+        load: The memory that each guest's load holds, in bytes, by the guest's name.
     """
 
     at: float
-    actual: dict[str, int]
-    resident: dict[str, int]
+    memory: Memory
     load: dict[str, int]
-    used: int
+
+    @property
+    def actual(self) -> dict[str, int]:
+        """The memory that each balloon leaves its guest, in bytes."""
+        return self.memory.actual
+
+    @property
+    def resident(self) -> dict[str, int]:
+        """The memory that each guest's QEMU has resident, in bytes."""
+        return self.memory.resident
+
+    @property
+    def used(self) -> int:
+        """The memory in use on all nodes together, in bytes."""
+        return sum(self.memory.used.values())
 
 
 @dataclass(slots=True)
@@ -38,12 +65,14 @@ class Recorder:
     """A recorder that measures twice a second on its own thread; a context manager, which starts and stops it.
 
     Attributes:
+        measure: Returns what the guests and nodes have now; a LabError or ControlPlaneError means that a guest did not
+            answer, and it is measured again the next time.
         loads: The memory that each guest's load holds; whoever changes a load sets it.
         measurements: All measurements, in order.
         events: What happened in the scene, with the seconds since the recorder was made.
     """
 
-    stage: Stage
+    measure: Callable[[], Memory]
     loads: dict[str, int] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
     events: list[tuple[float, str]] = field(default_factory=list)
@@ -81,15 +110,7 @@ class Recorder:
     def _run(self) -> None:
         while not self._stopped.wait(_PERIOD_SECONDS):
             try:
-                self.measurements.append(self._measure())
-            except LabError:
-                continue  # a guest did not answer: it is measured again the next time
-
-    def _measure(self) -> Measurement:
-        actual, resident = {}, {}
-        for pod in self.stage.pods:
-            stats = pod.libvirt.memory_stats(pod.spec.domain_name)
-            actual[pod.spec.name] = stats["actual"] * 1024
-            resident[pod.spec.name] = stats["rss"] * 1024
-        used = min(NODE_BYTES, self.stage.node.used_bytes())
-        return Measurement(self.now(), actual, resident, dict(self.loads), used)
+                found = self.measure()
+            except (LabError, ControlPlaneError):
+                continue
+            self.measurements.append(Measurement(self.now(), found, dict(self.loads)))

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from hack.demo.screen import Screen
-from hack.demo.stage import ROOT, Stage
+from hack.demo.stage import ROOT, Say, Stage
+from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import GuestSpec, LauncherPod
 
 POLICIES = ROOT / "hack/demo"
@@ -31,26 +32,39 @@ class Check:
     ok: bool
 
 
-class Scene(ABC):
+class AnyStage(Protocol):
+    """What a scene is played on: an API server, with kubeballoon's agent and controller."""
+
+    plane: ControlPlane
+
+    def check(self) -> None:
+        """Raise RuntimeError if the agent or the controller has ended."""
+
+
+S = TypeVar("S", bound=AnyStage)
+
+
+class Scene(ABC, Generic[S]):
     """A scene of the demo. Its events really happen on the stage, or `play` raises SceneError.
 
     Attributes:
-        guests: The guests on the stage.
-        node_bytes: The memory of the node.
         policy: The file, in this directory, with the policy that the scene applies and deletes.
         seconds: How long each event may take.
         environment: Changes this machine while the scene is played, as by switching KSM on.
         results: The stem of the file names of the results, such as "demo" of demo.json.
     """
 
-    guests: ClassVar[tuple[GuestSpec, ...]]
-    node_bytes: ClassVar[int]
     policy: ClassVar[str]
     seconds: ClassVar[float] = 60.0
     environment: ClassVar[Callable[[], AbstractContextManager[None]]] = nullcontext
     results: ClassVar[str]
 
-    def __init__(self, stage: Stage, screen: Screen) -> None:
+    @classmethod
+    @abstractmethod
+    def set_stage(cls, say: Say, logs: Path) -> AbstractContextManager[S]:
+        """Return the stage, which is set as its context begins; ``say`` is called with each line of progress."""
+
+    def __init__(self, stage: S, screen: Screen) -> None:
         """Play on ``stage``, which has the guests, and write to ``screen``."""
         self.stage = stage
         self.screen = screen
@@ -123,13 +137,30 @@ class Scene(ABC):
         self.check(event, ok=True)
         self.say(f"  {event}")
 
+
+class LabScene(Scene[Stage]):
+    """A scene on a node of the lab, whose guests are booted for it.
+
+    Attributes:
+        guests: The guests on the stage.
+        node_bytes: The memory of the node.
+    """
+
+    guests: ClassVar[tuple[GuestSpec, ...]]
+    node_bytes: ClassVar[int]
+
+    @classmethod
+    def set_stage(cls, say: Say, logs: Path) -> Stage:
+        """Return a stage with the scene's guests, which boot as its context begins."""
+        return Stage(say, logs, cls.guests, cls.node_bytes)
+
     def reported(self, pod: LauncherPod) -> dict[str, Any]:
         """Return the agent's report of a guest; empty before its first."""
         vms = (self.stage.pressure() or {}).get("virtualMachines", [])
         return next((vm for vm in vms if vm["name"] == pod.spec.name), {})
 
 
-def perform(kind: type[Scene], screen: Screen, directory: Path) -> bool:
+def perform(kind: type[Scene[Any]], screen: Screen, directory: Path) -> bool:
     """Set the stage, play a scene and write its results to a directory; return whether all of it happened.
 
     Raises:
@@ -137,7 +168,7 @@ def perform(kind: type[Scene], screen: Screen, directory: Path) -> bool:
         RuntimeError: The agent or the controller has ended.
     """
     started, failure = time.monotonic(), None
-    with kind.environment(), Stage(screen.say, directory / "demo-logs", kind.guests, kind.node_bytes) as stage:
+    with kind.environment(), kind.set_stage(screen.say, directory / "demo-logs") as stage:
         scene = kind(stage, screen)
         screen.say(f"the stage is set after {time.monotonic() - started:.0f} s")
         try:

@@ -30,14 +30,25 @@ class Screen:
 
     def show(self, now: Measurement, total: int, state: str, sizes: dict[str, int]) -> None:
         """Show a measurement, of a node of ``total`` bytes; on a terminal, the table is drawn over the last one."""
+        node = f"  node   {_bar(now.used, total)} {human(now.used):>9} of {human(total)} used, state {state}"
+        self._show(now, [node], f"node {state}, {human(total - now.used)} free", sizes)
+
+    def show_nodes(self, now: Measurement, total: int, sizes: dict[str, int]) -> None:
+        """Show a measurement of nodes of ``total`` bytes each."""
+        used = now.memory.used
+        rows = [f"  {name} {_bar(each, total)} {human(each):>9} of {human(total)} used" for name, each in used.items()]
+        free = ", ".join(f"{name} {human(total - each)} free" for name, each in used.items())
+        self._show(now, rows, free, sizes)
+
+    def _show(self, now: Measurement, rows: list[str], line: str, sizes: dict[str, int]) -> None:
+        """Draw rows for the nodes, to which those for the guests are added, or write a line about both."""
         if not self._live:
             if time.monotonic() >= self._next_line:
                 self._next_line = time.monotonic() + _LINE_SECONDS
                 guests = ", ".join(f"{name} {human(size)}" for name, size in now.actual.items())
-                self._write(f"  {now.at:5.1f} s  node {state}, {human(total - now.used)} free; {guests}\n")
+                self._write(f"  {now.at:5.1f} s  {line}; {guests}\n")
             return
         self._erase()
-        rows = [f"  node   {_bar(now.used, total)} {human(now.used):>9} of {human(total)} used, state {state}"]
         for name, actual in now.actual.items():
             load = now.load.get(name, 0)
             rows.append(

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hack.demo.record import Memory
 from hack.testbed import chart
 from hack.testbed.controlplane import ControlPlane, open_control_plane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
@@ -93,6 +94,13 @@ class Stage:
     def pods(self) -> list[LauncherPod]:
         """The guests' launcher pods, in the order of `guests`."""
         return [self.node.pods[spec.name] for spec in self.guests]
+
+    def measure(self) -> Memory:
+        """Measure the guests' memory and the node's, by libvirt and the node's cgroup."""
+        stats = {pod.spec.name: pod.libvirt.memory_stats(pod.spec.domain_name) for pod in self.pods}
+        actual = {name: each["actual"] * 1024 for name, each in stats.items()}
+        resident = {name: each["rss"] * 1024 for name, each in stats.items()}
+        return Memory(actual, resident, {NODE: min(self.node_bytes, self.node.used_bytes())})
 
     def start_agent(self) -> None:
         """Start the agent, with a token that is bound to a pod on its node, as the kubelet would issue it."""
