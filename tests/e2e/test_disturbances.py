@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
+from hack.testbed.kubevirt import cgroups
 from hack.testbed.kubevirt import cluster as testbed
 from tests.e2e.conftest import LEAST, SECONDS, pods, reclaimed, whole
-from tests.support.cluster import get
+from tests.support.cluster import MIB, get
 from tests.support.kubevirt import BOOT_SECONDS, NAMESPACE, VM
 from tests.support.waiting import until
 
@@ -131,6 +135,46 @@ def test_balloons_stay_while_the_api_server_is_started_anew(
     assert reclaimed(squeezed) > LEAST
     back_to_normal(plane, squeezed, policy)
     assert [vm.uid() for vm in squeezed] == instances
+
+
+_GROW = """
+sleep {wait}
+mount -t tmpfs -o size=4g load /load || exit 1
+for part in $(seq {parts}); do
+  while awk '/^MemAvailable/ {{ exit $2 > {spare} }}' /proc/meminfo; do sleep 0.1; done
+  dd if=/dev/urandom of=/load/part$part bs=1M count=8 2>/dev/null || exit 1
+done
+"""
+_WAIT = 10  # seconds until the load begins to grow: the API server is stopped within them
+_SPARE = 8192  # KiB: so little that the guest is short, as its agent sees it
+_GROWTH = 256 * MIB  # beyond what the VM had when the API server stopped
+
+
+def test_a_load_that_grows_while_the_api_server_hangs_gets_memory_from_its_agent_alone(
+    plane: ControlPlane, squeezed: tuple[VM, VM], policy: str
+) -> None:
+    vm = squeezed[1]
+    before = vm.actual()
+    vm.run("mkdir -p /load")
+    process = vm.begin(_GROW.format(wait=_WAIT, parts=(before + _GROWTH) // (8 * MIB), spare=_SPARE))
+    with testbed.stopped("control", "kube-apiserver"):
+        assert not answers(plane, "/readyz")
+        until(lambda: resident(vm) > before + _GROWTH * 3 // 4, BOOT_SECONDS, lambda: resident(vm))
+    until(lambda: answers(plane, "/readyz"), SECONDS)
+    ended = until(lambda: vm.ended(process), BOOT_SECONDS) or {}
+    assert ended["exitcode"] == 0, ended
+    vm.run("umount /load")
+    back_to_normal(plane, squeezed, policy)
+
+
+def resident(vm: VM) -> int:
+    """What a VM's QEMU has resident on this machine, bytes, without asking the cluster."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # others end meanwhile
+            ours = f"/{cgroups.NAME}/" in (process / "cgroup").read_text()
+            if ours and f"guest={NAMESPACE}_{vm.name}," in (process / "cmdline").read_text():
+                return int((process / "statm").read_text().split()[1]) * resource.getpagesize()
+    raise ControlPlaneError(f"no process is {vm.name}")
 
 
 def answers(plane: ControlPlane, path: str) -> bool:

@@ -130,9 +130,11 @@ def test_a_program_in_a_cgroup_of_the_cluster_is_killed_by_its_name_and_no_other
         try:
             gone = 1 << 22  # more than any process's number
             (group / "cgroup.procs").write_text(f"{one.pid}\n{other.pid}\n{gone}\n")
-            until(lambda: cgroups.kill("control", "sleep", [tmp_path]))  # once it is no copy of this process any more
+            until(
+                lambda: cgroups.send_signal("control", "sleep", [tmp_path])
+            )  # once it is no copy of this process any more
             assert one.wait(timeout=60) == -signal.SIGKILL
-            assert cgroups.kill("control", "kubelet", [tmp_path]) == 0
+            assert cgroups.send_signal("control", "kubelet", [tmp_path]) == 0
             assert other.poll() is None
         finally:
             one.kill()

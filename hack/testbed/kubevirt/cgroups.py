@@ -64,13 +64,13 @@ def _create(root: Path, name: str) -> Path:
     return parent
 
 
-def kill(name: str, program: str, roots: list[Path]) -> int:
-    """Kills the processes of a program in a cgroup below the cluster's; returns how many there were."""
+def send_signal(name: str, program: str, roots: list[Path], number: int = signal.SIGKILL) -> int:
+    """Sends a signal to the processes of a program in a cgroup below the cluster's; returns how many there were."""
     pids = [int(pid) for pid in (roots[0] / NAME / name / "cgroup.procs").read_text().split()]
     named = [pid for pid in pids if _name(pid) == program]
     for pid in named:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
     return len(named)
 
 

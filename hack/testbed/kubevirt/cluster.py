@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -91,8 +92,25 @@ def kill(group: str, program: str) -> None:
     Raises:
         ControlPlaneError: It does not run there.
     """
-    killed = cgroups.kill(group, program, cgroups.hierarchies())
-    if not killed:
+    _signal(group, program, signal.SIGKILL)
+
+
+@contextmanager
+def stopped(group: str, program: str) -> Iterator[None]:
+    """Stops a program in one of the cluster's cgroups, so that it hangs, until the context ends.
+
+    Raises:
+        ControlPlaneError: It does not run there.
+    """
+    _signal(group, program, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal(group, program, signal.SIGCONT)
+
+
+def _signal(group: str, program: str, number: int) -> None:
+    if not cgroups.send_signal(group, program, cgroups.hierarchies(), number):
         raise ControlPlaneError(f"there is no {program} in {cgroups.NAME}/{group}")
 
 
