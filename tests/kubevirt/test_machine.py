@@ -59,6 +59,15 @@ def test_a_new_cgroup_of_version_1_has_processors_and_memory_to_run_on(tmp_path:
     assert [(directory / f"cpuset.{what}").read_text() for what in ("cpus", "mems")] == ["0-1\n", "0\n"]
 
 
+@pytest.mark.parametrize(("file", "one"), [("cpu.shares", 1024), ("cpu.weight", 100)])
+def test_the_cluster_has_the_weight_of_ten_processes(tmp_path: Path, file: str, one: int) -> None:
+    (tmp_path / cgroups.NAME).mkdir()
+    (tmp_path / cgroups.NAME / file).write_text(f"{one}\n")
+    cgroups.create("node-1", [tmp_path])
+    assert (tmp_path / cgroups.NAME / file).read_text() == str(10 * one)
+    assert not (tmp_path / cgroups.NAME / "node-1" / file).exists()
+
+
 def test_a_port_in_use_is_one_line() -> None:
     with socket.socket() as taken:
         taken.bind((network.LOOPBACK, 0))
