@@ -22,6 +22,7 @@ class Screen:
         self._live = stream.isatty()
         self._table_lines = 0
         self._next_line = 0.0
+        self._shown_at = -1.0  # of the measurement that was written last
 
     def say(self, text: str) -> None:
         """Write a line that stays."""
@@ -43,7 +44,8 @@ class Screen:
     def _show(self, now: Measurement, rows: list[str], line: str, sizes: dict[str, int]) -> None:
         """Draw rows for the nodes, to which those for the guests are added, or write a line about both."""
         if not self._live:
-            if time.monotonic() >= self._next_line:
+            if time.monotonic() >= self._next_line and now.at != self._shown_at:
+                self._shown_at = now.at
                 self._next_line = time.monotonic() + _LINE_SECONDS
                 guests = ", ".join(f"{name} {human(size)}" for name, size in now.actual.items())
                 self._write(f"  {now.at:5.1f} s  {line}; {guests}\n")
