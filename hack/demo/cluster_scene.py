@@ -82,7 +82,7 @@ class ClusterScene(Scene[ClusterStage]):
     def migrate(self, vm: VM) -> None:
         """Migrate a VM to the other node while its balloon is inflated, and wait until both VMs have all they want."""
         before, held = vm.node(), vm.actual()
-        text = f"{vm.name} migrates, with {human(vm.memory - held)} in its balloon"
+        text = f"{vm.name} migrates to the other node, with {human(vm.memory - held)} in its balloon"
         self.say(text)
         self.recorder.add_event(text)
         self._wait_for(lambda: migrate(vm), f"{vm.name} has moved to another node")

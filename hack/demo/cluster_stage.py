@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,8 @@ class ClusterStage:
             ControlPlaneError: A VM cannot be asked now, as while it goes to another node.
         """
         try:
-            stats = {vm.name: vm.memory_stats() for vm in self.vms}
+            with ThreadPoolExecutor(len(self.vms)) as pool:
+                stats = dict(zip(NAMES, pool.map(VM.memory_stats, self.vms), strict=True))
             actual = {name: each["actual"] for name, each in stats.items()}
             resident = {name: each["rss"] for name, each in stats.items()}
         except LookupError as error:

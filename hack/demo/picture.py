@@ -31,6 +31,7 @@ def draw(recorder: Recorder, path: Path) -> None:
     below.fill_between(times, used, color="#888888", alpha=0.4, label="node uses")
     below.axhline(NODE_BYTES / MIB, color="#444444", linestyle="--", linewidth=1, label="the node's memory")
     below.set_ylim(bottom=0, top=NODE_BYTES / MIB * 1.1)
+    below.legend(loc="lower right", ncols=2, fontsize=8, frameon=False)
     _finish(figure, above, below, recorder, path)
 
 
@@ -42,13 +43,13 @@ def draw_cluster(recorder: Recorder, node_bytes: int, path: Path) -> None:
     for colour, name in zip(_COLOURS, recorder.measurements[0].resident, strict=False):
         resident = [one.resident[name] / MIB for one in recorder.measurements]
         above.fill_between(times, resident, color=colour, alpha=0.15, linewidth=0, label=f"{name}: resident")
-    above.set_ylim(bottom=0)
-    above.margins(y=0.25)
+    above.set_ylim(bottom=0, top=max(max(one.actual.values()) for one in recorder.measurements) / MIB * 1.2)
     for colour, name in zip(reversed(_COLOURS), recorder.measurements[0].memory.used, strict=False):
         used = [one.memory.used[name] / MIB for one in recorder.measurements]
         below.plot(times, used, color=colour, label=f"{name}'s pods use")
     below.axhline(node_bytes / MIB, color="#444444", linestyle="--", linewidth=1, label="each node has for them")
-    below.set_ylim(bottom=0, top=node_bytes / MIB * 1.1)
+    below.set_ylim(bottom=0, top=node_bytes / MIB * 1.3)  # with room for the legend
+    below.legend(loc="upper right", ncols=3, fontsize=8, frameon=False)
     _finish(figure, above, below, recorder, path)
 
 
@@ -68,7 +69,6 @@ def _draw_guests(axes: Axes, recorder: Recorder) -> None:
 def _finish(figure: Figure, above: Axes, below: Axes, recorder: Recorder, path: Path) -> None:
     """Number the events, name them below, and write the picture."""
     above.legend(loc="upper right", ncols=5, fontsize=8, frameon=False)
-    below.legend(loc="lower right", ncols=3, fontsize=8, frameon=False)
     below.set_xlabel("seconds")
     for number, (at, text) in enumerate(recorder.events, start=1):
         for axes in (above, below):
