@@ -577,6 +577,7 @@ def test_a_squeezed_vm_of_under_pressure_gives_what_it_does_not_need_to_those_th
     assert targets(replace(of, available=GIB)) == [4 * GIB, 2 * GIB], "idle memory is not filled with what is promised"
     hungry = allocate_memory(replace(of, vms=(patient, at("hungry", 2, need=2.5)), available=GIB + GIB // 2))
     assert decision(hungry, "hungry").entitlement == pytest.approx(2.9 * GIB, rel=0.01), "the node may become short"
+    assert decision(hungry, "hungry").target == 2 * GIB, "not before the other has given it"
 
 
 def test_a_full_node_promises_no_more_than_it_has_where_both_kinds_of_policies_are_mixed() -> None:
