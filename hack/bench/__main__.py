@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hack.bench import agent, allocation, hostile, replay
+from hack.bench import agent, allocation, contention, hostile, replay
 from hack.bench.limits import Rows, exceeded
 
 BENCHMARKS: dict[str, Callable[[], Rows]] = {
     "allocation": allocation.rows,
     "replay": replay.rows,
+    "contention": contention.rows,
     "agent": agent.measure_cost,
     "reaction": agent.measure_reaction,
     "hostile": hostile.measure,

@@ -22,6 +22,15 @@ LIMITS: Mapping[str, tuple[Limit, ...]] = {
     "allocation": (Limit("median_ms", "allowed_ms"),),
     # Eighty VMs for seven days, and the demand that stays unmet on nodes of 128 GiB.
     "replay": (Limit("wall_seconds", "allowed_seconds"), Limit("unmet_gib_hours", "allowed_gib_hours")),
+    # Nodes whose VMs demand half as much again as there is.
+    "contention": (
+        Limit("share_error_percent", 5.0),
+        Limit("named_seconds", 30.0),
+        Limit("short_seconds", 60.0),
+        Limit("waiting", 0.0),
+        Limit("vms_killed", 0.0),
+        Limit("below_min_seconds", 0.0),
+    ),
     # An agent with fifty VMs while nothing changes, and one with fewer VMs on real daemons. Writes are its heartbeats,
     # of which one or two fall into the half minute that is measured.
     "agent": (Limit("core_percent", 2.0), Limit("resident_mib", 100.0), Limit("writes_per_minute", 2.0)),
@@ -37,5 +46,5 @@ def exceeded(name: str, rows: Rows) -> Iterator[str]:
     for row in rows:
         for limit in LIMITS.get(name, ()):
             most = row.get(limit.most) if isinstance(limit.most, str) else limit.most
-            if most is not None and row[limit.figure] > most:
+            if most is not None and row.get(limit.figure, 0.0) > most:
                 yield f"{name}: {limit.figure} is {row[limit.figure]:.4g}, and may be {most:.4g}"

@@ -74,3 +74,30 @@ def boot_storm(vms: int, *, size: int = 8 * GIB, seconds: float = 1800.0) -> Wor
     """
     times, demand = [0.0, BOOT_STORM_AT, BOOT_STORM_AT + 180.0], [size // 5, size // 2, size // 5]
     return Workload(tuple(step_trace(f"vm{index}", size, times, demand) for index in range(vms)), seconds)
+
+
+CONTENDED_FROM = 600.0
+"""When the demands of ``contended`` come to exceed the node's memory, seconds."""
+
+
+CLAIM_SECONDS = 180.0
+"""For how long the demand of a VM of ``claimed_minimums`` rises until it is what the VM is guaranteed, seconds."""
+
+
+def contended(vms: int, *, busy: float = 0.75, size: int = 8 * GIB, seconds: float = 1200.0) -> Workload:
+    """Make VMs that demand a quarter of their size at first, and ``busy`` of it, 0 to 1, from ``CONTENDED_FROM`` on."""
+    times, demand = [0.0, CONTENDED_FROM], [size // 4, int(busy * size)]
+    return Workload(tuple(step_trace(f"vm{index}", size, times, demand) for index in range(vms)), seconds)
+
+
+def claimed_minimums(busy_vms: int, claiming_vms: int, *, size: int = 8 * GIB, seconds: float = 1200.0) -> Workload:
+    """Make VMs that always demand 7/8 of their size, and others that come to demand half of theirs.
+
+    The others, named ``claims…``, are to start at ``CONTENDED_FROM``; their demand rises for ``CLAIM_SECONDS``.
+    """
+    busy = [step_trace(f"busy{index}", size, [0.0], [size * 7 // 8]) for index in range(busy_vms)]
+    steps = range(20)
+    times = [0.0, *(CONTENDED_FROM + CLAIM_SECONDS * step / len(steps) for step in steps[1:])]
+    demand = [size // 2 * (step + 1) // len(steps) for step in steps]
+    claiming = [step_trace(f"claims{index}", size, times, demand) for index in range(claiming_vms)]
+    return Workload((*busy, *claiming), seconds)

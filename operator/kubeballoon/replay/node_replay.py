@@ -36,19 +36,16 @@ import numpy as np
 
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.memory.allocation import allocate_memory
-from kubeballoon.core.memory.emergency import emergency_targets
+from kubeballoon.core.memory.emergency import emergency_targets, is_urgent
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM
 from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state
 from kubeballoon.replay.exhaustion import Exhaustion
 from kubeballoon.replay.node_workload import EVICTION_THRESHOLD, NodeWorkload, vm_bounds
 from kubeballoon.replay.simulated_guest import DEFLATION_RATE, INFLATION_RATE, BalloonDriver, SimulatedGuest
-from kubeballoon.replay.simulated_vm import SimulatedVM
+from kubeballoon.replay.simulated_vm import PACING_SECONDS, SimulatedVM
 from kubeballoon.replay.totals import ReplayTotals
 from kubeballoon.replay.traces import Bytes, Seconds, Trace
 from kubeballoon.vocabulary import NodeState
-
-PACING_SECONDS = 0.2
-"""Seconds between two steps of a guest toward its target."""
 
 REPORT_SECONDS = 1.0
 """Seconds between two reports while a grant waits for memory that others have yet to give."""
@@ -68,12 +65,25 @@ _SPEED_SPREAD = 0.2  # share by which guests' balloons are faster or slower than
 
 @dataclass(frozen=True, slots=True)
 class TimelinePoint:
-    """A TimelinePoint is the node at one time: ``at`` in seconds, all else in bytes, ``targets`` in the VMs' order."""
+    """A TimelinePoint is the node at one time; amounts are bytes.
+
+    Attributes:
+        at: the time, seconds.
+        demand: what the guests work with.
+        unmet: the part of it that they do not have.
+        targets: what each VM is to have, in the VMs' order.
+        held: what each VM's balloon leaves it.
+        available: what the node has free.
+        withheld: what VMs keep beyond their parts, because their guests cannot give it, as the controller says.
+    """
 
     at: float
     demand: float
     unmet: float
     targets: tuple[int, ...]
+    held: tuple[int, ...] = ()
+    available: int = 0
+    withheld: int = 0
 
 
 @dataclass(slots=True)
@@ -132,15 +142,19 @@ class NodeReplay:
         self._first_round = workload.interval / 2
         behaviour = _draw_drivers(draw) if drivers is None else iter(drivers)
         self._vms = [
-            SimulatedVM(trace.name, workload.policy, _make_guest(workload, trace, int(minimum), driver))
+            SimulatedVM(trace.name, workload.policy_of(trace), _make_guest(workload, trace, int(minimum), driver))
             for trace, minimum, driver in zip(workload.traces, vm_bounds(workload).minimum, behaviour, strict=False)
         ]
+        for vm in self._vms:
+            if vm.name in workload.starts:
+                vm.kill(0.0, workload.starts[vm.name])
         self._fixed = fixed
         self._demand_changes = _demand_changes(workload)
         self._next_change = 0
         self._paced: set[int] = set()  # indices of the VMs whose guests are on the way to their targets
         self._state = NodeState.AMPLE
         self._grant_waits = False
+        self._withheld = 0
         self._exhaustion = Exhaustion(workload, self._vms)
         self._guard_due = math.inf  # when free memory may have fallen below the next threshold
         self._storm_at = math.inf if workload.guests.boot_storm_at is None else workload.guests.boot_storm_at
@@ -211,9 +225,9 @@ class NodeReplay:
     def _decide(self, now: float, *, read: bool) -> None:
         """Make the controller's decisions at ``now``, after statistics were read or, within an interval, without."""
         if read:
-            for vm in self._vms:
+            for index, vm in enumerate(self._vms):
                 if vm.running and not vm.steady:
-                    vm.read_statistics(now, self._workload.interval)
+                    self._read(index, now)
         else:
             self._make_up_for_reads(now, [vm for vm in self._vms if not vm.steady])
         node = self._node(now, self._reports(now))
@@ -222,12 +236,39 @@ class NodeReplay:
         if self._recording is not None and now <= self._recording.decisions_until:
             self._recording.decisions = plan.decisions
         self._grant_waits = any(decision.reason is DecisionReason.WAITING for decision in plan.decisions)
+        self._withheld = plan.withheld
         for index, target in self._target_changes(plan):
             self._vms[index].set_target(target, now)
             self._paced.add(index)
-        for index, emergency_target in list(self._emergency_changes(self._node(now, self._reports(now)))):
+        self._help(self._node(now, self._reports(now)))
+
+    def _help(self, node: MemoryNode) -> None:
+        """Decide, as the node's agent does, emergency targets and whether memory is needed at once."""
+        for index, emergency_target in list(self._emergency_changes(node)):
             self._vms[index].set_emergency_target(emergency_target)
             self._paced.add(index)
+        urgent = is_urgent(node)
+        for index, vm in enumerate(self._vms):
+            if vm.urgent is not urgent:
+                vm.urgent = urgent
+                if not vm.follows:
+                    self._paced.add(index)
+
+    def _read(self, index: int, now: float) -> bool:
+        """Read a guest's statistics, by which it may be asked for more, and say whether the controller is told."""
+        vm = self._vms[index]
+        news = vm.look(now, self._workload.interval)
+        if not vm.follows:
+            self._paced.add(index)
+        return news
+
+    def _look(self, now: float) -> bool:
+        """Look at the guests that are watched more closely, and say whether the controller is told."""
+        news = False
+        for index, vm in enumerate(self._vms):
+            if vm.look_at <= now:
+                news |= self._read(index, now)
+        return news
 
     def _reports(self, now: float) -> list[MemoryVM]:
         return [vm.report(now) for vm in self._vms if vm.running]
@@ -301,9 +342,10 @@ class NodeReplay:
                 self._change_demands(now)
                 self._boot_vms(now)
                 news = self._read_first_reports(now)
+                news |= self._look(now)
             if self._paced:
                 balloons_moved = True
-                self._pace_balloons(now)
+                news |= self._pace_balloons(now)
             if now < self._workload.seconds:
                 news |= self._guard(now)
             self._record(now)
@@ -320,7 +362,8 @@ class NodeReplay:
         """Return when something next happens that no round decides, seconds."""
         returns = [vm.returns_at for vm in self._vms if vm.returns_at is not None]
         reports = [vm.silent_until for vm in self._vms if vm.awaits_report]
-        return min(self._next_change_time(), self._guard_due, self._storm_at, *returns, *reports)
+        looks = [vm.look_at for vm in self._vms]
+        return min(self._next_change_time(), self._guard_due, self._storm_at, *returns, *reports, *looks)
 
     def _read_first_reports(self, now: float) -> bool:
         """Read the statistics of guests whose drivers begin to report, and say whether there are any."""
@@ -341,14 +384,20 @@ class NodeReplay:
                 if self._fixed is not None:
                     vm.start_at(self._fixed[index])
 
-    def _pace_balloons(self, now: float) -> None:
+    def _pace_balloons(self, now: float) -> bool:
+        """Take guests a step toward their targets, and say whether it was found of any whether it can swap."""
         if self._fixed is not None:
             for index in self._paced:
                 self._vms[index].guest.advance(now)
             self._paced.clear()
+        found = False
         for index in sorted(self._paced):
-            if not self._vms[index].running or not self._vms[index].pace_balloon(now):
+            vm = self._vms[index]
+            ability = vm.swap_ability
+            if not vm.running or not vm.pace_balloon(now):
                 self._paced.discard(index)
+            found |= vm.swap_ability is not ability
+        return found
 
     def _next_change_time(self) -> float:
         """Return when a demand changes next, seconds; the end of the workload after the last change."""
@@ -389,6 +438,9 @@ class NodeReplay:
                 demand=sum(vm.guest.demand for vm in self._vms),
                 unmet=sum(vm.guest.missing for vm in self._vms),
                 targets=tuple(vm.in_force if vm.running else 0 for vm in self._vms),
+                held=tuple(int(vm.guest.actual) for vm in self._vms),
+                available=int(self._available(now)),
+                withheld=self._withheld,
             )
         )
 

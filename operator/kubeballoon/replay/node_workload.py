@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,9 @@ class NodeWorkload:
 
     Attributes:
         memory: the node's memory, bytes.
-        policy: the policy that governs all its VMs.
+        policy: the policy that governs its VMs.
+        policies: the policies that govern some of them instead, by the names of these VMs.
+        starts: when those VMs start that do not run from the beginning, seconds, by the names of these VMs.
         seconds: how long the replay lasts.
         interval: seconds between two rounds of control.
         seed: the seed of everything that is drawn at random on this node.
@@ -68,6 +70,12 @@ class NodeWorkload:
     seed: int = 1
     overcommit: float = 1.0
     guests: GuestAssumptions = GuestAssumptions()
+    policies: Mapping[str, MemoryTerms] = field(default_factory=dict)
+    starts: Mapping[str, float] = field(default_factory=dict)
+
+    def policy_of(self, trace: Trace) -> MemoryTerms:
+        """Return the terms of the policy that governs a VM."""
+        return self.policies.get(trace.name, self.policy)
 
     def requested(self, trace: Trace) -> float:
         """Return what the pod of a VM has requested from the scheduler for its guest, bytes."""
@@ -129,7 +137,7 @@ def demand_tables(workload: NodeWorkload) -> Iterator[DemandTable]:
 def vm_bounds(workload: NodeWorkload) -> VMBounds:
     """Resolve the policy's bounds against the size of each VM, as the core does it."""
     vms = [
-        MemoryVM(uid=trace.name, name=trace.name, size=trace.size, actual=trace.size, policy=workload.policy)
+        MemoryVM(uid=trace.name, name=trace.name, size=trace.size, actual=trace.size, policy=workload.policy_of(trace))
         for trace in workload.traces
     ]
     return VMBounds(

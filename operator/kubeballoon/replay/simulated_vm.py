@@ -8,14 +8,22 @@ from dataclasses import dataclass, field
 
 from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.core.memory import demand, pacing, request_checks
+from kubeballoon.core.memory.balloon_steps import BalloonProgress, GuestSample, next_step
 from kubeballoon.core.memory.demand import GuestStatistics, Need
 from kubeballoon.core.memory.division import COOL_DOWNS_BEFORE_REBALANCING
-from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM, guest_margin
-from kubeballoon.core.memory.pacing import BalloonSample, Pace
+from kubeballoon.core.memory.emergency import is_short
+from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM
 from kubeballoon.replay.simulated_guest import SimulatedGuest
+from kubeballoon.vocabulary import SwapAbility
 
 DEMAND_WINDOW = 300.0
 """Seconds: the time constant of the slow average of a guest's need, as agents have it by default."""
+
+PACING_SECONDS = 0.2
+"""Seconds between two steps of a guest toward its target."""
+
+_CLOSE_PERIOD = 1.0  # seconds between reports of a guest that is asked for what it works with
+_NEWS = 1 / 100  # the part of a VM's size by which its need must have moved to be reported before the next round
 
 # Seconds after which the exact age of a target's change no longer matters to an allocation. Older changes are reported
 # as of this age, so that a VM that stays as it is need not be reported anew each round.
@@ -31,6 +39,8 @@ class SimulatedVM:
         statistics: the guest's statistics, as last read.
         need: the estimate made from them.
         target: what the controller requests, bytes.
+        progress: how far the guest has come on the way to its target.
+        urgent: whether memory that guests work with is needed at once.
         emergency_target: what the agent has the guest have instead for now, bytes; None while the request holds.
         changed_at: when the target last changed, seconds.
         last_rose: whether the target rose then; None if it has never changed.
@@ -47,7 +57,8 @@ class SimulatedVM:
     statistics: GuestStatistics = field(init=False)
     need: Need | None = field(init=False)
     target: int = field(init=False)
-    pace: Pace = field(default_factory=Pace)
+    progress: BalloonProgress = field(default_factory=BalloonProgress)
+    urgent: bool = False
     changed_at: float = 0.0
     last_rose: bool | None = None
     direction_changes: int = 0
@@ -107,7 +118,7 @@ class SimulatedVM:
         self.guest.advance(now)
         self.guest.start(touch_rate)
         self.returns_at, self.silent_until = None, now + silent_seconds
-        self.target, self.emergency_target, self.pace = self.guest.size, None, Pace()
+        self.target, self.emergency_target, self.progress = self.guest.size, None, BalloonProgress()
         self.changed_at, self.last_rose = now, None
         self.steady, self.reported, self.need, self.statistics = False, None, None, self.guest.statistics()
 
@@ -159,22 +170,51 @@ class SimulatedVM:
         """
         guest = self.guest
         guest.advance(now)
-        troubled = self.need is not None and self.need.troubled
-        actual, residual = int(guest.actual), pacing.max_residual(guest.size)
-        sample = BalloonSample(actual, now, self._spare(actual), troubled, max_residual=residual)
+        statistics = self.statistics._replace(actual=int(guest.actual))
+        sample = GuestSample(guest.size, statistics, now, self.need)
         goal = request_checks.clamp(self.in_force, guest.minimum, guest.size)
-        self.pace, request = pacing.advance(self.pace, sample, goal, self.policy.max_rate)
+        self.progress, request = next_step(self.progress, sample, goal, self.policy, urgent=self.urgent)
         if request is not None:
             guest.set_request(request)
         self.steady, self.reported = False, None
-        arrived = self.pace.request is None or abs(guest.actual - self.pace.request) <= pacing.TOLERANCE
-        return request is not None or guest.is_moving or not arrived or not self.pace.responsive
+        pace = self.progress.pace
+        arrived = pace.request is None or abs(guest.actual - pace.request) <= pacing.TOLERANCE
+        return request is not None or guest.is_moving or not arrived or not pace.responsive
 
-    def _spare(self, actual: int) -> int | None:
-        """Say how much the guest could give, bytes, as its agent finds it in the guest's last report."""
-        if self.need is None:
-            return None
-        return max(0, actual - self.need.present - guest_margin(self.guest.size))
+    @property
+    def follows(self) -> bool:
+        """Whether the guest has what its target leaves it, or is not asked for the rest."""
+        return self.guest.actual - self.in_force <= pacing.TOLERANCE
+
+    @property
+    def swap_ability(self) -> SwapAbility:
+        """Whether the guest can swap, as far as its agent has seen."""
+        return self.progress.working_set.ability
+
+    @property
+    def look_at(self) -> float:
+        """When the agent looks at the guest though no round is due, seconds; infinite if it need not."""
+        reclaim, last = self.progress.working_set, self.statistics.updated
+        if not self.running or self.need is None:
+            return math.inf
+        if reclaim.limit is not None:
+            return last + _CLOSE_PERIOD
+        if reclaim.wanted_since is None:
+            return math.inf
+        unable = reclaim.ability is SwapAbility.UNABLE
+        due = reclaim.retry.until if unable else reclaim.wanted_since + self.policy.working_set_delay
+        return max(due, last + PACING_SECONDS)
+
+    def look(self, now: float, interval: float) -> bool:
+        """Read the guest's statistics before a round is due, and say whether the controller is told at once."""
+        before = self.need
+        self.read_statistics(now, interval)
+        need = self.need
+        if before is None or need is None:
+            return before is not need
+        if is_short(self.guest.size, int(self.guest.actual), need.value, troubled=need.troubled):
+            return True
+        return need.troubled != before.troubled or abs(need.value - before.value) > _NEWS * self.guest.size
 
     def report(self, now: float) -> MemoryVM:
         """Return what the controller is told of the VM at ``now``."""
@@ -211,7 +251,8 @@ class SimulatedVM:
             present_need=None if need is None else need.present,
             target=self.in_force,
             troubled=need is not None and need.troubled,
-            responsive=self.pace.responsive,
+            responsive=self.progress.pace.responsive,
             policy=self.policy,
             last_change=change,
+            swap_ability=self.swap_ability,
         )

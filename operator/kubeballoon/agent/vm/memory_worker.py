@@ -30,9 +30,9 @@ from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory import demand, pacing, request_checks, working_set
-from kubeballoon.core.memory.model import guest_margin
+from kubeballoon.core.memory.balloon_steps import BalloonProgress, GuestSample, next_step
 from kubeballoon.governance.report_bounds import SILENT_AFTER, clamp_to_size
-from kubeballoon.vocabulary import AgentAction, WorkingSetReclaim
+from kubeballoon.vocabulary import AgentAction
 
 _log = logging.getLogger(__name__)
 
@@ -261,39 +261,21 @@ class MemoryWorker:
 
     async def _move(self, control: MemoryControl, sample: DomainSample, goal: int, now: float) -> None:
         """Request the next step toward the goal."""
-        actual, need, policy = sample.statistics.actual, self.view.need, self.backing.policy
-        troubled, spare = need is not None and need.troubled, _spare(sample, need)
-        reclaim = self._reclaim_of_working_set(sample, spare, goal, now)
-        balloon = pacing.BalloonSample(
-            actual,
-            now,
-            reclaim.spare(actual, spare),
-            troubled=troubled and reclaim.limit is None,
+        policy, before = self.backing.policy, self.view
+        guest = GuestSample(sample.size, sample.statistics, now, before.need, sample.spare)
+        progress, request = next_step(
+            BalloonProgress(before.pace, before.working_set),
+            guest,
+            goal,
+            None if policy is None else policy.terms,
             urgent=self.urgent,
-            max_residual=pacing.max_residual(sample.size),
         )
-        goal = max(goal, reclaim.floor)
-        max_rate = None if policy is None else policy.terms.max_rate
-        pace, request = pacing.advance(self.view.pace, balloon, goal, max_rate)
-        if pace.responsive != self.view.pace.responsive:
-            change = "follows again" if pace.responsive else "stopped following"
+        if progress.pace.responsive != before.pace.responsive:
+            change = "follows again" if progress.pace.responsive else "stopped following"
             _log.warning("%s: driver %s", self.instance.domain, change, extra=self.instance.log_fields)
-        self.view = replace(self.view, pace=pace, working_set=reclaim)
+        self.view = replace(before, pace=progress.pace, working_set=progress.working_set)
         if request is not None:
             await control.set_memory(request)
-
-    def _reclaim_of_working_set(
-        self, sample: DomainSample, spare: int | None, goal: int, now: float
-    ) -> working_set.WorkingSetPace:
-        """Decide how far the guest may be asked for memory that it works with; only a policy can allow that at all."""
-        policy, need = self.backing.policy, self.view.need
-        if policy is None or need is None or spare is None or sample.spare is not None:
-            return self.view.working_set.stopped()
-        if policy.terms.working_set is WorkingSetReclaim.NEVER:
-            return self.view.working_set.stopped()
-        report = working_set.WorkingSetReport(sample.size, spare, need.troubled, sample.statistics)
-        delay = policy.terms.working_set_delay
-        return working_set.advance(self.view.working_set, report, goal, now, delay=delay, urgent=self.urgent)
 
     @property
     def _may_be_called(self) -> bool:
@@ -389,11 +371,3 @@ class MemoryWorker:
         if view_changed(self._announced, self.view):
             self._announced = self.view
             self._changed()
-
-
-def _spare(sample: DomainSample, need: demand.Need | None) -> int | None:
-    """Find how much a guest could give without harm, bytes; None if its statistics do not say."""
-    if need is None:
-        return None
-    spare = max(0, sample.statistics.actual - need.present - guest_margin(sample.size))
-    return spare if sample.spare is None else min(spare, sample.spare)
