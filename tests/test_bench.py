@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hack.bench import __main__ as bench
+from hack.bench import recorded
 from hack.bench.limits import LIMITS, Rows, exceeded
 from hack.bench.replay import unmet_by_delay, with_limits
 from hack.testbed.workloads import surge
@@ -72,5 +73,46 @@ def test_only_rises_beyond_the_headroom_are_seen_late() -> None:
     assert unmet_by_delay(workload, ReplaySettings(64 * GIB, MemoryTerms("p", headroom=Amount(percent=50)))) == 0
 
 
+@pytest.mark.parametrize(
+    ("optimum", "unmet_without", "killed_without", "most"),
+    [
+        (0.0, 5.0, 0, 0.1),  # a ten-thousandth of the demand
+        (2.0, 5.0, 0, 2.2),  # a tenth more than the optimum
+        (2.0, 1.5, 3, 1.5),  # where VMs are killed without balloons, no more than stays unmet then
+        (2.0, 1.5, 0, 2.2),
+    ],
+)
+def test_recorded_traces_are_held_to_the_optimum_and_to_no_balloon(
+    optimum: float, unmet_without: float, killed_without: int, most: float
+) -> None:
+    unmet = {"kubeballoon": 0.05, "static": 9.0, "none": unmet_without, "clairvoyant": optimum}
+    runs = [
+        {
+            "strategy": name,
+            "overcommit": 2.0,
+            "unmet_gib_hours": value,
+            "demand_gib_hours": 1000.0,
+            "vms_killed": killed_without if name == "none" else 0,
+        }
+        for name, value in unmet.items()
+    ]
+    found = recorded.with_limits(runs)
+    assert [row["allowed_gib_hours"] for row in found if "allowed_gib_hours" in row] == [pytest.approx(most)]
+
+
+def test_recorded_traces_are_a_benchmark_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(directory: Path) -> Rows:
+        assert directory == tmp_path
+        return [{"unmet_gib_hours": 0.2, "allowed_gib_hours": 0.1}]
+
+    monkeypatch.setattr(recorded, "rows", measured)
+    assert bench.main([f"--traces={tmp_path}", f"--output={tmp_path / 'bench.json'}"]) == 1
+    assert "LIMIT EXCEEDED: recorded: unmet_gib_hours" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        bench.main(["replay", f"--traces={tmp_path}"])
+
+
 def test_every_limit_is_of_a_benchmark() -> None:
-    assert LIMITS.keys() <= bench.BENCHMARKS.keys()
+    assert LIMITS.keys() - {bench.RECORDED} <= bench.BENCHMARKS.keys()

@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from hack.bench import agent, allocation, contention, hostile, replay
+from hack.bench import agent, allocation, contention, hostile, recorded, replay
 from hack.bench.limits import Rows, exceeded
 
 BENCHMARKS: dict[str, Callable[[], Rows]] = {
@@ -20,6 +21,9 @@ BENCHMARKS: dict[str, Callable[[], Rows]] = {
     "hostile": hostile.measure,
 }
 
+RECORDED = "recorded"
+"""The name of the benchmark that needs traces."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks that are named, or all."""
@@ -27,15 +31,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"benchmarks to run: {', '.join(BENCHMARKS)} (default: all)"
     )
+    parser.add_argument(
+        "--traces",
+        type=Path,
+        metavar="DIR",
+        help="directory with recorded traces, as `kubeballoon replay` reads them: run the benchmark of these alone",
+    )
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    if options.traces is not None and options.names:
+        parser.error("--traces goes with no other benchmark")
+    chosen = {name: BENCHMARKS[name] for name in options.names or BENCHMARKS}
+    if options.traces is not None:
+        chosen = {RECORDED: partial(recorded.rows, options.traces)}
     results: dict[str, Rows] = {}
     excesses: list[str] = []
-    for name in options.names or BENCHMARKS:
-        results[name] = BENCHMARKS[name]()
+    for name, benchmark in chosen.items():
+        results[name] = benchmark()
         print(f"{name}\n{table(results[name])}\n", flush=True)
         excesses += exceeded(name, results[name])
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,8 @@ LIMITS: Mapping[str, tuple[Limit, ...]] = {
     "allocation": (Limit("median_ms", "allowed_ms"),),
     # Eighty VMs for seven days, and the demand that stays unmet on nodes of 128 GiB.
     "replay": (Limit("wall_seconds", "allowed_seconds"), Limit("unmet_gib_hours", "allowed_gib_hours")),
+    # Recorded traces, against the optimum and no balloon.
+    "recorded": (Limit("unmet_gib_hours", "allowed_gib_hours"),),
     # Nodes whose VMs demand half as much again as there is.
     "contention": (
         Limit("share_error_percent", 5.0),
