@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.agent.vm import guest_agent_worker
 from kubeballoon.agent.vm.guest_program_client import DIRECTORY
+from kubeballoon.agent.wait_times import Timing
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster import paths
@@ -47,7 +48,11 @@ def proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def running(
-    api: FakeCluster, proc: Path, guests: Mapping[str, FakeGuestControl] | None = None, **controls: FakeMemoryControl
+    api: FakeCluster,
+    proc: Path,
+    guests: Mapping[str, FakeGuestControl] | None = None,
+    timing: Timing = QUICK,
+    **controls: FakeMemoryControl,
 ) -> AsyncIterator[Agent]:
     given = guests or {}
     hypervisor = FakeHypervisor(
@@ -60,7 +65,7 @@ async def running(
         connection,
         hypervisor,
         HostMemoryReader(proc),
-        AgentSettings(Path("/pods"), 60.0, 1, QUICK),
+        AgentSettings(Path("/pods"), 60.0, 1, timing),
         NodeLimits(0, 64 * MIB),
     )
     task = asyncio.create_task(agent.run())
@@ -114,7 +119,7 @@ async def test_whatever_a_guest_says_its_agent_lives_and_its_report_can_be_read(
     api = cluster(vmi("evil", **annotations), vmi("well"), policies=[memory_policy("all")], namespaces=[namespace()])
     evil = FakeGuestControl(files={f"{DIRECTORY}/status": status})
     controls = {"evil": FakeMemoryControl(balloon=False, reports=False), "well": FakeMemoryControl()}
-    async with running(api, proc, guests={"evil": evil}, **controls):
+    async with running(api, proc, guests={"evil": evil}, timing=QUICK, **controls):
         await until(lambda: "guest-file-read" in evil.commands and api.vm("well").get("need"))
         controls["well"].used += 300 * MIB
         await until(lambda: parse_quantity(api.vm("well")["need"]) >= 500 * MIB)
@@ -181,7 +186,7 @@ async def test_a_vm_whose_report_the_api_server_refuses_has_a_reason_and_hides_n
     vms = {name: FakeMemoryControl(SIZE) for name in ("a", "b", "vm", "c", "d")}
     api = cluster(*(vmi(name) for name in vms))
     api.refuses = lambda vm: vm["name"] == "vm" and "need" in vm
-    async with running(api, proc, None, **vms):
+    async with running(api, proc, None, timing=QUICK, **vms):
         await until(lambda: api.vm("vm").get("reason") == "BadReport")
         await until(lambda: all("need" in api.vm(name) for name in ("a", "b", "c", "d")))
         assert not any("reason" in api.vm(name) for name in ("a", "b", "c", "d"))
@@ -251,6 +256,24 @@ class CountingMemoryControl(FakeMemoryControl):
         """Read the memory, and count that."""
         self.samples += 1
         return await super().sample()
+
+
+async def test_a_guest_in_need_is_helped_before_the_guard_s_next_turn(proc: Path) -> None:
+    requested = vmi(memory_target="512Mi", memory_min="256Mi", policy="all")
+    api = cluster(requested, policies=[memory_policy("all")], namespaces=[namespace()])
+    control = FakeMemoryControl(SIZE)
+    rare = replace(QUICK, node=replace(QUICK.node, guard_interval=1000.0))
+    async with running(api, proc, timing=rare, vm=control):
+        await until(lambda: control.actual == SIZE // 2)
+        control.used += 460 * MIB
+        await until(lambda: "emergencyTarget" in api.vm("vm") and control.actual > SIZE // 2)
+
+
+async def test_the_first_news_after_a_rest_does_not_wait_for_more(proc: Path) -> None:
+    slow = replace(QUICK, node=replace(QUICK.node, settle=1000.0))
+    api = cluster(vmi())
+    async with running(api, proc, timing=slow, vm=FakeMemoryControl(SIZE)):
+        await until(lambda: api.reports)
 
 
 async def test_nothing_is_written_while_nothing_moves(proc: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class Agent:
             hypervisor, settings.pods, self._wake_reporter.set, settings.timing, settings.wait
         )
         self._writer = ReportWriter(node, cluster, self.metrics, self._clock)
+        self._reported_at = -math.inf  # when a report was last written, or was tried to be
         self._conditions: Sequence[Condition] = ()  # of the last report, whether it could be written or not
         self._turns = {"guard": self._clock(), "report": self._clock()}  # when each loop last turned
         self._watches = ClusterWatches(
@@ -153,6 +155,15 @@ class Agent:
     def _on_change(self) -> None:
         self._objects_changed = True
         self._wake_guard.set()
+
+    def _on_vm_change(self) -> None:
+        """Report what a worker saw, and have the guard look at once if a guest may be short of memory."""
+        self._wake_reporter.set()
+        workers = [worker for worker, _ in self._memory_workers.values()]
+        # Where many VMs move at once, the guard turns no more often than it can be of use.
+        rested = self._clock() - self._turns["guard"] >= self._timing.first_settle
+        if rested and emergency.may_be_needed(self._state, workers):
+            self._wake_guard.set()
 
     def _on_kubevirt_change(self) -> None:
         overcommit = read_overcommit(self._watches.kubevirts.objects())
@@ -262,7 +273,7 @@ class Agent:
             vm,
             guest_worker.memory_hypervisor(),
             self._settings,
-            self._wake_reporter.set,
+            self._on_vm_change,
             timed=self.metrics.sample_durations.time,
             process=guest_worker.process,
         )
@@ -284,7 +295,8 @@ class Agent:
             if self._matched:
                 await self._report_news(vms_changed=vms_changed)
             vms_changed = await wait_for(self._wake_reporter, self._timing.check_interval)
-            await asyncio.sleep(self._timing.settle)
+            rested = self._clock() - self._reported_at
+            await asyncio.sleep(max(self._timing.first_settle, self._timing.settle - rested))
 
     async def _report_news(self, *, vms_changed: bool) -> None:
         """Write a report if one is due or there is news; VMs are compared only where a worker said they changed."""
@@ -299,6 +311,7 @@ class Agent:
         status = self._writer.replace_refused(status)
         if due or report_changes.report_changed(self._writer.written, status):
             await self._writer.write(status)
+            self._reported_at = self._clock()
             self._host_memory.old_kubelet = is_old(self._writer.kubelet_version)
 
     def _measure_processors(self) -> None:

@@ -17,15 +17,18 @@ class NodeTiming:
     Attributes:
         guard_interval: between two readings of the node's memory: it can run out within a second.
         check_interval: between two checks whether the node's own figures changed enough for a report.
-        settle: how long changes of several VMs are collected, so that they become one report.
+        settle: between two reports, so that changes of several VMs become one.
+        first_settle: how long changes are collected if no report was written for a while: a guest that begins to need
+            memory must not wait for others' news.
         heartbeat: after which a report is written though nothing changed; three missing ones make a node silent.
         stuck_after: after which a loop that has not turned fails the liveness probe. A report takes up to three calls
             to the API server, with a deadline of ten seconds each: one that does not answer must not restart the agent.
     """
 
-    guard_interval: float = 0.5
+    guard_interval: float = 0.2
     check_interval: float = 3.0
     settle: float = 0.2
+    first_settle: float = 0.05
     heartbeat: float = 60.0
     stuck_after: float = 40.0
 

@@ -23,7 +23,7 @@ class ControllerTiming:
     """
 
     resync: float = 15.0
-    settle: float = 0.2
+    settle: float = 0.05
     status_interval: float = 2.0
     load_retry: float = 3.0
     audit_interval: float = 60.0
