@@ -41,8 +41,8 @@ MINUTES ?= 10
 mutate: $(VENV) ## Change the core at random, and fail if tests notice too little; MUTANTS, MINUTES and SEED choose
 	@$(BIN)/python -m hack.mutate --mutants=$(MUTANTS) --minutes=$(MINUTES) $(if $(SEED),--seed=$(SEED))
 
-fuzz: $(VENV) ## Give parsers what guests, launchers and tenants could write, ten thousand of each; MINUTES bounds it
-	@timeout $(MINUTES)m $(BIN)/pytest tests/hostile/test_fuzz.py --hypothesis-profile=fuzz --timeout=0 \
+fuzz: $(VENV) ## Give parsers what guests, launchers, tenants and nodes could write, ten thousand of each; MINUTES bounds it
+	@timeout $(MINUTES)m $(BIN)/pytest tests/hostile/test_fuzz*.py --hypothesis-profile=fuzz --timeout=0 \
 	  --numprocesses=auto --exitfirst || { [ $$? = 124 ] && echo "time is up, and nothing has failed"; }
 
 lint: $(VENV) ## Check style, types, layers, and that generated files are fresh
