@@ -24,6 +24,8 @@ from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
 from kubeballoon.vocabulary import NodeState
 
 _NOT_SEEN = "NotSeenByController"  # in the place of a condition's reason, of a policy that has no condition yet
+# A policy's other conditions repeat what _node_problems says of the nodes.
+_FAULTS_OF_POLICIES = (ConditionType.DEGRADED, ConditionType.CONFLICTED, ConditionType.SELF_SERVICE)
 _CLOCK_SKEW = 60.0  # seconds by which this machine's clock may be ahead of the controller's
 
 
@@ -279,8 +281,7 @@ def _policy_problems(view: ClusterView) -> Iterator[str]:
             yield f"{name}: not seen by the controller yet: does it run?"
         else:
             for condition in status.conditions:
-                # A policy's other conditions repeat what _node_problems says of the nodes.
-                if condition.type in (ConditionType.DEGRADED, ConditionType.CONFLICTED) and condition.status == "True":
+                if condition.type in _FAULTS_OF_POLICIES and condition.status == Status.TRUE:
                     yield f"{name}: {condition.message}"
 
 
