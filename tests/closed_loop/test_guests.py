@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from hack.testbed.closed_loop import EVICTION_THRESHOLD, ClosedLoop, ModelGuest, constant, memory_policy
+from hack.testbed.closed_loop import EVICTION_THRESHOLD, ClosedLoop, ModelGuest, constant, memory_policy, ramp
 from kubeballoon.core.units import GIB, MIB
 from kubeballoon.vocabulary import NodeState
 
 QUARTER = memory_policy("quarter", min="25%")
 
 
-@pytest.mark.parametrize(
-    ("file_faults", "paging_reads"),
-    [
-        pytest.param(0.0, 0.0, id="read calls"),
-        pytest.param(300.0, 0.0, id="Linux, mmap"),
-        pytest.param(40.0, 20.0 * MIB, id="Windows copies files"),
-        pytest.param(10.0, 1.5 * MIB, id="Windows prefetches"),
-    ],
-)
+READS = [
+    pytest.param(0.0, 0.0, id="read calls"),
+    pytest.param(150.0, 0.0, id="Linux, mmap, now and then"),
+    pytest.param(300.0, 0.0, id="Linux, mmap"),
+    pytest.param(40.0, 20.0 * MIB, id="Windows copies files"),
+    pytest.param(10.0, 1.5 * MIB, id="Windows prefetches"),
+]
+
+
+@pytest.mark.parametrize(("file_faults", "paging_reads"), READS)
 def test_guests_that_read_files_give_their_page_cache(file_faults: float, paging_reads: float) -> None:
     guests = [
         ModelGuest(
@@ -38,6 +39,31 @@ def test_guests_that_read_files_give_their_page_cache(file_faults: float, paging
     assert loop.state is NodeState.AMPLE
     assert loop.lowest_available > EVICTION_THRESHOLD
     assert all(2 * GIB <= guest.actual <= 5 * GIB for guest in guests)
+
+
+@pytest.mark.parametrize(("file_faults", "paging_reads"), READS)
+def test_a_guest_that_reads_files_gives_all_but_its_minimum_to_a_node_that_becomes_short(
+    file_faults: float, paging_reads: float
+) -> None:
+    """Pods come to use 11.2 GiB of a node of 16 GiB, whose guest of 8 GiB works with 2 GiB and is sure of 4."""
+    policy = memory_policy("half", min="50%")
+    reader = ModelGuest(
+        "reader",
+        8 * GIB,
+        policy,
+        constant(2 * GIB),
+        cache=constant(8 * GIB),
+        fill_rate=50 * MIB,
+        file_faults=file_faults,
+        paging_reads=paging_reads,
+    )
+    other = ramp(2 * GIB, 11.2 * GIB, start=300, rate=0.5 * GIB)
+    loop = ClosedLoop(16 * GIB, [reader], other=other, period=1.0).run(300)
+    assert reader.actual > 7 * GIB
+    loop.run(420)
+    assert reader.actual <= 4.1 * GIB
+    assert reader.lowest_actual >= 4 * GIB
+    assert reader.unmet == 0
 
 
 @pytest.mark.parametrize("when", ["Overcommitted", "UnderPressure"])
