@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hack.testbed.closed_loop import EVICTION_THRESHOLD, ClosedLoop, ModelGuest, constant, memory_policy, ramp
+from hack.testbed.closed_loop import EVICTION_THRESHOLD, OVERHEAD, ClosedLoop, ModelGuest, constant, memory_policy, ramp
+from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.units import GIB
 from kubeballoon.vocabulary import NodeState
 
@@ -67,6 +68,32 @@ def test_nobody_waits_for_what_a_guest_without_swap_cannot_give(shares: int) -> 
     assert loop.decision("b").entitlement + a.actual <= (11.05 + 0.05) * GIB
     assert b.actual * MARGIN >= 11.05 * GIB - a.actual
     assert_calm(loop.run(2100), since=1500)
+
+
+def test_shares_hold_within_five_percent_where_demands_exceed_the_node_by_half() -> None:
+    """Three guests of 8 GiB work with 7.5 GiB each, and share 15 GiB as 1 : 1 : 4, of which the third needs no 4."""
+    guests = [
+        ModelGuest("iron-0", 8 * GIB, IRON, constant(7.5 * GIB), swap=8 * GIB),
+        ModelGuest("iron-1", 8 * GIB, IRON, ramp(GIB, 7.5 * GIB, start=300, rate=0.02 * GIB), swap=8 * GIB),
+        ModelGuest("gold", 8 * GIB, GOLD, ramp(GIB, 7.5 * GIB, start=500, rate=0.02 * GIB), swap=8 * GIB),
+    ]
+    loop = ClosedLoop(int((15 * GIB + 3 * OVERHEAD) / 0.94), guests, period=1.0).run(1200)
+    for guest, part in zip(guests, (3.75, 3.75, 7.5), strict=True):
+        assert guest.actual == pytest.approx(part * GIB, rel=0.05)
+        assert guest.lowest_actual >= 2 * GIB
+    assert loop.lowest_available > EVICTION_THRESHOLD
+
+
+def test_what_a_guest_without_swap_withholds_is_named_within_half_a_minute() -> None:
+    loop = two_busy_guests(swap_of_a=0)
+    loop.run(600)
+    while loop.decision("a").entitlement >= 7.5 * GIB:
+        loop.step()
+        assert loop.now < 1200, "A's part becomes less than it works with"
+    loop.run(loop.now + 30)
+    decision = loop.decision("a")
+    assert (decision.reason, decision.withheld > 0) == (DecisionReason.WITHHOLDING, True)
+    assert "it cannot swap: it keeps that" in decision.message
 
 
 def test_a_minimum_is_delivered_within_a_minute_where_guests_can_swap() -> None:
