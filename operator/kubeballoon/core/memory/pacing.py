@@ -2,8 +2,9 @@
 
 A request is at most one second ahead of the guest, at the rate that the guest has shown. The guest is sampled several
 times a second, so one that follows at once shows a higher rate, and one that lags a lower rate (claims 8 and 20 of the
-ballooning patent). A guest that does not tell what it could spare is asked for nothing. Upward there is no pacing:
-memory that a guest needs comes at once.
+ballooning patent). But no request is for less than a driver may leave undone: from such a request nobody could tell
+whether the driver follows. A guest that does not tell what it could spare is asked for nothing. Upward there is no
+pacing: memory that a guest needs comes at once.
 """
 
 from __future__ import annotations
