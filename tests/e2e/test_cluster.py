@@ -32,7 +32,10 @@ def test_the_images_start_as_the_chart_runs_them(plane: ControlPlane) -> None:
     # Who installs soon after an uninstallation may have to wait until its Lease has run out.
     assert len(until(leaders, SECONDS)) == 1
     listed = get(plane, "pod", f"--namespace={SYSTEM}")["items"]
-    assert {pod["metadata"]["name"]: restarts(pod) for pod in listed if restarts(pod)} == {}
+    # A leader ends when it could not renew its Lease in time, as on a machine that is too busy for its API server.
+    names = [pod["metadata"]["name"] for pod in listed if restarts(pod)]
+    ends = [plane.kubectl("logs", name, f"--namespace={SYSTEM}", "--previous") for name in names]
+    assert [log for log in ends if "leadership was lost" not in log] == []
 
 
 _LOOK = """
