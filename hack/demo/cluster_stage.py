@@ -18,8 +18,9 @@ from hack.testbed.kubevirt import cgroups, cluster
 from hack.testbed.kubevirt.vm import VM
 from hack.testbed.lab.cgroups import NodeCgroup
 
-NAMESPACE = "demo"
+NAMESPACE = "kubeballoon-demo"
 NAMES = ("calm", "busy")
+_DELETE_SECONDS = 300.0
 
 
 @dataclass(slots=True)
@@ -43,7 +44,8 @@ class ClusterStage:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.plane = self._exits.enter_context(NamedControlPlane(cluster.KUBECONFIG))
         try:
-            self.plane.kubectl("delete", "mempol,cpupol", "--all")
+            self._refuse_policies()
+            self.plane.kubectl("delete", "mempol", "demo", "--ignore-not-found")  # of a run that was killed
             self.plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
             self.vms = (VM(self.plane, NAMES[0], namespace=NAMESPACE), VM(self.plane, NAMES[1], namespace=NAMESPACE))
             self.say("KubeVirt starts two VMs of 2 GiB on node-1, whose pods share 4 GiB")
@@ -62,15 +64,24 @@ class ClusterStage:
     ) -> None:
         self._close()
 
+    def _refuse_policies(self) -> None:
+        """Raise ControlPlaneError if the cluster has policies, which could govern the scene's VMs too."""
+        found = self.plane.kubectl("get", "mempol,cpupol", "--output=name").split()
+        others = [name for name in found if not name.endswith("/demo")]
+        if others:
+            raise ControlPlaneError(f"the cluster has policies: kubectl delete {' '.join(others)}")
+
     def _close(self) -> None:
+        """Keep the logs; delete the policy, and with the namespace the VMs."""
         with self._exits:
-            for part in ("agent", "controller"):
-                selector = f"--selector=app.kubernetes.io/component={part}"
-                log = self.plane.kubectl("logs", selector, f"--namespace={SYSTEM}", "--prefix", "--tail=-1")
-                (self.logs / f"{part}.log").write_text(log)
-            self.plane.kubectl("delete", "mempol", "demo", "--ignore-not-found")
-            # With the namespace go the VMs.
-            self.plane.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", seconds=300)
+            try:
+                for part in ("agent", "controller"):
+                    selector = f"--selector=app.kubernetes.io/component={part}"
+                    log = self.plane.kubectl("logs", selector, f"--namespace={SYSTEM}", "--prefix", "--tail=-1")
+                    (self.logs / f"{part}.log").write_text(log)
+            finally:
+                self.plane.kubectl("delete", "mempol", "demo", "--ignore-not-found")
+                self.plane.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", seconds=_DELETE_SECONDS)
 
     def check(self) -> None:
         """Do nothing: whatever ends in the cluster is started again."""
