@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from kubeballoon.api.duration import parse_duration
-
 T = TypeVar("T")
 
 
@@ -31,6 +29,8 @@ def at_least_a_second(text: str) -> float:
     Raises:
         ValueError: the text is not a duration, or is shorter than a second.
     """
+    from kubeballoon.api.duration import parse_duration  # noqa: PLC0415 - with pydantic, which commands may do without
+
     seconds = parse_duration(text)
     if seconds < 1:
         raise ValueError(f"{text!r} is less than a second")

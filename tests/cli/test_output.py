@@ -7,7 +7,8 @@ import io
 import pytest
 
 from kubeballoon.api.meta import ApiModel
-from kubeballoon.cli.output import Cell, Output, Style, warn
+from kubeballoon.cli.output import Output, warn
+from kubeballoon.cli.table import Cell, Style
 
 
 class Screen(io.StringIO):
@@ -50,7 +51,7 @@ def printed(
 
 def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[31mScarce\x1b[0m" in printed(monkeypatch, terminal=True)
-    assert printed(monkeypatch, terminal=False) == "NODE     STATE\nn        Scarce\nlonger   Ample\n"
+    assert printed(monkeypatch, terminal=False) == "NODE    STATE\nn       Scarce\nlonger  Ample\n"
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

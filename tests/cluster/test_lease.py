@@ -9,8 +9,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
+from kubeballoon.api.names import UNINSTALLER_PREFIX
 from kubeballoon.cluster.client import ApiClient, ForbiddenError, UnreachableError
-from kubeballoon.cluster.lease import UNINSTALLER_PREFIX, Lease
+from kubeballoon.cluster.lease import Lease
 from tests.support.accounts import account_with_leases
 from tests.support.cluster import Object
 

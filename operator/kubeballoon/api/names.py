@@ -58,3 +58,8 @@ LEADER_ACCOUNT = f"{GROUP}/leader-account"
 
 SHUT_OUT_ACCOUNT = f"{GROUP}/shut-out-account"
 """The annotation of a Lease with the uid of the account whose controllers alone it keeps from leading."""
+
+CONTROLLER = "kubeballoon-controller"
+"""The name of the controllers' Lease: the replica that holds it decides."""
+UNINSTALLER_PREFIX = "uninstall_"
+"""How the identity of an uninstallation begins while it holds the controllers' Lease."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -24,7 +22,8 @@ from kubeballoon.api.v1alpha1 import (
 from kubeballoon.cli.output import warn
 from kubeballoon.cli.resource_aliases import VM_ALIASES
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError, BusyError, ForbiddenError, NotFoundError, Object
+from kubeballoon.cluster.errors import ApiError, ForbiddenError, NotFoundError, Object
+from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.core.processors.model import ProcessorNode
 from kubeballoon.governance.core_inputs import memory_node, processor_node
@@ -130,71 +129,77 @@ class ClusterView:
         return self.report_age(status) > SILENT_AFTER
 
 
-async def read_cluster(client: ApiClient) -> ClusterView:
+def read_cluster(reader: ApiReader, new: Iterable[Policy] = ()) -> ClusterView:
     """Read the policies, the agents' reports and the namespaces' labels.
+
+    Args:
+        reader: reads the cluster.
+        new: policies that are not in the cluster, and whose selectors need labels too.
 
     Raises:
         ApiError: the API server cannot be reached or refuses, kubeballoon is not installed, or an object is invalid.
     """
-    memory_policies, processor_policies, nodes, namespaces = await asyncio.gather(
-        _read_all(client, MemoryPolicy),
-        _read_all(client, ProcessorPolicy),
-        read_nodes(client),
-        client.get(paths.NAMESPACES),
-    )
-    namespace_labels = {item["metadata"]["name"]: item["metadata"].get("labels", {}) for item in namespaces["items"]}
-    return ClusterView(
-        tuple(map(load_memory_policy, memory_policies)),
-        tuple(map(load_processor_policy, processor_policies)),
-        namespace_labels,
-        nodes,
-        datetime.now(UTC),
-    )
+    policies = read_policies(reader, new)
+    return replace(policies, nodes=tuple(read_nodes(reader)))
 
 
-async def read_nodes(client: ApiClient) -> tuple[NodePressure, ...]:
-    """Read all NodePressures; one that cannot be read costs its own node only, and a warning.
+def read_policies(reader: ApiReader, new: Iterable[Policy] = ()) -> ClusterView:
+    """Read the policies and the namespaces' labels, all that a view has besides the agents' reports.
+
+    Namespaces are read only where a policy selects by their labels. The arguments are those of ``read_cluster``.
+
+    Raises:
+        ApiError: as for ``read_cluster``.
+    """
+    memory_policies = tuple(map(load_memory_policy, _read_all(reader, MemoryPolicy)))
+    processor_policies = tuple(map(load_processor_policy, _read_all(reader, ProcessorPolicy)))
+    present = ClusterView(memory_policies, processor_policies, {}, (), datetime.now(UTC))
+    policies = (*present.policies, *new)
+    by_namespace = any(not policy.spec.selector.any_namespace for policy in policies)
+    namespaces = reader.metadata(paths.NAMESPACES) if by_namespace else []
+    labels = {each["name"]: each.get("labels", {}) for each in namespaces}
+    return replace(present, namespace_labels=labels)
+
+
+def read_nodes(reader: ApiReader) -> Iterator[NodePressure]:
+    """Read the NodePressures, a page at a time; one that cannot be read costs its own node only, and a warning.
 
     Raises:
         ApiError: the API server cannot be reached or refuses, or kubeballoon is not installed.
     """
-    nodes = []
-    for item in await list_objects(client, NodePressure):
+    for item in list_objects(reader, NodePressure):
         try:
-            nodes.append(_validate(NodePressure, item))
+            yield _validate(NodePressure, item)
         except ApiError as error:
             warn(f"warning: {error}")
-    return tuple(nodes)
 
 
-async def _read_all(client: ApiClient, kind: type[R]) -> tuple[R, ...]:
-    return tuple(_validate(kind, item) for item in await list_objects(client, kind))
+def read_node(reader: ApiReader, name: str) -> NodePressure:
+    """Read one node's NodePressure.
+
+    Raises:
+        ApiError: no agent reports such a node, or the report cannot be read.
+    """
+    try:
+        return _validate(NodePressure, reader.get(paths.node_pressure(name)))
+    except NotFoundError as error:
+        raise ApiError(f"no agent reports a node {name}") from error
 
 
-# An API server may answer that it is busy for some seconds after a CRD was installed or upgraded.
-_ATTEMPTS = 5
-_RETRY_SECONDS = 1.0  # the pause that the API server asks for
+def _read_all(reader: ApiReader, kind: type[R]) -> Iterator[R]:
+    return (_validate(kind, item) for item in list_objects(reader, kind))
 
 
-async def list_objects(client: ApiClient, kind: type[Resource]) -> list[Object]:
-    """List all objects of one of kubeballoon's kinds, as JSON.
+def list_objects(reader: ApiReader, kind: type[Resource]) -> Iterator[Object]:
+    """List the objects of one of kubeballoon's kinds, as JSON, a page at a time.
 
     Raises:
         ApiError: the API server cannot be reached or refuses, or kubeballoon is not installed.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            objects: list[Object] = (await client.get(paths.ours(kind.plural)))["items"]
-            break
-        except BusyError:
-            if attempt == _ATTEMPTS:
-                raise
-            await asyncio.sleep(_RETRY_SECONDS)
-        except NotFoundError as error:
-            raise ApiError(
-                f"kubeballoon is not installed: the API server has no {kind.plural}.kubeballoon.io"
-            ) from error
-    return objects
+    try:
+        yield from reader.items(paths.ours(kind.plural))
+    except NotFoundError as error:
+        raise ApiError(f"kubeballoon is not installed: the API server has no {kind.plural}.kubeballoon.io") from error
 
 
 def _validate(kind: type[R], item: Object) -> R:
@@ -211,7 +216,7 @@ def parse_vm_name(text: str, namespace: str) -> tuple[str, str]:
     return (before_slash, name) if slash and before_slash not in VM_ALIASES else (namespace, name)
 
 
-async def find_vm(client: ApiClient, view: ClusterView, namespace: str, name: str) -> ReportedVM:
+def find_vm(reader: ApiReader, view: ClusterView, namespace: str, name: str) -> ReportedVM:
     """Find a VM in the agents' reports.
 
     Raises:
@@ -220,14 +225,14 @@ async def find_vm(client: ApiClient, view: ClusterView, namespace: str, name: st
     for vm in view.reported_vms():
         if (vm.report.namespace, vm.report.name) == (namespace, name):
             return vm
-    raise ApiError(await _explain_missing_vm(client, view, namespace, name))
+    raise ApiError(_explain_missing_vm(reader, view, namespace, name))
 
 
-async def _explain_missing_vm(client: ApiClient, view: ClusterView, namespace: str, name: str) -> str:
+def _explain_missing_vm(reader: ApiReader, view: ClusterView, namespace: str, name: str) -> str:
     """Say why no agent reports a VM: it does not exist, does not run, or runs on a node without an agent."""
     full_name = f"{namespace}/{name}"
     try:
-        status = (await client.get(paths.instance(namespace, name))).get("status", {})
+        status = reader.get(paths.instance(namespace, name)).get("status", {})
     except (NotFoundError, ForbiddenError):
         reported = [vm.full_name for vm in view.reported_vms()]
         return f"no VM {full_name} runs on a node with an agent{_suggest_names(full_name, reported)}"
@@ -239,6 +244,8 @@ async def _explain_missing_vm(client: ApiClient, view: ClusterView, namespace: s
 
 def _suggest_names(full_name: str, reported: Sequence[str]) -> str:
     """Suggest the VMs of the same name in other namespaces, or else VMs whose names look alike."""
+    import difflib  # noqa: PLC0415 - only for a name that is not found
+
     name = full_name.split("/")[1]
     by_name = {each.split("/")[1]: each for each in reported}
     namesakes = [each for each in reported if each.split("/")[1] == name]

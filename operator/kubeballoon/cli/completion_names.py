@@ -7,7 +7,6 @@ reported.
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import Thread
@@ -16,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from kubeballoon.cli.resource_aliases import NODE_ALIASES, VM_ALIASES
 
 if TYPE_CHECKING:
-    from kubeballoon.cluster.client import ApiClient, Object
+    from kubeballoon.cluster.reader import ApiReader
 
 Reader = Callable[[str, argparse.Namespace, str], list[str]]
 """A function that finds names, from the same resource, command line and prefix as `complete`."""
 
-_DEADLINE = 3.0  # seconds: importing the client library takes most of them
+_DEADLINE = 3.0  # seconds
 
 
 def complete(
@@ -49,45 +48,39 @@ def complete(
 
 
 def _read_names(resource: str, options: argparse.Namespace, prefix: str) -> list[str]:
-    from kubeballoon.cluster.client import contexts  # noqa: PLC0415 - in the thread: importing takes most of the time
+    from kubeballoon.cluster import kubeconfig  # noqa: PLC0415 - in the thread: importing takes part of the time
 
     if resource == "contexts":
-        return contexts(_parsed_option(options, "kubeconfig"))
-    return asyncio.run(_list_names(resource, options, prefix))
+        return kubeconfig.contexts(_parsed_option(options, "kubeconfig"))
+    from kubeballoon.cluster import paths  # noqa: PLC0415 - likewise
+    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - likewise
+    from kubeballoon.cluster.reader import ApiReader  # noqa: PLC0415 - likewise
 
-
-async def _list_names(resource: str, options: argparse.Namespace, prefix: str) -> list[str]:
-    from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread: importing takes most of the time
-    from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - in the thread: importing takes most of the time
-    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - in the thread: importing takes most of the time
-
-    kubeconfig, context = _parsed_option(options, "kubeconfig"), _parsed_option(options, "context")
+    path, context = _parsed_option(options, "kubeconfig"), _parsed_option(options, "context")
     user = Impersonation(*(_parsed_option(options, name) for name in ("as_user", "as_uid", "as_groups")))
-    async with await ApiClient.connect("kubectl-balloon", kubeconfig, context, user) as client:
+    with ApiReader.connect(path, context, user) as reader:
         if resource == "namespaces":
-            return sorted(await client.names(paths.NAMESPACES))
+            return sorted(reader.names(paths.NAMESPACES))
         if resource == "nodes":
-            return sorted(await client.names(paths.NODE_PRESSURES))
+            return sorted(reader.names(paths.NODE_PRESSURES))
         if resource == "policies":
             kinds = paths.MEMORY_POLICIES, paths.PROCESSOR_POLICIES
-            return sorted(set().union(*[await client.names(kind) for kind in kinds]))
-        return await _list_vms(client, options, prefix, with_nodes=resource == "vms-and-nodes")
+            return sorted(set().union(*[reader.names(kind) for kind in kinds]))
+        return _list_vms(reader, options, prefix, with_nodes=resource == "vms-and-nodes")
 
 
-async def _list_vms(client: ApiClient, options: argparse.Namespace, prefix: str, *, with_nodes: bool) -> list[str]:
-    from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread: importing takes most of the time
+def _list_vms(reader: ApiReader, options: argparse.Namespace, prefix: str, *, with_nodes: bool) -> list[str]:
+    from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread: importing takes part of the time
 
-    nodes: list[Object] = (await client.get(paths.NODE_PRESSURES))["items"]
-    vms = [
-        (str(vm["namespace"]), str(vm["name"]))
-        for node in nodes
-        for vm in node.get("status", {}).get("virtualMachines", ())
-    ]
+    vms: list[tuple[str, str]] = []
+    nodes: list[str] = []
+    for node in reader.items(paths.NODE_PRESSURES):
+        nodes.append(str(node["metadata"]["name"]))
+        reports = node.get("status", {}).get("virtualMachines", ())
+        vms += [(str(vm["namespace"]), str(vm["name"])) for vm in reports]
     namespace = _parsed_option(options, "namespace")
-    names = vm_names(prefix, vms, namespace or client.namespace, other_namespaces=namespace is None)
-    if with_nodes:
-        names += node_names(prefix, [str(node["metadata"]["name"]) for node in nodes])
-    return sorted(names)
+    names = vm_names(prefix, vms, namespace or reader.namespace, other_namespaces=namespace is None)
+    return sorted([*names, *(node_names(prefix, nodes) if with_nodes else [])])
 
 
 def vm_names(

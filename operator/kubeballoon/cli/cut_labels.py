@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -10,23 +9,20 @@ from kubeballoon.api.v1alpha1 import NodePressure, Policy, VirtualMachineReport
 from kubeballoon.cli.cluster_view import ClusterView
 from kubeballoon.cli.output import warn
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
+from kubeballoon.cluster.errors import ApiError, NotFoundError
+from kubeballoon.cluster.reader import ApiReader
 
-_CONCURRENT_READS = 8
 
-
-async def complete_labels(client: ApiClient, view: ClusterView, policies: Iterable[Policy]) -> ClusterView:
+def complete_labels(reader: ApiReader, view: ClusterView, policies: Iterable[Policy]) -> ClusterView:
     """Complete the labels that policies select by, and that reports leave out because their VMs have too many.
 
     A VM that cannot be read keeps the labels that were reported, and is named in a warning.
     """
     keys = {key for policy in policies for key in policy.spec.selector.virtual_machine_selector.keys}
-    limit = asyncio.Semaphore(_CONCURRENT_READS)
 
-    async def read(vm: VirtualMachineReport) -> Mapping[str, str] | None:
+    def read(vm: VirtualMachineReport) -> Mapping[str, str] | None:
         try:
-            async with limit:
-                found = await client.get(paths.instance(vm.namespace, vm.name))
+            found = reader.get(paths.instance(vm.namespace, vm.name))
         except NotFoundError:
             return None
         except ApiError as error:
@@ -38,7 +34,7 @@ async def complete_labels(client: ApiClient, view: ClusterView, policies: Iterab
         )
 
     cut = [each.report for each in view.reported_vms() if each.report.labels_cut and keys - each.report.labels.keys()]
-    labels = dict(zip([vm.uid for vm in cut], await asyncio.gather(*map(read, cut)), strict=True))
+    labels = dict(zip([vm.uid for vm in cut], map(read, cut), strict=True))
     return replace(view, nodes=tuple(_with_labels(node, labels) for node in view.nodes)) if cut else view
 
 

@@ -7,15 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy
-from kubeballoon.cli import diff_memory, diff_processors
+from kubeballoon.cli import diff_memory, diff_processors, diff_summary
 from kubeballoon.cli.arguments import PROGRAM, ExitStatus
 from kubeballoon.cli.cluster_view import ClusterView, read_cluster
 from kubeballoon.cli.cut_labels import complete_labels
 from kubeballoon.cli.diff_result import Comparison, NodeChange, PolicyChange, VirtualMachineChange, has_changes
-from kubeballoon.cli.output import Output, warn
-from kubeballoon.cluster.client import ApiClient
+from kubeballoon.cli.output import Output, Row, warn
+from kubeballoon.cli.table import Cell, Column, Style
+from kubeballoon.cluster.reader import ApiReader
+from kubeballoon.core.formatting import listed
 from kubeballoon.governance.loaded_policy import P, load_memory_policy, load_processor_policy
 from kubeballoon.manifests import RefusedError, read
+
+_LISTED = 20  # rows of a table without -o wide: a screen has room for as many
 
 
 def compare(view: ClusterView, policies: Sequence[Policy], *, prune: bool) -> Comparison:
@@ -92,7 +96,7 @@ def _compare_policies(old: Sequence[Policy], new: Sequence[Policy]) -> Iterator[
         yield PolicyChange(kind=policy.kind, name=name, change=change)
 
 
-async def run(options: argparse.Namespace, client: ApiClient, output: Output) -> ExitStatus:
+def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitStatus:
     """Print what would change; the exit status is ATTENTION if that is what --fail-on names.
 
     Raises:
@@ -108,10 +112,14 @@ async def run(options: argparse.Namespace, client: ApiClient, output: Output) ->
         warn(f"{PROGRAM}: the files hold no policy")
         if not options.prune:
             return ExitStatus.REFUSED
-    view = await complete_labels(client, await read_cluster(client), policies)
-    for pressure, status in view.reporting_nodes():
-        if view.is_silent(status):
-            warn(f"node {pressure.metadata.name}: its report is {view.report_age(status):.0f}s old")
+    view = complete_labels(reader, read_cluster(reader, policies), policies)
+    silent = [
+        f"{pressure.metadata.name} ({view.report_age(status):.0f}s)"
+        for pressure, status in view.reporting_nodes()
+        if view.is_silent(status)
+    ]
+    if silent:
+        warn(f"warning: reports are old: {listed(silent)}")
     comparison = compare(view, policies, prune=options.prune)
     if not output.print_document(comparison):
         _print_comparison(comparison, output)
@@ -120,6 +128,7 @@ async def run(options: argparse.Namespace, client: ApiClient, output: Output) ->
 
 
 def _print_comparison(comparison: Comparison, output: Output) -> None:
+    """Print what the change comes to in a line or two, then what it changes: all of it with ``-o wide``."""
     for policy in comparison.policies:
         if output.wide or policy.change != "unchanged":
             output.print_line(f"{policy.kind} {policy.name} {policy.change}")
@@ -127,19 +136,28 @@ def _print_comparison(comparison: Comparison, output: Output) -> None:
     if not comparison.changes and not output.wide:
         output.print_line(f"Nothing would change for {len(vms)} VMs.")
         return
+    for line in diff_summary.summarize(comparison):
+        output.print_line(Cell(line, Style.STRONG))
     _print_memory(comparison, output)
     _print_processors(comparison, output)
     unlisted = 0 if output.wide else sum(not has_changes(vm) for vm in vms)
     if unlisted:
         output.print_line()
-        output.print_line(f"{unlisted} more VMs would not change (-o wide lists them).")
+        output.print_line(f"{unlisted} VMs would not change (-o wide lists them).")
 
 
 def _print_memory(comparison: Comparison, output: Output) -> None:
-    nodes = [diff_memory.node_cells(node) for node in comparison.nodes if node.changed or output.wide]
-    vms = [diff_memory.vm_cells(vm) for vm in comparison.virtual_machines if vm.changed or output.wide]
-    output.print_section(diff_memory.NODE_HEADER, nodes)
-    output.print_section(diff_memory.VM_HEADER, vms)
+    nodes = [node for node in comparison.nodes if node.changed or output.wide]
+    nodes.sort(key=lambda node: (node.shortfall_before - node.shortfall_after, -_moved(node), node.name))
+    vms = [vm for vm in comparison.virtual_machines if vm.changed or output.wide]
+    vms.sort(key=lambda vm: (-abs(vm.after - vm.before), vm.namespace, vm.name))
+    _print_first(diff_memory.NODE_HEADER, [diff_memory.node_cells(node) for node in nodes], "nodes", output)
+    header = [*diff_memory.VM_HEADER, *(diff_memory.WIDE_VM_HEADER if output.wide else ())]
+    _print_first(header, [diff_memory.vm_cells(vm, wide=output.wide) for vm in vms], "VMs", output)
+
+
+def _moved(node: NodeChange) -> int:
+    return abs(node.reclaimed_after - node.reclaimed_before)
 
 
 def _print_processors(comparison: Comparison, output: Output) -> None:
@@ -149,9 +167,22 @@ def _print_processors(comparison: Comparison, output: Output) -> None:
         if node.processors is not None and (node.processors.changed or output.wide)
     ]
     vms = [
-        diff_processors.vm_cells(vm.namespace, vm.name, vm.node, vm.processors)
+        (vm, vm.processors)
         for vm in comparison.virtual_machines
         if vm.processors is not None and (vm.processors.changed or output.wide)
     ]
-    output.print_section(diff_processors.NODE_HEADER, nodes)
-    output.print_section(diff_processors.VM_HEADER, vms)
+    vms.sort(key=lambda each: -abs(each[1].short_after - each[1].short_before))
+    _print_first(diff_processors.NODE_HEADER, nodes, "nodes", output)
+    header = [*diff_processors.VM_HEADER, *(diff_processors.WIDE_VM_HEADER if output.wide else ())]
+    cells = [
+        diff_processors.vm_cells(vm.namespace, vm.name, vm.node, processors, wide=output.wide) for vm, processors in vms
+    ]
+    _print_first(header, cells, "VMs", output)
+
+
+def _print_first(header: Sequence[Column], rows: Sequence[Row], what: str, output: Output) -> None:
+    """Print the first rows of a table, or all with ``-o wide``, and say how many are left out."""
+    most = len(rows) if output.wide else _LISTED
+    output.print_section(header, rows[:most])
+    if len(rows) > most:
+        output.print_line(f"… and {len(rows) - most} more {what} (-o wide lists them).")

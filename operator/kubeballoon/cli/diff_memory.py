@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.cli.diff_result import NodeChange, VirtualMachineChange
-from kubeballoon.cli.output import Cell, Style, format_bytes, format_change
+from kubeballoon.cli.output import format_bytes, format_change
+from kubeballoon.cli.table import Cell, Column, Style, name, number
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM
 from kubeballoon.vocabulary import Mode
@@ -111,7 +112,10 @@ def compare_node(old: SettledMemory, new: SettledMemory, vms: Iterable[VirtualMa
     )
 
 
-NODE_HEADER = ("NODE", "STATE", "CAPACITY", "RECLAIMED", "SHORTFALL", "RISK")
+NODE_HEADER = (
+    *(name("NODE"), Column("STATE", optional=2), number("CAPACITY", 3), number("RECLAIMED"), number("SHORTFALL")),
+    number("RISK", 1),
+)
 
 
 def node_cells(node: NodeChange) -> list[str | Cell]:
@@ -125,11 +129,15 @@ def node_cells(node: NodeChange) -> list[str | Cell]:
     ]
 
 
-VM_HEADER = ("NAMESPACE", "VM", "NODE", "POLICY", "MIN", "NOW", "BEFORE", "AFTER", "WHY")
+VM_HEADER = (
+    *(name("NAMESPACE"), name("VM"), name("NODE", 2), name("POLICY", 1), number("MIN"), number("NOW", 3)),
+    *(number("BEFORE"), number("AFTER")),
+)
+WIDE_VM_HEADER = (Column("WHY"),)
 
 
-def vm_cells(vm: VirtualMachineChange) -> list[str | Cell]:
-    """Format a VM's cells below VM_HEADER."""
+def vm_cells(vm: VirtualMachineChange, *, wide: bool) -> list[str | Cell]:
+    """Format a VM's cells below VM_HEADER, and with ``wide`` below WIDE_VM_HEADER."""
     why = vm.message
     if vm.observed is not None:
         why = f"observed only, would have {format_bytes(vm.observed)}: {vm.message}"
@@ -140,5 +148,5 @@ def vm_cells(vm: VirtualMachineChange) -> list[str | Cell]:
         format_change(format_bytes(vm.min_before), format_bytes(vm.min_after)),
         *map(format_bytes, (vm.now, vm.before)),
         Cell(format_bytes(vm.after), style),
-        why,
+        *([why] if wide else []),
     ]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cli.cluster_view import ClusterView
 from kubeballoon.cli.diff_result import ProcessorChange, ProcessorNodeChange
-from kubeballoon.cli.output import Cell, Style, format_change, format_count
+from kubeballoon.cli.output import format_change, format_count
+from kubeballoon.cli.table import Cell, Column, Style, name, number
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import (
     ProcessorDecision,
@@ -155,34 +156,41 @@ def _compare_vm(
     )
 
 
-NODE_HEADER = ("NODE", "CPUS", "USAGE", "STALL", "RECLAIMED", "RECLAIMED WHEN SHORT", "SHORTFALL")
+NODE_HEADER = (
+    *(name("NODE"), number("CPUS", 3), number("CPU%", 2), number("STALL%", 1), number("RECLAIMED")),
+    *(number("WHEN-SHORT"), number("SHORTFALL")),
+)
 
 
-def node_cells(name: str, change: ProcessorNodeChange) -> list[str | Cell]:
+def node_cells(node: str, change: ProcessorNodeChange) -> list[str | Cell]:
     """Format a node's cells below NODE_HEADER."""
     shortfall = format_change(str(change.shortfall_before), str(change.shortfall_after))
     return [
-        *(name, str(change.count), f"{change.usage}%", f"{change.stall}%"),
+        *(node, str(change.count), f"{change.usage}%", f"{change.stall}%"),
         format_change(str(change.reclaimed_before), str(change.reclaimed_after)),
         format_change(str(change.short_reclaimed_before), str(change.short_reclaimed_after)),
         Cell(shortfall, Style.BAD if change.shortfall_after > change.shortfall_before else Style.PLAIN),
     ]
 
 
-VM_HEADER = ("NAMESPACE", "VM", "NODE", "CPU POLICY", "MIN", "NOW", "BEFORE", "AFTER", "WHEN SHORT", "WHY")
+VM_HEADER = (
+    *(name("NAMESPACE"), name("VM"), name("NODE", 2), name("CPU-POLICY", 1), number("MIN"), number("NOW", 3)),
+    *(number("BEFORE"), number("AFTER"), number("WHEN-SHORT")),
+)
+WIDE_VM_HEADER = (Column("WHY"),)
 
 
-def vm_cells(namespace: str, name: str, node: str, change: ProcessorChange) -> list[str | Cell]:
-    """Format a VM's cells below VM_HEADER."""
+def vm_cells(namespace: str, vm: str, node: str, change: ProcessorChange, *, wide: bool) -> list[str | Cell]:
+    """Format a VM's cells below VM_HEADER, and with ``wide`` below WIDE_VM_HEADER."""
     when_short = format_change(str(change.short_before), str(change.short_after))
     return [
-        *(namespace, name, node),
+        *(namespace, vm, node),
         format_change(change.policy_before or "-", change.policy_after or "-"),
         format_change(format_count(change.min_before), format_count(change.min_after)),
         *map(str, (change.now, change.before)),
         Cell(str(change.after), _style(change.before, change.after)),
         Cell(when_short, _style(change.short_before, change.short_after)),
-        change.message,
+        *([change.message] if wide else []),
     ]
 
 

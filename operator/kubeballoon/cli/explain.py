@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from dataclasses import replace
 
 from pydantic import Field
 
 from kubeballoon.api.meta import ApiModel
+from kubeballoon.cli.agent_words import agent_words, decision_message
 from kubeballoon.cli.arguments import ExitStatus
-from kubeballoon.cli.cluster_view import ClusterView, ReportedVM, find_vm, parse_vm_name, read_cluster
+from kubeballoon.cli.cluster_view import (
+    ClusterView,
+    ReportedVM,
+    find_vm,
+    parse_vm_name,
+    read_node,
+    read_nodes,
+    read_policies,
+)
 from kubeballoon.cli.explain_memory import explain_emergency, why_not_less, why_not_more
+from kubeballoon.cli.explain_owned import explain_owned, print_owned
 from kubeballoon.cli.explain_processors import ProcessorExplanation, explain_processors, print_processors
-from kubeballoon.cli.output import Cell, Output, Style, format_bytes, warn
+from kubeballoon.cli.output import Output, format_bytes, warn
+from kubeballoon.cli.table import Cell, Column, Style, number
+from kubeballoon.cli.vm_events import VMEvent, print_events, read_events
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError
+from kubeballoon.cluster.errors import ApiError, ForbiddenError, NotFoundError, Object
+from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision
-
-_LATEST = 5  # events shown
-
-
-class VMEvent(ApiModel):
-    """A VMEvent is an event that the controller recorded about a VM."""
-
-    at: str
-    reason: str
-    note: str
 
 
 class GoverningMemoryPolicy(ApiModel):
@@ -50,7 +53,11 @@ class GoverningMemoryPolicy(ApiModel):
 
 
 class Explanation(ApiModel):
-    """An Explanation says why a VM has what it has, bytes; fields that are not known are left out."""
+    """An Explanation says why a VM has what it has, bytes; fields that are not known are left out.
+
+    Attributes:
+        problem: what the node's agent found wrong with the VM.
+    """
 
     namespace: str
     name: str
@@ -70,6 +77,7 @@ class Explanation(ApiModel):
     idle: int
     reason: str
     message: str
+    problem: str | None = None
     why_not_more: list[str]
     why_not_less: list[str]
     processors: ProcessorExplanation | None = None
@@ -101,9 +109,10 @@ def explain(view: ClusterView, reported: ReportedVM) -> Explanation:
         demand=vm.demand,
         idle=max(0, vm.actual - vm.demand),
         reason=decision.reason,
-        message=decision.message,
-        why_not_more=[*explain_emergency(report, up=False), *why_not_more(node, plan, decision)],
-        why_not_less=[*explain_emergency(report, up=True), *why_not_less(node, plan, decision)],
+        message=decision_message(report, decision),
+        problem=agent_words(report),
+        why_not_more=[*explain_emergency(report, up=False), *why_not_more(report, node, plan, decision)],
+        why_not_less=[*explain_emergency(report, up=True), *why_not_less(report, node, plan, decision)],
         processors=explain_processors(view, reported),
     )
 
@@ -129,48 +138,81 @@ def _governing_policy(
     )
 
 
-async def run(options: argparse.Namespace, client: ApiClient, output: Output) -> ExitStatus:
+def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitStatus:
     """Explain the VM that the options name.
 
     Raises:
         ApiError: the cluster cannot be read, or no agent reports the VM.
     """
-    view = await read_cluster(client)
-    namespace, name = parse_vm_name(options.vm, options.namespace or client.namespace)
-    vm = await find_vm(client, view, namespace, name)
-    changes: list[VMEvent] = []
+    namespace, name = parse_vm_name(options.vm, options.namespace or reader.namespace)
+    instance = _read_instance(reader, namespace, name)
     try:
-        changes = await _read_events(client, namespace, vm.report.uid)
-    except ApiError as error:
-        warn(f"without its last changes: {error}")
-    explanation = explain(view, vm).model_copy(update={"changes": changes})
+        view = _read_view(reader, instance)
+    except ForbiddenError as error:
+        if instance is None:
+            raise
+        return _run_owned(reader, instance, error, output)
+    vm = find_vm(reader, view, namespace, name)
+    explanation = explain(view, vm).model_copy(update={"changes": _read_changes(reader, namespace, vm.report.uid)})
     if view.is_silent(vm.node_status):
         warn(f"this is {view.report_age(vm.node_status):.0f}s old: the agent of {explanation.node} is silent")
     if not output.print_document(explanation):
-        _print_explanation(explanation, output)
+        print_explanation(explanation, output)
     return ExitStatus.DONE
 
 
-async def _read_events(client: ApiClient, namespace: str, uid: str) -> list[VMEvent]:
-    """Read the controller's latest events about a VM, the latest last."""
-    events = (await client.get(paths.events(namespace), fieldSelector=f"regarding.uid={uid}"))["items"]
-    ours = [each for each in events if each.get("reportingController") == "kubeballoon.io/controller"]
-    ours.sort(key=_event_time)
-    return [VMEvent(at=_event_time(each), reason=each["reason"], note=each.get("note", "")) for each in ours[-_LATEST:]]
+def _read_instance(reader: ApiReader, namespace: str, name: str) -> Object | None:
+    """Read a VirtualMachineInstance; None where there is none, or where it may not be read."""
+    try:
+        return reader.get(paths.instance(namespace, name))
+    except (NotFoundError, ForbiddenError):
+        return None
 
 
-def _event_time(event: dict[str, Any]) -> str:
-    """Return when an event, or the last of a series, was recorded, RFC 3339; such times sort as text."""
-    series = event.get("series") or {}
-    return str(series.get("lastObservedTime") or event.get("eventTime") or event["metadata"]["creationTimestamp"])
+def _read_view(reader: ApiReader, instance: Object | None) -> ClusterView:
+    """Read the policies, and the report of the VM's node alone where that node is known.
+
+    Raises:
+        ApiError: the cluster cannot be read; a ForbiddenError names what the user may not read.
+    """
+    view = read_policies(reader)
+    node = None if instance is None else instance.get("status", {}).get("nodeName")
+    if node is None:
+        return replace(view, nodes=tuple(read_nodes(reader)))
+    try:
+        return replace(view, nodes=(read_node(reader, node),))
+    except ForbiddenError:
+        raise
+    except ApiError:
+        return view
 
 
-def _print_explanation(explanation: Explanation, output: Output) -> None:
+def _read_changes(reader: ApiReader, namespace: str, uid: str) -> list[VMEvent]:
+    try:
+        return read_events(reader, namespace, uid)
+    except ApiError as error:
+        warn(f"without its last changes: {error}")
+        return []
+
+
+def _run_owned(reader: ApiReader, instance: Object, error: ForbiddenError, output: Output) -> ExitStatus:
+    """Explain a VM to somebody who may read the VM, but neither policies nor reports."""
+    metadata = instance["metadata"]
+    explanation = explain_owned(instance, _read_changes(reader, metadata["namespace"], metadata["uid"]), str(error))
+    if not output.print_document(explanation):
+        print_owned(explanation, output)
+    return ExitStatus.DONE
+
+
+def print_explanation(explanation: Explanation, output: Output) -> None:
+    """Print an explanation as tables and lists."""
     full_name = f"{explanation.namespace}/{explanation.name}"
     output.print_line(Cell(full_name, Style.STRONG), f" on node {explanation.node}, state {explanation.node_state}")
     output.print_line(f"{explanation.reason}: {explanation.message}")
+    if explanation.problem is not None and explanation.problem not in explanation.message:
+        output.print_line(Cell(f"Its agent: {explanation.problem}", Style.WARN))
     output.print_line()
-    output.print_table(["MEMORY", "", ""], _memory_rows(explanation))
+    output.print_table([Column("MEMORY"), number(""), Column("")], _memory_rows(explanation), headers=True)
     output.print_line()
     _print_policy(explanation.policy, output)
     output.print_bullets("Why not more?", explanation.why_not_more)
@@ -178,11 +220,7 @@ def _print_explanation(explanation: Explanation, output: Output) -> None:
     if explanation.processors is not None:
         output.print_line()
         print_processors(explanation.processors, output)
-    if explanation.changes:
-        output.print_line()
-        output.print_line(Cell("Last changes", Style.STRONG))
-        rows = [(event.at, event.reason, event.note) for event in explanation.changes]
-        output.print_table(["AT", "REASON", "WHY"], rows)
+    print_events(explanation.changes, output)
 
 
 def _memory_rows(explanation: Explanation) -> list[tuple[str, str, str]]:
@@ -214,7 +252,11 @@ def _print_policy(policy: GoverningMemoryPolicy | None, output: Output) -> None:
         return
     over = f", over {', '.join(policy.over)}" if policy.over else ""
     output.print_table(
-        ["POLICY", policy.name, f"{policy.mode}, {policy.when}, priority {policy.priority}{over}"],
+        [
+            Column("POLICY"),
+            number(policy.name),
+            Column(f"{policy.mode}, {policy.when}, priority {policy.priority}{over}"),
+        ],
         [
             ("min", format_bytes(policy.min), "guaranteed whatever happens"),
             ("max", format_bytes(policy.max), "the most the VM may use"),
@@ -222,4 +264,5 @@ def _print_policy(policy: GoverningMemoryPolicy | None, output: Output) -> None:
             ("shares", str(policy.shares_per_gib), "the relative claim of each GiB"),
             ("idleTax", f"{policy.idle_tax}%", "the price of idle memory"),
         ],
+        headers=True,
     )

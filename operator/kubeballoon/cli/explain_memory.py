@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
+from kubeballoon.cli.agent_words import decision_message
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.allocation import allocate_memory
@@ -34,11 +35,13 @@ def explain_emergency(report: VirtualMachineReport, *, up: bool) -> Iterator[str
     )
 
 
-def why_not_more(node: MemoryNode, plan: MemoryPlan, decision: MemoryDecision) -> Iterator[str]:
+def why_not_more(
+    report: VirtualMachineReport, node: MemoryNode, plan: MemoryPlan, decision: MemoryDecision
+) -> Iterator[str]:
     """Say what keeps a VM from having more memory, the strongest reason first."""
     vm, policy = decision.vm, decision.vm.policy
     if decision.reason in _NOT_DIVIDED or policy is None:
-        yield decision.message
+        yield decision_message(report, decision)
         return
     target = _target(decision)
     if target >= vm.size:
@@ -94,11 +97,13 @@ def _entitlement_under(node: MemoryNode, uid: str, policy: MemoryTerms) -> int:
     return next(each.entitlement for each in allocate_memory(replace(node, vms=vms)).decisions if each.vm.uid == uid)
 
 
-def why_not_less(node: MemoryNode, plan: MemoryPlan, decision: MemoryDecision) -> Iterator[str]:
+def why_not_less(
+    report: VirtualMachineReport, node: MemoryNode, plan: MemoryPlan, decision: MemoryDecision
+) -> Iterator[str]:
     """Say what keeps a VM from having to give up more memory, the strongest reason first."""
     vm, policy = decision.vm, decision.vm.policy
     if decision.reason in _NOT_DIVIDED or policy is None:
-        yield decision.message
+        yield decision_message(report, decision)
         return
     if policy.mode is Mode.OBSERVE:
         yield f"its policy {policy.name} only observes: nothing is requested of it"

@@ -9,6 +9,7 @@ from kubeballoon.api.meta import ApiModel
 from kubeballoon.cli.cluster_view import ClusterView, ReportedVM
 from kubeballoon.cli.output import Output, format_count, format_percent
 from kubeballoon.cli.processor_view import VMProcessors, decide_processors, view_processors
+from kubeballoon.cli.table import Column, number
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import ProcessorDecision, ProcessorNode, ProcessorPlan, ProcessorTerms
@@ -177,7 +178,7 @@ def print_processors(explanation: ProcessorExplanation, output: Output) -> None:
     """Print an explanation as tables and lists."""
     current = explanation.current
     output.print_table(
-        ["PROCESSORS", "", ""],
+        [Column("PROCESSORS"), number(""), Column("")],
         [
             ("size", str(current.size), "what the VM was given"),
             ("online", format_count(current.online), "what its guest uses"),
@@ -191,6 +192,7 @@ def print_processors(explanation: ProcessorExplanation, output: Output) -> None:
             ("method", current.method or "-", "how requests are carried out"),
             ("node", str(explanation.node_count), f"usage {explanation.node_usage}%, stall {explanation.node_stall}%"),
         ],
+        headers=True,
     )
     output.print_line()
     output.print_line(f"{current.reason}: {current.message}")
@@ -206,7 +208,11 @@ def print_processors(explanation: ProcessorExplanation, output: Output) -> None:
 def _print_policy(policy: GoverningProcessorPolicy, output: Output) -> None:
     over = f", over {', '.join(policy.over)}" if policy.over else ""
     output.print_table(
-        ["PROCESSOR POLICY", policy.name, f"{policy.mode}, {policy.when}, priority {policy.priority}{over}"],
+        [
+            Column("PROCESSOR POLICY"),
+            number(policy.name),
+            Column(f"{policy.mode}, {policy.when}, priority {policy.priority}{over}"),
+        ],
         [
             ("min", str(policy.min), "guaranteed whatever happens"),
             ("max", str(policy.max), "the most the VM may use"),
@@ -216,4 +222,5 @@ def _print_policy(policy: GoverningProcessorPolicy, output: Output) -> None:
             ("method", policy.method, "how processors are reclaimed"),
             ("coolDown", f"{policy.cool_down:g}s", "how long a change lasts at least"),
         ],
+        headers=True,
     )

@@ -4,29 +4,27 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
-import argcomplete
-from argcomplete.completers import SuppressCompleter
-
-from kubeballoon.cli.arguments import PROGRAM, ExitStatus, parser
+from kubeballoon.cli.arguments import PROGRAM, ExitStatus, UsageError, parser
 from kubeballoon.cli.output import Output, warn
+from kubeballoon.cli.resource_aliases import VM_ALIASES
+from kubeballoon.cluster.errors import ApiError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status; an error that the user can mend is printed as one line."""
-    commands = parser()
-    argcomplete.autocomplete(commands, always_complete_options=False, default_completer=SuppressCompleter())
-    options = commands.parse_args(arguments)
-    if options.command == "release" and options.all == (options.target is not None):
-        commands.error("release takes a NODE, a VM or --all")
+    options = parse(arguments)
     logging.basicConfig(level=logging.ERROR, format=f"{PROGRAM}: %(message)s")
     try:
         return _run(options)
+    except ApiError as error:
+        warn(f"{PROGRAM}: {error}")
+        return ExitStatus.FAILED
     except KeyboardInterrupt:
         return 130  # a shell's status of a command that SIGINT ended
     except BrokenPipeError:
@@ -36,28 +34,63 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitStatus.DONE
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; wrong usage ends the program, with the usage of the command that is meant."""
+    commands = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(commands)
+    options, unknown = commands.parse_known_args(arguments)
+    command: argparse.ArgumentParser = options.used_parser
+    if unknown:
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if options.command == "release" and options.all == (options.target is not None):
+        command.error("release takes a NODE, a VM or --all")
+    if options.command == "top" and (options.resource is None) is not options.live:
+        command.error("top takes nodes or vms, or -w alone")
+    for name in _vm_names(options):
+        before, slash, _ = name.partition("/")
+        if slash and before not in VM_ALIASES and options.namespace not in (None, before):
+            command.error(f"{name} is not in the namespace {options.namespace} that -n names")
+    return options
+
+
+def _vm_names(options: argparse.Namespace) -> Sequence[str]:
+    """List the arguments that name a VM, perhaps with its namespace."""
+    if options.command == "explain":
+        return [options.vm]
+    if options.command == "top" and options.resource == "vms":
+        return list(options.names)
+    is_vm = options.command == "release" and options.target is not None and not options.target.startswith("node")
+    return [options.target] if is_vm else []
+
+
+def _complete(commands: argparse.ArgumentParser) -> None:
+    """Print completions, and exit, if that is what a shell has started the program for."""
+    import argcomplete  # noqa: PLC0415 - commands start sooner without
+    from argcomplete.completers import SuppressCompleter  # noqa: PLC0415 - likewise
+
+    argcomplete.autocomplete(commands, always_complete_options=False, default_completer=SuppressCompleter())
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.command == "completion":
         from kubeballoon.cli import completion  # noqa: PLC0415 - a command starts soon if it imports only what it needs
 
         return completion.run(options.shell)
-    from kubeballoon.cluster.client import ApiError  # noqa: PLC0415 - takes a second, and completion does without
+    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - --help and completion do without
+    from kubeballoon.cluster.reader import ApiReader  # noqa: PLC0415 - likewise
 
-    try:
-        return asyncio.run(_run_on_cluster(options))
-    except ApiError as error:
-        warn(f"{PROGRAM}: {error}")
-        return ExitStatus.FAILED
-
-
-async def _run_on_cluster(options: argparse.Namespace) -> int:
-    from kubeballoon.cluster.client import ApiClient  # noqa: PLC0415 - takes a second, and --help does without
-    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - takes a second, and --help does without
-
-    command = importlib.import_module(f"kubeballoon.cli.{options.command}")
+    output = Output.to_stdout(options.output, headers=not options.no_headers)
+    live = options.command == "top" and options.live
+    command = importlib.import_module(f"kubeballoon.cli.{'live' if live else options.command}")
+    if options.command == "version" and options.client:
+        return int(command.run_without_cluster(output))
     user = Impersonation(options.as_user, options.as_uid, options.as_groups)
-    async with await ApiClient.connect("kubectl-balloon", options.kubeconfig, options.context, user) as client:
-        status: int = await command.run(options, client, Output.to_stdout(options.output))
+    with ApiReader.connect(options.kubeconfig, options.context, user, options.request_timeout) as reader:
+        try:
+            status: int = command.run(options, reader, output)
+        except UsageError as error:
+            options.used_parser.error(str(error))
         sys.stdout.flush()  # here, where main handles a broken pipe
         return status
 

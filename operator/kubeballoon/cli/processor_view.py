@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.v1alpha1 import ProcessorReport, VirtualMachineReport
-from kubeballoon.cli.output import Cell, Style, format_count, format_percent
-from kubeballoon.core.processors.allocation import allocate_processors
+from kubeballoon.cli.output import format_count, format_percent
+from kubeballoon.cli.table import Cell, Column, Style, number
 from kubeballoon.core.processors.model import ProcessorDecision, ProcessorNode
 
 
@@ -36,7 +36,11 @@ class VMProcessors(ApiModel):
 
 def decide_processors(node: ProcessorNode | None) -> Mapping[str, ProcessorDecision]:
     """Decide how many processors each VM of a node may use now, by uid; empty if its agent reports no processors."""
-    return {} if node is None else {decision.vm.uid: decision for decision in allocate_processors(node).decisions}
+    if node is None:
+        return {}
+    from kubeballoon.core.processors.allocation import allocate_processors  # noqa: PLC0415 - with numpy
+
+    return {decision.vm.uid: decision for decision in allocate_processors(node).decisions}
 
 
 def view_processors(report: VirtualMachineReport, decision: ProcessorDecision | None) -> VMProcessors | None:
@@ -67,8 +71,11 @@ def _problem(processors: ProcessorReport) -> str | None:
     return processors.reason if processors.message is None else f"{processors.reason}: {processors.message}"
 
 
-HEADER = ("CPUS", "CPU TARGET")
-WIDE_HEADER = ("CPU OFFLINABLE", "CPU USAGE", "CPU METHOD", "CPU POLICY", "CPU REASON", "CPU MESSAGE")
+HEADER = (number("CPUS", 2), number("CPU-TARGET", 4))
+WIDE_HEADER = (
+    *(number("CPU-OFFLINABLE"), number("CPU%"), Column("CPU-METHOD"), Column("CPU-POLICY"), Column("CPU-REASON")),
+    Column("CPU-MESSAGE"),
+)
 
 
 def processor_cells(view: VMProcessors | None) -> list[str | Cell]:

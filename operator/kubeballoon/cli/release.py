@@ -8,6 +8,7 @@ request.
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +32,10 @@ from kubeballoon.cli.cluster_view import (
 from kubeballoon.cli.output import Output, warn
 from kubeballoon.cli.resource_aliases import NODE_ALIASES
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError
+from kubeballoon.cluster.client import ApiClient
+from kubeballoon.cluster.errors import ApiError
+from kubeballoon.cluster.impersonation import Impersonation
+from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.cluster.request_withdrawal import wait_for_returns, withdraw
 from kubeballoon.core.formatting import human
 from kubeballoon.governance.pending_returns import PendingReturn, pending_returns
@@ -138,7 +142,9 @@ class ReleaseResult(ApiModel):
     pending: list[PendingReturn] = Field(alias="held")
 
 
-async def annotate(client: ApiClient, target: ReleaseTarget, *, undo: bool, dry_run: bool = False) -> list[str]:
+async def annotate(
+    client: ApiClient, reader: ApiReader, target: ReleaseTarget, *, undo: bool, dry_run: bool = False
+) -> list[str]:
     """Set the annotations that release a target, or remove them, and return the objects that were changed.
 
     A dry run changes nothing, and returns the objects that would be changed.
@@ -147,10 +153,10 @@ async def annotate(client: ApiClient, target: ReleaseTarget, *, undo: bool, dry_
         ApiError: an annotation could not be written.
     """
     if target.scope is ReleaseScope.VM:
-        vm = await find_vm(client, await read_cluster(client), target.namespace, target.name)
+        vm = find_vm(reader, read_cluster(reader), target.namespace, target.name)
         path = paths.instance(target.namespace, target.name)
         # The report may be older than the last release, so the VMI's own annotations count.
-        annotations = (await client.get(path))["metadata"].get("annotations", {})
+        annotations = reader.get(path)["metadata"].get("annotations", {})
         if (annotations.get(EXCLUDE) == "true") is not undo:
             return []
         if not dry_run:
@@ -162,7 +168,7 @@ async def annotate(client: ApiClient, target: ReleaseTarget, *, undo: bool, dry_
         undo_everything = target.scope is ReleaseScope.ALL and undo
         if not undo_everything and (kind is NodePressure) is not (target.scope is ReleaseScope.NODE):
             continue
-        for item in await list_objects(client, kind):
+        for item in list(list_objects(reader, kind)):
             name, uid = item["metadata"]["name"], item["metadata"]["uid"]
             released = item["metadata"].get("annotations", {}).get(RELEASE) == "true"
             if released is not undo or (target.scope is ReleaseScope.NODE and name != target.name):
@@ -217,7 +223,7 @@ def _most_use(status: NodePressureStatus) -> int:
     return vms + status.memory.other
 
 
-async def run(options: argparse.Namespace, client: ApiClient, output: Output) -> ExitStatus:
+def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitStatus:
     """Release a target or undo its release, and wait.
 
     Returns:
@@ -226,8 +232,18 @@ async def run(options: argparse.Namespace, client: ApiClient, output: Output) ->
     Raises:
         ApiError: the cluster cannot be read or written, or the target does not exist or is ambiguous.
     """
-    target = await _find_target(options, client)
-    expected = None if options.undo else forecast(await read_nodes(client), target)
+    return asyncio.run(_run(options, reader, output))
+
+
+async def _run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitStatus:
+    user = Impersonation(options.as_user, options.as_uid, options.as_groups)
+    async with await ApiClient.connect("kubectl-balloon", options.kubeconfig, options.context, user) as client:
+        return await _release(options, client, reader, output)
+
+
+async def _release(options: argparse.Namespace, client: ApiClient, reader: ApiReader, output: Output) -> ExitStatus:
+    target = _find_target(options, reader)
+    expected = None if options.undo else forecast(list(read_nodes(reader)), target)
     refused = False
     if expected is not None:
         for shortage in expected.short:
@@ -240,9 +256,9 @@ async def run(options: argparse.Namespace, client: ApiClient, output: Output) ->
         undone=options.undo,
         dry_run=options.dry_run,
         refused=refused,
-        changed=[] if refused else await annotate(client, target, undo=options.undo, dry_run=options.dry_run),
+        changed=[] if refused else await annotate(client, reader, target, undo=options.undo, dry_run=options.dry_run),
         forecast=expected,
-        pending=await _wait(options, client, target) if may_write and not options.undo else [],
+        pending=await _wait(options, client, reader, target) if may_write and not options.undo else [],
     )
     if not output.print_document(result):
         _print_result(output, options, target, result)
@@ -254,11 +270,13 @@ async def run(options: argparse.Namespace, client: ApiClient, output: Output) ->
     return ExitStatus.INCOMPLETE if result.pending else ExitStatus.DONE
 
 
-async def _wait(options: argparse.Namespace, client: ApiClient, target: ReleaseTarget) -> list[PendingReturn]:
+async def _wait(
+    options: argparse.Namespace, client: ApiClient, reader: ApiReader, target: ReleaseTarget
+) -> list[PendingReturn]:
     """Withdraw requests and wait, as far as the options say so, and return the VMs that lack something at the end."""
 
     async def read_pending() -> list[PendingReturn]:
-        return pending_returns(await read_nodes(client), datetime.now(UTC), target.covers)
+        return pending_returns(list(read_nodes(reader)), datetime.now(UTC), target.covers)
 
     if options.without_controller:
         lacking = await read_pending()
@@ -292,7 +310,7 @@ def _print_result(output: Output, options: argparse.Namespace, target: ReleaseTa
         )
 
 
-async def _find_target(options: argparse.Namespace, client: ApiClient) -> ReleaseTarget:
+def _find_target(options: argparse.Namespace, reader: ApiReader) -> ReleaseTarget:
     """Find what the command line names.
 
     Raises:
@@ -302,16 +320,16 @@ async def _find_target(options: argparse.Namespace, client: ApiClient) -> Releas
         return ReleaseTarget(ReleaseScope.ALL)
     before_slash, slash, name = options.target.partition("/")
     if slash and before_slash in NODE_ALIASES:
-        if name not in {node.metadata.name for node in await read_nodes(client)}:
+        if name not in {node.metadata.name for node in read_nodes(reader)}:
             raise ApiError(f"no agent reports a node {name}")
         return ReleaseTarget(ReleaseScope.NODE, name)
-    view = await read_cluster(client)
-    namespace, name = parse_vm_name(options.target, options.namespace or client.namespace)
+    view = read_cluster(reader)
+    namespace, name = parse_vm_name(options.target, options.namespace or reader.namespace)
     if not slash and any(node.metadata.name == name for node in view.nodes):
         if any((vm.report.namespace, vm.report.name) == (namespace, name) for vm in view.reported_vms()):
             raise ApiError(f"{name} is a node and a VM: write node/{name} or vm/{name}")
         return ReleaseTarget(ReleaseScope.NODE, name)
-    vm = await find_vm(client, view, namespace, name)
+    vm = find_vm(reader, view, namespace, name)
     if not options.undo:
         _check_exclusion(view, vm)
     return ReleaseTarget(ReleaseScope.VM, name, namespace)

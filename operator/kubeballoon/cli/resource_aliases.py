@@ -2,5 +2,13 @@
 
 from __future__ import annotations
 
-VM_ALIASES = ("vm", "vms", "vmi", "vmis", "virtualmachine", "virtualmachineinstance")
+VM_ALIASES = (
+    "vm",
+    "vms",
+    "vmi",
+    "vmis",
+    "virtualmachine",
+    "virtualmachineinstance",
+    "virtualmachineinstance.kubevirt.io",
+)
 NODE_ALIASES = ("node", "nodes", "no")

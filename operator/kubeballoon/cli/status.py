@@ -9,13 +9,16 @@ from datetime import UTC, datetime
 
 from kubeballoon.api.conditions import ConditionType
 from kubeballoon.api.meta import ApiModel, Status
+from kubeballoon.api.names import CONTROLLER, UNINSTALLER_PREFIX
 from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, PolicyStatus, ProcessorPolicy, VirtualMachineReport
+from kubeballoon.cli.agent_words import agent_words
 from kubeballoon.cli.arguments import ExitStatus
 from kubeballoon.cli.cluster_view import ClusterView, read_cluster
-from kubeballoon.cli.output import Cell, Output, Style, format_bytes
+from kubeballoon.cli.output import Output, format_bytes
+from kubeballoon.cli.table import Cell, Column, Style, name, number
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ForbiddenError, Object
-from kubeballoon.cluster.lease import CONTROLLER, UNINSTALLER_PREFIX
+from kubeballoon.cluster.errors import ForbiddenError, Object
+from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.processors.allocation import allocate_processors
@@ -222,7 +225,7 @@ def attention(view: ClusterView) -> Iterator[str]:
         yield "no agent has reported: do agents run on the nodes?"
     yield from _node_problems(view)
     yield from _policy_problems(view)
-    yield from _name_vms("VMs that do not follow requests, or cannot be reached", view, _memory_is_unresponsive)
+    yield from _name_unresponsive_vms(view)
     yield from _name_vms("VMs whose guests do not follow requests for processors", view, _processors_are_unresponsive)
 
 
@@ -242,6 +245,17 @@ def _name_vms(title: str, view: ClusterView, condition: Callable[[VirtualMachine
     names = [vm.full_name for vm in view.reported_vms() if condition(vm.report)]
     if names:
         yield f"{title}: {listed(names)}"
+
+
+def _name_unresponsive_vms(view: ClusterView) -> Iterator[str]:
+    """Name the VMs that do not follow, a line for each thing that agents found wrong, the most frequent first."""
+    by_words: dict[str, list[str]] = {}
+    for vm in view.reported_vms():
+        if _memory_is_unresponsive(vm.report):
+            by_words.setdefault(agent_words(vm.report) or "", []).append(vm.full_name)
+    for words, names in sorted(by_words.items(), key=lambda each: (-len(each[1]), each[0])):
+        because = f" ({words})" if words else ""
+        yield f"VMs that do not follow requests, or cannot be reached{because}: {listed(names)}"
 
 
 def _node_problems(view: ClusterView) -> Iterator[str]:
@@ -285,21 +299,21 @@ def _policy_problems(view: ClusterView) -> Iterator[str]:
                     yield f"{name}: {condition.message}"
 
 
-async def run(_: argparse.Namespace, client: ApiClient, output: Output) -> ExitStatus:
+def run(_: argparse.Namespace, reader: ApiReader, output: Output) -> ExitStatus:
     """Print the overview; the exit status is ATTENTION if anything needs it.
 
     Raises:
         ApiError: the cluster cannot be read.
     """
-    result = overview(await read_cluster(client), await _read_leadership(client))
+    result = overview(read_cluster(reader), _read_leadership(reader))
     if not output.print_document(result):
         _print_overview(result, output)
     return ExitStatus.ATTENTION if result.attention else ExitStatus.DONE
 
 
-async def _read_leadership(client: ApiClient) -> Leadership:
+def _read_leadership(reader: ApiReader) -> Leadership:
     try:
-        leases = (await client.get(paths.LEASES, fieldSelector=f"metadata.name={CONTROLLER}"))["items"]
+        leases = list(reader.items(paths.LEASES, fieldSelector=f"metadata.name={CONTROLLER}"))
     except ForbiddenError:
         return Leadership()  # users that may not read Leases still see everything else
     return leadership(leases, datetime.now(UTC))
@@ -309,8 +323,7 @@ def _print_overview(result: Overview, output: Output) -> None:
     _print_cluster(result, output)
     if result.policies:
         output.print_line()
-        header = ["KIND", "POLICY", "MODE", "PRIORITY", "GOVERNED", "EXCLUDED", "RECLAIMED", "READY", "REASON"]
-        output.print_table(header, [_policy_cells(policy) for policy in result.policies])
+        output.print_table(_POLICY_HEADER, [_policy_cells(policy) for policy in result.policies])
     output.print_line()
     if not result.attention:
         output.print_line(Cell("All is well.", Style.GOOD))
@@ -351,6 +364,12 @@ def _format_left_alone(title: str, excluded: dict[str, int], unresponsive: int) 
     return (f"{title}{reasons}" if reasons else "") + (f"; {unresponsive} unresponsive" if unresponsive else "")
 
 
+_POLICY_HEADER = (
+    *(Column("KIND", optional=1), name("POLICY"), Column("MODE", optional=2), number("PRIORITY", 4)),
+    *(number("GOVERNED"), number("EXCLUDED", 3), number("RECLAIMED"), Column("READY"), Column("REASON", optional=5)),
+)
+
+
 def _policy_cells(policy: PolicySummary) -> list[str | Cell]:
     processors = policy.processors_reclaimed
     return [
@@ -360,7 +379,7 @@ def _policy_cells(policy: PolicySummary) -> list[str | Cell]:
         str(policy.priority),
         str(policy.governed),
         str(policy.excluded),
-        format_bytes(policy.reclaimed) if processors is None else f"{processors} processors",
+        format_bytes(policy.reclaimed) if processors is None else f"{processors}cpu",
         Cell(policy.ready, Style.GOOD if policy.ready == "True" else Style.WARN),
         policy.reason,
     ]

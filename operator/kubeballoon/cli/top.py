@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from kubeballoon.api.duration import format_duration
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMachineReport
+from kubeballoon.cli.agent_words import FROM_THE_AGENT, decision_message
 from kubeballoon.cli.arguments import ExitStatus
-from kubeballoon.cli.cluster_view import ClusterView, read_cluster
-from kubeballoon.cli.output import Cell, Output, Style, format_bytes, format_percent, warn
+from kubeballoon.cli.cluster_view import (
+    ClusterView,
+    parse_vm_name,
+    read_node,
+    read_nodes,
+    read_policies,
+)
+from kubeballoon.cli.output import Output, format_bytes, format_percent, warn
 from kubeballoon.cli.processor_view import (
     HEADER,
     WIDE_HEADER,
@@ -19,15 +27,20 @@ from kubeballoon.cli.processor_view import (
     processor_cells,
     view_processors,
 )
-from kubeballoon.cluster.client import ApiClient, ApiError
+from kubeballoon.cli.selector import parse_selector
+from kubeballoon.cli.table import Cell, Column, Style, name, number
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.errors import ApiError
 from kubeballoon.core.decision_reason import DecisionReason
-from kubeballoon.core.memory.allocation import allocate_memory
-from kubeballoon.core.memory.model import MemoryDecision
-from kubeballoon.core.processors.allocation import allocate_processors
-from kubeballoon.core.processors.model import ProcessorDecision
 from kubeballoon.vocabulary import NodeState
 
-_STYLES = {NodeState.TIGHT: Style.WARN, NodeState.SCARCE: Style.BAD, NodeState.CRITICAL: Style.BAD}
+if TYPE_CHECKING:
+    from kubeballoon.api.selector import LabelSelector
+    from kubeballoon.cluster.reader import ApiReader
+    from kubeballoon.core.memory.model import MemoryDecision
+    from kubeballoon.core.processors.model import ProcessorDecision
+
+STATE_STYLES = {NodeState.TIGHT: Style.WARN, NodeState.SCARCE: Style.BAD, NodeState.CRITICAL: Style.BAD}
 
 
 class NodeProcessorSummary(ApiModel):
@@ -77,7 +90,12 @@ class NodeSummary(ApiModel):
 
 
 class VirtualMachineSummary(ApiModel):
-    """A VirtualMachineSummary shows a VM's memory, bytes, and processors; fields that are not known are left out."""
+    """A VirtualMachineSummary shows a VM's memory, bytes, and processors; fields that are not known are left out.
+
+    Attributes:
+        troubled: whether its guest swaps or refaults.
+        problem: what the agent found wrong with it, in a word.
+    """
 
     namespace: str
     name: str
@@ -87,6 +105,8 @@ class VirtualMachineSummary(ApiModel):
     actual: int | None = None
     resident: int | None = None
     target: int | None = None
+    troubled: bool
+    problem: str | None = None
     min: int
     demand: int
     reclaimed: int
@@ -109,6 +129,8 @@ class VirtualMachineList(ApiModel):
 
 def summarize_nodes(view: ClusterView) -> Iterator[NodeSummary]:
     """Summarize each node whose agent has reported."""
+    from kubeballoon.core.memory.allocation import allocate_memory  # noqa: PLC0415 - numpy, after the answer's arrival
+
     for pressure, status in view.reporting_nodes():
         node = view.memory_node(pressure, status)
         plan = allocate_memory(node)
@@ -139,6 +161,8 @@ def summarize_nodes(view: ClusterView) -> Iterator[NodeSummary]:
 def _summarize_processors(
     view: ClusterView, pressure: NodePressure, status: NodePressureStatus
 ) -> NodeProcessorSummary | None:
+    from kubeballoon.core.processors.allocation import allocate_processors  # noqa: PLC0415 - with numpy
+
     node, report, vms = view.processor_node(pressure, status), status.processors, status.virtual_machines
     if node is None or report is None:
         return None
@@ -153,16 +177,18 @@ def _summarize_processors(
 
 
 def summarize_vms(
-    view: ClusterView, namespace: str | None, node: str | None, policy: str | None
+    view: ClusterView, namespace: str | None = None, policy: str | None = None, selector: LabelSelector | None = None
 ) -> Iterator[VirtualMachineSummary]:
-    """Summarize the VMs of a namespace, on a node, that a policy governs; None stands for all."""
+    """Summarize the VMs of a namespace, that a policy governs, and that a selector selects; None stands for all."""
+    from kubeballoon.core.memory.allocation import allocate_memory  # noqa: PLC0415 - with numpy
+
     for pressure, status in view.reporting_nodes():
-        if node not in (None, pressure.metadata.name):
-            continue
         decisions = {each.vm.uid: each for each in allocate_memory(view.memory_node(pressure, status)).decisions}
         processor_decisions = decide_processors(view.processor_node(pressure, status))
         for report in status.virtual_machines:
             if namespace not in (None, report.namespace):
+                continue
+            if selector is not None and not selector.matches(report.labels):
                 continue
             vm = _summarize_vm(
                 report, pressure.metadata.name, decisions[report.uid], processor_decisions.get(report.uid)
@@ -183,68 +209,139 @@ def _summarize_vm(
         actual=report.actual,
         resident=report.resident,
         target=report.target,
+        troubled=report.troubled,
+        problem=None if report.reason is None else str(report.reason),
         min=decision.vm.minimum,
         demand=decision.vm.demand,
         reclaimed=report.reclaimed,
         reason=decision.reason,
-        message=decision.message,
+        message=decision_message(report, decision),
         processors=view_processors(report, processor_decision),
     )
 
 
-_NODE_ORDERS: dict[str, Callable[[NodeSummary], tuple[object, ...]]] = {
+def _by_available(node: NodeSummary) -> tuple[object, ...]:
+    return node.available, node.name
+
+
+NODE_ORDERS: Mapping[str, Callable[[NodeSummary], tuple[object, ...]]] = {
     "name": lambda node: (node.name,),
     "state": lambda node: (-NodeState(node.state).severity, node.available / max(1, node.total), node.name),
-    "available": lambda node: (node.available, node.name),
+    "available": _by_available,
+    "memory": _by_available,
     "reclaimed": lambda node: (-node.reclaimed, node.name),
     "cpu": lambda node: (*((0, 0) if (cpus := node.processors) is None else (-cpus.stall, -cpus.usage)), node.name),
 }
-_VM_ORDERS: dict[str, Callable[[VirtualMachineSummary], tuple[object, ...]]] = {
+
+# What a VM's owner would call trouble, the worst first; other reasons are none.
+_TROUBLES = (
+    DecisionReason.UNRESPONSIVE,
+    DecisionReason.WAITING,
+    DecisionReason.WITHHOLDING,
+    DecisionReason.DEMAND_UNKNOWN,
+    DecisionReason.AT_MINIMUM,
+)
+
+
+def trouble(vm: VirtualMachineSummary) -> int:
+    """Rank a VM by its trouble: 0 is the worst, and a VM whose guest swaps is worse than any that does not."""
+    if vm.troubled:
+        return 0
+    reason = DecisionReason(vm.reason)
+    return 1 + (_TROUBLES.index(reason) if reason in _TROUBLES else len(_TROUBLES))
+
+
+VM_ORDERS: Mapping[str, Callable[[VirtualMachineSummary], tuple[object, ...]]] = {
     "name": lambda vm: (vm.namespace, vm.name),
+    "trouble": lambda vm: (trouble(vm), -vm.reclaimed, vm.namespace, vm.name),
     "size": lambda vm: (-vm.size, vm.namespace, vm.name),
     "demand": lambda vm: (-vm.demand, vm.namespace, vm.name),
+    "memory": lambda vm: (-(vm.size if vm.actual is None else vm.actual), vm.namespace, vm.name),
     "reclaimed": lambda vm: (-vm.reclaimed, vm.namespace, vm.name),
     "cpu": lambda vm: (-((vm.processors.usage or 0) if vm.processors is not None else 0), vm.namespace, vm.name),
 }
 
 
-async def run(options: argparse.Namespace, client: ApiClient, output: Output) -> ExitStatus:
+def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitStatus:
     """Print nodes or VMs.
 
     Raises:
-        ApiError: the cluster cannot be read, or there is no such node or policy.
+        ApiError: the cluster cannot be read, or there is no such node, VM or policy.
+        UsageError: the selector cannot be read.
     """
-    view = await read_cluster(client)
+    selector = None if options.selector is None else parse_selector(options.selector)
+    view = read_policies(reader)
     if options.resource == "nodes":
-        _print_nodes(sorted(summarize_nodes(view), key=_NODE_ORDERS[options.sort_by]), output)
+        summaries = list(_read_node_summaries(options, reader, view))
+        _print_nodes(sorted(summaries, key=NODE_ORDERS[options.sort_by]), output)
         return ExitStatus.DONE
-    if options.node is not None and options.node not in {node.metadata.name for node in view.nodes}:
-        raise ApiError(f"no agent reports a node {options.node}")
     if options.policy not in (None, *(policy.metadata.name for policy in view.policies)):
         raise ApiError(f"there is no policy {options.policy}")
-    # --node alone means all VMs of the node, not only those of the context's namespace.
-    every_namespace = options.all_namespaces or (options.node is not None and options.namespace is None)
-    namespace = None if every_namespace else options.namespace or client.namespace
-    vms = summarize_vms(view, namespace, options.node, options.policy)
-    _print_vms(sorted(vms, key=_VM_ORDERS[options.sort_by]), output)
+    vms = list(_read_vm_summaries(options, reader, view, selector))
+    is_document = output.output_format not in (None, "wide")
+    _print_vms(sorted(vms, key=VM_ORDERS[options.sort_by or ("name" if is_document else "trouble")]), output)
     return ExitStatus.DONE
 
 
+def _read_node_summaries(options: argparse.Namespace, reader: ApiReader, view: ClusterView) -> Iterator[NodeSummary]:
+    """Read and summarize the nodes that the options name or select, a page at a time, so that no report is kept."""
+    selected: Collection[str] | None = None
+    if options.selector is not None:  # reports have no labels of nodes
+        selected = reader.names(paths.NODES, labelSelector=options.selector)
+    for node in _read_named(options.names, reader):
+        if selected is None or node.metadata.name in selected:
+            yield from summarize_nodes(replace(view, nodes=(node,)))
+
+
+def _read_named(names: Sequence[str], reader: ApiReader) -> Iterator[NodePressure]:
+    """Read the NodePressures of these nodes; without names, of all.
+
+    Raises:
+        ApiError: no agent reports such a node.
+    """
+    if not names:
+        yield from read_nodes(reader)
+    for each in names:
+        yield read_node(reader, each.rpartition("/")[2])
+
+
+def _read_vm_summaries(
+    options: argparse.Namespace, reader: ApiReader, view: ClusterView, selector: LabelSelector | None
+) -> Iterator[VirtualMachineSummary]:
+    """Read and summarize the VMs that the options name or select, a page at a time, so that no report is kept.
+
+    Raises:
+        ApiError: no agent reports such a node, or such a VM.
+    """
+    namespace = options.namespace or reader.namespace
+    wanted = {parse_vm_name(each, namespace) for each in options.names}
+    missing = set(wanted)
+    # --node alone means all VMs of the node, not only those of the context's namespace.
+    every = options.all_namespaces or wanted or (options.node is not None and options.namespace is None)
+    for node in _read_named([] if options.node is None else [options.node], reader):
+        for vm in summarize_vms(replace(view, nodes=(node,)), None if every else namespace, options.policy, selector):
+            if not wanted or (vm.namespace, vm.name) in wanted:
+                missing.discard((vm.namespace, vm.name))
+                yield vm
+    if missing:
+        raise ApiError(f"no VM {' or '.join(map('/'.join, sorted(missing)))} runs on a node with an agent")
+
+
 _NODE_HEADER = (
-    *("NODE", "STATE", "TOTAL", "AVAILABLE", "CAPACITY", "VMS", "SIZE", "RECLAIMED"),
-    *("CPUS", "CPU USAGE", "CPU STALL", "REPORTED"),
+    *(name("NODE"), Column("STATE"), number("TOTAL", 3), number("AVAIL"), number("CAPACITY", 2), number("VMS")),
+    *(number("SIZE"), number("RECLAIMED"), number("CPUS", 4), number("CPU%", 1), number("STALL%", 5), number("AGE")),
 )
 _WIDE_NODE_HEADER = (
-    *("OTHER", "RESERVE", "STALL", "SHORTFALL", "RISK"),
-    *("CPUS RECLAIMED", "CPU SHORTFALL", "RELEASED", "AGENT"),
+    *(number("OTHER"), number("RESERVE"), number("MEM-STALL"), number("SHORTFALL"), number("RISK")),
+    *(number("CPUS-RECLAIMED"), number("CPU-SHORTFALL"), Column("RELEASED"), Column("AGENT")),
 )
 
 
 def _print_nodes(nodes: list[NodeSummary], output: Output) -> None:
-    if output.print_document(NodeList(nodes=nodes)):
+    if output.print_document(NodeList(nodes=nodes), [f"node/{node.name}" for node in nodes]):
         return
     if not nodes:
-        warn("no agent has reported: do agents run on the nodes?")
+        warn("no agent has reported such a node: do agents run on the nodes?")
         return
     header = [*_NODE_HEADER, *(_WIDE_NODE_HEADER if output.wide else ())]
     output.print_table(header, [_node_cells(node, wide=output.wide) for node in nodes])
@@ -254,12 +351,12 @@ def _node_cells(node: NodeSummary, *, wide: bool) -> list[str | Cell]:
     cpus = node.processors
     cells: list[str | Cell] = [
         node.name,
-        Cell(node.state, _STYLES.get(NodeState(node.state), Style.PLAIN)),
+        Cell(node.state, STATE_STYLES.get(NodeState(node.state), Style.PLAIN)),
         *map(format_bytes, (node.total, node.available, node.capacity)),
         str(node.virtual_machines),
         *map(format_bytes, (node.size, node.reclaimed)),
         *(["-"] * 3 if cpus is None else [str(cpus.count), format_percent(cpus.usage), format_percent(cpus.stall)]),
-        Cell(f"{format_duration(node.age)} ago", Style.BAD if node.silent else Style.PLAIN),
+        Cell(_format_age(node.age), Style.BAD if node.silent else Style.PLAIN),
     ]
     if wide:
         cells += [
@@ -267,7 +364,7 @@ def _node_cells(node: NodeSummary, *, wide: bool) -> list[str | Cell]:
             f"{node.stall_some}%/{node.stall_full}%",
             Cell(format_bytes(node.shortfall), Style.BAD if node.shortfall else Style.PLAIN),
             format_bytes(node.risk),
-            "-" if cpus is None else f"{cpus.reclaimed} of {cpus.size}",
+            "-" if cpus is None else f"{cpus.reclaimed}/{cpus.size}",
             "-" if cpus is None else Cell(str(cpus.shortfall), Style.BAD if cpus.shortfall else Style.PLAIN),
             "yes" if node.released else "no",
             node.agent_version or "-",
@@ -275,12 +372,24 @@ def _node_cells(node: NodeSummary, *, wide: bool) -> list[str | Cell]:
     return cells
 
 
-_VM_HEADER = ("NAMESPACE", "VM", "NODE", "SIZE", "ACTUAL", "TARGET", "MIN", "DEMAND", "REASON", *HEADER)
-_WIDE_VM_HEADER = ("RESIDENT", "POLICY", *WIDE_HEADER, "MESSAGE")
+def _format_age(seconds: int) -> str:
+    """Write an age as kubectl does: with the largest unit alone once it is two or more."""
+    for unit, factor in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * factor:
+            return f"{seconds // factor}{unit}"
+    return f"{seconds}s"
+
+
+_VM_HEADER = (
+    *(name("NAMESPACE"), name("VM"), name("NODE", 5), number("SIZE"), number("ACTUAL"), number("TARGET", 1)),
+    *(number("MIN", 3), number("DEMAND"), Column("REASON"), *HEADER),
+)
+_WIDE_VM_HEADER = (number("RESIDENT"), Column("POLICY"), *WIDE_HEADER, Column("MESSAGE"))
 
 
 def _print_vms(vms: list[VirtualMachineSummary], output: Output) -> None:
-    if output.print_document(VirtualMachineList(virtual_machines=vms)):
+    names = [f"virtualmachineinstance.kubevirt.io/{vm.name}" for vm in vms]
+    if output.print_document(VirtualMachineList(virtual_machines=vms), names):
         return
     if not vms:
         warn("no such VM runs on a node with an agent (-A looks into all namespaces)")
@@ -296,9 +405,16 @@ def _vm_cells(vm: VirtualMachineSummary, *, wide: bool) -> list[str | Cell]:
         *map(format_bytes, (vm.size, vm.actual, vm.target)),
         "-" if vm.policy is None else format_bytes(vm.min),
         format_bytes(vm.demand),
-        Cell(vm.reason, Style.WARN if vm.reason == DecisionReason.UNRESPONSIVE else Style.PLAIN),
+        Cell(reason_cell(vm), (Style.BAD, Style.WARN, Style.PLAIN)[min(2, trouble(vm))]),
         *cpu_cells[: len(HEADER)],
     ]
     if wide:
         cells += [format_bytes(vm.resident), vm.policy or "-", *cpu_cells[len(HEADER) :], vm.message]
     return cells
+
+
+def reason_cell(vm: VirtualMachineSummary) -> str:
+    """Say in a word how a VM fares: that it is troubled, what its agent found wrong, or its decision's reason."""
+    if vm.troubled:
+        return "Troubled"
+    return vm.problem if vm.problem is not None and vm.reason in FROM_THE_AGENT else vm.reason

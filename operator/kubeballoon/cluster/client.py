@@ -15,10 +15,36 @@ import aiohttp
 import yaml
 from multidict import CIMultiDict
 
+from kubeballoon.cluster.errors import (
+    ERRORS,
+    ApiError,
+    BusyError,
+    ConflictError,
+    ExpiredError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    Object,
+    UnreachableError,
+    error_of,
+    one_line,
+)
 from kubeballoon.cluster.impersonation import Impersonation
 from kubeballoon.cluster.kubernetes_async import ConfigException, client, config
 
-Object = dict[str, Any]
+__all__ = [
+    "ApiClient",
+    "ApiError",
+    "BusyError",
+    "ConflictError",
+    "ExpiredError",
+    "ForbiddenError",
+    "InvalidError",
+    "NotFoundError",
+    "Object",
+    "Timeouts",
+    "UnreachableError",
+]
 
 JSON = "application/json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -43,54 +69,6 @@ class Timeouts:
 
 _DEFAULT_TIMEOUTS = Timeouts()
 _NOBODY = Impersonation()
-
-
-class ApiError(Exception):
-    """A request failed; the text is one line for a person."""
-
-
-class UnreachableError(ApiError):
-    """The API server did not answer, or not in time; the same request may succeed later."""
-
-
-class BusyError(UnreachableError):
-    """The API server asks its client to retry in a moment, for example while a CRD is being installed."""
-
-
-class NotFoundError(ApiError):
-    """The API server has no such object, or no such kind."""
-
-
-class ConflictError(ApiError):
-    """The object has another uid than the request's, or has changed since it was read."""
-
-
-class InvalidError(ApiError):
-    """The API server cannot take the object, or a test in a JSON patch fails; the text does not always say which."""
-
-
-class ForbiddenError(ApiError):
-    """The client lacks a privilege; the text names it."""
-
-
-class ExpiredError(ApiError):
-    """The API server no longer knows the resourceVersion that a watch starts from; the objects must be listed anew."""
-
-
-_ERRORS: Mapping[int, type[ApiError]] = {
-    401: ForbiddenError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    409: ConflictError,
-    410: ExpiredError,
-    413: InvalidError,
-    422: InvalidError,
-    429: BusyError,
-    500: UnreachableError,
-    502: UnreachableError,
-    503: UnreachableError,
-    504: UnreachableError,
-}
 
 
 class ApiClient:
@@ -165,10 +143,10 @@ class ApiClient:
                 where = config.KUBE_CONFIG_DEFAULT_LOCATION
                 raise ApiError(f"no access to a cluster: there is no kubeconfig {where}, and this is no pod")
         except (ConfigException, OSError) as error:
-            raise ApiError(f"no access to a cluster: {_one_line(error)}") from error
+            raise ApiError(f"no access to a cluster: {one_line(error)}") from error
         # The library reads a kubeconfig without checking it first, so a malformed one fails anywhere.
         except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ApiError(f"no access to a cluster: the kubeconfig cannot be read: {_one_line(error)}") from error
+            raise ApiError(f"no access to a cluster: the kubeconfig cannot be read: {one_line(error)}") from error
         return cls(configuration, field_manager, namespace, impersonation=impersonation)
 
     async def __aenter__(self) -> Self:
@@ -306,26 +284,13 @@ class ApiClient:
         except TimeoutError as error:
             raise UnreachableError(f"the API server did not answer {request} within {seconds:.0f}s") from error
         except aiohttp.ClientPayloadError as error:
-            raise UnreachableError(f"the API server broke off {request}: {_one_line(error)}") from error
+            raise UnreachableError(f"the API server broke off {request}: {one_line(error)}") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise UnreachableError(f"the API server cannot be reached: {_one_line(error)}") from error
-
-
-_TOO_LARGE = "etcdserver: request is too large", "trying to send message larger than max"
-"""What etcd, and the API server's client of it, say of a large object; it comes with the status of a server's error."""
+            raise UnreachableError(f"the API server cannot be reached: {one_line(error)}") from error
 
 
 async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ApiError:
-    text = await response.text()
-    try:
-        message = json.loads(text)["message"]
-    except (ValueError, KeyError, TypeError):
-        # A missing object is answered with 404 and JSON; 404 without JSON means that the kind is missing.
-        unknown_kind = response.status == 404  # noqa: PLR2004 - HTTP
-        message = "there is no such kind: is its CRD installed?" if unknown_kind else text[:200] or response.reason
-    too_large = any(text in str(message) for text in _TOO_LARGE)
-    error_type = InvalidError if too_large else _ERRORS.get(response.status, ApiError)
-    return error_type(f"{method} {path}: {_one_line(message)}")
+    return error_of(response.status, await response.text(), response.reason, f"{method} {path}")
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -342,19 +307,13 @@ async def _events(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[
         async for line in _lines(response):
             event: Object = json.loads(line)
             if event["type"] == "ERROR":
-                error_type = _ERRORS.get(event["object"].get("code", 0), ApiError)
-                raise error_type(f"watch {path}: {_one_line(event['object'].get('message', 'failed'))}")
+                error_type = ERRORS.get(event["object"].get("code", 0), ApiError)
+                raise error_type(f"watch {path}: {one_line(event['object'].get('message', 'failed'))}")
             yield event
     except TimeoutError:
         return  # the API server is silent; the next watch shows whether it can still be reached
     except (aiohttp.ClientError, ValueError) as error:
-        raise UnreachableError(f"the watch of {path} broke off: {_one_line(error)}") from error
-
-
-def contexts(kubeconfig: Path | None = None) -> list[str]:
-    """List the contexts of a kubeconfig; without a path, of the user's own."""
-    known, _ = config.list_kube_config_contexts(None if kubeconfig is None else str(kubeconfig))
-    return sorted(context["name"] for context in known)
+        raise UnreachableError(f"the watch of {path} broke off: {one_line(error)}") from error
 
 
 def _impersonation(loader: Any) -> Impersonation:
@@ -369,7 +328,3 @@ def _impersonation(loader: Any) -> Impersonation:
 
 def _has_kubeconfig() -> bool:
     return any(Path(path).expanduser().exists() for path in config.KUBE_CONFIG_DEFAULT_LOCATION.split(":"))
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kubeballoon.api.names import LEADER_ACCOUNT, SHUT_OUT_ACCOUNT
+from kubeballoon.api.names import LEADER_ACCOUNT, SHUT_OUT_ACCOUNT, UNINSTALLER_PREFIX
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, ForbiddenError, NotFoundError, Object
 
@@ -23,10 +23,6 @@ LEASE_DURATION = 15.0  # seconds for which a Lease is held after its last renewa
 RENEW_DEADLINE = 10.0  # seconds without a renewal after which a holder stops: well before anybody else may lead
 RENEW_PERIOD = 5.0  # seconds between renewals: two may fail before the deadline
 RETRY_PERIOD = 2.0  # seconds between attempts to acquire the Lease, or to renew it after a failure
-CONTROLLER = "kubeballoon-controller"
-"""The name of the controllers' Lease: the replica that holds it decides."""
-UNINSTALLER_PREFIX = "uninstall_"
-"""How the identity of an uninstallation begins while it holds the controllers' Lease."""
 
 
 class Lease:

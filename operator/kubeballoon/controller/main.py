@@ -14,9 +14,10 @@ from typing import Any, cast
 import kopf
 
 from kubeballoon.api.duration import parse_duration
+from kubeballoon.api.names import CONTROLLER
 from kubeballoon.cluster.client import ApiClient
 from kubeballoon.cluster.events import EventRecorder
-from kubeballoon.cluster.lease import CONTROLLER, Lease, own_namespace
+from kubeballoon.cluster.lease import Lease, own_namespace
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.kind_check import KindCheck
 from kubeballoon.controller.kopf_handlers import Handlers

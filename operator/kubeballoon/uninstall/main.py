@@ -9,8 +9,9 @@ import os
 import socket
 
 from kubeballoon.api.duration import parse_duration
+from kubeballoon.api.names import CONTROLLER, UNINSTALLER_PREFIX
 from kubeballoon.cluster.client import ApiClient, ApiError
-from kubeballoon.cluster.lease import CONTROLLER, UNINSTALLER_PREFIX, Lease, own_namespace
+from kubeballoon.cluster.lease import Lease, own_namespace
 from kubeballoon.governance.pending_returns import listed_returns
 from kubeballoon.options import add_client_options, checked
 from kubeballoon.uninstall.uninstaller import Uninstaller
