@@ -5,7 +5,7 @@ VENV := .venv/.synced
 READY := .venv/.ready
 QUICK_TESTS := -m 'not cluster and not guest and not tools and not e2e'
 
-.PHONY: help demo test test-quick e2e e2e-all coverage mutate fuzz lint docs format generate hooks dashboard bench cluster cluster-down clean
+.PHONY: help demo test test-quick e2e e2e-all coverage mutate fuzz lint docs format generate hooks dashboard screens bench cluster cluster-down clean
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -77,6 +77,9 @@ hooks: $(VENV) ## Have git run the quick checks before each commit
 dashboard: $(READY) ## Draw docs/dashboard.png, the chart's dashboard, of a real run
 	@hack/bootstrap.sh hack/dashboard/packages.txt
 	@$(BIN)/python -m hack.dashboard
+
+screens: $(VENV) ## Draw docs/cli-*.svg, the screens of kubectl-balloon, of a fake cluster
+	@$(BIN)/python -m hack.screens
 
 bench: $(READY) ## Measure, and fail above a limit; results in build/bench.json
 	@$(BIN)/python -m hack.bench

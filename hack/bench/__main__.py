@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from hack.bench import agent, allocation, contention, hostile, recorded, replay
+from hack.bench import agent, allocation, cli, contention, hostile, recorded, replay
 from hack.bench.limits import Rows, exceeded
 
 BENCHMARKS: dict[str, Callable[[], Rows]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[], Rows]] = {
     "contention": contention.rows,
     "agent": agent.measure_cost,
     "reaction": agent.measure_reaction,
+    "cli": cli.measure,
     "hostile": hostile.measure,
 }
 

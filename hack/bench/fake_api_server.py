@@ -41,6 +41,7 @@ def vm_report(node: int, index: int, serial: int) -> Object:
     dice = random.Random(serial)  # noqa: S311 - figures, not secrets
     size = dice.choice([4, 4, 8, 8, 8, 16, 16, 32]) * GIB
     need = int(size * dice.uniform(0.15, 0.6))
+    target = min(size, max(size // 2, int(need * 1.3)))
     name, app = f"{dice.choice(['web', 'db', 'queue', 'batch', 'ci'])}-{node:03d}-{index:03d}", f"app-{serial % 40}"
     labels = {
         "kubevirt.io/nodeName": node_name(node),
@@ -56,8 +57,10 @@ def vm_report(node: int, index: int, serial: int) -> Object:
         "name": name,
         "labels": labels,
         "size": str(size),
-        "actual": str(size),
-        "resident": str(int(need * 1.1)),
+        "actual": str(target),
+        "target": str(target),
+        "policy": "default",
+        "resident": str(min(target, int(need * dice.uniform(1.0, 1.8)) + OVERHEAD)),
         "overhead": str(OVERHEAD),
         "need": str(need),
         "presentNeed": str(need),
@@ -79,17 +82,17 @@ def vm_report(node: int, index: int, serial: int) -> Object:
             "method": "GuestAgent",
         },
     }
-    return report | _trouble(dice)
+    return report | _trouble(report, dice)
 
 
-def _trouble(dice: random.Random) -> Object:
+def _trouble(report: Object, dice: random.Random) -> Object:
     """Make one VM in fifty one that swaps, cannot be ballooned, or does not follow."""
     kind = dice.randrange(150)
     if kind == 0:
-        return {"troubled": True}
+        return {"troubled": True, "need": report["actual"], "presentNeed": report["actual"]}
     if kind == 1:
         return {"eligible": False, "reason": "VFIO", "message": "a device passed through pins its memory"}
-    return {"responsive": False, "reason": "NotFollowing", "message": "its driver does not follow"} if kind == 2 else {}  # noqa: PLR2004
+    return {"responsive": False, "reason": "Unreachable", "message": "its domain is not running"} if kind == 2 else {}  # noqa: PLR2004
 
 
 def node_name(node: int) -> str:

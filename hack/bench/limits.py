@@ -36,6 +36,8 @@ LIMITS: Mapping[str, tuple[Limit, ...]] = {
     # An agent with fifty VMs while nothing changes, and one with fewer VMs on real daemons. Writes are its heartbeats,
     # of which one or two fall into the half minute that is measured.
     "agent": (Limit("core_percent", 2.0), Limit("resident_mib", 100.0), Limit("writes_per_minute", 2.0)),
+    # A call of kubectl-balloon for 1,200 VMs, to `kubectl get -o json` of the same objects; and for 10,000.
+    "cli": (Limit("cpu_ratio", "allowed_ratio"), Limit("resident_mib", 120.0)),
     # From the time a node leaves Ample until it is Ample again: 1.5 times what libvirt alone takes, and a second.
     "reaction": (Limit("kubeballoon_seconds", "allowed_seconds"),),
     # An agent whose launchers all lie: for how long its event loop was held at most, and the chart's limit of memory.

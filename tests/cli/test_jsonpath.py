@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubeballoon.cli.arguments import UsageError
+from kubeballoon.cli.arguments import WrongOptionError
 from kubeballoon.cli.jsonpath import render
 
 DOCUMENT = {
@@ -44,5 +44,5 @@ def test_a_template_is_rendered_as_kubectl_does(template: str, text: str) -> Non
 
 @pytest.mark.parametrize("template", ["{.nodes", "{.nodes[}", "{range .nodes[*]}{.name}", "{end}", "{.a}}"])
 def test_a_template_that_cannot_be_read_is_wrong_usage(template: str) -> None:
-    with pytest.raises(UsageError, match=r"^-o jsonpath: [^\n]*$"):
+    with pytest.raises(WrongOptionError, match=r"^-o jsonpath: [^\n]*$"):
         render(template, DOCUMENT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubeballoon.cli.arguments import UsageError
+from kubeballoon.cli.arguments import WrongOptionError
 from kubeballoon.cli.main import main, parse
 from kubeballoon.cli.selector import parse_selector
 
@@ -75,7 +75,7 @@ def test_only_what_is_a_selector_is_taken_for_one(selector: str) -> None:
     if selector == "tier=":
         assert not parse_selector(selector).matches({"tier": "gold"})
         return
-    with pytest.raises(UsageError, match="is not a label selector"):
+    with pytest.raises(WrongOptionError, match="is not a label selector"):
         parse_selector(selector)
 
 

@@ -29,7 +29,7 @@ class ExitStatus(IntEnum):
     INCOMPLETE = 4
 
 
-class UsageError(Exception):
+class WrongOptionError(Exception):
     """An option has a value that only its command could find wrong; the text is one line for a person."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubeballoon.cli.arguments import UsageError
+from kubeballoon.cli.arguments import WrongOptionError
 
 _PART = re.compile(r"""\{((?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^{}"'])*)\}|([^{}]+)|(.)""", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
@@ -37,7 +37,7 @@ def render(template: str, document: Any) -> str:
     """Render a template for a document of JSON values.
 
     Raises:
-        UsageError: the template or a path in it cannot be read, or python-jsonpath is not installed.
+        WrongOptionError: the template or a path in it cannot be read, or python-jsonpath is not installed.
     """
     return "".join(_render(_parse(template).parts, document))
 
@@ -48,14 +48,14 @@ def _parse(template: str) -> _Loop:
     for expression, plain, odd in _PART.findall(text):
         inner = expression.strip()
         if odd:
-            raise UsageError(f"-o jsonpath: unbalanced {odd} in {template!r}")
+            raise WrongOptionError(f"-o jsonpath: unbalanced {odd} in {template!r}")
         if plain:
             loops[-1].parts.append(plain)
         elif inner[:1] in {'"', "'"}:
             loops[-1].parts.append(re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), inner[1:-1]))
         elif inner == "end":
             if len(loops) == 1:
-                raise UsageError("-o jsonpath: {end} without {range}")
+                raise WrongOptionError("-o jsonpath: {end} without {range}")
             loops.pop()
         elif inner.startswith("range "):
             loop = _Loop(_rooted(inner.removeprefix("range ").strip()))
@@ -64,7 +64,7 @@ def _parse(template: str) -> _Loop:
         else:
             loops[-1].parts.append(_Path(_rooted(inner)))
     if len(loops) > 1:
-        raise UsageError("-o jsonpath: {range} without {end}")
+        raise WrongOptionError("-o jsonpath: {range} without {end}")
     return loops[0]
 
 
@@ -98,13 +98,13 @@ def _find(path: str, document: Any) -> list[Any]:
     try:
         import jsonpath  # noqa: PLC0415 - part of the extra `cli`
     except ModuleNotFoundError as error:
-        raise UsageError("-o jsonpath needs python-jsonpath: pip install 'kubeballoon[cli]'") from error
+        raise WrongOptionError("-o jsonpath needs python-jsonpath: pip install 'kubeballoon[cli]'") from error
     if path in {"$", "$."}:
         return [document]
     try:
         return list(jsonpath.findall(path, document))
     except (jsonpath.JSONPathError, TypeError) as error:
-        raise UsageError(
+        raise WrongOptionError(
             f"-o jsonpath: {path.removeprefix('$')} cannot be read: {str(error).splitlines()[0]}"
         ) from error
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus
+from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cli.cluster_view import ClusterView
 from kubeballoon.cli.explain import explain, print_explanation
 from kubeballoon.cli.output import Output, format_bytes, format_percent
@@ -28,7 +28,7 @@ from kubeballoon.core.formatting import printable
 from kubeballoon.vocabulary import NodeState
 
 Line = list[Cell]
-_BAR = 24  # characters of a node's bar
+_BAR = 20  # characters of a node's bar
 _NODE_SORTS = ("state", "available", "reclaimed", "cpu", "name")
 _VM_SORTS = ("trouble", "demand", "reclaimed", "memory", "cpu", "name")
 _KEYS = "↑↓ move  Enter go in  Esc back  n nodes  v VMs  s sort  / filter  q quit"
@@ -56,16 +56,20 @@ class Snapshot:
     @classmethod
     def of(cls, view: ClusterView) -> Snapshot:
         """Summarize a view."""
-        uses = {node.metadata.name: _use(view, node, status) for node, status in view.reporting_nodes()}
+        uses = {node.metadata.name: _use(status) for node, status in view.reporting_nodes()}
         return cls(view, tuple(summarize_nodes(view)), tuple(summarize_vms(view)), uses)
 
 
-def _use(view: ClusterView, pressure: NodePressure, status: NodePressureStatus) -> Use:
-    """Say who holds a node's memory: of each VM what its process holds, at most what its balloon leaves it."""
+def _use(status: NodePressureStatus) -> Use:
+    """Say who holds a node's memory: of each VM what its process holds, and how much of that its guest works with."""
     needed = idle = 0
-    for vm in view.memory_node(pressure, status).vms:
-        needed += min(vm.actual, vm.demand) + vm.overhead
-        idle += max(0, vm.actual - vm.demand)
+    for vm in status.virtual_machines:
+        if vm.pooled:
+            continue
+        held = vm.resident if vm.resident is not None else (vm.size if vm.actual is None else vm.actual)
+        working = held if vm.need is None else min(held, vm.need + vm.overhead)
+        needed += working
+        idle += held - working
     return Use(status.memory.other, needed, idle, max(1, status.memory.total))
 
 
@@ -238,7 +242,7 @@ _NODE_COLUMNS = (
     *(name("NODE"), Column("STATE"), Column("MEMORY"), number("AVAIL"), number("VMS")),
     *(number("RECLAIMED"), number("CPU%", 1), number("AGE", 2)),
 )
-_LEGEND = "MEMORY: ▒ others  █ VMs work with it  ░ VMs hold it idle  · free   (> more than the node has)"
+_LEGEND = "▒ others  █ VMs work with it  ░ VMs hold it idle  · free  > more than there is"
 
 
 def _node_row(node: NodeSummary, use: Use) -> Line:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kubeballoon.cli.arguments import PROGRAM, ExitStatus, UsageError, parser
+from kubeballoon.cli.arguments import PROGRAM, ExitStatus, WrongOptionError, parser
 from kubeballoon.cli.output import Output, warn
 from kubeballoon.cli.resource_aliases import VM_ALIASES
 from kubeballoon.cluster.errors import ApiError
@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
     with ApiReader.connect(options.kubeconfig, options.context, user, options.request_timeout) as reader:
         try:
             status: int = command.run(options, reader, output)
-        except UsageError as error:
+        except WrongOptionError as error:
             options.used_parser.error(str(error))
         sys.stdout.flush()  # here, where main handles a broken pipe
         return status

@@ -63,7 +63,7 @@ class Output:
             names: what ``-o name`` prints, TYPE/NAME each.
 
         Raises:
-            UsageError: the template of ``-o jsonpath`` cannot be read.
+            WrongOptionError: the template of ``-o jsonpath`` cannot be read.
         """
         if self.output_format == "json":
             self.print_text(json.dumps(model.to_wire(), indent=2))

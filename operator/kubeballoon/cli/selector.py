@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kubeballoon.cli.arguments import UsageError
+from kubeballoon.cli.arguments import WrongOptionError
 
 if TYPE_CHECKING:
     from kubeballoon.api.selector import LabelSelector, Requirement
@@ -21,7 +21,7 @@ def parse_selector(text: str) -> LabelSelector:
     """Read a selector such as ``tier=gold,zone!=b,env in (prod,test),!canary``.
 
     Raises:
-        UsageError: the text is not a selector.
+        WrongOptionError: the text is not a selector.
     """
     from pydantic import ValidationError  # noqa: PLC0415 - --help and completion do without
 
@@ -30,7 +30,7 @@ def parse_selector(text: str) -> LabelSelector:
     try:
         return LabelSelector(match_expressions=list(_requirements(text)))
     except ValidationError as error:
-        raise UsageError(f"-l: {text!r} is not a label selector: {error.errors()[0]['msg']}") from error
+        raise WrongOptionError(f"-l: {text!r} is not a label selector: {error.errors()[0]['msg']}") from error
 
 
 def _requirements(text: str) -> Iterator[Requirement]:
@@ -39,7 +39,7 @@ def _requirements(text: str) -> Iterator[Requirement]:
         requirement, position = _requirement(text, position)
         yield requirement
         if position < len(text) and text[position] != ",":
-            raise UsageError(f"-l: {text!r} is not a label selector: {text[position:]!r} is not expected")
+            raise WrongOptionError(f"-l: {text!r} is not a label selector: {text[position:]!r} is not expected")
         position += 1
 
 
@@ -55,4 +55,4 @@ def _requirement(text: str, position: int) -> tuple[Requirement, int]:
         return Requirement(key=match[1], operator=operator, values=[match[3]]), match.end()
     if match := _EXISTS.match(text, position):
         return Requirement(key=match[2], operator=Operator.DOES_NOT_EXIST if match[1] else Operator.EXISTS), match.end()
-    raise UsageError(f"-l: {text!r} is not a label selector")
+    raise WrongOptionError(f"-l: {text!r} is not a label selector")

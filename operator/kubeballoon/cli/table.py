@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 _GAP = "  "
-_SHORTEST = 12  # characters of a name that always stay
+_SHORTEST = 16  # characters of a name that always stay
 _ELLIPSIS = "…"
 
 
@@ -66,10 +66,11 @@ def layout(
         width: characters that a line may have; None for as many as it takes.
         headers: whether the columns' titles come first.
     """
-    every = [[Cell(column.title) for column in columns], *rows] if headers else list(rows)
+    every = [*([[Cell(column.title) for column in columns]] if headers else []), *map(list, rows)]
     widths = [max((len(row[index].text) for row in every), default=0) for index in range(len(columns))]
     kept = list(range(len(columns)))
-    if width is not None:
+    if width is not None and _line(kept, widths) > width:
+        every, widths = _without_shared_ends(columns, every, widths, headers=headers)
         kept, widths = _fit(columns, widths, width)
     for row in every:
         cells = [_pad(row[index], widths[index], columns[index]) for index in kept]
@@ -94,6 +95,34 @@ def _fit(columns: Sequence[Column], widths: list[int], width: int) -> tuple[list
     return kept, fitted
 
 
+def _without_shared_ends(
+    columns: Sequence[Column], every: Sequence[list[Cell]], widths: list[int], *, headers: bool
+) -> tuple[list[list[Cell]], list[int]]:
+    """Cut what all names of a column end in, such as a domain, since it tells none of them from another."""
+    rows = [list(row) for row in every]
+    widths = list(widths)
+    named = rows[1:] if headers else rows
+    for index, column in enumerate(columns):
+        if not column.shortens or len(named) < 2:  # noqa: PLR2004 - one name shares its end with none
+            continue
+        end = _shared_end([row[index].text for row in named])
+        for row in named:
+            row[index] = Cell(row[index].text[: len(row[index].text) - len(end)], row[index].style)
+        widths[index] = max(len(row[index].text) for row in rows)
+    return rows, widths
+
+
+def _shared_end(names: Sequence[str]) -> str:
+    """Return what all names end in, from a dot on; empty if there is nothing."""
+    shortest = min(names, key=len)
+    length = next(
+        (count for count, sign in enumerate(reversed(shortest)) if any(each[-1 - count] != sign for each in names)),
+        len(shortest),
+    )
+    end = shortest[len(shortest) - length :]
+    return end[end.index(".") :] if "." in end and end not in names else ""
+
+
 def _line(kept: Sequence[int], widths: Sequence[int]) -> int:
     return sum(widths[index] for index in kept) + len(_GAP) * (len(kept) - 1)
 
@@ -108,5 +137,5 @@ def shorten(text: str, width: int) -> str:
     """Shorten a name in its middle: what names of nodes and VMs differ in is at their beginning and at their end."""
     if len(text) <= width:
         return text
-    tail = max(0, (width - 1) // 2)
+    tail = (width - 1) // 3
     return text[: width - 1 - tail] + _ELLIPSIS + text[len(text) - tail :]

@@ -267,7 +267,7 @@ def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitS
 
     Raises:
         ApiError: the cluster cannot be read, or there is no such node, VM or policy.
-        UsageError: the selector cannot be read.
+        WrongOptionError: the selector cannot be read.
     """
     selector = None if options.selector is None else parse_selector(options.selector)
     view = read_policies(reader)

@@ -189,6 +189,7 @@ def _read(response: HTTPResponse, connection: HTTPConnection, end: float | None)
         if not part:
             break
         parts.append(part)
+    response.close()  # or the connection would take the next request for one too many
     body = b"".join(parts)
     return zlib.decompress(body, _GZIP) if response.headers.get("Content-Encoding") == "gzip" else body
 
