@@ -185,6 +185,25 @@ def test_the_user_is_impersonated(server: Server) -> None:
     assert (headers["Impersonate-User"], headers.get_all("Impersonate-Group")) == ("bob", ["b", "c"])
 
 
+def test_credentials_can_be_loaded_again(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "config"
+
+    def write(token: str) -> None:
+        clusters = [{"name": "c", "cluster": {"server": server.host}}]
+        users = [{"name": "u", "user": {"token": token}}]
+        contexts = [{"name": "x", "context": {"cluster": "c", "user": "u"}}]
+        config = {"current-context": "x", "contexts": contexts, "users": users, "clusters": clusters}
+        path.write_text(json.dumps(config))
+
+    write("old")
+    with ApiReader.connect(path) as api:
+        api.get("/a")
+        write("new")
+        api.renew()
+        api.get("/a")
+    assert [headers["Authorization"] for headers in server.headers] == ["Bearer old", "Bearer new"]
+
+
 def test_a_proxy_of_an_unknown_kind_is_named(server: Server) -> None:
     with (
         reader(server, proxy="socks5://127.0.0.1:1") as api,
@@ -212,7 +231,7 @@ def test_a_kubeconfig_is_read_without_the_client_library(tmp_path: Path) -> None
         "print([name for name in sys.modules if name.startswith(('kubernetes', 'aiohttp'))]);"
         "from kubeballoon.cluster.client import ApiClient; print(ApiClient.__name__)"
     )
-    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.splitlines() == [
         "https://example.invalid:6443 Bearer t shop alice",
         "api ['x']",

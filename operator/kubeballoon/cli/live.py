@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import select
+import signal
 import sys
 import termios
 import threading
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from kubeballoon.cli.arguments import PROGRAM, ExitStatus
 from kubeballoon.cli.cluster_view import read_cluster
 from kubeballoon.cli.live_screen import Snapshot, State, draw, press, to_rich
 from kubeballoon.cli.output import Output, warn
-from kubeballoon.cluster.errors import ApiError
+from kubeballoon.cluster.errors import ApiError, ForbiddenError
 from kubeballoon.cluster.reader import ApiReader
 
 _TICK = 0.2  # seconds after which news are drawn: a key is answered at once
@@ -79,8 +80,15 @@ class Feed:
             self.trouble = ""
         except ApiError as error:
             self.trouble = f"not up to date: {error}"
+            if isinstance(error, ForbiddenError):
+                self._renew()
         except Exception as error:  # noqa: BLE001 - a thread that ends in silence would freeze the screen
             self.trouble = f"not up to date: {type(error).__name__}: {error}"
+
+    def _renew(self) -> None:
+        """Load the credentials again, which may have run out."""
+        with suppress(ApiError):  # the next reading fails again, and says so
+            self._reader.renew()
 
 
 def run(options: argparse.Namespace, reader: ApiReader, _: Output) -> ExitStatus:
@@ -94,6 +102,7 @@ def run(options: argparse.Namespace, reader: ApiReader, _: Output) -> ExitStatus
     except ModuleNotFoundError:
         warn(f"{PROGRAM}: top -w needs rich: pip install 'kubeballoon[cli]'")
         return ExitStatus.FAILED
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the terminal is put back, as after ^C
     feed, console = Feed(reader, options.interval), Console()
     feed.start()
     try:

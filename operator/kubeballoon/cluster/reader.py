@@ -10,7 +10,7 @@ import os
 import ssl
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -59,6 +59,7 @@ class ApiReader:
         self._deadline = deadline
         self._server = urlsplit(access.host)
         self._connection: HTTPConnection | None = None
+        self._load: Callable[[], kubeconfig.Access] | None = None
         try:
             who = access.impersonation if user is None else access.impersonation.merge(user)
             self._impersonation = tuple(who.headers())
@@ -79,7 +80,19 @@ class ApiReader:
         Raises:
             ApiError: there is no usable configuration.
         """
-        return cls(kubeconfig.load(path, context), user, deadline)
+        reader = cls(kubeconfig.load(path, context), user, deadline)
+        reader._load = lambda: kubeconfig.load(path, context)
+        return reader
+
+    def renew(self) -> None:
+        """Load the configuration again, if it was loaded: credentials may last for minutes only.
+
+        Raises:
+            ApiError: there is no usable configuration any more.
+        """
+        if self._load is not None:
+            self.close()
+            self._access = self._load()
 
     def __enter__(self) -> Self:
         return self
