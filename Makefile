@@ -5,7 +5,7 @@ VENV := .venv/.synced
 READY := .venv/.ready
 QUICK_TESTS := -m 'not cluster and not guest and not tools and not e2e'
 
-.PHONY: help demo test test-quick e2e e2e-all coverage mutate fuzz lint docs format generate hooks dashboard screens bench cluster cluster-down clean
+.PHONY: help demo test test-quick e2e e2e-all coverage mutate fuzz lint docs format generate hooks binary dashboard screens bench cluster cluster-down clean
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -73,6 +73,9 @@ generate: $(VENV) ## Write what is made from other files: crds/, the docs' field
 
 hooks: $(VENV) ## Have git run the quick checks before each commit
 	@$(BIN)/pre-commit install
+
+binary: $(VENV) ## Make kubectl-balloon for this platform, as a folder that needs no Python, in build/binary
+	@$(BIN)/python -m hack.binary
 
 dashboard: $(READY) ## Draw docs/dashboard.png, the chart's dashboard, of a real run
 	@hack/bootstrap.sh hack/dashboard/packages.txt

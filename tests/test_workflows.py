@@ -41,6 +41,11 @@ def test_a_release_refuses_tags_that_exist_signs_all_and_names_images_by_digest(
         assert "exit 1" in script
         assert 'cosign" sign --yes' in script
         assert jobs[name]["permissions"]["id-token"] == "write"
+    publish = "\n".join(step.get("run", "") for step in jobs["publish"]["steps"])
+    assert "exists" in publish
+    assert 'cosign" sign-blob --yes' in publish
+    assert "sha256sum" in publish
+    assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}
     (pattern,) = re.findall(r's\|(\{repository: \$part, digest: \\"\\"\})\|', script)
     values = (ROOT / "charts/kubeballoon/values.yaml").read_text()
     for part in ("controller", "agent"):

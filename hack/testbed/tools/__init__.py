@@ -118,6 +118,13 @@ ACTIONLINT = Tool(
 )
 """actionlint checks the workflows of GitHub Actions."""
 
+KREW = Tool(
+    "validate-krew-manifest",
+    GoModule(_HERE / "krew", "building krew's check of manifests", "sigs.k8s.io/krew/cmd/validate-krew-manifest"),
+    (0, 4),
+)
+"""krew's own check of a plugin's manifest."""
+
 _MONITORING = GoModule(_HERE / "monitoring", "fetching the Prometheus operator's CRDs")
 _OPERATOR = "github.com/prometheus-operator/prometheus-operator"
 
