@@ -18,6 +18,7 @@ import PyInstaller.__main__
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build/binary"
 _NAME = "kubectl-balloon"
+_IMPORTED_BY_NAME = ("kubeballoon.cli", "kubernetes.aio", "jsonpath", "rich")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 # What the plugin's libraries use if it is there, as in a developer's environment: no command of the plugin needs it.
 _UNUSED = (
@@ -46,8 +47,7 @@ def build() -> Path:
             f"--workpath={work}",
             f"--specpath={work}",
             f"--paths={ROOT / 'operator'}",
-            # These are imported by name, when they are used.
-            *(f"--collect-submodules={package}" for package in ("kubeballoon.cli", "kubernetes.aio", "jsonpath", "rich")),
+            *(f"--collect-submodules={package}" for package in _IMPORTED_BY_NAME),
             *(f"--exclude-module={module}" for module in _UNUSED),
         ]
     )
