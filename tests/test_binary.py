@@ -44,7 +44,12 @@ def run(plugin: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.cluster
 def test_the_binary_works_in_an_empty_environment(plugin: Path, installed: ControlPlane) -> None:
-    for command in (("status", "-o", "json"), ("top", "nodes"), ("top", "nodes", "-o", "jsonpath={.items}"), ("top", "vms", "-A")):
+    for command in (
+        ["status", "-o", "json"],
+        ["top", "nodes"],
+        ["top", "vms", "-A"],
+        ["top", "nodes", "-o", "jsonpath={.items}"],
+    ):
         ended = run(plugin, *command, f"--kubeconfig={installed.kubeconfig}")
         assert (ended.returncode, ended.stderr) in ((0, ""), (3, "")), ended.stderr
     policy = ROOT / "examples/policies/default.yaml"
