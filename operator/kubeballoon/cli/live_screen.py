@@ -212,7 +212,7 @@ def _title(state: State, snapshot: Snapshot | None) -> Line:
     counts = f"{len(snapshot.nodes)} nodes, {len(snapshot.vms)} VMs"
     totals = f"{counts}, {format_bytes(reclaimed)} of {format_bytes(size)} reclaimed"
     now = f"{snapshot.view.now:%H:%M:%S}Z  "
-    return [Cell(now, Style.STRONG), Cell(f"{totals}  "), Cell(f"{what}{order}{filtered}", Style.STRONG)]
+    return [Cell(now), Cell(f"{what}{order}{filtered}  ", Style.STRONG), Cell(totals)]
 
 
 def _body(state: State, snapshot: Snapshot, width: int, room: int) -> list[Line]:
@@ -265,7 +265,7 @@ def bar(use: Use, length: int = _BAR) -> str:
 
 
 _VM_COLUMNS = (
-    *(name("NAMESPACE", 2), name("VM"), name("NODE", 4), number("SIZE"), number("ACTUAL"), number("TARGET")),
+    *(name("VM"), name("NODE", 4), number("SIZE"), number("ACTUAL"), number("TARGET")),
     *(number("DEMAND"), Column("REASON"), number("CPUS", 1), number("CPU%", 3)),
 )
 
@@ -273,7 +273,7 @@ _VM_COLUMNS = (
 def _vm_row(vm: VirtualMachineSummary) -> Line:
     cpus = processor_cells(vm.processors)
     return [
-        *map(Cell, (vm.namespace, vm.name, vm.node)),
+        *map(Cell, (f"{vm.namespace}/{vm.name}", vm.node)),
         *(Cell(format_bytes(each)) for each in (vm.size, vm.actual, vm.target, vm.demand)),
         Cell(reason_cell(vm), (Style.BAD, Style.WARN, Style.PLAIN)[min(2, trouble(vm))]),
         Cell(_text(cpus[0])),
