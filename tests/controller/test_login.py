@@ -9,7 +9,7 @@ from collections.abc import Collection
 import kopf
 import pytest
 
-from kubeballoon.controller import main as module
+from kubeballoon.controller import replica
 from kubeballoon.controller.kopf_handlers import login
 
 
@@ -58,5 +58,5 @@ async def test_kopf_starts_as_a_user_without_a_name(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("POD_ID", raising=False)
     monkeypatch.setattr(getpass, "getuser", no_name)
     monkeypatch.setattr(kopf, "run_tasks", end_at_once)
-    await module._run_kopf(kopf.OperatorRegistry(), asyncio.Event(), "controller_1")  # noqa: SLF001 - as in the pod
+    await replica._run_kopf(kopf.OperatorRegistry(), asyncio.Event(), asyncio.Event(), "controller_1")  # noqa: SLF001 - as in the pod
     assert started

@@ -10,7 +10,8 @@ import pytest
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import MemoryPolicy, MemoryPolicyStatus
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.policy_status import count_policies, policy_status
+from kubeballoon.controller.policy_counts import count_policies
+from kubeballoon.controller.policy_status import policy_status
 from kubeballoon.controller.rounds import RoundResult
 from kubeballoon.core.memory.model import MemoryPlan
 from kubeballoon.governance.policy_types import MEMORY

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +17,8 @@ from kubeballoon.cluster.client import ApiError, InvalidError, NotFoundError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
-from kubeballoon.controller.policy_status import count_policies, policy_status
+from kubeballoon.controller.policy_counts import count_policies
+from kubeballoon.controller.policy_status import policy_status
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.controller.wait_times import DEFAULT_TIMING
@@ -28,6 +31,11 @@ from tests.support.cluster import MIB, Object, memory_policy
 from tests.support.waiting import Clock, soon
 
 TODAY = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def _no_events() -> AsyncIterator[Object]:
+    await asyncio.Event().wait()
+    yield {}
 
 
 class FakeCluster:
@@ -43,11 +51,18 @@ class FakeCluster:
         self.homes: dict[str, str] = {}  # the nodes of VMs by uid, where they are others than those that report them
         self.refusal: ApiError | None = None  # raised for every status
 
-    async def get(self, path: str) -> Object:
-        """Return an empty list."""
+    async def pages(self, path: str, *_: object, **__: object) -> AsyncIterator[Object]:
+        """Read an empty list."""
         assert path
         await asyncio.sleep(0)
-        return {"items": []}
+        yield {"items": [], "metadata": {"resourceVersion": "1"}}
+
+    @asynccontextmanager
+    async def watch(self, path: str, idle: float, **_: str) -> AsyncIterator[AsyncIterator[Object]]:
+        """Watch for what never comes."""
+        assert path
+        await asyncio.sleep(idle)
+        yield _no_events()
 
     async def apply(self, path: str, body: Object) -> Object:
         """Take a status, or refuse it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -98,9 +100,17 @@ class OneNamespace:
 
     version = 1
 
-    async def get(self, path: str) -> Object:
+    async def pages(self, path: str, *_: object, **__: object) -> AsyncIterator[Object]:
         """List the namespace, and nothing else."""
-        return {"items": [{"metadata": each} for each in await self.metadata(path)]}
+        items = [{"metadata": each} for each in await self.metadata(path)]
+        yield {"items": items, "metadata": {"resourceVersion": "1"}}
+
+    @asynccontextmanager
+    async def watch(self, path: str, idle: float, **_: str) -> AsyncIterator[AsyncIterator[Object]]:
+        """Watch for what never comes."""
+        assert path
+        await asyncio.sleep(idle)
+        yield self.pages(path)
 
     async def metadata(self, path: str) -> list[Object]:
         """List the namespace's metadata, and nothing else."""

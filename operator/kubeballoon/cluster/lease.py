@@ -1,13 +1,16 @@
 """This module elects a leader by a Lease: of several replicas of the controller one decides.
 
 The election of kubernetes.aio ends on the first connection that fails and never hands the Lease back, so that every
-restart would cost the length of a lease. Periods and their names are client-go's.
+restart would cost the length of a lease. The names of periods are client-go's. The periods are shorter, so that nodes
+are without decisions for less than ten seconds after a leader was killed. That is safe because losing the Lease is
+cheap: a holder that cannot renew it writes nothing, but forgets nothing either, and goes on once it has renewed it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -15,14 +18,24 @@ from pathlib import Path
 
 from kubeballoon.api.names import LEADER_ACCOUNT, SHUT_OUT_ACCOUNT, UNINSTALLER_PREFIX
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, ForbiddenError, NotFoundError, Object
+from kubeballoon.cluster.client import (
+    ApiClient,
+    ApiError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    Object,
+    Timeouts,
+)
 
 _log = logging.getLogger(__name__)
 
-LEASE_DURATION = 15.0  # seconds for which a Lease is held after its last renewal
-RENEW_DEADLINE = 10.0  # seconds without a renewal after which a holder stops: well before anybody else may lead
-RENEW_PERIOD = 5.0  # seconds between renewals: two may fail before the deadline
-RETRY_PERIOD = 2.0  # seconds between attempts to acquire the Lease, or to renew it after a failure
+LEASE_DURATION = 6.0  # seconds for which a Lease is held after its last renewal
+RENEW_DEADLINE = 4.0  # seconds without a renewal after which a holder writes nothing: before anybody else may lead
+RENEW_PERIOD = 1.5  # seconds between renewals: one may fail before the deadline
+RETRY_PERIOD = 1.0  # seconds between attempts to acquire the Lease, or to renew it after a failure
+LAST_WRITE_AFTER = RENEW_DEADLINE + Timeouts().request
+"""Seconds after which no write of a holder that has lost the Lease is under way any more."""
 
 
 class Lease:
@@ -30,6 +43,8 @@ class Lease:
 
     Attributes:
         fault: why the Lease could not be read or written at the last attempt, in one line; None if it could.
+        renewed_at: when this candidate last acquired or renewed the Lease, seconds of its clock; the least number if it
+            does not hold the Lease.
     """
 
     def __init__(
@@ -49,6 +64,7 @@ class Lease:
         self._clock = clock
         self._sleep = sleep
         self.fault: str | None = "the lease has not been looked at yet"
+        self.renewed_at = -math.inf
         self._account: str | None = None  # the uid of the candidate's account; empty if it has none, None if not known
         self._last_renewal: tuple[str, float] = ("", 0.0)  # another holder's, and when this candidate first read it
 
@@ -65,17 +81,20 @@ class Lease:
                 waiting = True
             await self._sleep(RETRY_PERIOD)
 
+    @property
+    def held(self) -> bool:
+        """Whether nobody else can hold the Lease now: it was renewed within RENEW_DEADLINE. Any thread may ask."""
+        return self._clock() - self.renewed_at < RENEW_DEADLINE
+
     async def keep(self) -> None:
-        """Renew the Lease until it is lost: another holds it, or it was not renewed within RENEW_DEADLINE."""
-        renewed_at = self._clock()
-        while (remaining := renewed_at + RENEW_DEADLINE - self._clock()) > 0:
-            await self._sleep(min(remaining, RENEW_PERIOD if self.fault is None else RETRY_PERIOD))
-            now = self._clock()
-            kept = await self._attempt(renewed_at + RENEW_DEADLINE - now)
-            if kept is False:
+        """Renew the Lease until another holds it.
+
+        A holder that cannot renew it goes on trying: while the API server is away, nobody else can acquire it either.
+        """
+        while True:
+            await self._sleep(RENEW_PERIOD if self.fault is None else RETRY_PERIOD)
+            if await self._attempt() is False:
                 return
-            if kept:
-                renewed_at = now  # from before the attempt: the API server may have counted from then on
 
     async def seize(self, seconds: float = LEASE_DURATION) -> None:
         """Acquire or renew the Lease, whoever holds it; a holder notices at its next renewal, and stops.
@@ -111,6 +130,7 @@ class Lease:
 
     async def hand_back(self) -> None:
         """Hand the Lease back, so that another replica need not wait until it expires."""
+        self.renewed_at = -math.inf
         try:
             lease = await self._cluster.get(self._path)
             if lease["spec"].get("holderIdentity") == self.identity:
@@ -119,14 +139,15 @@ class Lease:
         except ApiError as error:
             _log.warning("%s", error)
 
-    async def _attempt(self, seconds: float = RENEW_DEADLINE) -> bool | None:
-        """Try to acquire or renew the Lease within so many seconds.
+    async def _attempt(self) -> bool | None:
+        """Try to acquire or renew the Lease.
 
         Returns:
             Whether this candidate holds the Lease now; None if the attempt failed, so that this is not known.
         """
+        began = self._clock()  # the API server may have counted from then on
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(RENEW_DEADLINE):
                 held = await self._acquire_or_renew()
         except ConflictError:
             return None  # another candidate has written the Lease since it was read; the next attempt is due soon
@@ -135,8 +156,11 @@ class Lease:
             if fault != self.fault:
                 _log.warning("%s", fault)
             self.fault = fault
+            # Its holder could not renew it either, so it has not expired before it could.
+            self._last_renewal = ("", 0.0)
             return None
         self.fault = None
+        self.renewed_at = began if held else -math.inf
         return held
 
     async def _acquire_or_renew(self) -> bool:

@@ -1,10 +1,11 @@
-"""This module keeps a collection of Kubernetes objects in memory: it lists the objects once and then watches them."""
+"""This module follows a collection of Kubernetes objects: it lists the objects in pages, and then watches them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 
 from kubeballoon.cluster.client import ApiClient, ApiError, ExpiredError, Object
@@ -17,10 +18,8 @@ _RECONNECT_SECONDS = 1.0  # seconds before a watch that ended is reopened, and b
 _LONGEST_PAUSE = 30.0  # seconds between attempts while the API server cannot be reached
 
 
-class Reflector:
-    """A Reflector knows the objects of one collection.
-
-    While the API server cannot be reached, the objects stay as they last were.
+class Follower(ABC):
+    """A Follower learns of every change of one collection's objects; what it does with them, its subclass says.
 
     Attributes:
         synced: set once the objects have been listed.
@@ -33,25 +32,23 @@ class Reflector:
         path: str,
         *,
         label_selector: str = "",
-        changed: Callable[[], None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        longest_pause: float = _LONGEST_PAUSE,
     ) -> None:
-        """Reflect the collection at ``path``.
+        """Follow the collection at ``path``.
 
         Args:
             cluster: the API server.
             path: the collection's path.
             label_selector: restricts the objects; an empty one takes all.
-            changed: called in the event loop after every change of the objects.
             sleep: passes the time between attempts.
+            longest_pause: between attempts while the API server cannot be reached, seconds.
         """
         self._cluster = cluster
         self._path = path
         self._query = {"labelSelector": label_selector} if label_selector else {}
-        self._changed = changed
         self._sleep = sleep
-        self._backoff = Backoff(_RECONNECT_SECONDS, _LONGEST_PAUSE)  # counts failures since the last answer
-        self._objects: dict[str, Object] = {}  # by uid
+        self._backoff = Backoff(_RECONNECT_SECONDS, longest_pause)  # counts failures since the last answer
         self._version = ""  # the resourceVersion to watch from; empty where the objects have to be listed
         self.synced = asyncio.Event()
         self.reachable = False
@@ -64,10 +61,6 @@ class Reflector:
     @property
     def _failing(self) -> bool:
         return self._backoff.pause > 0
-
-    def objects(self) -> Iterable[Object]:
-        """Return the objects as they last were."""
-        return self._objects.values()
 
     async def run(self) -> None:
         """Follow the collection until cancelled."""
@@ -89,13 +82,20 @@ class Reflector:
             await self._sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads many agents' reconnects
 
     async def _list(self) -> None:
-        answer = await self._cluster.get(self._path, **self._query)
-        self._objects = {item["metadata"]["uid"]: _without_managed_fields(item) for item in answer["items"]}
-        self._version = answer["metadata"]["resourceVersion"]
+        uids = set()
+        version = ""
+        async for page in self._cluster.pages(self._path, self._query):
+            version = page["metadata"]["resourceVersion"]
+            for item in page["items"]:
+                uids.add(item["metadata"]["uid"])
+                self._take(_without_managed_fields(item))
+                await asyncio.sleep(0)  # many objects at once must not hold the event loop
+        self._keep(uids)
+        self._version = version
         self._backoff = self._backoff.succeeded()
         self.reachable = True
         self.synced.set()
-        self._changed()
+        self._listed()
 
     async def _watch(self) -> None:
         query = {**self._query, "resourceVersion": self._version}
@@ -103,17 +103,78 @@ class Reflector:
             self.reachable = True
             async for event in events:
                 self._apply(event["type"], event["object"])
+                await asyncio.sleep(0)  # events that have arrived already are read without waiting
 
     def _apply(self, event_type: str, item: Object) -> None:
-        metadata = item["metadata"]
-        self._version = metadata["resourceVersion"]
+        self._version = item["metadata"]["resourceVersion"]
         self._backoff = self._backoff.succeeded()
-        if event_type == "BOOKMARK":
-            return
         if event_type == "DELETED":
-            self._objects.pop(metadata["uid"], None)
-        else:
-            self._objects[metadata["uid"]] = _without_managed_fields(item)
+            self._drop(item)
+        elif event_type != "BOOKMARK":
+            self._take(_without_managed_fields(item))
+
+    @abstractmethod
+    def _take(self, item: Object) -> None:
+        """Take in an object that was listed, created or changed."""
+
+    @abstractmethod
+    def _drop(self, item: Object) -> None:
+        """Forget an object that was deleted."""
+
+    @abstractmethod
+    def _keep(self, uids: set[str]) -> None:
+        """Forget all objects but those with these uids: all that were listed."""
+
+    @abstractmethod
+    def _listed(self) -> None:
+        """Go on from a complete list."""
+
+
+class Reflector(Follower):
+    """A Reflector knows the objects of one collection.
+
+    While the API server cannot be reached, the objects stay as they last were.
+    """
+
+    def __init__(
+        self,
+        cluster: ApiClient,
+        path: str,
+        *,
+        label_selector: str = "",
+        changed: Callable[[], None] = lambda: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Reflect the collection at ``path``.
+
+        Args:
+            cluster: the API server.
+            path: the collection's path.
+            label_selector: restricts the objects; an empty one takes all.
+            changed: called in the event loop after every change of the objects.
+            sleep: passes the time between attempts.
+        """
+        super().__init__(cluster, path, label_selector=label_selector, sleep=sleep)
+        self._changed = changed
+        self._objects: dict[str, Object] = {}  # by uid
+
+    def objects(self) -> Iterable[Object]:
+        """Return the objects as they last were."""
+        return self._objects.values()
+
+    def _take(self, item: Object) -> None:
+        self._objects[item["metadata"]["uid"]] = item
+        if self.synced.is_set():
+            self._changed()
+
+    def _drop(self, item: Object) -> None:
+        self._objects.pop(item["metadata"]["uid"], None)
+        self._changed()
+
+    def _keep(self, uids: set[str]) -> None:
+        self._objects = {uid: item for uid, item in self._objects.items() if uid in uids}
+
+    def _listed(self) -> None:
         self._changed()
 
 

@@ -1,9 +1,9 @@
-"""This module writes annotations on VMIs, a few at a time."""
+"""This module writes annotations on VMIs, a few at a time; urgent writes do not wait for others."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,6 +21,7 @@ class WriteResult(StrEnum):
     WRITTEN = "written"
     GONE = "gone"
     MISMATCHED = "mismatched"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +39,40 @@ class VMIReference:
 
 
 class VMIAnnotator:
-    """A VMIAnnotator patches annotations on VMIs, at most eight VMIs at a time."""
+    """A VMIAnnotator patches annotations on VMIs, at most eight VMIs at a time, and eight more that are urgent."""
 
     def __init__(self, cluster: ApiClient) -> None:
         """Write to the API server ``cluster``."""
         self._cluster = cluster
-        self._limit = asyncio.Semaphore(_CONCURRENT_PATCHES)
+        self._calm_limit = asyncio.Semaphore(_CONCURRENT_PATCHES)
+        self._urgent_limit = asyncio.Semaphore(_CONCURRENT_PATCHES)
 
-    async def write(self, vmi: VMIReference, annotations: Mapping[str, str | None]) -> WriteResult:
+    async def write(
+        self,
+        vmi: VMIReference,
+        annotations: Mapping[str, str | None],
+        wanted: Callable[[], bool] = lambda: True,
+        *,
+        urgent: bool = False,
+    ) -> WriteResult:
         """Write annotations on a VMI, beside those that it has; a value of None removes the annotation.
+
+        Args:
+            vmi: the VMI.
+            annotations: what to write.
+            wanted: whether the write is still wanted; it is asked when the write's turn has come.
+            urgent: whether the write must not wait for others that are not urgent.
 
         Returns:
             Whether the annotations were written. If not, no VMI has the name (``GONE``), or the one that has it is of
-            another uid or runs on another node (``MISMATCHED``).
+            another uid or runs on another node (``MISMATCHED``), or the write was not wanted any more (``SKIPPED``).
 
         Raises:
             ApiError: the API server refuses the patch for another reason, or cannot be reached.
         """
-        async with self._limit:
+        async with self._urgent_limit if urgent else self._calm_limit:
+            if not wanted():
+                return WriteResult.SKIPPED
             try:
                 await self._patch(vmi, annotations)
             except NotFoundError:

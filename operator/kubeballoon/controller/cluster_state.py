@@ -23,7 +23,7 @@ from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryTerms
 from kubeballoon.core.processors.model import ProcessorNode, ProcessorTerms
 from kubeballoon.governance.core_inputs import memory_node, processor_node
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms
-from kubeballoon.governance.policy_selection import Governance, govern
+from kubeballoon.governance.policy_selection import Governance
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class ClusterState:
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     nodes: dict[str, NodePressure] = field(default_factory=dict)
     utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _namespace_epoch: int = 0
     _reported_at: dict[str, float] = field(default_factory=dict)  # when each node's agent last reported, seconds
 
     @property
@@ -63,8 +64,15 @@ class ClusterState:
         """
         labels = dict(labels)
         changed = self.namespaces.get(name) != labels
-        self.namespaces[name] = labels
+        if changed:
+            self.namespaces[name] = labels
+            self._namespace_epoch += 1
         return changed
+
+    def forget_namespace(self, name: str) -> None:
+        """Forget a namespace that is gone."""
+        if self.namespaces.pop(name, None) is not None:
+            self._namespace_epoch += 1
 
     def put_node(self, body: Mapping[str, Any], now: float) -> bool:
         """Take in a NodePressure that was read at ``now`` seconds; one that cannot be read is logged and ignored.
@@ -115,7 +123,18 @@ class ClusterState:
         self, store: PolicyStore[P, Terms], report: VirtualMachineReport
     ) -> Governance[LoadedPolicy[P, Terms]]:
         """Find the policies of a store that select a VM."""
-        return govern(list(store.policies.values()), report.labels, self.namespaces.get(report.namespace, {}))
+        return store.govern(report.labels, self.namespaces.get(report.namespace, {}))
+
+    def governance_epoch(self, store: PolicyStore[P, Terms]) -> int:
+        """Return a number that grows whenever the governance of a VM with the same labels may differ."""
+        return store.epoch + self._namespace_epoch
+
+    def severity(self, name: str) -> int:
+        """Say how short of memory a node is: 0 for not at all, up to 3 for Critical; a guest in trouble counts as 1."""
+        status = self.nodes[name].status if name in self.nodes else None
+        if status is None:
+            return 0
+        return max(status.state.severity, int(any(report.troubled for report in status.virtual_machines)))
 
     def snapshot(self, name: str, status: NodePressureStatus, now: float) -> MemoryNode:
         """Translate a node and the memory of its VMs for the core, as of ``now`` seconds."""

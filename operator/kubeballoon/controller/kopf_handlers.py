@@ -7,11 +7,10 @@ and daemons would put finalizers onto nodes' and users' objects.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -40,7 +39,6 @@ class Handlers:
             kopf.on.event(GROUP, VERSION, store.policy_type.model.plural, registry=handlers)(
                 partial(self.policy, store)
             )
-        kopf.on.event(GROUP, VERSION, "nodepressures", registry=handlers)(self.node)
         kopf.on.event("", "v1", "namespaces", registry=handlers)(self.namespace)
         return handlers
 
@@ -53,20 +51,11 @@ class Handlers:
         elif store.put(event["object"]):
             self._scheduler.enqueue_all()
 
-    async def node(self, event: kopf.RawEvent, name: str, **_: Any) -> None:
-        """Take in a NodePressure that was created, changed or deleted."""
-        self._record(paths.NODE_PRESSURES, event)
-        if event["type"] == "DELETED":
-            self._state.forget_node(name)
-            self._scheduler.enqueue(name)
-        elif self._state.put_node(event["object"], time.monotonic()):
-            self._scheduler.enqueue(name)
-
     async def namespace(self, event: kopf.RawEvent, name: str, labels: kopf.Labels, **_: Any) -> None:
         """Take in a namespace that was created, changed or deleted."""
         self._record(paths.NAMESPACES, event)
         if event["type"] == "DELETED":
-            self._state.namespaces.pop(name, None)
+            self._state.forget_namespace(name)
         elif self._state.put_namespace(name, labels):
             self._scheduler.enqueue_all()
 
@@ -81,15 +70,34 @@ class _EndlessPauses:
     """
 
     def __iter__(self) -> Iterator[float]:
-        backoff = Backoff(shortest=1.0, longest=15.0)
+        backoff = Backoff(shortest=1.0, longest=5.0)
         while True:
             backoff = backoff.failed(0.0)  # only the length of the pause is used: kopf sleeps
             yield backoff.pause
 
 
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """A _NoDiffBase keeps nothing of objects.
+
+    kopf would copy each object at each event, to find out what has changed; no handler here asks for that.
+    """
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Build what is compared: nothing."""
+        return cast("kopf.BodyEssence", {})
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Find what was stored: nothing."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Store nothing."""
+
+
 async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     """Set kopf's deadlines, and keep kopf from posting events: the controller posts its own."""
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = _NoDiffBase()
     settings.networking.request_timeout = 10.0  # seconds; other requests than watches take well under one
     settings.networking.error_backoffs = _EndlessPauses()
     # Seconds until the API server ends a watch and kopf begins another. client-go asks for 300 to 600, so that no watch

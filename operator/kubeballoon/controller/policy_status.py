@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
-from kubeballoon.api.v1alpha1 import Exclusion, Policy, PolicyStatus, VirtualMachineReport
-from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
+from kubeballoon.api.v1alpha1 import Exclusion, Policy, PolicyStatus
+from kubeballoon.controller.policy_counts import PolicyCounts
+from kubeballoon.controller.policy_store import UnreadablePolicy
 from kubeballoon.controller.rounds import AnyPlan, RoundResult
 from kubeballoon.core.formatting import human, listed
-from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan, MemoryTerms
-from kubeballoon.governance.loaded_policy import AnyLoadedPolicy, P, Terms
+from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
 from kubeballoon.governance.policy_types import MEMORY, PolicyType
-from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
 from kubeballoon.vocabulary import Mode
 
 _DEFAULT_MINIMUM_PERCENT = 50
@@ -30,56 +27,6 @@ _Finding = tuple[Status, ConditionReason, str]
 _FIGURE = re.compile(r"([0-9]+(?:[.][0-9]+)?) ?(?:[KMGTPE]iB|bytes)")
 _STALE_FIGURE = 0.1
 """The part by which a figure in a message must have moved to be written anew: each report moves it a little."""
-
-
-@dataclass(slots=True)
-class PolicyCounts:
-    """PolicyCounts are what was counted for one policy.
-
-    Attributes:
-        matched: the VMs that the policy selects.
-        vms: counts of the VMs that the policy governs.
-        governed_by: the policies that govern VMs which this policy selects too.
-        tied_with: the policies of the same priority that select VMs which this policy selects too.
-        fully_requested: the governed VMs that are guaranteed all of their memory, because their pods have requested it.
-    """
-
-    matched: int = 0
-    vms: VMCounts = field(default_factory=VMCounts)
-    governed_by: set[str] = field(default_factory=set)
-    tied_with: set[str] = field(default_factory=set)
-    fully_requested: int = 0
-
-
-def count_policies(state: ClusterState, store: PolicyStore[P, Terms]) -> dict[str, PolicyCounts]:
-    """Count the VMs of all nodes for each policy of a store, by the policy's name."""
-    counts = {name: PolicyCounts() for name in store.policies}
-    governed: dict[str, list[CountedVM[P]]] = {name: [] for name in store.policies}
-    for pressure in state.nodes.values():
-        for report in pressure.status.virtual_machines if pressure.status is not None else ():
-            governance = state.governance(store, report)
-            for policy in governance.policies:
-                counts[policy.name].matched += 1
-            governing = governance.governing
-            if governing is None:
-                continue
-            governed[governing.name].append(CountedVM(pressure, report, governing.resource))
-            counts[governing.name].fully_requested += _is_fully_requested(governing, report)
-            for other in governance.policies[1:]:
-                counts[other.name].governed_by.add(governing.name)
-            tied = {policy.name for policy in governance.tied}
-            for name in tied:
-                counts[name].tied_with |= tied - {name}
-    for name, vms in governed.items():
-        counts[name].vms = count_vms(store.policy_type, vms)
-    return counts
-
-
-def _is_fully_requested(policy: AnyLoadedPolicy, report: VirtualMachineReport) -> bool:
-    """Whether a policy guarantees a VM all of its memory because the VM's pod has requested all of it."""
-    terms = policy.terms
-    by_request = isinstance(terms, MemoryTerms) and terms.minimum.pod_request
-    return by_request and (report.pod_request is None or report.pod_request >= report.size)
 
 
 def policy_status(
@@ -107,6 +54,20 @@ def policy_status(
         conditions=set_conditions(present, _steadied(present, _conditions(policy_type, policy, counts, results, now))),
     )
     return policy_type.status(common, counts.vms.reclaimed)
+
+
+def is_news(before: PolicyStatus | None, after: PolicyStatus) -> bool:
+    """Whether a status differs from the present one by more than figures and words.
+
+    It does if it is about another generation of the policy, if another number of VMs is governed or left alone, or if
+    a condition's status or reason differs.
+    """
+    return before is None or _news(before) != _news(after)
+
+
+def _news(status: PolicyStatus) -> tuple[object, ...]:
+    conditions = [(each.type, each.status, each.reason) for each in status.conditions]
+    return status.observed_generation, status.matched, status.governed, status.excluded, conditions
 
 
 def _conditions(

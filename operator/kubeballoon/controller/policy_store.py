@@ -13,6 +13,7 @@ from kubeballoon.api.meta import ApiModel, ObjectMeta, fault
 from kubeballoon.api.v1alpha1 import Policy, PolicyStatus
 from kubeballoon.controller.written_requests import WrittenRequests
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms
+from kubeballoon.governance.policy_selection import Governance, PolicyIndex
 from kubeballoon.governance.policy_types import PolicyType
 
 _log = logging.getLogger(__name__)
@@ -40,16 +41,27 @@ class PolicyStore(Generic[P, Terms]):
         policies: the policies that can be read, by name.
         unreadable: the policies that cannot be read, by name.
         written: the requests that were written on VMs.
+        epoch: a number that grows whenever another policy may govern a VM than before, or govern it otherwise.
     """
 
     policy_type: PolicyType[P, Terms]
     policies: dict[str, LoadedPolicy[P, Terms]] = field(default_factory=dict)
     unreadable: dict[str, UnreadablePolicy] = field(default_factory=dict)
     written: WrittenRequests = field(init=False)
+    epoch: int = 0
+    _index: PolicyIndex[LoadedPolicy[P, Terms]] | None = None
 
     def __post_init__(self) -> None:
         """Begin without a written request."""
         self.written = WrittenRequests(self.policy_type.reported_request)
+
+    def govern(
+        self, labels: Mapping[str, str], namespace_labels: Mapping[str, str]
+    ) -> Governance[LoadedPolicy[P, Terms]]:
+        """Find the policies that select a VM by its labels and its namespace's labels."""
+        if self._index is None:
+            self._index = PolicyIndex(self.policies.values())
+        return self._index.govern(labels, namespace_labels)
 
     def put(self, body: Mapping[str, Any]) -> bool:
         """Take in a policy object; one that is older than what is known is ignored.
@@ -70,9 +82,25 @@ class PolicyStore(Generic[P, Terms]):
             self.unreadable.pop(name, None)
             self.policies[name] = policy
         changed = before is None or _decision_inputs(before) != _decision_inputs(after)
+        if changed:
+            self._outdate()
         if changed and isinstance(policy, UnreadablePolicy):
             _log.error("%s %s cannot be read: %s", policy.kind, name, policy.fault, extra={"policy": name})
         return changed
+
+    def known(self) -> Mapping[str, object]:
+        """Return all policies by name, those that cannot be read included."""
+        return {**self.unreadable, **self.policies}
+
+    def forget(self, name: str) -> None:
+        """Forget the policy with a name, whatever its uid."""
+        self.policies.pop(name, None)
+        self.unreadable.pop(name, None)
+        self._outdate()
+
+    def _outdate(self) -> None:
+        self._index = None
+        self.epoch += 1
 
     def _known(self, name: str) -> P | UnreadablePolicy | None:
         loaded = self.policies.get(name)
@@ -100,6 +128,7 @@ class PolicyStore(Generic[P, Terms]):
             del self.policies[name]
         if name in self.unreadable and self.unreadable[name].metadata.uid == uid:
             del self.unreadable[name]
+        self._outdate()
 
 
 def _decision_inputs(policy: Policy | UnreadablePolicy) -> tuple[object, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.misreported_vms import MisreportedVMs
 from kubeballoon.controller.policy_store import PolicyStore
+from kubeballoon.controller.round_queue import URGENT
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.allocation import allocate_memory
@@ -44,16 +46,22 @@ class RoundResult:
         state: the node's state at the time; None if nothing was decided.
         silent: whether nothing was decided because the node's agent has not reported lately.
         failures: one line for each patch that failed.
+        unwritten: the uids of VMs on which something was to be written and was not.
         misreported: NAMESPACE/NAME of VMs that the node's agent goes on reporting although the node does not run them.
         fault: why nothing could be decided or written, in one line; None if that was possible.
+        rests: whether the next round would decide the same, however late it comes, unless something changes.
+        ended_at: when the round ended, seconds of the runner's clock.
     """
 
     plans: Mapping[str, AnyPlan] = field(default_factory=dict)
     state: NodeState | None = None
     silent: bool = False
     failures: list[str] = field(default_factory=list)
+    unwritten: set[str] = field(default_factory=set)
     misreported: list[str] = field(default_factory=list)
     fault: str | None = None
+    rests: bool = False
+    ended_at: float = -math.inf
 
     @property
     def label(self) -> str:
@@ -94,6 +102,8 @@ class RoundRunner:
         results: the result of each node's last round, by the node's name.
         last_decided_at: when the last round that decided ended; None before the first.
         progress_at: when a round last wrote something, seconds of ``clock``; the liveness probe goes by it.
+        may_write: whether this controller may write now; it is asked before each write.
+        is_urgent: whether a node waits for another round because it is short of memory.
     """
 
     def __init__(
@@ -104,6 +114,7 @@ class RoundRunner:
         counters: ControllerCounters,
         clock: Callable[[], float] = time.monotonic,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         """Decide from ``state``, write through ``cluster``, and post events by ``recorder``.
 
@@ -114,7 +125,10 @@ class RoundRunner:
             counters: counts rounds and patches.
             clock: monotonic seconds.
             utc_now: the time of day.
+            may_write: whether this controller may write now.
         """
+        self.may_write = may_write
+        self.is_urgent: Callable[[str], bool] = lambda _: False
         self._state = state
         self._annotator = VMIAnnotator(cluster)
         self._misreported = MisreportedVMs()
@@ -136,6 +150,7 @@ class RoundRunner:
         result = self.results.get(name)
         if result is None:
             return  # the node is gone
+        result.ended_at = self._clock()
         self._counters.count_round(result.label)
         if result.label == "decided":
             self.last_decided_at = self._utc_now()
@@ -168,9 +183,14 @@ class RoundRunner:
         result = self.results[name] = RoundResult(plans, status.state)
         reports = {report.uid: report for report in status.virtual_machines}
         self._misreported.keep(name, reports)
-        changes = self._changes(name, reports, plans, before.plans)
-        failures = await asyncio.gather(*(self._apply(name, reports[uid], of_vm) for uid, of_vm in changes.items()))
+        changes = self._changes(name, reports, plans, before)
+        result.unwritten = set(changes)
+        urgent = self._state.severity(name) >= URGENT
+        failures = await asyncio.gather(
+            *(self._apply(name, reports[uid], of_vm, result, urgent=urgent) for uid, of_vm in changes.items())
+        )
         result.failures = [failure for failure in failures if failure is not None]
+        result.rests = not changes and status.state is NodeState.AMPLE and all(map(_rests, plans.values()))
         reported_at = self._clock() - self._state.seconds_since_report(name, self._clock())
         result.misreported = self._misreported.persistent(name, status.virtual_machines, reported_at)
         await self._post_misreported_event(pressure, before.misreported, result.misreported)
@@ -196,7 +216,7 @@ class RoundRunner:
         node: str,
         reports: Mapping[str, VirtualMachineReport],
         plans: Mapping[str, AnyPlan],
-        plans_before: Mapping[str, AnyPlan],
+        result_before: RoundResult,
     ) -> dict[str, list[_RequestChange]]:
         """Find what to write on VMs, by uid: a request that differs from the present one, or a new reason for it.
 
@@ -205,7 +225,7 @@ class RoundRunner:
         changes: dict[str, list[_RequestChange]] = {}
         for store in self._state.stores:
             plural = store.policy_type.model.plural
-            plan, plan_before = plans.get(plural), plans_before.get(plural)
+            plan, plan_before = plans.get(plural), result_before.plans.get(plural)
             decisions_before = () if plan_before is None else plan_before.decisions
             keys = {decision.vm.uid: _explanation_key(decision) for decision in decisions_before}
             for decision in () if plan is None else plan.decisions:
@@ -214,27 +234,47 @@ class RoundRunner:
                 after = _request(store, decision) or store.policy_type.final_request(reports[uid], before)
                 key = _explanation_key(decision)
                 # A controller that has just started does not know the reason on the VM, and takes it to be right.
-                explained = after.target is None or keys.get(uid, key) == key
+                known = keys.get(uid, key) == key and uid not in result_before.unwritten
+                explained = after.target is None or known
                 if after != before or not explained:
                     changes.setdefault(uid, []).append(_RequestChange(store, before, after, decision.message))
         now = self._clock()
         return {uid: of_vm for uid, of_vm in changes.items() if self._misreported.may_be_tried(node, uid, now)}
 
-    async def _apply(self, node: str, report: VirtualMachineReport, changes: list[_RequestChange]) -> str | None:
-        """Write changes on a VM if its node runs it; if that fails, return why in one line."""
+    async def _apply(
+        self,
+        node: str,
+        report: VirtualMachineReport,
+        changes: list[_RequestChange],
+        result: RoundResult,
+        *,
+        urgent: bool,
+    ) -> str | None:
+        """Write changes on a VM if its node runs it; if that fails, return why in one line.
+
+        Nothing is written once this controller may not write any more, or once the node has run short of memory: then
+        its next round decides anew, and does not wait for what a calm round has left to write.
+        """
+
+        def wanted() -> bool:
+            return self.may_write() and (urgent or not self.is_urgent(node))
+
         annotations: dict[str, str | None] = {}
         for change in changes:
             annotations |= change.store.policy_type.annotations(change.after, change.message)
         try:
             vmi = VMIReference(report.namespace, report.name, report.uid, node)
-            written = await self._annotator.write(vmi, annotations)
+            written = await self._annotator.write(vmi, annotations, wanted, urgent=urgent)
         except ApiError as error:
             self._counters.count_patch("failed")
             _log.warning("%s", error)
             return str(error)
         finally:
             self.progress_at = self._clock()
+        if written is WriteResult.SKIPPED:
+            return None
         self._counters.count_patch(written)
+        result.unwritten.discard(report.uid)
         if written is not WriteResult.WRITTEN:
             self._misreported.add(node, report.uid, self._clock())
             return None  # an honest agent's next report leaves the VM out
@@ -317,6 +357,18 @@ def _request(store: PolicyStore[Any, Any], decision: AnyDecision) -> VMRequest |
     minimum = decision.vm.minimum if isinstance(decision, MemoryDecision) else None
     method = store.policy_type.method(store.policies[policy.name].resource)
     return VMRequest(decision.target, minimum, policy.name, method)
+
+
+_PASSING_REASONS = (DecisionReason.WAITING, DecisionReason.WITHHOLDING, DecisionReason.STEADY)
+
+
+def _rests(plan: AnyPlan) -> bool:
+    """Whether nothing of a plan is due at a later time."""
+    if plan.shortfall:
+        return False
+    if isinstance(plan, ProcessorPlan):  # cool-downs end
+        return all(each.target in (None, each.vm.size) for each in plan.decisions)
+    return not any(each.reason in _PASSING_REASONS and not each.vm.observed for each in plan.decisions)
 
 
 _RECLAIMED_REASONS = (DecisionReason.RECLAIMED, DecisionReason.AT_MINIMUM)

@@ -1,36 +1,39 @@
-"""This module schedules rounds: soon after something has changed, and every few seconds in any case."""
+"""This module schedules rounds: soon after something has changed, and now and then in any case."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from kubeballoon.api.conditions import ConditionType
-from kubeballoon.api.meta import Condition
-from kubeballoon.api.v1alpha1 import API_VERSION, Policy, PolicyStatus
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError, Object
-from kubeballoon.cluster.events import EventRecorder, ObjectReference
+from kubeballoon.cluster.client import ApiClient, ApiError, Object
+from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
-from kubeballoon.controller.policy_status import PolicyCounts, count_policies, policy_status, unreadable_status
-from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
+from kubeballoon.controller.node_watch import NodeWatch
+from kubeballoon.controller.policy_status_writer import PolicyStatusWriter
+from kubeballoon.controller.policy_store import PolicyStore
+from kubeballoon.controller.round_queue import RoundQueue
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.wait_times import DEFAULT_TIMING, ControllerTiming
 from kubeballoon.controller.watch_progress import WatchProgress
+from kubeballoon.governance.report_bounds import SILENT_AFTER
 
 _log = logging.getLogger(__name__)
 
+_CONCURRENT_ROUNDS = 4
+"""Nodes with a round at the same time, and as many more that are short of memory: while one waits for the API server,
+the others keep it busy."""
+
 
 class Scheduler:
-    """A Scheduler is the controller's one loop: handlers enqueue nodes, and it runs their rounds.
+    """A Scheduler runs rounds, of several nodes at once, and keeps policies' statuses up to date.
 
-    After the rounds it brings the policies' statuses up to date.
+    Each of these is a task of its own, so that no change, however often it comes, keeps another from its turn. A node
+    has one round at a time. Nodes that are short of memory come first, and never wait for calm ones.
 
     Attributes:
         watches: whether kopf delivers what the API server has.
@@ -50,28 +53,25 @@ class Scheduler:
         self.watches = WatchProgress(timing.delivery, clock)
         self._cluster = cluster
         self._state = state
-        self._recorder = recorder
         self._rounds = rounds
-        self._counters = counters
         self._clock = clock
         self._timing = timing
-        self._queue: set[str] = set()  # names of nodes that need a round
-        self._wake = asyncio.Event()
+        self._nodes = NodeWatch(cluster, state, self.enqueue, clock)
+        self._queue = RoundQueue()
+        rounds.is_urgent = self._queue.is_urgent
+        self._statuses = PolicyStatusWriter(cluster, state, recorder, rounds, counters, timing.figures_interval, clock)
+        self._could_write = True
         self._progress_at = clock()
-        self._statuses_updated_at = clock() - timing.status_interval
-        self._resync_due = self._audit_due = clock()
-        self._status_errors: dict[str, str] = {}  # why a policy's status could not be written, by kind and name
         self._fault: str | None = "not all policies and nodes are read yet"
 
     def enqueue(self, name: str) -> None:
         """Run a round of the node ``name`` soon."""
-        self._queue.add(name)
-        self._wake.set()
+        self._queue.add(name, self._state.severity(name))
 
     def enqueue_all(self) -> None:
         """Run a round of every node soon."""
-        self._queue.update(self._state.nodes)
-        self._wake.set()
+        for name in self._state.nodes:
+            self.enqueue(name)
 
     def stalled(self) -> str | None:
         """Say in one line that the loop no longer makes progress; None if it does."""
@@ -83,37 +83,67 @@ class Scheduler:
 
         The API server's objects cannot be read, or kopf's watches do not deliver them.
         """
-        return self._fault or self.watches.fault()
+        return self._fault or self._nodes.fault() or self.watches.fault()
 
     async def run(self) -> None:
         """Run for ever; nothing is decided before all policies, namespaces and nodes are known."""
-        while True:
-            self._progress_at = self._clock()
-            if await self._succeeds(self._load()):
-                break
-            await asyncio.sleep(self._timing.load_retry)
-        self.enqueue_all()
-        self._resync_due = self._clock() + self._timing.resync
-        self._audit_due = self._clock() + self._timing.audit_interval
-        while True:
-            self._progress_at = self._clock()
-            await self._run_rounds()
-            await self._wait()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._nodes.run(), name="watch nodes")
+            await self._start()
+            for number in range(_CONCURRENT_ROUNDS):
+                tasks.create_task(self._run_rounds(urgent=False), name=f"rounds {number}")
+                tasks.create_task(self._run_rounds(urgent=True), name=f"urgent rounds {number}")
+            tasks.create_task(self._repeat(self._timing.tick, self._enqueue_due), name="due rounds")
+            tasks.create_task(self._repeat(self._timing.status_interval, self._statuses.update), name="statuses")
+            tasks.create_task(self._repeat(self._timing.audit_interval, self._audit_once), name="audit")
 
-    async def _wait(self) -> None:
-        """Wait until something changes or a resync is due; a resync enqueues every node, however much changes."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, self._resync_due - self._clock())):
-                await self._wake.wait()
-                await asyncio.sleep(self._timing.settle)
-        self._wake.clear()
-        if self._clock() < self._resync_due:
-            return
-        self._resync_due = self._clock() + self._timing.resync
-        if self._clock() >= self._audit_due and await self._succeeds(self._audit()):
-            self._audit_due = self._clock() + self._timing.audit_interval
-        self._state.prune()
+    async def _start(self) -> None:
+        """Wait until everything is known."""
+        while not await self._succeeds(self._load()):
+            self._progress_at = self._clock()
+            await asyncio.sleep(self._timing.load_retry)
+        synced = asyncio.ensure_future(self._nodes.synced.wait())
+        while not synced.done():
+            self._progress_at = self._clock()
+            await asyncio.wait({synced}, timeout=self._timing.load_retry)
         self.enqueue_all()
+
+    async def _run_rounds(self, *, urgent: bool) -> None:
+        """Run one round after the other, for ever; with ``urgent`` only of nodes that are short of memory."""
+        while True:
+            name = await self._queue.next(self._timing.settle, urgent=urgent)
+            try:
+                await self._rounds.run(name)
+            finally:
+                self._queue.done(name)
+            self._progress_at = self._clock()
+            await asyncio.sleep(0)  # a round that writes nothing waits for nothing
+
+    @staticmethod
+    async def _repeat(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await step()
+
+    async def _enqueue_due(self) -> None:
+        """Enqueue the nodes whose last round was long ago, or whose agents have fallen silent since."""
+        now, could_write, self._could_write = self._clock(), self._could_write, self._rounds.may_write()
+        if self._queue.idle:
+            self._progress_at = now
+        for name, result in list(self._rounds.results.items()):
+            if self._queue.has(name):
+                continue
+            if self._could_write > could_write and result.unwritten:
+                self.enqueue(name)  # the Lease is held again
+            silent = self._state.seconds_since_report(name, now) > SILENT_AFTER
+            interval = self._timing.rest if result.rests and not silent else self._timing.resync
+            if now - result.ended_at >= interval or (silent and not result.silent):
+                self.enqueue(name)
+
+    async def _audit_once(self) -> None:
+        """Compare what is known with the API server's objects, and forget what only concerned VMs that are gone."""
+        await self._succeeds(self._audit())
+        self._state.prune()
 
     async def _succeeds(self, reading: Awaitable[None]) -> bool:
         """Read objects from the API server, and say whether that succeeds; the same fault is logged once."""
@@ -129,112 +159,43 @@ class Scheduler:
         return True
 
     async def _load(self) -> None:
-        for body in await self._list(paths.NAMESPACES):
-            self._state.put_namespace(body["metadata"]["name"], body["metadata"].get("labels", {}))
+        for metadata in await self._list(paths.NAMESPACES, metadata_only=True):
+            self._state.put_namespace(metadata["name"], metadata.get("labels", {}))
         for store in self._state.stores:
             for body in await self._list(_collection(store)):
                 store.put(body)
-        for body in await self._list(paths.NODE_PRESSURES):
-            self._state.put_node(body, self._clock())
 
-    async def _list(self, path: str) -> list[Object]:
-        """List a collection for the first time; kopf has yet to deliver the same objects."""
+    async def _list(self, path: str, *, metadata_only: bool = False) -> list[Object]:
+        """List a collection for the first time, or its objects' metadata; kopf has yet to deliver the same objects."""
         deliveries = self.watches.deliveries
-        items: list[Object] = (await self._cluster.get(path))["items"]
-        self.watches.compare(path, [item["metadata"] for item in items], deliveries, first=True)
-        return items
+        pages = self._cluster.pages(path, metadata_only=metadata_only)
+        items: list[Object] = [item async for page in pages for item in page["items"]]
+        listed = [item["metadata"] for item in items]
+        self.watches.compare(path, listed, deliveries, first=True)
+        return listed if metadata_only else items
 
     async def _audit(self) -> None:
         """Compare what is known with the API server's objects.
 
         Objects that are gone are forgotten: when kopf lists anew, it does not tell what was deleted meanwhile.
         """
-        collections: tuple[tuple[str, *tuple[MutableMapping[str, Any], ...]], ...] = (
-            (paths.NAMESPACES, self._state.namespaces),
-            *((_collection(store), store.policies, store.unreadable) for store in self._state.stores),
-            (paths.NODE_PRESSURES, self._state.nodes),
-        )
-        for path, *known in collections:
-            before = [(objects, name, item) for objects in known for name, item in objects.items()]
-            deliveries = self.watches.deliveries
-            listed = await self._cluster.metadata(path)
-            self.watches.compare(path, listed, deliveries)
-            names = {metadata["name"] for metadata in listed}
-            for objects, name, item in before:
-                # One that handlers have replaced while the names were read may be newer than the names.
-                if name not in names and objects.get(name) is item:
-                    del objects[name]
-                    self._queue.add(name)  # the round of a node that is gone drops the node's result
-
-    async def _run_rounds(self) -> None:
-        """Run the rounds of all enqueued nodes, and update statuses, but no more often than every few seconds."""
-        names, self._queue = self._queue, set()
-        for name in sorted(names):
-            await self._rounds.run(name)
-            self._progress_at = self._clock()
-        seconds_left = self._statuses_updated_at + self._timing.status_interval - self._clock()
-        if seconds_left <= 0:
-            await self._update_statuses()
-            self._statuses_updated_at = self._clock()
-        elif names:
-            asyncio.get_running_loop().call_later(seconds_left, self._wake.set)
-
-    async def _update_statuses(self) -> None:
-        """Write the policies' statuses that have changed."""
+        for name in await self._gone(paths.NAMESPACES, lambda: self._state.namespaces):
+            self._state.forget_namespace(name)
+            self.enqueue_all()
         for store in self._state.stores:
-            counts_by_policy = count_policies(self._state, store)
-            for policy in [loaded.resource for loaded in store.policies.values()]:
-                counts = counts_by_policy.get(policy.metadata.name, PolicyCounts())
-                status = policy_status(store.policy_type, policy, counts, self._rounds.results, datetime.now(UTC))
-                await self._update_status(store, policy, status)
-            for unreadable in list(store.unreadable.values()):
-                await self._update_status(store, unreadable, unreadable_status(unreadable, datetime.now(UTC)))
+            for name in await self._gone(_collection(store), store.known):
+                store.forget(name)
+                self.enqueue_all()
 
-    async def _update_status(
-        self, store: PolicyStore[Any, Any], policy: Policy | UnreadablePolicy, status: PolicyStatus
-    ) -> None:
-        if policy.status is not None and status == policy.status:
-            return
-        if await self._write_status(store, policy, status):
-            store.set_status(policy.metadata.name, policy.metadata.uid, status)
-            await self._post_condition_events(policy, status.conditions)
-        self._progress_at = self._clock()
-
-    async def _write_status(
-        self, store: PolicyStore[Any, Any], policy: Policy | UnreadablePolicy, status: PolicyStatus
-    ) -> bool:
-        """Write a policy's status; whether it was written. The same error of the same policy is logged once."""
-        name, subject = policy.metadata.name, f"{policy.kind}/{policy.metadata.name}"
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": policy.kind,
-            "metadata": {"name": name},
-            "status": status.to_wire(),
-        }
-        try:
-            await self._cluster.apply(paths.policy_status(_collection(store), name), body)
-        except NotFoundError:
-            self._counters.count_status("gone")
-            return False
-        except ApiError as error:
-            self._counters.count_status("failed")
-            if self._status_errors.get(subject) != str(error):
-                _log.warning("%s", error)
-            self._status_errors[subject] = str(error)
-            return False
-        self._counters.count_status("written")
-        self._status_errors.pop(subject, None)
-        return True
-
-    async def _post_condition_events(self, policy: Policy | UnreadablePolicy, conditions: list[Condition]) -> None:
-        """Post an event for each condition whose status has changed; a condition that is new has not changed."""
-        before = {condition.type: condition.status for condition in policy.status.conditions} if policy.status else {}
-        about = ObjectReference(API_VERSION, policy.kind, policy.metadata.name, policy.metadata.uid)
-        for condition in conditions:
-            if before.get(condition.type) not in (None, condition.status):
-                # Ready is good when it is true; all other conditions are good when they are false.
-                warning = (condition.type == ConditionType.READY) != (condition.status == "True")
-                await self._recorder.post(about, condition.reason, condition.message, action="Report", warning=warning)
+    async def _gone(self, path: str, known: Callable[[], Mapping[str, object]]) -> Iterable[str]:
+        """Find the names of known objects that the API server does not have, and compare what kopf has delivered."""
+        before, deliveries = dict(known()), self.watches.deliveries
+        listed = await self._cluster.metadata(path)
+        self.watches.compare(path, listed, deliveries)
+        names = {metadata["name"] for metadata in listed}
+        after = known()
+        # One that handlers have replaced while the names were read may be newer than the names.
+        return [name for name, item in before.items() if name not in names and after.get(name) is item]
 
 
 def _collection(store: PolicyStore[Any, Any]) -> str:

@@ -10,9 +10,13 @@ class ControllerTiming:
     """ControllerTiming is the timing of what the controller does by itself, without being told of a change.
 
     Attributes:
-        resync: between rounds of every node while nothing changes; ESX balances as often.
+        resync: between rounds of a node while something is due there; ESX balances as often.
+        rest: between rounds of a node where nothing is due and nothing changes.
+        tick: between the moments at which nodes are looked for whose next round is due.
         settle: how long changes are collected, so that they share one round.
-        status_interval: between updates of policies' statuses: each counts every VM of every node.
+        status_interval: between updates of policies' statuses.
+        figures_interval: between writes of one policy's status of which only figures and words differ: each is sent
+            to every agent.
         load_retry: between attempts to read all objects at the start. Nothing is decided until one succeeds, and more
             would press an overloaded API server.
         audit_interval: between comparisons with the API server's objects: each lists the names of all of them.
@@ -23,8 +27,11 @@ class ControllerTiming:
     """
 
     resync: float = 15.0
+    rest: float = 60.0
+    tick: float = 1.0
     settle: float = 0.05
-    status_interval: float = 2.0
+    status_interval: float = 1.0
+    figures_interval: float = 15.0
     load_retry: float = 3.0
     audit_interval: float = 60.0
     delivery: float = 30.0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from kubeballoon.api.selector import LabelSelector, Operator
 from kubeballoon.api.v1alpha1 import OwnerExclusion, Policy
 from kubeballoon.governance.loaded_policy import AnyLoadedPolicy
 from kubeballoon.vocabulary import Mode
@@ -32,6 +33,68 @@ class Governance(Generic[L]):
         """
         highest = tuple(each for each in self.policies if _priority(each) == _priority(self.policies[0]))
         return highest if len(highest) > 1 else ()
+
+
+_Key = tuple[str, str | None]
+"""A label's key and value; a value of None stands for all values."""
+
+
+class PolicyIndex(Generic[L]):
+    """A PolicyIndex finds the policies that select a VM without trying all of them: hundreds may select by labels.
+
+    A policy is found by one label that a VM, or its namespace, must have for the policy to select the VM.
+    """
+
+    def __init__(self, policies: Iterable[L]) -> None:
+        """Index policies; those that are being deleted govern nothing."""
+        existing = (each for each in policies if each.resource.metadata.deletion_timestamp is None)
+        self._policies = sorted(existing, key=lambda policy: (-_priority(policy), policy.name))
+        self._others: list[int] = []  # positions of the policies that no single label tells apart
+        self._by_label: dict[_Key, list[int]] = {}
+        self._by_namespace_label: dict[_Key, list[int]] = {}
+        for position, policy in enumerate(self._policies):
+            selector = policy.resource.spec.selector
+            keys, index = _necessary(selector.virtual_machine_selector), self._by_label
+            if not keys:
+                keys, index = _necessary(selector.namespace_selector), self._by_namespace_label
+            for key in keys:
+                index.setdefault(key, []).append(position)
+            if not keys:
+                self._others.append(position)
+
+    def govern(self, labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> Governance[L]:
+        """Find the policies that select a VM, as the function ``govern`` does."""
+        found = {*self._others, *_found(self._by_label, labels), *_found(self._by_namespace_label, namespace_labels)}
+        candidates = (self._policies[position] for position in sorted(found))
+        return Governance(tuple(policy for policy in candidates if _selects(policy, labels, namespace_labels)))
+
+
+def _necessary(selector: LabelSelector) -> list[_Key]:
+    """List labels of which every selected object has at least one; empty if the selector asks for no label."""
+    for label in selector.match_labels.items():
+        return [label]
+    for requirement in selector.match_expressions:
+        if requirement.operator is Operator.IN:
+            return [(requirement.key, value) for value in sorted(set(requirement.values))]
+        if requirement.operator is Operator.EXISTS:
+            return [(requirement.key, None)]
+    return []
+
+
+def _found(index: Mapping[_Key, list[int]], labels: Mapping[str, str]) -> Iterator[int]:
+    if not index:
+        return
+    for key, value in labels.items():
+        yield from index.get((key, value), ())
+        yield from index.get((key, None), ())
+
+
+def _selects(policy: AnyLoadedPolicy, labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> bool:
+    selector = policy.resource.spec.selector
+    selects: bool = selector.virtual_machine_selector.matches(labels) and selector.namespace_selector.matches(
+        namespace_labels
+    )
+    return selects
 
 
 def govern(policies: Sequence[L], labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> Governance[L]:

@@ -39,6 +39,14 @@ class VMCounts:
     reclaimed: int = 0
     nodes: set[str] = field(default_factory=set)
 
+    def add(self, other: VMCounts) -> None:
+        """Add what was counted of other VMs."""
+        self.governed += other.governed
+        self.excluded.update(other.excluded)
+        self.unresponsive += other.unresponsive
+        self.reclaimed += other.reclaimed
+        self.nodes |= other.nodes
+
 
 def count_vms(policy_type: PolicyType[P, Terms], vms: Iterable[CountedVM[P]]) -> VMCounts:
     """Count VMs; controller and CLI both count by this function, so that their figures agree."""

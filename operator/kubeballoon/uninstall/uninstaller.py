@@ -15,7 +15,7 @@ from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError, Object
-from kubeballoon.cluster.lease import RENEW_DEADLINE, Lease
+from kubeballoon.cluster.lease import LAST_WRITE_AFTER, Lease
 from kubeballoon.cluster.request_withdrawal import wait_for_returns, withdraw
 from kubeballoon.core.formatting import listed
 from kubeballoon.governance.pending_returns import PendingReturn, pending_returns
@@ -58,7 +58,7 @@ class Uninstaller:
     async def run(self, seconds: float) -> list[PendingReturn]:
         """Return everything to all VMs, and wait until they have it.
 
-        1. Seize the Lease. The leading controller stops at its next renewal, at the latest after RENEW_DEADLINE.
+        1. Seize the Lease. The leading controller stops at its next renewal, its last write within LAST_WRITE_AFTER.
         2. Withdraw every request, also those that the controller wrote before it stopped. A VM that migrates keeps its
            request for processors until it has arrived.
         3. Wait until every agent reports that its VMs have everything back.
@@ -78,7 +78,7 @@ class Uninstaller:
             self._withdraw_all,
             lambda progress: _log.info("%s", progress),
             seconds,
-            at_least=RENEW_DEADLINE,
+            at_least=LAST_WRITE_AFTER,
             clock=self._clock,
             sleep=self._sleep,
         )

@@ -1,0 +1,180 @@
+"""A replica of the controller and a small fleet, on a fake API server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from hack.testbed.fake_api_server import FakeApiServer
+from hack.testbed.fleet import Fleet, policy, serve_fleet
+from kubeballoon.api.names import CONTROLLER, MEMORY_MIN, MEMORY_TARGET
+from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.cluster import lease as leases
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import ApiClient
+from kubeballoon.cluster.lease import Lease
+from kubeballoon.cluster.lease_thread import LeaseThread
+from kubeballoon.controller.replica import Replica
+from kubeballoon.metrics import new_registry
+from tests.support.processes import Command
+from tests.support.waiting import soon
+
+SECONDS = 60.0
+NAMESPACE = "kubeballoon-system"
+
+
+class Cluster:
+    """A fleet of ten nodes with three VMs each, and replicas of the controller."""
+
+    def __init__(self, server: FakeApiServer, fleet: Fleet, kubeconfig: Path) -> None:
+        self.server = server
+        self.fleet = fleet
+        self.kubeconfig = kubeconfig
+
+    @asynccontextmanager
+    async def replica(self, identity: str) -> AsyncIterator[Replica]:
+        """Run a replica inside the context."""
+
+        async def connect() -> ApiClient:
+            return await ApiClient.connect("test", self.kubeconfig)
+
+        stop = asyncio.Event()
+        async with (
+            await connect() as cluster,
+            LeaseThread(connect, lambda own: Lease(own, NAMESPACE, CONTROLLER, identity)) as candidacy,
+        ):
+            replica = Replica(cluster, candidacy, 1.0, new_registry("controller"))
+            running = asyncio.create_task(replica.run(stop))
+            try:
+                yield replica
+            finally:
+                stop.set()
+                assert await running == 0
+
+    @asynccontextmanager
+    async def other(self, identity: str) -> AsyncIterator[Lease]:
+        """Be somebody else who may take the Lease."""
+        async with await ApiClient.connect("test", self.kubeconfig) as cluster:
+            yield Lease(cluster, NAMESPACE, CONTROLLER, identity)
+
+    def requested(self) -> int:
+        """Count the VMs that have a request."""
+        return sum(MEMORY_TARGET in vmi.annotations for vmi in self.server.vmis.values())
+
+    def set_headroom(self, headroom: str, generation: int) -> None:
+        """Change the policy."""
+        body = policy("all", None, headroom=headroom)
+        body["metadata"]["generation"] = generation
+        self.server.put(paths.MEMORY_POLICIES, body)
+
+    def holds_what_must_hold(self) -> bool:
+        """Whether on every node what VMs may use fits, and no VM is below its guaranteed minimum."""
+        for name, body in self.fleet.bodies.items():
+            memory = {key: int(value) for key, value in body["status"]["memory"].items()}
+            vms = body["status"]["virtualMachines"]
+            capacity = memory["total"] - memory["other"] - memory["reserve"] - sum(int(vm["overhead"]) for vm in vms)
+            if self.fleet.granted(name) > capacity:
+                return False
+        annotations = [vmi.annotations for vmi in self.server.vmis.values() if MEMORY_TARGET in vmi.annotations]
+        return all(parse_quantity(each[MEMORY_TARGET]) >= parse_quantity(each[MEMORY_MIN]) for each in annotations)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+    fleet = Fleet(nodes=10, vms=3, pooled=5, namespaces=3)
+    async with FakeApiServer(written=fleet.follow) as server:
+        serve_fleet(server, fleet)
+        server.put(paths.MEMORY_POLICIES, policy("all", None))
+        kubeconfig = server.write_kubeconfig(tmp_path / "kubeconfig")
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))  # kopf reads it from nowhere else
+        yield Cluster(server, fleet, kubeconfig)
+
+
+async def test_a_replica_lists_the_nodes_once_and_requests_what_fits(cluster: Cluster) -> None:
+    async with cluster.replica("first") as replica:
+        await soon(lambda: cluster.requested() == 30, SECONDS)
+        await soon(cluster.holds_what_must_hold, SECONDS)
+        await soon(lambda: replica.ready() is None, SECONDS)
+        assert replica.live() is None
+    assert cluster.server.requests[f"LIST {paths.NODE_PRESSURES}"] == 1
+    assert cluster.server.requests[f"WATCH {paths.NODE_PRESSURES}"] == 1
+    assert len({write.vmi for write in cluster.server.writes}) == 30
+
+
+async def test_a_replica_that_loses_the_lead_says_so_stands_by_and_leads_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    options = (f"--kubeconfig={cluster.kubeconfig}", f"--namespace={NAMESPACE}")
+    with Command(tmp_path / "log", "controller", *options) as replica:
+        async with cluster.other("other") as other:
+            await soon(lambda: cluster.requested() == 30, SECONDS)
+            await other.seize(3600.0)
+            await soon(lambda: "leadership was lost" in replica.output(), SECONDS)
+            await soon(lambda: "standing by" in replica.output(), SECONDS)
+            written = len(cluster.server.writes)
+            cluster.set_headroom("60%", 2)
+            await other.seize(3600.0)
+            assert len(cluster.server.writes) == written
+            await other.hand_back()
+            await soon(lambda: len(cluster.server.writes) > written, SECONDS)
+            assert replica.output().count("leading as") == 2
+            await soon(cluster.holds_what_must_hold, SECONDS)
+        await asyncio.to_thread(replica.stop)
+        assert "Traceback" not in replica.output()
+
+
+async def test_decisions_go_on_after_an_outage_of_the_api_server_without_a_new_start(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(leases, "RENEW_DEADLINE", 0.5)
+    async with cluster.replica("first") as replica:
+        await soon(lambda: cluster.requested() == 30, SECONDS)
+        async with cluster.server.outage():
+            written = len(cluster.server.writes)
+            cluster.set_headroom("60%", 2)
+            await soon(lambda: replica.ready() is not None, SECONDS)
+        await soon(lambda: len(cluster.server.writes) > written, SECONDS)
+        await soon(lambda: replica.ready() is None, SECONDS)
+        await soon(cluster.holds_what_must_hold, SECONDS)
+    assert caplog.text.count("leading as first") == 1
+
+
+async def test_nodes_and_vms_that_vanish_together_leave_nothing_behind(cluster: Cluster) -> None:
+    async with cluster.replica("first") as replica:
+        await soon(lambda: cluster.requested() == 30 and cluster.fleet.settled, SECONDS)
+        names = list(cluster.fleet.bodies)
+        cluster.server.vmis.clear()
+        for name in names[:5]:
+            cluster.server.delete(paths.NODE_PRESSURES, name)
+        for name in names[5:]:
+            cluster.fleet.bodies[name]["status"]["virtualMachines"] = []
+            cluster.fleet.report(name)
+        results = replica._term.rounds.results  # noqa: SLF001 - what it keeps
+
+        def decided() -> int:
+            return sum(len(plan.decisions) for result in results.values() for plan in result.plans.values())
+
+        await soon(lambda: set(results) == set(names[5:]) and not decided(), SECONDS)
+
+
+async def test_all_namespaces_relabelled_move_their_vms_to_another_policy(cluster: Cluster) -> None:
+    body = policy("staging", None, min="70%")
+    body["spec"]["selector"] = {"namespaceSelector": {"matchLabels": {"env": "staging"}}}
+    body["spec"]["priority"] = 1
+    cluster.server.put(paths.MEMORY_POLICIES, body)
+    async with cluster.replica("first"):
+        await soon(lambda: cluster.requested() == 30, SECONDS)
+        for name in cluster.fleet.namespace_names():
+            cluster.server.put(paths.NAMESPACES, {"metadata": {"name": name, "labels": {"env": "staging"}}})
+
+        def policies() -> set[str | None]:
+            return {vmi.annotations.get("kubeballoon.io/policy") for vmi in cluster.server.vmis.values()}
+
+        await soon(lambda: policies() == {"staging"}, SECONDS)
+        await soon(lambda: any(name == "staging" for _, name, _ in cluster.server.statuses), SECONDS)
