@@ -14,7 +14,6 @@ from hack.testbed.fake_api_server import FakeApiServer
 from hack.testbed.fleet import Fleet, policy, serve_fleet
 from kubeballoon.api.names import CONTROLLER, MEMORY_MIN, MEMORY_TARGET
 from kubeballoon.api.quantity import parse_quantity
-from kubeballoon.cluster import lease as leases
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient
 from kubeballoon.cluster.lease import Lease
@@ -24,7 +23,7 @@ from kubeballoon.metrics import new_registry
 from tests.support.processes import Command
 from tests.support.waiting import soon
 
-SECONDS = 60.0
+SECONDS = 150.0  # as long as a process may take to start on a machine that is busy
 NAMESPACE = "kubeballoon-system"
 
 
@@ -129,10 +128,9 @@ async def test_a_replica_that_loses_the_lead_says_so_stands_by_and_leads_again(
 
 
 async def test_decisions_go_on_after_an_outage_of_the_api_server_without_a_new_start(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(leases, "RENEW_DEADLINE", 0.5)
     async with cluster.replica("first") as replica:
         await soon(lambda: cluster.requested() == 30, SECONDS)
         async with cluster.server.outage():
