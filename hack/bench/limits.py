@@ -40,6 +40,18 @@ LIMITS: Mapping[str, tuple[Limit, ...]] = {
     "cli": (Limit("cpu_ratio", "allowed_ratio"), Limit("resident_mib", 120.0)),
     # From the time a node leaves Ample until it is Ample again: 1.5 times what libvirt alone takes, and a second.
     "reaction": (Limit("kubeballoon_seconds", "allowed_seconds"),),
+    # A controller of 500 nodes with 20 VMs each, against an API server that costs nothing.
+    "controller": (
+        Limit("first_round_s", 5.0),
+        Limit("every_round_s", 10.0),
+        Limit("node_lists", 1),
+        Limit("peak_mib", 150.0),
+        Limit("need_p99_s", 2.0),
+        Limit("status_s", 3.0),
+        Limit("failover_s", 10.0),
+        Limit("outage_s", 15.0),
+        Limit("restarts", 0),
+    ),
     # An agent whose launchers all lie: for how long its event loop was held at most, and the chart's limit of memory.
     "hostile": (Limit("held_seconds", 0.5), Limit("peak_mib", 512.0)),
 }

@@ -27,7 +27,10 @@ WHERE = f"--namespace={NAMESPACE}"
 LIMIT = "--timeout=240s"
 SECONDS = 300.0  # more than helm's own timeout, so that helm says what it waited for
 IN_NAMESPACE = "deployment,daemonset,job,role,rolebinding,poddisruptionbudget,podmonitor,prometheusrule,networkpolicy"
-EVERYWHERE = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
+EVERYWHERE = (
+    "flowschema,prioritylevelconfiguration,clusterrole,clusterrolebinding,"
+    "validatingadmissionpolicy,validatingadmissionpolicybinding"
+)
 MONITORING = "--set=monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboard.enabled=true"
 
 

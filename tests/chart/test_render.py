@@ -30,6 +30,7 @@ EVERYTHING = (
 TOGGLES = {
     "crds.install": "CustomResourceDefinition/memorypolicies.kubeballoon.io",
     "admission.enabled": "ValidatingAdmissionPolicy/kubeballoon-virtualmachineinstances",
+    "flowControl.enabled": "FlowSchema/kubeballoon-leases",
     "rbac.aggregate": "ClusterRole/kubeballoon-view",
     "controller.podDisruptionBudget.enabled": "PodDisruptionBudget/kubeballoon-controller",
     "uninstall.enabled": "Job/kubeballoon-uninstall",
@@ -122,6 +123,17 @@ def test_no_role_has_a_wildcard() -> None:
 def test_each_part_has_an_account_of_its_own() -> None:
     used = {name: pod["serviceAccountName"] for name, pod, _ in containers(render())}
     assert used == {name: name for name in ("kubeballoon-controller", "kubeballoon-agent", "kubeballoon-uninstall")}
+
+
+def test_the_leases_of_controller_and_agents_have_a_priority_level_of_their_own() -> None:
+    rendered = render("--set=controller.serviceAccount.create=false,controller.serviceAccount.name=existing")
+    schema = one(rendered, "FlowSchema/kubeballoon-leases")["spec"]
+    level = schema["priorityLevelConfiguration"]["name"]
+    assert one(rendered, f"PriorityLevelConfiguration/{level}")["spec"]["type"] == "Limited"
+    (rule,) = schema["rules"]
+    accounts = {subject["serviceAccount"]["name"] for subject in rule["subjects"]}
+    assert accounts == {"existing", "kubeballoon-agent"}
+    assert [each["resources"] for each in rule["resourceRules"]] == [["leases"]]
 
 
 @pytest.mark.parametrize("part", ["kubeballoon-controller", "kubeballoon-uninstall"])

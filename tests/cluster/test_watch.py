@@ -6,13 +6,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
 from kubeballoon.cluster.client import ApiClient, Timeouts, UnreachableError
-from kubeballoon.cluster.reflector import Reflector
+from kubeballoon.cluster.reflector import Reflector, without_status
+from tests.support.waiting import soon
 
 PATH = "/apis/example.io/v1/things"
 SHORT_TIMEOUTS = Timeouts(request=2.0, watch_silence=2.0)
@@ -61,6 +63,48 @@ class FakeServer:
         finally:
             self._end.set()
             await runner.cleanup()
+
+
+async def test_only_a_change_of_what_people_write_is_told_where_a_status_is_of_no_interest() -> None:
+    told: list[int] = []
+
+    class Policies(ApiClient):
+        """A fake cluster with one policy, of which a watch sends the versions that the test has prepared."""
+
+        def __init__(self) -> None:
+            """Connect to nothing."""
+
+        async def pages(self, path: str, *_: object, **__: object) -> AsyncIterator[dict[str, Any]]:
+            """List the first version."""
+            assert path == PATH
+            yield {"metadata": {"resourceVersion": "1"}, "items": [thing("p", "1") | {"spec": {"shares": 1}}]}
+
+        @asynccontextmanager
+        async def watch(self, path: str, idle: float, **_: str) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+            """Send a new status, and then a new spec."""
+            assert path == PATH
+            assert idle
+
+            async def events() -> AsyncIterator[dict[str, Any]]:
+                yield {
+                    "type": "MODIFIED",
+                    "object": thing("p", "2") | {"spec": {"shares": 1}, "status": {"matched": 1}},
+                }
+                seen.append(len(told))
+                yield {"type": "MODIFIED", "object": thing("p", "3") | {"spec": {"shares": 2}}}
+                seen.append(len(told))
+                await asyncio.Event().wait()
+
+            yield events()
+
+    seen: list[int] = []
+    reflector = Reflector(Policies(), PATH, changed=lambda: told.append(1), essence=without_status)
+    following = asyncio.create_task(reflector.run())
+    await soon(lambda: len(seen) == 2, 60)
+    following.cancel()
+    assert seen == [1, 2]
+    (policy,) = reflector.objects()
+    assert policy["metadata"]["resourceVersion"] == "3"
 
 
 async def test_a_watch_that_falls_silent_is_over(unused_tcp_port: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from kubeballoon.api.names import NODE_NAME_LABEL
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient
-from kubeballoon.cluster.reflector import Reflector
+from kubeballoon.cluster.reflector import Reflector, without_status
 
 
 class ClusterWatches:
@@ -41,8 +41,9 @@ class ClusterWatches:
         """
         selector = f"{NODE_NAME_LABEL}={node}"
         self.vms = Reflector(cluster, paths.INSTANCES, label_selector=selector, changed=changed)
-        self.policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=changed)
-        self.processor_policies = Reflector(cluster, paths.PROCESSOR_POLICIES, changed=changed)
+        # The controller writes policies' statuses now and then, and each write goes to the agent of every node.
+        self.policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=changed, essence=without_status)
+        self.processor_policies = Reflector(cluster, paths.PROCESSOR_POLICIES, changed=changed, essence=without_status)
         self.namespaces = Reflector(cluster, paths.NAMESPACES, changed=namespace_changed)
         self.kubevirts = Reflector(cluster, paths.KUBEVIRTS, changed=kubevirt_changed)
 

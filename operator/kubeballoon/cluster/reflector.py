@@ -143,6 +143,7 @@ class Reflector(Follower):
         *,
         label_selector: str = "",
         changed: Callable[[], None] = lambda: None,
+        essence: Callable[[Object], object] = lambda item: item,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Reflect the collection at ``path``.
@@ -151,11 +152,13 @@ class Reflector(Follower):
             cluster: the API server.
             path: the collection's path.
             label_selector: restricts the objects; an empty one takes all.
-            changed: called in the event loop after every change of the objects.
+            changed: called in the event loop after every change of the objects' essence.
+            essence: picks the part of an object whose change is of interest; by default all of it.
             sleep: passes the time between attempts.
         """
         super().__init__(cluster, path, label_selector=label_selector, sleep=sleep)
         self._changed = changed
+        self._essence = essence
         self._objects: dict[str, Object] = {}  # by uid
 
     def objects(self) -> Iterable[Object]:
@@ -163,8 +166,9 @@ class Reflector(Follower):
         return self._objects.values()
 
     def _take(self, item: Object) -> None:
-        self._objects[item["metadata"]["uid"]] = item
-        if self.synced.is_set():
+        uid = item["metadata"]["uid"]
+        before, self._objects[uid] = self._objects.get(uid), item
+        if self.synced.is_set() and (before is None or self._essence(before) != self._essence(item)):
             self._changed()
 
     def _drop(self, item: Object) -> None:
@@ -176,6 +180,13 @@ class Reflector(Follower):
 
     def _listed(self) -> None:
         self._changed()
+
+
+def without_status(item: Object) -> object:
+    """Pick what people write of an object: its spec, labels and annotations, and that it is being deleted."""
+    metadata = item["metadata"]
+    marks = (metadata.get(key) for key in ("labels", "annotations", "deletionTimestamp"))
+    return item.get("spec"), *marks
 
 
 def _without_managed_fields(item: Object) -> Object:
