@@ -60,6 +60,10 @@ class FakeCluster:
             raise ForbiddenError(f"{path} may not be read")
         return {"metadata": {"resourceVersion": "1"}, "items": items}
 
+    async def pages(self, path: str, *_: object, **__: object) -> AsyncIterator[Object]:
+        """List all objects of a path in one page."""
+        yield await self.get(path)
+
     async def apply(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
         """Accept a report, or not."""
         self.waiting += 1

@@ -160,7 +160,7 @@ class RoundRunner:
         before = self.results.get(name, RoundResult())
         if fault != before.fault:
             _log.error("%s", fault, exc_info=error, extra={"node": name})
-        self.results[name] = RoundResult(before.plans, before.state, fault=fault)
+        self.results[name] = RoundResult(before.plans, before.state, unwritten=before.unwritten, fault=fault)
 
     async def _run(self, name: str) -> None:
         """Run the steps of a round; a node that is gone is forgotten.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -102,10 +103,11 @@ class Scheduler:
         while not await self._succeeds(self._load()):
             self._progress_at = self._clock()
             await asyncio.sleep(self._timing.load_retry)
-        synced = asyncio.ensure_future(self._nodes.synced.wait())
-        while not synced.done():
+        while not self._nodes.synced.is_set():
             self._progress_at = self._clock()
-            await asyncio.wait({synced}, timeout=self._timing.load_retry)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.load_retry):
+                    await self._nodes.synced.wait()
         self.enqueue_all()
 
     async def _run_rounds(self, *, urgent: bool) -> None:
