@@ -179,7 +179,8 @@ class FakeApiServer:
     async def _collection(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("watch"):
             return await self._watch(request)
-        if request.query.get("limit") != "1":  # a replica that stands by only looks whether it may list
+        # A replica that stands by only looks whether it may list; further pages are of the same list.
+        if request.query.get("limit") != "1" and not request.query.get("continue"):
             self._count("LIST", request.path)
         stored = list(self._objects[request.path].values())
         start, limit = int(request.query.get("continue") or 0), int(request.query.get("limit") or len(stored) or 1)
