@@ -24,7 +24,7 @@ class Terminal:
     def __init__(self, socket: Path, kubeconfig: Path) -> None:
         self._socket = socket
         program = f"{shlex.quote(sys.executable)} -m kubeballoon.cli.main top -w --interval=1s"
-        shell = f"KUBECONFIG={shlex.quote(str(kubeconfig))} {program}; echo {ENDED} $?; stty -a | tr ' ' '\\n'; cat"
+        shell = f"KUBECONFIG={shlex.quote(str(kubeconfig))} {program}; echo {ENDED} $?; stty -a; cat"
         self.tmux("-f", "/dev/null", "new-session", "-d", "-s", "t", "-x", "80", "-y", "24", shell)
 
     def tmux(self, *arguments: str) -> str:
