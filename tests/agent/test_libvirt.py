@@ -59,6 +59,7 @@ FAILED = "guest agent command failed: unable to execute QEMU agent command"  # a
         (1, "internal error: malformed return value", "GuestAgentGarbled"),
         (1, "internal error: Parsed JSON reply '[]' isn't an object", "GuestAgentGarbled"),
         (1, "internal error: Unknown JSON reply '{}'", "GuestAgentGarbled"),
+        (1, "internal error: failed to convert virJSONValue to yajl data", "GuestAgentGarbled"),
         (
             38,
             "No complete agent response found in 10485760 bytes: Numerical result out of range",

@@ -26,13 +26,14 @@ from kubeballoon.agent.agent import Agent, NodeLimits
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.wait_times import DEFAULT_TIMING, LibvirtTiming, Timing
+from kubeballoon.agent.wait_times import DEFAULT_TIMING, GuestAgentTiming, LibvirtTiming, Timing
 from kubeballoon.core.backoff import Backoff
 
 TIMING = Timing(
     node=replace(DEFAULT_TIMING.node, check_interval=0.5, heartbeat=1.0),
     memory=replace(DEFAULT_TIMING.memory, poll=0.5, longest_poll=0.5, reconnect=Backoff(shortest=0.5, longest=2.0)),
-    guest=replace(DEFAULT_TIMING.guest, idle_poll=0.5, reconnect=Backoff(shortest=0.5, longest=2.0)),
+    guest=replace(DEFAULT_TIMING.guest, poll=0.5, idle_poll=0.5, reconnect=Backoff(shortest=0.5, longest=2.0)),
+    guest_agent=GuestAgentTiming(retry=Backoff(shortest=0.5, longest=1.0)),
     libvirt=LibvirtTiming(call=2.0, connect=2.0, agent_answer=1, agent_queue=1.0),
 )
 

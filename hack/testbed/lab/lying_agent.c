@@ -2,14 +2,16 @@
  * lies to whoever asks it. It opens the port as the guest boots and holds it open.
  *
  * LIE is what it answers to every command but the one that synchronizes client and agent:
+ *   honest     that the guest uses its first processor alone
  *   brackets   many small values, in no more characters than an honest answer may have
  *   long       1.8 MB of them
  *   deep       values 20000 deep
+ *   escape     an error whose text steers a terminal
+ *   silence    nothing
+ *   wrong-id   nothing; it does not synchronize either, but with another number than asked for
  *   endless    one answer that does not end
  *   flood      answers without end
- *   escape     an error whose text steers a terminal
- *   wrong-id   no answer; it does not synchronize either, but with another number than asked for
- *   silence    no answer at all
+ * The command "lie-LIE" makes it go over to another lie, from all but the last three.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -35,6 +37,8 @@ static void repeat(const char *text, long times) {
 }
 
 static void lie(const char *kind) {
+  if (!strcmp(kind, "honest"))
+    repeat("{\"return\":[{\"logical-id\":0,\"online\":true,\"can-offline\":false}]}\n", 1);
   if (!strcmp(kind, "brackets")) repeat("{\"return\":[", 1), repeat("[],", 15000), repeat("[]]}\n", 1);
   if (!strcmp(kind, "long")) repeat("{\"return\":[", 1), repeat("[],", 600000), repeat("[]]}\n", 1);
   if (!strcmp(kind, "deep")) repeat("{\"return\":", 1), repeat("[", 20000), repeat("]", 20000), repeat("}\n", 1);
@@ -49,16 +53,24 @@ static int synchronize(const char *line, const char *kind) {
   char answer[64];
   const char *id = strstr(line, "\"id\":");
   if (!strstr(line, "guest-sync") || !id) return 0;
-  if (!strcmp(kind, "silence")) return 1;
   long long number = atoll(id + strlen("\"id\":")) + (strcmp(kind, "wrong-id") == 0);
   const char *delimiter = strstr(line, "guest-sync-delimited") ? "\377" : "";
   say(answer, snprintf(answer, sizeof answer, "%s{\"return\":%lld}\n", delimiter, number));
   return 1;
 }
 
+/* Goes over to another lie if that is what the command says. */
+static int change(const char *line, char kind[16]) {
+  const char *found = strstr(line, "\"lie-");
+  if (!found || sscanf(found, "\"lie-%15[a-z-]", kind) != 1) return 0;
+  repeat("{\"return\":{}}\n", 1);
+  return 1;
+}
+
 int main(int count, char **arguments) {
-  char line[4096];
+  char line[4096], kind[16] = "";
   if (count != 3) { fprintf(stderr, "usage: lying_agent PORT LIE\n"); return 2; }
+  strncpy(kind, arguments[2], sizeof kind - 1);
   port = open(arguments[1], O_RDWR);
   if (port < 0) { perror(arguments[1]); return 1; }
   for (size_t length = 0;;) {
@@ -67,7 +79,7 @@ int main(int count, char **arguments) {
     else if (line[length] != '\n') length += length < sizeof line - 2;
     else {
       line[length] = 0, length = 0;
-      if (!synchronize(line, arguments[2])) lie(arguments[2]);
+      if (!synchronize(line, kind) && !change(line, kind)) lie(kind);
     }
   }
 }

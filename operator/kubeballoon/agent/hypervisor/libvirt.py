@@ -52,7 +52,14 @@ _AGENT_COMMAND_TIMEOUT = 112
 _AGENT_COMMAND_FAILED = 113
 _NO_AGENT = (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
 # libvirt's texts for what comes from a guest agent and is no answer, and for a guest agent that closed its port.
-_NO_ANSWER = ("cannot parse json", "malformed", "No complete agent response", "JSON reply", "reply object")
+_NO_ANSWER = (
+    "cannot parse json",
+    "malformed",
+    "No complete agent response",
+    "JSON reply",
+    "reply object",
+    "failed to convert virJSONValue",  # of an answer that is nested more deeply than libvirt can pass on
+)
 _PORT_CLOSED = ("End of file from agent socket", "Unable to read from agent", "Unable to write to agent")
 _GONE = frozenset(
     {
