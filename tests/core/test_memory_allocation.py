@@ -642,6 +642,27 @@ def test_margins_that_just_fit_are_kept() -> None:
     assert targets(node(*vms, capacity=2 * GIB + 3 * GIB // 8 - MIB))[1] < GIB + GIB // 8 - MIB
 
 
+def test_nobody_swaps_for_the_margin_of_a_guest_that_may_give_it() -> None:
+    """All but 128 MiB of what guests work with fits, which is no more than a dead band of the large one."""
+    large = replace(at("large", 31, need=30), size=32 * GIB)
+    small = at("small", 3.5, need=3.5)
+    plan = allocate_memory(node(large, small, capacity=int(33.375 * GIB)))
+    assert decision(plan, "small").entitlement == int(3.5 * GIB)
+    assert decision(plan, "large").target == int(29.875 * GIB)
+    unable = replace(large, swap_ability=SwapAbility.UNABLE)
+    plan = allocate_memory(node(unable, small, capacity=int(33.375 * GIB)))
+    assert decision(plan, "large").target == 31 * GIB, "it gives no margin"
+
+
+def test_margins_that_just_fit_beside_what_others_use_are_kept() -> None:
+    vms, fits = (at("a", 3, need=2), at("b", 1.5, need=1.5)), 3 * GIB + 5 * GIB // 8
+    plan = allocate_memory(node(*vms, capacity=fits))
+    assert [each.entitlement for each in plan.decisions] == [2 * GIB + GIB // 8, GIB + GIB // 2]
+    plan = allocate_memory(node(*vms, capacity=fits - 1))
+    assert decision(plan, "a").entitlement == 2 * GIB
+    assert decision(plan, "b").entitlement > GIB + GIB // 2
+
+
 @pytest.mark.parametrize(("less", "kept"), [(0, False), (1, True)])
 def test_what_a_guest_works_with_is_withheld_if_its_part_is_a_dead_band_below(less: int, *, kept: bool) -> None:
     """The part of each guest is 2 GiB; a dead band of 64 MiB is not worth swapping."""

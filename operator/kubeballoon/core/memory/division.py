@@ -86,7 +86,8 @@ def _kept_beyond(columns: VMFigures[Ints], parts: Ints, capacity: int) -> tuple[
     """Find what guests keep beyond their parts of the capacity.
 
     A guest keeps what it works with, and its margin. If its part is less than what it works with, its memory may be
-    requested all the same, provided that it can swap. Margins give way where they do not fit.
+    requested all the same, provided that it can swap. Margins give way where they do not fit, and those of guests that
+    may be asked for them do so before others lack what they use.
 
     Returns:
         What each VM keeps because no more may be requested of it, and by how much that exceeds its part if it works
@@ -97,6 +98,9 @@ def _kept_beyond(columns: VMFigures[Ints], parts: Ints, capacity: int) -> tuple[
     withholds = keeps & lacking
     # A margin is no claim to more than the policy's maximum.
     kept = np.where(keeps, np.where(withholds, columns.kept, np.minimum(columns.kept, columns.maximum)), 0)
+    if np.maximum(columns.in_use, kept).sum() > capacity:
+        # A guest that may be asked for what it works with gives its margin first. Else others would swap for it.
+        kept = np.where(withholds | (columns.gives_working_set == 0), kept, 0)
     if np.maximum(columns.minimum, kept).sum() > capacity:
         kept = np.where(withholds, columns.kept, 0)
     return kept, np.where(withholds, columns.kept - parts, 0)
