@@ -112,7 +112,7 @@ def test_a_mutant_survives_what_no_test_notices_and_leaves_no_trace(tmp_path: Pa
     [
         ("memory/allocation.py", {"test_memory_allocation.py"}),
         ("processors/allocation.py", {"test_processor_allocation.py"}),
-        ("memory/model.py", {"test_memory_allocation.py"}),
+        ("memory/model.py", {"test_memory_model.py"}),
         ("processors/model.py", {"test_processor_allocation.py"}),
         ("memory/demand.py", {"test_demand.py"}),
         ("entitlement.py", {"test_entitlement.py"}),
