@@ -96,8 +96,9 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
         out["items"] = _structural(out["items"], definitions)
     if "x-kubernetes-int-or-string" in out:
         out.pop("type", None)
-        if isinstance(out.get("default"), int):
-            out["default"] = str(out["default"])  # quantities are written as strings everywhere else
+    is_quantity = "x-kubernetes-int-or-string" in out or out.get("type") == "string"
+    if is_quantity and isinstance(out.get("default"), int):
+        out["default"] = str(out["default"])  # quantities are written as strings everywhere else
     if isinstance(out.get("description"), str):
         out["description"] = " ".join(out["description"].split())
     return out

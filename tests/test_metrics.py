@@ -103,7 +103,7 @@ def vms() -> list[dict[str, Any]]:
 @pytest.fixture
 def agent(vms: list[dict[str, Any]]) -> AgentMetrics:
     metrics = AgentMetrics("n", lambda: NodePressureStatus.model_validate(status(*vms)), lambda: {("shop", "a"): 5.0})
-    metrics.wrote(NOW)
+    metrics.reported(NOW, "written")
     return metrics
 
 
@@ -141,11 +141,12 @@ def test_the_agent_exports_its_node_and_vms(agent: AgentMetrics) -> None:
     assert shown("build_info", part="agent", version=kubeballoon.__version__) == 1
     assert shown("agent_report_timestamp_seconds", node="n") == NOW.timestamp()
     assert shown("agent_reports_total", result="written") == 1
+    assert shown("agent_reports_total", result="confirmed") == 0
     assert shown("agent_reports_total", result="failed") == 0
 
 
 def test_a_report_that_fails_is_counted_and_leaves_the_last_ones_time(agent: AgentMetrics) -> None:
-    agent.wrote(None)
+    agent.reported(None, "failed")
     assert value(agent.registry, "kubeballoon_agent_reports_total", result="failed") == 1
     assert value(agent.registry, "kubeballoon_agent_report_timestamp_seconds", node="n") == NOW.timestamp()
 
@@ -153,7 +154,7 @@ def test_a_report_that_fails_is_counted_and_leaves_the_last_ones_time(agent: Age
 def test_an_agent_that_has_never_reported_is_as_old_as_itself() -> None:
     before = time.time()
     agent = AgentMetrics("n", lambda: None, dict)
-    agent.wrote(None)
+    agent.reported(None, "failed")
     began = value(agent.registry, "kubeballoon_agent_report_timestamp_seconds", node="n")
     assert began is not None
     assert before <= began <= time.time()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from hack.bench import agent, allocation, cli, contention, controller, hostile, recorded, replay
+from hack.bench import agent, allocation, cli, contention, controller, fleet, hostile, recorded, replay
 from hack.bench.limits import Rows, exceeded
 
 BENCHMARKS: dict[str, Callable[[], Rows]] = {
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[], Rows]] = {
     "cli": cli.measure,
     "controller": controller.rows,
     "hostile": hostile.measure,
+    "fleet": fleet.measure,
 }
 
 RECORDED = "recorded"

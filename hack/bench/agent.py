@@ -10,9 +10,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
+from hack.bench.processes import ProcessUsage
 from hack.testbed.chart import NAMESPACE, agent_environment, agent_kubeconfig, install
 from hack.testbed.controlplane import ControlPlane, open_control_plane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
@@ -55,23 +54,6 @@ def _installed() -> Iterator[ControlPlane]:
         yield plane
 
 
-@dataclass(frozen=True, slots=True)
-class _ProcessUsage:
-    """A _ProcessUsage is what a process has used so far: processor seconds, and resident bytes."""
-
-    seconds: float
-    resident: int
-
-    @classmethod
-    def read(cls, pid: int) -> _ProcessUsage:
-        """Read what a process has used so far."""
-        # The command's name, in parentheses, may hold spaces: fields are counted from behind it.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[11]) + int(fields[12])
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return cls(ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE"))
-
-
 def _measure_with_real_guests(plane: ControlPlane) -> Row:
     specs = [GuestSpec(name=f"idle-{number}", memory_bytes=128 * MIB) for number in range(_REAL_VMS)]
     with LabNode("bench-idle", _REAL_VMS * 256 * MIB) as lab:
@@ -108,12 +90,12 @@ def _measure_usage(plane: ControlPlane, node: str, pid: int, vms: int, setting: 
 
     _until(all_reported, "every VM to be reported")
     time.sleep(5)  # until everything that follows the first reports is over
-    before, version, started = _ProcessUsage.read(pid), _version(plane, node), time.monotonic()
+    before, version, started = ProcessUsage.read(pid), _version(plane, node), time.monotonic()
     versions = {version}
     while time.monotonic() - started < _MEASURED_SECONDS:
         time.sleep(1)
         versions.add(_version(plane, node))
-    after = _ProcessUsage.read(pid)
+    after = ProcessUsage.read(pid)
     return {
         "vms": vms,
         "on": setting,

@@ -25,7 +25,10 @@ Object = dict[str, Any]
 
 _LOOPBACK = "127.0.0.1"
 _BOOKMARK_SECONDS = 20.0
+NAMESPACE = "kubeballoon-system"
+"""The namespace of the Leases, those of agents and that of the controllers."""
 _PLURALS = {
+    paths.leases(NAMESPACE): "Lease",
     paths.NODE_PRESSURES: "NodePressure",
     paths.MEMORY_POLICIES: "MemoryPolicy",
     paths.PROCESSOR_POLICIES: "ProcessorPolicy",

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ from kubeballoon.agent.wait_times import Timing
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import (
+    ApiError,
+    BusyError,
+    InvalidError,
+    UnreachableError,
+)
 from tests.agent.fast_timing import QUICK
 from tests.support.cluster import Object, memory_policy, processor_policy
 from tests.support.waiting import soon
@@ -299,6 +306,105 @@ async def test_news_while_the_api_server_is_away_is_reported_when_it_is_back(pro
         api.away = False
         await until(lambda: parse_quantity(api.vm("vm")["need"]) >= 500 * MIB)
         assert agent.unready() is None
+
+
+BEATING = replace(QUICK, node=replace(QUICK.node, heartbeat=0.02))
+
+
+async def test_an_agent_at_rest_says_by_its_lease_that_its_report_holds(proc: Path) -> None:
+    api = cluster(vmi(), namespaces=[namespace()])
+    async with running(api, proc, timing=BEATING, vm=FakeMemoryControl()) as agent:
+        await until(lambda: api.vm("vm").get("need") and api.beats)
+        await until(lambda: api.reports[-1].get("leaseNamespace") == "own")
+        written, beats = len(api.reports), api.beats
+        await until(lambda: api.beats > beats + 5)
+        assert len(api.reports) == written
+        assert agent.unready() is None
+    assert api.lease is not None
+    (owner,) = api.lease["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"], owner["uid"]) == ("ServiceAccount", "agent", "account")
+
+
+async def test_an_agent_that_may_have_no_lease_reports_instead(proc: Path) -> None:
+    api = cluster(vmi(), namespaces=[namespace()])
+    api.leases = False
+    async with running(api, proc, timing=BEATING, vm=FakeMemoryControl()) as agent:
+        await until(lambda: len(api.reports) > 5)
+        assert agent.unready() is None
+    assert api.beats == 0
+    assert "leaseNamespace" not in api.reports[-1]
+
+
+@pytest.mark.parametrize("error", [InvalidError("a webhook refuses"), UnreachableError("a webhook is away")], ids=str)
+async def test_an_agent_whose_lease_cannot_be_written_for_long_reports_instead(proc: Path, error: ApiError) -> None:
+    api = cluster(vmi(), namespaces=[namespace()])
+    async with running(api, proc, timing=BEATING, vm=FakeMemoryControl()):
+        await until(lambda: api.vm("vm").get("need") and api.beats)
+        api.lease_fails = error
+        written, beats = len(api.reports), api.beats
+        await until(lambda: len(api.reports) > written + 3)
+        assert api.beats == beats
+
+
+async def test_an_agent_that_is_asked_to_wait_with_its_lease_does_not_report_instead(proc: Path) -> None:
+    api = cluster(vmi(), namespaces=[namespace()])
+    async with running(api, proc, timing=BEATING, vm=FakeMemoryControl()) as agent:
+        await until(lambda: api.vm("vm").get("need") and api.beats)
+        api.lease_fails = BusyError("wait")
+        await until(lambda: agent.unready() == "wait")
+        written, api.refused_leases = len(api.reports), 0
+        await until(lambda: api.refused_leases > 10)
+        assert len(api.reports) == written
+
+
+async def test_an_agent_whose_lease_is_deleted_makes_its_nodepressure_anew(proc: Path) -> None:
+    api = cluster(vmi(), namespaces=[namespace()])
+    async with running(api, proc, timing=BEATING, vm=FakeMemoryControl()):
+        await until(lambda: api.beats)
+        created, written = api.created, len(api.reports)
+        api.lease = None
+        await until(lambda: api.created > created and len(api.reports) > written)
+        await until(lambda: api.lease is not None)
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held until now", "not held"])
+async def test_an_old_report_that_held_until_now_is_taken_over(proc: Path, held: bool) -> None:  # noqa: FBT001 - a parameter
+    api = cluster(vmi(), namespaces=[namespace()])
+    api.pressure = earlier(actual="400Mi", resident="300Mi", need="200Mi")
+    moment = datetime.now(UTC) if held else datetime.fromisoformat(LONG_AGO)
+    api.lease = {"metadata": {"resourceVersion": "1"}, "spec": {"renewTime": moment.isoformat()}}
+    async with running(api, proc, vm=FakeMemoryControl(hangs=True)):
+        await until(lambda: api.vm("vm"))
+    assert bool(api.vm("vm").get("need")) is held
+
+
+async def test_figures_that_drift_wait_and_what_others_wait_for_does_not(proc: Path) -> None:
+    api, control = cluster(vmi(), namespaces=[namespace()]), CountingMemoryControl()
+    async with running(api, proc, timing=replace(QUICK, node=replace(QUICK.node, drift_floor=1e6)), vm=control):
+        await until(lambda: api.vm("vm").get("need"))
+        written = len(api.reports)
+        control.used += 25 * MIB
+        samples = control.samples
+        await until(lambda: control.samples > samples + 5)
+        assert len(api.reports) == written, "what the guest works with has drifted: that waits"
+        control.balloon = False
+        await until(lambda: api.vm("vm").get("reason"))
+        assert len(api.reports) == written + 1
+
+
+async def test_an_agent_waits_as_long_as_the_api_server_asks(proc: Path) -> None:
+    api, control = cluster(vmi(), namespaces=[namespace()]), CountingMemoryControl()
+    busy = BusyError("too many requests")
+    busy.retry_after = 1e6
+    async with running(api, proc, vm=control) as agent:
+        await until(lambda: api.vm("vm").get("need"))
+        api.fails = busy
+        control.used = 500 * MIB
+        await until(lambda: api.refused)
+        samples = control.samples
+        await until(lambda: control.samples > samples + 5)
+        assert api.refused == 1
+        assert agent.unready() == "too many requests"
 
 
 async def test_an_agent_that_may_not_read_policies_reports_and_is_not_ready(proc: Path) -> None:

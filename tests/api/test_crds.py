@@ -153,3 +153,11 @@ def test_kubectl_shows_how_much_is_reclaimed_on_a_node(installed: ControlPlane) 
     installed.kubectl("delete", "np", "columns")
     assert header == ["NAME", "STATE", "TOTAL", "AVAILABLE", "RECLAIMED", "READY", "REPORTED", "AGE"]
     assert row[1:5] == ["Ample", "2Gi", "1Gi", "1280Mi"]
+
+
+def test_a_vm_that_an_agent_reports_twice_counts_once() -> None:
+    vms = [{"uid": uid, "namespace": "n", "name": uid, "size": size} for uid, size in (("a", 1), ("b", 2), ("a", 3))]
+    memory = dict.fromkeys(("total", "available", "other", "reserve"), "1Gi")
+    report = {"observedAt": datetime.now(UTC), "memory": memory, "virtualMachines": vms}
+    status = NodePressureStatus.model_validate(report)
+    assert [(vm.uid, vm.size) for vm in status.virtual_machines] == [("a", 1), ("b", 2)]

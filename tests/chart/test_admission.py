@@ -358,6 +358,7 @@ def nodes(installed: ControlPlane, namespace: str) -> Iterator[tuple[str, str]]:
     for name in names:
         installed.kubectl("delete", "node", name, "--wait=false")
         installed.kubectl("delete", "nodepressure", name, "--ignore-not-found")
+        installed.kubectl("delete", "lease", f"agent.{name}", f"--namespace={NAMESPACE}", "--ignore-not-found")
 
 
 def report(plane: ControlPlane, kubeconfig: Path, node: str) -> None:
@@ -391,6 +392,41 @@ def test_an_agent_reports_its_own_node_only(enforcing: ControlPlane, nodes: tupl
 def test_an_agents_token_without_a_node_reports_nothing(enforcing: ControlPlane, nodes: tuple[str, str]) -> None:
     unbound = enforcing.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-agent")
     assert "the token is of no node" in refused(lambda: report(enforcing, unbound, nodes[0]))
+
+
+def agents_lease(name: str, **metadata: Any) -> Object:
+    named = {"name": name, "namespace": NAMESPACE, **metadata}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": named, "spec": {"holderIdentity": "x"}}
+
+
+def test_an_agent_writes_its_own_lease_only(enforcing: ControlPlane, nodes: tuple[str, str]) -> None:
+    mine, other = nodes
+    agent = User(enforcing, NAMESPACE, agent_kubeconfig(enforcing, mine))
+    agent.create(agents_lease(f"agent.{mine}"))
+    for name in (f"agent.{other}", "kubeballoon-controller", mine):
+        message = refused(partial(agent.create, agents_lease(name)))
+        assert f"this one is {name}, and the token is of {mine}" in message
+    enforcing.kubectl("create", "--filename=-", stdin=json.dumps(agents_lease(f"agent.{other}")))
+    renewed = json.dumps({**get(enforcing, "lease", f"agent.{other}", f"--namespace={NAMESPACE}"), "spec": {}})
+    assert "its own Lease only" in refused(lambda: agent.kubectl("replace", "--filename=-", stdin=renewed))
+    assert "cannot delete" in refused(lambda: agent.kubectl("delete", "lease", f"agent.{mine}"))
+    assert "cannot create" in refused(lambda: agent.create({**agents_lease("x", namespace="default")}))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"finalizers": ["example.com/stays"]},
+        {"annotations": {"a": "b" * 1000}},
+        {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"}]},
+    ],
+    ids=lambda each: next(iter(each)),
+)
+def test_an_agent_s_lease_keeps_nothing_from_being_deleted(
+    enforcing: ControlPlane, nodes: tuple[str, str], metadata: Object
+) -> None:
+    agent = User(enforcing, NAMESPACE, agent_kubeconfig(enforcing, nodes[0]))
+    assert "no finalizers" in refused(lambda: agent.create(agents_lease(f"agent.{nodes[0]}", **metadata)))
 
 
 def test_an_agent_writes_no_request(enforcing: ControlPlane, tenant: User, nodes: tuple[str, str]) -> None:

@@ -1,10 +1,10 @@
-"""Watches of a fake API server that stops answering."""
+"""Watches of a fake API server that stops answering, or has very many objects."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,8 +12,10 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
+from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, Timeouts, UnreachableError
 from kubeballoon.cluster.reflector import Reflector, without_status
+from tests.support.cluster import Object
 from tests.support.waiting import soon
 
 PATH = "/apis/example.io/v1/things"
@@ -147,3 +149,58 @@ async def test_a_reflector_watches_on_from_where_the_server_fell_silent_and_know
     known = {item["metadata"]["name"] for item in reflector.objects()}
     assert known == {"first", "later-1", "later-2", "later-3"}
     assert not any("managedFields" in item["metadata"] for item in reflector.objects()), "half of each object"
+
+
+class PagedCluster(ApiClient):
+    """An API server with namespaces, of which it lists two at a time, with nothing but their metadata."""
+
+    def __init__(self, names: list[str]) -> None:
+        """Connect to nothing."""
+        self.listed = names
+        self.accepted: set[str] = set()
+        self.changes: asyncio.Queue[Object] = asyncio.Queue()
+
+    async def _request(self, method: str, path: str, *, query: Mapping[str, str], accept: str = "", **_: Any) -> Object:
+        """List a page."""
+        assert (method, path, query["limit"].isdecimal()) == ("GET", paths.NAMESPACES, True)
+        self.accepted.add(accept)
+        start = int(query.get("continue", 0))
+        more = {"continue": str(start + 2)} if start + 2 < len(self.listed) else {}
+        page = [self.item(name) for name in self.listed[start : start + 2]]
+        return {"metadata": {"resourceVersion": "7", **more}, "items": page or None}
+
+    def item(self, name: str, **labels: str) -> Object:
+        """Make the metadata of a namespace."""
+        metadata = {"name": name, "uid": name, "labels": {"is": name, **labels}, "annotations": {"long": "x" * 999}}
+        return {"metadata": {**metadata, "resourceVersion": "8"}}
+
+    @asynccontextmanager
+    async def watch(
+        self, path: str, idle: float, *, accept: str = "", **query: str
+    ) -> AsyncIterator[AsyncIterator[Object]]:
+        """Yield what the test has happen."""
+        assert (path, query["resourceVersion"]) == (paths.NAMESPACES, "7")
+        assert idle
+        self.accepted.add(accept)
+
+        async def events() -> AsyncIterator[Object]:
+            while True:
+                yield {"type": "MODIFIED", "object": await self.changes.get()}
+
+        yield events()
+
+
+@pytest.mark.parametrize("names", [[], ["a"], list("abcde")], ids=len)
+async def test_of_namespaces_only_names_and_labels_are_read_a_page_at_a_time(names: list[str]) -> None:
+    cluster = PagedCluster(names)
+    reflector = Reflector(cluster, paths.NAMESPACES, labels_only=True)
+    following = asyncio.create_task(reflector.run())
+    await reflector.synced.wait()
+    cluster.changes.put_nowait(cluster.item("new", more="labels"))
+    await soon(lambda: len(list(reflector.objects())) > len(names), 10.0)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    kept = {item["metadata"]["name"]: item["metadata"] for item in reflector.objects()}
+    assert kept.pop("new")["labels"] == {"is": "new", "more": "labels"}
+    assert kept == {name: {"name": name, "uid": name, "labels": {"is": name}} for name in names}
+    assert all("as=PartialObjectMetadata" in accept for accept in cluster.accepted)

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from hack.testbed.fake_api_server import FakeApiServer
+from hack.testbed.fake_api_server import NAMESPACE, FakeApiServer, FakeVMI
 from hack.testbed.fleet import Fleet, policy, serve_fleet
 from kubeballoon.api.names import CONTROLLER, MEMORY_MIN, MEMORY_TARGET
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient
+from kubeballoon.cluster.heartbeat import lease_name
 from kubeballoon.cluster.lease import Lease
 from kubeballoon.cluster.lease_thread import LeaseThread
 from kubeballoon.controller.replica import Replica
 from kubeballoon.metrics import new_registry
+from tests.support.cluster import Object
 from tests.support.processes import Command
 from tests.support.waiting import soon
 
 SECONDS = 150.0  # as long as a process may take to start on a machine that is busy
-NAMESPACE = "kubeballoon-system"
 
 
 class Cluster:
@@ -60,6 +63,21 @@ class Cluster:
         """Be somebody else who may take the Lease."""
         async with await ApiClient.connect("test", self.kubeconfig) as cluster:
             yield Lease(cluster, NAMESPACE, CONTROLLER, identity)
+
+    def beat(self, node: str) -> None:
+        """Have a node's agent say that its last report holds."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        self.server.put(paths.leases(NAMESPACE), {"metadata": {"name": lease_name(node)}, "spec": {"renewTime": now}})
+
+    def dead(self) -> Object:
+        """Make an old report of a node whose agent no longer says that it holds, with a VM named "unheard"."""
+        body = copy.deepcopy(next(iter(self.fleet.bodies.values())))
+        body["metadata"] = {"name": "dead"}
+        body["status"]["virtualMachines"] = body["status"]["virtualMachines"][:1]
+        vm = body["status"]["virtualMachines"][0]
+        vm |= {"name": "unheard", "uid": "unheard"}
+        self.server.vmis[vm["namespace"], "unheard"] = FakeVMI("unheard", "dead")
+        return body
 
     def requested(self) -> int:
         """Count the VMs that have a request."""
@@ -141,6 +159,33 @@ async def test_decisions_go_on_after_an_outage_of_the_api_server_without_a_new_s
         await soon(lambda: replica.ready() is None, SECONDS)
         await soon(cluster.holds_what_must_hold, SECONDS)
     assert caplog.text.count("leading as first") == 1
+
+
+async def test_old_reports_that_leases_confirm_are_decided_upon_from_the_first_round_of_each_term(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    for name, body in cluster.fleet.bodies.items():
+        body["status"]["observedAt"] = "2026-01-01T00:00:00Z"
+        cluster.server.put(paths.NODE_PRESSURES, body)
+        cluster.beat(name)
+    cluster.server.put(paths.NODE_PRESSURES, cluster.dead())
+    options = (f"--kubeconfig={cluster.kubeconfig}", f"--namespace={NAMESPACE}")
+    with Command(tmp_path / "log", "controller", *options) as replica:
+        async with cluster.other("other") as other:
+            await soon(lambda: cluster.requested() == 30, SECONDS)
+            await other.seize(3600.0)
+            await soon(lambda: "standing by" in replica.output(), SECONDS)
+            for name in cluster.fleet.bodies:
+                cluster.fleet.bodies[name]["status"]["observedAt"] = "2026-01-01T00:00:00Z"
+                cluster.server.put(paths.NODE_PRESSURES, cluster.fleet.bodies[name])
+                cluster.beat(name)
+            written = len(cluster.server.writes)
+            cluster.set_headroom("60%", 2)
+            await other.hand_back()
+            await soon(lambda: len({write.vmi for write in cluster.server.writes[written:]}) > 3, SECONDS)
+            await soon(cluster.holds_what_must_hold, SECONDS)
+        await asyncio.to_thread(replica.stop)
+    assert not any(vmi.annotations for key, vmi in cluster.server.vmis.items() if key[1] == "unheard"), "nobody spoke"
 
 
 async def test_nodes_and_vms_that_vanish_together_leave_nothing_behind(cluster: Cluster) -> None:

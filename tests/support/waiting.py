@@ -18,7 +18,7 @@ T = TypeVar("T")
 SLOW = DEFAULT_TIMING.node.heartbeat + 30
 """The seconds that a start, a boot, swapping or ballooning may take.
 
-More than a heartbeat: some figures do not cause a report when they change, and appear in the next heartbeat only.
+More than a heartbeat: some texts do not cause a report when they change, and appear with the next heartbeat only.
 """
 
 

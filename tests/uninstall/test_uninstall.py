@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
-from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import ApiClient, ApiError, ForbiddenError, NotFoundError
 from kubeballoon.cluster.lease import Lease
 from kubeballoon.uninstall.uninstaller import Uninstaller
 from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, controller_annotations, get
@@ -33,6 +34,7 @@ class FreeLease(Lease):
 
     def __init__(self) -> None:
         """Hold nothing."""
+        self.namespace = "own"
 
     async def seize(self, seconds: float = 0.0) -> None:
         """Succeed."""
@@ -77,7 +79,7 @@ class WithOneVM(WithoutKubeVirt):
         status = {"observedAt": now, "memory": memory, "state": "Ample", "virtualMachines": [vm]}
         return {"items": [{"metadata": {"name": "n"}, "status": status}]}
 
-    async def json_patch(self, path: str, operations: list[Object]) -> Object:  # noqa: ARG002 - there is but one
+    async def json_patch(self, path: str, operations: list[Object], *, dry_run: bool = False) -> Object:  # noqa: ARG002 - there is but one
         """Remove the request, and have the agent return the processors."""
         assert operations[-1]["op"] == "remove"
         self.annotations = {}
@@ -97,6 +99,28 @@ async def test_a_vm_that_migrates_keeps_its_request_until_it_has_arrived() -> No
 
     assert await Uninstaller(cluster, FreeLease(), clock, sleep).run(60) == []
     assert held[:4] == [True, True, True, False]
+
+
+class BesideForgedReport(WithOneVM):
+    """A fake cluster in which an agent says that its Lease is where the uninstaller may read none."""
+
+    async def get(self, path: str, **query: str) -> Object:
+        """List the report, with a forged namespace; no Leases may be read."""
+        if path != paths.NODE_PRESSURES:
+            assert path == paths.leases("own"), "a report does not choose what is read"
+            raise ForbiddenError("Leases may not be read")
+        answer = await super().get(path, **query)
+        answer["items"][0]["status"]["leaseNamespace"] = "kube-system"
+        return answer
+
+
+async def test_leases_that_may_not_be_read_keep_nothing_from_being_uninstalled() -> None:
+    clock = Clock()
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    assert await Uninstaller(BesideForgedReport(None), FreeLease(), clock, sleep).run(60) == []
 
 
 class BesideAnUnreadableNode(WithOneVM):

@@ -247,11 +247,16 @@ class ClosedLoop:
         if not self._news and self.now < self._checked_at + timing.check_interval:
             return
         news, self._news, self._checked_at = self._news, False, self.now
-        due = self.now >= self._reported_at + timing.heartbeat
+        due = self.now >= self._reported_at + timing.refresh
         if not (news or due or report_changes.node_changed(self._report, self._memory, None)):
             return
         status = self._compose()
-        if not (due or report_changes.report_changed(self._report, status)):
+        change = report_changes.report_news(self._report, status)
+        if not (due or change):
+            return
+        floors = {report_changes.News.DRIFT: timing.drift_floor, report_changes.News.MOVED: timing.moved_floor}
+        if self.now < self._reported_at + floors.get(change, 0.0):
+            self._news = True
             return
         self._report, self._reported_at = status, self.now
         for report in status.virtual_machines:

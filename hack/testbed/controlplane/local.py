@@ -23,6 +23,7 @@ from .errors import ControlPlaneError
 from .programs import WITHOUT_CONTROLLERS
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
@@ -88,12 +89,21 @@ class LocalControlPlane(ControlPlane):
     @contextmanager
     def silent(self) -> Iterator[None]:
         """Stop the API server (SIGSTOP) inside the context, so that it hangs."""
-        (server,) = (daemon.process for daemon in self._daemons if daemon.name == self._programs.kube_apiserver.name)
+        server = self._api_server()
         server.send_signal(signal.SIGSTOP)
         try:
             yield
         finally:
             server.send_signal(signal.SIGCONT)
+
+    @property
+    def api_server_pid(self) -> int:
+        """The number of the API server's process."""
+        return self._api_server().pid
+
+    def _api_server(self) -> subprocess.Popen[bytes]:
+        (server,) = (daemon.process for daemon in self._daemons if daemon.name == self._programs.kube_apiserver.name)
+        return server
 
     def client_certificate(self, user: str, groups: Sequence[str] = ()) -> pki.KeyPair:
         """Issue a client certificate, signed by the control plane's own authority."""

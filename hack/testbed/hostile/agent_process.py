@@ -30,7 +30,7 @@ from kubeballoon.agent.wait_times import DEFAULT_TIMING, GuestAgentTiming, Libvi
 from kubeballoon.core.backoff import Backoff
 
 TIMING = Timing(
-    node=replace(DEFAULT_TIMING.node, check_interval=0.5, heartbeat=1.0),
+    node=replace(DEFAULT_TIMING.node, check_interval=0.5, heartbeat=1.0, refresh=1.0),
     memory=replace(DEFAULT_TIMING.memory, poll=0.5, longest_poll=0.5, reconnect=Backoff(shortest=0.5, longest=2.0)),
     guest=replace(DEFAULT_TIMING.guest, poll=0.5, idle_poll=0.5, reconnect=Backoff(shortest=0.5, longest=2.0)),
     guest_agent=GuestAgentTiming(retry=Backoff(shortest=0.5, longest=1.0)),

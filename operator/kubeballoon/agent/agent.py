@@ -23,6 +23,7 @@ from kubeballoon.agent.node.kubelet import is_old
 from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
 from kubeballoon.agent.node.processors import HostProcessorReader
 from kubeballoon.agent.report import NodeObservation, compose
+from kubeballoon.agent.report_changes import News
 from kubeballoon.agent.report_writer import ReportWriter
 from kubeballoon.agent.reported_labels import selector_keys
 from kubeballoon.agent.settings import AgentSettings
@@ -107,6 +108,7 @@ class Agent:
         self._memory_workers: dict[str, tuple[MemoryWorker, asyncio.Task[None]]] = {}  # by the VM's uid
         self._must_restore = True  # whether the last report of an earlier agent is still to be read
         self._restored: NodePressureStatus | None = None  # the last report of an earlier agent
+        self._restored_until = 0.0  # when that report last held, seconds of the wall clock
         self._objects_changed = True  # whether VMs or policies changed since they were last read
         self._unreadable_vms: set[str] = set()
         self._matched = False  # whether workers were started for all VMs once: until then nothing is reported
@@ -115,9 +117,10 @@ class Agent:
         self._guest_workers = GuestWorkers(
             hypervisor, settings.pods, self._wake_reporter.set, settings.timing, settings.wait
         )
-        self._writer = ReportWriter(node, cluster, self.metrics, self._clock)
+        self._writer = ReportWriter(node, cluster, self.metrics, self._clock, self._timing)
         self._reported_at = -math.inf  # when a report was last written, or was tried to be
         self._conditions: Sequence[Condition] = ()  # of the last report, whether it could be written or not
+        self._pending = False  # whether there is news that had to wait, or could not be written
         self._turns = {"guard": self._clock(), "report": self._clock()}  # when each loop last turned
         self._watches = ClusterWatches(
             cluster, node, self._on_change, self._on_namespace_change, self._on_kubevirt_change
@@ -197,6 +200,8 @@ class Agent:
         if pressure.status is not None:
             self._conditions = pressure.status.conditions
             self._restored = pressure.status
+            held = await self._writer.last_heartbeat()
+            self._restored_until = max(pressure.status.observed_at, held or pressure.status.observed_at).timestamp()
 
     def _observe(self) -> None:
         """Read the node's memory, and find out its state."""
@@ -250,7 +255,7 @@ class Agent:
         self._guest_workers.restore(self._restored)
         for vm in self._restored.virtual_machines:
             if vm.uid in self._memory_workers:
-                self._memory_workers[vm.uid][0].restore(vm, self._restored.observed_at.timestamp())
+                self._memory_workers[vm.uid][0].restore(vm, self._restored_until)
 
     def _read_vm(self, vmi: Object) -> Instance | None:
         """Read a VM; None if it does not run here, or cannot be read and counts as memory that others use."""
@@ -288,31 +293,45 @@ class Agent:
             self._wake_reporter.set()
 
     async def _report(self) -> None:
-        """Report news, and now and then that there is none."""
+        """Report news, and say now and then that there is none."""
         vms_changed = True
         while True:
             self._turns["report"] = self._clock()
             if self._matched:
                 await self._report_news(vms_changed=vms_changed)
-            vms_changed = await wait_for(self._wake_reporter, self._timing.check_interval)
+            pause = self._writer.pause(News.MOVED) if self._pending else 0.0
+            interval = self._timing.check_interval
+            vms_changed = await wait_for(self._wake_reporter, min(pause or interval, interval))
             rested = self._clock() - self._reported_at
             await asyncio.sleep(max(self._timing.first_settle, self._timing.settle - rested))
 
     async def _report_news(self, *, vms_changed: bool) -> None:
-        """Write a report if one is due or there is news; VMs are compared only where a worker said they changed."""
+        """Write what is news, once that may be; VMs are compared only where a worker said they changed.
+
+        What has to wait is composed anew when it may be written, so what is written then is never older than that.
+        """
         self._measure_processors()
-        due = self._writer.due(self._timing.heartbeat)
-        if not (vms_changed or due or self._node_changed()):
+        due = self._writer.due()
+        if not (vms_changed or self._pending or due or self._node_changed()):
+            return
+        self._pending = True
+        if self._writer.pause(News.URGENT):
             return
         status = self._compose()
         if status is None:
             return
         self._conditions = status.conditions
         status = self._writer.replace_refused(status)
-        if due or report_changes.report_changed(self._writer.written, status):
+        news = report_changes.report_news(self._writer.written, status)
+        if news and (due or not self._writer.pause(news)):
             await self._writer.write(status)
             self._reported_at = self._clock()
-            self._host_memory.old_kubelet = is_old(self._writer.kubelet_version)
+        elif due:
+            await self._writer.confirm(status)
+        elif news:
+            return
+        self._pending = self._writer.unready() is not None
+        self._host_memory.old_kubelet = is_old(self._writer.kubelet_version)
 
     def _measure_processors(self) -> None:
         try:

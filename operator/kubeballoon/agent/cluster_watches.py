@@ -18,7 +18,7 @@ class ClusterWatches:
         vms: the VirtualMachineInstances of the agent's node.
         policies: all MemoryPolicies.
         processor_policies: all ProcessorPolicies; only the labels that they select by are of interest.
-        namespaces: all namespaces.
+        namespaces: all namespaces, with their names and labels alone.
         kubevirts: KubeVirt's own objects, which say how far it lets memory be overcommitted.
     """
 
@@ -44,7 +44,7 @@ class ClusterWatches:
         # The controller writes policies' statuses now and then, and each write goes to the agent of every node.
         self.policies = Reflector(cluster, paths.MEMORY_POLICIES, changed=changed, essence=without_status)
         self.processor_policies = Reflector(cluster, paths.PROCESSOR_POLICIES, changed=changed, essence=without_status)
-        self.namespaces = Reflector(cluster, paths.NAMESPACES, changed=namespace_changed)
+        self.namespaces = Reflector(cluster, paths.NAMESPACES, labels_only=True, changed=namespace_changed)
         self.kubevirts = Reflector(cluster, paths.KUBEVIRTS, changed=kubevirt_changed)
 
     def start(self, tasks: asyncio.TaskGroup) -> None:

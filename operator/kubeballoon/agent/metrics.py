@@ -46,7 +46,7 @@ _ELIGIBLE = Gauge("kubeballoon_vm_eligible", "1 if the VM may be ballooned.", _V
 _SAMPLED = Gauge("kubeballoon_vm_sample_timestamp_seconds", "When the agent last sampled a VM, Unix time.", _VM[:-1])
 _REPORTED = Gauge(
     "kubeballoon_agent_report_timestamp_seconds",
-    "When the agent's last report was written, or before the first when the agent began, Unix time.",
+    "When the agent last reported, or said that its last report holds; before that, when the agent began; Unix time.",
     ("node",),
 )
 _KINDS = ("size", "actual", "resident", "target", "min", "need")
@@ -81,11 +81,11 @@ class AgentMetrics(Collector):
         self.registry.register(self)
         self._reports = Counter(
             "kubeballoon_agent_reports",
-            "Reports to the API server, by result: written or failed.",
+            "Reports to the API server, by result: written, failed, or confirmed: the last one was said to hold.",
             ("result",),
             registry=self.registry,
         )
-        for result in ("written", "failed"):
+        for result in ("written", "confirmed", "failed"):
             self._reports.labels(result)
         self.sample_durations = Histogram(
             "kubeballoon_agent_sample_duration_seconds",
@@ -94,9 +94,9 @@ class AgentMetrics(Collector):
             registry=self.registry,
         )
 
-    def wrote(self, moment: datetime | None) -> None:
-        """Count a report that was written as of ``moment``, or one that could not be written (None)."""
-        self._reports.labels("failed" if moment is None else "written").inc()
+    def reported(self, moment: datetime | None, result: str) -> None:
+        """Count a report as of ``moment``, or a failure (None), by its result."""
+        self._reports.labels(result).inc()
         self._written_at = moment or self._written_at
 
     def collect(self) -> Iterator[Metric]:

@@ -7,13 +7,18 @@ controller.
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import IntEnum
 
 from kubeballoon.agent.node.memory import HostMemory
 from kubeballoon.agent.vm.guest_processors import ProcessorView
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.api.v1alpha1 import NodePressureStatus, NodeProcessors, ProcessorReport, VirtualMachineReport
+from kubeballoon.vocabulary import NodeState
 
 _PART = 100  # a figure is news when it moved by more than this part of the node's memory, or of the VM's size
+_NEEDY_PART = 32  # a guest needs more if its need rose by more than this part of its size: less is covered by headroom
+_NODE_FIGURES = ("available", "other", "reserve", "total")
+_DRIFTING = ("resident", "need", "present_need")  # figures of a VM that move all the time
 _PERCENT = 20  # by which the usage or stall of the node's processors is news: far less than policies' thresholds differ
 
 
@@ -50,29 +55,54 @@ def node_changed(written: NodePressureStatus | None, memory: HostMemory, process
     return _processors_moved(written.processors, processors)
 
 
-def report_changed(before: NodePressureStatus | None, now: NodePressureStatus) -> bool:
-    """Whether the controller could decide something else by the report ``now`` than by the one ``before``."""
+class News(IntEnum):
+    """News says how soon a report is worth a write: not at all, some seconds after the last one, soon, or at once."""
+
+    NONE = 0
+    DRIFT = 1
+    MOVED = 2
+    URGENT = 3
+
+
+def report_news(before: NodePressureStatus | None, now: NodePressureStatus) -> News:
+    """Judge what the report ``now`` tells the controller that the report ``before`` did not.
+
+    While the node has memory to spare, figures that drift can wait for some seconds, and balloons that move for one. A
+    guest that needs more memory waits for nothing.
+    """
     if before is None or before.state is not now.state or before.conditions != now.conditions:
-        return True
-    if _processors_moved(before.processors, now.processors):
-        return True
-    figures = ("available", "other", "reserve", "total")
-    if any(_moved(getattr(before.memory, name), getattr(now.memory, name), now.memory.total) for name in figures):
-        return True
+        return News.URGENT
+    moved = _processors_moved(before.processors, now.processors) or any(
+        _moved(getattr(before.memory, name), getattr(now.memory, name), now.memory.total) for name in _NODE_FIGURES
+    )
     known = {vm.uid: vm for vm in before.virtual_machines}
-    return len(known) != len(now.virtual_machines) or any(
-        _vm_changed(known.get(vm.uid), vm) for vm in now.virtual_machines
+    if len(known) != len(now.virtual_machines):
+        return News.URGENT
+    news = max((_vm_news(known.get(vm.uid), vm) for vm in now.virtual_machines), default=News.NONE)
+    drift = max(news, News.DRIFT if moved else News.NONE)
+    return News.URGENT if drift and now.state is not NodeState.AMPLE else drift
+
+
+def texts_changed(before: NodePressureStatus, now: NodePressureStatus) -> bool:
+    """Whether a report explains anything otherwise to people; that alone is not worth a report."""
+    texts = {vm.uid: (vm.message, vm.processors and vm.processors.message) for vm in before.virtual_machines}
+    return any(
+        texts.get(vm.uid) != (vm.message, vm.processors and vm.processors.message) for vm in now.virtual_machines
     )
 
 
-def _vm_changed(before: VirtualMachineReport | None, now: VirtualMachineReport) -> bool:
+def _vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) -> News:
     if before is None or _steady(before.processors) != _steady(now.processors):
-        return True
-    figures = ("actual", "resident", "need", "present_need")
-    judged_apart = {*figures, "guest", "message", "processors"}
+        return News.URGENT
+    judged_apart = {"actual", *_DRIFTING, "guest", "message", "processors"}
     if before.model_dump(exclude=judged_apart) != now.model_dump(exclude=judged_apart):
-        return True
-    return any(_moved(getattr(before, name), getattr(now, name), now.size) for name in figures)
+        return News.URGENT
+    if before.need is not None and now.need is not None and now.need - before.need > now.size // _NEEDY_PART:
+        return News.URGENT
+    if _moved(before.actual, now.actual, now.size):
+        return News.MOVED
+    drifted = any(_moved(getattr(before, name), getattr(now, name), now.size) for name in _DRIFTING)
+    return News.DRIFT if drifted else News.NONE
 
 
 def _steady(report: ProcessorReport | None) -> ProcessorReport | None:

@@ -20,7 +20,11 @@ class NodeTiming:
         settle: between two reports, so that changes of several VMs become one.
         first_settle: how long changes are collected if no report was written for a while: a guest that begins to need
             memory must not wait for others' news.
-        heartbeat: after which a report is written though nothing changed; three missing ones make a node silent.
+        heartbeat: after which the agent says that its last report still holds; three missing ones make a node silent.
+        refresh: after which a report is written though nothing changed enough for one.
+        moved_floor: between two reports if nothing is urgent, but memory has moved.
+        drift_floor: between two reports if nothing but figures has drifted.
+        retry: the pauses after a report that could not be written.
         stuck_after: after which a loop that has not turned fails the liveness probe. A report takes up to three calls
             to the API server, with a deadline of ten seconds each: one that does not answer must not restart the agent.
     """
@@ -30,6 +34,10 @@ class NodeTiming:
     settle: float = 0.2
     first_settle: float = 0.05
     heartbeat: float = 60.0
+    refresh: float = 600.0
+    moved_floor: float = 1.0
+    drift_floor: float = 5.0
+    retry: Backoff = field(default=Backoff(shortest=1.0, longest=30.0))
     stuck_after: float = 40.0
 
 

@@ -113,6 +113,15 @@ Quantity = Annotated[
 ]
 """A number of bytes; on the wire a canonical quantity."""
 
+Bytes = Annotated[
+    int,
+    BeforeValidator(parse_quantity),
+    PlainSerializer(format_quantity, return_type=str),
+    # Agents always write strings: an API server that tries an integer first makes an error for each figure.
+    WithJsonSchema({"type": "string", "maxLength": 32}),
+]
+"""A number of bytes in an agent's report; on the wire a canonical quantity, and always a string."""
+
 AmountText = Annotated[str, BeforeValidator(_check_amount), WithJsonSchema(QUANTITY_SCHEMA)]
 """A quantity or a percentage in a policy, kept as the user wrote it; ``parse_amount`` reads it."""
 

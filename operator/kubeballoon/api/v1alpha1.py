@@ -5,13 +5,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, computed_field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, computed_field
 
 from kubeballoon.api import rules
 from kubeballoon.api.duration import Duration
 from kubeballoon.api.meta import ApiModel, Condition, ObjectMeta, Time
 from kubeballoon.api.names import DNS_LABEL, DNS_NAME, GROUP, LONGEST_NAME, VERSION
-from kubeballoon.api.quantity import AmountText, CountText, MinimumText, Quantity
+from kubeballoon.api.quantity import AmountText, Bytes, CountText, MinimumText, Quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
 from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen, SwapAbility, WorkingSetReclaim
@@ -342,15 +342,15 @@ class ProcessorPolicy(Policy):
 class NodeMemory(ApiModel):
     """The node's memory."""
 
-    total: Quantity = Field(
+    total: Bytes = Field(
         description="Memory that pods may use together, without pools of hugepages and what the kubelet keeps for the "
         "system."
     )
-    available: Quantity = Field(
+    available: Bytes = Field(
         description="Memory that workloads could get now before the kernel swaps or the kubelet evicts pods."
     )
-    other: Quantity = Field(description="Memory in use by whatever is not a VM.")
-    reserve: Quantity = Field(description="Memory to keep free: the threshold of the state Ample.")
+    other: Bytes = Field(description="Memory in use by whatever is not a VM.")
+    reserve: Bytes = Field(description="Memory to keep free: the threshold of the state Ample.")
 
 
 class NodeProcessors(ApiModel):
@@ -380,14 +380,14 @@ class FreedBy(StrEnum):
 class GuestReport(ApiModel):
     """The guest's own statistics; a figure that its driver does not report is left out."""
 
-    available: Quantity | None = Field(default=None, description="Memory that the guest's kernel manages.")
-    usable: Quantity | None = Field(
+    available: Bytes | None = Field(default=None, description="Memory that the guest's kernel manages.")
+    usable: Bytes | None = Field(
         default=None, description="Memory that the guest could use without swapping (MemAvailable)."
     )
-    unused: Quantity | None = Field(default=None, description="Memory that the guest does not use at all (MemFree).")
-    disk_caches: Quantity | None = Field(default=None, description="Disk caches that the guest could drop quickly.")
-    swap_in: Quantity | None = Field(default=None, description="Memory read from swap since the guest was started.")
-    swap_out: Quantity | None = Field(default=None, description="Memory written to swap since the guest was started.")
+    unused: Bytes | None = Field(default=None, description="Memory that the guest does not use at all (MemFree).")
+    disk_caches: Bytes | None = Field(default=None, description="Disk caches that the guest could drop quickly.")
+    swap_in: Bytes | None = Field(default=None, description="Memory read from swap since the guest was started.")
+    swap_out: Bytes | None = Field(default=None, description="Memory written to swap since the guest was started.")
     major_faults: int | None = Field(
         default=None, description="Page faults that had to read from a disk since the guest was started."
     )
@@ -444,31 +444,31 @@ class VirtualMachineReport(ApiModel):
         description="Whether the VirtualMachineInstance has more labels than fit. Those that policies select by come "
         "first.",
     )
-    size: Quantity = Field(description="The memory that the guest was given.")
-    actual: Quantity | None = Field(default=None, description="The memory that the balloon leaves the guest.")
-    resident: Quantity | None = Field(default=None, description="The node's memory that the VM's process holds.")
-    overhead: Quantity = Field(default=0, description="Memory of the VM beyond the guest's own.")
-    pod_request: Quantity | None = Field(
+    size: Bytes = Field(description="The memory that the guest was given.")
+    actual: Bytes | None = Field(default=None, description="The memory that the balloon leaves the guest.")
+    resident: Bytes | None = Field(default=None, description="The node's memory that the VM's process holds.")
+    overhead: Bytes = Field(default=0, description="Memory of the VM beyond the guest's own.")
+    pod_request: Bytes | None = Field(
         default=None,
         description="Memory that the VM's pod has requested from the scheduler for the guest; left out where that is "
         "all of its memory.",
     )
-    need: Quantity | None = Field(
+    need: Bytes | None = Field(
         default=None, description="Memory that the guest works with; left out while it is not known."
     )
-    present_need: Quantity | None = Field(
+    present_need: Bytes | None = Field(
         default=None, description="The part of the need that the guest works with at this moment."
     )
     troubled: bool = Field(default=False, description="Whether the guest swaps or refaults because it lacks memory.")
     swap_ability: Annotated[SwapAbility, _unless_newer(SwapAbility, SwapAbility.UNKNOWN)] = Field(
         default=SwapAbility.UNKNOWN, description="Whether the guest can swap, as far as it was seen."
     )
-    min: Quantity | None = Field(default=None, description="The guarantee as requested.")
-    target: Quantity | None = Field(default=None, description="What is requested of the VM.")
+    min: Bytes | None = Field(default=None, description="The guarantee as requested.")
+    target: Bytes | None = Field(default=None, description="What is requested of the VM.")
     target_since: Time | None = Field(
         default=None, description="Since when that has been requested, as far as the agents of this node have seen."
     )
-    emergency_target: Quantity | None = Field(
+    emergency_target: Bytes | None = Field(
         default=None,
         description="The agent's own target, which takes the place of the request while node or guest is in trouble.",
     )
@@ -484,7 +484,7 @@ class VirtualMachineReport(ApiModel):
     method: Annotated[ReclaimMethod | None, _unless_newer(ReclaimMethod, None)] = Field(
         default=None, description="How memory is reclaimed from the guest."
     )
-    claimed: Quantity | None = Field(
+    claimed: Bytes | None = Field(
         default=None,
         description="Memory that the program in the guest claims to hold; resident shows how much of it the node has.",
     )
@@ -522,25 +522,40 @@ class VirtualMachineReport(ApiModel):
         return 0 if self.processors is None else self.processors.reclaimed
 
 
+def _unique(vms: list[VirtualMachineReport]) -> list[VirtualMachineReport]:
+    """Keep the first report of each VM: the API server lets an agent write several, and each would be decided for."""
+    by_uid: dict[str, VirtualMachineReport] = {}
+    for vm in vms:
+        by_uid.setdefault(vm.uid, vm)
+    return list(by_uid.values())
+
+
 class NodePressureStatus(ApiModel):
     """A NodePressureStatus is what a node's agent reports."""
 
     observed_at: Time = Field(description="When the agent wrote the report.")
+    lease_namespace: str | None = Field(
+        default=None,
+        description="The namespace of the Lease, named agent.NODE, by which the agent says that its report still "
+        "holds; left out where it says so by new reports.",
+        max_length=63,
+        pattern=f"^{DNS_LABEL}$",
+    )
     agent_version: str = Field(default="", description="The version of the agent that reports.")
     memory: NodeMemory
     processors: NodeProcessors | None = None
     stall: Stall = Field(default_factory=Stall)
     # A state that is not known here is no reason to take memory from all, and none to grant any.
     state: Annotated[NodeState, _unless_newer(NodeState, NodeState.TIGHT)] = NodeState.AMPLE
-    virtual_machines: list[VirtualMachineReport] = Field(
+    virtual_machines: Annotated[list[VirtualMachineReport], AfterValidator(_unique)] = Field(
         default_factory=list,
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     conditions: Conditions
 
     @computed_field(description="Memory reclaimed from the node's VMs.")  # type: ignore[prop-decorator]  # mypy knows none
     @property
-    def reclaimed(self) -> Quantity:
+    def reclaimed(self) -> Bytes:
         """Memory reclaimed from the node's VMs, bytes."""
         return sum(vm.reclaimed for vm in self.virtual_machines)
 
@@ -565,7 +580,8 @@ class NodePressure(Resource):
 
     api_version: Literal["kubeballoon.io/v1alpha1"] = "kubeballoon.io/v1alpha1"
     kind: Literal["NodePressure"] = "NodePressure"
-    status: NodePressureStatus | None = None
+    # One agent writes all of it, so the API server need not keep for each field who wrote it.
+    status: NodePressureStatus | None = Field(default=None, json_schema_extra={"x-kubernetes-map-type": "atomic"})
 
 
 KINDS: tuple[type[Resource], ...] = (MemoryPolicy, ProcessorPolicy, NodePressure)

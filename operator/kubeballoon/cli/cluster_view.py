@@ -23,6 +23,7 @@ from kubeballoon.cli.output import warn
 from kubeballoon.cli.resource_aliases import VM_ALIASES
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.errors import ApiError, ForbiddenError, NotFoundError, Object
+from kubeballoon.cluster.heartbeat import SELECTOR, heartbeat_dates
 from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.core.processors.model import ProcessorNode
@@ -34,7 +35,7 @@ from kubeballoon.governance.loaded_policy import (
     load_processor_policy,
 )
 from kubeballoon.governance.policy_selection import Governance, govern
-from kubeballoon.governance.report_bounds import SILENT_AFTER
+from kubeballoon.governance.report_bounds import SILENT_AFTER, as_last_held, lease_namespaces
 
 R = TypeVar("R", bound=Resource)
 
@@ -162,16 +163,32 @@ def read_policies(reader: ApiReader, new: Iterable[Policy] = ()) -> ClusterView:
 
 
 def read_nodes(reader: ApiReader) -> Iterator[NodePressure]:
-    """Read the NodePressures, a page at a time; one that cannot be read costs its own node only, and a warning.
+    """Read the NodePressures, a page at a time, each dated by when its report last held.
+
+    One that cannot be read costs its own node only, and a warning.
 
     Raises:
         ApiError: the API server cannot be reached or refuses, or kubeballoon is not installed.
     """
+    heartbeats: dict[str, Mapping[str, datetime]] = {}  # by the namespace of the Leases
     for item in list_objects(reader, NodePressure):
         try:
-            yield _validate(NodePressure, item)
+            yield _as_last_held(reader, _validate(NodePressure, item), heartbeats)
         except ApiError as error:
             warn(f"warning: {error}")
+
+
+def _as_last_held(reader: ApiReader, node: NodePressure, known: dict[str, Mapping[str, datetime]]) -> NodePressure:
+    """Date a node's report by when it last held; the Leases of a namespace are read once, and kept in ``known``."""
+    namespaces = lease_namespaces([node])
+    for namespace in namespaces - known.keys():
+        try:
+            known[namespace] = heartbeat_dates(reader.items(paths.leases(namespace), page=500, labelSelector=SELECTOR))
+        except ForbiddenError as error:
+            warn(f"warning: agents may seem to be silent: {error}")
+            known[namespace] = {}
+    # A forged report names any namespace: the Leases there must not speak for other nodes.
+    return as_last_held(node, {name: date for each in namespaces for name, date in known[each].items()})
 
 
 def read_node(reader: ApiReader, name: str) -> NodePressure:

@@ -48,9 +48,11 @@ __all__ = [
 
 JSON = "application/json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+WATCHED_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+_IDLE_SECONDS = 80.0  # for which a connection without requests is kept: an API server closes it after 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,13 @@ _PAGE_METADATA = 1000
 """Objects in a page of metadata, which are as small as a kilobyte each."""
 _EVERYTHING: Mapping[str, str] = {}
 _NOBODY = Impersonation()
+
+
+class _Connections(client.rest.RESTClientObject):
+    """_Connections stay open between two heartbeats: a new one costs the API server as much as a heartbeat."""
+
+    def _create_connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, keepalive_timeout=_IDLE_SECONDS)
 
 
 class ApiClient:
@@ -104,6 +113,7 @@ class ApiClient:
             ApiError: attributes of a user are to be impersonated, but no user.
         """
         self._api = client.ApiClient(configuration)
+        self._api.rest_client = _Connections(configuration)
         self._api.user_agent = field_manager
         self._field_manager = field_manager
         self._timeouts = timeouts
@@ -164,9 +174,9 @@ class ApiClient:
         """Close all connections."""
         await self._api.close()
 
-    async def get(self, path: str, **query: str) -> Object:
-        """Read an object or a list."""
-        return await self._request("GET", path, query=query)
+    async def get(self, path: str, *, accept: str = JSON, **query: str) -> Object:
+        """Read an object or a list; ``accept`` may be METADATA_ONLY for a list without the objects' contents."""
+        return await self._request("GET", path, query=query, accept=accept)
 
     async def pages(
         self, path: str, query: Mapping[str, str] = _EVERYTHING, *, metadata_only: bool = False
@@ -209,18 +219,26 @@ class ApiClient:
         """Replace an object; its resourceVersion must still be current."""
         return await self._request("PUT", path, body=body, query={"fieldManager": self._field_manager})
 
+    async def delete(self, path: str, uid: str, version: str) -> None:
+        """Delete an object, if it still has that uid and resourceVersion.
+
+        Raises:
+            ConflictError: it has another one.
+        """
+        await self._request("DELETE", path, query={}, body={"preconditions": {"uid": uid, "resourceVersion": version}})
+
     async def merge(self, path: str, body: Object) -> Object:
         """Merge-patch an object; a ``metadata.uid`` in the body is a precondition."""
         query = {"fieldManager": self._field_manager}
         return await self._request("PATCH", path, body=body, query=query, content_type=MERGE_PATCH)
 
-    async def json_patch(self, path: str, operations: list[Object]) -> Object:
+    async def json_patch(self, path: str, operations: list[Object], *, dry_run: bool = False) -> Object:
         """Patch an object by operations in the order given; the first that fails, such as a test, undoes all.
 
         Raises:
             InvalidError: an operation fails, or what they make of the object is refused.
         """
-        query = {"fieldManager": self._field_manager}
+        query = {"fieldManager": self._field_manager, **({"dryRun": "All"} if dry_run else {})}
         return await self._request("PATCH", path, body=operations, query=query, content_type=JSON_PATCH)
 
     async def apply(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
@@ -229,7 +247,9 @@ class ApiClient:
         return await self._request("PATCH", path, body=body, query=query, content_type=APPLY_PATCH)
 
     @asynccontextmanager
-    async def watch(self, path: str, idle: float, **query: str) -> AsyncIterator[AsyncIterator[Object]]:
+    async def watch(
+        self, path: str, idle: float, *, accept: str = JSON, **query: str
+    ) -> AsyncIterator[AsyncIterator[Object]]:
         """Watch a collection; the context is an iterator of its events.
 
         The iterator ends when the API server ends the watch, or has not sent anything for ``Timeouts.watch_silence``.
@@ -237,6 +257,7 @@ class ApiClient:
         Args:
             path: the collection's path.
             idle: seconds after which the API server is asked to end the watch.
+            accept: WATCHED_METADATA_ONLY for events without the objects' contents.
             query: selectors and the resourceVersion to start from.
 
         Raises:
@@ -250,7 +271,7 @@ class ApiClient:
             sock_read=self._timeouts.watch_silence,
         )
         async with self._deadline(f"GET {path}"):
-            response = await self._open("GET", path, query=options, limits=limits)
+            response = await self._open("GET", path, query=options, limits=limits, accept=accept)
         try:
             yield _events(response, path)
         finally:
@@ -319,7 +340,11 @@ class ApiClient:
 
 
 async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ApiError:
-    return error_of(response.status, await response.text(), response.reason, f"{method} {path}")
+    error = error_of(response.status, await response.text(), response.reason, f"{method} {path}")
+    seconds = response.headers.get("Retry-After", "")
+    if isinstance(error, BusyError) and seconds.isdecimal():
+        error.retry_after = float(seconds[:6])
+    return error
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -22,7 +22,13 @@ class UnreachableError(ApiError):
 
 
 class BusyError(UnreachableError):
-    """The API server asks its client to retry in a moment, for example while a CRD is being installed."""
+    """The API server asks its client to retry in a moment, for example while a CRD is being installed.
+
+    Attributes:
+        retry_after: seconds after which it asks the client to retry; 0 if it does not say.
+    """
+
+    retry_after = 0.0
 
 
 class NotFoundError(ApiError):

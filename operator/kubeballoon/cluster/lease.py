@@ -42,6 +42,7 @@ class Lease:
     """A Lease is one replica's candidacy for a Lease object.
 
     Attributes:
+        namespace: the Lease object's namespace.
         fault: why the Lease could not be read or written at the last attempt, in one line; None if it could.
         renewed_at: when this candidate last acquired or renewed the Lease, seconds of its clock; the least number if it
             does not hold the Lease.
@@ -58,7 +59,7 @@ class Lease:
     ) -> None:
         """Stand for the Lease ``namespace/name`` as ``identity``; ``clock`` gives monotonic seconds."""
         self._cluster = cluster
-        self._namespace = namespace
+        self.namespace = namespace
         self._name = name
         self.identity = identity
         self._clock = clock
@@ -70,7 +71,7 @@ class Lease:
 
     @property
     def _path(self) -> str:
-        return f"{paths.leases(self._namespace)}/{self._name}"
+        return f"{paths.leases(self.namespace)}/{self._name}"
 
     async def acquire(self) -> None:
         """Wait until this candidate holds the Lease."""
@@ -152,7 +153,7 @@ class Lease:
         except ConflictError:
             return None  # another candidate has written the Lease since it was read; the next attempt is due soon
         except (ApiError, TimeoutError) as error:
-            fault = str(error) or f"the API server did not answer for the lease {self._namespace}/{self._name}"
+            fault = str(error) or f"the API server did not answer for the lease {self.namespace}/{self._name}"
             if fault != self.fault:
                 _log.warning("%s", fault)
             self.fault = fault
@@ -207,10 +208,10 @@ class Lease:
         """
         before = {} if lease is None else _annotations(lease)
         kept = {key: value for key, value in before.items() if key != SHUT_OUT_ACCOUNT}
-        metadata = {"name": self._name, "namespace": self._namespace, "annotations": {**kept, **annotations}}
+        metadata = {"name": self._name, "namespace": self.namespace, "annotations": {**kept, **annotations}}
         if lease is None:
             body = self._body({"spec": {}, "metadata": metadata}, 0, seconds)
-            await self._cluster.create(paths.leases(self._namespace), body)
+            await self._cluster.create(paths.leases(self.namespace), body)
             return
         spec = lease["spec"]
         transitions = int(spec.get("leaseTransitions") or 0) + (spec.get("holderIdentity") != self.identity)

@@ -8,7 +8,15 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 
-from kubeballoon.cluster.client import ApiClient, ApiError, ExpiredError, Object
+from kubeballoon.cluster.client import (
+    JSON,
+    WATCHED_METADATA_ONLY,
+    ApiClient,
+    ApiError,
+    BusyError,
+    ExpiredError,
+    Object,
+)
 from kubeballoon.core.backoff import Backoff
 
 _log = logging.getLogger(__name__)
@@ -32,6 +40,7 @@ class Follower(ABC):
         path: str,
         *,
         label_selector: str = "",
+        labels_only: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         longest_pause: float = _LONGEST_PAUSE,
     ) -> None:
@@ -41,12 +50,14 @@ class Follower(ABC):
             cluster: the API server.
             path: the collection's path.
             label_selector: restricts the objects; an empty one takes all.
+            labels_only: whether only names and labels are read and kept: there may be very many objects.
             sleep: passes the time between attempts.
             longest_pause: between attempts while the API server cannot be reached, seconds.
         """
         self._cluster = cluster
         self._path = path
         self._query = {"labelSelector": label_selector} if label_selector else {}
+        self._labels_only = labels_only
         self._sleep = sleep
         self._backoff = Backoff(_RECONNECT_SECONDS, longest_pause)  # counts failures since the last answer
         self._version = ""  # the resourceVersion to watch from; empty where the objects have to be listed
@@ -77,18 +88,19 @@ class Follower(ABC):
                     _log.warning("%s", error)
                 self.reachable = False
                 self._backoff = self._backoff.failed(0.0)  # only the length of the pause is used: sleeping ends it
-                pause = self._backoff.pause
+                asked = error.retry_after if isinstance(error, BusyError) else 0.0
+                pause = max(self._backoff.pause, min(asked, _LONGEST_PAUSE))
             # Pauses after an orderly end too: a proxy that ends every watch at once must not keep the agent busy.
             await self._sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads many agents' reconnects
 
     async def _list(self) -> None:
         uids = set()
         version = ""
-        async for page in self._cluster.pages(self._path, self._query):
+        async for page in self._cluster.pages(self._path, self._query, metadata_only=self._labels_only):
             version = page["metadata"]["resourceVersion"]
             for item in page["items"]:
                 uids.add(item["metadata"]["uid"])
-                self._take(_without_managed_fields(item))
+                self._take(self._kept(item))
                 await asyncio.sleep(0)  # many objects at once must not hold the event loop
         self._keep(uids)
         self._version = version
@@ -99,7 +111,8 @@ class Follower(ABC):
 
     async def _watch(self) -> None:
         query = {**self._query, "resourceVersion": self._version}
-        async with self._cluster.watch(self._path, _WATCH_SECONDS, **query) as events:
+        accept = WATCHED_METADATA_ONLY if self._labels_only else JSON
+        async with self._cluster.watch(self._path, _WATCH_SECONDS, accept=accept, **query) as events:
             self.reachable = True
             async for event in events:
                 self._apply(event["type"], event["object"])
@@ -111,7 +124,15 @@ class Follower(ABC):
         if event_type == "DELETED":
             self._drop(item)
         elif event_type != "BOOKMARK":
-            self._take(_without_managed_fields(item))
+            self._take(self._kept(item))
+
+    def _kept(self, item: Object) -> Object:
+        """Drop from an object what is not used here: managedFields are half of it."""
+        metadata = item["metadata"]
+        if self._labels_only:
+            return {"metadata": {key: metadata[key] for key in ("name", "uid", "labels") if key in metadata}}
+        metadata.pop("managedFields", None)
+        return item
 
     @abstractmethod
     def _take(self, item: Object) -> None:
@@ -142,6 +163,7 @@ class Reflector(Follower):
         path: str,
         *,
         label_selector: str = "",
+        labels_only: bool = False,
         changed: Callable[[], None] = lambda: None,
         essence: Callable[[Object], object] = lambda item: item,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -152,11 +174,12 @@ class Reflector(Follower):
             cluster: the API server.
             path: the collection's path.
             label_selector: restricts the objects; an empty one takes all.
+            labels_only: whether only names and labels are read and kept: there may be very many objects.
             changed: called in the event loop after every change of the objects' essence.
             essence: picks the part of an object whose change is of interest; by default all of it.
             sleep: passes the time between attempts.
         """
-        super().__init__(cluster, path, label_selector=label_selector, sleep=sleep)
+        super().__init__(cluster, path, label_selector=label_selector, labels_only=labels_only, sleep=sleep)
         self._changed = changed
         self._essence = essence
         self._objects: dict[str, Object] = {}  # by uid
@@ -187,9 +210,3 @@ def without_status(item: Object) -> object:
     metadata = item["metadata"]
     marks = (metadata.get(key) for key in ("labels", "annotations", "deletionTimestamp"))
     return item.get("spec"), *marks
-
-
-def _without_managed_fields(item: Object) -> Object:
-    """Drop managedFields from an object: half of its size, and unused here."""
-    item["metadata"].pop("managedFields", None)
-    return item

@@ -50,6 +50,8 @@ class ClusterState:
     utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _namespace_epoch: int = 0
     _reported_at: dict[str, float] = field(default_factory=dict)  # when each node's agent last reported, seconds
+    # What each agent's Lease said last, and when each agent last said that its report holds, seconds.
+    _heartbeats: dict[str, tuple[datetime, float]] = field(default_factory=dict)
 
     @property
     def stores(self) -> tuple[PolicyStore[Any, Any], ...]:
@@ -100,6 +102,22 @@ class ClusterState:
     def seconds_since_report(self, name: str, now: float) -> float:
         """Say how many seconds before ``now`` the agent of the node ``name`` last reported."""
         return now - self._reported_at.get(name, -math.inf)
+
+    def seconds_since_heard(self, name: str, now: float) -> float:
+        """Say how many seconds before ``now`` the agent of a node last reported, or said that its report holds."""
+        _, beaten_at = self._heartbeats.get(name, (None, -math.inf))
+        return min(self.seconds_since_report(name, now), now - beaten_at)
+
+    def put_heartbeat(self, name: str, moment: datetime, now: float) -> None:
+        """Take in that an agent says that its report holds, as of ``moment`` by its own clock.
+
+        It is timed as reports are.
+        """
+        known = self._heartbeats.get(name)
+        if known is None:
+            self._heartbeats[name] = moment, now - max(0.0, (self.utc_now() - moment).total_seconds())
+        elif known[0] != moment:
+            self._heartbeats[name] = moment, now
 
     def _record_report(
         self, name: str, before: NodePressureStatus | None, status: NodePressureStatus, now: float
@@ -172,3 +190,4 @@ class ClusterState:
         for store in self.stores:
             store.written.prune(reported)
         self._reported_at = {name: moment for name, moment in self._reported_at.items() if name in self.nodes}
+        self._heartbeats = {name: each for name, each in self._heartbeats.items() if name in self.nodes}

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from kubeballoon.cluster.client import ApiClient
 from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.cluster.lease_thread import LeaseThread
+from kubeballoon.controller.agent_heartbeats import AgentHeartbeats
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.kind_check import KindCheck
 from kubeballoon.controller.kopf_handlers import Handlers
@@ -37,6 +38,7 @@ class _Term:
     state: ClusterState
     rounds: RoundRunner
     scheduler: Scheduler
+    heartbeats: AgentHeartbeats
     gauges: ControllerGauges
 
 
@@ -64,7 +66,7 @@ class Replica:
     def ready(self) -> str | None:
         """Say in one line why this replica is not ready; None if it is."""
         if self._leads:
-            return self._candidacy.lease.fault or self._term.scheduler.unready()
+            return self._candidacy.lease.fault or self._term.scheduler.unready() or self._term.heartbeats.fault()
         return self._candidacy.lease.fault or self._kinds.fault
 
     async def run(self, stop: asyncio.Event) -> int:
@@ -90,9 +92,10 @@ class Replica:
         lease = self._candidacy.lease
         rounds = RoundRunner(self._cluster, state, self._recorder, self._counters, may_write=lambda: lease.held)
         scheduler = Scheduler(self._cluster, state, self._recorder, rounds, self._counters)
+        heartbeats = AgentHeartbeats(self._cluster, lease.namespace, state, scheduler.enqueue)
         gauges = ControllerGauges(state, rounds, lambda: self._leads)
         self._registry.register(gauges)
-        return _Term(state, rounds, scheduler, gauges)
+        return _Term(state, rounds, scheduler, heartbeats, gauges)
 
     async def _acquire(self, stop: asyncio.Event) -> bool:
         """Stand by until this replica holds the Lease, or ``stop`` is set; whether it holds the Lease."""
@@ -111,10 +114,11 @@ class Replica:
         end = asyncio.Event()
         lease = asyncio.create_task(self._candidacy.keep(), name="lease")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        scheduler = asyncio.create_task(self._term.scheduler.run(), name="scheduler")
+        heartbeats = asyncio.create_task(self._term.heartbeats.run(), name="heartbeats")
+        scheduler = asyncio.create_task(_decide(self._term), name="scheduler")
         registry = Handlers(self._term.state, self._term.scheduler).registry()
         watching = asyncio.create_task(_run_kopf(registry, end, stop, self._candidacy.lease.identity), name="kopf")
-        tasks = {lease, stopping, scheduler}
+        tasks = {lease, stopping, heartbeats, scheduler}
         first, _ = await asyncio.wait({*tasks, watching}, return_when=asyncio.FIRST_COMPLETED)
         requested = stop.is_set()
         await _end(tasks, watching, end)
@@ -128,6 +132,12 @@ class Replica:
                 if unexpected or task.exception() is not None:
                     _log_exit(task)
         return 0 if requested else 1
+
+
+async def _decide(term: _Term) -> None:
+    """Run rounds once it is known which agents are alive: a round would else find most of them silent."""
+    await term.heartbeats.known()
+    await term.scheduler.run()
 
 
 async def _end(tasks: set[asyncio.Task[Any]], watching: asyncio.Task[None], end: asyncio.Event) -> None:

@@ -175,7 +175,7 @@ class RoundRunner:
             self.results.pop(name, None)
             self._misreported.keep(name, ())
             return
-        if self._state.seconds_since_report(name, self._clock()) > SILENT_AFTER:
+        if self._state.seconds_since_heard(name, self._clock()) > SILENT_AFTER:
             self.results[name] = RoundResult(silent=True)
             return
         before = self.results.get(name, RoundResult())
@@ -191,7 +191,7 @@ class RoundRunner:
         )
         result.failures = [failure for failure in failures if failure is not None]
         result.rests = not changes and status.state is NodeState.AMPLE and all(map(_rests, plans.values()))
-        reported_at = self._clock() - self._state.seconds_since_report(name, self._clock())
+        reported_at = self._clock() - self._state.seconds_since_heard(name, self._clock())
         result.misreported = self._misreported.persistent(name, status.virtual_machines, reported_at)
         await self._post_misreported_event(pressure, before.misreported, result.misreported)
         await self._post_state_event(pressure, status, before.state)

@@ -137,7 +137,7 @@ class Scheduler:
                 continue
             if self._could_write > could_write and result.unwritten:
                 self.enqueue(name)  # the Lease is held again
-            silent = self._state.seconds_since_report(name, now) > SILENT_AFTER
+            silent = self._state.seconds_since_heard(name, now) > SILENT_AFTER
             interval = self._timing.rest if result.rests and not silent else self._timing.resync
             if now - result.ended_at >= interval or (silent and not result.silent):
                 self.enqueue(name)

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-SILENT_AFTER = 180.0  # seconds: agents report every 60, so three reports in a row are missing
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from kubeballoon.api.v1alpha1 import NodePressure
+
+SILENT_AFTER = 180.0  # seconds: agents report, or say that their report holds, every 60, so three in a row are missing
+
+
+def lease_namespaces(nodes: Iterable[NodePressure]) -> set[str]:
+    """Find the namespaces in which agents have the Leases by which they say that their reports hold."""
+    return {each.status.lease_namespace for each in nodes if each.status is not None and each.status.lease_namespace}
+
+
+def as_last_held(node: NodePressure, heartbeats: Mapping[str, datetime]) -> NodePressure:
+    """Date a node's report by when it last held, if its agent has said so since it was written.
+
+    Args:
+        node: the node with its report.
+        heartbeats: when each node's agent last said that its report holds, by the node's name.
+    """
+    moment = heartbeats.get(node.metadata.name)
+    if node.status is None or node.status.lease_namespace is None or moment is None:
+        return node
+    held = node.status.model_copy(update={"observed_at": max(node.status.observed_at, moment)})
+    return node.model_copy(update={"status": held})
 
 
 def clamp_to_size(figure: int | None, size: int) -> int | None:

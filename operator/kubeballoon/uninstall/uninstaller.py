@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -14,11 +14,13 @@ from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError, Object
+from kubeballoon.cluster.client import ApiClient, ApiError, ForbiddenError, NotFoundError, Object
+from kubeballoon.cluster.heartbeat import read_heartbeats
 from kubeballoon.cluster.lease import LAST_WRITE_AFTER, Lease
 from kubeballoon.cluster.request_withdrawal import wait_for_returns, withdraw
 from kubeballoon.core.formatting import listed
 from kubeballoon.governance.pending_returns import PendingReturn, pending_returns
+from kubeballoon.governance.report_bounds import as_last_held
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +111,20 @@ class Uninstaller:
                 "delete it if no agent of this version runs on that node"
             )
         alive = {each["uid"] for each in instances}  # agents report a VM for a moment after its end
-        return pending_returns(nodes, datetime.now(UTC), lambda _, report: report.uid in alive)
+        heartbeats = await self._heartbeats()
+        held = [as_last_held(node, heartbeats) for node in nodes]
+        return pending_returns(held, datetime.now(UTC), lambda _, report: report.uid in alive)
+
+    async def _heartbeats(self) -> Mapping[str, datetime]:
+        """Read when each node's agent last said that its report holds, by the node's name; none if that is forbidden.
+
+        Without heartbeats an agent may seem to be silent, but its VMs that lack memory are named all the same.
+        """
+        try:
+            # Not in the namespaces that reports name: a forged one would be forbidden, and end the uninstallation.
+            return await read_heartbeats(self._cluster, self._lease.namespace)
+        except ForbiddenError:
+            return {}
 
 
 def _read(bodies: Iterable[Object]) -> tuple[list[NodePressure], list[str]]:

@@ -1,0 +1,45 @@
+"""How old a report counts as."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from kubeballoon.api.v1alpha1 import NodePressure
+from kubeballoon.governance.report_bounds import as_last_held, lease_namespaces
+
+WRITTEN = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+def node(namespace: str | None) -> NodePressure:
+    memory = dict.fromkeys(("total", "available", "other", "reserve"), "1Gi")
+    status = {"observedAt": WRITTEN, "memory": memory, "leaseNamespace": namespace}
+    return NodePressure.model_validate({"metadata": {"name": "n"}, "status": status})
+
+
+@pytest.mark.parametrize(
+    ("namespace", "later", "counts"),
+    [
+        ("own", timedelta(hours=1), timedelta(hours=1)),
+        ("own", timedelta(hours=-1), timedelta()),
+        (
+            None,
+            timedelta(hours=1),
+            timedelta(),
+        ),  # an older agent, or one that may have no Lease
+    ],
+    ids=["held", "written since", "no Lease of its own"],
+)
+def test_a_report_is_as_old_as_when_it_last_held(namespace: str | None, later: timedelta, counts: timedelta) -> None:
+    dated = as_last_held(node(namespace), {"n": WRITTEN + later, "other": WRITTEN + timedelta(days=1)})
+    assert dated.status is not None
+    assert dated.status.observed_at == WRITTEN + counts
+    assert lease_namespaces([dated]) == ({namespace} if namespace else set())
+
+
+def test_a_node_without_a_report_or_heartbeat_stays_as_it_is() -> None:
+    bare = NodePressure.model_validate({"metadata": {"name": "n"}})
+    assert as_last_held(bare, {"n": WRITTEN}) == bare
+    assert as_last_held(node("own"), {}) == node("own")
+    assert lease_namespaces([bare]) == set()
