@@ -55,6 +55,7 @@ class Heartbeat:
         if self._skip:
             self._skip -= 1
             return False
+        before = self._lease
         try:
             if not await self._find_account():
                 return self._refuse()
@@ -65,6 +66,9 @@ class Heartbeat:
                 await self._renew()
         except ForbiddenError:
             return self._refuse()
+        # To replace a Lease that is gone creates another one, or is a conflict: by the API server's version.
+        if before is not None and _uid(before) != _uid(self._lease):
+            raise NotFoundError(f"the Lease {lease_name(self._node)} was deleted")
         return True
 
     async def last(self) -> datetime | None:
@@ -110,8 +114,6 @@ class Heartbeat:
         before = self._lease
         spec = {**before.get("spec", {}), **self._spec()}
         self._lease = await self._cluster.replace(self._path, {**before, "spec": spec})
-        if self._lease["metadata"].get("uid") != before["metadata"].get("uid"):  # to replace a Lease may create it
-            raise NotFoundError(f"the Lease {lease_name(self._node)} was deleted")
 
     def _body(self) -> Object:
         _, name, uid = self._account or ("", "", "")
@@ -127,6 +129,10 @@ class Heartbeat:
     def _spec(self) -> Object:
         now = datetime.now(UTC).strftime(_FORMAT)
         return {"holderIdentity": self._node, "leaseDurationSeconds": _DURATION, "renewTime": now}
+
+
+def _uid(lease: Object | None) -> object:
+    return lease and lease["metadata"].get("uid")
 
 
 def lease_name(node: str) -> str:
