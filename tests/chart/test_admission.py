@@ -410,7 +410,8 @@ def test_an_agent_writes_its_own_lease_only(enforcing: ControlPlane, nodes: tupl
     renewed = json.dumps({**get(enforcing, "lease", f"agent.{other}", f"--namespace={NAMESPACE}"), "spec": {}})
     assert "its own Lease only" in refused(lambda: agent.kubectl("replace", "--filename=-", stdin=renewed))
     assert "cannot delete" in refused(lambda: agent.kubectl("delete", "lease", f"agent.{mine}"))
-    assert "cannot create" in refused(lambda: agent.create({**agents_lease("x", namespace="default")}))
+    elsewhere = User(enforcing, "default", agent.kubeconfig)
+    assert "cannot create" in refused(lambda: elsewhere.create(agents_lease("x", namespace="default")))
 
 
 @pytest.mark.parametrize(
