@@ -192,7 +192,8 @@ def test_an_account_that_exists_is_used_everywhere_and_not_made() -> None:
     rendered = render("--set=agent.serviceAccount.create=false,agent.serviceAccount.name=mine")
     assert "ServiceAccount/mine" not in names(rendered)
     assert {name: pod["serviceAccountName"] for name, pod, _ in containers(rendered)}["kubeballoon-agent"] == "mine"
-    assert one(rendered, "ClusterRoleBinding/kubeballoon-agent")["subjects"][0]["name"] == "mine"
+    for binding in ("ClusterRoleBinding/kubeballoon-agent", "RoleBinding/kubeballoon-agent"):
+        assert one(rendered, binding)["subjects"][0]["name"] == "mine"
     condition = one(rendered, "ValidatingAdmissionPolicy/kubeballoon-nodepressures")["spec"]["matchConditions"][0]
     assert "'system:serviceaccount:kubeballoon-system:mine'" in condition["expression"]
     assert "agent.serviceAccount.name" in refusal("--set=agent.serviceAccount.create=false")
