@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,26 @@ def test_an_account_that_exists_is_used_everywhere_and_not_made() -> None:
     condition = one(rendered, "ValidatingAdmissionPolicy/kubeballoon-nodepressures")["spec"]["matchConditions"][0]
     assert "'system:serviceaccount:kubeballoon-system:mine'" in condition["expression"]
     assert "agent.serviceAccount.name" in refusal("--set=agent.serviceAccount.create=false")
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "passes"),
+    [
+        ("Controller c-1 leads", 0, True),
+        ("Controller c-1 leads\nNeeds attention:\n- no policy", 3, True),
+        ("Nodes 2\nNeeds attention:\n- no controller leads: it stopped 9s ago", 3, False),
+        ("", 1, False),
+    ],
+)
+def test_helm_test_passes_if_a_controller_leads(tmp_path: Path, said: str, status: int, *, passes: bool) -> None:
+    (pod,) = (item for item in render() if item["kind"] == "Pod")
+    (container,) = pod["spec"]["containers"]
+    program = tmp_path / "status"
+    program.write_text(f"#!/bin/sh\nprintf '%s' '{said}'\nexit {status}\n")
+    program.chmod(0o755)
+    *shell, script = container["command"]
+    ended = subprocess.run([*shell, script.replace("/opt/kubeballoon/bin/kubectl-balloon", str(program))], check=False)
+    assert (ended.returncode == 0) is passes
 
 
 def test_the_controllers_pods_spread_and_have_another_security_context_where_the_values_say_so() -> None:
