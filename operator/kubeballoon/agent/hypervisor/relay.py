@@ -45,6 +45,7 @@ class Relay:
         self._listener.bind(b"\0" + name.encode().ljust(_ADDRESS - 1, b"\0"))
         self._listener.listen(1)
         self._transports: list[asyncio.Transport] = []
+        self._started = False  # whether _join has begun, and closes what it does not use
         self._loop = _loop()
         self._joining = asyncio.run_coroutine_threadsafe(self._join(), self._loop)
 
@@ -61,6 +62,7 @@ class Relay:
 
     async def _join(self) -> None:
         """Connect the two sides once libvirt's client has come."""
+        self._started = True
         waiting = [self._daemon]  # what belongs to no side yet, and is closed here
         try:
             client = await self._accept()
@@ -81,7 +83,13 @@ class Relay:
 
     async def _accept(self) -> socket.socket:
         while True:
-            client, _ = await self._loop.sock_accept(self._listener)
+            accepting = asyncio.ensure_future(self._loop.sock_accept(self._listener))
+            try:
+                client, _ = await accepting
+            except asyncio.CancelledError:
+                # The client may have come in the moment in which this was cancelled.
+                accepting.add_done_callback(_close_accepted)
+                raise
             pid, _, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if pid == os.getpid():
                 return client
@@ -89,6 +97,9 @@ class Relay:
 
     def _cut(self) -> None:
         self._joining.cancel()
+        if not self._started:  # a task that is cancelled before it has begun never closes anything
+            self._listener.close()
+            self._daemon.close()
         self._abort()
 
     def _abort(self) -> None:
@@ -212,6 +223,12 @@ class _Replies(_Side):
                 if self.messages > MOST_MESSAGES:
                     return "its libvirt daemon sends what it was not asked for"
         return None
+
+
+def _close_accepted(accepting: asyncio.Future[tuple[socket.socket, object]]) -> None:
+    """Close the connection of a client whom nobody waits for any more, if one came."""
+    if not accepting.cancelled() and accepting.exception() is None:
+        accepting.result()[0].close()
 
 
 def _as_protocol(side: _Side) -> _Side:
