@@ -79,7 +79,7 @@ def live(reader: ApiReader, *keys: str) -> Text:
 
 
 def main() -> int:
-    """Draw all screens."""
+    """Draw each command's screen as an SVG file in docs/."""
     with tempfile.TemporaryDirectory() as name, cluster(Path(name)) as reader:
         policy = Path(name) / "policy.yaml"
         policy.write_text(POLICY, encoding="utf-8")

@@ -92,7 +92,8 @@ def _trouble(report: Object, dice: random.Random) -> Object:
         return {"troubled": True, "need": report["actual"], "presentNeed": report["actual"]}
     if kind == 1:
         return {"eligible": False, "reason": "VFIO", "message": "a device passed through pins its memory"}
-    return {"responsive": False, "reason": "Unreachable", "message": "its domain is not running"} if kind == 2 else {}  # noqa: PLR2004
+    unreachable = {"responsive": False, "reason": "Unreachable", "message": "its domain is not running"}
+    return unreachable if kind == 2 else {}  # noqa: PLR2004 - one kind of many is as good as another
 
 
 def node_name(node: int) -> str:
@@ -105,7 +106,7 @@ def node_pressure(node: int, vms: Sequence[Object]) -> Object:
     total = int(sum(int(vm["size"]) + OVERHEAD for vm in vms) / OVERCOMMIT) + OTHER
     used = sum(int(vm["resident"]) + OVERHEAD for vm in vms) + OTHER
     condition = {"type": "Ready", "status": "True", "reason": "Reporting", "message": f"{len(vms)} VMs on this node"}
-    scarce = node % 17 == 5  # noqa: PLR2004
+    scarce = node % 17 == 5  # noqa: PLR2004 - a few nodes, spread over the list
     status = {
         "observedAt": STAMP,
         "agentVersion": "0.1.0",
@@ -167,7 +168,7 @@ class FakeCluster:
         self.add("/apis/coordination.k8s.io/v1/leases", "Lease", [_lease()])
 
     def add(self, path: str, kind: str, objects: Sequence[Object]) -> None:
-        """Add a collection."""
+        """Serve another collection of objects from now on."""
         self.collections[path] = [(each["metadata"]["name"], json.dumps(each).encode()) for each in objects]
         self.kinds[path] = kind, objects[0]["apiVersion"]
 

@@ -152,7 +152,7 @@ class FakeCluster:
         yield events()
 
     def happen(self, path: str, item: Object) -> None:
-        """Have an object change."""
+        """Tell those who watch a collection that an object in it has changed."""
         self.events.setdefault(path, asyncio.Queue()).put_nowait({"type": "MODIFIED", "object": item})
 
     def vm(self, name: str) -> Object:

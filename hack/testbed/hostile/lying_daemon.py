@@ -56,7 +56,7 @@ def words(*values: int) -> bytes:
 
 
 def text(value: bytes) -> bytes:
-    """Encode a string."""
+    """Encode a string as XDR does: its length, its bytes, and padding to four bytes."""
     return words(len(value)) + value + b"\0" * (-len(value) % 4)
 
 
@@ -179,7 +179,7 @@ def main(file: str) -> None:
 
 
 def serve(listener: socket.socket, lies: Lies) -> None:
-    """Accept clients."""
+    """Accept libvirt's clients and lie to each until the daemon is stopped."""
     while True:
         client, _ = listener.accept()
         threading.Thread(target=Connection(client, lies).serve, daemon=True).start()

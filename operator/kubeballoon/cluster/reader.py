@@ -101,7 +101,7 @@ class ApiReader:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection to the API server."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

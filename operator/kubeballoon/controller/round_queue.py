@@ -12,7 +12,7 @@ class RoundQueue:
     """A RoundQueue hands out nodes for rounds: each node once at a time, the shortest of memory first."""
 
     def __init__(self) -> None:
-        """Begin without any node."""
+        """Make a queue in which no node waits for a round."""
         self._waiting: dict[int, dict[str, None]] = {}  # names in the order in which they came, by severity
         self._severities: dict[str, int] = {}  # of the nodes that wait, by name
         self._running: set[str] = set()
