@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -280,17 +282,24 @@ def test_the_lease_is_handed_back_and_the_probes_answer(
         await_leadership(command)
         for path in ("healthz", "readyz"):
             address = f"http://127.0.0.1:{unused_tcp_port}/{path}"
-            assert until(lambda address=address: _body(address)) == "ok\n"  # type: ignore[misc]  # bound on purpose
+            until(partial(_says_ok, address), tell=partial(_body, address))
         assert command.stop() == 0
         assert "Traceback" not in command.output()
     lease = get(installed, "lease", "kubeballoon-controller", "--namespace=default")["spec"]
     assert not lease.get("holderIdentity")
 
 
+def _says_ok(address: str) -> bool:
+    return _body(address) == "ok\n"
+
+
 def _body(address: str) -> str:
     try:
         with urllib.request.urlopen(address, timeout=2) as answer:  # noqa: S310 - an address of our own
             return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return str(error.read().decode())
     except OSError:
         return ""
 

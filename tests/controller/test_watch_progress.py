@@ -96,9 +96,9 @@ def test_an_object_that_comes_back_in_an_older_version_has_to_be_delivered_again
 
 
 class OneNamespace:
-    """A fake cluster with one namespace, in the version that a test says."""
+    """A fake cluster with one namespace, in the version that a test says; None: it is deleted."""
 
-    version = 1
+    version: int | None = 1
 
     async def pages(self, path: str, *_: object, **__: object) -> AsyncIterator[Object]:
         """List the namespace, and nothing else."""
@@ -115,7 +115,8 @@ class OneNamespace:
     async def metadata(self, path: str) -> list[Object]:
         """List the namespace's metadata, and nothing else."""
         await asyncio.sleep(0)
-        return [{"name": "shop", **at(self.version)}] if path == paths.NAMESPACES else []
+        exists = path == paths.NAMESPACES and self.version is not None
+        return [{"name": "shop", **at(self.version or 0)}] if exists else []
 
 
 async def test_a_leader_is_ready_while_every_change_that_it_lists_is_delivered() -> None:
@@ -134,4 +135,16 @@ async def test_a_leader_is_ready_while_every_change_that_it_lists_is_delivered()
     assert scheduler.stalled() is None
     scheduler.watches.record(paths.NAMESPACES, "MODIFIED", at(2))
     assert scheduler.unready() is None
+    running.cancel()
+
+
+async def test_a_namespace_that_is_deleted_while_a_leader_begins_does_not_keep_it_from_being_ready() -> None:
+    cluster, counters, state = OneNamespace(), ControllerCounters(new_registry("controller")), ClusterState()
+    fake: Any = cluster
+    soon_after = replace(DEFAULT_TIMING, load_retry=0.0)
+    scheduler = Scheduler(fake, state, fake, RoundRunner(fake, state, fake, counters), counters, timing=soon_after)
+    running = asyncio.create_task(scheduler.run())
+    await soon(lambda: "1 namespaces" in (scheduler.unready() or ""), 10)
+    cluster.version = None
+    await soon(lambda: scheduler.unready() is None, 10)
     running.cancel()

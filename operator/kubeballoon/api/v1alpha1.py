@@ -25,6 +25,7 @@ Conditions = Annotated[
     ),
 ]
 Percent = Annotated[int, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0)]
 E = TypeVar("E", bound=StrEnum)
 
 
@@ -356,7 +357,7 @@ class NodeMemory(ApiModel):
 class NodeProcessors(ApiModel):
     """The node's processors."""
 
-    count: int = Field(description="The number of the node's processors.")
+    count: Count = Field(description="The number of the node's processors.")
     usage: Percent = Field(default=0, description="The percentage of processors in use, over about ten seconds.")
     stall: Percent = Field(
         default=0, description="The percentage of the last ten seconds in which some task waited for a processor."
@@ -388,7 +389,7 @@ class GuestReport(ApiModel):
     disk_caches: Bytes | None = Field(default=None, description="Disk caches that the guest could drop quickly.")
     swap_in: Bytes | None = Field(default=None, description="Memory read from swap since the guest was started.")
     swap_out: Bytes | None = Field(default=None, description="Memory written to swap since the guest was started.")
-    major_faults: int | None = Field(
+    major_faults: Count | None = Field(
         default=None, description="Page faults that had to read from a disk since the guest was started."
     )
 
@@ -396,15 +397,15 @@ class GuestReport(ApiModel):
 class ProcessorReport(ApiModel):
     """A VM's processors as its node's agent sees them."""
 
-    size: int = Field(description="The number of processors that the VM was given.")
-    online: int | None = Field(default=None, description="The number of processors that the guest uses now.")
-    offlinable: int | None = Field(
+    size: Count = Field(description="The number of processors that the VM was given.")
+    online: Count | None = Field(default=None, description="The number of processors that the guest uses now.")
+    offlinable: Count | None = Field(
         default=None, description="The number of processors that the guest uses and could give up."
     )
-    usage: int | None = Field(
+    usage: Count | None = Field(
         default=None, description="The VM's usage, in percent of one of the node's processors: 250 is two and a half."
     )
-    target: int | None = Field(default=None, description="What is requested of the VM.")
+    target: Count | None = Field(default=None, description="What is requested of the VM.")
     returning: bool = Field(
         default=False, description="No request is in force any more, and not all reclaimed processors are back yet."
     )

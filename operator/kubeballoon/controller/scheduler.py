@@ -96,7 +96,7 @@ class Scheduler:
                 tasks.create_task(self._run_rounds(urgent=True), name=f"urgent rounds {number}")
             tasks.create_task(self._repeat(self._timing.tick, self._enqueue_due), name="due rounds")
             tasks.create_task(self._repeat(self._timing.status_interval, self._statuses.update), name="statuses")
-            tasks.create_task(self._repeat(self._timing.audit_interval, self._audit_once), name="audit")
+            tasks.create_task(self._audit_now_and_then(), name="audit")
 
     async def _start(self) -> None:
         """Wait until everything is known."""
@@ -142,10 +142,17 @@ class Scheduler:
             if now - result.ended_at >= interval or (silent and not result.silent):
                 self.enqueue(name)
 
-    async def _audit_once(self) -> None:
-        """Compare what is known with the API server's objects, and forget what only concerned VMs that are gone."""
-        await self._succeeds(self._audit())
-        self._state.prune()
+    async def _audit_now_and_then(self) -> None:
+        """Compare what is known with the API server's objects, and forget what only concerned VMs that are gone.
+
+        It is done again soon while kopf has not delivered something: that may only be gone. kopf never tells of a
+        namespace that was deleted between the first list and its own, and the controller is not ready meanwhile.
+        """
+        while True:
+            behind = self.watches.fault() is not None
+            await asyncio.sleep(self._timing.load_retry if behind else self._timing.audit_interval)
+            await self._succeeds(self._audit())
+            self._state.prune()
 
     async def _succeeds(self, reading: Awaitable[None]) -> bool:
         """Read objects from the API server, and say whether that succeeds; the same fault is logged once."""

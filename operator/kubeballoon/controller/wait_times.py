@@ -17,8 +17,8 @@ class ControllerTiming:
         status_interval: between updates of policies' statuses.
         figures_interval: between writes of one policy's status of which only figures and words differ: each is sent
             to every agent.
-        load_retry: between attempts to read all objects at the start. Nothing is decided until one succeeds, and more
-            would press an overloaded API server.
+        load_retry: between attempts to read all objects at the start, and between comparisons with them while kopf is
+            behind. The controller is not ready until one succeeds, and more would press an overloaded API server.
         audit_interval: between comparisons with the API server's objects: each lists the names of all of them.
         delivery: how long kopf may take to deliver a change that such a comparison has found. It takes up to 15 s to
             reopen a watch that broke off.
