@@ -12,9 +12,11 @@ import threading
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from kubeballoon.cli.arguments import PROGRAM, ExitStatus
 from kubeballoon.cli.cluster_view import read_cluster
+from kubeballoon.cli.doubly_reported import without_false_reports
 from kubeballoon.cli.live_screen import Snapshot, State, draw, press, to_rich
 from kubeballoon.cli.output import Output, warn
 from kubeballoon.cluster.errors import ApiError, ForbiddenError
@@ -76,7 +78,9 @@ class Feed:
     def read(self) -> None:
         """Read once; what fails is shown, and what was read before stays."""
         try:
-            self.snapshot = Snapshot.of(read_cluster(self._reader))
+            snapshot = Snapshot.of(read_cluster(self._reader))
+            vms, _ = without_false_reports(self._reader, snapshot.vms)
+            self.snapshot = replace(snapshot, vms=tuple(vms))
             self.trouble = ""
         except ApiError as error:
             self.trouble = f"not up to date: {error}"

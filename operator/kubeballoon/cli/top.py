@@ -18,6 +18,7 @@ from kubeballoon.cli.cluster_view import (
     read_nodes,
     read_policies,
 )
+from kubeballoon.cli.doubly_reported import without_false_reports
 from kubeballoon.cli.output import Output, format_bytes, format_percent, warn
 from kubeballoon.cli.processor_view import (
     HEADER,
@@ -277,7 +278,9 @@ def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitS
         return ExitStatus.DONE
     if options.policy not in (None, *(policy.metadata.name for policy in view.policies)):
         raise ApiError(f"there is no policy {options.policy}")
-    vms = list(_read_vm_summaries(options, reader, view, selector))
+    vms, false_reports = without_false_reports(reader, _read_vm_summaries(options, reader, view, selector))
+    for each in false_reports:
+        warn(f"warning: {each}")
     is_document = output.output_format not in (None, "wide")
     _print_vms(sorted(vms, key=VM_ORDERS[options.sort_by or ("name" if is_document else "trouble")]), output)
     return ExitStatus.DONE
