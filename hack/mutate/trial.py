@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import pytest
+
 from hack.mutate.mutants import Mutant
 
 _TESTS = ("tests/core", "tests/replay")
@@ -66,7 +68,10 @@ class Copy:
         return Copy(root, self.seed, self.seconds)
 
     def survives(self, mutant: Mutant) -> bool:
-        """Whether all tests pass with the mutant; its file's own tests run first, because they notice the most."""
+        """Whether all tests pass with the mutant.
+
+        Those run first that notice the most in the least time: plain examples, then the tests of the mutant's own file.
+        """
         path = self.root / mutant.path
         original, times = path.read_text(), path.stat()
         path.write_text(mutant.code)
@@ -76,7 +81,8 @@ class Copy:
             own = own_tests(
                 path, (found for tests in self._tests() for found in (self.root / tests).rglob("test_*.py"))
             )
-            return all(self._passes(tests) for tests in (own, self._tests()) if tests)
+            examples = [*self._tests()[:1], "-m", "not hypothesis"]
+            return all(self._passes(tests) for tests in (examples, own, self._tests()) if tests)
         finally:
             path.write_text(original)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -107,7 +113,7 @@ class Copy:
             start_new_session=True,
         )
         try:
-            return self._running.wait(_WAITS_SECONDS) == 0
+            return self._running.wait(_WAITS_SECONDS) in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
         except subprocess.TimeoutExpired:
             return False
         finally:
