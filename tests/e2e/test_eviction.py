@@ -10,7 +10,7 @@ import pytest
 from hack.testbed.controlplane import ControlPlane
 from tests.e2e.conftest import LEAST, created, reclaimed
 from tests.support.cluster import MIB, get
-from tests.support.kubevirt import NAMESPACE, VM
+from tests.support.kubevirt import NAMESPACE, VM, Script
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e_all
@@ -53,15 +53,14 @@ def available(plane: ControlPlane, node: str) -> int:
     return int(of_pods["availableBytes"])
 
 
-def read(plane: ControlPlane, vms: tuple[VM, VM]) -> list[tuple[VM, int]]:
+def read(plane: ControlPlane, vms: tuple[VM, VM]) -> list[tuple[VM, Script]]:
     """Has guests fill their page caches from their disks: memory that they do not need, and keep if they are let.
 
-    Returns each with the number of the process that does, which ends when together they have read more than the node
-    had left.
+    Returns each with the script that does, which ends when together they have read more than the node had left.
     """
     at_once = (available(plane, vms[0].node()) - _AT_FIRST) // len(vms)
     script = _READ.format(at_once=at_once // MIB, seconds=_SLOWLY // _STEP, step=_STEP // MIB)
-    return [(vm, vm.begin(f"({script}) 2>/dev/null")) for vm in vms]
+    return [(vm, vm.begin(script)) for vm in vms]
 
 
 def test_with_kubeballoon_guests_fill_a_node_with_their_caches_and_nothing_is_evicted(
@@ -69,9 +68,9 @@ def test_with_kubeballoon_guests_fill_a_node_with_their_caches_and_nothing_is_ev
 ) -> None:
     assert policy
     before, instances = evicted(plane), [vm.uid() for vm in readers]
-    for vm, process in read(plane, readers):
-        ended = until(lambda vm=vm, process=process: vm.ended(process), _READ_SECONDS)  # type: ignore[misc]
-        assert ended["exitcode"] == 0
+    for vm, script in read(plane, readers):
+        ended = until(lambda vm=vm, script=script: vm.result(script), _READ_SECONDS)  # type: ignore[misc]
+        assert ended.status == 0
     assert evicted(plane, before) == frozenset()
     assert [vm.uid() for vm in readers] == instances
     assert reclaimed(readers) > LEAST

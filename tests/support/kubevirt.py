@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hack.testbed.kubevirt import vm
-from hack.testbed.kubevirt.vm import BOOT_SECONDS, VMS, begin_migration, merged, migrate
+from hack.testbed.kubevirt.vm import BOOT_SECONDS, VMS, Script, begin_migration, merged, migrate
 
-__all__ = ["BOOT_SECONDS", "NAMESPACE", "VM", "VMS", "begin_migration", "merged", "migrate"]
+__all__ = ["BOOT_SECONDS", "NAMESPACE", "VM", "VMS", "Script", "begin_migration", "merged", "migrate"]
 
 NAMESPACE = "e2e"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,49 @@ _SPARE = 64 * MIB  # what a load leaves the rest of its guest
 _WAITS = ("not responding", "not connected", "timed out", "state change lock")  # said while others ask the same agent
 _SOCKET = "socket=/var/run/libvirt/virtqemud-sock"
 _SUBRESOURCES = "/apis/subresources.kubevirt.io/v1"
+_FORGOTTEN = "Invalid parameter 'pid'"  # an agent tells how a process ended once, and then knows nothing of it
 _POLL_SECONDS = 0.1
+
+# What a script leaves in its guest, where it can be read any number of times. An order that arrives twice, because the
+# answer to it was lost, starts one script.
+_BEGIN = """
+mkdir -p /scripts
+if mkdir "/scripts/$1" 2>/dev/null; then
+  (
+    cd "/scripts/$1" || exit
+    sh -c "$2" >output 2>errors
+    echo $? >ending
+    mv ending status
+  ) </dev/null >/dev/null 2>&1 &
+fi
+cat /proc/sys/kernel/random/boot_id
+"""
+_LOOK = """
+cat /proc/sys/kernel/random/boot_id
+cd "/scripts/$1" 2>/dev/null && [ -e status ] && cat status output
+true
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script that was started in a guest.
+
+    Attributes:
+        name: The directory of its output, in the guest's /scripts.
+        boot: The guest's boot id when it was started.
+    """
+
+    name: str
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptResult:
+    """How a script ended: its exit status, and what it printed to its standard output."""
+
+    status: int
+    output: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,22 +173,36 @@ class VM:
         return {name: int(number) << 10 for name, number in (line.split() for line in lines if line)}
 
     def run(self, script: str, seconds: float = BOOT_SECONDS) -> str:
-        """Runs a script in the guest to its end; returns what it printed."""
-        pid = self.begin(script)
-        ended = _until(lambda: self.ended(pid), seconds) or {}
-        if ended["exitcode"]:
-            raise ControlPlaneError(f"a script in {self.name} ended with {ended}")
-        return base64.b64decode(ended.get("out-data", "")).decode()
+        """Runs a script in the guest to its end; returns what it printed.
 
-    def begin(self, script: str) -> int:
-        """Starts a script in the guest; returns its process's number there."""
-        arguments = {"path": "/bin/busybox", "arg": ["sh", "-c", script], "capture-output": True}
-        return int(self._agent("guest-exec", arguments)["pid"])
+        Raises:
+            ControlPlaneError: It failed, did not end in time, or the guest was rebooted before it ended.
+        """
+        begun = self.begin(script)
+        result = _until(lambda: self.result(begun), seconds)
+        if result is None or result.status:
+            errors = self._ask('cat "/scripts/$1/errors"', begun.name)
+            raise ControlPlaneError(f"a script in {self.name} ended with {result}: {errors}")
+        return result.output
 
-    def ended(self, pid: int) -> dict[str, Any] | None:
-        """How a script that was started ended; None while it runs."""
-        status: dict[str, Any] = self._agent("guest-exec-status", {"pid": pid})
-        return status if status["exited"] else None
+    def begin(self, script: str) -> Script:
+        """Starts a script in the guest."""
+        name = secrets.token_hex(8)
+        return Script(name, self._ask(_BEGIN, name, script).strip())
+
+    def result(self, script: Script) -> ScriptResult | None:
+        """How a script that was started ended; None while it runs.
+
+        Raises:
+            ControlPlaneError: The guest was rebooted meanwhile, so that nobody knows.
+        """
+        boot, _, ended = self._ask(_LOOK, script.name).partition("\n")
+        if boot != script.boot:
+            raise ControlPlaneError(f"the guest of {self.name} was rebooted while a script ran in it")
+        if not ended:
+            return None
+        status, _, output = ended.partition("\n")
+        return ScriptResult(int(status), output)
 
     def fill(self, size: int) -> None:
         """Has the guest hold `size` bytes in files in memory, which it cannot drop, as soon as it has that much."""
@@ -165,6 +222,28 @@ class VM:
     @property
     def _domain(self) -> str:
         return f"{self.namespace}_{self.name}"
+
+    def _ask(self, script: str, *arguments: str) -> str:
+        """Runs a short script in the guest, again if its output is lost on the way; returns what it printed."""
+        shell = {"path": "/bin/busybox", "arg": ["sh", "-c", script, "sh", *arguments], "capture-output": True}
+
+        def attempt() -> Object | None:
+            pid = self._agent("guest-exec", shell)["pid"]
+            try:
+                return _until(lambda: self._exit(pid), BOOT_SECONDS)
+            except ControlPlaneError as error:
+                if _FORGOTTEN in str(error):
+                    return None
+                raise
+
+        ended = _until(attempt, BOOT_SECONDS) or {}
+        if ended["exitcode"]:
+            raise ControlPlaneError(f"{self.name} does not run {script!r}: {ended}")
+        return base64.b64decode(ended.get("out-data", "")).decode()
+
+    def _exit(self, pid: int) -> Object | None:
+        status: Object = self._agent("guest-exec-status", {"pid": pid})
+        return status if status["exited"] else None
 
     def _agent(self, command: str, arguments: dict[str, Any]) -> Any:
         asked = json.dumps({"execute": command, "arguments": arguments})
