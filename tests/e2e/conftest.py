@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from hack.testbed.chart import NAMESPACE as SYSTEM
 from hack.testbed.controlplane import ControlPlane, NamedControlPlane
 from hack.testbed.kubevirt import cluster as testbed
-from hack.testbed.kubevirt import product
+from hack.testbed.kubevirt import diagnosis, product
 from tests.support.cluster import MIB, controller_annotations
 from tests.support.kubevirt import NAMESPACE, VM, migrate
 from tests.support.waiting import until
@@ -141,3 +141,15 @@ def pods(plane: ControlPlane, part: str) -> list[str]:
         if all(status["ready"] for status in pod["status"].get("containerStatuses", [{"ready": False}]))
         and "deletionTimestamp" not in pod["metadata"]
     ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows, with a failure, what the cluster says of itself; the test's VMs and policy are still there."""
+    report = yield
+    plane = getattr(item, "funcargs", {}).get("plane")
+    if call.excinfo is not None and report.failed and plane is not None:
+        report.sections += diagnosis.sections(plane)
+    return report

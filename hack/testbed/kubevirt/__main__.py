@@ -1,4 +1,4 @@
-"""`python -m hack.testbed.kubevirt`: makes the cluster, or takes it down."""
+"""`python -m hack.testbed.kubevirt`: makes the cluster, takes it down, or shows what may have gone wrong in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hack.testbed.lab import LabError
 
 from . import checks, cluster
 
-_COMMANDS = {"up": cluster.up, "ensure": cluster.ensure, "down": cluster.down}
+_COMMANDS = {"up": cluster.up, "ensure": cluster.ensure, "down": cluster.down, "diagnose": cluster.diagnose}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from hack.testbed.lab import image
 from hack.testbed.lab.accelerator import kvm_boots
 from hack.testbed.tools import HELM
 
-from . import build, cgroups, checks, kubevirt, network, processes, product
+from . import build, cgroups, checks, diagnosis, kubevirt, network, processes, product
 from .control import Control
 from .node import Node
 
@@ -84,6 +84,19 @@ def down() -> None:
     with _locked():
         _take_down()
     _LOCK.unlink(missing_ok=True)
+
+
+def diagnose() -> None:
+    """Prints what may tell why a cluster failed: the ends of its logs, and what its API server answers, if it does."""
+    found = list(diagnosis.log_ends(DIRECTORY))
+    if KUBECONFIG.exists():
+        try:
+            with NamedControlPlane(KUBECONFIG) as plane:
+                found += diagnosis.sections(plane)
+        except ControlPlaneError as error:
+            found.append(("API server", str(error)))
+    for title, text in found:
+        print(f"--- {title}\n{text}", flush=True)
 
 
 def kill(group: str, program: str) -> None:
