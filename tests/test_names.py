@@ -1,6 +1,6 @@
 """Names stand for one class, retired words and fields stay away, and docstrings can be read alone.
 
-The glossary in operator/ARCHITECTURE.md has the words that are in use.
+docs/glossary.md has the words that are in use.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def test_retired_words_do_not_come_back() -> None:
     found += [
         f"{place} {node.name}" for place, node in NODES if isinstance(node, Named) and node.name in RETIRED_CLASSES
     ]
-    assert found == [], "the glossary in operator/ARCHITECTURE.md has the words that are in use"
+    assert found == [], "docs/glossary.md has the words that are in use"
 
 
 def test_every_module_says_what_it_is_in_a_sentence_with_a_subject() -> None:

@@ -19,7 +19,7 @@ def helps(command: argparse.ArgumentParser) -> Iterator[str]:
     """Every help text below a command, its own among them."""
     yield command.format_help()
     for action in command._actions:  # noqa: SLF001 - argparse has no public way to list subcommands
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - likewise
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no public name for it
             for each in dict.fromkeys(action.choices.values()):  # one that has aliases is there several times
                 yield from helps(each)
 

@@ -52,9 +52,9 @@ def _read_names(resource: str, options: argparse.Namespace, prefix: str) -> list
 
     if resource == "contexts":
         return kubeconfig.contexts(_parsed_option(options, "kubeconfig"))
-    from kubeballoon.cluster import paths  # noqa: PLC0415 - likewise
-    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - likewise
-    from kubeballoon.cluster.reader import ApiReader  # noqa: PLC0415 - likewise
+    from kubeballoon.cluster import paths  # noqa: PLC0415 - in the thread: importing takes part of the time
+    from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - in the thread: importing takes part of the time
+    from kubeballoon.cluster.reader import ApiReader  # noqa: PLC0415 - in the thread: importing takes part of the time
 
     path, context = _parsed_option(options, "kubeconfig"), _parsed_option(options, "context")
     user = Impersonation(*(_parsed_option(options, name) for name in ("as_user", "as_uid", "as_groups")))

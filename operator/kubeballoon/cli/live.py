@@ -102,7 +102,7 @@ def run(options: argparse.Namespace, reader: ApiReader, _: Output) -> ExitStatus
         return ExitStatus.FAILED
     try:
         from rich.console import Console  # noqa: PLC0415 - part of the extra `cli`, for this command alone
-        from rich.text import Text  # noqa: PLC0415 - likewise
+        from rich.text import Text  # noqa: PLC0415 - part of the extra `cli`
     except ModuleNotFoundError:
         warn(f"{PROGRAM}: top -w needs rich: pip install 'kubeballoon[cli]'")
         return ExitStatus.FAILED

@@ -67,7 +67,7 @@ def _vm_names(options: argparse.Namespace) -> Sequence[str]:
 def _complete(commands: argparse.ArgumentParser) -> None:
     """Print completions, and exit, if that is what a shell has started the program for."""
     import argcomplete  # noqa: PLC0415 - commands start sooner without
-    from argcomplete.completers import SuppressCompleter  # noqa: PLC0415 - likewise
+    from argcomplete.completers import SuppressCompleter  # noqa: PLC0415 - commands start sooner without
 
     argcomplete.autocomplete(commands, always_complete_options=False, default_completer=SuppressCompleter())
 
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
 
         return completion.run(options.shell)
     from kubeballoon.cluster.impersonation import Impersonation  # noqa: PLC0415 - --help and completion do without
-    from kubeballoon.cluster.reader import ApiReader  # noqa: PLC0415 - likewise
+    from kubeballoon.cluster.reader import ApiReader  # noqa: PLC0415 - --help and completion do without
 
     output = Output.to_stdout(options.output, headers=not options.no_headers)
     live = options.command == "top" and options.live

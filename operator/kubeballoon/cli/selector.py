@@ -25,7 +25,7 @@ def parse_selector(text: str) -> LabelSelector:
     """
     from pydantic import ValidationError  # noqa: PLC0415 - --help and completion do without
 
-    from kubeballoon.api.selector import LabelSelector  # noqa: PLC0415 - likewise
+    from kubeballoon.api.selector import LabelSelector  # noqa: PLC0415 - --help and completion do without
 
     try:
         return LabelSelector(match_expressions=list(_requirements(text)))

@@ -111,7 +111,7 @@ class ClusterState:
     def put_heartbeat(self, name: str, moment: datetime, now: float) -> None:
         """Take in that an agent says that its report holds, as of ``moment`` by its own clock.
 
-        It is timed as reports are.
+        The first heartbeat of an agent is as old as its date says; later ones are timed by the controller's own clock.
         """
         known = self._heartbeats.get(name)
         if known is None:
@@ -180,7 +180,7 @@ class ClusterState:
         return name in self.nodes and self.nodes[name].metadata.released
 
     def prune(self) -> None:
-        """Forget the requests of VMs that no node reports any more, and when nodes that are gone reported."""
+        """Forget the requests of VMs that no node reports any more, and the reports' times of nodes that are gone."""
         reported = {
             (name, report.uid)
             for name, pressure in self.nodes.items()

@@ -51,7 +51,7 @@ class NodeWatch(Follower):
             self._forget(uid)
 
     def _listed(self) -> None:
-        """Every node was taken in one by one."""
+        """Do nothing more: every node was taken in one by one."""
 
     def _forget(self, uid: str) -> None:
         """Forget a node, unless another object has its name now."""

@@ -9,8 +9,8 @@ from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.decision_reason import TargetChange
 from kubeballoon.governance.targets_in_force import TargetInForce, VMRequest
 
-# Seconds after which a written request counts as lost if the VM's agent does not report it. Agents report every 60 s,
-# but a changed request within a second.
+# Seconds after which a written request counts as lost if the VM's agent does not report it: agents report a changed
+# request within a second, or as soon as they can write again.
 CONFIRMATION_SECONDS = 30.0
 
 

@@ -50,7 +50,13 @@ def memory_exclusion(
 def processor_exclusion(
     report: VirtualMachineReport, policy: ProcessorPolicy | None, *, node_released: bool = False
 ) -> Excluded | None:
-    """Say why no processor may be reclaimed from a VM; None if some may be. The arguments are memory_exclusion's."""
+    """Say why no processor may be reclaimed from a VM; None if some may be.
+
+    Args:
+        report: the VM as its node's agent reports it.
+        policy: the policy that governs the VM; None if none does.
+        node_released: whether an administrator released the VM's node.
+    """
     processors = report.processors
     if processors is None:  # an agent of an older version does not report processors
         return Excluded(ExclusionReason.NOT_REPORTED, "its node's agent reports no processors")

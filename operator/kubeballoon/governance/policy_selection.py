@@ -63,7 +63,7 @@ class PolicyIndex(Generic[L]):
                 self._others.append(position)
 
     def govern(self, labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> Governance[L]:
-        """Find the policies that select a VM, as the function ``govern`` does."""
+        """Find the policies that select a VM by its labels and its namespace's labels; the first of them governs it."""
         found = {*self._others, *_found(self._by_label, labels), *_found(self._by_namespace_label, namespace_labels)}
         candidates = (self._policies[position] for position in sorted(found))
         return Governance(tuple(policy for policy in candidates if _selects(policy, labels, namespace_labels)))

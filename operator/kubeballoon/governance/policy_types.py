@@ -102,7 +102,7 @@ class PolicyType(ABC, Generic[P, Terms]):
 
 
 class MemoryPolicyType(PolicyType[MemoryPolicy, MemoryTerms]):
-    """The type of MemoryPolicies, which request bytes of memory."""
+    """The MemoryPolicyType says what MemoryPolicies request: bytes of memory."""
 
     model = MemoryPolicy
     reclaimed_event = "MemoryReclaimed"
@@ -158,7 +158,7 @@ class MemoryPolicyType(PolicyType[MemoryPolicy, MemoryTerms]):
 
 
 class ProcessorPolicyType(PolicyType[ProcessorPolicy, ProcessorTerms]):
-    """The type of ProcessorPolicies, which request whole processors."""
+    """The ProcessorPolicyType says what ProcessorPolicies request: whole processors."""
 
     model = ProcessorPolicy
     reclaimed_event = "ProcessorsReclaimed"

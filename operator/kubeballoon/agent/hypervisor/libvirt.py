@@ -280,7 +280,7 @@ class DomainHandle:
 
 
 class _Connection:
-    """One connection to a VM, whose calls are made in one thread, each with a deadline."""
+    """A _Connection is one to a VM, whose calls are made in one thread, each with a deadline."""
 
     def __init__(self, thread: CallThread, handle: DomainHandle, timing: LibvirtTiming) -> None:
         """Make calls in ``thread``, where ``handle`` was opened, with the deadlines of ``timing``."""

@@ -41,7 +41,7 @@ class VMProcess(Protocol):
         ...
 
     def started_vcpus(self) -> frozenset[int] | None:
-        """Read the indices of those of them that the guest's kernel has started."""
+        """Read the indices of the VM's processors that the guest's kernel has started."""
         ...
 
     def resident(self) -> int | None:

@@ -89,7 +89,7 @@ _SYSTEM = TypeAdapter(_Answer[_System])
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A failure with the pause that follows it, in which the same failure is raised again without asking.
+    """A _Failure is a command's failure with the pause in which it is raised again, instead of asking the guest agent.
 
     The error itself is not kept: it would keep alive whatever its frames refer to.
     """

@@ -11,7 +11,7 @@ _PROC = Path("/proc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _VCPU = re.compile(r"CPU (\d+)/(KVM|TCG)")  # how QEMU names a processor's thread
 _START_TIME = 19  # the index of "starttime" among the fields of /proc/PID/stat that follow the process's name
-_CPU_TIMES = slice(11, 13)  # those of "utime", in which a guest's time is, and "stime", likewise
+_CPU_TIMES = slice(11, 13)  # the indices of "utime", in which a guest's time is, and "stime", from the same field on
 _POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")  # as the kubelet names its cgroups
 _KSM = Path("/sys/kernel/mm/ksm/run")
 

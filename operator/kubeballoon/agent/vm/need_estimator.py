@@ -22,7 +22,7 @@ class NeedEstimator:
         self._last_need: demand.Need | None = None  # also while there is no estimate: need falls slowly over gaps too
 
     def restore(self, need: int, estimated_at: float) -> demand.Need:
-        """Begin with an estimate in bytes that an earlier agent made at ``estimated_at`` seconds."""
+        """Begin with an estimate in bytes that an earlier agent made at ``estimated_at`` monotonic seconds."""
         self._last_need = demand.Need(need, need, need, estimated_at)
         return self._last_need
 
@@ -37,7 +37,7 @@ class NeedEstimator:
 
         Args:
             sample: the VM.
-            now: seconds of the wall clock.
+            now: monotonic seconds, by which the sample's statistics are dated too.
             current: the estimate so far; it holds while it is not known where the balloon was when the guest reported.
             fresh: whether the sample's statistics count.
         """

@@ -133,7 +133,7 @@ class Instance:
 
 @dataclass(slots=True)
 class _Annotations:
-    """Annotations of a VM, and the first of them that could not be read."""
+    """_Annotations are those of a VM, with the first of them that could not be read."""
 
     values: Mapping[str, str]
     fault: str | None = field(default=None)

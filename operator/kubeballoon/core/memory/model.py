@@ -223,7 +223,7 @@ class MemoryVM:
 
     @property
     def minimum(self) -> int:
-        """The VM's guarantee, bytes: its policy's minimum, but at least the guard's floor and at most its size.
+        """The VM's guarantee, bytes: its policy's minimum, but at least the absolute floor and at most its size.
 
         A VM without a policy is guaranteed its size.
         """

@@ -1,7 +1,7 @@
 """This module finds a node's state from its free memory and its stall, with hysteresis.
 
 A stall counts only while free memory is near the thresholds: the kernel's figures for the whole node contain the stalls
-of a container that thrashes at its own limit, which nothing that is taken from VMs would help.
+of a container that thrashes at its own limit, which nothing that is reclaimed from VMs would help.
 
 The states and their defaults are ESX's (Waldspurger, OSDI 2002, section 6.3): 6, 4, 2 and 1 % of memory free. A state
 is entered when free memory falls below its own threshold and left upward only at the threshold of the state above.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.units import MIB
 
-INITIAL_RATE = float(32 * MIB)  # bytes a second: any guest above the guard's floor can try this
+INITIAL_RATE = float(32 * MIB)  # bytes a second: any guest above the absolute floor can try this
 MIN_RATE = float(4 * MIB)  # bytes a second: memory still arrives, and no guest feels it
 LEAD_SECONDS = 1.0  # by which a request may be ahead of the guest
 UNRESPONSIVE_AFTER = 10.0  # seconds without progress
