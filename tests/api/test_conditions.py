@@ -1,4 +1,4 @@
-"""The reference's tables of conditions and of exclusions name every member of their enums."""
+"""The reference's tables of conditions, exclusions and decisions name every member of their enums."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
+from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.governance.exclusion import ExclusionReason
 
 REFERENCE = (Path(__file__).resolve().parents[2] / "docs/reference.md").read_text()
@@ -27,3 +28,8 @@ def test_the_reference_explains_every_condition_and_names_every_reason() -> None
 
 def test_the_reference_names_every_reason_for_which_a_governed_vm_is_left_alone() -> None:
     assert set(ExclusionReason) <= _quoted(_section("\n`status.excluded[].reason` of a policy", "\n### "))
+
+
+def test_the_reference_explains_every_reason_of_a_decision() -> None:
+    table = _section("\n| `REASON` | meaning |", "\n\n")
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(DecisionReason)

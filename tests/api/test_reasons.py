@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from hack.generate_docs import REFERENCE, render_reasons
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressureStatus, VirtualMachineReport
+from kubeballoon.vocabulary import AgentAction
 
 
 @pytest.mark.parametrize("reason", AgentReason)
@@ -22,6 +23,24 @@ def test_the_reference_lists_no_other_reason() -> None:
     assert render_reasons() in REFERENCE.read_text()
     listed = re.findall(r"^\| `(\w+)` \| \w+ \| \w+ \|", render_reasons(), re.MULTILINE)
     assert listed == [reason.value for reason in AgentReason]
+
+
+WITHOUT_CONSEQUENCE = {
+    *("Unknown", "Hugepages", "DedicatedCPU", "Realtime", "NUMAPassthrough", "VFIO", "MemoryLocked", "LaunchSecurity"),
+    *("Guaranteed", "BadRequest", "InternalError", "NoDriver", "StatisticsStale", "BalloonIneffective", "BadReport"),
+    *("GuestProgramAbsent", "UnplugLost", "UnplugRefused", "NotRemovable", "NotOfflinable"),
+}
+"""The reasons from which nothing follows but the agent's action."""
+
+
+def test_of_each_reason_it_is_decided_what_follows_from_it_besides_the_agent_s_action() -> None:
+    plain = {
+        reason.value
+        for reason in AgentReason
+        if not (reason.connection_lost or reason.no_reclaim_method or reason.is_passing)
+        and not (reason.guest_agent_answers or (reason.processors_stay and reason.processors is not AgentAction.HOLDS))
+    }
+    assert plain == WITHOUT_CONSEQUENCE, "add the new reason to the properties that hold for it, else to this set"
 
 
 @pytest.mark.parametrize("reason", AgentReason)
