@@ -8,6 +8,10 @@ UNRESPONSIVE = "Unresponsive"
 """The reason that agents, decisions and conditions give where a VM does not follow requests."""
 
 
+DEFAULT_MINIMUM_PERCENT = 50
+"""What a policy without a minimum guarantees, in percent of a VM's memory or processors."""
+
+
 class NodeState(enum.StrEnum):
     """A node's state says how short of memory the node is.
 

@@ -14,7 +14,7 @@ import pytest
 
 from hack.testbed.fake_api_server import NAMESPACE, FakeApiServer, FakeVMI
 from hack.testbed.fleet import Fleet, policy, serve_fleet
-from kubeballoon.api.names import CONTROLLER, MEMORY_MIN, MEMORY_TARGET
+from kubeballoon.api.names import CONTROLLER_LEASE, MEMORY_MIN, MEMORY_TARGET
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient
@@ -48,7 +48,7 @@ class Cluster:
         stop = asyncio.Event()
         async with (
             await connect() as cluster,
-            LeaseThread(connect, lambda own: Lease(own, NAMESPACE, CONTROLLER, identity)) as candidacy,
+            LeaseThread(connect, lambda own: Lease(own, NAMESPACE, CONTROLLER_LEASE, identity)) as candidacy,
         ):
             replica = Replica(cluster, candidacy, 1.0, new_registry("controller"))
             running = asyncio.create_task(replica.run(stop))
@@ -62,7 +62,7 @@ class Cluster:
     async def other(self, identity: str) -> AsyncIterator[Lease]:
         """Be somebody else who may take the Lease."""
         async with await ApiClient.connect("test", self.kubeconfig) as cluster:
-            yield Lease(cluster, NAMESPACE, CONTROLLER, identity)
+            yield Lease(cluster, NAMESPACE, CONTROLLER_LEASE, identity)
 
     def beat(self, node: str) -> None:
         """Have a node's agent say that its last report holds."""

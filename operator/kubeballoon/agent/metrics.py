@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.registry import Collector
 
-from kubeballoon.api.v1alpha1 import NodePressureStatus
+from kubeballoon.api.v1alpha1 import NodeMemory, NodePressureStatus
 from kubeballoon.metrics import BUCKETS, Gauge, new_registry
 from kubeballoon.vocabulary import NodeState
 
@@ -107,8 +107,7 @@ class AgentMetrics(Collector):
         yield _STATE.family(
             ((node, state), None if status is None else float(status.state is state)) for state in NodeState
         )
-        kinds = ("total", "available", "other", "reserve")
-        yield _MEMORY.family(((node, kind), getattr(memory, kind, None)) for kind in kinds)
+        yield _MEMORY.family(((node, kind), getattr(memory, kind, None)) for kind in NodeMemory.model_fields)
         stall = None if status is None else status.stall
         yield _STALL.family(((node, kind), getattr(stall, kind, None)) for kind in ("some", "full"))
         # The policy is empty where nothing is requested of the VM.

@@ -247,8 +247,8 @@ def _method_fields(report: VirtualMachineReport, worker: GuestWorker) -> dict[st
 
 def _processor_report(worker: GuestWorker) -> ProcessorReport:
     instance, request, view = worker.instance, worker.instance.processors, worker.processors.view
-    hindrance = instance.hold or request.unreadable or view.problem
-    problem = request.ineligibility or hindrance
+    obstacle = instance.hold or request.unreadable or view.problem
+    problem = request.ineligibility or obstacle
     message = request.explanation if problem is None else problem.message
     return ProcessorReport(
         size=request.size,
@@ -261,7 +261,7 @@ def _processor_report(worker: GuestWorker) -> ProcessorReport:
         requested_method=request.method,
         method=view.method,
         eligible=request.ineligibility is None,
-        responsive=hindrance is None or not hindrance.reason.processors_stay,
+        responsive=obstacle is None or not obstacle.reason.processors_stay,
         reason=None if problem is None else problem.reason,
         message=_shorten(message),
     )

@@ -12,12 +12,18 @@ from enum import IntEnum
 from kubeballoon.agent.node.memory import HostMemory
 from kubeballoon.agent.vm.guest_processors import ProcessorView
 from kubeballoon.agent.vm.memory_view import MemoryView
-from kubeballoon.api.v1alpha1 import NodePressureStatus, NodeProcessors, ProcessorReport, VirtualMachineReport
+from kubeballoon.api.v1alpha1 import (
+    NodeMemory,
+    NodePressureStatus,
+    NodeProcessors,
+    ProcessorReport,
+    VirtualMachineReport,
+)
 from kubeballoon.vocabulary import NodeState
 
 _PART = 100  # a figure is news when it moved by more than this part of the node's memory, or of the VM's size
 _NEEDY_PART = 32  # a guest needs more if its need rose by more than this part of its size: less is covered by headroom
-_NODE_FIGURES = ("available", "other", "reserve", "total")
+_NODE_FIGURES = tuple(NodeMemory.model_fields)
 _DRIFTING = ("resident", "need", "present_need")  # figures of a VM that move all the time
 _PERCENT = 20  # by which the usage or stall of the node's processors is news: far less than policies' thresholds differ
 

@@ -1,4 +1,4 @@
-"""This module holds names that other programs rely on: the API group, annotations, and KubeVirt's node label."""
+"""This module holds names that other programs rely on: API group, annotations, Leases, and KubeVirt's node label."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ LEADER_ACCOUNT = f"{GROUP}/leader-account"
 SHUT_OUT_ACCOUNT = f"{GROUP}/shut-out-account"
 """The annotation of a Lease with the uid of the account whose controllers alone it keeps from leading."""
 
-CONTROLLER = "kubeballoon-controller"
+CONTROLLER_LEASE = "kubeballoon-controller"
 """The name of the controllers' Lease: the replica that holds it decides."""
 UNINSTALLER_PREFIX = "uninstall_"
 """How the identity of an uninstallation begins while it holds the controllers' Lease."""

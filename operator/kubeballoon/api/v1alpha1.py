@@ -14,7 +14,15 @@ from kubeballoon.api.names import DNS_LABEL, DNS_NAME, GROUP, LONGEST_NAME, VERS
 from kubeballoon.api.quantity import AmountText, Bytes, CountText, MinimumText, Quantity
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
-from kubeballoon.vocabulary import Mode, NodeState, ReclaimMethod, ReclaimWhen, SwapAbility, WorkingSetReclaim
+from kubeballoon.vocabulary import (
+    DEFAULT_MINIMUM_PERCENT,
+    Mode,
+    NodeState,
+    ReclaimMethod,
+    ReclaimWhen,
+    SwapAbility,
+    WorkingSetReclaim,
+)
 
 API_VERSION = f"{GROUP}/{VERSION}"
 Conditions = Annotated[
@@ -175,8 +183,8 @@ class MemorySettings(ApiModel):
         default=None,
         description="The memory that each VM keeps whatever happens: a quantity, a percentage of the VM's memory, or "
         "PodRequest: what the VM's pod has requested from the scheduler for the guest, which is all of the VM's memory "
-        "where the VM names no request and KubeVirt does not overcommit. Left out, it is 50%, or the max where that is "
-        "less.",
+        "where the VM names no request and KubeVirt does not overcommit. Left out, it is "
+        f"{DEFAULT_MINIMUM_PERCENT}%, or the max where that is less.",
     )
     max: AmountText = Field(
         default="100%",
@@ -252,7 +260,7 @@ class ProcessorSettings(ApiModel):
     min: CountText | None = Field(
         default=None,
         description="The processors that each VM keeps: a number, or a percentage of the VM's processors, rounded up. "
-        "Every VM keeps one. Left out, it is 50%, or the max where that is less.",
+        f"Every VM keeps one. Left out, it is {DEFAULT_MINIMUM_PERCENT}%, or the max where that is less.",
     )
     max: CountText = Field(
         default="100%",

@@ -196,7 +196,7 @@ def forecast(nodes: Sequence[NodePressure], target: ReleaseTarget) -> ReleaseFor
             vms := [
                 vm
                 for vm in pressure.status.virtual_machines
-                if _is_held(vm) and target.covers(pressure.metadata.name, vm)
+                if _gets_something_back(vm) and target.covers(pressure.metadata.name, vm)
             ]
         )
     ]
@@ -211,7 +211,7 @@ def forecast(nodes: Sequence[NodePressure], target: ReleaseTarget) -> ReleaseFor
     )
 
 
-def _is_held(vm: VirtualMachineReport) -> bool:
+def _gets_something_back(vm: VirtualMachineReport) -> bool:
     """Whether something was reclaimed from a VM, or may be because of a request."""
     requested = vm.target is not None or (vm.processors is not None and vm.processors.target is not None)
     return requested or bool(vm.reclaimed or vm.processors_reclaimed)

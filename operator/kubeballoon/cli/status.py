@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from kubeballoon.api.conditions import ConditionType
 from kubeballoon.api.meta import ApiModel, Status
-from kubeballoon.api.names import CONTROLLER, UNINSTALLER_PREFIX
+from kubeballoon.api.names import CONTROLLER_LEASE, UNINSTALLER_PREFIX
 from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, PolicyStatus, ProcessorPolicy, VirtualMachineReport
 from kubeballoon.cli.agent_words import agent_words
 from kubeballoon.cli.arguments import ExitStatus
@@ -313,7 +313,7 @@ def run(_: argparse.Namespace, reader: ApiReader, output: Output) -> ExitStatus:
 
 def _read_leadership(reader: ApiReader) -> Leadership:
     try:
-        leases = list(reader.items(paths.LEASES, fieldSelector=f"metadata.name={CONTROLLER}"))
+        leases = list(reader.items(paths.LEASES, fieldSelector=f"metadata.name={CONTROLLER_LEASE}"))
     except ForbiddenError:
         return Leadership()  # users that may not read Leases still see everything else
     return leadership(leases, datetime.now(UTC))

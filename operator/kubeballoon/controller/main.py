@@ -8,7 +8,7 @@ import os
 import socket
 
 from kubeballoon.api.duration import parse_duration
-from kubeballoon.api.names import CONTROLLER
+from kubeballoon.api.names import CONTROLLER_LEASE
 from kubeballoon.cluster.client import ApiClient
 from kubeballoon.cluster.lease import Lease, own_namespace
 from kubeballoon.cluster.lease_thread import LeaseThread
@@ -57,7 +57,7 @@ async def _run(options: argparse.Namespace) -> int:
     registry = new_registry("controller")
     async with (
         await connect() as cluster,
-        LeaseThread(connect, lambda own: Lease(own, namespace, CONTROLLER, identity)) as candidacy,
+        LeaseThread(connect, lambda own: Lease(own, namespace, CONTROLLER_LEASE, identity)) as candidacy,
     ):
         replica = Replica(cluster, candidacy, options.cool_down, registry)
         async with serve(*options.listen, live=replica.live, ready=replica.ready, metrics=registry):

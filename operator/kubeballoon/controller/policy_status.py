@@ -10,6 +10,7 @@ from typing import Any
 from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
+from kubeballoon.api.quantity import POD_REQUEST
 from kubeballoon.api.v1alpha1 import Exclusion, Policy, PolicyStatus
 from kubeballoon.controller.policy_counts import PolicyCounts
 from kubeballoon.controller.policy_store import UnreadablePolicy
@@ -17,9 +18,7 @@ from kubeballoon.controller.rounds import AnyPlan, RoundResult
 from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
 from kubeballoon.governance.policy_types import MEMORY, PolicyType
-from kubeballoon.vocabulary import Mode
-
-_DEFAULT_MINIMUM_PERCENT = 50
+from kubeballoon.vocabulary import DEFAULT_MINIMUM_PERCENT, Mode
 
 _Finding = tuple[Status, ConditionReason, str]
 """Whether a condition holds, its reason and its message."""
@@ -321,10 +320,10 @@ def _self_service(policy_type: PolicyType[Any, Any], policy: Any) -> _Finding:
 
 def _raises_minimum(text: str | None) -> bool:
     """Whether a minimum may be more than the default; what a VM's pod requests is bounded by its namespace's quota."""
-    if text is None or text == "PodRequest":
+    if text is None or text == POD_REQUEST:
         return False
     if text.endswith("%"):
-        return float(text.removesuffix("%")) > _DEFAULT_MINIMUM_PERCENT
+        return float(text.removesuffix("%")) > DEFAULT_MINIMUM_PERCENT
     return text != "0"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster.client import ApiClient, ApiError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
@@ -291,7 +292,9 @@ class RoundRunner:
         """Post an event if a node's agent goes on reporting other VMs than before which the node does not run."""
         if now and now != before:
             note = f"its agent reports VMs that the node does not run, and nothing is written on them: {listed(now)}"
-            await self.recorder.post(_node_reference(node), "Misreported", note, action="Allocate", warning=True)
+            await self.recorder.post(
+                _node_reference(node), ConditionReason.MISREPORTED, note, action="Allocate", warning=True
+            )
 
     async def _post_state_event(self, node: NodePressure, status: NodePressureStatus, before: NodeState | None) -> None:
         """Post an event if a node's state has changed; the first state that is known is no change."""
@@ -317,7 +320,9 @@ class RoundRunner:
         if plan.shortfall and (before is None or not before.shortfall):
             name, shortfall = node.metadata.name, policy_type.amount_text(plan.shortfall)
             note = f"the guaranteed minimums exceed the capacity of {name} for VMs by {shortfall}"
-            await self.recorder.post(_node_reference(node), "Shortfall", note, action="Allocate", warning=True)
+            await self.recorder.post(
+                _node_reference(node), ConditionType.SHORTFALL, note, action="Allocate", warning=True
+            )
         decisions_before = {decision.vm.uid: decision for decision in ([] if before is None else before.decisions)}
         for decision in plan.decisions:
             decision_before, report = decisions_before.get(decision.vm.uid), reports[decision.vm.uid]
@@ -383,7 +388,7 @@ def _event_for_change(
     if after.reason is DecisionReason.UNRESPONSIVE:
         return None if policy_type.responsive(report) else (DecisionReason.UNRESPONSIVE, True)
     if after.reason is DecisionReason.WITHHOLDING:
-        return "MemoryWithheld", True
+        return ConditionReason.MEMORY_WITHHELD, True
     if after.reason in _RECLAIMED_REASONS and before.reason not in _RECLAIMED_REASONS and after.target is not None:
         return policy_type.reclaimed_event, False
     if after.reason in (DecisionReason.SATISFIED, DecisionReason.NOT_UNDER_PRESSURE) and before.target is not None:

@@ -10,6 +10,7 @@ from kubeballoon.api.quantity import parse_amount, parse_count, parse_minimum
 from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy, Threshold
 from kubeballoon.core.memory.model import Amount, MemoryTerms
 from kubeballoon.core.processors.model import Count, Hysteresis, ProcessorTerms, ProcessorTrigger
+from kubeballoon.vocabulary import DEFAULT_MINIMUM_PERCENT
 
 P = TypeVar("P", bound=Policy)
 Terms = TypeVar("Terms", MemoryTerms, ProcessorTerms)
@@ -44,7 +45,9 @@ def load_memory_policy(policy: MemoryPolicy) -> LoadedMemoryPolicy:
     maximum = Amount(*parse_amount(memory.max))
     terms = MemoryTerms(
         name=policy.metadata.name,
-        minimum=Amount(percent=50, limit=maximum) if memory.min is None else Amount(*parse_minimum(memory.min)),
+        minimum=Amount(percent=DEFAULT_MINIMUM_PERCENT, limit=maximum)
+        if memory.min is None
+        else Amount(*parse_minimum(memory.min)),
         maximum=maximum,
         headroom=Amount(*parse_amount(memory.headroom)),
         shares_per_gib=memory.shares,
@@ -64,7 +67,9 @@ def load_processor_policy(policy: ProcessorPolicy) -> LoadedProcessorPolicy:
     maximum = Count(*parse_count(settings.max))
     terms = ProcessorTerms(
         name=policy.metadata.name,
-        minimum=Count(percent=50, limit=maximum) if settings.min is None else Count(*parse_count(settings.min)),
+        minimum=Count(percent=DEFAULT_MINIMUM_PERCENT, limit=maximum)
+        if settings.min is None
+        else Count(*parse_count(settings.min)),
         maximum=maximum,
         shares=settings.shares,
         mode=policy.spec.mode,

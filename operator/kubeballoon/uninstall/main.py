@@ -9,7 +9,7 @@ import os
 import socket
 
 from kubeballoon.api.duration import parse_duration
-from kubeballoon.api.names import CONTROLLER, UNINSTALLER_PREFIX
+from kubeballoon.api.names import CONTROLLER_LEASE, UNINSTALLER_PREFIX
 from kubeballoon.cluster.client import ApiClient, ApiError
 from kubeballoon.cluster.lease import Lease, own_namespace
 from kubeballoon.governance.pending_returns import listed_returns
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 async def _run(options: argparse.Namespace) -> int:
     identity = f"{UNINSTALLER_PREFIX}{socket.gethostname()}_{os.getpid()}"
     async with await ApiClient.connect("kubeballoon-uninstall", options.kubeconfig) as cluster:
-        lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER, identity)
+        lease = Lease(cluster, options.namespace or own_namespace(), CONTROLLER_LEASE, identity)
         pending = await Uninstaller(cluster, lease).run(options.wait)
     if pending:
         raise ApiError(f"not all memory is back after {options.wait:.0f}s: {listed_returns(pending)}")

@@ -9,7 +9,15 @@ from kubeballoon.core.decision_reason import DecisionReason, TargetChange
 from kubeballoon.core.formatting import human
 from kubeballoon.core.memory.request_checks import FLOOR
 from kubeballoon.core.units import MIB
-from kubeballoon.vocabulary import AgentAction, Mode, NodeState, ReclaimWhen, SwapAbility, WorkingSetReclaim
+from kubeballoon.vocabulary import (
+    DEFAULT_MINIMUM_PERCENT,
+    AgentAction,
+    Mode,
+    NodeState,
+    ReclaimWhen,
+    SwapAbility,
+    WorkingSetReclaim,
+)
 
 COOL_DOWN = 60.0  # seconds: by then a guest has usually followed a change, and reported several times how it fares
 
@@ -62,7 +70,7 @@ class MemoryTerms:
     """
 
     name: str
-    minimum: Amount = Amount(percent=50)
+    minimum: Amount = Amount(percent=DEFAULT_MINIMUM_PERCENT)
     maximum: Amount = Amount(percent=100)
     headroom: Amount = Amount(percent=10)
     shares_per_gib: int = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kubeballoon.core.decision_reason import DecisionReason, TargetChange
-from kubeballoon.vocabulary import Mode, ReclaimWhen
+from kubeballoon.vocabulary import DEFAULT_MINIMUM_PERCENT, Mode, ReclaimWhen
 
 COOL_DOWN = 300.0  # seconds: guests move tasks and interrupts at every change, so changes are kept rare
 SHARES = 1000  # of each processor, by default and where no policy governs the VM
@@ -91,7 +91,7 @@ class ProcessorTerms:
     """
 
     name: str
-    minimum: Count = Count(percent=50)
+    minimum: Count = Count(percent=DEFAULT_MINIMUM_PERCENT)
     maximum: Count = Count(percent=100)
     shares: int = SHARES
     mode: Mode = Mode.ENFORCE
