@@ -182,6 +182,12 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("last_round_timestamp_seconds") == NOW.timestamp()
 
 
+def test_a_vm_that_takes_no_part_leaves_the_node_s_capacity_as_it_is(controller: Controller) -> None:
+    controller.decide(vm("a", need="100Mi"), vm("b", need="400Mi", ownerExcluded=True))
+    assert value(controller.registry, "kubeballoon_node_capacity_bytes", node="n") == (1024 - 64 - 32) * MIB
+    assert value(controller.registry, "kubeballoon_node_guaranteed_bytes", node="n") == 512 * MIB
+
+
 def test_a_vm_that_is_gone_is_exported_no_more(
     agent: AgentMetrics, vms: list[dict[str, Any]], controller: Controller
 ) -> None:

@@ -65,7 +65,7 @@ def test_nobody_waits_for_what_a_guest_without_swap_cannot_give(shares: int) -> 
     a, b = loop.guest("a"), loop.guest("b")
     assert a.unmet == 0
     assert max(loop.longest_waits.values(), default=0.0) <= 30
-    assert loop.decision("b").entitlement <= loop.plan.capacity, "it is entitled to nothing that A keeps"
+    assert loop.decision("b").entitlement <= loop.plan.sharers_capacity, "it is entitled to nothing that A keeps"
     assert loop.decision("b").entitlement + a.actual <= (11.05 + 0.05) * GIB
     assert b.actual * MARGIN >= 11.05 * GIB - a.actual
     assert_calm(loop.run(2100), since=1500)

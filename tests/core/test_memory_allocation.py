@@ -93,7 +93,7 @@ def test_a_grant_never_exceeds_what_is_free(drawn: MemoryNode) -> None:
     moved = [each for each in plan.decisions if each.reason in _SHARERS_REASONS and each.target is not None]
     before = sum(max(each.vm.committed, each.vm.minimum) for each in moved)
     after = sum(max(each.vm.actual, each.target or 0) for each in moved)
-    assert after <= max(before, plan.capacity)
+    assert after <= max(before, plan.sharers_capacity)
 
 
 @given(nodes())
@@ -102,7 +102,7 @@ def test_targets_together_never_exceed_what_the_vms_share_or_their_minimums(draw
     shared = [each for each in plan.decisions if each.reason in _SHARERS_REASONS and each.target is not None]
     # What a guest withholds cannot be taken from it, so it counts as its minimum does.
     least = sum(max(each.vm.minimum, each.vm.figures.kept if each.withheld else 0) for each in shared)
-    assert sum(each.target or 0 for each in shared) <= max(plan.capacity, least)
+    assert sum(each.target or 0 for each in shared) <= max(plan.sharers_capacity, least)
 
 
 @given(nodes())
@@ -116,7 +116,7 @@ def test_what_a_guest_cannot_give_is_requested_neither_of_it_nor_promised_to_oth
     assert plan.withheld == sum(each.withheld for each in plan.decisions)
     if any(each.withheld for each in plan.decisions if each.target is not None) and plan.shortfall == 0:
         promised = sum(each.entitlement for each in plan.decisions if each.reason in _SHARERS_REASONS)
-        assert promised <= plan.capacity
+        assert promised <= plan.sharers_capacity
 
 
 _SHARERS_REASONS = (
@@ -149,7 +149,8 @@ def grows_to(each: MemoryDecision) -> int:
 def test_what_goes_back_to_a_vm_is_nobody_else_s_and_what_does_not_fit_is_the_risk(drawn: MemoryNode) -> None:
     plan = allocate_memory(drawn)
     aside = sum(grows_to(each) for each in plan.decisions if each.target is None)
-    assert plan.capacity <= max(0, drawn.capacity - aside)
+    assert plan.capacity == drawn.capacity
+    assert plan.sharers_capacity <= max(0, drawn.capacity - aside)
     assert plan.risk >= sum(map(grows_to, plan.decisions)) - drawn.capacity
 
 
@@ -507,7 +508,7 @@ def test_the_risk_counts_what_vms_that_are_left_out_can_grow_to() -> None:
     unknown = replace(vm("a", need=None), actual=3 * GIB, target=2 * GIB)
     plan = allocate_memory(node(unknown, vm("b"), capacity=4 * GIB))
     assert decision(plan, "a").entitlement == 3 * GIB
-    assert plan.capacity == GIB
+    assert plan.sharers_capacity == GIB
     assert plan.risk == 0
     assert allocate_memory(node(unknown, vm("b"), capacity=3 * GIB)).risk == GIB
 
@@ -604,7 +605,7 @@ def test_a_guest_that_stops_reporting_gets_its_memory_back_while_the_node_has_it
 
 
 def test_a_node_without_vms_lacks_nothing() -> None:
-    assert allocate_memory(node()) == MemoryPlan("node", capacity=8 * GIB, shortfall=0, risk=0, decisions=())
+    assert allocate_memory(node()) == MemoryPlan("node", capacity=8 * GIB, sharers_capacity=8 * GIB)
     assert allocate_memory(node(vm("a"), vm("b"))).shortfall == 0
 
 

@@ -67,7 +67,7 @@ def test_a_vm_in_a_pool_of_hugepages_takes_nothing_from_the_others() -> None:
     status = NodePressure.model_validate(body).status
     assert status is not None
     plan = allocate_memory(memory_node("n", status, lambda _: POLICY))
-    assert plan.capacity == 32 * 1024 * MIB - other - reserve - 5 * overhead
+    assert plan.sharers_capacity == 32 * 1024 * MIB - other - reserve - 5 * overhead
     assert plan.shortfall == 0
 
 

@@ -75,7 +75,7 @@ def _why_below_maximum(
         yield f"others keep more than their parts, which cannot be taken from them: {listed(others)}"
     if plan.shortfall:
         yield f"the minimums alone exceed the node's capacity by {human(plan.shortfall)}"
-    yield f"the node's {human(plan.capacity)} for such VMs are all given out, in state {node.state}"
+    yield f"the node's {human(plan.sharers_capacity)} for such VMs are all given out, in state {node.state}"
     if demand < vm.maximum and policy.idle_tax:
         price = _FULL_TAX / (_FULL_TAX - policy.idle_tax)  # of an idle byte, in bytes in use (OSDI 2002, section 5.2)
         yield (
@@ -122,14 +122,14 @@ def _why_above_minimum(node: MemoryNode, plan: MemoryPlan, decision: MemoryDecis
     """Say why a VM that takes part in the division of the node has more than its minimum."""
     vm, target, demand = decision.vm, _target(decision), decision.vm.demand
     demands = sum(each.vm.demand for each in plan.decisions if each.reason not in _NOT_DIVIDED)
-    if demands > plan.capacity:
+    if demands > plan.sharers_capacity:
         yield "the VMs' demands do not all fit: each has what its shares buy"
     elif node.state.only_minimums_hold:
         yield f"in state {node.state} its shares still buy this much"
     elif target - demand <= vm.dead_band:
         yield f"it demands {human(demand)}: while all demands fit, no VM gets less than it demands"
     else:
-        yield f"nobody else needs it: all demands, {human(demands)}, fit into the node's {human(plan.capacity)}"
+        yield f"nobody else needs it: all demands, {human(demands)}, fit into the node's {human(plan.sharers_capacity)}"
     if decision.target is not None and decision.target == vm.target and decision.target > decision.entitlement:
         is_small = decision.target - decision.entitlement <= vm.dead_band
         why = "is too small to be worth making" if is_small else "serves nobody: what nobody needs rests for a while"

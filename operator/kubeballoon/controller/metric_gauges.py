@@ -20,12 +20,13 @@ _LEADER = Gauge("kubeballoon_leader", "1 on the replica that leads; only this on
 _LAST_ROUND = Gauge("kubeballoon_last_round_timestamp_seconds", "When the last round that decided ended, Unix time.")
 _CAPACITY = Gauge(
     "kubeballoon_node_capacity_bytes",
-    "Memory divided among a node's VMs: its total less other use, the reserve, overhead, and what is set aside for VMs "
-    "that take no part.",
+    "Memory that all guests of a node may use together: its total less other use, the reserve and the VMs' overhead.",
     _NODE,
 )
 _SHORTFALL = Gauge(
-    "kubeballoon_node_entitlement_shortfall_bytes", "By how much the guaranteed minimums exceed that capacity.", _NODE
+    "kubeballoon_node_entitlement_shortfall_bytes",
+    "By how much the guaranteed minimums exceed that capacity, less what is set aside for VMs that take no part.",
+    _NODE,
 )
 _RECLAIMED = Gauge("kubeballoon_node_reclaimed_bytes", "Memory reclaimed from a node's VMs.", _NODE)
 _SILENT = Gauge(
@@ -42,7 +43,7 @@ _WITHHELD = Gauge(
     _VM,
 )
 _GUARANTEED = Gauge(
-    "kubeballoon_node_guaranteed_bytes", "The guaranteed minimums of a node's VMs that share its capacity.", _NODE
+    "kubeballoon_node_guaranteed_bytes", "The guaranteed minimums of a node's VMs that policies govern.", _NODE
 )
 _GOVERNED = Gauge("kubeballoon_policy_virtual_machines", "How many VMs a policy governs.", ("kind", "policy"))
 _POLICY_MEMORY = Gauge(

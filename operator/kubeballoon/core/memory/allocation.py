@@ -89,7 +89,8 @@ def _plan(node: MemoryNode, *, as_if_enforced: bool = False) -> MemoryPlan:
         if node.state is NodeState.AMPLE:
             decisions = _return_free_memory(node, node_capacity, decisions)
     usable = sum([_usable(decision) for decision in decisions])
-    return MemoryPlan(node.name, capacity, shortfall, max(0, usable - node_capacity), tuple(decisions))
+    risk = max(0, usable - node_capacity)
+    return MemoryPlan(node.name, node_capacity, capacity, shortfall, risk, tuple(decisions))
 
 
 def _sharers_capacity(node_capacity: int, sharers: Sequence[MemoryVM], left_out: Sequence[_LeftOut]) -> int:

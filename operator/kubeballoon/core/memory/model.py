@@ -381,8 +381,9 @@ class MemoryPlan:
     """A MemoryPlan holds the decisions for all VMs of one node; amounts are bytes.
 
     Attributes:
-        capacity: the memory divided among VMs, after memory for VMs that are left out has been set aside.
-        shortfall: by how much the minimums, and what guests keep above theirs, exceed that capacity; 0 when they fit.
+        capacity: the node's.
+        sharers_capacity: the memory divided among VMs: the capacity less what is set aside for VMs that are left out.
+        shortfall: by how much the minimums, and what guests keep above theirs, exceed what is divided; 0 when they fit.
         risk: how much more than the node's capacity its VMs could use at once. ``UnderPressure`` allows that, and so do
             VMs that cannot be ballooned or of which nothing is requested.
         decisions: one for each VM, in the order of the node's VMs.
@@ -390,6 +391,7 @@ class MemoryPlan:
 
     node: str
     capacity: int
+    sharers_capacity: int = 0
     shortfall: int = 0
     risk: int = 0
     decisions: tuple[MemoryDecision, ...] = field(default=())
