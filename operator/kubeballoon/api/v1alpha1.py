@@ -431,7 +431,7 @@ class ProcessorReport(ApiModel):
 
     @property
     def reclaimed(self) -> int:
-        """The number of processors that the guest does not use, whoever took them away; 0 while it is not known."""
+        """The number of processors that the guest does not use, whoever took them offline; 0 while it is not known."""
         return 0 if self.online is None else max(0, self.size - self.online)
 
 

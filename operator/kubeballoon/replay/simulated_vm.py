@@ -98,7 +98,7 @@ class SimulatedVM:
 
     @property
     def in_force(self) -> int:
-        """The target that the guest is taken to, bytes."""
+        """The target that the guest is held to, bytes."""
         return self.target if self.emergency_target is None else self.emergency_target
 
     def kill(self, now: float, returns_at: float) -> None:

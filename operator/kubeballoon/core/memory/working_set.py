@@ -156,5 +156,5 @@ def _judge(
 
 
 def _smallest_step(size: int) -> int:
-    """Return the least that is taken at once from a guest of ``size`` bytes: no less than is requested of a driver."""
+    """Return the least that is reclaimed at once from a guest of ``size`` bytes; drivers are asked for no less."""
     return max(_SMALLEST_STEP, size // _SMALLEST_STEP_DIVISOR, max_residual(size) + 2 * TOLERANCE)
