@@ -1,4 +1,4 @@
-"""The reference's tables of conditions, exclusions and decisions name every member of their enums."""
+"""The reference's tables of conditions, events, exclusions and decisions name every one that there is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.governance.exclusion import ExclusionReason
+from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
+from kubeballoon.vocabulary import NodeState
 
 REFERENCE = (Path(__file__).resolve().parents[2] / "docs/reference.md").read_text()
 
@@ -21,7 +23,7 @@ def _quoted(text: str) -> set[str]:
 
 
 def test_the_reference_explains_every_condition_and_names_every_reason() -> None:
-    section = _section("### Conditions", "\n## ")
+    section = _section("### Conditions", "\n### ")
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(ConditionType)
     assert set(ConditionReason) <= _quoted(section)
 
@@ -33,3 +35,10 @@ def test_the_reference_names_every_reason_for_which_a_governed_vm_is_left_alone(
 def test_the_reference_explains_every_reason_of_a_decision() -> None:
     table = _section("\n| `REASON` | meaning |", "\n\n")
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(DecisionReason)
+
+
+def test_the_reference_names_the_events_of_vms_and_nodes() -> None:
+    posted = {event for each in (MEMORY, PROCESSORS) for event in (each.reclaimed_event, each.returned_event)}
+    posted |= {f"Memory{state}" for state in NodeState} | {DecisionReason.UNRESPONSIVE, ConditionType.SHORTFALL}
+    posted |= {ConditionReason.MEMORY_WITHHELD, ConditionReason.MISREPORTED}
+    assert set(_quoted(_section("### Events", "\n## "))) == posted

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from kubeballoon.api.v1alpha1 import NodePressure
-from kubeballoon.governance.report_bounds import as_last_held, lease_namespaces
+from kubeballoon.governance.report_bounds import SILENT_AFTER, as_last_held, lease_namespaces
 
 WRITTEN = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -43,3 +44,7 @@ def test_a_node_without_a_report_or_heartbeat_stays_as_it_is() -> None:
     assert as_last_held(bare, {"n": WRITTEN}) == bare
     assert as_last_held(node("own"), {}) == node("own")
     assert lease_namespaces([bare]) == set()
+
+
+def test_an_agent_is_silent_when_three_of_its_heartbeats_are_missing() -> None:
+    assert 3 * DEFAULT_TIMING.node.heartbeat == SILENT_AFTER

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.errors import ConflictError, ForbiddenError, NotFoundError, Object
+from kubeballoon.governance.report_bounds import SILENT_AFTER
 
 if TYPE_CHECKING:  # commands read Leases by this module, and load no library for HTTP
     from kubeballoon.cluster.client import ApiClient
@@ -22,7 +23,6 @@ _LABELS = dict(label.split("=") for label in SELECTOR.split(","))
 _PREFIX = "agent."  # without it, a node called kubeballoon-controller would have the controllers' Lease
 _ACCOUNT = "system:serviceaccount:"  # how the user name of a pod's account begins; its namespace and name follow
 _FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-_DURATION = 180  # seconds for which a heartbeat holds; governance's SILENT_AFTER, which this package may not import
 _SKIPPED = 10  # heartbeats that are left out before an agent that may have no Lease tries again
 _LONGEST_NAME = 253  # characters of an object's name
 
@@ -128,7 +128,7 @@ class Heartbeat:
 
     def _spec(self) -> Object:
         now = datetime.now(UTC).strftime(_FORMAT)
-        return {"holderIdentity": self._node, "leaseDurationSeconds": _DURATION, "renewTime": now}
+        return {"holderIdentity": self._node, "leaseDurationSeconds": int(SILENT_AFTER), "renewTime": now}
 
 
 def _uid(lease: Object | None) -> object:
