@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "kubeballoon", *arguments], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-m", "kubeballoon", *arguments], capture_output=True, text=True, check=False, timeout=120
     )
 
 

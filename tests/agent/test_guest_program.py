@@ -31,7 +31,7 @@ from tests.agent.fast_timing import QUICK
 from tests.support.guests import booted, refuse
 from tests.support.processes import agent
 from tests.support.reports import annotate, presented, reported
-from tests.support.waiting import Clock, eventually
+from tests.support.waiting import SLOW, Clock, eventually
 
 GONE_AFTER = DEFAULT_TIMING.program.gone_after
 STATUS, REQUEST = f"{DIRECTORY}/status", f"{DIRECTORY}/request"
@@ -435,9 +435,10 @@ def test_where_a_real_guest_refuses_files_the_program_is_run_in_it(
         def seen() -> tuple[dict[str, Any], str]:
             return reported(installed, lab_node, bare), (tmp_path / "agent").read_text()
 
-        eventually(lambda: parse_quantity(seen()[0].get("claimed", "0")) == 64 * MIB, tell=seen)
+        # Each look starts Python twice in an emulated guest, and each of the four steps takes several looks.
+        eventually(lambda: parse_quantity(seen()[0].get("claimed", "0")) == 64 * MIB, 4 * SLOW, tell=seen)
         annotate(installed, bare, memory_target=None)
-        eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 0)
+        eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 0, 4 * SLOW)
 
 
 @pytest.mark.cluster
