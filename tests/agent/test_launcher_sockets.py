@@ -64,7 +64,7 @@ async def connect(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirt, "open", daemon.open)
     hypervisor = LibvirtHypervisor()
     try:
-        (await hypervisor.connect(daemon.launcher, "default_vm")).close()
+        (await hypervisor.connect_memory(daemon.launcher, "default_vm")).close()
     finally:
         hypervisor.forget("pod")
         daemon.listener.close()
@@ -119,7 +119,7 @@ async def test_an_error_that_does_not_concern_the_form_is_not_tried_twice(
 
 async def test_a_pod_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(GoneError, match="the socket of pod pod is gone: No such file"):
-        await LibvirtHypervisor().connect(Launcher("pod", tmp_path, "none/virtqemud-sock"), "default_vm")
+        await LibvirtHypervisor().connect_memory(Launcher("pod", tmp_path, "none/virtqemud-sock"), "default_vm")
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def far(lab_node: LabNode, tmp_path: Path) -> Iterator[LauncherPod]:
 async def test_a_real_daemon_is_reached_however_long_its_path_is(far: LauncherPod) -> None:
     launcher = find_launcher(far.pods, [far.uid])
     assert launcher is not None
-    domain = await LibvirtHypervisor().connect(launcher, far.spec.domain_name)
+    domain = await LibvirtHypervisor().connect_memory(launcher, far.spec.domain_name)
     assert (await domain.sample()).size == far.spec.memory_bytes
     domain.close()
 

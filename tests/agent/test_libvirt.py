@@ -199,16 +199,16 @@ async def test_a_vm_that_hangs_costs_two_threads_however_often_it_is_tried(hung:
     hypervisor = LibvirtHypervisor(IMPATIENT)
     for _ in range(20):
         with pytest.raises(HungError):
-            await hypervisor.connect(hung.launcher, "default_stuck")
+            await hypervisor.connect_memory(hung.launcher, "default_stuck")
         with pytest.raises(HungError):
-            await hypervisor.open(hung.launcher, "default_stuck")
+            await hypervisor.connect_guest(hung.launcher, "default_stuck")
     assert threads("default_stuck") == 2
 
 
 async def test_the_thread_of_a_vm_that_is_gone_ends_when_its_call_returns(hung: Daemon) -> None:
     hypervisor = LibvirtHypervisor(IMPATIENT)
     with pytest.raises(HungError):
-        await hypervisor.connect(hung.launcher, "default_gone")
+        await hypervisor.connect_memory(hung.launcher, "default_gone")
     hypervisor.forget(hung.launcher.pod)
     hung.over.set()
     async with asyncio.timeout(5):
@@ -293,7 +293,7 @@ def launcher(tmp_path: Path) -> Launcher:
 async def test_a_closed_connection_is_freed_in_its_own_thread_whatever_still_refers_to_it(
     freed: Freed, tmp_path: Path
 ) -> None:
-    domain = await LibvirtHypervisor().connect(launcher(tmp_path), "vm")
+    domain = await LibvirtHypervisor().connect_memory(launcher(tmp_path), "vm")
     failures: list[HypervisorError] = []
     try:
         await domain.sample()
@@ -307,7 +307,7 @@ async def test_a_closed_connection_is_freed_in_its_own_thread_whatever_still_ref
 async def test_a_connection_without_a_domain_is_freed_in_its_own_thread(freed: Freed, tmp_path: Path) -> None:
     freed.failure = FakeError(libvirt.VIR_ERR_NO_DOMAIN, "no domain")
     with pytest.raises(GoneError) as raised:
-        await LibvirtHypervisor().connect(launcher(tmp_path), "vm")
+        await LibvirtHypervisor().connect_memory(launcher(tmp_path), "vm")
     assert await freed.both() == {"libvirt vm"}
     assert raised.value.__cause__ is freed.failure
 
@@ -336,9 +336,9 @@ async def test_a_result_that_comes_late_is_freed_in_its_own_thread(freed: Freed,
     hypervisor = LibvirtHypervisor(IMPATIENT if given_up == "in time" else TIMING)
     if given_up == "in time":
         with pytest.raises(HungError):
-            await hypervisor.connect(launcher(tmp_path), "vm")
+            await hypervisor.connect_memory(launcher(tmp_path), "vm")
     else:
-        connecting = asyncio.create_task(hypervisor.connect(launcher(tmp_path), "vm"))
+        connecting = asyncio.create_task(hypervisor.connect_memory(launcher(tmp_path), "vm"))
         await asyncio.to_thread(freed.found.wait)
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -387,7 +387,7 @@ async def test_a_daemon_that_hangs_again_and_again_never_holds_up_the_loop(
     hypervisor = LibvirtHypervisor(replace(TIMING, connect=1.0, call=1.0))
     with hung_for_ten_seconds(lab_guest) as rescued:
         with pytest.raises(HungError):
-            await hypervisor.connect(of, name)
+            await hypervisor.connect_memory(of, name)
         assert not rescued.is_set()
     domain = await connected(hypervisor, of, name)  # the late connection has come, and is nobody's
     with hung_for_ten_seconds(lab_guest) as rescued:
@@ -408,6 +408,6 @@ async def connected(hypervisor: LibvirtHypervisor, of: Launcher, name: str) -> A
     async with asyncio.timeout(20):
         while True:
             try:
-                return await hypervisor.connect(of, name)
+                return await hypervisor.connect_memory(of, name)
             except HungError:
                 await asyncio.sleep(0.05)

@@ -178,12 +178,12 @@ async def test_a_domain_with_plugged_memory_and_removable_processors_is_read(
     monkeypatch.setattr(libvirt, "open", lambda _: Connection(domain))
     hypervisor, launcher = LibvirtHypervisor(), Launcher("pod", tmp_path, "virtqemud-sock")
     with listen(tmp_path / "virtqemud-sock"):
-        memory = await hypervisor.connect(launcher, "default_vm-2")
+        memory = await hypervisor.connect_memory(launcher, "default_vm-2")
         sample = await memory.sample()
         assert (sample.size, sample.statistics.actual, sample.balloon) == (1536 * MIB, 768 * MIB, True)
         await memory.set_memory(1024 * MIB)
         assert domain.set == [512 << 10], "the balloon takes of the boot memory alone"
-        guest = await hypervisor.open(launcher, "default_vm-2")
+        guest = await hypervisor.connect_guest(launcher, "default_vm-2")
         assert guest.emulated
         assert (await guest.plugged()).removable == ("vcpu1",)
         hypervisor.forget("pod")

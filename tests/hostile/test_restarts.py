@@ -37,8 +37,8 @@ async def test_a_daemon_that_never_answers_leaves_neither_threads_nor_files_when
 async def hang_and_forget(hypervisor: LibvirtHypervisor, launcher: Launcher) -> None:
     """Connect to a daemon that does not answer, and give it up."""
     with pytest.raises(HungError):
-        await hypervisor.connect(launcher, "default_restarted")
+        await hypervisor.connect_memory(launcher, "default_restarted")
     with pytest.raises(HungError):
-        await hypervisor.open(launcher, "default_restarted")
+        await hypervisor.connect_guest(launcher, "default_restarted")
     hypervisor.forget(launcher.pod)
     await soon(lambda: not [each for each in threading.enumerate() if each.name.endswith("default_restarted")], 10)

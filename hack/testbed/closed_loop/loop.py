@@ -96,11 +96,11 @@ class _WorkerTask:
 class _Unreachable:
     """A hypervisor without VMs: workers are handed their connections."""
 
-    async def connect(self, launcher: Launcher, domain: str) -> MemoryControl:
+    async def connect_memory(self, launcher: Launcher, domain: str) -> MemoryControl:
         """Raise HypervisorError: model guests are sampled directly."""
         raise HypervisorError(f"{launcher.pod} {domain}")
 
-    async def open(self, launcher: Launcher, domain: str) -> GuestControl:
+    async def connect_guest(self, launcher: Launcher, domain: str) -> GuestControl:
         """Raise HypervisorError: model guests are sampled directly."""
         raise HypervisorError(f"{launcher.pod} {domain}")
 

@@ -266,12 +266,12 @@ class FakeHypervisor:
     connected: int = 0
     forgotten: list[str] = field(default_factory=list)
 
-    async def connect(self, launcher: Launcher, domain: str) -> MemoryControl:  # noqa: ARG002 - any launcher will do
+    async def connect_memory(self, launcher: Launcher, domain: str) -> MemoryControl:  # noqa: ARG002 - any launcher will do
         """Find the fake for a VM's memory."""
         self.connected += 1
         return self.memory_controls[domain]
 
-    async def open(self, launcher: Launcher, domain: str) -> GuestControl:  # noqa: ARG002 - any launcher will do
+    async def connect_guest(self, launcher: Launcher, domain: str) -> GuestControl:  # noqa: ARG002 - any launcher will do
         """Find the fake for a VM's guest agent and processors."""
         return self.guest_controls[domain]
 

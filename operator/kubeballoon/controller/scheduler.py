@@ -14,9 +14,9 @@ from kubeballoon.cluster.client import ApiClient, ApiError, Object
 from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
-from kubeballoon.controller.node_watch import NodeWatch
 from kubeballoon.controller.policy_status_writer import PolicyStatusWriter
 from kubeballoon.controller.policy_store import PolicyStore
+from kubeballoon.controller.report_watch import ReportWatch
 from kubeballoon.controller.round_queue import RoundQueue
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.wait_times import DEFAULT_TIMING, ControllerTiming
@@ -57,7 +57,7 @@ class Scheduler:
         self._rounds = rounds
         self._clock = clock
         self._timing = timing
-        self._nodes = NodeWatch(cluster, state, self.enqueue, clock)
+        self._reports = ReportWatch(cluster, state, self.enqueue, clock)
         self._queue = RoundQueue()
         rounds.is_urgent = self._queue.is_urgent
         self._statuses = PolicyStatusWriter(cluster, state, recorder, rounds, counters, timing.figures_interval, clock)
@@ -84,12 +84,12 @@ class Scheduler:
 
         The API server's objects cannot be read, or kopf's watches do not deliver them.
         """
-        return self._fault or self._nodes.fault() or self.watches.fault()
+        return self._fault or self._reports.fault() or self.watches.fault()
 
     async def run(self) -> None:
         """Run for ever; nothing is decided before all policies, namespaces and nodes are known."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._nodes.run(), name="watch nodes")
+            tasks.create_task(self._reports.run(), name="watch nodes")
             await self._start()
             for number in range(_CONCURRENT_ROUNDS):
                 tasks.create_task(self._run_rounds(urgent=False), name=f"rounds {number}")
@@ -103,11 +103,11 @@ class Scheduler:
         while not await self._succeeds(self._load()):
             self._progress_at = self._clock()
             await asyncio.sleep(self._timing.load_retry)
-        while not self._nodes.synced.is_set():
+        while not self._reports.synced.is_set():
             self._progress_at = self._clock()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timing.load_retry):
-                    await self._nodes.synced.wait()
+                    await self._reports.synced.wait()
         self.enqueue_all()
 
     async def _run_rounds(self, *, urgent: bool) -> None:

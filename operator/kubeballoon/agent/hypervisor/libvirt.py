@@ -216,7 +216,7 @@ class LibvirtHypervisor:
         self._timing = timing
         self._threads: dict[str, CallThread] = {}
 
-    async def connect(self, launcher: Launcher, domain: str) -> LibvirtMemoryControl:
+    async def connect_memory(self, launcher: Launcher, domain: str) -> LibvirtMemoryControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its memory.
 
         Raises:
@@ -226,7 +226,7 @@ class LibvirtHypervisor:
         handle, xml = await _reach(thread, launcher, domain, self._timing.connect)
         return LibvirtMemoryControl(thread, handle, xml, QemuProcess(domain, (launcher.pod,)), self._timing)
 
-    async def open(self, launcher: Launcher, domain: str) -> LibvirtGuestControl:
+    async def connect_guest(self, launcher: Launcher, domain: str) -> LibvirtGuestControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
 
         Raises:

@@ -170,7 +170,7 @@ class MemoryControl(Protocol):
 class Hypervisor(Protocol):
     """A Hypervisor connects to VMs by their launcher pods."""
 
-    async def connect(self, launcher: Launcher, domain: str) -> MemoryControl:
+    async def connect_memory(self, launcher: Launcher, domain: str) -> MemoryControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its memory.
 
         Raises:
@@ -178,7 +178,7 @@ class Hypervisor(Protocol):
         """
         ...
 
-    async def open(self, launcher: Launcher, domain: str) -> GuestControl:
+    async def connect_guest(self, launcher: Launcher, domain: str) -> GuestControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
 
         Raises:

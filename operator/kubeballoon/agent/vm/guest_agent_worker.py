@@ -115,7 +115,7 @@ class GuestWorker:
 
     async def _open(self) -> GuestControl:
         launcher = await asyncio.to_thread(launcher_sockets.require_launcher, self._pods, self.instance.pods)
-        return await self._hypervisor.open(launcher, self.instance.domain)
+        return await self._hypervisor.connect_guest(launcher, self.instance.domain)
 
     async def _work(self, control: GuestControl) -> None:
         while True:

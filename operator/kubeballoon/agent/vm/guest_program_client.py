@@ -375,22 +375,22 @@ class ProgramHypervisor:
         self._hypervisor = hypervisor
         self._guest_program = guest_program
 
-    async def connect(self, launcher: Launcher, domain: str) -> MemoryControl:
+    async def connect_memory(self, launcher: Launcher, domain: str) -> MemoryControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its memory.
 
         Raises:
             HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
         """
-        control = OnlineMemoryControl(await self._hypervisor.connect(launcher, domain), domain)
+        control = OnlineMemoryControl(await self._hypervisor.connect_memory(launcher, domain), domain)
         return ProgramMemoryControl(control, self._guest_program)
 
-    async def open(self, launcher: Launcher, domain: str) -> GuestControl:
+    async def connect_guest(self, launcher: Launcher, domain: str) -> GuestControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
 
         Raises:
             HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
         """
-        return await self._hypervisor.open(launcher, domain)
+        return await self._hypervisor.connect_guest(launcher, domain)
 
     def forget(self, pod: str) -> None:
         """Give up everything that is kept for a pod that is gone, by its uid."""

@@ -181,7 +181,7 @@ class MemoryWorker:
         if self._pod not in (None, launcher.pod):  # the VM has migrated within the node, or was started anew
             self._hypervisor.forget(str(self._pod))
         self._pod = launcher.pod
-        control = await self._hypervisor.connect(launcher, self.instance.domain)
+        control = await self._hypervisor.connect_memory(launcher, self.instance.domain)
         try:
             if self._may_be_called:
                 self._period = self._settings.period

@@ -16,8 +16,8 @@ from kubeballoon.controller.cluster_state import ClusterState
 _LONGEST_PAUSE = 5.0  # seconds between attempts: decisions go on soon after the API server is back
 
 
-class NodeWatch(Follower):
-    """A NodeWatch takes every NodePressure into the cluster state."""
+class ReportWatch(Follower):
+    """A ReportWatch takes every NodePressure into the cluster state."""
 
     def __init__(
         self,
