@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hack.dashboard.page import draw
-from hack.dashboard.prometheus import Prometheus, Span, free_address
 from hack.demo.memory_scene import MemoryScene
 from hack.demo.scene import SceneError
 from hack.demo.screen import Screen
@@ -23,6 +22,7 @@ from hack.demo.stage import ROOT, Stage
 from hack.testbed.chart import CHART
 from hack.testbed.controlplane import ControlPlaneError
 from hack.testbed.lab import LabError
+from hack.testbed.prometheus import Prometheus, Span, free_address
 
 _PICTURE = ROOT / "docs/dashboard.png"
 _DATA = ROOT / "build/dashboard"

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hack.dashboard.prometheus import Series, Span
 from hack.testbed.controlplane.build import cached
 from hack.testbed.controlplane.commands import run
 from hack.testbed.controlplane.errors import ControlPlaneError
+from hack.testbed.prometheus import Series, Span
 
 _SOURCES = Path(__file__).with_name("page")
 _INSTALL_SECONDS = 600.0

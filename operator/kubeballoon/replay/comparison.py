@@ -13,7 +13,7 @@ from typing import ClassVar
 from kubeballoon.core.memory.model import MemoryDecision, MemoryTerms
 from kubeballoon.replay.node_replay import NodeReplay, Recording, TimelinePoint
 from kubeballoon.replay.node_workload import GuestAssumptions, NodeWorkload, demand_tables
-from kubeballoon.replay.placement import place
+from kubeballoon.replay.placement import Nodes, Placement, place, schedule
 from kubeballoon.replay.strategies import Strategy, clairvoyant, none, static
 from kubeballoon.replay.totals import ReplayTotals, StrategyRun
 from kubeballoon.replay.traces import Trace, Workload
@@ -42,6 +42,7 @@ class ReplaySettings:
         interval: between two rounds of control, seconds.
         seed: the seed of everything that is drawn at random.
         guests: what is assumed of guests.
+        placement: how nodes are filled.
     """
 
     node_memory: int
@@ -49,6 +50,17 @@ class ReplaySettings:
     interval: float = 10.0
     seed: int = 1
     guests: GuestAssumptions = field(default_factory=GuestAssumptions)
+    placement: Placement = Placement.FILL
+
+    def place(self, traces: Sequence[Trace], overcommit: float) -> Nodes:
+        """Place VMs on nodes.
+
+        Raises:
+            PlacementError: a VM fits no node.
+        """
+        if self.placement is Placement.SCHEDULER:
+            return schedule(traces, self.node_memory, overcommit, self.seed)
+        return place(traces, self.node_memory, overcommit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +149,11 @@ def compare_strategies(
         ratios: the overcommit ratios at which nodes are filled.
         jobs: the number of processes; the result does not depend on it.
         progress: called from time to time.
+
+    Raises:
+        PlacementError: a VM fits no node.
     """
-    nodes_by_ratio = {ratio: place(workload.traces, settings.node_memory, ratio) for ratio in ratios}
+    nodes_by_ratio = {ratio: settings.place(workload.traces, ratio) for ratio in ratios}
     tasks = [
         task
         for ratio, nodes in nodes_by_ratio.items()

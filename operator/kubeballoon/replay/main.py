@@ -21,14 +21,10 @@ from kubeballoon.api.v1alpha1 import MemoryPolicy
 from kubeballoon.core.memory.model import MemoryTerms
 from kubeballoon.governance.loaded_policy import load_memory_policy
 from kubeballoon.options import at_least_a_second, checked
+from kubeballoon.replay.source import UsageError, add_source_options, read_source
 from kubeballoon.vocabulary import Mode
 
-_MIN_NODE_MEMORY = 1 << 30  # less than the reserve of a node leaves nothing for VMs
 _PROGRESS_STEP = 5  # percent
-
-
-class UsageError(Exception):
-    """An option or a file cannot be used; the message is one line."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,36 +32,31 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "replay",
         help="replay recorded memory of VMs, to size a cluster",
-        description="Replays recorded traces of VMs' memory, and compares what a policy achieves with a static split, "
-        "with no balloon and with the optimum.",
+        description="Replays recorded memory of VMs, from files or from a Prometheus' history, and compares what a "
+        "policy achieves with a static split, with no balloon and with the optimum.",
     )
-    parser.add_argument(
-        "traces",
-        type=Path,
-        metavar="TRACES",
-        help="directory with one CSV file per VM: columns seconds,size_bytes,used_bytes, or Bitbrains' GWA-T-12 format",
-    )
-    parser.add_argument(
-        "--node-memory",
-        type=checked(_parse_node_memory, "quantity"),
-        required=True,
-        metavar="QUANTITY",
-        help="memory of each node",
-    )
+    add_source_options(parser)
     parser.add_argument(
         "--overcommit",
-        type=checked(_parse_ratios, "ratios"),
+        type=checked(parse_ratios, "ratios"),
         default=(2.0,),
         metavar="RATIO[,RATIO]",
         help="how many times a node's memory the sizes of its VMs sum up to (default: 2)",
     )
-    _add_run_options(parser)
-    _add_guest_options(parser)
+    parser.add_argument(
+        "--placement",
+        choices=("fill", "scheduler"),
+        default="fill",
+        help="how VMs are placed: fill one node after another, or as Kubernetes' scheduler does, by what their pods "
+        "request (default: fill)",
+    )
+    add_run_options(parser)
+    add_guest_options(parser)
     _add_output_options(parser)
     parser.set_defaults(run=run)
 
 
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
+def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how the traces are replayed."""
     parser.add_argument(
         "--policy", type=Path, metavar="FILE", help="file with one MemoryPolicy (default: a MemoryPolicy's defaults)"
@@ -87,7 +78,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_guest_options(parser: argparse.ArgumentParser) -> None:
+def add_guest_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what traces do not tell of guests."""
     parser.add_argument(
         "--cache-rate",
@@ -128,13 +119,18 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Replay the traces; the exit status is 1, with one line on stderr, if an option or file cannot be used."""
+    return run_command("replay", _replay, options)
+
+
+def run_command(name: str, command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Run a command of this package, and print in one line what of its options or files cannot be used."""
     try:
-        return _replay(options)
+        return command(options)
     except UsageError as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}"
-    print(f"kubeballoon replay: {message}", file=sys.stderr)  # noqa: T201 - a command talks to its user
+    print(f"kubeballoon {name}: {message}", file=sys.stderr)  # noqa: T201 - a command talks to its user
     return 1
 
 
@@ -160,25 +156,27 @@ def read_policy(path: Path | None) -> MemoryTerms:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("needs matplotlib: pip install 'kubeballoon[replay]'")
+    require_extra()
     # Imported only here, since the other commands, and --help, work without the extra.
     from kubeballoon.replay import comparison, report  # noqa: PLC0415
     from kubeballoon.replay.node_workload import GuestAssumptions  # noqa: PLC0415
-    from kubeballoon.replay.traces import TraceError, read  # noqa: PLC0415
+    from kubeballoon.replay.placement import Placement, PlacementError  # noqa: PLC0415
 
     policy = read_policy(options.policy)
-    try:
-        workload = read(options.traces)
-    except TraceError as error:
-        raise UsageError(str(error)) from None
-    if workload.skipped:
-        _print_progress(f"{len(workload.skipped)} of the VMs recorded nothing and are left out")
+    source = read_source(options)
+    for note in source.notes:
+        print_progress(note)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
     guests = GuestAssumptions(options.cache_rate, options.guests_with_swap, options.restart_time, options.boot_storm)
-    settings = comparison.ReplaySettings(options.node_memory, policy, options.interval, options.seed, guests)
-    results = comparison.compare_strategies(workload, settings, options.overcommit, options.jobs, _progress())
+    placement = Placement(options.placement)
+    settings = comparison.ReplaySettings(source.node_memory, policy, options.interval, options.seed, guests, placement)
+    try:
+        results = comparison.compare_strategies(
+            source.history.workload, settings, options.overcommit, options.jobs, progress_printer()
+        )
+    except PlacementError as error:
+        raise UsageError(str(error)) from None
     if options.output is not None:
         report.write(results, options.output)
     runs = [run.to_json() for run in results.runs]
@@ -187,7 +185,17 @@ def _replay(options: argparse.Namespace) -> int:
     return 0
 
 
-def _progress() -> Callable[[float], None]:
+def require_extra() -> None:
+    """Find out whether the extra ``replay`` is installed.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("needs matplotlib: pip install 'kubeballoon[replay]'")
+
+
+def progress_printer() -> Callable[[float], None]:
     """Make a function that prints which share of the work is done, 0 to 1, when it has grown by some percent."""
     printed = 0
 
@@ -196,23 +204,22 @@ def _progress() -> Callable[[float], None]:
         percent = int(100 * share) // _PROGRESS_STEP * _PROGRESS_STEP
         if percent > printed:
             printed = percent
-            _print_progress(f"{percent} % done")
+            print_progress(f"{percent} % done")
 
     return report
 
 
-def _print_progress(text: str) -> None:
+def print_progress(text: str) -> None:
+    """Print what the user should know beside the result."""
     print(f"replay: {text}", file=sys.stderr, flush=True)  # noqa: T201 - stdout is for the result
 
 
-def _parse_node_memory(text: str) -> int:
-    memory = parse_quantity(text)
-    if memory < _MIN_NODE_MEMORY:
-        raise ValueError(f"{text!r} is less than the 1Gi a node needs")
-    return memory
+def parse_ratios(text: str) -> tuple[float, ...]:
+    """Read ratios such as "1.5,2".
 
-
-def _parse_ratios(text: str) -> tuple[float, ...]:
+    Raises:
+        ValueError: the text is not a list of ratios, or one is out of bounds.
+    """
     try:
         ratios = tuple(float(part) for part in text.split(","))
     except ValueError:

@@ -145,9 +145,11 @@ class NodeReplay:
             SimulatedVM(trace.name, workload.policy_of(trace), _make_guest(workload, trace, int(minimum), driver))
             for trace, minimum, driver in zip(workload.traces, vm_bounds(workload).minimum, behaviour, strict=False)
         ]
-        for vm in self._vms:
-            if vm.name in workload.starts:
-                vm.kill(0.0, workload.starts[vm.name])
+        for vm, trace in zip(self._vms, workload.traces, strict=True):
+            if (starts_at := workload.start_of(trace)) > 0:
+                vm.kill(0.0, starts_at)
+        ends = [(trace.end, index) for index, trace in enumerate(workload.traces) if trace.end < workload.seconds]
+        self._departures = sorted(ends, reverse=True)  # the next one is the last
         self._fixed = fixed
         self._demand_changes = _demand_changes(workload)
         self._next_change = 0
@@ -181,7 +183,8 @@ class NodeReplay:
     def _run_fixed(self, allocation: Sequence[int]) -> None:
         """Replay the node with allocations that never change."""
         for vm, target in zip(self._vms, allocation, strict=True):
-            vm.start_at(target)
+            if vm.running:
+                vm.start_at(target)
         self._guard(0.0)
         start, end = 0.0, self._workload.seconds
         while start < end:
@@ -340,6 +343,7 @@ class NodeReplay:
             news = False
             if event_time <= now:
                 self._change_demands(now)
+                self._remove_vms(now)
                 self._boot_vms(now)
                 news = self._read_first_reports(now)
                 news |= self._look(now)
@@ -363,7 +367,8 @@ class NodeReplay:
         returns = [vm.returns_at for vm in self._vms if vm.returns_at is not None]
         reports = [vm.silent_until for vm in self._vms if vm.awaits_report]
         looks = [vm.look_at for vm in self._vms]
-        return min(self._next_change_time(), self._guard_due, self._storm_at, *returns, *reports, *looks)
+        departure = self._departures[-1][0] if self._departures else math.inf
+        return min(self._next_change_time(), self._guard_due, self._storm_at, departure, *returns, *reports, *looks)
 
     def _read_first_reports(self, now: float) -> bool:
         """Read the statistics of guests whose drivers begin to report, and say whether there are any."""
@@ -372,13 +377,19 @@ class NodeReplay:
             vm.read_statistics(now, self._workload.interval)
         return bool(reporting)
 
+    def _remove_vms(self, now: float) -> None:
+        """End the VMs that leave the node at ``now``."""
+        while self._departures and self._departures[-1][0] <= now:
+            self._vms[self._departures.pop()[1]].kill(now, math.inf)
+
     def _boot_vms(self, now: float) -> None:
-        """Start VMs again that were killed, and all of them in a boot storm."""
+        """Start VMs that begin, or were killed, and in a boot storm all that are on the node."""
         storm, touch_rate = self._storm_at <= now, 0.0
         if storm:
             self._storm_at, touch_rate = math.inf, TOUCH_RATE
-        for index, vm in enumerate(self._vms):
-            if storm or (vm.returns_at is not None and vm.returns_at <= now):
+        for index, (vm, trace) in enumerate(zip(self._vms, self._workload.traces, strict=True)):
+            boots = storm and self._workload.start_of(trace) <= now < trace.end
+            if boots or (vm.returns_at is not None and vm.returns_at <= now):
                 vm.boot(now, BOOT_SECONDS, touch_rate)
                 self._paced.add(index)
                 if self._fixed is not None:

@@ -24,6 +24,7 @@ DEFAULT_CACHE_RATE = 1 << 20
 _CHUNK = 4096  # rows of one table: keeps the table of a large node's demands within some megabytes
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class NodeWorkload:
         memory: the node's memory, bytes.
         policy: the policy that governs its VMs.
         policies: the policies that govern some of them instead, by the names of these VMs.
-        starts: when those VMs start that do not run from the beginning, seconds, by the names of these VMs.
+        starts: when some VMs start, whatever their traces say, seconds, by the names of these VMs.
         seconds: how long the replay lasts.
         interval: seconds between two rounds of control.
         seed: the seed of everything that is drawn at random on this node.
@@ -76,6 +77,10 @@ class NodeWorkload:
     def policy_of(self, trace: Trace) -> MemoryTerms:
         """Return the terms of the policy that governs a VM."""
         return self.policies.get(trace.name, self.policy)
+
+    def start_of(self, trace: Trace) -> float:
+        """Return when a VM starts, seconds."""
+        return self.starts.get(trace.name, trace.start)
 
     def requested(self, trace: Trace) -> float:
         """Return what the pod of a VM has requested from the scheduler for its guest, bytes."""
@@ -105,10 +110,12 @@ class DemandTable:
     Attributes:
         seconds: how long each period lasts, shape (periods,).
         demand: bytes, shape (periods, VMs).
+        present: whether each VM is on the node, shape (periods, VMs).
     """
 
     seconds: Floats
     demand: Floats
+    present: Flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,9 @@ class VMBounds:
 
 def demand_tables(workload: NodeWorkload) -> Iterator[DemandTable]:
     """Tabulate the demands of a node's VMs from the start to the end of the workload."""
-    times = np.unique(np.concatenate([trace.times for trace in workload.traces]))
+    starts = np.array([workload.start_of(trace) for trace in workload.traces])
+    ends = np.array([trace.end for trace in workload.traces])
+    times = np.unique(np.concatenate([starts, ends, *(trace.times for trace in workload.traces)]))
     times = times[times < workload.seconds]
     seconds = np.diff(np.append(times, workload.seconds))
     for start in range(0, len(times), _CHUNK):
@@ -131,7 +140,8 @@ def demand_tables(workload: NodeWorkload) -> Iterator[DemandTable]:
             trace.demand[np.searchsorted(trace.times, chunk, side="right") - 1].astype(np.float64)
             for trace in workload.traces
         ]
-        yield DemandTable(seconds[start : start + _CHUNK], np.stack(columns, axis=1))
+        present = (starts <= chunk[:, np.newaxis]) & (chunk[:, np.newaxis] < ends)
+        yield DemandTable(seconds[start : start + _CHUNK], np.stack(columns, axis=1), present)
 
 
 def vm_bounds(workload: NodeWorkload) -> VMBounds:

@@ -40,8 +40,12 @@ def static(workload: NodeWorkload, progress: Progress = _ignore) -> ReplayTotals
 
 
 def _split_by_size(workload: NodeWorkload, bounds: VMBounds) -> Floats:
-    """Split the capacity in proportion to the VMs' sizes, within their bounds, bytes, shape (VMs,)."""
-    split: Floats = np.clip(bounds.size * workload.capacity / bounds.size.sum(), bounds.minimum, bounds.maximum)
+    """Split the capacity in proportion to the VMs' sizes, within their bounds, bytes, shape (VMs,).
+
+    The parts of those VMs that are on the node at one time fit together.
+    """
+    largest = max(float((table.present @ bounds.size).max()) for table in demand_tables(workload))
+    split: Floats = np.clip(bounds.size * workload.capacity / largest, bounds.minimum, bounds.maximum)
     return split
 
 
@@ -71,8 +75,9 @@ def clairvoyant(workload: NodeWorkload, progress: Progress = _ignore) -> ReplayT
     for table in demand_tables(workload):
         allocations = np.empty_like(table.demand)
         moved, direction_changes = 0.0, 0
-        for row, demand in enumerate(table.demand):
-            after = _next_allocation(allocation, np.clip(demand, minimum, bounds.maximum), minimum, capacity)
+        for row, (demand, present) in enumerate(zip(table.demand, table.present, strict=True)):
+            least, most = minimum * present, bounds.maximum * present
+            after = _next_allocation(np.minimum(allocation, most), np.clip(demand, least, most), least, capacity)
             moves = np.sign(after - allocation).astype(np.int8)
             direction_changes += int(np.count_nonzero(moves * directions < 0))
             directions = np.where(moves != 0, moves, directions)

@@ -49,6 +49,8 @@ class Trace:
         times: when the demand changes, seconds since the start of the workload; increasing, the first is 0.
         demand: the memory in use from each of these times on, bytes.
         disk_rate: what the VM read from disks and wrote to them on average, bytes a second; None if not recorded.
+        start: when the VM starts on its node, seconds; 0 if it runs from the beginning.
+        end: when it leaves the node for good, seconds; infinite if it does not. From then on it demands nothing.
     """
 
     name: str
@@ -56,6 +58,8 @@ class Trace:
     times: Seconds
     demand: Bytes
     disk_rate: float | None = None
+    start: float = 0.0
+    end: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

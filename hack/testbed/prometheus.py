@@ -1,4 +1,4 @@
-"""Prometheus: a Prometheus server that scrapes agent and controller once a second, and answers the panels' queries."""
+"""A real Prometheus: it scrapes agent and controller once a second, or has a history that is filled in from a text."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from typing import Any, Self
 
 import yaml
 
+from hack.testbed.controlplane.commands import run
 from hack.testbed.controlplane.daemon import Daemon
 from hack.testbed.controlplane.errors import ControlPlaneError
-from hack.testbed.tools import PROMETHEUS
+from hack.testbed.tools import PROMETHEUS, PROMTOOL
 
 _LOOPBACK = "127.0.0.1"
 _START_SECONDS = 60.0
 _REQUEST_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
+_FILL_SECONDS = 300.0
+_RETENTION = "10y"  # or a history that is filled in would be deleted
 _STEP_SECONDS = 1
 # Grafana's $__rate_interval is four scrape intervals. That would be 4 s here, in which too few rounds happen.
 _VARIABLES = {"$__rate_interval": "15s", "$node": ".*", "$namespace": ".*", "$vm": ".*"}
@@ -59,6 +62,22 @@ class Prometheus:
         self._directory = directory
         self._address = free_address()
 
+    @property
+    def url(self) -> str:
+        """Where the server answers."""
+        return f"http://{self._address}"
+
+    def fill(self, history: str) -> None:
+        """Fill in a history, in the text format of OpenMetrics with times; the server must not run yet.
+
+        Raises:
+            ControlPlaneError: promtool cannot be built, or refuses the text.
+        """
+        path = self._directory / "history.om"
+        path.write_text(history)
+        blocks = ("tsdb", "create-blocks-from", "openmetrics", path, self._directory / "data")
+        run([PROMTOOL.path(), *blocks], seconds=_FILL_SECONDS)
+
     def __enter__(self) -> Self:
         """Start the server.
 
@@ -72,6 +91,7 @@ class Prometheus:
         flags = (
             f"--config.file={configuration}",
             f"--storage.tsdb.path={self._directory / 'data'}",
+            f"--storage.tsdb.retention.time={_RETENTION}",
             f"--web.listen-address={self._address}",
             "--log.level=warn",
         )
