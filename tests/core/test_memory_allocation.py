@@ -74,6 +74,13 @@ def test_each_vm_gets_one_decision_in_order_with_words(drawn: MemoryNode) -> Non
 
 
 @given(nodes())
+def test_a_vm_on_which_no_policy_is_enforced_is_left_out_for_a_reason_of_its_own(drawn: MemoryNode) -> None:
+    left_out = DecisionReason.NO_POLICY, DecisionReason.EXCLUDED
+    for each in allocate_memory(drawn).decisions:
+        assert each.vm.enforced == (each.reason not in left_out and not each.vm.observed)
+
+
+@given(nodes())
 def test_no_target_is_below_the_minimum_or_above_the_maximum(drawn: MemoryNode) -> None:
     for each in allocate_memory(drawn).decisions:
         if each.target is not None:

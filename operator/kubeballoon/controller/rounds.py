@@ -65,11 +65,16 @@ class RoundResult:
     ended_at: float = -math.inf
 
     @property
+    def decided(self) -> bool:
+        """Whether something was decided."""
+        return self.fault is None and not self.silent
+
+    @property
     def label(self) -> str:
         """How the round ended, in the word that metrics use: decided, silent or failed."""
         if self.fault is not None:
             return "failed"
-        return "silent" if self.silent else "decided"
+        return "decided" if self.decided else "silent"
 
     @property
     def memory(self) -> MemoryPlan | None:
@@ -153,7 +158,7 @@ class RoundRunner:
             return  # the node is gone
         result.ended_at = self._clock()
         self._counters.count_round(result.label)
-        if result.label == "decided":
+        if result.decided:
             self.last_decided_at = self._utc_now()
 
     def _record_fault(self, name: str, fault: str, error: Exception) -> None:

@@ -80,9 +80,9 @@ def _plan(node: MemoryNode, *, as_if_enforced: bool = False) -> MemoryPlan:
     sharers = [vm for vm, found in zip(node.vms, left_out, strict=True) if found is None]
     set_aside = [found for found in left_out if found is not None]
     node_capacity = node.capacity  # a sum over all VMs
-    capacity = _sharers_capacity(node_capacity, sharers, set_aside)
-    unheld = min(capacity, node_capacity - sum([found.held for found in set_aside]))
-    decisions, shortfall = divide_capacity(node, sharers, capacity, unheld)
+    sharers_capacity = _sharers_capacity(node_capacity, sharers, set_aside)
+    unheld = min(sharers_capacity, node_capacity - sum([found.held for found in set_aside]))
+    decisions, shortfall = divide_capacity(node, sharers, sharers_capacity, unheld)
     if len(sharers) < len(left_out):
         sharers_decisions = iter(decisions)
         decisions = [next(sharers_decisions) if found is None else found.decision for found in left_out]
@@ -90,7 +90,7 @@ def _plan(node: MemoryNode, *, as_if_enforced: bool = False) -> MemoryPlan:
             decisions = _return_free_memory(node, node_capacity, decisions)
     usable = sum([_usable(decision) for decision in decisions])
     risk = max(0, usable - node_capacity)
-    return MemoryPlan(node.name, node_capacity, capacity, shortfall, risk, tuple(decisions))
+    return MemoryPlan(node.name, node_capacity, sharers_capacity, shortfall, risk, tuple(decisions))
 
 
 def _sharers_capacity(node_capacity: int, sharers: Sequence[MemoryVM], left_out: Sequence[_LeftOut]) -> int:

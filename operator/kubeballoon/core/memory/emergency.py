@@ -26,14 +26,9 @@ def is_short(size: int, actual: int, need: int, *, troubled: bool) -> bool:
 
 def in_trouble(vm: MemoryVM) -> bool:
     """Whether the VM's guest needs memory now, and may have more."""
-    if vm.need is None or not _takes_part(vm):
+    if vm.need is None or not (vm.enforced and vm.responsive):
         return False
     return vm.actual < vm.maximum and is_short(vm.size, vm.actual, vm.need, troubled=vm.troubled)
-
-
-def _takes_part(vm: MemoryVM) -> bool:
-    """Whether a policy is enforced on the VM, and its guest follows."""
-    return vm.policy is not None and not vm.observed and vm.excluded is None and vm.responsive
 
 
 def is_urgent(node: MemoryNode) -> bool:
@@ -41,9 +36,9 @@ def is_urgent(node: MemoryNode) -> bool:
 
     It is when a node is Scarce or Critical, or when a guest works with memory that it is guaranteed and has not got.
     """
+    followers = (vm for vm in node.vms if vm.enforced and vm.responsive)
     return node.state.only_minimums_hold or any(
-        _takes_part(vm) and vm.need is not None and min(vm.minimum, vm.need) - vm.actual > vm.dead_band
-        for vm in node.vms
+        vm.need is not None and min(vm.minimum, vm.need) - vm.actual > vm.dead_band for vm in followers
     )
 
 

@@ -224,6 +224,11 @@ class MemoryVM:
         object.__setattr__(self, "figures", figures)
 
     @property
+    def enforced(self) -> bool:
+        """Whether a policy is enforced on the VM, and neither its kind nor people want it left alone."""
+        return self.policy is not None and self.excluded is None and not self.observed
+
+    @property
     def gives_working_set(self) -> bool:
         """Whether memory that the guest works with may be requested of it: its policy allows that, and it may swap."""
         allowed = self.policy is not None and self.policy.working_set is WorkingSetReclaim.IF_SWAPPABLE
