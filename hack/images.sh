@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the images without a daemon and without a registry: the base is made from Debian's packages.
+# Builds the images without a daemon and without a registry: what they are built in is made from Debian's packages.
 #
 #   hack/images.sh [--pull]
 #
-# --pull pulls the base that the Containerfile names instead, as a release does. The script needs buildah and mmdebstrap,
+# --pull pulls what the Containerfile names instead, as a release does. The script needs buildah and mmdebstrap,
 # which are Debian packages.
 #
 # KUBEBALLOON_CA         a file of certificates to trust during the build, for networks that intercept TLS
@@ -17,7 +17,7 @@ for program in buildah mmdebstrap; do
 done
 export STORAGE_DRIVER="${STORAGE_DRIVER:-vfs}" BUILDAH_ISOLATION="${KUBEBALLOON_ISOLATION:-chroot}"
 
-# Makes the base image, and prints its name.
+# Makes the image that the others are built in, and prints its name.
 make_base() {
     local container scratch
     scratch="$(mktemp -d)"

@@ -8,8 +8,13 @@ cd "$1"/lib/python3.*/site-packages
 # The Kubernetes client's classes of kinds and calls, which it loads by name only: kubeballoon sends and reads plain JSON.
 find kubernetes -path '*/client/api/*' ! -name __init__.py -delete
 find kubernetes -path '*/client/models/*' ! -name __init__.py -delete
-rm -rf numpy/distutils numpy/f2py numpy/*/include
+# Parts of numpy that it loads on demand only; the division of memory needs arrays and no more.
+rm -rf numpy/core numpy/ctypeslib numpy/distutils numpy/f2py numpy/fft numpy/ma numpy/polynomial numpy/random \
+    numpy/testing numpy/*/include
+rm -f numpy/_core/_simd*.so numpy/_core/_*tests*.so # its own tests' parts
 find numpy -type d -name tests -prune -exec rm -rf {} +
+# What activates the environment in a shell, and the commands of libraries.
+find "$1/bin" -mindepth 1 ! -name 'python*' ! -name kubeballoon -delete
 find . -name '*.py[ix]' -delete
 # The libraries in numpy.libs are left out: they were patched after they were linked, and strip breaks them.
 find . -name '*.so' ! -path '*.libs/*' -exec strip --strip-unneeded --remove-section=.note.gnu.build-id {} +

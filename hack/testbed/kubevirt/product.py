@@ -21,9 +21,8 @@ PYTHON = "/opt/kubeballoon/bin/python"
 
 _CHECKOUT = CHART.parents[1]
 _SUITE = "bookworm"  # as of images/Containerfile's base
-_PACKAGES = ("python3", "ca-certificates", "libvirt0")
 _HERE = Path(__file__).resolve().parent
-_SOURCES = ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "images/Containerfile", "images/slim.sh")
+_SOURCES = ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "images/Containerfile", "images/root.sh", "images/slim.sh")
 _BUILD_SECONDS = 1200.0
 _INSTALL_SECONDS = 300
 _USERS = {"controller": "65532:65532", "agent": "0:0"}  # as images/Containerfile has them
@@ -44,7 +43,6 @@ def archive() -> Path:
 
 
 def _pack(result: Path) -> None:
-    base = build.root_file_system("kubeballoon", _PACKAGES, _SUITE)
     tools = build.root_file_system("kubeballoon's build", build.listed(_HERE / "packages-product-build.txt"), _SUITE)
     scratch = result.with_suffix(".build")
     scratch.mkdir()
@@ -54,7 +52,7 @@ def _pack(result: Path) -> None:
         progress.show("a minute")
         run([_HERE / "product.sh", _CHECKOUT, tools, downloads, scratch], seconds=_BUILD_SECONDS)
     images = [
-        Image(image(part), [base, scratch / f"{part}.tar"], [PROGRAM], user, _ENVIRONMENT)
+        Image(image(part), [scratch / f"{part}-root.tar", scratch / f"{part}.tar"], [PROGRAM], user, _ENVIRONMENT)
         for part, user in _USERS.items()
     ]
     pack(images, result)

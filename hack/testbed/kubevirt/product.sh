@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes kubeballoon's Python environments as images/Containerfile does, in a root file system with what builds them.
+# Makes what kubeballoon's images consist of as images/Containerfile does, in a root file system with what builds it.
 #
 # usage: product.sh CHECKOUT ROOT CACHE SCRATCH
 #   ROOT     a tar archive of the root file system
 #   CACHE    a directory that uv keeps downloads in
-#   SCRATCH  an empty directory; controller.tar and agent.tar are there in the end
+#   SCRATCH  an empty directory; in the end it has controller.tar and agent.tar, the environments, and controller-root.tar
+#            and agent-root.tar, the systems that they run in
 set -euo pipefail
 
 if [[ $1 != --inside ]]; then
@@ -27,7 +28,7 @@ cp --dereference /etc/resolv.conf /etc/hosts "$root/etc"
 cp --dereference "${SSL_CERT_FILE:-$bundle}" "$root$bundle"
 cd "$checkout"
 cp -r pyproject.toml uv.lock README.md LICENSE operator "$root/src"
-cp images/slim.sh "$root/slim.sh"
+cp images/slim.sh images/root.sh "$root/"
 version=$(sed -n 's/^ARG UV_VERSION=//p' images/Containerfile)
 
 inside() {
@@ -43,8 +44,10 @@ inside /uv/bin/pip install --quiet --disable-pip-version-check "uv==$version"
 for part in controller agent; do
   extra=
   [[ $part == agent ]] && extra='--extra agent'
-  rm -rf "$root/opt/kubeballoon"
+  rm -rf "$root/opt/kubeballoon" "$root/root-fs"
   inside /uv/bin/uv sync --quiet --frozen --no-editable "$extra" --python /usr/bin/python3
   inside /slim.sh /opt/kubeballoon
+  inside /root.sh /opt/kubeballoon /root-fs
+  tar --create --sort=name --numeric-owner --file "$scratch/$part-root.tar" --directory "$root/root-fs" .
   tar --create --sort=name --numeric-owner --file "$scratch/$part.tar" --directory "$root" opt/kubeballoon
 done
