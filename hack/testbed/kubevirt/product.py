@@ -22,7 +22,10 @@ PYTHON = "/opt/kubeballoon/bin/python"
 _CHECKOUT = CHART.parents[1]
 _SUITE = "bookworm"  # as of images/Containerfile's base
 _HERE = Path(__file__).resolve().parent
-_SOURCES = ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "images/Containerfile", "images/root.sh", "images/slim.sh")
+_SOURCES = (
+    *("pyproject.toml", "uv.lock", "README.md", "LICENSE"),
+    *("images/Containerfile", "images/root.sh", "images/slim.sh"),
+)
 _BUILD_SECONDS = 1200.0
 _INSTALL_SECONDS = 300
 _USERS = {"controller": "65532:65532", "agent": "0:0"}  # as images/Containerfile has them
