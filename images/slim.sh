@@ -13,8 +13,8 @@ rm -rf numpy/core numpy/ctypeslib numpy/distutils numpy/f2py numpy/fft numpy/ma 
     numpy/testing numpy/*/include
 rm -f numpy/_core/_simd*.so numpy/_core/_*tests*.so # its own tests' parts
 find numpy -type d -name tests -prune -exec rm -rf {} +
-# What activates the environment in a shell, and the commands of libraries.
-find "$1/bin" -mindepth 1 ! -name 'python*' ! -name kubeballoon -delete
+# What activates the environment in a shell, and the commands of libraries; `helm test` runs kubectl-balloon.
+find "$1/bin" -mindepth 1 ! -name 'python*' ! -name kubeballoon ! -name kubectl-balloon -delete
 find . -name '*.py[ix]' -delete
 # The libraries in numpy.libs are left out: they were patched after they were linked, and strip breaks them.
 find . -name '*.so' ! -path '*.libs/*' -exec strip --strip-unneeded --remove-section=.note.gnu.build-id {} +

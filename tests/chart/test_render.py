@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,8 +216,10 @@ def test_helm_test_passes_if_a_controller_leads(tmp_path: Path, said: str, statu
     program = tmp_path / "status"
     program.write_text(f"#!/bin/sh\nprintf '%s' '{said}'\nexit {status}\n")
     program.chmod(0o755)
-    *shell, script = container["command"]
-    ended = subprocess.run([*shell, script.replace("/opt/kubeballoon/bin/kubectl-balloon", str(program))], check=False)
+    python, option, script = container["command"]
+    assert python == "/opt/kubeballoon/bin/python"
+    script = script.replace("/opt/kubeballoon/bin/kubectl-balloon", str(program))
+    ended = subprocess.run([sys.executable, option, script], check=False)
     assert (ended.returncode == 0) is passes
 
 
