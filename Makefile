@@ -95,15 +95,16 @@ cluster-down: $(READY) ## Take it down; nothing of it is left
 	@$(BIN)/python -m hack.testbed.kubevirt down
 
 ROUNDS ?= 1
-e2e: $(READY) ## Run those tests on that cluster that pass each time; makes it first; ROUNDS repeats them
+ONLY ?=
+e2e: $(READY) ## Run those tests on that cluster that pass each time; makes it first; ROUNDS repeats them, ONLY chooses as -k does
 	@hack/bootstrap.sh hack/testbed/kubevirt/packages.txt
 	@$(BIN)/python -m hack.testbed.kubevirt ensure
-	@$(BIN)/pytest tests/e2e -m 'e2e and not e2e_all' --numprocesses=0 --rounds=$(ROUNDS)
+	@$(BIN)/pytest tests/e2e -m 'e2e and not e2e_all' --numprocesses=0 --rounds=$(ROUNDS) $(if $(ONLY),-k '$(ONLY)')
 
 e2e-all: $(READY) ## Run all tests on that cluster
 	@hack/bootstrap.sh hack/testbed/kubevirt/packages.txt
 	@$(BIN)/python -m hack.testbed.kubevirt ensure
-	@$(BIN)/pytest tests/e2e -m e2e --numprocesses=0 --rounds=$(ROUNDS)
+	@$(BIN)/pytest tests/e2e -m e2e --numprocesses=0 --rounds=$(ROUNDS) $(if $(ONLY),-k '$(ONLY)')
 
 clean: ## Remove what was built here; caches of the user stay
 	rm -rf .venv build dist
