@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from hack.testbed.chart import NAMESPACE as SYSTEM
-from hack.testbed.chart import RELEASE, render
+from hack.testbed.chart import RELEASE, helm, render
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.kubevirt import product
 from tests.e2e.conftest import LEAST, SECONDS, pods, reclaimed, whole
@@ -36,6 +37,14 @@ def test_the_images_start_as_the_chart_runs_them(plane: ControlPlane) -> None:
     names = [pod["metadata"]["name"] for pod in listed if restarts(pod)]
     ends = [plane.kubectl("logs", name, f"--namespace={SYSTEM}", "--previous") for name in names]
     assert [log for log in ends if "leadership was lost" not in log] == []
+
+
+def test_helm_test_passes_and_says_who_leads(plane: ControlPlane) -> None:
+    test = ("test", RELEASE, "--namespace", SYSTEM, "--logs", f"--timeout={SECONDS:g}s")
+    said = helm(*test, kubeconfig=plane.kubeconfig, seconds=SECONDS + 30)
+    leader = re.search(r"^Controller (\S+) leads", said, re.MULTILINE)
+    assert leader is not None, said
+    assert leader[1].partition("_")[0] in pods(plane, "controller")
 
 
 _LOOK = """
