@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from hack.testbed.chart import NAMESPACE as SYSTEM
 from hack.testbed.chart import RELEASE, helm, render
@@ -143,6 +145,33 @@ def test_kubectl_balloon_tells_what_happened(plane: ControlPlane, squeezed: tupl
     of_vm = f"--field-selector=involvedObject.kind=VirtualMachineInstance,involvedObject.name={vm.name}"
     events = get(plane, "events", f"--namespace={NAMESPACE}", of_vm)["items"]
     assert "kubeballoon.io/controller" in {event.get("reportingComponent") for event in events}
+
+
+def test_metrics_of_the_pods_tell_what_was_reclaimed_and_of_one_leader(
+    plane: ControlPlane, squeezed: tuple[VM, VM], policy: str
+) -> None:
+    def value(part: str, metric: str, **labels: str) -> float:
+        found = samples(plane, part, metric)
+        return sum(sample.value for sample in found if labels.items() <= sample.labels.items())
+
+    def left(kind: str) -> float:
+        return value("agent", "kubeballoon_vm_memory_bytes", namespace=NAMESPACE, policy=policy, kind=kind)
+
+    size = sum(vm.memory for vm in squeezed)
+    assert left("size") == size
+    until(lambda: size - left("actual") > LEAST, SECONDS, lambda: left("actual"))
+    node = squeezed[0].node()
+    until(lambda: value("controller", "kubeballoon_node_reclaimed_bytes", node=node) > LEAST, SECONDS)
+    assert value("controller", "kubeballoon_policy_virtual_machines", policy=policy) == len(squeezed)
+    assert value("controller", "kubeballoon_leader") == 1.0  # the other's is 0
+
+
+def samples(plane: ControlPlane, part: str, metric: str) -> list[Sample]:
+    """A metric's samples from all pods of a part."""
+    port = "8080/proxy/metrics"
+    texts = [plane.kubectl("get", f"--raw=/api/v1/namespaces/{SYSTEM}/pods/{pod}:{port}") for pod in pods(plane, part)]
+    families = [family for text in texts for family in text_string_to_metric_families(text)]
+    return [sample for family in families for sample in family.samples if sample.name == metric]
 
 
 def balloon(plane: ControlPlane, *arguments: str) -> str:
