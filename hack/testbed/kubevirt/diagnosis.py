@@ -15,7 +15,11 @@ _OBJECTS = "node,pod,vmi,vmim,mempol,cpupol,nodepressure"
 _FILES = ("*.log", "*/*.log", "*/logs/*.log")  # not those of pods, which lie deeper
 _LOADS = (Path("/proc/loadavg"), Path("/proc/meminfo"))
 # Pods whose logs are shown, by their labels, and how many lines of each container.
-_LOGS = {"app.kubernetes.io/name=kubeballoon": 60, "kubevirt.io=virt-launcher": 25, "kubevirt.io!=virt-launcher": 15}
+_LOGS = {
+    "app.kubernetes.io/name=kubeballoon": 60,
+    "kubevirt.io=virt-launcher": 25,
+    "kubevirt.io!=virt-launcher,app.kubernetes.io/name!=kubeballoon": 15,
+}
 
 
 def sections(plane: ControlPlane) -> Iterator[tuple[str, str]]:
