@@ -24,12 +24,15 @@ VMS = Path(__file__).with_name("vms.yaml")
 BOOT_SECONDS = 240.0  # until a guest's agent answers, emulated, on a busy machine
 _FILL_SECONDS = 600.0  # until a guest has been given the memory for a load, and has copied as much
 _PART = 8 * MIB
-_SPARE = 64 * MIB  # what a load leaves the rest of its guest
+# What a load leaves the rest of its guest. A guest of 2 GiB that has less than 32 MiB left is short, and gets more at
+# once; with more than that left it may have to wait until a cool-down of its target has passed.
+_SPARE = 24 * MIB
 _WAITS = ("not responding", "not connected", "timed out", "state change lock")  # said while others ask the same agent
 _SOCKET = "socket=/var/run/libvirt/virtqemud-sock"
 _SUBRESOURCES = "/apis/subresources.kubevirt.io/v1"
 _FORGOTTEN = "Invalid parameter 'pid'"  # an agent tells how a process ended once, and then knows nothing of it
 _POLL_SECONDS = 0.1
+_LONGEST_POLL_SECONDS = 2.0  # of a script that runs for long: each question takes a guest's processor, which is slow
 
 # What a script leaves in its guest, where it can be read any number of times. An order that arrives twice, because the
 # answer to it was lost, starts one script.
@@ -179,7 +182,7 @@ class VM:
             ControlPlaneError: It failed, did not end in time, or the guest was rebooted before it ended.
         """
         begun = self.begin(script)
-        result = _until(lambda: self.result(begun), seconds)
+        result = _until(lambda: self.result(begun), seconds, longest_poll=_LONGEST_POLL_SECONDS)
         if result is None or result.status:
             errors = self._ask('cat "/scripts/$1/errors"', begun.name)
             raise ControlPlaneError(f"a script in {self.name} ended with {result}: {errors}")
@@ -270,17 +273,23 @@ def _get(plane: ControlPlane, *what: str) -> Object:
     return answer
 
 
-def _until(condition: Callable[[], T], seconds: float, tell: Callable[[], object] | None = None) -> T:
-    """Returns the condition's first true value.
+def _until(
+    condition: Callable[[], T],
+    seconds: float,
+    tell: Callable[[], object] | None = None,
+    longest_poll: float = _POLL_SECONDS,
+) -> T:
+    """Returns the condition's first true value; the pauses between attempts grow up to the longest.
 
     Raises:
         ControlPlaneError: There is none in time.
     """
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, _POLL_SECONDS
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise ControlPlaneError(f"not so within {seconds:g} s: {value if tell is None else tell()!r}")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(pause * 1.5, longest_poll)
     return value
 
 
