@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from kubeballoon.agent.hypervisor import qemu_process
 from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -52,6 +55,34 @@ def test_the_command_line_of_a_process_in_another_pod_is_not_even_read(tmp_path:
     (tmp_path / "7/cmdline").unlink()
     os.mkfifo(tmp_path / "7/cmdline")  # to read it hangs
     assert QemuProcess("shop_cart", ["aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"], proc=tmp_path).pid is None
+
+
+def test_a_process_whose_name_is_no_text_hides_no_vm_from_the_agent(tmp_path: Path) -> None:
+    for pid in (6, 8):  # one of them is looked at before QEMU, in whatever order the directory is read
+        process(tmp_path, pid, "other")
+        (tmp_path / str(pid) / "comm").write_bytes(b"\xff\xfe)(\n")
+        (tmp_path / str(pid) / "cgroup").write_bytes(b"0::/\xff\n")
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on", pages=3)
+    assert QemuProcess("shop_cart", proc=tmp_path).resident() == 3 * PAGE
+
+
+def test_of_an_endless_command_line_only_the_beginning_is_read(tmp_path: Path) -> None:
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on")
+    (tmp_path / "7/cmdline").unlink()
+    (tmp_path / "7/cmdline").symlink_to("/dev/zero")  # to read all of it would never end
+    assert QemuProcess("shop_cart", proc=tmp_path).pid is None
+
+
+def test_of_a_process_with_more_threads_than_any_qemu_only_the_first_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu_process, "_MOST_THREADS", 3)
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on")
+    for index in range(5):
+        task = tmp_path / "7/task" / str(100 + index)
+        task.mkdir(parents=True)
+        (task / "comm").write_text(f"CPU {index}/KVM\n")
+    assert len(QemuProcess("shop_cart", proc=tmp_path).vcpus() or ()) == 3
 
 
 def test_the_process_in_the_vm_s_own_pod_is_found_while_the_one_before_it_ends(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -14,6 +15,9 @@ _START_TIME = 19  # the index of "starttime" among the fields of /proc/PID/stat 
 _CPU_TIMES = slice(11, 13)  # the indices of "utime", in which a guest's time is, and "stime", from the same field on
 _POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")  # as the kubelet names its cgroups
 _KSM = Path("/sys/kernel/mm/ksm/run")
+# A process may say that its command line is anywhere in its memory, and as long: prctl(PR_SET_MM) needs no privilege.
+_LONGEST_COMMAND = 64 << 10  # bytes; libvirt names the VM in the first two hundred
+_MOST_THREADS = 8192  # that are looked at; the first are QEMU's own, and a VM has a few more than processors
 
 
 class QemuProcess:
@@ -93,7 +97,8 @@ class QemuProcess:
         if not _read_line(self._proc / str(pid) / "comm").startswith("qemu") or not self._is_in_pods(pid):
             return False
         try:
-            command = (self._proc / str(pid) / "cmdline").read_bytes()
+            with (self._proc / str(pid) / "cmdline").open("rb") as file:
+                command = file.read(_LONGEST_COMMAND)
         except OSError:
             return False
         return any(argument.startswith(self._name_argument) for argument in command.split(b"\0"))
@@ -110,9 +115,10 @@ def ksm_runs(switch: Path = _KSM) -> bool:
 
 
 def _tasks(process: Path) -> list[Path]:
-    """List the directories of a process's threads; none where it has ended."""
+    """List the directories of a process's first threads; none where it has ended."""
     try:
-        return list((process / "task").iterdir())
+        with os.scandir(process / "task") as entries:
+            return [Path(entry) for entry in islice(entries, _MOST_THREADS)]
     except OSError:
         return []
 
@@ -126,6 +132,6 @@ def _cpu_ticks(task: Path) -> int:
 def _read_line(path: Path) -> str:
     """Read a file's text without surrounding space; empty where the file is gone."""
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()  # any process may give itself a name of any bytes
     except OSError:
         return ""
