@@ -77,3 +77,12 @@ def test_only_a_word_can_be_a_reason() -> None:
     assert newer.reason is AgentReason.UNKNOWN
     with pytest.raises(ValidationError):
         VirtualMachineReport.model_validate({**vm, "reason": 5})
+
+
+def test_a_report_of_more_vms_than_a_node_runs_is_refused() -> None:
+    memory = {"total": "64Gi", "available": "1Gi", "other": "0", "reserve": "0"}
+    vms = [{"uid": str(number), "namespace": "n", "name": "v", "size": "1Gi"} for number in range(1025)]
+    status = {"observedAt": "2026-01-01T00:00:00Z", "memory": memory}
+    assert len(NodePressureStatus.model_validate({**status, "virtualMachines": vms[1:]}).virtual_machines) == 1024
+    with pytest.raises(ValidationError, match="at most 1024"):
+        NodePressureStatus.model_validate({**status, "virtualMachines": vms})

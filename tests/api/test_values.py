@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from kubeballoon.api.duration import format_duration, parse_duration
-from kubeballoon.api.meta import Condition, Status, set_conditions
+from kubeballoon.api.meta import Condition, Status, Time, set_conditions
 from kubeballoon.api.quantity import format_quantity, parse_amount, parse_quantity
 from kubeballoon.api.selector import LabelSelector
 
@@ -71,6 +72,29 @@ def test_durations_are_written_as_in_go(text: str, seconds: float) -> None:
 def test_a_text_that_is_not_a_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration(text)
+
+
+TIME: TypeAdapter[datetime] = TypeAdapter(Time)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("2026-01-01T01:00:00+01:00", "2026-01-01T00:00:00Z"),
+        ("2026-01-01T00:00:00", "2026-01-01T00:00:00Z"),
+        ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"),
+    ],
+)
+def test_every_time_that_is_read_can_be_compared_and_written(text: str, written: str) -> None:
+    moment = TIME.validate_python(text)
+    assert isinstance((datetime.now(UTC) - moment).total_seconds(), float)
+    assert TIME.dump_python(moment) == written
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"])
+def test_a_time_whose_offset_leads_out_of_the_calendar_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="no such time in UTC"):
+        TIME.validate_python(text)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.client import ApiError, InvalidError, NotFoundError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
+from kubeballoon.cluster.vmi_annotations import CONCURRENT_PATCHES
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.policy_counts import count_policies
@@ -409,6 +410,49 @@ async def test_a_report_that_names_another_node_s_vm_changes_nothing_on_it_and_i
     (degraded,) = (condition for condition in status.conditions if condition.type == "Degraded")
     assert degraded.reason == "Misreported"
     assert degraded.message == "forger reports VMs that it does not run: shop/vm-0"
+
+
+async def test_a_node_that_names_other_vms_each_time_is_soon_not_written_for_any_more_and_is_named() -> None:
+    recorder = FakeRecorder()
+    controller = Controller(recorder=recorder)
+    controller.cluster.homes = {f"{beat}-{index}": "elsewhere" for beat in range(5) for index in range(100)}
+    for beat in range(5):
+        controller.clock.now += 1
+        forged = report(TODAY + timedelta(seconds=beat), vms=100, version=beat + 1, node="forger")
+        for index, vm in enumerate(forged["status"]["virtualMachines"]):
+            vm["uid"] = f"{beat}-{index}"
+        forged["status"]["state"] = "Critical"
+        controller.state.put_node(forged, controller.clock())
+        await controller.rounds.run("forger")
+        empty = report(TODAY, vms=0, version=beat + 1, node="forger")
+        controller.state.put_node(empty, controller.clock())
+        await controller.rounds.run("forger")
+    assert controller.counted("patches")["mismatched"] <= 64 + CONCURRENT_PATCHES
+    assert len(controller.rounds.results["forger"].misreported) == 1
+    named = [note for _, reason, note, _ in recorder.posted if reason == "Misreported"]
+    assert len(named) == 1
+    assert "shop/vm-" in named[0]
+    controller.clock.now += 120
+    controller.cluster.homes = {}
+    controller.state.put_node(report(TODAY + timedelta(1), version=9, node="forger"), controller.clock())
+    await controller.rounds.run("forger")
+    assert controller.counted("patches")["written"] == 1, "once it reports its own VMs, they are written on again"
+    assert controller.rounds.results["forger"].misreported == []
+
+
+async def test_no_node_s_write_waits_behind_all_that_another_node_s_report_names() -> None:
+    controller = Controller(recorder=FakeRecorder())
+    for node, vms in (("large", 200), ("small", 1)):
+        body = report(TODAY, vms=vms, node=node)
+        body["status"]["state"] = "Critical"
+        for vm in body["status"]["virtualMachines"]:
+            vm |= {"uid": f"{node}-{vm['uid']}", "name": f"{node}-{vm['name']}"}
+        controller.state.put_node(body, controller.clock())
+    await asyncio.gather(*map(controller.rounds.run, ("large", "small")))
+    written = controller.cluster.patches
+    assert len(written) == 201
+    place = next(index for index, path in enumerate(written) if path.endswith("small-vm-0"))
+    assert place <= 2 * CONCURRENT_PATCHES
 
 
 async def test_a_vm_that_has_just_left_its_node_is_not_held_against_the_agent() -> None:

@@ -32,6 +32,9 @@ Conditions = Annotated[
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ),
 ]
+# KubeVirt runs 110 VMs on a node unless told otherwise. Without a bound, a forged report of 15,000 VMs, which fits into
+# an object, would hold up the decisions for all other nodes.
+_MOST_VMS = 1024
 Percent = Annotated[int, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0)]
 E = TypeVar("E", bound=StrEnum)
@@ -558,6 +561,7 @@ class NodePressureStatus(ApiModel):
     state: Annotated[NodeState, _unless_newer(NodeState, NodeState.TIGHT)] = NodeState.AMPLE
     virtual_machines: Annotated[list[VirtualMachineReport], AfterValidator(_unique)] = Field(
         default_factory=list,
+        max_length=_MOST_VMS,
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     conditions: Conditions

@@ -10,7 +10,7 @@ from enum import StrEnum
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ForbiddenError, InvalidError, NotFoundError, Object
 
-_CONCURRENT_PATCHES = 8  # hides the API server's latency without filling its queue for everyone else
+CONCURRENT_PATCHES = 8  # hides the API server's latency without filling its queue for everyone else
 _ANNOTATIONS = "/metadata/annotations"
 _NOTHING_CHANGES = "the patch changes nothing"  # in the message by which the chart's admission refuses such a patch
 
@@ -44,8 +44,8 @@ class VMIAnnotator:
     def __init__(self, cluster: ApiClient) -> None:
         """Write to the API server ``cluster``."""
         self._cluster = cluster
-        self._calm_limit = asyncio.Semaphore(_CONCURRENT_PATCHES)
-        self._urgent_limit = asyncio.Semaphore(_CONCURRENT_PATCHES)
+        self._calm_limit = asyncio.Semaphore(CONCURRENT_PATCHES)
+        self._urgent_limit = asyncio.Semaphore(CONCURRENT_PATCHES)
 
     async def write(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kubeballoon.api.meta import fault
 from kubeballoon.api.v1alpha1 import (
     MemoryPolicy,
     NodePressure,
@@ -86,7 +87,7 @@ class ClusterState:
             pressure = NodePressure.model_validate(body)
         except ValidationError as error:
             name = body.get("metadata", {}).get("name")
-            _log.error("NodePressure %s cannot be read: %s", name, error.errors()[0], extra={"node": name})
+            _log.error("NodePressure %s cannot be read: %s", name, fault(error), extra={"node": name})
             return False
         known = self.nodes.get(pressure.metadata.name)
         if known is not None and is_older(pressure.metadata, known.metadata):

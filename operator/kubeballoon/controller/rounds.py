@@ -15,7 +15,7 @@ from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster.client import ApiClient, ApiError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
-from kubeballoon.cluster.vmi_annotations import VMIAnnotator, VMIReference, WriteResult
+from kubeballoon.cluster.vmi_annotations import CONCURRENT_PATCHES, VMIAnnotator, VMIReference, WriteResult
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.misreported_vms import MisreportedVMs
@@ -179,7 +179,7 @@ class RoundRunner:
         status = None if pressure is None else pressure.status
         if pressure is None or status is None:
             self.results.pop(name, None)
-            self._misreported.keep(name, ())
+            self._misreported.keep(name, (), self._clock())
             return
         if self._state.seconds_since_heard(name, self._clock()) > SILENT_AFTER:
             self.results[name] = RoundResult(silent=True)
@@ -188,17 +188,14 @@ class RoundRunner:
         plans = self._decide(name, status)
         result = self.results[name] = RoundResult(plans, status.state)
         reports = {report.uid: report for report in status.virtual_machines}
-        self._misreported.keep(name, reports)
+        self._misreported.keep(name, reports, self._clock())
         changes = self._changes(name, reports, plans, before)
         result.unwritten = set(changes)
-        urgent = self._state.severity(name) >= URGENT
-        failures = await asyncio.gather(
-            *(self._apply(name, reports[uid], of_vm, result, urgent=urgent) for uid, of_vm in changes.items())
-        )
-        result.failures = [failure for failure in failures if failure is not None]
+        result.failures = await self._apply_all(name, reports, changes, result)
         result.rests = not changes and status.state is NodeState.AMPLE and all(map(_rests, plans.values()))
-        reported_at = self._clock() - self._state.seconds_since_heard(name, self._clock())
-        result.misreported = self._misreported.persistent(name, status.virtual_machines, reported_at)
+        now = self._clock()
+        reported_at = now - self._state.seconds_since_heard(name, now)
+        result.misreported = self._misreported.persistent(name, status.virtual_machines, reported_at, now)
         await self._post_misreported_event(pressure, before.misreported, result.misreported)
         await self._post_state_event(pressure, status, before.state)
         for store in self._state.stores:
@@ -247,6 +244,28 @@ class RoundRunner:
         now = self._clock()
         return {uid: of_vm for uid, of_vm in changes.items() if self._misreported.may_be_tried(node, uid, now)}
 
+    async def _apply_all(
+        self,
+        node: str,
+        reports: Mapping[str, VirtualMachineReport],
+        changes: Mapping[str, list[_RequestChange]],
+        result: RoundResult,
+    ) -> list[str]:
+        """Write changes on a node's VMs; return one line for each that failed.
+
+        No more of them wait for their turn than can be written at once: another node's write never waits behind all
+        that one node's report names.
+        """
+        turns = asyncio.Semaphore(CONCURRENT_PATCHES)
+        urgent = self._state.severity(node) >= URGENT
+
+        async def apply(uid: str, of_vm: list[_RequestChange]) -> str | None:
+            async with turns:
+                return await self._apply(node, reports[uid], of_vm, result, urgent=urgent)
+
+        failures = await asyncio.gather(*(apply(uid, of_vm) for uid, of_vm in changes.items()))
+        return [failure for failure in failures if failure is not None]
+
     async def _apply(
         self,
         node: str,
@@ -258,12 +277,14 @@ class RoundRunner:
     ) -> str | None:
         """Write changes on a VM if its node runs it; if that fails, return why in one line.
 
-        Nothing is written once this controller may not write any more, or once the node has run short of memory: then
-        its next round decides anew, and does not wait for what a calm round has left to write.
+        Nothing is written once this controller may not write any more, or the node has misreported too many VMs, or
+        once the node has run short of memory: then its next round decides anew, and does not wait for what a calm round
+        has left to write.
         """
 
         def wanted() -> bool:
-            return self.may_write() and (urgent or not self.is_urgent(node))
+            believed = self._misreported.may_be_tried(node, report.uid, self._clock())
+            return believed and self.may_write() and (urgent or not self.is_urgent(node))
 
         annotations: dict[str, str | None] = {}
         for change in changes:
@@ -282,7 +303,7 @@ class RoundRunner:
         self._counters.count_patch(written)
         result.unwritten.discard(report.uid)
         if written is not WriteResult.WRITTEN:
-            self._misreported.add(node, report.uid, self._clock())
+            self._misreported.add(node, report, self._clock())
             return None  # an honest agent's next report leaves the VM out
         self._misreported.remove(node, report.uid)
         for change in changes:
