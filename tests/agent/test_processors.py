@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -154,6 +155,28 @@ async def test_an_unplugging_of_which_libvirt_does_not_hear_is_reported_and_not_
     await vm.look(times=3, target=None)
     assert vm.used == 3
     assert vm.reason == "UnplugLost"
+
+
+class WatchedProcess:
+    """A fake's process that notes in which threads it is looked at."""
+
+    def __init__(self, control: FakeGuestControl) -> None:
+        self.control = control
+        self.threads: set[threading.Thread] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.threads.add(threading.current_thread())
+        return getattr(self.control, name)
+
+
+async def test_a_process_is_never_looked_for_in_the_event_loop_since_that_may_hang(vm: Fixture) -> None:
+    vm.control.tells = False
+    process: Any = WatchedProcess(vm.control)
+    vm.processors.qemu = process
+    await vm.look(times=int(TIMING.unplug_deadline) + 4, target=2, method=DRIVER)
+    assert vm.reason == "UnplugLost"
+    assert process.threads
+    assert threading.current_thread() not in process.threads
 
 
 async def test_a_guest_that_leaves_processors_offline_is_not_said_to_have_them_back(vm: Fixture) -> None:

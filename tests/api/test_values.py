@@ -82,7 +82,8 @@ TIME: TypeAdapter[datetime] = TypeAdapter(Time)
     [
         ("2026-01-01T01:00:00+01:00", "2026-01-01T00:00:00Z"),
         ("2026-01-01T00:00:00", "2026-01-01T00:00:00Z"),
-        ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"),
+        ("9999-12-31T23:59:59.9Z", "9999-12-31T23:59:59Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
     ],
 )
 def test_every_time_that_is_read_can_be_compared_and_written(text: str, written: str) -> None:

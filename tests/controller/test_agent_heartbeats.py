@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -96,6 +97,19 @@ class Scene:
     def silent(self) -> bool:
         """Whether the agent of n is silent."""
         return self.state.seconds_since_heard("n", self.clock()) > SILENT_AFTER
+
+
+async def test_of_a_lease_only_a_little_is_kept_whatever_its_agent_writes_into_it() -> None:
+    long, never = lease("n", TODAY), lease("m", TODAY)
+    long["metadata"]["labels"] = {f"label-{number}": "x" * 63 for number in range(1000)}
+    long["spec"]["holderIdentity"] = "x" * (1 << 20)
+    never["spec"] = None
+    scene = Scene(long, never, nodes=frozenset({"m"}))
+    async with scene.running():
+        assert not scene.silent()
+        kept = list(scene.heartbeats._leases.objects())  # noqa: SLF001 - what it costs shows nowhere else
+        assert len(json.dumps(kept)) < 1000
+        await scene.heartbeats.prune()
 
 
 async def test_an_old_report_holds_while_its_agent_says_so() -> None:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kubeballoon import manifests
-from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, ProcessorPolicy
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, NodePressureStatus, ProcessorPolicy
+from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.governance.core_inputs import memory_node, processor_node
@@ -38,6 +39,7 @@ VM = {
     "need": "300Mi",
     "presentNeed": "280Mi",
     "target": "900Mi",
+    "targetSince": "2026-01-01T00:00:00Z",
     "min": "256Mi",
     "policy": "all",
     "swapAbility": "Able",
@@ -72,24 +74,41 @@ MEMORY_POLICY = load_memory_policy(MemoryPolicy.model_validate({**HEAD, "spec": 
 PROCESSOR_POLICY = load_processor_policy(ProcessorPolicy.model_validate({**HEAD, "spec": {"selector": {}}}))
 
 
+DATES = st.sampled_from(
+    [
+        "9999-12-31T23:59:59-23:59",
+        "0001-01-01T00:00:00+23:59",
+        "0001-01-01T00:00:00Z",
+        "2026-01-01T00:00:00",
+        "2026-01-01",
+        "1e300",
+        "-1",
+    ]
+)
+
+
 @st.composite
 def changed(draw: st.DrawFn, original: dict[str, Any], below: str) -> dict[str, Any]:
     """Change an object at some places below one of its fields."""
     made = copy.deepcopy(original)
     for _ in range(draw(st.integers(1, 5))):
         parent, key = draw(st.sampled_from(places_below(made[below]) or [(made, below)]))
-        parent[key] = draw(st.one_of(TEXTS, JSON))
+        parent[key] = draw(st.one_of(TEXTS, DATES, JSON))
     return made
 
 
 @given(changed(REPORT, "status"))
 def test_any_report_of_a_node_is_decided_by_or_refused(body: dict[str, Any]) -> None:
+    state = ClusterState()
+    for second in (0.0, 1.0):  # the first report of a node is dated otherwise than a later one
+        state.put_node(copy.deepcopy(body), second)
     try:
         status = NodePressure.model_validate(body).status
     except ValidationError:
         return  # what the controller takes for a report that it cannot read
     if status is None:
         return
+    assert NodePressureStatus.model_validate(status.to_wire()).observed_at <= status.observed_at, "in whole seconds"
     plan = allocate_memory(memory_node("here", status, lambda _: MEMORY_POLICY))
     assert all(0 <= each.target <= each.vm.size for each in plan.decisions if each.target is not None)
     processors = processor_node("here", status, lambda _: PROCESSOR_POLICY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,9 +30,13 @@ def read_events(reader: ApiReader, namespace: str, uid: str) -> list[VMEvent]:
         ApiError: events cannot be read.
     """
     events = reader.items(paths.events(namespace), fieldSelector=f"regarding.uid={uid}")
-    ours = [each for each in events if each.get("reportingController") == "kubeballoon.io/controller"]
-    ours.sort(key=_event_time)
-    return [VMEvent(at=_event_time(each), reason=each["reason"], note=each.get("note", "")) for each in ours[-_LATEST:]]
+    ours = (each for each in events if each.get("reportingController") == "kubeballoon.io/controller")
+    # Whoever may write events in the namespace can write as many, and leave out what the controller never does.
+    latest = heapq.nlargest(_LATEST, ours, key=_event_time)
+    return [
+        VMEvent(at=_event_time(each), reason=each.get("reason") or "-", note=each.get("note") or "")
+        for each in reversed(latest)
+    ]
 
 
 def _event_time(event: dict[str, Any]) -> str:

@@ -29,6 +29,14 @@ class _LeaseWatch(Reflector):
         super().__init__(cluster, paths.leases(namespace), label_selector=SELECTOR)
         self._receive = receive
 
+    def _kept(self, item: Object) -> Object:
+        """Keep only what is read of a Lease: an agent may write into its own whatever fits into an object."""
+        metadata, spec = item["metadata"], item.get("spec") or {}
+        return {
+            "metadata": {key: metadata[key] for key in ("name", "uid", "resourceVersion")},
+            "spec": {"renewTime": spec.get("renewTime")},
+        }
+
     def _take(self, item: Object) -> None:
         super()._take(item)
         self._receive(item)

@@ -52,6 +52,7 @@ class _Observation:
         plugged: the processors as the hypervisor sees them.
         threads: how many processors have a thread on the node; libvirt's count where threads cannot be seen.
         started: how many of them the guest's kernel has started; the same where threads cannot be seen.
+        pid: the number of the VM's process; None where it cannot be seen.
     """
 
     guest: tuple[GuestProcessor, ...] | None
@@ -59,6 +60,7 @@ class _Observation:
     plugged: PluggedProcessors
     threads: int
     started: int
+    pid: int | None
 
     @property
     def online(self) -> int:
@@ -188,10 +190,12 @@ class GuestProcessors:
     async def _observe(self, control: GuestControl, request: InstanceProcessors) -> _Observation:
         plugged = await control.plugged()
         guest, failure = await self._ask_guest(request)
-        threads = await asyncio.to_thread(self.qemu.vcpus)
-        started = await asyncio.to_thread(self.qemu.started_vcpus)
+        # To find the process may hang, so nothing else here asks for its number.
+        pid, threads, started = await asyncio.to_thread(
+            lambda: (self.qemu.pid, self.qemu.vcpus(), self.qemu.started_vcpus())
+        )
         count = plugged.count if threads is None else len(threads)
-        return _Observation(guest, failure, plugged, count, count if started is None else len(started))
+        return _Observation(guest, failure, plugged, count, count if started is None else len(started), pid)
 
     async def _ask_guest(
         self, request: InstanceProcessors
@@ -219,7 +223,7 @@ class GuestProcessors:
         if self._attempts < self.timing.attempts:
             return None
         if now.guest is None and now.threads >= target > now.online:
-            self._left_offline_in = self.qemu.pid
+            self._left_offline_in = now.pid
             return self._left_offline(target - now.online)
         return Problem(AgentReason.NOT_FOLLOWING, f"its guest uses {now.online} processors, whatever it is asked")
 
@@ -251,14 +255,14 @@ class GuestProcessors:
 
     def _driver_fault(self, found: _Observation) -> Problem | None:
         """Find why processors are not unplugged any more; None if they are."""
-        if self._lost_in is not None and self._lost_in == self.qemu.pid:
+        if self._lost_in is not None and self._lost_in == found.pid:
             lost = found.plugged.count - found.threads
             return Problem(
                 AgentReason.UNPLUG_LOST,
                 f"libvirt did not hear that {lost} processors were unplugged: they come back when the VM is restarted; "
                 "others are reclaimed by the guest agent",
             )
-        if self._left_offline_in is not None and self._left_offline_in == self.qemu.pid:
+        if self._left_offline_in is not None and self._left_offline_in == found.pid:
             return Problem(
                 AgentReason.NOT_FOLLOWING,
                 "its guest left processors offline that were plugged in again: they are reclaimed by the guest agent",
@@ -294,7 +298,7 @@ class GuestProcessors:
             if found.plugged.count <= found.threads:
                 self._unplugging = None
             elif late:  # the thread is gone, and libvirt still counts it: under TCG it never hears of that
-                self._unplugging, self._lost_in = None, self.qemu.pid
+                self._unplugging, self._lost_in = None, found.pid
         elif late:
             self._unplugging, self._refused_until = None, self.clock() + self.timing.unplug_again
 
@@ -347,7 +351,7 @@ class GuestProcessors:
         if online >= target:
             return None
         if found.plugged.count > found.threads:  # libvirt believes that they are plugged in already
-            self._lost_in = self.qemu.pid
+            self._lost_in = found.pid
             return self._driver_fault(found)
         if found.threads < request.size:
             await control.plug(min(request.size, found.threads + target - online))
