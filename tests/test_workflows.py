@@ -28,6 +28,17 @@ def test_actions_are_pinned_by_digest_and_name_their_version(workflow: Path) -> 
     assert [action for action in used if not _PINNED.fullmatch(action)] == []
 
 
+def test_images_are_built_on_a_base_that_is_pinned_by_its_digest() -> None:
+    lines = (ROOT / "images/Containerfile").read_text().splitlines()
+    known = dict(line.removeprefix("ARG ").split("=", 1) for line in lines if line.startswith("ARG ") and "=" in line)
+    stages = {found[1] for line in lines if (found := re.fullmatch(r"FROM .* AS (\S+)", line))}
+    bases = {line.split()[1] for line in lines if line.startswith("FROM ")} - stages - {"scratch"}
+    assert bases == {"${PYTHON_IMAGE}"}
+    assert re.fullmatch(r"docker\.io/library/python:3\.[\w.-]+@sha256:[0-9a-f]{64}", known["PYTHON_IMAGE"])
+    release = (ROOT / ".github/workflows/release.yaml").read_text()
+    assert "PYTHON_IMAGE" not in release, "a release is built on the same"
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 def test_jobs_read_the_code_and_no_more_unless_they_say_so(workflow: Path) -> None:
     assert yaml.safe_load(workflow.read_text())["permissions"] == {"contents": "read"}
@@ -50,3 +61,16 @@ def test_a_release_refuses_tags_that_exist_signs_all_and_names_images_by_digest(
     values = (ROOT / "charts/kubeballoon/values.yaml").read_text()
     for part in ("controller", "agent"):
         assert pattern.replace("$part", part).replace('\\"', '"') in values, "what the release replaces is there"
+
+
+def test_what_fuzzing_finds_is_kept_although_the_run_fails() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/fuzz.yaml").read_text())["jobs"]
+    steps = jobs["fuzz"]["steps"]
+    restored, saved = (
+        next(index for index, step in enumerate(steps) if step.get("uses", "").startswith(f"actions/cache/{what}@"))
+        for what in ("restore", "save")
+    )
+    fuzzed = next(index for index, step in enumerate(steps) if "make fuzz" in step.get("run", ""))
+    assert restored < fuzzed < saved
+    assert steps[saved]["if"] == "always()"
+    assert steps[saved]["with"].items() <= steps[restored]["with"].items()
