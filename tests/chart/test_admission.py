@@ -432,8 +432,9 @@ def test_an_agent_s_lease_keeps_nothing_from_being_deleted(
 
 def test_an_agent_writes_no_request(enforcing: ControlPlane, tenant: User, nodes: tuple[str, str]) -> None:
     tenant.create(vmi(tenant.namespace))
-    agent = User(enforcing, tenant.namespace, agent_kubeconfig(enforcing, nodes[0]))
-    assert "cannot patch resource" in refused(lambda: agent.annotate("vmi", "vm", memory_target="1Mi"))
+    agent = Thief(json.loads(agent_kubeconfig(enforcing, nodes[0]).read_text()))
+    request: Object = {"metadata": {"annotations": {TARGET: "1Mi"}}}
+    assert "cannot patch resource" in refused(lambda: agent.patch(paths.instance(tenant.namespace, "vm"), request))
 
 
 def test_a_policy_needs_the_right_to_it(tenant: User) -> None:

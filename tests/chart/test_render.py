@@ -122,6 +122,49 @@ def test_no_role_has_a_wildcard() -> None:
             assert "secrets" not in rule["resources"]
 
 
+RIGHTS = {
+    "ClusterRole/kubeballoon-agent": {
+        "nodepressures": {"get", "create", "patch"},
+        "nodepressures/status": {"patch"},
+        "memorypolicies": {"list", "watch"},
+        "processorpolicies": {"list", "watch"},
+        "namespaces": {"list", "watch"},
+        "virtualmachineinstances": {"list", "watch"},
+        "kubevirts": {"list", "watch"},
+        "nodes": {"get"},
+    },
+    "Role/kubeballoon-agent": {"leases": {"get", "create", "update"}},
+    "ClusterRole/kubeballoon-controller": {
+        "memorypolicies": {"list", "watch"},
+        "processorpolicies": {"list", "watch"},
+        "nodepressures": {"list", "watch"},
+        "memorypolicies/status": {"patch"},
+        "processorpolicies/status": {"patch"},
+        "namespaces": {"list", "watch"},
+        "virtualmachineinstances": {"patch"},
+        "events": {"create", "patch"},
+        "customresourcedefinitions": {"list", "watch"},
+    },
+    "Role/kubeballoon-controller": {"leases": {"get", "create", "update", "list", "watch", "delete"}},
+    "ClusterRole/kubeballoon-uninstall": {
+        "virtualmachineinstances": {"list", "patch"},
+        "memorypolicies": {"release"},
+        "nodepressures": {"list"},
+    },
+    "Role/kubeballoon-uninstall": {"leases": {"get", "create", "update", "list"}},
+}
+"""What each part asks of the API server; the tests on a real API server run with these rights."""
+
+
+@pytest.mark.parametrize("role", RIGHTS)
+def test_a_part_has_no_right_but_those_that_its_code_needs(role: str) -> None:
+    found: dict[str, set[str]] = {}
+    for rule in one(default_objects(), role)["rules"]:
+        for resource in rule["resources"]:
+            found.setdefault(resource, set()).update(rule["verbs"])
+    assert found == RIGHTS[role]
+
+
 def test_each_part_has_an_account_of_its_own() -> None:
     used = {name: pod["serviceAccountName"] for name, pod, _ in containers(render())}
     assert used == {name: name for name in ("kubeballoon-controller", "kubeballoon-agent", "kubeballoon-uninstall")}
