@@ -24,11 +24,12 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server:
-    """A Server answers as a test says, and remembers what it was asked."""
+    """A Server answers as a test says, and remembers what it was asked; the headers of writes are kept apart."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
         self.headers: list[Message] = []
+        self.written: list[Message] = []
         self.connections = 0
         self.answer: Answer = lambda request: send(request, {"items": [], "metadata": {}})
         server = self
@@ -43,6 +44,11 @@ class Server:
             def do_GET(self) -> None:
                 server.paths.append(self.path)
                 server.headers.append(self.headers)
+                server.answer(self)
+
+            def do_PATCH(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                server.written.append(self.headers)
                 server.answer(self)
 
             def log_message(self, *_: object) -> None:
