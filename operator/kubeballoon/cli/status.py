@@ -77,6 +77,7 @@ class Overview(ApiModel):
         silent: how many nodes' reports are too old to decide by.
         states: how many nodes are in each state.
         excluded: how many governed VMs are left alone, by reason.
+        requested: what the VMs' pods have requested for their guests; more is the VMs' claim by their size alone.
         attention: what an administrator should look at.
     """
 
@@ -89,6 +90,7 @@ class Overview(ApiModel):
     excluded: dict[str, int]
     unresponsive: int
     size: int
+    requested: int
     reclaimed: int
     processors: ProcessorOverview
     policies: list[PolicySummary]
@@ -171,11 +173,17 @@ def overview(view: ClusterView, leadership: Leadership) -> Overview:
         excluded=dict(sorted(memory.excluded.items())),
         unresponsive=len(memory.unresponsive),
         size=sum(report.size for report in reports),
+        requested=sum(map(_requested, reports)),
         reclaimed=sum(report.reclaimed for report in reports),
         processors=_processor_overview(view),
         policies=[_summarize_policy(policy) for policy in sorted(view.policies, key=_policy_order)],
         attention=[*([leadership.fault] if leadership.fault is not None else []), *attention(view)],
     )
+
+
+def _requested(report: VirtualMachineReport) -> int:
+    """Find what a VM's pod has requested for the guest, bytes."""
+    return report.size if report.pod_request is None else min(report.pod_request, report.size)
 
 
 def _processor_overview(view: ClusterView) -> ProcessorOverview:
@@ -349,6 +357,7 @@ def _print_cluster(result: Overview, output: Output) -> None:
     output.print_line(
         Cell("Memory     ", Style.STRONG),
         f"{format_bytes(result.reclaimed)} reclaimed of {format_bytes(result.size)}",
+        f", of which pods have requested {format_bytes(result.requested)}" if result.requested < result.size else "",
     )
     processors = result.processors
     output.print_line(
