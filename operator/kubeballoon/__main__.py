@@ -9,7 +9,13 @@ import sys
 from kubeballoon import __version__, logs
 from kubeballoon.cluster.client import ApiError
 
-_COMMANDS = ("controller", "agent", "uninstall", "replay")
+_COMMANDS = {
+    "controller": "kubeballoon.controller.main",
+    "agent": "kubeballoon.agent.main",
+    "uninstall": "kubeballoon.uninstall.main",
+    "replay": "kubeballoon.replay.main",
+    "recommend": "kubeballoon.replay.recommend",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     named = [word for word in words if word in _COMMANDS][:1]
     for name in named or _COMMANDS:  # only the command that is run is imported: an agent needs no kopf, and so on
-        importlib.import_module(f"kubeballoon.{name}.main").add_parser(commands)
+        importlib.import_module(_COMMANDS[name]).add_parser(commands)
     options = parser.parse_args(arguments)
     logs.set_up(options.log_level, options.log_format, getattr(options, "node_name", None))
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from kubeballoon.cli.arguments import parser
-from kubeballoon.replay.main import add_parser
+from kubeballoon.replay import main, recommend
 
 COLUMNS = 80
 FORMER_WORDS = re.compile(r"\b(simulat\w*|taken|takes|reserved|relief|uninstall)\b", re.IGNORECASE)
@@ -26,15 +26,17 @@ def helps(command: argparse.ArgumentParser) -> Iterator[str]:
 
 @pytest.fixture
 def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The help of kubectl-balloon's commands and of `kubeballoon replay`, for a terminal of 80 columns."""
+    """The help of kubectl-balloon's commands, and of kubeballoon's that users run, for a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     kubeballoon = argparse.ArgumentParser(prog="kubeballoon")
-    add_parser(kubeballoon.add_subparsers())
+    commands = kubeballoon.add_subparsers()
+    main.add_parser(commands)
+    recommend.add_parser(commands)
     return [*helps(parser()), *helps(kubeballoon)]
 
 
 def test_help_fits_a_terminal_of_80_columns(texts: list[str]) -> None:
-    assert len(texts) == 12
+    assert len(texts) == 13
     assert [line for text in texts for line in text.splitlines() if len(line) > COLUMNS] == []
 
 

@@ -171,6 +171,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory, now: float) -> Iterator[str
             ({"resource": "memory", "node": node}, [(at, 14.0 * GIB) for at in times]) for node in ("one", "two", "cp")
         ],
     }
+    own = {"cluster": "own", "namespace": "shop", "name": "vm", "node": "one", "policy": "gold"}
+    node = {"cluster": "own", "node": "one"}
+    metrics |= {
+        "kubeballoon_vm_memory_bytes": constant(8 * GIB, ({**own, "kind": "size"}, times))
+        + constant(3 * GIB, ({**own, "kind": "need"}, times)),
+        "kubeballoon_node_memory_bytes": constant(64 * GIB, ({**node, "kind": "total"}, times))
+        + constant(4 * GIB, ({**node, "kind": "other"}, times)),
+    }
     directory = tmp_path_factory.mktemp("prometheus")
     prometheus = Prometheus([], directory)
     prometheus.fill(open_metrics(metrics))
@@ -178,7 +186,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, now: float) -> Iterator[str
         yield prometheus.url
 
 
-def read(url: str, now: float, matchers: str = "") -> VMHistory:
+def read(url: str, now: float, matchers: str = 'cluster=""') -> VMHistory:
     times = TimeRange(now - 2 * 3600, now, STEP)
     return read_history(ask_now(PrometheusAccess(url), VMQueries(STEP, matchers).all(), times), times)
 
@@ -203,7 +211,8 @@ def test_vms_that_migrate_come_and_go_are_read_from_a_real_prometheus(filled: st
 
 @pytest.mark.tools
 def test_a_real_prometheus_is_replayed(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--prometheus", filled, "--range", "2h", "--overcommit", "1.2", "--placement", "scheduler"]
+    options = ["--prometheus", filled, "--match", 'cluster=""', "--range", "2h", "--overcommit", "1.2"]
+    options += ["--placement", "scheduler"]
     assert main(["replay", *options, "--format", "json", "--jobs", "1"]) == 0
     printed = capsys.readouterr()
     runs = {run["strategy"]: run for run in json.loads(printed.out)["runs"]}
@@ -211,6 +220,21 @@ def test_a_real_prometheus_is_replayed(filled: str, capsys: pytest.CaptureFixtur
     assert runs["kubeballoon"]["vms"] == 3
     assert runs["kubeballoon"]["demand_gib_hours"] == pytest.approx(2 * 5 + 3, rel=0.1)
     assert "nodes are replayed with 14 GiB, as Prometheus knows them" in printed.err
+
+
+@pytest.mark.tools
+def test_kubeballoon_s_own_metrics_come_first_where_they_are(filled: str, now: float) -> None:
+    found = read(filled, now, 'cluster="own"')
+    (trace,) = found.workload.traces
+    assert (trace.size, trace.demand.tolist()) == (8 * GIB, [3 * GIB])
+    assert found.policies == {"shop/vm": "gold"}
+    assert found.node_memory == [60 * GIB], "without what others use"
+
+
+@pytest.mark.tools
+def test_a_history_of_hours_is_too_short_to_recommend_from(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "--prometheus", filled, "--node-memory", "16Gi"]) == 1
+    assert "a day at least is needed" in capsys.readouterr().err
 
 
 @pytest.mark.tools

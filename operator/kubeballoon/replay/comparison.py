@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing import get_context
-from multiprocessing.sharedctypes import Synchronized
-from typing import ClassVar
 
 from kubeballoon.core.memory.model import MemoryDecision, MemoryTerms
 from kubeballoon.replay.node_replay import NodeReplay, Recording, TimelinePoint
 from kubeballoon.replay.node_workload import GuestAssumptions, NodeWorkload, demand_tables
+from kubeballoon.replay.parallel import Progress, run_tasks
 from kubeballoon.replay.placement import Nodes, Placement, place, schedule
 from kubeballoon.replay.strategies import Strategy, clairvoyant, none, static
 from kubeballoon.replay.totals import ReplayTotals, StrategyRun
@@ -27,10 +23,6 @@ STRATEGIES: dict[str, Strategy | None] = {
 }
 
 _TIMELINE_POINTS = 600  # about as many as a plot has pixels in width
-_PROGRESS_SECONDS = 0.5  # between two reports of progress
-
-Progress = Callable[[float], None]
-"""A function that is called with the share of the work that is done, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +151,7 @@ def compare_strategies(
         for ratio, nodes in nodes_by_ratio.items()
         for task in _tasks(workload, settings, ratio, nodes, with_timeline=ratio == max(ratios))
     ]
-    results = list(_run_tasks(tasks, min(jobs, len(tasks)), progress))
+    results = list(run_tasks(tasks, min(jobs, len(tasks)), progress))
     runs = (
         _add_up([each for each in results if (each.task.overcommit, each.task.strategy) == (ratio, strategy)])
         for ratio in nodes_by_ratio
@@ -191,52 +183,6 @@ def _tasks(
         )
         for strategy in STRATEGIES:
             yield _Task(ratio, strategy, node_workload, with_timeline=with_timeline and number == 0)
-
-
-class _Worker:
-    """A _Worker is a process of the pool, which counts the work that it has done.
-
-    The counter is shared memory, and the pool can hand it to a process only when the process starts.
-    """
-
-    count_work: ClassVar[Callable[[float], None]] = staticmethod(lambda _: None)
-
-    @classmethod
-    def start(cls, done: Synchronized[float]) -> None:
-        """Count this process's work together with that of all others."""
-        cls.count_work = partial(_add, done)
-
-    @classmethod
-    def run(cls, task: _Task) -> _TaskResult:
-        """Run a task in this process."""
-        return task.run(cls.count_work)
-
-
-def _add(done: Synchronized[float], work: float) -> None:
-    with done.get_lock():
-        done.value += work
-
-
-def _run_tasks(tasks: Sequence[_Task], jobs: int, progress: Progress) -> Iterator[_TaskResult]:
-    total = sum(task.work for task in tasks)
-    # Spawned and not forked: a fork would copy locks that threads of libraries hold at that moment.
-    context = get_context("spawn")
-    done = context.Value("d", 0.0)
-    if jobs == 1:
-
-        def count_work(work: float) -> None:
-            _add(done, work)
-            progress(done.value / total)
-
-        yield from [task.run(count_work) for task in tasks]
-        return
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_Worker.start, initargs=(done,)) as pool:
-        longest_first = sorted(tasks, key=lambda task: -task.work)  # else a long one, left to the end, would run alone
-        pending = {pool.submit(_Worker.run, task) for task in longest_first}
-        while pending:
-            finished, pending = wait(pending, timeout=_PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
-            progress(done.value / total)
-            yield from [future.result() for future in finished]
 
 
 def _add_up(results: Sequence[_TaskResult]) -> StrategyRun:

@@ -195,7 +195,7 @@ def require_extra() -> None:
         raise UsageError("needs matplotlib: pip install 'kubeballoon[replay]'")
 
 
-def progress_printer() -> Callable[[float], None]:
+def progress_printer(command: str = "replay") -> Callable[[float], None]:
     """Make a function that prints which share of the work is done, 0 to 1, when it has grown by some percent."""
     printed = 0
 
@@ -204,14 +204,14 @@ def progress_printer() -> Callable[[float], None]:
         percent = int(100 * share) // _PROGRESS_STEP * _PROGRESS_STEP
         if percent > printed:
             printed = percent
-            print_progress(f"{percent} % done")
+            print_progress(f"{percent} % done", command)
 
     return report
 
 
-def print_progress(text: str) -> None:
+def print_progress(text: str, command: str = "replay") -> None:
     """Print what the user should know beside the result."""
-    print(f"replay: {text}", file=sys.stderr, flush=True)  # noqa: T201 - stdout is for the result
+    print(f"{command}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - stdout is for the result
 
 
 def parse_ratios(text: str) -> tuple[float, ...]:

@@ -30,6 +30,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -123,6 +124,7 @@ class NodeReplay:
         progress: Callable[[float], None] = lambda _: None,
         skip: bool = True,
         fixed: Sequence[int] | None = None,
+        period: float = math.inf,
     ) -> None:
         """Prepare a replay.
 
@@ -133,6 +135,7 @@ class NodeReplay:
             progress: called with the seconds that were replayed since the last call.
             skip: whether to skip rounds without effect.
             fixed: what each VM may use for good, bytes; None for what the core decides.
+            period: seconds after which what was counted is noted down, again and again, in ``periods``.
         """
         self._workload = workload
         self._recording = recording
@@ -151,6 +154,8 @@ class NodeReplay:
         ends = [(trace.end, index) for index, trace in enumerate(workload.traces) if trace.end < workload.seconds]
         self._departures = sorted(ends, reverse=True)  # the next one is the last
         self._fixed = fixed
+        self._period, self._counted = period, [ReplayTotals()]
+        self._short_seconds = 0.0
         self._demand_changes = _demand_changes(workload)
         self._next_change = 0
         self._paced: set[int] = set()  # indices of the VMs whose guests are on the way to their targets
@@ -166,7 +171,7 @@ class NodeReplay:
         end = self._workload.seconds
         if self._fixed is not None:
             self._run_fixed(self._fixed)
-            return self._totals()
+            return self._totals(end)
         self._find_start()
         self._guard(0.0)
         self._advance(0.0, min(self._first_round, end))
@@ -178,7 +183,12 @@ class NodeReplay:
             self._advance(self._round_time(number + 1), min(self._round_time(upcoming), end))
             self._progress(self._round_time(upcoming) - now)
             number = upcoming
-        return self._totals()
+        return self._totals(end)
+
+    @property
+    def periods(self) -> list[ReplayTotals]:
+        """What was counted in each whole period of the workload."""
+        return [after.since(before) for before, after in pairwise(self._counted)]
 
     def _run_fixed(self, allocation: Sequence[int]) -> None:
         """Replay the node with allocations that never change."""
@@ -340,6 +350,10 @@ class NodeReplay:
                 stops.append(report_time)
             elapsed, now = min(stops) - now, min(stops)
             self._exhaustion.advance(elapsed)
+            if self._state.severity >= NodeState.SCARCE.severity:
+                self._short_seconds += elapsed
+            if self._period_end <= now:
+                self._counted.append(self._totals(now))
             news = False
             if event_time <= now:
                 self._change_demands(now)
@@ -368,7 +382,14 @@ class NodeReplay:
         reports = [vm.silent_until for vm in self._vms if vm.awaits_report]
         looks = [vm.look_at for vm in self._vms]
         departure = self._departures[-1][0] if self._departures else math.inf
-        return min(self._next_change_time(), self._guard_due, self._storm_at, departure, *returns, *reports, *looks)
+        others = (self._guard_due, self._storm_at, departure, self._period_end)
+        return min(self._next_change_time(), *others, *returns, *reports, *looks)
+
+    @property
+    def _period_end(self) -> float:
+        """When the present period ends, seconds; infinite if that is not within the workload."""
+        end = len(self._counted) * self._period
+        return end if end <= self._workload.seconds else math.inf
 
     def _read_first_reports(self, now: float) -> bool:
         """Read the statistics of guests whose drivers begin to report, and say whether there are any."""
@@ -455,13 +476,14 @@ class NodeReplay:
             )
         )
 
-    def _totals(self) -> ReplayTotals:
+    def _totals(self, now: float) -> ReplayTotals:
+        """Return what was counted from the start to ``now``, seconds."""
         workload = self._workload
         guests = [vm.guest for vm in self._vms]
         for guest in guests:
-            guest.advance(workload.seconds)
+            guest.advance(now)
         return ReplayTotals(
-            demand=sum(_area(trace.times, trace.demand, workload.seconds) for trace in workload.traces),
+            demand=sum(_area(trace.times, trace.demand, now) for trace in workload.traces),
             unmet=sum(guest.unmet for guest in guests),
             exhaustions=self._exhaustion.times,
             exhausted_seconds=self._exhaustion.seconds,
@@ -469,6 +491,7 @@ class NodeReplay:
             moved=sum(guest.moved for guest in guests),
             direction_changes=sum(vm.direction_changes for vm in self._vms),
             below_min_seconds=sum(guest.below_minimum for guest in guests),
+            short_seconds=self._short_seconds,
         )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kubeballoon.cluster.errors import one_line
+from kubeballoon.core.formatting import printable
 
 _MAX_POINTS = 10_000  # in one answer: Prometheus refuses more than 11 000 per series
 _MAX_CHUNK = 86_400.0  # seconds: the answer for a thousand VMs and a day at five minutes has some 8 MB
@@ -157,7 +158,7 @@ class PrometheusClient:
         if isinstance(answer, dict) and answer.get("status") == "success" and "data" in answer:
             return answer["data"]
         if isinstance(answer, dict) and isinstance(answer.get("error"), str):
-            raise PrometheusError(f"{self._access.url} refuses the query: {one_line(answer['error'])}")
+            raise PrometheusError(f"{self._access.url} refuses the query: {printable(one_line(answer['error']))}")
         if status in _HTTP_CODES:
             raise PrometheusError(f"{self._access.url} {_HTTP_CODES[status]}")
         raise PrometheusError(f"{self._access.url} answers with HTTP status {status}, and not as a Prometheus does")
@@ -171,12 +172,16 @@ def _parse(data: Any) -> Iterator[tuple[Labels, list[tuple[float, float]]]]:
     """
     try:
         if data["resultType"] != "matrix":
-            raise PrometheusError(f"Prometheus answers with a {data['resultType']}, and not with series")
+            raise PrometheusError(
+                f"Prometheus answers with a {printable(str(data['resultType']))}, and not with series"
+            )
         for each in data["result"]:
             labels = tuple(sorted((str(name), str(value)) for name, value in each["metric"].items()))
             yield labels, [(float(time), float(value)) for time, value in each["values"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PrometheusError(f"Prometheus answers with what is not series: {one_line(error) or repr(error)}") from None
+        raise PrometheusError(
+            f"Prometheus answers with what is not series: {printable(one_line(error)) or repr(error)}"
+        ) from None
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

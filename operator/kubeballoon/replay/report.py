@@ -30,6 +30,7 @@ _COLUMNS = {
     "moved_gib": "moved GiB",
     "direction_changes": "direction changes",
     "below_min_seconds": "below min s",
+    "short_seconds": "short s",
 }
 _HOUR = 3600.0
 _STYLE = (
@@ -39,7 +40,11 @@ _STYLE = (
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Format the runs as aligned text."""
-    rows = [list(_COLUMNS.values()), *([_cell(run[key]) for key in _COLUMNS] for run in runs)]
+    return align([list(_COLUMNS.values()), *([_cell(run[key]) for key in _COLUMNS] for run in runs)])
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Format rows as text with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -54,23 +59,34 @@ def write(results: ReplayResults, directory: Path) -> None:
     }
     images = []
     for name, (title, draw) in plots.items():
-        data = _png(draw())
-        (directory / name).write_bytes(data)
-        source = base64.b64encode(data).decode()
-        images.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{source}">')
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>kubeballoon replay</title>'
-        f"<style>{_STYLE}</style><h1>kubeballoon replay</h1>{_format_runs(results.runs)}{''.join(images)}"
-        f"{_format_decisions(results.timeline)}</html>\n"
+        figure = draw()
+        (directory / name).write_bytes(_png(figure))
+        images.append(embed(title, figure))
+    content = f"{_format_runs(results.runs)}{''.join(images)}{_format_decisions(results.timeline)}"
+    (directory / "report.html").write_text(html_page("kubeballoon replay", content), encoding="utf-8")
+
+
+def html_page(title: str, content: str) -> str:
+    """Make a page of ``content``, which is HTML."""
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style><h1>{title}</h1>{content}</html>\n"
     )
-    (directory / "report.html").write_text(page, encoding="utf-8")
+
+
+def embed(title: str, figure: Figure) -> str:
+    """Make a part of a page that shows a figure under its title."""
+    source = base64.b64encode(_png(figure)).decode()
+    return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{source}">'
 
 
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Make a table of texts."""
+
     def line(tag: str, cells: Sequence[str]) -> str:
         return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
@@ -79,7 +95,7 @@ def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _format_runs(runs: Sequence[StrategyRun]) -> str:
     rows = [[_cell(run[key]) for key in _COLUMNS] for run in (each.to_json() for each in runs)]
-    return _html_table(list(_COLUMNS.values()), rows)
+    return html_table(list(_COLUMNS.values()), rows)
 
 
 def _format_decisions(timeline: NodeTimeline) -> str:
@@ -93,7 +109,7 @@ def _format_decisions(timeline: NodeTimeline) -> str:
         for decision in timeline.decisions
     ]
     title = f"Why, on {timeline.workload.name} at its peak ({timeline.peak / _HOUR:.1f} h)"
-    return f"<h2>{html.escape(title)}</h2>{_html_table(('VM', 'size', 'may use', 'reason'), rows)}"
+    return f"<h2>{html.escape(title)}</h2>{html_table(('VM', 'size', 'may use', 'reason'), rows)}"
 
 
 def _plot_savings(runs: Sequence[StrategyRun]) -> Figure:

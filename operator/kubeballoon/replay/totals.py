@@ -18,6 +18,7 @@ class ReplayTotals:
     Attributes:
         demand: memory that guests demanded, byte-seconds.
         unmet: the part of it that guests did not hold, or that VMs which were killed did not meet, byte-seconds.
+        short_seconds: for how long the node was Scarce or Critical.
         exhaustions: how often a node's free memory fell below the kubelet's eviction threshold.
         exhausted_seconds: for how long it was below.
         killed: how many VMs the kubelet or the kernel killed for that.
@@ -34,12 +35,22 @@ class ReplayTotals:
     moved: float = 0.0
     direction_changes: int = 0
     below_min_seconds: float = 0.0
+    short_seconds: float = 0.0
 
     @classmethod
     def add_up(cls, parts: Iterable[ReplayTotals]) -> ReplayTotals:
         """Add up each figure, in the order of the parts."""
         summands = list(parts)
         return cls(*(sum(getattr(each, field.name) for each in summands) for field in fields(cls)))
+
+    def since(self, before: ReplayTotals) -> ReplayTotals:
+        """Return what was counted since ``before``, which was counted up to an earlier time."""
+        return ReplayTotals(*(getattr(self, field.name) - getattr(before, field.name) for field in fields(self)))
+
+    @property
+    def unmet_share(self) -> float:
+        """The share of the demand that was not met, 0 to 1."""
+        return self.unmet / self.demand if self.demand else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class StrategyRun:
     @property
     def unmet_share(self) -> float:
         """The share of the demand that was not met, 0 to 1."""
-        return self.totals.unmet / self.totals.demand if self.totals.demand else 0.0
+        return self.totals.unmet_share
 
     @property
     def saved_share(self) -> float:
@@ -84,5 +95,6 @@ class StrategyRun:
             "moved_gib": totals.moved / GIB,
             "direction_changes": totals.direction_changes,
             "below_min_seconds": totals.below_min_seconds,
+            "short_seconds": totals.short_seconds,
             "seconds": self.seconds,
         }

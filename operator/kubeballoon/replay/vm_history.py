@@ -11,7 +11,7 @@ A VM is what has one namespace and name: on which node it ran does not matter, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -43,6 +43,7 @@ class VMHistory:
         policies: the policy that governed each VM last, by VM; empty without kubeballoon's metrics.
         swapping: the share of the time in which each VM's guest read from swap, 0 to 1, by VM, where it is known.
         node_memory: what each node has for VMs, bytes; empty where no metric says so.
+        silent: the VMs whose guests never reported what they use.
         notes: what the user should know, a line each.
     """
 
@@ -51,6 +52,7 @@ class VMHistory:
     policies: Mapping[str, str] = field(default_factory=dict)
     swapping: Mapping[str, float] = field(default_factory=dict)
     node_memory: Sequence[int] = ()
+    silent: Collection[str] = ()
     notes: Sequence[str] = ()
 
 
@@ -89,6 +91,7 @@ def read_history(answers: Mapping[str, Series], times: TimeRange) -> VMHistory:
         policies=_last_policies(answers["policy"]),
         swapping={name: float((rate[~np.isnan(rate)] > 0).mean()) for name, rate in _by_vm(answers["swap_in"]).items()},
         node_memory=_node_memory(answers),
+        silent=[vm.name for vm in vms if vm.silent],
         notes=[*notes, *_notes(vms)],
     )
 
