@@ -440,6 +440,21 @@ async def test_a_node_that_names_other_vms_each_time_is_soon_not_written_for_any
     assert controller.rounds.results["forger"].misreported == []
 
 
+async def test_a_report_whose_vms_change_all_the_time_leaves_room_for_other_nodes_events(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder = FakeRecorder()
+    controller = Controller(recorder=recorder)
+    for beat in range(6):
+        controller.clock.now += 1
+        forged = report(TODAY + timedelta(seconds=beat), vms=200, version=beat + 1, responsive=not beat % 2)
+        controller.state.put_node(forged, controller.clock())
+        await controller.rounds.run("n")
+    about_vms = [reason for about, reason, *_ in recorder.posted if about.startswith("VirtualMachineInstance/")]
+    assert 200 <= len(about_vms) <= 256 + 6
+    assert caplog.text.count("n: too many events about its VMs") == 1
+
+
 async def test_no_node_s_write_waits_behind_all_that_another_node_s_report_names() -> None:
     controller = Controller(recorder=FakeRecorder())
     for node, vms in (("large", 200), ("small", 1)):

@@ -17,6 +17,7 @@ from kubeballoon.cluster.client import ApiClient, ApiError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.cluster.vmi_annotations import CONCURRENT_PATCHES, VMIAnnotator, VMIReference, WriteResult
 from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.event_allowance import EventAllowance
 from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.misreported_vms import MisreportedVMs
 from kubeballoon.controller.policy_store import PolicyStore
@@ -138,6 +139,7 @@ class RoundRunner:
         self._state = state
         self._annotator = VMIAnnotator(cluster)
         self._misreported = MisreportedVMs()
+        self._event_allowances: dict[str, EventAllowance] = {}  # by the node's name
         self.recorder = recorder
         self._counters = counters
         self._clock = clock
@@ -180,6 +182,8 @@ class RoundRunner:
         if pressure is None or status is None:
             self.results.pop(name, None)
             self._misreported.keep(name, (), self._clock())
+            if pressure is None:
+                self._event_allowances.pop(name, None)
             return
         if self._state.seconds_since_heard(name, self._clock()) > SILENT_AFTER:
             self.results[name] = RoundResult(silent=True)
@@ -355,10 +359,23 @@ class RoundRunner:
             event = (
                 None if decision_before is None else _event_for_change(policy_type, report, decision_before, decision)
             )
-            if event is not None:
+            if event is not None and self._may_post(node.metadata.name, report):
                 reason, warning = event
                 about = _vmi_reference(report)
                 await self.recorder.post(about, reason, decision.message, action="Allocate", warning=warning)
+
+    def _may_post(self, node: str, report: VirtualMachineReport) -> bool:
+        """Whether an event about a VM may be posted because a node's agent reports the VM."""
+        now = self._clock()
+        if not self._misreported.may_be_tried(node, report.uid, now):
+            return False
+        allowance = self._event_allowances.setdefault(node, EventAllowance())
+        refused_before = allowance.refused
+        if allowance.take(now):
+            return True
+        if not refused_before:
+            _log.warning("%s: too many events about its VMs, some are left out", node, extra={"node": node})
+        return False
 
 
 def _node_reference(node: NodePressure) -> ObjectReference:
