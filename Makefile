@@ -77,7 +77,7 @@ hooks: $(VENV) ## Have git run the quick checks before each commit
 binary: $(VENV) ## Make kubectl-balloon for this platform, as a folder that needs no Python, in build/binary
 	@$(BIN)/python -m hack.binary
 
-dashboard: $(READY) ## Draw docs/dashboard.png, the chart's dashboard, of a real run
+dashboard: $(READY) ## Draw docs/dashboard.png, the chart's dashboard, of a model cluster
 	@hack/bootstrap.sh hack/dashboard/packages.txt
 	@$(BIN)/python -m hack.dashboard
 

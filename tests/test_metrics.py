@@ -96,7 +96,7 @@ def vms() -> list[dict[str, Any]]:
             guest={"swapOut": "3Mi"},
             processors={"size": 4, "online": 2, "target": 2, "policy": "cpus"},
         ),
-        vm("b"),
+        vm("b", guest={"swapIn": "1Mi"}),
     ]
 
 

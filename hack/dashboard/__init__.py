@@ -1,1 +1,1 @@
-"""`make dashboard` draws the chart's Grafana dashboard with data of a real run."""
+"""`make dashboard` draws the chart's Grafana dashboard with data of a model cluster."""

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from hack.dashboard.answers import Series, Span
 from hack.testbed.controlplane.build import cached
 from hack.testbed.controlplane.commands import run
 from hack.testbed.controlplane.errors import ControlPlaneError
-from hack.testbed.prometheus import Series, Span
 
 _SOURCES = Path(__file__).with_name("page")
 _INSTALL_SECONDS = 600.0
@@ -39,8 +39,10 @@ def draw(dashboard: dict[str, Any], answers: dict[int, list[Series]], span: Span
     Raises:
         ControlPlaneError: A panel has no data or cannot be drawn, or npm, node or Chromium is missing.
     """
+    may_be_empty = {panel["id"] for panel in dashboard["panels"] if "noValue" in _defaults(panel)}
     titles = {panel["id"]: panel["title"] for panel in dashboard["panels"]}
-    empty = [titles[panel] for panel, series in answers.items() if not any(each["values"] for each in series)]
+    measured = {panel for panel, series in answers.items() if any(each["values"] for each in series)}
+    empty = [titles[panel] for panel in answers if panel not in measured | may_be_empty]
     if empty:
         raise ControlPlaneError(f"nothing was measured for {', '.join(empty)}")
     node, chromium = _program("node"), _program(*_CHROMIUM)
@@ -57,6 +59,12 @@ def draw(dashboard: dict[str, Any], answers: dict[int, list[Series]], span: Span
         (page / "data.js").write_text(f"Object.assign(globalThis, {json.dumps(data)});\n")
         command: list[str | Path] = [node, built / "shoot.mjs", chromium, (page / "index.html").as_uri(), picture]
         run(command, seconds=_DRAW_SECONDS)
+
+
+def _defaults(panel: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of all of a panel's fields; a row has none."""
+    defaults: dict[str, Any] = panel.get("fieldConfig", {}).get("defaults", {})
+    return defaults
 
 
 def _build(result: Path) -> None:

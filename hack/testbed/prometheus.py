@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,18 +27,6 @@ _GRACE_SECONDS = 10.0
 _FILL_SECONDS = 300.0
 _RETENTION = "10y"  # or a history that is filled in would be deleted
 _STEP_SECONDS = 1
-# Grafana's $__rate_interval is four scrape intervals. That would be 4 s here, in which too few rounds happen.
-_VARIABLES = {"$__rate_interval": "15s", "$node": ".*", "$namespace": ".*", "$vm": ".*"}
-
-Series = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A time span, in Unix seconds."""
-
-    start: float
-    end: float
 
 
 def free_address() -> str:
@@ -109,30 +95,12 @@ class Prometheus:
     ) -> None:
         self._daemon.stop(_GRACE_SECONDS)
 
-    def answers(self, dashboard: dict[str, Any], span: Span) -> dict[int, list[Series]]:
-        """Return the series that each panel shows of a span, by the panel's id: name, labels, times (ms) and values."""
-        return {
-            panel["id"]: [series for target in panel["targets"] for series in self._range(target, span)]
-            for panel in dashboard["panels"]
-            if "targets" in panel
-        }
+    def query(self, what: str, **parameters: Any) -> Any:
+        """Return what the server answers to ``query`` or ``query_range``.
 
-    def _range(self, target: dict[str, Any], span: Span) -> list[Series]:
-        expression = target["expr"]
-        for name, value in _VARIABLES.items():
-            expression = expression.replace(name, value)
-        found = self._query("query_range", query=expression, start=span.start, end=span.end, step=_STEP_SECONDS)
-        return [
-            {
-                "name": _legend(target["legendFormat"], series["metric"]),
-                "labels": series["metric"],
-                "times": [round(moment * 1000) for moment, _ in series["values"]],
-                "values": [None if value == "NaN" else float(value) for _, value in series["values"]],
-            }
-            for series in found["result"]
-        ]
-
-    def _query(self, what: str, **parameters: Any) -> Any:
+        Raises:
+            ControlPlaneError: Prometheus refuses the query.
+        """
         url = f"http://{self._address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=_REQUEST_SECONDS) as answer:
@@ -146,8 +114,3 @@ class Prometheus:
         except OSError:
             return False
         return True
-
-
-def _legend(legend: str, labels: dict[str, str]) -> str:
-    """Replace each {{label}} of a legend by its value, as Grafana does."""
-    return re.sub(r"{{\s*(\w+)\s*}}", lambda found: labels.get(found[1], ""), legend)

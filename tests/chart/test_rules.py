@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hack.dashboard.answers import chosen_values
 from hack.testbed.chart import CHART, render
 from hack.testbed.controlplane.commands import run
 from hack.testbed.tools import PROMTOOL
@@ -54,15 +55,25 @@ def test_each_alert_has_its_runbook() -> None:
 
 def test_prometheus_understands_the_dashboard_s_queries(tmp_path: Path) -> None:
     dashboard = json.loads((CHART / "files/dashboard.json").read_text())
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    panels = [each for panel in dashboard["panels"] for each in (panel, *panel.get("panels", []))]
+    queries = [target["expr"] for panel in panels for target in panel.get("targets", [])]
     assert len(queries) > 10
-    variables = {"$__rate_interval": "5m", "$node": ".*", "$namespace": ".*", "$vm": ".*"}
+    variables = {"$__rate_interval": "5m", "$__range": "3h", "$node": ".*", "$namespace": ".*", "$vm": ".*"}
+    variables |= chosen_values(dashboard)
     for name, value in variables.items():
         queries = [query.replace(name, value) for query in queries]
     rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(queries)]
     path = tmp_path / "queries.yaml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     run([PROMTOOL.path(), "check", "rules", path], seconds=30)
+
+
+def test_each_variable_that_the_dashboard_names_is_grafana_s_or_its_own() -> None:
+    text = (CHART / "files/dashboard.json").read_text()
+    own = {variable["name"] for variable in json.loads(text)["templating"]["list"]}
+    named = set(re.findall(r"\$\{?(\w+)", text))
+    assert {"node", "price", "window"} <= named
+    assert named - own == {"__all", "__rate_interval", "__range"}
 
 
 def test_each_sum_is_tested() -> None:

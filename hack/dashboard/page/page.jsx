@@ -1,7 +1,9 @@
 // Draws `dashboard` with `results` (data.js sets both) as Grafana does: with its components, theme, formats and grid.
 import inter from '@fontsource/inter/files/inter-latin-400-normal.woff2';
 import interMedium from '@fontsource/inter/files/inter-latin-500-normal.woff2';
-import { FieldType, createTheme, dateTime, getDisplayProcessor, getMinMaxAndDelta, toDataFrame } from '@grafana/data';
+import {
+  FieldType, createTheme, dateTime, formattedValueToString, getDisplayProcessor, getMinMaxAndDelta, toDataFrame,
+} from '@grafana/data';
 import { BigValue, GlobalStyles, PanelChrome, ThemeContext, TimeSeries } from '@grafana/ui';
 import { createRoot } from 'react-dom/client';
 
@@ -101,7 +103,56 @@ function States({ panel, width, height }) {
   });
 }
 
-const DRAWN_BY = { stat: Stat, timeseries: Lines, 'state-timeline': States };
+// A table, as the transformations of Grafana make it of instant queries: merge, sortBy and organize. Grafana's own
+// component scrolls, and would show only some rows.
+function Table({ panel }) {
+  const { sortBy, organize } = Object.fromEntries(panel.transformations.map(({ id, options }) => [id, options]));
+  const { excludeByName, indexByName, renameByName } = organize;
+  const merged = new Map();
+  for (const { refId, labels, values: [value] } of results[panel.id]) {
+    const key = JSON.stringify(Object.entries(labels).sort());
+    merged.set(key, { ...labels, ...merged.get(key), [`Value #${refId}`]: value });
+  }
+  const [{ field }] = sortBy.sort;
+  const rows = [...merged.values()].sort((one, other) => (other[field] ?? -Infinity) - (one[field] ?? -Infinity));
+  const columns = Object.keys(indexByName)
+    .filter((name) => !excludeByName[name])
+    .sort((one, other) => indexByName[one] - indexByName[other]);
+  const shown = (name, value) => {
+    if (typeof value !== 'number') {
+      return { text: value };
+    }
+    const { overrides, defaults } = panel.fieldConfig;
+    const own = overrides.filter(({ matcher }) => matcher.options === renameByName[name]);
+    const properties = own.flatMap((override) => override.properties.map(({ id, value: set }) => [id, set]));
+    const config = { ...defaults, ...Object.fromEntries(properties) };
+    const display = getDisplayProcessor({ field: { type: FieldType.number, config }, theme })(value);
+    return { text: formattedValueToString(display), color: config.mappings && display.color };
+  };
+  return (
+    <table style={{ width: '100%' }}>
+      <thead>
+        <tr>{columns.map((name) => <th key={name} style={cell(name)}>{renameByName[name]}</th>)}</tr>
+      </thead>
+      <tbody>
+        {rows.map((row, index) => (
+          <tr key={index} style={{ borderTop: `1px solid ${theme.colors.border.weak}` }}>
+            {columns.map((name) => {
+              const { text, color } = shown(name, row[name]);
+              return <td key={name} style={{ ...cell(name), color }}>{text}</td>;
+            })}
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+const cell = (name) => ({ padding: '6px 8px', textAlign: name.startsWith('Value') ? 'right' : 'left' });
+
+const DRAWN_BY = { stat: Stat, table: Table, timeseries: Lines, 'state-timeline': States };
+
+const folded = ({ title, collapsed, panels }) => (collapsed ? `▸ ${title} (${panels.length} panels)` : title);
 
 function Panel({ panel }) {
   const { x, y, w, h } = panel.gridPos;
@@ -109,7 +160,7 @@ function Panel({ panel }) {
   const size = { width: w * column - GAP, height: h * (ROW_HEIGHT + GAP) - GAP };
   const place = { position: 'absolute', left: x * column, top: y * (ROW_HEIGHT + GAP), ...size };
   if (panel.type === 'row') {
-    return <div style={{ ...place, ...theme.typography.h5, lineHeight: `${ROW_HEIGHT}px` }}>{panel.title}</div>;
+    return <div style={{ ...place, ...theme.typography.h5, lineHeight: `${ROW_HEIGHT}px` }}>{folded(panel)}</div>;
   }
   const Drawn = DRAWN_BY[panel.type];
   if (!Drawn) {
@@ -120,7 +171,7 @@ function Panel({ panel }) {
       <PanelChrome title={panel.title} description={panel.description} {...size}>
         {(width, height) => (
           <div style={{ position: 'relative', width, height }}>
-            {results[panel.id].length ? <Drawn {...{ panel, width, height }} /> : 'No data'}
+            {results[panel.id].length ? <Drawn {...{ panel, width, height }} /> : panel.fieldConfig.defaults.noValue}
           </div>
         )}
       </PanelChrome>

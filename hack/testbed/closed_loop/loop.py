@@ -205,7 +205,7 @@ class ClosedLoop:
 
     def _start(self, guest: ModelGuest) -> None:
         """Start the worker of a VM that has started."""
-        instance = Instance(guest.name, "default", guest.name, {}, (), guest.size, OVERHEAD)
+        instance = Instance(guest.name, guest.namespace, guest.name, {}, (), guest.size, OVERHEAD)
         worker = MemoryWorker(instance, _Unreachable(), self._settings, self._on_news, clock=self._clock)
         # The worker's own ``run`` looks for a libvirt socket first, and would find none.
         self._tasks[guest.name] = _WorkerTask(worker, guest, worker._follow(guest))  # noqa: SLF001
@@ -231,11 +231,12 @@ class ClosedLoop:
             self._news = True
         workers = [task.worker for task in self._tasks.values()]
         if emergency.may_be_needed(self.state, workers) and emergency.set_emergency_targets(
-            "node", self._compose(), workers
+            "node", self.compose(), workers
         ):
             self._news = True
 
-    def _compose(self) -> NodePressureStatus:
+    def compose(self) -> NodePressureStatus:
+        """Compose the agent's report as of now."""
         node = NodeObservation(self._memory, self.state, self._limits.thresholds(self._memory))
         conditions = () if self._report is None else self._report.conditions
         workers = [(task.worker, None) for task in self._tasks.values()]
@@ -250,7 +251,7 @@ class ClosedLoop:
         due = self.now >= self._reported_at + timing.refresh
         if not (news or due or report_changes.node_changed(self._report, self._memory, None)):
             return
-        status = self._compose()
+        status = self.compose()
         change = report_changes.report_news(self._report, status)
         if not (due or change):
             return

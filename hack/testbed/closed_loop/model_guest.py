@@ -76,6 +76,7 @@ class ModelGuest:
         file_faults: major faults a second on pages of files.
         paging_reads: bytes a second that reads of files add to the counter of swap-ins, as Windows' driver counts them.
         actual: what the balloon leaves the guest; its size at first.
+        namespace: the VM's namespace.
     """
 
     name: str
@@ -95,6 +96,7 @@ class ModelGuest:
     file_faults: float = 0.0
     paging_reads: float = 0.0
     actual: float = -1.0
+    namespace: str = "default"
 
     requests: list[tuple[float, int]] = field(default_factory=list)
     """What was requested of the driver, and when."""
