@@ -74,3 +74,21 @@ def test_what_fuzzing_finds_is_kept_although_the_run_fails() -> None:
     assert restored < fuzzed < saved
     assert steps[saved]["if"] == "always()"
     assert steps[saved]["with"].items() <= steps[restored]["with"].items()
+
+
+def test_images_begin_with_nothing_and_their_build_is_given_each_script_that_it_copies() -> None:
+    text = (ROOT / "images/Containerfile").read_text()
+    stages = re.findall(r"^FROM (\S+) AS (\S+)$", text, re.MULTILINE)
+    assert [base for base, name in stages if name in ("controller", "agent")] == ["scratch", "scratch"]
+    scripts = {word for line in re.findall(r"^COPY (images/.*)$", text, re.MULTILINE) for word in line.split()[:-1]}
+    assert scripts == {"images/root.sh", "images/slim.sh"}
+    assert {f"!{script}" for script in scripts} <= set((ROOT / ".containerignore").read_text().splitlines())
+
+
+def test_ci_builds_images_for_both_architectures_and_checks_what_they_list() -> None:
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yaml").read_text())["jobs"]["images"]
+    assert job["strategy"]["matrix"] == {
+        "part": ["controller", "agent"],
+        "runner": ["ubuntu-24.04", "ubuntu-24.04-arm"],
+    }
+    assert any("python -m hack.sbom root" in step.get("run", "") for step in job["steps"])
