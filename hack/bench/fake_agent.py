@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
-from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.agent import Agent
 from kubeballoon.agent.hypervisor.launcher_sockets import RUNTIME
 from kubeballoon.agent.hypervisor.libvirt import CallThread
 from kubeballoon.agent.node.memory import HostMemoryReader
-from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.settings import AgentSettings, NodeSettings
 from kubeballoon.cluster.client import ApiClient
 
 _STATISTICS_SECONDS = 5
@@ -38,7 +38,7 @@ async def main(kubeconfig: str, node: str, pods: str, *domains: str) -> None:
             FakeHypervisor(memory_controls, guest_controls),
             HostMemoryReader(),
             settings,
-            NodeLimits(100 << 20, 64 << 20),
+            NodeSettings(100 << 20, 64 << 20),
         )
         await agent.run()
 

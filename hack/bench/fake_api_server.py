@@ -32,6 +32,7 @@ KINDS = {
     "nodepressures": "NodePressure",
     "memorypolicies": "MemoryPolicy",
     "processorpolicies": "ProcessorPolicy",
+    "nodepolicies": "NodePolicy",
 }
 KUBEVIRT = "kubevirt.io/v1"
 

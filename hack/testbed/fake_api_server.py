@@ -32,6 +32,7 @@ _PLURALS = {
     paths.NODE_PRESSURES: "NodePressure",
     paths.MEMORY_POLICIES: "MemoryPolicy",
     paths.PROCESSOR_POLICIES: "ProcessorPolicy",
+    paths.NODE_POLICIES: "NodePolicy",
     paths.NAMESPACES: "Namespace",
 }
 

@@ -40,6 +40,7 @@ class FakeCluster:
         lease: the agent's Lease; None if there is none.
         beats: how often the Lease was written.
         created: how often the NodePressure was created, or found to be there.
+        labels: the Node's labels.
     """
 
     collections: dict[str, list[Object] | None]
@@ -58,6 +59,7 @@ class FakeCluster:
     lease: Object | None = None
     beats: int = 0
     created: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Answer, unless the test does otherwise."""
@@ -70,7 +72,7 @@ class FakeCluster:
                 raise NotFoundError("there is none")
             return self.pressure
         if path == paths.node("here"):
-            return {"metadata": {"uid": "node"}}
+            return {"metadata": {"uid": "node", "labels": self.labels}}
         if path == LEASE:
             return self._lease()
         items = self.collections[path]
@@ -184,6 +186,7 @@ def cluster(*vms: Object, policies: list[Object] | None = None, namespaces: list
         paths.INSTANCES: list(vms),
         paths.MEMORY_POLICIES: list(named),
         paths.PROCESSOR_POLICIES: [],
+        paths.NODE_POLICIES: [],
         paths.NAMESPACES: namespaces,
         paths.KUBEVIRTS: [],
     }

@@ -38,7 +38,7 @@ from kubeballoon.agent.wait_times import DEFAULT_TIMING
 from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, ProcessorMethod
-from kubeballoon.core.memory.node_state import MemoryStall, StateThresholds
+from kubeballoon.core.memory.node_state import MemoryStall, NodeLimits, StateThresholds
 from kubeballoon.core.memory.pacing import Pace
 from kubeballoon.governance.core_inputs import memory_vm
 from kubeballoon.governance.loaded_policy import load_memory_policy
@@ -136,7 +136,7 @@ async def sampled(
 def composed(
     memory: HostMemory, state: NodeState, *workers: MemoryWorker, guest_worker: GuestWorker | None = None
 ) -> NodePressureStatus:
-    node = NodeObservation(memory, state, StateThresholds(4, 3, 2, 1))
+    node = NodeObservation(memory, state, NodeLimits(StateThresholds(4, 3, 2, 1), reserve=4))
     return compose(node, [(worker, guest_worker) for worker in workers], [], datetime.now(UTC))
 
 

@@ -17,10 +17,10 @@ import pytest
 from hack.testbed.fake_cluster import SIZE, FakeCluster, cluster, namespace, vmi
 from hack.testbed.lab import MIB
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
-from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.agent import Agent
 from kubeballoon.agent.hypervisor.errors import GoneError
 from kubeballoon.agent.node.memory import HostMemoryReader
-from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.settings import AgentSettings, NodeSettings
 from kubeballoon.agent.vm import guest_agent_worker
 from kubeballoon.agent.vm.guest_program_client import DIRECTORY
 from kubeballoon.agent.wait_times import Timing
@@ -34,7 +34,7 @@ from kubeballoon.cluster.client import (
     UnreachableError,
 )
 from tests.agent.fast_timing import QUICK
-from tests.support.cluster import Object, memory_policy, processor_policy
+from tests.support.cluster import Object, memory_policy, node_policy, processor_policy
 from tests.support.waiting import soon
 
 pytestmark = pytest.mark.usefixtures("sockets")
@@ -73,7 +73,7 @@ async def running(
         hypervisor,
         HostMemoryReader(proc),
         AgentSettings(Path("/pods"), 60.0, 1, timing),
-        NodeLimits(0, 64 * MIB),
+        NodeSettings(0, 64 * MIB),
     )
     task = asyncio.create_task(agent.run())
     try:
@@ -504,3 +504,66 @@ async def test_a_forged_policy_reduces_no_vm_below_its_guarantee(
             api.happen(paths.NAMESPACES, namespace(tier="test"))
             await until(lambda: control.actual == SIZE // 4)
     assert min(control.requests) >= (SIZE // 4 if labels is not None else SIZE * 3 // 4)
+
+
+def node_policy_of(pool: str, version: int = 1, **spec: Any) -> Object:
+    made = node_policy(pool, selector={"nodeSelector": {"matchLabels": {"pool": pool}}}, **spec)
+    made["metadata"] |= {"uid": pool, "resourceVersion": str(version), "generation": version}
+    return made
+
+
+EARLY = {"ample": "70%", "tight": "60%", "scarce": "2%", "critical": "1%"}
+
+
+async def test_a_node_policy_says_where_the_states_begin_and_what_is_kept_free(proc: Path) -> None:
+    api = cluster(vmi())
+    api.labels = {"pool": "early"}
+    api.collections[paths.NODE_POLICIES] = [node_policy_of("other", reserve="10Gi"), node_policy_of("early")]
+    async with running(api, proc, vm=FakeMemoryControl(SIZE)):
+        await until(lambda: api.reports)
+        assert (api.reports[0]["labels"], api.reports[0]["state"]) == ({"pool": "early"}, "Ample")
+        limits = api.reports[0]["limits"]
+        assert (limits["policy"], limits["policyGeneration"], limits["evictionRead"]) == ("early", 1, False)
+        assert parse_quantity(limits["ample"]) == parse_quantity(api.reports[0]["memory"]["reserve"])
+
+        api.happen(paths.NODE_POLICIES, node_policy_of("early", 2, thresholds=EARLY, reserve="12Gi"))
+        await until(lambda: api.reports[-1]["limits"]["policyGeneration"] == 2)
+        assert (api.reports[-1]["state"], api.reports[-1]["memory"]["reserve"]) == ("Tight", "12Gi")
+
+        api.happen(paths.NODE_POLICIES, node_policy_of("early", 3, reserve="16Gi"))
+        await until(lambda: "refused" in api.reports[-1]["limits"])
+        assert api.reports[-1]["limits"]["refused"] == "it would keep 16 GiB of 16 GiB free, and leave VMs nothing"
+        assert (api.reports[-1]["state"], api.reports[-1]["limits"]["ample"]) == ("Ample", limits["ample"])
+
+
+async def test_an_agent_is_never_in_a_state_that_its_policy_does_not_know(proc: Path) -> None:
+    late = {"ample": "5%", "tight": "4%", "scarce": "2%", "critical": "1%"}
+    (proc / "meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable: 899000 kB\n")  # 5.4 %: Tight by default's Ample
+    api = cluster(vmi())
+    api.labels = {"pool": "late"}
+    api.collections[paths.NODE_POLICIES] = [node_policy_of("late", thresholds=late)]
+    async with running(api, proc, vm=FakeMemoryControl(SIZE)):
+        await until(lambda: api.reports)
+    assert {report["state"] for report in api.reports} == {"Ample"}
+
+
+async def test_a_node_whose_labels_change_is_governed_by_another_policy(proc: Path) -> None:
+    quick = replace(QUICK, node=replace(QUICK.node, labels_interval=0.01))
+    api = cluster(vmi())
+    api.collections[paths.NODE_POLICIES] = [node_policy_of("early", thresholds=EARLY)]
+    async with running(api, proc, timing=quick, vm=FakeMemoryControl(SIZE)):
+        await until(lambda: api.reports)
+        assert "policy" not in api.reports[-1]["limits"]
+        api.labels = {"pool": "early"}
+        await until(lambda: api.reports[-1]["limits"].get("policy") == "early" and api.reports[-1]["state"] == "Tight")
+        api.labels = {}
+        await until(lambda: "policy" not in api.reports[-1]["limits"] and api.reports[-1]["state"] == "Ample")
+
+
+async def test_an_agent_whose_cluster_has_no_node_policies_works_by_its_own_settings(proc: Path) -> None:
+    api = cluster(vmi())
+    api.collections[paths.NODE_POLICIES] = None
+    async with running(api, proc, vm=FakeMemoryControl(SIZE)) as agent:
+        await until(lambda: api.vm("vm").get("need"))
+        assert agent.unready() is None or "namespaces" in str(agent.unready())
+    assert "policy" not in api.reports[-1]["limits"]

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.lab.cgroups import NodeCgroup
-from kubeballoon.agent.agent import NodeLimits
 from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
 from kubeballoon.agent.report import NodeObservation, compose
+from kubeballoon.agent.settings import NodeSettings
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, VirtualMachineReport
 from kubeballoon.core.memory.allocation import allocate_memory
-from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state
+from kubeballoon.core.memory.node_state import MemoryStall, NodeTerms, StallLimits, next_state, node_limits
 from kubeballoon.core.units import GIB, MIB
 from kubeballoon.governance.core_inputs import memory_node
 from kubeballoon.governance.loaded_policy import load_memory_policy
@@ -68,7 +68,7 @@ def test_a_cgroup_of_version_2_stands_for_the_node(tmp_path: Path) -> None:
     assert HostMemoryReader(machine, group).memory().total == 1024 * MIB
 
 
-LIMITS = NodeLimits(eviction=100 * MIB, margin=64 * MIB)
+SETTINGS = NodeSettings(eviction=100 * MIB, margin=64 * MIB)
 CALM = MemoryStall()
 TODAY = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -94,7 +94,13 @@ def meminfo(total: int, *, anon: int = 0, active: int = 0, inactive: int = 0, sl
 
 def state(memory: HostMemory) -> NodeState:
     """Find the state of a node that was Ample."""
-    return next_state(NodeState.AMPLE, memory.least_available, LIMITS.thresholds(memory), CALM, StallLimits())
+    return next_state(
+        NodeState.AMPLE,
+        memory.least_available,
+        node_limits(NodeTerms(), SETTINGS.facts(memory)).thresholds,
+        CALM,
+        StallLimits(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +137,7 @@ def test_pools_of_hugepages_are_no_memory_of_the_node(tmp_path: Path, pool: int)
     memory = HostMemoryReader(proc(tmp_path, text)).memory()
     assert memory.total == (755 - pool) * GIB
     assert state(memory) is NodeState.AMPLE, "half of what ordinary VMs may have is free"
-    assert LIMITS.thresholds(memory).ample == memory.total * 6 // 100
+    assert node_limits(NodeTerms(), SETTINGS.facts(memory)).thresholds.ample == memory.total * 6 // 100
     assert memory.capacity == 755 * GIB, "to the kubelet, of whose thresholds it may be a percentage"
 
 
@@ -208,7 +214,9 @@ def test_vms_never_fill_more_than_the_kubelet_lets_pods_use(tmp_path: Path, size
 
 def with_vms(memory: HostMemory, held: list[int], overhead: int, size: int = 8 * GIB) -> NodePressureStatus:
     """Make the report of a node whose VMs hold so much; those of 8 GiB work with 5 GiB each, others with a quarter."""
-    status = compose(NodeObservation(memory, NodeState.AMPLE, LIMITS.thresholds(memory)), [], [], TODAY)
+    status = compose(
+        NodeObservation(memory, NodeState.AMPLE, node_limits(NodeTerms(), SETTINGS.facts(memory))), [], [], TODAY
+    )
     resident = sum(held) + overhead * len(held)
     other = max(0, memory.total - memory.least_available - resident)  # as the agent computes it with its VMs
     vms = [
@@ -233,10 +241,10 @@ def test_pods_that_are_not_limited_may_use_what_the_node_has(tmp_path: Path, lim
 
 def test_an_eviction_threshold_may_be_a_percentage_of_all_that_the_node_has() -> None:
     memory = HostMemory(32 * GIB, 8 * GIB, CALM, capacity=64 * GIB)
-    limits = NodeLimits(100 * MIB, 64 * MIB, eviction_percent=5)
-    assert limits.thresholds(memory).critical == 64 * GIB * 5 // 100 + 64 * MIB
-    small = NodeLimits(4 * GIB, 64 * MIB, eviction_percent=5)
-    assert small.thresholds(memory).critical == 4 * GIB + 64 * MIB
+    settings = NodeSettings(100 * MIB, 64 * MIB, eviction_percent=5)
+    assert node_limits(NodeTerms(), settings.facts(memory)).thresholds.critical == 64 * GIB * 5 // 100 + 64 * MIB
+    small = NodeSettings(4 * GIB, 64 * MIB, eviction_percent=5)
+    assert node_limits(NodeTerms(), small.facts(memory)).thresholds.critical == 4 * GIB + 64 * MIB
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from kubeballoon.agent.vm.vmi import Instance, read_instance
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressureStatus
-from kubeballoon.core.memory.node_state import MemoryStall, StateThresholds
+from kubeballoon.core.memory.node_state import MemoryStall, NodeLimits, StateThresholds
 from kubeballoon.vocabulary import NodeState
 
 # Any text at all is the rarest that gets anywhere; so most texts are numbers, or nearly numbers.
@@ -204,7 +204,9 @@ def reported(vm: Instance) -> NodePressureStatus:
     worker = MemoryWorker(vm, FakeHypervisor({}), AgentSettings(Path("/pods"), 60.0, 1), lambda: None)
     worker.view = MemoryView(problem=Problem.of(AgentReason.UNREACHABLE))
     guest_worker = GuestWorker(vm, FakeHypervisor({}), Path("/pods"), lambda: None)
-    node = NodeObservation(HostMemory(1 << 34, 1 << 33, MemoryStall()), NodeState.AMPLE, StateThresholds(4, 3, 2, 1))
+    node = NodeObservation(
+        HostMemory(1 << 34, 1 << 33, MemoryStall()), NodeState.AMPLE, NodeLimits(StateThresholds(4, 3, 2, 1), reserve=4)
+    )
     return compose(node, [(worker, guest_worker)], [], datetime.now(UTC))
 
 

@@ -38,6 +38,11 @@ def processor_policy(name: str, **spec: Any) -> Object:
     return {**memory_policy(name, **spec), "kind": "ProcessorPolicy"}
 
 
+def node_policy(name: str, **spec: Any) -> Object:
+    """Return a NodePolicy that selects every node, unless ``spec`` has a selector of its own."""
+    return {**memory_policy(name, **spec), "kind": "NodePolicy"}
+
+
 def get(plane: ControlPlane, *what: str) -> Object:
     """Return the object, or the list of objects, that `kubectl get WHAT` finds."""
     answer: Object = json.loads(plane.kubectl("get", *what, "--output=json"))

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from kubeballoon.agent import emergency, report_changes
-from kubeballoon.agent.agent import NodeLimits
 from kubeballoon.agent.hypervisor.errors import HypervisorError
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.protocols import GuestControl, MemoryControl
 from kubeballoon.agent.node.memory import HostMemory
 from kubeballoon.agent.report import NodeObservation, compose
-from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.settings import AgentSettings, NodeSettings
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import KnownPolicies
 from kubeballoon.agent.vm.vmi import Instance
@@ -28,7 +27,7 @@ from kubeballoon.controller.written_requests import WrittenRequests
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
-from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state
+from kubeballoon.core.memory.node_state import MemoryStall, NodeTerms, next_state, node_limits
 from kubeballoon.core.units import MIB
 from kubeballoon.governance.core_inputs import memory_node
 from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy, load_memory_policy
@@ -150,7 +149,7 @@ class ClosedLoop:
     def __post_init__(self) -> None:
         """Start the workers of VMs when they start."""
         self._draw = random.Random(self.seed)  # noqa: S311 - not for secrets
-        self._limits = NodeLimits(EVICTION_THRESHOLD, _MARGIN)
+        self._node_settings = NodeSettings(EVICTION_THRESHOLD, _MARGIN)
         self._settings = AgentSettings(
             Path("/nowhere"), _DEMAND_WINDOW, _STATISTICS_PERIOD, wait=_pause, wall_clock=self._clock
         )
@@ -221,10 +220,10 @@ class ClosedLoop:
         self.available = int(self.total - other - held)
         self.lowest_available = min(self.lowest_available, self.available)
         self._memory = HostMemory(self.total, max(0, self.available), MemoryStall())
-        thresholds = self._limits.thresholds(self._memory)
+        limits = node_limits(NodeTerms(), self._node_settings.facts(self._memory))
         before, self.state = (
             self.state,
-            next_state(self.state, self._memory.available, thresholds, MemoryStall(), StallLimits()),
+            next_state(self.state, self._memory.available, limits.thresholds, MemoryStall(), limits.stall),
         )
         if self.state is not before:
             self.state_changes.append((self.now, self.state))
@@ -237,7 +236,9 @@ class ClosedLoop:
 
     def compose(self) -> NodePressureStatus:
         """Compose the agent's report as of now."""
-        node = NodeObservation(self._memory, self.state, self._limits.thresholds(self._memory))
+        node = NodeObservation(
+            self._memory, self.state, node_limits(NodeTerms(), self._node_settings.facts(self._memory))
+        )
         conditions = () if self._report is None else self._report.conditions
         workers = [(task.worker, None) for task in self._tasks.values()]
         return compose(node, workers, conditions, datetime.fromtimestamp(self._clock(), UTC))

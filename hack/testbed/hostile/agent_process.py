@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from hack.testbed.fake_cluster import FakeCluster, Object, cluster, namespace, vmi
-from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.agent import Agent
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from kubeballoon.agent.node.memory import HostMemoryReader
-from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.settings import AgentSettings, NodeSettings
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, GuestAgentTiming, LibvirtTiming, Timing
 from kubeballoon.core.backoff import Backoff
 
@@ -54,7 +54,7 @@ async def main(pods: str, needy: str, *vms: str) -> None:
     api = cluster(*made, policies=[POLICY], namespaces=[namespace()])
     connection: Any = api
     settings = AgentSettings(Path(pods), 60.0, 1, TIMING)
-    limits = NodeLimits(100 << 20, 64 << 20)
+    limits = NodeSettings(100 << 20, 64 << 20)
     held = [0.0]
     memory = HostMemoryReader(large_machine(Path(pods)))
     agent = Agent("here", connection, LibvirtHypervisor(TIMING.libvirt), memory, settings, limits)

@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -22,11 +21,12 @@ from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.agent.node.kubelet import is_old
 from kubeballoon.agent.node.memory import HostError, HostMemory, HostMemoryReader
 from kubeballoon.agent.node.processors import HostProcessorReader
+from kubeballoon.agent.node_limits import LimitsFinder
 from kubeballoon.agent.report import NodeObservation, compose
 from kubeballoon.agent.report_changes import News
 from kubeballoon.agent.report_writer import ReportWriter
-from kubeballoon.agent.reported_labels import selector_keys
-from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.reported_labels import ReportedLabels, bound_labels, selector_keys
+from kubeballoon.agent.settings import AgentSettings, NodeSettings
 from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import KnownPolicies, PolicyReader
@@ -36,34 +36,10 @@ from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, NodeProcessors
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, Object
-from kubeballoon.core.memory.node_state import StallLimits, StateThresholds, next_state, state_thresholds
+from kubeballoon.core.memory.node_state import next_state
 from kubeballoon.vocabulary import NodeState
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLimits:
-    """NodeLimits decide where the node's states begin.
-
-    Attributes:
-        eviction: the kubelet's eviction threshold, bytes.
-        margin: how far above that threshold state Critical begins at the least, bytes.
-        percents: the free memory at which Ample, Tight, Scarce and Critical begin, in percent of the node's, unless
-            the kubelet's threshold lifts them.
-        eviction_percent: the kubelet's eviction threshold in percent of the node's capacity; the larger one counts.
-    """
-
-    eviction: int
-    margin: int
-    percents: tuple[float, float, float, float] = (6, 4, 2, 1)  # as VMware ESX has them
-    eviction_percent: float = 0.0
-
-    def thresholds(self, memory: HostMemory) -> StateThresholds:
-        """Compute the thresholds for a node with such memory."""
-        capacity = memory.total if memory.capacity is None else memory.capacity
-        eviction = max(self.eviction, int(capacity * self.eviction_percent / 100))
-        return state_thresholds(memory.total, eviction, self.margin, self.percents)
 
 
 class Agent:
@@ -80,7 +56,7 @@ class Agent:
         hypervisor: Hypervisor,
         host: HostMemoryReader,
         settings: AgentSettings,
-        limits: NodeLimits,
+        node_settings: NodeSettings,
     ) -> None:
         """Read the settings; ``run`` starts the agent.
 
@@ -90,14 +66,14 @@ class Agent:
             hypervisor: connects to the VMs.
             host: reads the node's memory.
             settings: what an administrator sets, and pauses and deadlines.
-            limits: where the node's states begin.
+            node_settings: what holds where no NodePolicy says otherwise.
         """
         self._node = node
         self._cluster = cluster
         self._host_memory = host
         self._host_processors = HostProcessorReader(host.proc)
         self._settings = settings
-        self._limits = limits
+        self._limits_finder = LimitsFinder(node_settings)
         self._timing = settings.timing.node
         self.metrics = AgentMetrics(node, self._compose, self._sample_times)
         self._clock: Callable[[], float] = time.monotonic
@@ -123,8 +99,15 @@ class Agent:
         self._pending = False  # whether there is news that had to wait, or could not be written
         self._turns = {"guard": self._clock(), "report": self._clock()}  # when each loop last turned
         self._watches = ClusterWatches(
-            cluster, node, self._on_change, self._on_namespace_change, self._on_kubevirt_change
+            cluster,
+            node,
+            self._on_change,
+            self._on_namespace_change,
+            self._on_kubevirt_change,
+            self._on_node_change,
+            self._timing.labels_interval,
         )
+        self._node_labels = ReportedLabels()
         self._policy_reader = PolicyReader()
         self._selected_by: frozenset[str] = frozenset()  # the keys of labels by which policies select VMs
         self._overcommit = read_overcommit(())
@@ -178,6 +161,14 @@ class Agent:
         if self._watches.labels(self._namespace_labels.keys()) != self._namespace_labels:
             self._on_change()
 
+    def _on_node_change(self) -> None:
+        """Find out anew which NodePolicy governs the node."""
+        labels, policies = self._watches.node_labels.known, self._watches.node_policies.objects()
+        self._limits_finder.govern(policies, labels)
+        self._node_labels = bound_labels(labels or {}, selector_keys(policies, "nodeSelector"))
+        self._wake_guard.set()
+        self._wake_reporter.set()
+
     async def _guard(self) -> None:
         """Look at the node, give each VM its worker, and help where help cannot wait for the controller."""
         while True:
@@ -213,9 +204,10 @@ class Agent:
             return
         if self._memory is None:
             self._wake_reporter.set()
-        before, self._memory = self._state, memory
-        thresholds = self._limits.thresholds(memory)
-        self._state = next_state(before, memory.least_available, thresholds, memory.stall, StallLimits())
+        # Before the policies are known the thresholds may be others, so a state entered by those must not last.
+        before, self._memory = self._state if self._matched else NodeState.AMPLE, memory
+        limits = self._limits_finder.limits(memory)
+        self._state = next_state(before, memory.least_available, limits.thresholds, memory.stall, limits.stall)
         if self._state is not before:
             _log.info("node state %s, was %s", self._state, before)
             self._wake_reporter.set()
@@ -350,8 +342,10 @@ class Agent:
         """Compose the report as of now; None while the node's memory is not known."""
         if self._memory is None:
             return None
-        thresholds = self._limits.thresholds(self._memory)
-        node = NodeObservation(self._memory, self._state, thresholds, self._processors)
+        finder, memory = self._limits_finder, self._memory
+        node = NodeObservation(
+            memory, self._state, finder.limits(memory), self._processors, finder.report(memory), self._node_labels
+        )
         return compose(node, self._workers(), self._conditions, datetime.now(UTC), self._selected_by)
 
     def _workers(self) -> list[tuple[MemoryWorker, GuestWorker | None]]:

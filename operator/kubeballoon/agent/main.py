@@ -14,11 +14,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.agent import Agent
 from kubeballoon.agent.hypervisor.protocols import Hypervisor
 from kubeballoon.agent.node.kubelet import EvictionThreshold, KubeletConfigError, parse_threshold, read_threshold
 from kubeballoon.agent.node.memory import HostMemoryReader
-from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.settings import AgentSettings, NodeSettings
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.cluster.client import ApiClient
@@ -127,26 +127,25 @@ async def _run(options: argparse.Namespace) -> int:
 
     allow_many_threads(asyncio.get_running_loop())
     settings = AgentSettings(options.pods_dir, options.demand_window, max(1, round(options.stats_period)))
-    eviction = _eviction_threshold(options)
-    limits = NodeLimits(eviction.size, options.eviction_margin, eviction_percent=eviction.percent)
+    node_settings = _node_settings(options)
     hypervisor: Hypervisor = LibvirtHypervisor()
     async with await ApiClient.connect("kubeballoon-agent", options.kubeconfig) as cluster:
         host = HostMemoryReader(cgroup=options.node_memory_cgroup, cgroup_root=options.cgroup_root)
-        agent = Agent(options.node_name, cluster, hypervisor, host, settings, limits)
+        agent = Agent(options.node_name, cluster, hypervisor, host, settings, node_settings)
         async with serve(*options.listen, live=agent.stalled, ready=agent.unready, metrics=agent.metrics.registry):
             return await _until_stopped(agent)
 
 
-def _eviction_threshold(options: argparse.Namespace) -> EvictionThreshold:
+def _node_settings(options: argparse.Namespace) -> NodeSettings:
     """Find the kubelet's threshold: by its configuration if that can be read, else as the options say."""
-    given: EvictionThreshold = options.eviction_threshold
-    if options.kubelet_config is None:
-        return given
-    try:
-        return read_threshold(options.kubelet_config)
-    except KubeletConfigError as error:
-        _log.warning("the eviction threshold of --eviction-threshold holds: %s", error)
-        return given
+    threshold: EvictionThreshold = options.eviction_threshold
+    read = False
+    if options.kubelet_config is not None:
+        try:
+            threshold, read = read_threshold(options.kubelet_config), True
+        except KubeletConfigError as error:
+            _log.warning("the eviction threshold of --eviction-threshold or of a NodePolicy holds: %s", error)
+    return NodeSettings(threshold.size, options.eviction_margin, threshold.percent, eviction_read=read)
 
 
 def _trim_memory(loop: asyncio.AbstractEventLoop) -> None:

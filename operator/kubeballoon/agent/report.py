@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from kubeballoon import __version__
@@ -19,6 +19,7 @@ from kubeballoon.api.names import LONGEST_NAME
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import (
     GuestReport,
+    NodeLimitsReport,
     NodeMemory,
     NodePressureStatus,
     NodeProcessors,
@@ -28,7 +29,7 @@ from kubeballoon.api.v1alpha1 import (
 )
 from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.demand import GuestStatistics
-from kubeballoon.core.memory.node_state import StateThresholds
+from kubeballoon.core.memory.node_state import NodeLimits
 from kubeballoon.governance.report_bounds import clamp_to_size
 from kubeballoon.vocabulary import NodeState, ReclaimMethod
 
@@ -42,14 +43,18 @@ class NodeObservation:
     Attributes:
         memory: the node's memory.
         state: how short of memory the node is.
-        thresholds: where the node's states begin.
+        limits: where the node's states begin, and what is kept free.
         processors: the node's processors; None if the kernel does not tell.
+        limits_report: the limits as they are reported, and where they come from; None to leave them out.
+        labels: the Node's labels.
     """
 
     memory: HostMemory
     state: NodeState
-    thresholds: StateThresholds
+    limits: NodeLimits
     processors: NodeProcessors | None = None
+    limits_report: NodeLimitsReport | None = None
+    labels: ReportedLabels = field(default_factory=ReportedLabels)
 
 
 def compose(
@@ -77,12 +82,15 @@ def compose(
     return NodePressureStatus(
         observed_at=now,
         agent_version=__version__,
+        labels=dict(node.labels.labels),
+        labels_cut=node.labels.cut,
         memory=NodeMemory(
             total=memory.total,
             available=memory.least_available,
             other=max(0, memory.total - memory.least_available - held),
-            reserve=node.thresholds.ample,
+            reserve=node.limits.reserve,
         ),
+        limits=node.limits_report,
         processors=node.processors,
         stall=Stall(some=round(stall.some), full=round(stall.full)),
         state=NodeState(node.state),

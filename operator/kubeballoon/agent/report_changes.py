@@ -78,6 +78,8 @@ def report_news(before: NodePressureStatus | None, now: NodePressureStatus) -> N
     """
     if before is None or before.state is not now.state or before.conditions != now.conditions:
         return News.URGENT
+    if (before.limits, before.labels, before.labels_cut) != (now.limits, now.labels, now.labels_cut):
+        return News.URGENT
     moved = _processors_moved(before.processors, now.processors) or any(
         _moved(getattr(before.memory, name), getattr(now.memory, name), now.memory.total) for name in _NODE_FIGURES
     )

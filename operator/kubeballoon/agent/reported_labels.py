@@ -1,4 +1,4 @@
-"""This module bounds the labels of VMs in a node's report: their owners write them, and may write any number."""
+"""This module bounds the labels of VMs and of the node in its report: others write them, and may write any number."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _MOST_BYTES_OF_NODE = 128 << 10  # a tenth of the largest object that etcd takes
 
 @dataclass(frozen=True, slots=True)
 class ReportedLabels:
-    """ReportedLabels are those of a VM's labels that its node's report has room for.
+    """ReportedLabels are those of a VM's or Node's labels that the node's report has room for.
 
     Attributes:
         labels: the labels.
-        cut: whether the VM has more.
+        cut: whether there are more.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
 
 
-def bound_labels(labels: Mapping[str, str], selected_by: Collection[str], vms: int) -> ReportedLabels:
-    """Choose the labels of a VM to report: first those by which policies select, then the others by their names.
+def bound_labels(labels: Mapping[str, str], selected_by: Collection[str], sharers: int = 1) -> ReportedLabels:
+    """Choose the labels to report: first those by which policies select, then the others by their names.
 
     Args:
-        labels: the VM's labels.
-        selected_by: the keys by which policies select VMs.
-        vms: the number of the node's VMs, among which the room for labels is divided.
+        labels: the labels of a VM, or of the Node.
+        selected_by: the keys by which policies select.
+        sharers: the number of VMs among which the room for labels is divided.
     """
-    room = min(_MOST_BYTES_OF_VM, _MOST_BYTES_OF_NODE // max(1, vms))
+    room = min(_MOST_BYTES_OF_VM, _MOST_BYTES_OF_NODE // max(1, sharers))
     if sum(len(key) + len(value) for key, value in labels.items()) <= room:
         return ReportedLabels(dict(labels))
     chosen = {}
@@ -44,15 +44,15 @@ def bound_labels(labels: Mapping[str, str], selected_by: Collection[str], vms: i
     return ReportedLabels(chosen, cut=True)
 
 
-def selector_keys(policies: Iterable[Object]) -> frozenset[str]:
-    """Collect the keys of labels by which policies select VMs; what cannot be read in a policy is left out."""
-    return frozenset(key for policy in policies for key in _keys(policy))
+def selector_keys(policies: Iterable[Object], selector: str = "virtualMachineSelector") -> frozenset[str]:
+    """Collect the keys of labels by which one of policies' selectors selects; what cannot be read is left out."""
+    return frozenset(key for policy in policies for key in _keys(policy, selector))
 
 
-def _keys(policy: Object) -> Iterator[str]:
+def _keys(policy: Object, selector_name: str) -> Iterator[str]:
     """Iterate over one policy's keys; a newer version's policy may have any other form."""
     selector: object = policy
-    for name in ("spec", "selector", "virtualMachineSelector"):
+    for name in ("spec", "selector", selector_name):
         selector = selector.get(name) if isinstance(selector, dict) else None
     if not isinstance(selector, dict):
         return

@@ -25,6 +25,8 @@ class NodeTiming:
         moved_floor: between two reports if nothing is urgent, but memory has moved.
         drift_floor: between two reports if nothing but figures has drifted.
         retry: the pauses after a report that could not be written.
+        labels_interval: between two readings of the Node's labels: they seldom change, and each reading of every agent
+            goes to the API server.
         stuck_after: after which a loop that has not turned fails the liveness probe. A report takes up to three calls
             to the API server, with a deadline of ten seconds each: one that does not answer must not restart the agent.
     """
@@ -38,6 +40,7 @@ class NodeTiming:
     moved_floor: float = 1.0
     drift_floor: float = 5.0
     retry: Backoff = field(default=Backoff(shortest=1.0, longest=30.0))
+    labels_interval: float = 60.0
     stuck_after: float = 40.0
 
 

@@ -29,6 +29,8 @@ class ConditionReason(StrEnum):
     NOT_GOVERNING = "NotGoverning"
     RELEASED = "Released"
     UNREADABLE = "Unreadable"
+    # Ready, of a NodePolicy
+    NO_NODES = "NoNodes"
     # Ready, of a node's report
     REPORTING = "Reporting"
     VIRTUAL_MACHINES_UNREACHABLE = "VirtualMachinesUnreachable"
@@ -38,6 +40,8 @@ class ConditionReason(StrEnum):
     ROUND_FAILED = "RoundFailed"
     AGENT_SILENT = "AgentSilent"
     UNRESPONSIVE = vocabulary.UNRESPONSIVE
+    REFUSED_BY_NODES = "RefusedByNodes"
+    OLD_AGENTS = "OldAgents"
     AS_EXPECTED = "AsExpected"
     # Shortfall
     MINIMUMS_EXCEED_CAPACITY = "MinimumsExceedCapacity"

@@ -7,8 +7,9 @@ mistake gives one message: a rule that compares two values passes where either o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from kubeballoon.api.quantity import (
@@ -91,13 +92,13 @@ def plausible(field: str, least: str = "1Mi", *, may_be_zero: bool = True) -> Ru
     )
 
 
-def rate(field: str) -> Rule:
-    """Require a quantity of bytes that a guest can be asked for in a second, where the field is given."""
+def positive_quantity(field: str) -> Rule:
+    """Require a quantity of bytes from 1Mi, where the field is given: as bytes in a second, or beyond a threshold."""
     return Rule(
         f"!has(self.{field}) || ({_is_quantity(field)} && {_is_between(field, '1Mi')})",
         f"{field} must be a positive quantity of bytes such as 256Mi, from 1Mi to {_MOST}",
         field,
-        lambda written: field not in written or _is_rate(written[field]),
+        lambda written: field not in written or _is_positive_quantity(written[field]),
     )
 
 
@@ -118,6 +119,25 @@ def ordered(lower: str, upper: str) -> Rule:
         f"{lower} must not exceed {upper}",
         lower,
         lambda written: _numbers_in_order(written.get(lower), written.get(upper)),
+    )
+
+
+def decreasing(*fields: str) -> Rule:
+    """Require that each of several amounts is less than the one before: all percentages, or all quantities."""
+    pairs = list(pairwise(fields))
+    percentages = " && ".join(_is_percentage(each) for each in fields)
+    quantities = " && ".join(_is_quantity(each) for each in fields)
+    amounts = " && ".join(f"({_is_percentage(each)} || {_is_quantity(each)})" for each in fields)
+    percents_fall = " && ".join(f"{_percent(upper)} > {_percent(lower)}" for upper, lower in pairs)
+    sizes_fall = " && ".join(
+        f"quantity({_text(upper)}).compareTo(quantity({_text(lower)})) > 0" for upper, lower in pairs
+    )
+    return Rule(
+        f"!({amounts}) || (({percentages}) ? ({percents_fall}) : ({quantities}) ? ({sizes_fall}) : false)",
+        f"{', '.join(fields[:-1])} and {fields[-1]} must all be percentages, or all be quantities, each less than the "
+        "one before",
+        fields[0],
+        lambda written: _decrease([_amount(written.get(field)) for field in fields]),
     )
 
 
@@ -190,7 +210,7 @@ def _is_count_or_percentage(value: Any) -> bool:
     return True
 
 
-def _is_rate(value: Any) -> bool:
+def _is_positive_quantity(value: Any) -> bool:
     try:
         return parse_quantity("1Mi") <= parse_quantity(value) <= parse_quantity(_MOST)
     except ValueError:
@@ -208,6 +228,17 @@ def _is_plausible(amount: tuple[int | None, int | None] | None, least: int, *, m
 
 def _numbers_in_order(lower: Any, upper: Any) -> bool:
     return not (isinstance(lower, int) and isinstance(upper, int)) or lower <= upper
+
+
+def _decrease(amounts: Sequence[tuple[int | None, int | None] | None]) -> bool:
+    known = [each for each in amounts if each is not None]
+    if len(known) < len(amounts):
+        return True
+    columns = list(zip(*known, strict=True))  # first the quantities, then the percentages
+    return any(
+        all(upper is not None and lower is not None and upper > lower for upper, lower in pairwise(column))
+        for column in columns
+    )
 
 
 def _in_order(lower: tuple[int | None, int | None] | None, upper: tuple[int | None, int | None] | None) -> bool:

@@ -1,4 +1,4 @@
-"""This module models MemoryPolicy, ProcessorPolicy and NodePressure; the CRDs in crds/ are generated from it."""
+"""This module models kubeballoon's kinds: three of policies, and NodePressure; crds/ is generated from it."""
 
 from __future__ import annotations
 
@@ -159,6 +159,13 @@ def _policy_columns(reclaimed: PrinterColumn) -> tuple[PrinterColumn, ...]:
         PrinterColumn(name="Priority", type="integer", json_path=".spec.priority"),
         PrinterColumn(name="Governed", type="integer", json_path=".status.governed"),
         reclaimed,
+        *_ready_columns(),
+    )
+
+
+def _ready_columns() -> tuple[PrinterColumn, ...]:
+    """List the columns of every policy that say whether it is carried out, and since when it exists."""
+    return (
         PrinterColumn(name="Ready", type="string", json_path='.status.conditions[?(@.type=="Ready")].status'),
         PrinterColumn(name="Reason", type="string", json_path='.status.conditions[?(@.type=="Ready")].reason'),
         PrinterColumn(name="Matched", type="integer", json_path=".status.matched", priority=1),
@@ -212,7 +219,7 @@ class MemorySettings(ApiModel):
 class ReclaimSettings(ApiModel):
     """When, how and how fast memory is reclaimed."""
 
-    rules = (rules.rate("maxRate"),)
+    rules = (rules.positive_quantity("maxRate"),)
 
     when: ReclaimWhen = ReclaimWhen.OVERCOMMITTED
     method: ReclaimMethod = ReclaimMethod.AUTO
@@ -351,6 +358,119 @@ class ProcessorPolicy(Policy):
     status: ProcessorPolicyStatus | None = None
 
 
+class NodePolicySelector(ApiModel):
+    """A NodePolicySelector says which nodes a policy is for. A selector that is empty or left out takes all."""
+
+    node_selector: LabelSelector = Field(default_factory=LabelSelector, description="Labels of the Node.")
+
+
+class StateThresholdSettings(ApiModel):
+    """Below how much available memory each state begins.
+
+    All four are percentages of the node's memory, or all four are quantities. The kubelet's eviction threshold lifts
+    them where they would begin too late.
+    """
+
+    rules = (
+        *(rules.amount(each) for each in ("ample", "tight", "scarce", "critical")),
+        *(rules.plausible(each) for each in ("ample", "tight", "scarce", "critical")),
+        rules.decreasing("ample", "tight", "scarce", "critical"),
+    )
+
+    ample: AmountText = Field(description="From this on a node that was short of memory is Ample again.")
+    tight: AmountText = Field(description="Below this the node is Tight.")
+    scarce: AmountText = Field(description="Below this the node is Scarce.")
+    critical: AmountText = Field(description="Below this the node is Critical.")
+
+
+class EvictionSettings(ApiModel):
+    """When the nodes' kubelets evict pods. What is left out is as the agents were installed."""
+
+    rules = (rules.amount("threshold"), rules.plausible("threshold"), rules.positive_quantity("margin"))
+
+    threshold: AmountText | None = Field(
+        default=None,
+        description="The kubelet's eviction threshold of memory.available: a quantity, or a percentage of the node's "
+        "memory. It counts on nodes whose agents cannot read it from the kubelet's configuration.",
+    )
+    margin: Quantity | None = Field(
+        default=None, description="How far above the eviction threshold Critical begins at the least."
+    )
+
+
+class StallSettings(ApiModel):
+    """From which stalls on a node is short of memory although more than a threshold looks available."""
+
+    tight: int = Field(
+        default=20,
+        ge=1,
+        le=100,
+        description="The percentage of the last ten seconds from which on the node is Tight, if some task waited for "
+        "memory for as long.",
+    )
+    scarce: int = Field(
+        default=10,
+        ge=1,
+        le=100,
+        description="The percentage of the last ten seconds from which on the node is Scarce, if all tasks waited for "
+        "memory for as long.",
+    )
+
+
+class NodePolicySpec(ApiModel):
+    """A NodePolicySpec says which nodes a policy is for, and when they are short of memory.
+
+    What is left out is as the agents were installed.
+    """
+
+    rules = (rules.amount("reserve"), rules.plausible("reserve"))
+
+    selector: NodePolicySelector
+    priority: int = Field(
+        default=0,
+        ge=-1_000_000,
+        le=1_000_000,
+        description="The policy with the highest priority governs a node that several policies select; of equal ones "
+        "the one whose name sorts first.",
+    )
+    thresholds: StateThresholdSettings | None = Field(
+        default=None, description="Left out, they are 6%, 4%, 2% and 1% of the node's memory."
+    )
+    eviction: EvictionSettings = Field(default_factory=EvictionSettings, json_schema_extra={"default": {}})
+    reserve: AmountText | None = Field(
+        default=None,
+        description="Memory that is kept free of VMs: a quantity, or a percentage of the node's memory. It is no less "
+        "than the threshold of Ample, and left out it is that threshold.",
+    )
+    stall: StallSettings = Field(default_factory=StallSettings, json_schema_extra={"default": {}})
+
+
+class NodePolicyStatus(ApiModel):
+    """A NodePolicyStatus says what a NodePolicy does at present."""
+
+    observed_generation: int = Field(default=0, description="The generation of the policy that the status is about.")
+    matched: int = Field(default=0, description="The number of nodes with an agent that the selector selects.")
+    governed: int = Field(default=0, description="The number of nodes that the policy governs.")
+    conditions: Conditions
+
+
+class NodePolicy(Resource):
+    """NodePolicy says when nodes are short of memory, and how much of it is kept free of VMs."""
+
+    plural = "nodepolicies"
+    short_names = ("nodepol",)
+    columns = (
+        PrinterColumn(name="Priority", type="integer", json_path=".spec.priority"),
+        PrinterColumn(name="Governed", type="integer", json_path=".status.governed"),
+        *_ready_columns(),
+    )
+
+    api_version: Literal["kubeballoon.io/v1alpha1"] = "kubeballoon.io/v1alpha1"
+    kind: Literal["NodePolicy"] = "NodePolicy"
+    spec: NodePolicySpec
+    status: NodePolicyStatus | None = None
+
+
 class NodeMemory(ApiModel):
     """The node's memory."""
 
@@ -362,7 +482,35 @@ class NodeMemory(ApiModel):
         description="Memory that workloads could get now before the kernel swaps or the kubelet evicts pods."
     )
     other: Bytes = Field(description="Memory in use by whatever is not a VM.")
-    reserve: Bytes = Field(description="Memory to keep free: the threshold of the state Ample.")
+    reserve: Bytes = Field(
+        description="Memory to keep free: the threshold of the state Ample, or more if a NodePolicy says so."
+    )
+
+
+class NodeLimitsReport(ApiModel):
+    """Where the node's states begin, and why there."""
+
+    ample: Bytes = Field(description="From this on a node that was short of memory is Ample again.")
+    tight: Bytes = Field(description="Below this the node is Tight.")
+    scarce: Bytes = Field(description="Below this the node is Scarce.")
+    critical: Bytes = Field(description="Below this the node is Critical.")
+    policy: str | None = Field(
+        default=None, description="The NodePolicy that governs the node.", max_length=LONGEST_NAME
+    )
+    policy_generation: int = Field(default=0, description="The generation of that policy that the agent knows.")
+    refused: str | None = Field(
+        default=None, description="Why the policy cannot be carried out on this node.", max_length=1024
+    )
+    capacity: Bytes = Field(description="What the kubelet takes for the node's memory.")
+    eviction_threshold: Bytes = Field(
+        description="The kubelet's eviction threshold as the agent knows it without a policy."
+    )
+    eviction_margin: Bytes = Field(
+        description="How far above it Critical begins at the least, as the agent was installed."
+    )
+    eviction_read: bool = Field(
+        default=False, description="Whether the threshold was read from the kubelet's configuration."
+    )
 
 
 class NodeProcessors(ApiModel):
@@ -554,7 +702,15 @@ class NodePressureStatus(ApiModel):
         pattern=f"^{DNS_LABEL}$",
     )
     agent_version: str = Field(default="", description="The version of the agent that reports.")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="The Node's labels, for the selectors of NodePolicies."
+    )
+    labels_cut: bool = Field(
+        default=False,
+        description="Whether the Node has more labels than fit. Those that NodePolicies select by come first.",
+    )
     memory: NodeMemory
+    limits: NodeLimitsReport | None = None
     processors: NodeProcessors | None = None
     stall: Stall = Field(default_factory=Stall)
     # A state that is not known here is no reason to take memory from all, and none to grant any.
@@ -597,4 +753,4 @@ class NodePressure(Resource):
     status: NodePressureStatus | None = Field(default=None, json_schema_extra={"x-kubernetes-map-type": "atomic"})
 
 
-KINDS: tuple[type[Resource], ...] = (MemoryPolicy, ProcessorPolicy, NodePressure)
+KINDS: tuple[type[Resource], ...] = (MemoryPolicy, ProcessorPolicy, NodePolicy, NodePressure)

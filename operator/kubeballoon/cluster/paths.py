@@ -10,6 +10,7 @@ _OURS = f"/apis/{GROUP}/{VERSION}"
 
 MEMORY_POLICIES = f"{_OURS}/memorypolicies"
 PROCESSOR_POLICIES = f"{_OURS}/processorpolicies"
+NODE_POLICIES = f"{_OURS}/nodepolicies"
 NODE_PRESSURES = f"{_OURS}/nodepressures"
 NAMESPACES = "/api/v1/namespaces"
 NODES = "/api/v1/nodes"

@@ -24,7 +24,7 @@ COOL_DOWN = 60.0  # seconds: by then a guest has usually followed a change, and 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """An Amount is a size as users write it: bytes, a percentage of a VM's memory, or what the VM's pod requests.
+    """An Amount is a size as users write it: bytes, a percentage of a VM's or node's memory, or a pod's request.
 
     Attributes:
         bytes, percent: the size; both are None where the pod's request is meant.
@@ -41,7 +41,7 @@ class Amount:
         """Return the amount in bytes, rounded down.
 
         Args:
-            size: the VM's size, bytes.
+            size: the size of the VM or node, bytes.
             pod_request: what the VM's pod has requested for the guest, bytes. None if it has requested nothing: then
                 the scheduler was told nothing less than the size.
         """

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kubeballoon.core.formatting import human
+from kubeballoon.core.memory.model import Amount
 from kubeballoon.vocabulary import NodeState
 
 _BY_SEVERITY = tuple(sorted(NodeState, key=lambda state: state.severity))
@@ -86,6 +88,79 @@ def state_thresholds(
         raise ValueError(f"state thresholds must decrease from Ample to Critical within 0 to 100 %, got {percents}")
     base = max(int(total * critical / 100), eviction + margin)
     return StateThresholds(*(base + int(total * (percent - critical) / 100) for percent in percents))
+
+
+class UnfitTermsError(ValueError):
+    """An UnfitTermsError means that a NodePolicy cannot hold on a node; its text is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTerms:
+    """NodeTerms are what a NodePolicy says about the nodes that it governs.
+
+    Attributes:
+        thresholds: the free memory at which Ample, Tight, Scarce and Critical begin; None for ESX's percentages.
+        eviction: the kubelet's eviction threshold; None for what the agent knows.
+        margin: how far above that threshold Critical begins at the least, bytes; None for the agent's own setting.
+        reserve: what is kept free of VMs; None for the threshold of Ample.
+        stall: the stalls from which on a node is short of memory.
+    """
+
+    thresholds: tuple[Amount, Amount, Amount, Amount] | None = None
+    eviction: Amount | None = None
+    margin: int | None = None
+    reserve: Amount | None = None
+    stall: StallLimits = StallLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """NodeFacts are what decides a node's limits besides its policy; all but ``eviction_read`` are bytes.
+
+    Attributes:
+        total: what pods may use together.
+        capacity: what the kubelet takes for the node's memory.
+        eviction: the kubelet's eviction threshold, as far as the agent knows it without a policy.
+        margin: how far above that threshold Critical begins at the least, as the agent was installed.
+        eviction_read: whether the threshold was read from the kubelet's configuration, so that no policy knows better.
+    """
+
+    total: int
+    capacity: int
+    eviction: int
+    margin: int
+    eviction_read: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """NodeLimits are where a node's states begin, how much is kept free of VMs (bytes), and which stalls count."""
+
+    thresholds: StateThresholds
+    reserve: int
+    stall: StallLimits = StallLimits()
+
+
+def node_limits(terms: NodeTerms, facts: NodeFacts) -> NodeLimits:
+    """Find a node's limits under the terms of its policy, or under none for a node that no policy selects.
+
+    Raises:
+        UnfitTermsError: the limits would leave nothing of the node for VMs.
+    """
+    eviction = facts.eviction
+    if terms.eviction is not None and not facts.eviction_read:
+        eviction = terms.eviction.of(facts.capacity)
+    margin = facts.margin if terms.margin is None else terms.margin
+    if terms.thresholds is None:
+        thresholds = state_thresholds(facts.total, eviction, margin)
+    else:
+        sizes = [amount.of(facts.total) for amount in terms.thresholds]
+        base = max(sizes[-1], eviction + margin)
+        thresholds = StateThresholds(*(base + size - sizes[-1] for size in sizes))
+    reserve = max(thresholds.ample, 0 if terms.reserve is None else terms.reserve.of(facts.total))
+    if reserve >= facts.total and terms != NodeTerms():
+        raise UnfitTermsError(f"it would keep {human(reserve)} of {human(facts.total)} free, and leave VMs nothing")
+    return NodeLimits(thresholds, reserve, terms.stall)
 
 
 def next_state(
