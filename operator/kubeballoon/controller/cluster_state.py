@@ -19,7 +19,7 @@ from kubeballoon.api.v1alpha1 import (
     ProcessorPolicy,
     VirtualMachineReport,
 )
-from kubeballoon.controller.policy_store import PolicyStore, is_older
+from kubeballoon.controller.policy_store import NodePolicyStore, PolicyCollection, PolicyStore, is_older
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryTerms
 from kubeballoon.core.processors.model import ProcessorNode, ProcessorTerms
 from kubeballoon.governance.core_inputs import memory_node, processor_node
@@ -38,6 +38,7 @@ class ClusterState:
         cool_down: seconds in which a VM's target keeps its direction while nobody is in need.
         memory: the MemoryPolicies, and the requests written because of them.
         processors: the ProcessorPolicies, and the requests written because of them.
+        node_policies: the NodePolicies.
         namespaces: the labels of each namespace.
         nodes: each node's NodePressure, by the node's name.
         utc_now: the time of day, for the age of reports that were written before this controller began.
@@ -46,6 +47,7 @@ class ClusterState:
     cool_down: float = COOL_DOWN
     memory: PolicyStore[MemoryPolicy, MemoryTerms] = field(default_factory=lambda: PolicyStore(MEMORY))
     processors: PolicyStore[ProcessorPolicy, ProcessorTerms] = field(default_factory=lambda: PolicyStore(PROCESSORS))
+    node_policies: NodePolicyStore = field(default_factory=NodePolicyStore)
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     nodes: dict[str, NodePressure] = field(default_factory=dict)
     utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -56,8 +58,13 @@ class ClusterState:
 
     @property
     def stores(self) -> tuple[PolicyStore[Any, Any], ...]:
-        """The stores of both types of policy."""
+        """The stores of both types of policy for VMs."""
         return self.memory, self.processors
+
+    @property
+    def collections(self) -> tuple[PolicyCollection[Any], ...]:
+        """The policies of all kinds."""
+        return *self.stores, self.node_policies
 
     def put_namespace(self, name: str, labels: Mapping[str, str]) -> bool:
         """Take in a namespace's labels.

@@ -10,7 +10,13 @@ from kubeballoon.cluster.client import ApiClient, ApiError, UnreachableError
 
 _log = logging.getLogger(__name__)
 
-_COLLECTIONS = (paths.NAMESPACES, paths.MEMORY_POLICIES, paths.PROCESSOR_POLICIES, paths.NODE_PRESSURES)
+_COLLECTIONS = (
+    paths.NAMESPACES,
+    paths.MEMORY_POLICIES,
+    paths.PROCESSOR_POLICIES,
+    paths.NODE_POLICIES,
+    paths.NODE_PRESSURES,
+)
 
 
 class KindCheck:

@@ -17,7 +17,7 @@ import kopf
 from kubeballoon.api.names import GROUP, VERSION
 from kubeballoon.cluster import paths
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.policy_store import PolicyStore
+from kubeballoon.controller.policy_store import PolicyCollection
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.core.backoff import Backoff
 
@@ -35,20 +35,22 @@ class Handlers:
         handlers = kopf.OperatorRegistry()
         kopf.on.startup(registry=handlers)(configure)
         kopf.on.login(registry=handlers)(login)
-        for store in self._state.stores:
-            kopf.on.event(GROUP, VERSION, store.policy_type.model.plural, registry=handlers)(
-                partial(self.policy, store)
-            )
+        for policies in self._state.collections:
+            kopf.on.event(GROUP, VERSION, policies.model.plural, registry=handlers)(partial(self.policy, policies))
         kopf.on.event("", "v1", "namespaces", registry=handlers)(self.namespace)
         return handlers
 
-    async def policy(self, store: PolicyStore[Any, Any], event: kopf.RawEvent, name: str, uid: str, **_: Any) -> None:
+    async def policy(
+        self, policies: PolicyCollection[Any], event: kopf.RawEvent, name: str, uid: str, **_: Any
+    ) -> None:
         """Take in a policy that was created, changed or deleted."""
-        self._record(paths.ours(store.policy_type.model.plural), event)
+        self._record(policies.path, event)
         if event["type"] == "DELETED":
-            store.remove(name, uid)
-            self._scheduler.enqueue_all()
-        elif store.put(event["object"]):
+            policies.remove(name, uid)
+            changed = True
+        else:
+            changed = policies.put(event["object"])
+        if changed and policies is not self._state.node_policies:  # what those decide comes in agents' reports
             self._scheduler.enqueue_all()
 
     async def namespace(self, event: kopf.RawEvent, name: str, labels: kopf.Labels, **_: Any) -> None:

@@ -11,7 +11,7 @@ from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
 from kubeballoon.api.quantity import POD_REQUEST
-from kubeballoon.api.v1alpha1 import Exclusion, Policy, PolicyStatus
+from kubeballoon.api.v1alpha1 import Exclusion, NodePolicy, NodePolicyStatus, Policy, PolicyStatus
 from kubeballoon.controller.policy_counts import PolicyCounts
 from kubeballoon.controller.policy_store import UnreadablePolicy
 from kubeballoon.controller.rounds import AnyPlan, RoundResult
@@ -55,18 +55,19 @@ def policy_status(
     return policy_type.status(common, counts.vms.reclaimed)
 
 
-def is_news(before: PolicyStatus | None, after: PolicyStatus) -> bool:
+def is_news(before: PolicyStatus | NodePolicyStatus | None, after: PolicyStatus | NodePolicyStatus) -> bool:
     """Whether a status differs from the present one by more than figures and words.
 
-    It does if it is about another generation of the policy, if another number of VMs is governed or left alone, or if
-    a condition's status or reason differs.
+    It does if it is about another generation of the policy, if another number of VMs or nodes is governed or left
+    alone, or if a condition's status or reason differs.
     """
     return before is None or _news(before) != _news(after)
 
 
-def _news(status: PolicyStatus) -> tuple[object, ...]:
+def _news(status: PolicyStatus | NodePolicyStatus) -> tuple[object, ...]:
     conditions = [(each.type, each.status, each.reason) for each in status.conditions]
-    return status.observed_generation, status.matched, status.governed, status.excluded, conditions
+    excluded = status.excluded if isinstance(status, PolicyStatus) else None
+    return status.observed_generation, status.matched, status.governed, excluded, conditions
 
 
 def _conditions(
@@ -118,18 +119,19 @@ def _steady_message(before: str, now: str) -> str:
     return before if all(abs(old - new) <= _STALE_FIGURE * max(old, new) for old, new in pairs) else now
 
 
-def unreadable_status(policy: UnreadablePolicy, now: datetime) -> PolicyStatus:
+def unreadable_status(policy: UnreadablePolicy, now: datetime) -> PolicyStatus | NodePolicyStatus:
     """Compute the status of a policy that this version cannot read."""
     ready = Condition(
         type=ConditionType.READY,
         status=Status.FALSE,
         reason=ConditionReason.UNREADABLE,
-        message=f"this version of the controller cannot read it, so it governs no VM: {policy.fault}",
+        message=f"this version of the controller cannot read it, so it governs nothing: {policy.fault}",
         observed_generation=policy.metadata.generation,
         last_transition_time=now,
     )
     present = policy.status.conditions if policy.status is not None else []
-    return PolicyStatus(observed_generation=policy.metadata.generation, conditions=set_conditions(present, [ready]))
+    model = NodePolicyStatus if policy.kind == NodePolicy.__name__ else PolicyStatus
+    return model(observed_generation=policy.metadata.generation, conditions=set_conditions(present, [ready]))
 
 
 def _plans(

@@ -11,18 +11,20 @@ from typing import Any
 
 from kubeballoon.api.conditions import ConditionType
 from kubeballoon.api.meta import Condition
-from kubeballoon.api.v1alpha1 import API_VERSION, Policy, PolicyStatus
+from kubeballoon.api.v1alpha1 import API_VERSION, NodePolicy, NodePolicyStatus, Policy, PolicyStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
+from kubeballoon.controller.node_policy_status import NodeCounts, count_nodes, node_policy_status
 from kubeballoon.controller.policy_counts import PolicyCounter, PolicyCounts
 from kubeballoon.controller.policy_status import is_news, policy_status, unreadable_status
-from kubeballoon.controller.policy_store import PolicyStore, UnreadablePolicy
+from kubeballoon.controller.policy_store import PolicyCollection, UnreadablePolicy
 from kubeballoon.controller.rounds import RoundRunner
 
 _log = logging.getLogger(__name__)
+_AnyPolicy = Policy | NodePolicy | UnreadablePolicy
 
 
 class PolicyStatusWriter:
@@ -71,11 +73,20 @@ class PolicyStatusWriter:
                 status = policy_status(store.policy_type, loaded.resource, counts, self._rounds.results, now)
                 await self._update(store, loaded.resource, status)
                 await asyncio.sleep(0)
-            for unreadable in list(store.unreadable.values()):
-                await self._update(store, unreadable, unreadable_status(unreadable, datetime.now(UTC)))
+        await self._update_node_policies()
+        for policies in self._state.collections:
+            for unreadable in list(policies.unreadable.values()):
+                await self._update(policies, unreadable, unreadable_status(unreadable, datetime.now(UTC)))
+
+    async def _update_node_policies(self) -> None:
+        policies = self._state.node_policies
+        counts = count_nodes(policies, self._state.nodes)
+        for name, loaded in list(policies.policies.items()):
+            status = node_policy_status(loaded.resource, counts.get(name, NodeCounts()), datetime.now(UTC))
+            await self._update(policies, loaded.resource, status)
 
     async def _update(
-        self, store: PolicyStore[Any, Any], policy: Policy | UnreadablePolicy, status: PolicyStatus
+        self, policies: PolicyCollection[Any], policy: _AnyPolicy, status: PolicyStatus | NodePolicyStatus
     ) -> None:
         if status == policy.status or not self._rounds.may_write():
             return
@@ -83,13 +94,13 @@ class PolicyStatusWriter:
         rested = self._clock() - self._written_at.get(subject, float("-inf")) >= self._figures_interval
         if not rested and not is_news(policy.status, status):
             return
-        if await self._write(store, policy, status):
+        if await self._write(policies, policy, status):
             self._written_at[subject] = self._clock()
-            store.set_status(policy.metadata.name, policy.metadata.uid, status)
+            policies.set_status(policy.metadata.name, policy.metadata.uid, status)
             await self._post_condition_events(policy, status.conditions)
 
     async def _write(
-        self, store: PolicyStore[Any, Any], policy: Policy | UnreadablePolicy, status: PolicyStatus
+        self, policies: PolicyCollection[Any], policy: _AnyPolicy, status: PolicyStatus | NodePolicyStatus
     ) -> bool:
         """Write a policy's status; whether it was written. The same error of the same policy is logged once."""
         name, subject = policy.metadata.name, f"{policy.kind}/{policy.metadata.name}"
@@ -100,7 +111,7 @@ class PolicyStatusWriter:
             "status": status.to_wire(),
         }
         try:
-            await self._cluster.apply(paths.policy_status(paths.ours(store.policy_type.model.plural), name), body)
+            await self._cluster.apply(paths.policy_status(policies.path, name), body)
         except NotFoundError:
             self._counters.count_status("gone")
             return False
@@ -114,7 +125,7 @@ class PolicyStatusWriter:
         self._errors.pop(subject, None)
         return True
 
-    async def _post_condition_events(self, policy: Policy | UnreadablePolicy, conditions: list[Condition]) -> None:
+    async def _post_condition_events(self, policy: _AnyPolicy, conditions: list[Condition]) -> None:
         """Post an event for each condition whose status has changed; a condition that is new has not changed."""
         before = {condition.type: condition.status for condition in policy.status.conditions} if policy.status else {}
         about = ObjectReference(API_VERSION, policy.kind, policy.metadata.name, policy.metadata.uid)

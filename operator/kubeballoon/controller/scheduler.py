@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
 
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, Object
@@ -15,7 +14,6 @@ from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.policy_status_writer import PolicyStatusWriter
-from kubeballoon.controller.policy_store import PolicyStore
 from kubeballoon.controller.report_watch import ReportWatch
 from kubeballoon.controller.round_queue import RoundQueue
 from kubeballoon.controller.rounds import RoundRunner
@@ -170,9 +168,9 @@ class Scheduler:
     async def _load(self) -> None:
         for metadata in await self._list(paths.NAMESPACES, metadata_only=True):
             self._state.put_namespace(metadata["name"], metadata.get("labels", {}))
-        for store in self._state.stores:
-            for body in await self._list(_collection(store)):
-                store.put(body)
+        for policies in self._state.collections:
+            for body in await self._list(policies.path):
+                policies.put(body)
 
     async def _list(self, path: str, *, metadata_only: bool = False) -> list[Object]:
         """List a collection for the first time, or its objects' metadata; kopf has yet to deliver the same objects."""
@@ -191,9 +189,9 @@ class Scheduler:
         for name in await self._gone(paths.NAMESPACES, lambda: self._state.namespaces):
             self._state.forget_namespace(name)
             self.enqueue_all()
-        for store in self._state.stores:
-            for name in await self._gone(_collection(store), store.known):
-                store.forget(name)
+        for policies in self._state.collections:
+            for name in await self._gone(policies.path, policies.known):
+                policies.forget(name)
                 self.enqueue_all()
 
     async def _gone(self, path: str, known: Callable[[], Mapping[str, object]]) -> Iterable[str]:
@@ -205,8 +203,3 @@ class Scheduler:
         after = known()
         # One that handlers have replaced while the names were read may be newer than the names.
         return [name for name, item in before.items() if name not in names and after.get(name) is item]
-
-
-def _collection(store: PolicyStore[Any, Any]) -> str:
-    """Build the path of the store's policies in the API."""
-    return paths.ours(store.policy_type.model.plural)

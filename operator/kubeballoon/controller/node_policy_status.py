@@ -1,0 +1,137 @@
+"""This module computes the status of a NodePolicy from the nodes' reports; its functions are pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from kubeballoon.api.conditions import ConditionReason, ConditionType
+from kubeballoon.api.meta import Condition, Status, set_conditions
+from kubeballoon.api.v1alpha1 import NodePolicy, NodePolicyStatus, NodePressure, NodePressureStatus
+from kubeballoon.controller.policy_store import NodePolicyStore
+from kubeballoon.core.formatting import listed
+from kubeballoon.governance.node_policies import LoadedNodePolicy, tied_policies
+
+_Finding = tuple[Status, ConditionReason, str]
+"""Whether a condition holds, its reason and its message."""
+
+
+@dataclass(slots=True)
+class NodeCounts:
+    """NodeCounts are the names of the nodes that concern one policy.
+
+    Attributes:
+        matched: the nodes that the policy selects.
+        governed: the nodes that it governs.
+        behind: the governed nodes whose agents do not know the policy as it is now.
+        old: the governed nodes whose agents are too old to know NodePolicies.
+        refused: why the policy cannot hold on some governed nodes, by the node's name.
+        governed_by: the policies that govern nodes which this policy selects too.
+        tied_with: the policies of the same priority that select nodes which this policy selects too.
+    """
+
+    matched: set[str] = field(default_factory=set)
+    governed: set[str] = field(default_factory=set)
+    behind: set[str] = field(default_factory=set)
+    old: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+    governed_by: set[str] = field(default_factory=set)
+    tied_with: set[str] = field(default_factory=set)
+
+
+def count_nodes(policies: NodePolicyStore, nodes: Mapping[str, NodePressure]) -> dict[str, NodeCounts]:
+    """Find for each policy, by its name, the nodes that concern it; a node without a report concerns none."""
+    counts = {name: NodeCounts() for name in policies.policies}
+    for name, pressure in nodes.items():
+        if pressure.status is None:
+            continue
+        selecting = policies.select(name, pressure.status.labels)
+        tied = {each.name for each in tied_policies(selecting)}
+        for position, policy in enumerate(selecting):
+            of_policy = counts[policy.name]
+            of_policy.matched.add(name)
+            of_policy.tied_with |= tied - {policy.name} if policy.name in tied else set()
+            if position == 0:
+                _count_governed(of_policy, policy, name, pressure.status)
+            else:
+                of_policy.governed_by.add(selecting[0].name)
+    return counts
+
+
+def _count_governed(counts: NodeCounts, policy: LoadedNodePolicy, node: str, status: NodePressureStatus) -> None:
+    counts.governed.add(node)
+    limits, metadata = status.limits, policy.resource.metadata
+    if limits is None:
+        counts.old.add(node)
+    elif (limits.policy, limits.policy_generation) != (metadata.name, metadata.generation):
+        counts.behind.add(node)
+    elif limits.refused is not None:
+        counts.refused[node] = limits.refused
+
+
+def node_policy_status(policy: NodePolicy, counts: NodeCounts, now: datetime) -> NodePolicyStatus:
+    """Compute the status of a policy; conditions that have changed get the transition time ``now``."""
+    findings = {
+        ConditionType.READY: _ready(counts),
+        ConditionType.DEGRADED: _degraded(counts),
+        ConditionType.CONFLICTED: _conflicted(policy, counts),
+    }
+    conditions = [
+        Condition(
+            type=condition_type,
+            status=status,
+            reason=reason,
+            message=message,
+            observed_generation=policy.metadata.generation,
+            last_transition_time=now,
+        )
+        for condition_type, (status, reason, message) in findings.items()
+    ]
+    return NodePolicyStatus(
+        observed_generation=policy.metadata.generation,
+        matched=len(counts.matched),
+        governed=len(counts.governed),
+        conditions=set_conditions([] if policy.status is None else policy.status.conditions, conditions),
+    )
+
+
+def _ready(counts: NodeCounts) -> _Finding:
+    """Find whether a policy is accepted and carried out, which one that selects nothing yet is too."""
+    if not counts.matched:
+        message = "it is accepted; its selector selects no node with an agent yet"
+        return Status.TRUE, ConditionReason.NO_NODES, message
+    if not counts.governed:
+        message = f"it is accepted; every node it selects is governed by {_listed(counts.governed_by)}"
+        return Status.TRUE, ConditionReason.NOT_GOVERNING, message
+    behind = f"; the agents of {_listed(counts.behind)} do not report it yet" if counts.behind else ""
+    return Status.TRUE, ConditionReason.ENFORCING, f"governs {len(counts.governed)} nodes{behind}"
+
+
+def _degraded(counts: NodeCounts) -> _Finding:
+    """Find what keeps agents from carrying the policy out."""
+    if counts.refused:
+        node, why = min(counts.refused.items())
+        message = f"it cannot hold on {_listed(counts.refused)}, where no policy holds: on {node}, {why}"
+        return Status.TRUE, ConditionReason.REFUSED_BY_NODES, message
+    if counts.old:
+        message = f"the agents of {_listed(counts.old)} are too old to know NodePolicies"
+        return Status.TRUE, ConditionReason.OLD_AGENTS, message
+    return Status.FALSE, ConditionReason.AS_EXPECTED, "no agent refuses it"
+
+
+def _conflicted(policy: NodePolicy, counts: NodeCounts) -> _Finding:
+    """Find whether only their names order this policy and others that select the same nodes."""
+    if not counts.tied_with:
+        return Status.FALSE, ConditionReason.NO_CONFLICT, "no policy of the same priority selects the same nodes"
+    first = min([policy.metadata.name, *counts.tied_with])
+    others = _listed(counts.tied_with)
+    return (
+        Status.TRUE,
+        ConditionReason.SAME_PRIORITY,
+        f"some of its nodes are selected at the same priority by {others}; {first} governs them",
+    )
+
+
+def _listed(items: Iterable[str]) -> str:
+    return listed(sorted(items))
