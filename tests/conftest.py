@@ -88,7 +88,7 @@ def node(installed: ControlPlane, namespace: str) -> Iterator[FakeNode]:
     """A fake node with 1200 MiB for VMs and four processors; all policies are deleted after the test."""
     made = FakeNode(installed, f"node-{namespace}", namespace)
     yield made
-    installed.kubectl("delete", "mempol,cpupol", "--all")
+    installed.kubectl("delete", "mempol,cpupol,nodepol", "--all")
     made.remove()
 
 

@@ -104,6 +104,7 @@ def test_examples_are_read_as_one_repository() -> None:
         ("MemoryPolicy", "java"),
         ("MemoryPolicy", "test-environments"),
         ("ProcessorPolicy", "default"),
+        ("NodePolicy", "large-nodes"),
     }
 
 

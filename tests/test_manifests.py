@@ -13,10 +13,16 @@ from pydantic import BaseModel
 
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from kubeballoon.api import rules
-from kubeballoon.api.v1alpha1 import MemoryPolicy, MemoryPolicySpec, ProcessorPolicy, ProcessorPolicySpec
+from kubeballoon.api.v1alpha1 import (
+    MemoryPolicy,
+    MemoryPolicySpec,
+    NodePolicySpec,
+    ProcessorPolicy,
+    ProcessorPolicySpec,
+)
 from kubeballoon.governance.loaded_policy import load_memory_policy, load_processor_policy
 from kubeballoon.manifests import RefusedError, read
-from tests.support.cluster import Object, memory_policy, processor_policy
+from tests.support.cluster import Object, memory_policy, node_policy, processor_policy
 
 EXPRESSIONS = {"virtualMachineSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}
 WRONG: list[tuple[dict[str, Any], str, str]] = [
@@ -108,6 +114,34 @@ WRONG_PROCESSORS: list[tuple[dict[str, Any], str, str]] = [
     ({"method": "Magic"}, "spec.method", 'Unsupported value: "Magic"'),
 ]
 
+LEVELS = {"ample": "6%", "tight": "4%", "scarce": "2%", "critical": "1%"}
+ORDER = "must all be percentages, or all be quantities, each less than the one before"
+WRONG_NODES: list[tuple[dict[str, Any], str, str]] = [
+    ({"thresholds": {**LEVELS, "tight": "6%"}}, "spec.thresholds.ample", ORDER),
+    ({"thresholds": {**LEVELS, "critical": "3%"}}, "spec.thresholds.ample", ORDER),
+    ({"thresholds": {**LEVELS, "ample": "8Gi"}}, "spec.thresholds.ample", ORDER),
+    (
+        {"thresholds": {"ample": "4Gi", "tight": "3Gi", "scarce": "3072Mi", "critical": "1Gi"}},
+        "spec.thresholds.ample",
+        ORDER,
+    ),
+    ({"thresholds": {**LEVELS, "tight": "4"}}, "spec.thresholds.tight", "a number without unit is in bytes"),
+    ({"thresholds": {**LEVELS, "scarce": "few"}}, "spec.thresholds.scarce", "scarce must be a quantity of bytes"),
+    ({"thresholds": {"ample": "6%", "tight": "4%", "scarce": "2%"}}, "spec.thresholds.critical", "Required value"),
+    ({"eviction": {"threshold": "5.5%"}}, "spec.eviction.threshold", "threshold must be a quantity of bytes"),
+    ({"eviction": {"margin": "1%"}}, "spec.eviction.margin", "margin must be a positive quantity of bytes"),
+    ({"reserve": 10}, "spec.reserve", "a number without unit is in bytes"),
+    ({"reserve": "101%"}, "spec.reserve", "a percentage from 0% to 100%"),
+    ({"stall": {"tight": 0}}, "spec.stall.tight", "should be greater than or equal to 1"),
+    ({"stall": {"scarce": "10%"}}, "spec.stall.scarce", "must be of type integer"),
+    ({"priority": 10_000_000}, "spec.priority", "should be less than or equal to 1000000"),
+    ({"mode": "Observe"}, "spec.mode", "unknown field"),
+]
+WRONG_NODES += [
+    ({"selector": {"nodeSelector": selector}}, f"spec.selector.nodeSelector.{field}", reason)
+    for selector, field, reason in IN_SELECTOR
+]
+
 
 def refused(*sources: Path) -> list[str]:
     with pytest.raises(RefusedError) as error:
@@ -155,6 +189,14 @@ def test_files_and_api_server_refuse_policies_for_processors_alike(
     assert_refused_alike(installed, tmp_path, processor_policy("wrong", **spec), field, reason)
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize(("spec", "field", "reason"), WRONG_NODES)
+def test_files_and_api_server_refuse_policies_for_nodes_alike(
+    installed: ControlPlane, tmp_path: Path, spec: dict[str, Any], field: str, reason: str
+) -> None:
+    assert_refused_alike(installed, tmp_path, node_policy("wrong", **spec), field, reason)
+
+
 def assert_refused_alike(plane: ControlPlane, tmp_path: Path, policy: Object, field: str, reason: str) -> None:
     with pytest.raises(ControlPlaneError) as refusal:
         plane.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(policy))
@@ -181,10 +223,17 @@ selector.virtualMachineSelector.matchLabels.tier
 PROCESSOR_FIELDS = """
 processors | processors.min | processors.max | processors.shares | trigger.stall.start | coolDown
 """
+NODE_FIELDS = """
+reserve | thresholds.ample | thresholds | eviction.threshold | eviction.margin | stall.tight | priority
+selector.nodeSelector.matchLabels.tier
+"""
 METADATA = """
 labels: {a: 5} | labels: {a: "not good"} | labels: {a/b/c: d} | annotations: {A/b: c} | creationTimestamp: null
 unknown: null | finalizers: [5] | labels: []
 """
+
+
+FIELDS = {"MemoryPolicy": MEMORY_FIELDS, "ProcessorPolicy": PROCESSOR_FIELDS, "NodePolicy": NODE_FIELDS}
 
 
 def words(text: str) -> list[str]:
@@ -201,7 +250,7 @@ def nested(path: str, value: str) -> str:
 
 def every_policy() -> Iterator[str]:
     """Write a policy for each value in each field, with NAME for its name."""
-    for kind, fields in (("MemoryPolicy", MEMORY_FIELDS), ("ProcessorPolicy", PROCESSOR_FIELDS)):
+    for kind, fields in FIELDS.items():
         head = f"apiVersion: kubeballoon.io/v1alpha1\nkind: {kind}\n"
         for field in words(fields):
             for value in words(VALUES):
@@ -266,7 +315,7 @@ def test_percent_signs_that_were_forgotten_are_refused_field_by_field(tmp_path: 
     assert all("must be a percentage" in line and "a number without unit is in bytes" in line for line in lines)
 
 
-@pytest.mark.parametrize("spec", [MemoryPolicySpec, ProcessorPolicySpec])
+@pytest.mark.parametrize("spec", [MemoryPolicySpec, ProcessorPolicySpec, NodePolicySpec])
 def test_every_rule_of_the_api_server_is_checked_here_too(spec: type[BaseModel]) -> None:
     def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
         yield model

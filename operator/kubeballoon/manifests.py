@@ -21,8 +21,9 @@ from kubeballoon.api.v1alpha1 import (
     KINDS,
     MemoryPolicy,
     MemoryPolicySpec,
+    NodePolicy,
+    NodePolicySpec,
     Policy,
-    PolicySpec,
     ProcessorPolicy,
     ProcessorPolicySpec,
 )
@@ -31,8 +32,17 @@ from kubeballoon.kubectl_yaml import load_yaml
 _NAME = "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _LONGEST_NAME = 253
 _SUFFIXES = (".yaml", ".yml", ".json")
-_POLICIES: Mapping[Any, type[Policy]] = {each.__name__: each for each in (MemoryPolicy, ProcessorPolicy)}
-_SPECS: Mapping[Any, type[PolicySpec]] = {"MemoryPolicy": MemoryPolicySpec, "ProcessorPolicy": ProcessorPolicySpec}
+AnyPolicy = Policy | NodePolicy
+_POLICIES: Mapping[Any, type[AnyPolicy]] = {
+    "MemoryPolicy": MemoryPolicy,
+    "ProcessorPolicy": ProcessorPolicy,
+    "NodePolicy": NodePolicy,
+}
+_SPECS: Mapping[Any, type[ApiModel]] = {
+    "MemoryPolicy": MemoryPolicySpec,
+    "ProcessorPolicy": ProcessorPolicySpec,
+    "NodePolicy": NodePolicySpec,
+}
 _OTHER_KINDS = {each.__name__ for each in KINDS} - _POLICIES.keys()
 Document = dict[str, Any]
 
@@ -58,7 +68,7 @@ class RefusedError(Exception):
         self.lines = lines
 
 
-def read(sources: Iterable[str]) -> list[Policy]:
+def read(sources: Iterable[str]) -> list[AnyPolicy]:
     """Read the policies in files, in the YAML and JSON files of directories, or in standard input ("-").
 
     Objects of other API groups are passed over, so that a whole rendered repository can be given.
@@ -67,7 +77,7 @@ def read(sources: Iterable[str]) -> list[Policy]:
         RefusedError: a file cannot be read, or the API server would refuse one of its policies.
     """
     errors: list[str] = []
-    found: dict[tuple[str, str], tuple[str, Policy]] = {}
+    found: dict[tuple[str, str], tuple[str, AnyPolicy]] = {}
     for file, document in _documents(sources, errors):
         if str(document.get("kind")) in _OTHER_KINDS:
             continue

@@ -21,6 +21,7 @@ from tests.support.cluster import (
     condition,
     is_allowed,
     memory_policy,
+    node_policy,
     processor_policy,
 )
 from tests.support.processes import Command
@@ -391,6 +392,46 @@ def test_diff_with_prune_deletes_the_policies_that_the_files_leave_out(
     after = {vm["name"]: vm["after"] for vm in comparison["virtualMachines"]}
     assert after == {"busy": 512 * MIB, "idle": 512 * MIB, "lazy": 512 * MIB, "barred": 64 * MIB}
     assert busy.vms.keys() == after.keys()
+
+
+LATE = {"ample": "55%", "tight": "52%", "scarce": "2%", "critical": "1%"}
+
+
+def test_diff_shows_where_states_would_begin_under_a_node_policy(
+    cli: Cli, installed: ControlPlane, busy: FakeNode, tmp_path: Path
+) -> None:
+    busy.labels = {"pool": "big"}
+    busy.report()
+    big = {"nodeSelector": {"matchLabels": {"pool": "big"}}}
+    file = policies(
+        tmp_path, node_policy("big", selector=big, thresholds=LATE, reserve="60%"), memory_policy("default")
+    )
+    result = cli("diff", "-f", str(file))
+    assert "NodePolicy big created" in result.stdout, result.stderr
+    header = next(row for row in rows(result.stdout) if "NODE-POLICY" in row)
+    row = dict(zip(header, next(each for each in rows(result.stdout) if each[0] == busy.name), strict=False))
+    assert (row["NODE-POLICY"], row["STATE"], row["TIGHT-BELOW"]) == ("-→big", "Ample→Tight", "48Mi→624Mi")
+    document = json.loads(cli("diff", "-f", str(file), "-o", "json").stdout)
+    (node,) = (each for each in document["nodes"] if each["name"] == busy.name)
+    assert (node["limits"]["reserveAfter"], node["capacity"]) == (720 * MIB, 480 * MIB)
+    assert node["shortfallAfter"] > node["shortfallBefore"] == 0
+    other = policies(tmp_path, node_policy("small", selector={"nodeSelector": {"matchLabels": {"pool": "small"}}}))
+    assert "Nothing would change" in cli("diff", "-f", str(other)).stdout
+    assert installed.kubectl("get", "nodepol", "--output=name") == ""
+
+
+def test_a_node_s_policy_is_named_where_the_node_is_shown(cli: Cli, installed: ControlPlane, busy: FakeNode) -> None:
+    installed.apply(node_policy("big"))
+    generation = json.loads(installed.kubectl("get", "nodepol", "big", "--output=json"))["metadata"]["generation"]
+    busy.limits = {"policy": "big", "policyGeneration": generation}
+    busy.report()
+    header, *nodes = rows(cli("top", "nodes", "-o", "wide").stdout)
+    assert dict(zip(header, next(row for row in nodes if row[0] == busy.name), strict=False))["NODE-POLICY"] == "big"
+    assert f"on node {busy.name}, state Ample (NodePolicy big)" in cli("explain", f"{busy.namespace}/busy").stdout
+    result = cli("status")
+    assert "NodePolicy big: not seen by the controller yet: does it run?" in result.stdout
+    (line,) = (row for row in rows(result.stdout) if row[:2] == ["NodePolicy", "big"])
+    assert line[4:6] == ["0", "nodes"]
 
 
 def test_an_unreachable_api_server_is_one_line(installed: ControlPlane, tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kubeballoon import manifests
-from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, NodePressureStatus, ProcessorPolicy
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePolicy, NodePressure, NodePressureStatus, ProcessorPolicy
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.node_state import NodeFacts
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.governance.core_inputs import memory_node, processor_node
 from kubeballoon.governance.loaded_policy import load_memory_policy, load_processor_policy
+from kubeballoon.governance.node_policies import govern_limits, load_node_policy
 from kubeballoon.replay import traces
 from tests.hostile.test_fuzz import JSON, TEXTS, places_below, spoiled
 
@@ -52,7 +54,19 @@ REPORT: dict[str, Any] = {
     "status": {
         "observedAt": "2026-01-01T00:00:00Z",
         "state": "Tight",
+        "labels": {"pool": "big"},
         "memory": {"total": "64Gi", "available": "8Gi", "other": "1Gi", "reserve": "2Gi"},
+        "limits": {
+            "ample": "4Gi",
+            "tight": "3Gi",
+            "scarce": "2Gi",
+            "critical": "1Gi",
+            "policy": "big",
+            "capacity": "64Gi",
+            "evictionThreshold": "100Mi",
+            "evictionMargin": "64Mi",
+            "evictionRead": False,
+        },
         "processors": {"count": 8, "usage": 20, "stall": 5},
         "virtualMachines": [VM, {**VM, "uid": "other", "name": "other"}],
     },
@@ -69,6 +83,17 @@ POLICIES: list[dict[str, Any]] = [
         },
     },
     {**HEAD, "kind": "ProcessorPolicy", "spec": {"selector": {}, "processors": {"min": 1, "shares": 500}}},
+    {
+        **HEAD,
+        "kind": "NodePolicy",
+        "spec": {
+            "selector": {"nodeSelector": {"matchLabels": {"pool": "big"}}},
+            "thresholds": {"ample": "6%", "tight": "4%", "scarce": "2%", "critical": "1%"},
+            "eviction": {"threshold": "5%", "margin": "64Mi"},
+            "reserve": "8Gi",
+            "stall": {"tight": 30},
+        },
+    },
 ]
 MEMORY_POLICY = load_memory_policy(MemoryPolicy.model_validate({**HEAD, "spec": {"selector": {}}}))
 PROCESSOR_POLICY = load_processor_policy(ProcessorPolicy.model_validate({**HEAD, "spec": {"selector": {}}}))
@@ -130,6 +155,10 @@ def test_any_policy_of_a_file_is_loaded_or_refused(body: dict[str, Any]) -> None
             load_memory_policy(policy)
         if isinstance(policy, ProcessorPolicy):
             load_processor_policy(policy)
+        if isinstance(policy, NodePolicy):
+            facts = NodeFacts(total=1 << 34, capacity=1 << 35, eviction=100 << 20, margin=64 << 20)
+            limits = govern_limits(load_node_policy(policy), facts).limits
+            assert 0 < limits.thresholds.ample <= limits.reserve
 
 
 TRACES = [

@@ -76,6 +76,16 @@ def is_allowed(plane: ControlPlane, user: str, verb: str, kind: str, **where: st
     return bool(json.loads(answer)["status"]["allowed"])
 
 
+_LIMITS = {
+    "ample": str(72 * MIB),
+    "tight": str(48 * MIB),
+    "scarce": str(24 * MIB),
+    "critical": str(12 * MIB),
+    "evictionThreshold": "0",
+    "evictionMargin": "0",
+}
+
+
 class FakeNode:
     """A node without kubelet and guests. The test writes the report that its agent would write."""
 
@@ -87,6 +97,8 @@ class FakeNode:
         self.total = total
         self.vms: dict[str, Object] = {}
         self.processors: Object = {"count": 4, "usage": 10, "stall": 0}
+        self.labels: dict[str, str] = {}
+        self.limits: Object = {}  # in the place of those of a node that no policy governs
         plane.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
         plane.apply({**self._head(), "metadata": {"name": name}})
 
@@ -133,7 +145,9 @@ class FakeNode:
         moment = datetime.now(UTC) - timedelta(seconds=age)
         status = {
             "observedAt": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "labels": self.labels,
             "memory": {"total": str(self.total), "available": str(self.total // 2), "other": "0", "reserve": "0"},
+            "limits": {**_LIMITS, "capacity": str(self.total), **self.limits},
             "processors": self.processors,
             "state": state,
             "virtualMachines": list(self.vms.values()),

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from kubeballoon.api.meta import fault
 from kubeballoon.api.v1alpha1 import (
     MemoryPolicy,
+    NodePolicy,
     NodePressure,
     NodePressureStatus,
     Policy,
@@ -34,6 +35,7 @@ from kubeballoon.governance.loaded_policy import (
     load_memory_policy,
     load_processor_policy,
 )
+from kubeballoon.governance.node_policies import LoadedNodePolicy, load_node_policy
 from kubeballoon.governance.policy_selection import Governance, govern
 from kubeballoon.governance.report_bounds import SILENT_AFTER, as_last_held, lease_namespaces
 
@@ -67,6 +69,7 @@ class ClusterView:
     Attributes:
         namespace_labels: the labels of each namespace, by its name.
         nodes: the NodePressures, also those whose agents have not reported yet.
+        node_policies: the NodePolicies, where they were read.
     """
 
     memory_policies: tuple[LoadedMemoryPolicy, ...]
@@ -74,10 +77,11 @@ class ClusterView:
     namespace_labels: Mapping[str, Mapping[str, str]]
     nodes: tuple[NodePressure, ...]
     now: datetime
+    node_policies: tuple[LoadedNodePolicy, ...] = ()
 
     @property
     def policies(self) -> tuple[Policy, ...]:
-        """The cluster's policies of both kinds."""
+        """The cluster's policies for VMs, of both kinds."""
         return *(each.resource for each in self.memory_policies), *(each.resource for each in self.processor_policies)
 
     def memory_governance(self, report: VirtualMachineReport) -> Governance[LoadedMemoryPolicy]:
@@ -160,6 +164,22 @@ def read_policies(reader: ApiReader, new: Iterable[Policy] = ()) -> ClusterView:
     namespaces = reader.metadata(paths.NAMESPACES) if by_namespace else []
     labels = {each["name"]: each.get("labels", {}) for each in namespaces}
     return replace(present, namespace_labels=labels)
+
+
+def read_node_policies(reader: ApiReader) -> tuple[LoadedNodePolicy, ...]:
+    """Read the NodePolicies; none where the installation, or the user's role, is older than they are.
+
+    Raises:
+        ApiError: the API server cannot be reached, or an object is invalid.
+    """
+    try:
+        items = list(reader.items(paths.NODE_POLICIES))
+    except NotFoundError:
+        return ()
+    except ForbiddenError as error:
+        warn(f"warning: without NodePolicies: {error}")
+        return ()
+    return tuple(load_node_policy(_validate(NodePolicy, item)) for item in items)
 
 
 def read_nodes(reader: ApiReader) -> Iterator[NodePressure]:

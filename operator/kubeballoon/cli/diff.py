@@ -5,24 +5,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, ProcessorPolicy
-from kubeballoon.cli import diff_memory, diff_processors, diff_summary
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePolicy, Policy, ProcessorPolicy
+from kubeballoon.cli import diff_memory, diff_nodes, diff_processors, diff_summary
 from kubeballoon.cli.arguments import PROGRAM, ExitStatus
-from kubeballoon.cli.cluster_view import ClusterView, read_cluster
+from kubeballoon.cli.cluster_view import ClusterView, read_cluster, read_node_policies
 from kubeballoon.cli.cut_labels import complete_labels
 from kubeballoon.cli.diff_result import Comparison, NodeChange, PolicyChange, VirtualMachineChange, has_changes
 from kubeballoon.cli.output import Output, Row, warn
 from kubeballoon.cli.table import Cell, Column, Style
 from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.formatting import listed
-from kubeballoon.governance.loaded_policy import P, load_memory_policy, load_processor_policy
-from kubeballoon.manifests import RefusedError, read
+from kubeballoon.governance.loaded_policy import load_memory_policy, load_processor_policy
+from kubeballoon.governance.node_policies import load_node_policy
+from kubeballoon.manifests import AnyPolicy, RefusedError, read
 
+K = TypeVar("K", MemoryPolicy, ProcessorPolicy, NodePolicy)
 _LISTED = 20  # rows of a table without -o wide: a screen has room for as many
 
 
-def compare(view: ClusterView, policies: Sequence[Policy], *, prune: bool) -> Comparison:
+def compare(view: ClusterView, policies: Sequence[AnyPolicy], *, prune: bool) -> Comparison:
     """Compare the cluster as it is with the same cluster once ``policies`` are applied.
 
     Args:
@@ -34,14 +37,23 @@ def compare(view: ClusterView, policies: Sequence[Policy], *, prune: bool) -> Co
     old_processors = [each.resource for each in view.processor_policies]
     memory = _apply(old_memory, [each for each in policies if isinstance(each, MemoryPolicy)], prune=prune)
     processors = _apply(old_processors, [each for each in policies if isinstance(each, ProcessorPolicy)], prune=prune)
+    old_of_nodes = [each.resource for each in view.node_policies]
+    of_nodes = _apply(old_of_nodes, [each for each in policies if isinstance(each, NodePolicy)], prune=prune)
+    node_policies = tuple(map(load_node_policy, of_nodes))
     changed_view = replace(
         view,
+        nodes=tuple(diff_nodes.with_node_policies(view.nodes, view.node_policies, node_policies)),
+        node_policies=node_policies,
         memory_policies=tuple(map(load_memory_policy, memory)),
         processor_policies=tuple(map(load_processor_policy, processors)),
     )
     nodes, vms = _compare_nodes(view, changed_view)
     return Comparison(
-        policies=[*_compare_policies(old_memory, memory), *_compare_policies(old_processors, processors)],
+        policies=[
+            *_compare_policies(old_memory, memory),
+            *_compare_policies(old_processors, processors),
+            *_compare_policies(old_of_nodes, of_nodes),
+        ],
         nodes=nodes,
         virtual_machines=sorted(vms, key=lambda vm: (vm.namespace, vm.name)),
     )
@@ -50,9 +62,10 @@ def compare(view: ClusterView, policies: Sequence[Policy], *, prune: bool) -> Co
 def _compare_nodes(old: ClusterView, new: ClusterView) -> tuple[list[NodeChange], list[VirtualMachineChange]]:
     nodes: list[NodeChange] = []
     vms: list[VirtualMachineChange] = []
-    for pressure, status in old.reporting_nodes():
+    for (pressure, status), (_, changed_status) in zip(old.reporting_nodes(), new.reporting_nodes(), strict=True):
         movable = {report.uid: report.eligible and report.responsive for report in status.virtual_machines}
-        before, after = (diff_memory.settle_memory(view.memory_node(pressure, status), movable) for view in (old, new))
+        before = diff_memory.settle_memory(old.memory_node(pressure, status), movable)
+        after = diff_memory.settle_memory(new.memory_node(pressure, changed_status), movable)
         node_processors, vm_processors = diff_processors.compare_processors(pressure, status, old, new)
         vms_of_node = [
             diff_memory.compare_vm(report, *decisions, node=pressure.metadata.name).model_copy(
@@ -64,18 +77,19 @@ def _compare_nodes(old: ClusterView, new: ClusterView) -> tuple[list[NodeChange]
         ]
         vms += vms_of_node
         node = diff_memory.compare_node(before, after, vms_of_node)
-        nodes.append(node.model_copy(update={"processors": node_processors}))
+        limits = diff_nodes.compare_limits(status, changed_status)
+        nodes.append(node.model_copy(update={"processors": node_processors, "limits": limits}))
     return nodes, vms
 
 
-def _apply(present: Sequence[P], applied: Sequence[P], *, prune: bool) -> tuple[P, ...]:
+def _apply(present: Sequence[K], applied: Sequence[K], *, prune: bool) -> tuple[K, ...]:
     """List the policies of one kind once ``applied`` are; with ``prune`` all others are gone."""
     before = {policy.metadata.name: policy for policy in present}
     after = {policy.metadata.name: _keep_annotations(policy, before) for policy in applied}
     return tuple((after if prune else {**before, **after}).values())
 
 
-def _keep_annotations(policy: P, present: Mapping[str, P]) -> P:
+def _keep_annotations(policy: K, present: Mapping[str, K]) -> K:
     """Add the annotations that others put on the policy in the cluster, a release for example: applying keeps them."""
     before = present.get(policy.metadata.name)
     if before is None:
@@ -84,7 +98,7 @@ def _keep_annotations(policy: P, present: Mapping[str, P]) -> P:
     return policy.model_copy(update={"metadata": before.metadata.model_copy(update={"annotations": annotations})})
 
 
-def _compare_policies(old: Sequence[Policy], new: Sequence[Policy]) -> Iterator[PolicyChange]:
+def _compare_policies(old: Sequence[AnyPolicy], new: Sequence[AnyPolicy]) -> Iterator[PolicyChange]:
     before, after = ({policy.metadata.name: policy for policy in policies} for policies in (old, new))
     for name, policy in sorted({**before, **after}.items()):
         if name not in after:
@@ -112,7 +126,9 @@ def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitS
         warn(f"{PROGRAM}: the files hold no policy")
         if not options.prune:
             return ExitStatus.REFUSED
-    view = complete_labels(reader, read_cluster(reader, policies), policies)
+    for_vms = [each for each in policies if isinstance(each, Policy)]
+    view = complete_labels(reader, read_cluster(reader, for_vms), for_vms)
+    view = replace(view, node_policies=read_node_policies(reader))
     silent = [
         f"{pressure.metadata.name} ({view.report_age(status):.0f}s)"
         for pressure, status in view.reporting_nodes()
@@ -138,12 +154,25 @@ def _print_comparison(comparison: Comparison, output: Output) -> None:
         return
     for line in diff_summary.summarize(comparison):
         output.print_line(Cell(line, Style.STRONG))
+    _print_limits(comparison, output)
     _print_memory(comparison, output)
     _print_processors(comparison, output)
     unlisted = 0 if output.wide else sum(not has_changes(vm) for vm in vms)
     if unlisted:
         output.print_line()
         output.print_line(f"{unlisted} VMs would not change (-o wide lists them).")
+
+
+def _print_limits(comparison: Comparison, output: Output) -> None:
+    """Print where nodes' states would begin, if NodePolicies change that."""
+    changes = [
+        (node.name, node.limits)
+        for node in comparison.nodes
+        if node.limits is not None and (node.limits.changed or output.wide)
+    ]
+    changes.sort(key=lambda each: (each[1].state_before.severity - each[1].state_after.severity, each[0]))
+    rows = [diff_nodes.node_cells(*each) for each in changes]
+    _print_first(diff_nodes.NODE_HEADER, rows, "nodes", output)
 
 
 def _print_memory(comparison: Comparison, output: Output) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from kubeballoon.api.meta import ApiModel
+from kubeballoon.vocabulary import NodeState
 
 
 class PolicyChange(ApiModel):
@@ -97,11 +98,35 @@ class ProcessorNodeChange(ApiModel):
     shortfall_after: int
 
 
+class NodeLimitsChange(ApiModel):
+    """A NodeLimitsChange compares where a node's states begin with the old NodePolicies and with the new ones, bytes.
+
+    Attributes:
+        refused: why the new policy cannot hold on the node.
+        tight_before: the available memory below which the node is Tight.
+        reserve_before: what is kept free of VMs.
+        state_before: the node's state as it is reported.
+        state_after: its state as soon as the new policies are carried out.
+    """
+
+    changed: bool
+    policy_before: str | None = None
+    policy_after: str | None = None
+    refused: str | None = None
+    tight_before: int
+    tight_after: int
+    reserve_before: int
+    reserve_after: int
+    state_before: NodeState
+    state_after: NodeState
+
+
 class NodeChange(ApiModel):
     """A NodeChange compares a node's memory with the old policies and with the new ones, bytes.
 
     Attributes:
-        changed: whether its memory would change; ``processors`` say so for themselves.
+        changed: whether its memory would change; ``processors`` and ``limits`` say so for themselves.
+        limits: left out if its agent does not report them.
     """
 
     name: str
@@ -115,6 +140,7 @@ class NodeChange(ApiModel):
     risk_before: int
     risk_after: int
     processors: ProcessorNodeChange | None = None
+    limits: NodeLimitsChange | None = None
 
 
 class Comparison(ApiModel):
@@ -141,5 +167,6 @@ class Comparison(ApiModel):
 
 
 def has_changes(change: VirtualMachineChange | NodeChange) -> bool:
-    """Whether the memory or the processors of a VM or node would change."""
-    return change.changed or (change.processors is not None and change.processors.changed)
+    """Whether the memory or the processors of a VM or node would change, or where a node's states begin."""
+    parts = [change.processors, change.limits if isinstance(change, NodeChange) else None]
+    return change.changed or any(part is not None and part.changed for part in parts)

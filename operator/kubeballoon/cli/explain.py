@@ -56,6 +56,7 @@ class Explanation(ApiModel):
     """An Explanation says why a VM has what it has, bytes; fields that are not known are left out.
 
     Attributes:
+        node_policy: the NodePolicy that says when the node is in which state.
         problem: what the node's agent found wrong with the VM.
     """
 
@@ -63,6 +64,7 @@ class Explanation(ApiModel):
     name: str
     node: str
     node_state: str
+    node_policy: str | None = None
     capacity: int
     policy: GoverningMemoryPolicy | None = None
     size: int
@@ -96,6 +98,7 @@ def explain(view: ClusterView, reported: ReportedVM) -> Explanation:
         name=report.name,
         node=node.name,
         node_state=node.state,
+        node_policy=None if reported.node_status.limits is None else reported.node_status.limits.policy,
         capacity=plan.capacity,
         policy=_governing_policy(view, reported, decision),
         size=vm.size,
@@ -207,7 +210,9 @@ def _run_owned(reader: ApiReader, instance: Object, error: ForbiddenError, outpu
 def print_explanation(explanation: Explanation, output: Output) -> None:
     """Print an explanation as tables and lists."""
     full_name = f"{explanation.namespace}/{explanation.name}"
-    output.print_line(Cell(full_name, Style.STRONG), f" on node {explanation.node}, state {explanation.node_state}")
+    by = "" if explanation.node_policy is None else f" (NodePolicy {explanation.node_policy})"
+    where = f" on node {explanation.node}, state {explanation.node_state}{by}"
+    output.print_line(Cell(full_name, Style.STRONG), where)
     output.print_line(f"{explanation.reason}: {explanation.message}")
     if explanation.problem is not None and explanation.problem not in explanation.message:
         output.print_line(Cell(f"Its agent: {explanation.problem}", Style.WARN))

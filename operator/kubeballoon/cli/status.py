@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from kubeballoon.api.conditions import ConditionType
-from kubeballoon.api.meta import ApiModel, Status
+from kubeballoon.api.meta import ApiModel, Condition, Status
 from kubeballoon.api.names import CONTROLLER_LEASE, UNINSTALLER_PREFIX
-from kubeballoon.api.v1alpha1 import MemoryPolicy, Policy, PolicyStatus, ProcessorPolicy, VirtualMachineReport
+from kubeballoon.api.v1alpha1 import (
+    MemoryPolicy,
+    NodePolicy,
+    NodePolicyStatus,
+    Policy,
+    PolicyStatus,
+    ProcessorPolicy,
+    VirtualMachineReport,
+)
 from kubeballoon.cli.agent_words import agent_words
 from kubeballoon.cli.arguments import ExitStatus
-from kubeballoon.cli.cluster_view import ClusterView, read_cluster
+from kubeballoon.cli.cluster_view import ClusterView, read_cluster, read_node_policies
 from kubeballoon.cli.output import Output, format_bytes
 from kubeballoon.cli.table import Cell, Column, Style, name, number
 from kubeballoon.cluster import paths
@@ -22,9 +30,10 @@ from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.processors.allocation import allocate_processors
+from kubeballoon.governance.node_policies import LoadedNodePolicy
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
-from kubeballoon.vocabulary import NodeState
+from kubeballoon.vocabulary import Mode, NodeState
 
 _NOT_SEEN = "NotSeenByController"  # in the place of a condition's reason, of a policy that has no condition yet
 # A policy's other conditions repeat what _node_problems says of the nodes.
@@ -36,6 +45,7 @@ class PolicySummary(ApiModel):
     """A PolicySummary shows a policy in one row.
 
     Attributes:
+        governed: how many VMs it governs; of a NodePolicy, how many nodes.
         reclaimed: bytes; of a MemoryPolicy only.
         processors_reclaimed: of a ProcessorPolicy only.
     """
@@ -176,7 +186,10 @@ def overview(view: ClusterView, leadership: Leadership) -> Overview:
         requested=sum(map(_requested, reports)),
         reclaimed=sum(report.reclaimed for report in reports),
         processors=_processor_overview(view),
-        policies=[_summarize_policy(policy) for policy in sorted(view.policies, key=_policy_order)],
+        policies=[
+            *(_summarize_policy(policy) for policy in sorted(view.policies, key=_policy_order)),
+            *(_summarize_node_policy(each.resource) for each in sorted(view.node_policies, key=_node_policy_order)),
+        ],
         attention=[*([leadership.fault] if leadership.fault is not None else []), *attention(view)],
     )
 
@@ -212,7 +225,6 @@ def _summarize_policy(policy: Policy) -> PolicySummary:
         memory = 0 if policy.status is None else policy.status.reclaimed
     if isinstance(policy, ProcessorPolicy):
         processors = 0 if policy.status is None else policy.status.reclaimed
-    ready = next((each for each in status.conditions if each.type == ConditionType.READY), None)
     return PolicySummary(
         kind=policy.kind,
         name=policy.metadata.name,
@@ -222,9 +234,33 @@ def _summarize_policy(policy: Policy) -> PolicySummary:
         excluded=sum(each.count for each in status.excluded),
         reclaimed=memory,
         processors_reclaimed=processors,
-        ready=Status.UNKNOWN if ready is None else ready.status,
-        reason=_NOT_SEEN if ready is None else ready.reason,
+        **_readiness(status.conditions),
     )
+
+
+def _node_policy_order(policy: LoadedNodePolicy) -> tuple[int, str]:
+    return -policy.resource.spec.priority, policy.name
+
+
+def _summarize_node_policy(policy: NodePolicy) -> PolicySummary:
+    status = policy.status or NodePolicyStatus()
+    return PolicySummary(
+        kind=policy.kind,
+        name=policy.metadata.name,
+        mode=Mode.ENFORCE,
+        priority=policy.spec.priority,
+        governed=status.governed,
+        excluded=0,
+        **_readiness(status.conditions),
+    )
+
+
+def _readiness(conditions: Sequence[Condition]) -> dict[str, str]:
+    """Find whether a policy is ready, and why, as fields of its summary."""
+    ready = next((each for each in conditions if each.type == ConditionType.READY), None)
+    if ready is None:
+        return {"ready": Status.UNKNOWN, "reason": _NOT_SEEN}
+    return {"ready": ready.status, "reason": ready.reason}
 
 
 def attention(view: ClusterView) -> Iterator[str]:
@@ -295,7 +331,9 @@ def _node_problems(view: ClusterView) -> Iterator[str]:
 def _policy_problems(view: ClusterView) -> Iterator[str]:
     if not view.policies:
         yield "no policy: nothing is requested of any VM"
-    for policy in view.policies:
+    of_nodes = [each.resource for each in view.node_policies]
+    policies: list[Policy | NodePolicy] = [*view.policies, *of_nodes]
+    for policy in policies:
         name, status = f"{policy.kind} {policy.metadata.name}", policy.status
         if policy.metadata.released:
             yield f"{name}: released; `kubectl balloon release --all --undo` ends that"
@@ -313,7 +351,8 @@ def run(_: argparse.Namespace, reader: ApiReader, output: Output) -> ExitStatus:
     Raises:
         ApiError: the cluster cannot be read.
     """
-    result = overview(read_cluster(reader), _read_leadership(reader))
+    view = replace(read_cluster(reader), node_policies=read_node_policies(reader))
+    result = overview(view, _read_leadership(reader))
     if not output.print_document(result):
         _print_overview(result, output)
     return ExitStatus.ATTENTION if result.attention else ExitStatus.DONE
@@ -386,7 +425,7 @@ def _policy_cells(policy: PolicySummary) -> list[str | Cell]:
         policy.name,
         policy.mode,
         str(policy.priority),
-        str(policy.governed),
+        f"{policy.governed} nodes" if policy.kind == NodePolicy.__name__ else str(policy.governed),
         str(policy.excluded),
         format_bytes(policy.reclaimed) if processors is None else f"{processors}cpu",
         Cell(policy.ready, Style.GOOD if policy.ready == "True" else Style.WARN),

@@ -65,12 +65,14 @@ class NodeSummary(ApiModel):
     """A NodeSummary shows a node's memory in one row, bytes.
 
     Attributes:
+        node_policy: the NodePolicy that its agent carries out.
         processors: left out if its agent does not report them.
         age: of its report, seconds.
     """
 
     name: str
     state: str
+    node_policy: str | None = None
     total: int
     available: int
     other: int
@@ -139,6 +141,7 @@ def summarize_nodes(view: ClusterView) -> Iterator[NodeSummary]:
         yield NodeSummary(
             name=pressure.metadata.name,
             state=status.state,
+            node_policy=None if status.limits is None else status.limits.policy,
             total=memory.total,
             available=memory.available,
             other=memory.other,
@@ -336,7 +339,7 @@ _NODE_HEADER = (
 )
 _WIDE_NODE_HEADER = (
     *(number("OTHER"), number("RESERVE"), number("MEM-STALL"), number("SHORTFALL"), number("RISK")),
-    *(number("CPUS-RECLAIMED"), number("CPU-SHORTFALL"), Column("RELEASED"), Column("AGENT")),
+    *(number("CPUS-RECLAIMED"), number("CPU-SHORTFALL"), Column("RELEASED"), Column("NODE-POLICY"), Column("AGENT")),
 )
 
 
@@ -370,6 +373,7 @@ def _node_cells(node: NodeSummary, *, wide: bool) -> list[str | Cell]:
             "-" if cpus is None else f"{cpus.reclaimed}/{cpus.size}",
             "-" if cpus is None else Cell(str(cpus.shortfall), Style.BAD if cpus.shortfall else Style.PLAIN),
             "yes" if node.released else "no",
+            node.node_policy or "-",
             node.agent_version or "-",
         ]
     return cells

@@ -144,6 +144,7 @@ class ClusterState:
     def forget_node(self, name: str) -> None:
         """Forget a node that is gone."""
         self.nodes.pop(name, None)
+        self.node_policies.forget_node(name)
 
     def governance(
         self, store: PolicyStore[P, Terms], report: VirtualMachineReport

@@ -208,6 +208,10 @@ class NodePolicyStore(PolicyCollection[LoadedNodePolicy]):
             known = self._selecting[node] = labels, select_node_policies(self.policies.values(), labels)
         return known[1]
 
+    def forget_node(self, node: str) -> None:
+        """Forget a node that is gone."""
+        self._selecting.pop(node, None)
+
     def _outdate(self) -> None:
         self._selecting.clear()
         self.epoch += 1
