@@ -125,7 +125,11 @@ WRONG_NODES: list[tuple[dict[str, Any], str, str]] = [
         "spec.thresholds.ample",
         ORDER,
     ),
-    ({"thresholds": {**LEVELS, "tight": "4"}}, "spec.thresholds.tight", "a number without unit is in bytes"),
+    (
+        {"thresholds": {"ample": "8Gi", "tight": "6Gi", "scarce": "4Gi", "critical": 1024}},
+        "spec.thresholds.critical",
+        "a number without unit is in bytes",
+    ),
     ({"thresholds": {**LEVELS, "scarce": "few"}}, "spec.thresholds.scarce", "scarce must be a quantity of bytes"),
     ({"thresholds": {"ample": "6%", "tight": "4%", "scarce": "2%"}}, "spec.thresholds.critical", "Required value"),
     ({"eviction": {"threshold": "5.5%"}}, "spec.eviction.threshold", "threshold must be a quantity of bytes"),
@@ -134,6 +138,10 @@ WRONG_NODES: list[tuple[dict[str, Any], str, str]] = [
     ({"reserve": "101%"}, "spec.reserve", "a percentage from 0% to 100%"),
     ({"stall": {"tight": 0}}, "spec.stall.tight", "should be greater than or equal to 1"),
     ({"stall": {"scarce": "10%"}}, "spec.stall.scarce", "must be of type integer"),
+    ({"taint": {"mode": "On"}}, "spec.taint.mode", 'supported values: "Off", "Observe", "Enforce"'),
+    ({"taint": {"whenCritical": "NoExecute"}}, "spec.taint.whenCritical", '"PreferNoSchedule", "NoSchedule"'),
+    ({"taint": {"maxTainted": 0}}, "spec.taint.maxTainted", "a whole number of nodes such as 2, or a percentage"),
+    ({"taint": {"removeAfter": "soon"}}, "spec.taint.removeAfter", "must be a duration such as 5m"),
     ({"priority": 10_000_000}, "spec.priority", "should be less than or equal to 1000000"),
     ({"mode": "Observe"}, "spec.mode", "unknown field"),
 ]
@@ -225,7 +233,7 @@ processors | processors.min | processors.max | processors.shares | trigger.stall
 """
 NODE_FIELDS = """
 reserve | thresholds.ample | thresholds | eviction.threshold | eviction.margin | stall.tight | priority
-selector.nodeSelector.matchLabels.tier
+selector.nodeSelector.matchLabels.tier | taint.maxTainted | taint.removeAfter | taint.mode
 """
 METADATA = """
 labels: {a: 5} | labels: {a: "not good"} | labels: {a/b/c: d} | annotations: {A/b: c} | creationTimestamp: null

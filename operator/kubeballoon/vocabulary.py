@@ -45,6 +45,21 @@ class Mode(enum.StrEnum):
     OBSERVE = "Observe"
 
 
+class RemedyMode(enum.StrEnum):
+    """Whether what goes beyond balloons is done (Enforce), only told (Observe), or neither (Off)."""
+
+    OFF = "Off"
+    OBSERVE = "Observe"
+    ENFORCE = "Enforce"
+
+
+class TaintEffect(enum.StrEnum):
+    """Whether the scheduler avoids a node where others have room (PreferNoSchedule), or in any case (NoSchedule)."""
+
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_SCHEDULE = "NoSchedule"
+
+
 class ReclaimWhen(enum.StrEnum):
     """When the policy reclaims: while not all VMs fit (Overcommitted), or once the node runs short (UnderPressure)."""
 

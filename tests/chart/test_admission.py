@@ -394,6 +394,69 @@ def test_an_agents_token_without_a_node_reports_nothing(enforcing: ControlPlane,
     assert "the token is of no node" in refused(lambda: report(enforcing, unbound, nodes[0]))
 
 
+OURS = {"key": "kubeballoon.io/memory-pressure", "effect": "PreferNoSchedule"}
+OTHERS = {"key": "example.com/own", "effect": "NoSchedule"}
+
+
+@pytest.fixture
+def tainting(enforcing: ControlPlane, nodes: tuple[str, str]) -> Iterator[str]:
+    """A Node with a taint of somebody else, and the right of each part of kubeballoon to patch Nodes."""
+    accounts = [f"{RELEASE}-{part}" for part in ("controller", "uninstall", "agent")]
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "test-patch-nodes"}}
+    rules = [{"apiGroups": [""], "resources": ["nodes", "nodes/status"], "verbs": ["patch"]}]
+    enforcing.apply({**head, "kind": "ClusterRole", "rules": rules})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test-patch-nodes"}
+    subjects = [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE} for name in accounts]
+    enforcing.apply({**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": subjects})
+    for name in accounts:
+        until(partial(is_allowed, enforcing, f"system:serviceaccount:{NAMESPACE}:{name}", "patch", "nodes", group=""))
+    enforcing.kubectl("taint", "node", nodes[0], "example.com/own:NoSchedule")
+    yield nodes[0]
+    enforcing.kubectl("delete", "clusterrolebinding,clusterrole", "test-patch-nodes")
+
+
+NODE_THEFTS: dict[str, Object] = {
+    "cordon": {"spec": {"unschedulable": True}},
+    "labels": {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}},
+    "annotations": {"metadata": {"annotations": {"a": "b"}}},
+    "finalizers": {"metadata": {"finalizers": ["example.com/never"]}},
+    "others' taints": {"spec": {"taints": [OURS]}},
+    "a taint of another key": {"spec": {"taints": [OTHERS, {"key": "example.com/new", "effect": "NoSchedule"}]}},
+    "another effect of others": {"spec": {"taints": [{**OTHERS, "effect": "NoExecute"}, OURS]}},
+}
+"""Merge patches by which a thief would use the right to taint Nodes."""
+
+
+@pytest.mark.parametrize("theft", NODE_THEFTS)
+def test_a_stolen_token_changes_nothing_of_a_node_but_our_taint(thief: Thief, tainting: str, theft: str) -> None:
+    message = refused(lambda: thief.patch(paths.node(tainting), NODE_THEFTS[theft]))
+    assert "may change nothing of a Node but its taint kubeballoon.io/memory-pressure" in message
+
+
+def test_a_stolen_token_evicts_no_pod_and_writes_no_status(thief: Thief, tainting: str) -> None:
+    evicting = {"spec": {"taints": [OTHERS, {**OURS, "effect": "NoExecute"}]}}
+    assert "may evict no pod" in refused(lambda: thief.patch(paths.node(tainting), evicting))
+    status = {"status": {"phase": "Terminated"}}
+    assert "may change nothing of a Node" in refused(lambda: thief.patch(f"{paths.node(tainting)}/status", status))
+
+
+def test_our_taint_is_written_and_removed(thief: Thief, tainting: str) -> None:
+    for taints in ([OTHERS, OURS], [OTHERS, {**OURS, "effect": "NoSchedule"}], [OTHERS]):
+        assert thief.patch(paths.node(tainting), {"spec": {"taints": taints}})["spec"]["taints"] == taints
+
+
+def test_an_agent_only_removes_our_taint_and_only_of_its_own_node(
+    enforcing: ControlPlane, nodes: tuple[str, str], tainting: str
+) -> None:
+    mine, other = (Thief(json.loads(agent_kubeconfig(enforcing, name).read_text())) for name in nodes)
+    with_ours, without = ({"spec": {"taints": taints}} for taints in ([OTHERS, OURS], [OTHERS]))
+    assert "may only remove the taint of its own node" in refused(lambda: mine.patch(paths.node(tainting), with_ours))
+    enforcing.kubectl("taint", "node", tainting, "kubeballoon.io/memory-pressure:NoSchedule")
+    assert "may only remove the taint of its own node" in refused(lambda: other.patch(paths.node(tainting), without))
+    assert "may change nothing of a Node" in refused(lambda: mine.patch(paths.node(tainting), {"spec": {"taints": []}}))
+    assert mine.patch(paths.node(tainting), without)["spec"]["taints"] == [OTHERS]
+
+
 def agents_lease(name: str, **metadata: Any) -> Object:
     named = {"name": name, "namespace": NAMESPACE, **metadata}
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": named, "spec": {"holderIdentity": "x"}}

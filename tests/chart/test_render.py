@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("tools")
 
 EVERYTHING = (
     "--set=networkPolicy.enabled=true,monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true",
-    "--set=monitoring.dashboard.enabled=true",
+    "--set=monitoring.dashboard.enabled=true,taints.enabled=true",
 )
 TOGGLES = {
     "crds.install": "CustomResourceDefinition/memorypolicies.kubeballoon.io",
@@ -35,6 +35,7 @@ TOGGLES = {
     "flowControl.enabled": "FlowSchema/kubeballoon-leases",
     "rbac.aggregate": "ClusterRole/kubeballoon-view",
     "controller.podDisruptionBudget.enabled": "PodDisruptionBudget/kubeballoon-controller",
+    "taints.enabled": "ClusterRole/kubeballoon-agent-taints",
     "uninstall.enabled": "Job/kubeballoon-uninstall",
     "networkPolicy.enabled": "NetworkPolicy/kubeballoon",
     "monitoring.podMonitor.enabled": "PodMonitor/kubeballoon",
@@ -115,7 +116,7 @@ def test_every_kind_has_a_crd_that_is_kept_unless_the_values_say_otherwise() -> 
 
 def test_no_role_has_a_wildcard() -> None:
     roles = [item for item in render(*EVERYTHING) if item["kind"] in ("Role", "ClusterRole")]
-    assert len(roles) == 10
+    assert len(roles) == 11
     for role in roles:
         assert "*" not in json.dumps(role["rules"])
         for rule in role["rules"]:
@@ -439,3 +440,20 @@ def test_the_api_server_accepts_every_object(cluster: ControlPlane) -> None:
     accepted = cluster.kubectl(*command, stdin=text).splitlines()
     assert len(accepted) == len(rendered)
     assert NAMESPACE in text
+
+
+def test_only_where_taints_are_enabled_may_anything_but_the_uninstaller_write_nodes() -> None:
+    def writers(*options: str) -> set[str]:
+        roles = [item for item in render(*options) if item["kind"] == "ClusterRole"]
+        return {
+            item["metadata"]["name"]
+            for item in roles
+            for rule in item["rules"]
+            if "nodes" in rule["resources"] and {"patch", "update"} & set(rule["verbs"])
+        }
+
+    assert writers() == {"kubeballoon-uninstall"}
+    both = {"kubeballoon-controller", "kubeballoon-agent-taints", "kubeballoon-uninstall"}
+    assert writers("--set=taints.enabled=true") == both
+    # Without admission nothing would keep an agent to its own node's taint.
+    assert writers("--set=taints.enabled=true,admission.enabled=false") == both - {"kubeballoon-agent-taints"}

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from tests.support.cluster import FakeNode, condition, get, node_policy
+from tests.support.processes import Command, await_leadership, controller
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
+
+
+@pytest.fixture(scope="module")
+def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """A controller that leads, and may taint nodes, for all tests of this module."""
+    with controller(installed, tmp_path_factory.mktemp("controller") / "log", "--cool-down=1s", "--taints") as command:
+        await_leadership(command)
+        yield command
+        assert "Traceback" not in command.output()
+
 
 SELECTOR = {"nodeSelector": {"matchLabels": {"pool": "big"}}}
 
@@ -36,4 +49,33 @@ def test_a_policy_s_status_follows_the_nodes_that_it_governs(installed: ControlP
     node.report()
     until(lambda: ready("big") == "it is accepted; its selector selects no node with an agent yet")
     columns = installed.kubectl("get", "nodepol").splitlines()[0].split()
-    assert columns == ["NAME", "PRIORITY", "GOVERNED", "READY", "REASON", "AGE"]
+    assert columns == ["NAME", "PRIORITY", "GOVERNED", "TAINTED", "READY", "REASON", "AGE"]
+
+
+def test_a_node_that_is_short_is_tainted_until_it_has_been_ample_for_a_while(
+    installed: ControlPlane, node: FakeNode
+) -> None:
+    def taints() -> list[str]:
+        found = get(installed, "node", node.name)["spec"].get("taints", [])
+        return [f"{each['key']}:{each['effect']}" for each in found]
+
+    installed.kubectl("taint", "node", node.name, "example.com/own=yes:NoSchedule")
+    node.labels = {"pool": "big"}
+    node.limits = {"policy": "big", "policyGeneration": 1}
+    node.report(state="Tight")
+    taint = {"mode": "Enforce", "whenCritical": "NoSchedule", "removeAfter": "1s"}
+    installed.apply(node_policy("big", selector=SELECTOR, taint=taint))
+    ours = "kubeballoon.io/memory-pressure"
+    until(lambda: taints() == ["example.com/own:NoSchedule", f"{ours}:PreferNoSchedule"])
+    until(lambda: get(installed, "nodepol", "big")["status"]["tainted"] == 1)
+    assert condition(installed, "big", "Ready", of="nodepol")["message"] == f"governs 1 nodes, taints {node.name}"
+    node.report(state="Critical")
+    until(lambda: taints() == ["example.com/own:NoSchedule", f"{ours}:NoSchedule"])
+    node.report()
+    until(lambda: taints() == ["example.com/own:NoSchedule"])
+    node.report(state="Tight")
+    until(lambda: len(taints()) == 2)
+    installed.kubectl("delete", "nodepol", "big")
+    until(lambda: taints() == ["example.com/own:NoSchedule"])
+    events = installed.kubectl("get", "events", "--output=jsonpath={.items[*].reason}", "--namespace=default")
+    assert {"Tainted", "Untainted"} <= set(events.split())

@@ -7,12 +7,15 @@ from typing import Any
 
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import NodePolicyStatus, NodePressure
-from kubeballoon.controller.node_policy_status import count_nodes, node_policy_status
+from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.node_policy_status import TaintAbility, count_nodes, node_policy_status
 from kubeballoon.controller.policy_status import is_news, unreadable_status
 from kubeballoon.controller.policy_store import NodePolicyStore
+from kubeballoon.vocabulary import TaintEffect
 from tests.support.cluster import node_policy
 
 TODAY = datetime(2026, 1, 1, tzinfo=UTC)
+ALLOWED = TaintAbility()
 LIMITS = {
     "ample": "6Gi",
     "tight": "4Gi",
@@ -44,12 +47,20 @@ def node(name: str, pool: str, carried_out: str | None = None, generation: int =
     return NodePressure.model_validate({"metadata": {"name": name}, "status": status})
 
 
-def statuses(policies: list[dict[str, Any]], nodes: list[NodePressure]) -> dict[str, NodePolicyStatus]:
-    store = NodePolicyStore()
+def statuses(
+    policies: list[dict[str, Any]],
+    nodes: list[NodePressure],
+    taints: dict[str, TaintEffect] | None = None,
+    ability: TaintAbility = ALLOWED,
+) -> dict[str, NodePolicyStatus]:
+    state = ClusterState(nodes={each.metadata.name: each for each in nodes}, taints=taints or {})
     for each in policies:
-        store.put(each)
-    counts = count_nodes(store, {each.metadata.name: each for each in nodes})
-    return {name: node_policy_status(loaded.resource, counts[name], TODAY) for name, loaded in store.policies.items()}
+        state.node_policies.put(each)
+    counts = count_nodes(state)
+    return {
+        name: node_policy_status(loaded.resource, counts[name], TODAY, ability)
+        for name, loaded in state.node_policies.policies.items()
+    }
 
 
 def condition(status: NodePolicyStatus, kind: str) -> Condition:
@@ -124,3 +135,20 @@ def test_a_policy_of_a_newer_version_governs_nothing_and_says_so() -> None:
     assert condition(status, "Ready").message.startswith("this version of the controller cannot read it")
     assert is_news(None, status)
     assert not is_news(status, status)
+
+
+def test_tainted_nodes_are_counted_and_named_and_only_named_where_a_policy_observes() -> None:
+    nodes = [node("a", "big", "big"), node("b", "big", "big"), node("c", "small", "small")]
+    policies = [policy("big", "big", taint={"mode": "Enforce"}), policy("small", "small", taint={"mode": "Observe"})]
+    found = statuses(policies, nodes, dict.fromkeys("ac", TaintEffect.PREFER_NO_SCHEDULE))
+    assert (found["big"].tainted, condition(found["big"], "Ready").message) == (1, "governs 2 nodes, taints a")
+    assert (found["small"].tainted, condition(found["small"], "Ready").message) == (0, "governs 1 nodes, would taint c")
+
+
+def test_a_policy_that_cannot_taint_says_why() -> None:
+    policies = [policy("big", "big", taint={"mode": "Enforce"})]
+    nodes = [node("a", "big", "big")]
+    disabled = condition(statuses(policies, nodes, ability=TaintAbility(enabled=False))["big"], "Degraded")
+    assert (disabled.reason, "taints.enabled" in disabled.message) == ("TaintsDisabled", True)
+    failed = condition(statuses(policies, nodes, ability=TaintAbility(fault="forbidden"))["big"], "Degraded")
+    assert (failed.reason, failed.message) == ("TaintFailed", "forbidden")

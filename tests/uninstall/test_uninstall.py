@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,13 @@ class WithoutKubeVirt(ApiClient):
     async def metadata(self, path: str) -> list[Object]:
         """Fail as for a kind that is not installed."""
         raise NotFoundError(f"{path}: no such kind")
+
+    async def pages(
+        self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False
+    ) -> AsyncIterator[Object]:
+        """List no Nodes."""
+        assert (path, query, metadata_only) == (paths.NODES, None, False)
+        yield {"items": []}
 
 
 class FreeLease(Lease):
@@ -165,6 +172,16 @@ def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, s
     assert last.startswith("kubeballoon: not all memory is back after 2s: ")
     assert last.endswith(f"{short.namespace}/a on {short.name}: may still use only 256 MiB")
     assert controller_annotations(installed, short.namespace, "a") == {}
+
+
+@pytest.mark.cluster
+def test_an_uninstallation_leaves_no_taint(installed: ControlPlane, node: FakeNode, tmp_path: Path) -> None:
+    for taint in ("kubeballoon.io/memory-pressure:NoSchedule", "example.com/own=yes:NoSchedule"):
+        installed.kubectl("taint", "node", node.name, taint)
+    with uninstall(installed, node.namespace, tmp_path / "log", "60s") as command:
+        assert command.process.wait(120) == 0
+    assert [each["key"] for each in get(installed, "node", node.name)["spec"]["taints"]] == ["example.com/own"]
+    assert f"node {node.name}: taint removed" in command.output()
 
 
 @pytest.mark.cluster

@@ -19,9 +19,11 @@ from kubeballoon.agent.hypervisor.protocols import Hypervisor
 from kubeballoon.agent.node.kubelet import EvictionThreshold, KubeletConfigError, parse_threshold, read_threshold
 from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.settings import AgentSettings, NodeSettings
+from kubeballoon.agent.taint_remover import TaintRemover
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.cluster.client import ApiClient
+from kubeballoon.cluster.lease import own_namespace
 from kubeballoon.options import add_client_options, add_serving_options, at_least_a_second, checked
 from kubeballoon.serving import serve
 
@@ -85,6 +87,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="5s",
         help="how often guests report, in whole seconds (default: %(default)s)",
     )
+    parser.add_argument(
+        "--remove-taint",
+        action="store_true",
+        help="remove kubeballoon's taint of this node while no controller leads; this needs the right to patch Nodes",
+    )
     parser.set_defaults(run=run)
 
 
@@ -132,8 +139,9 @@ async def _run(options: argparse.Namespace) -> int:
     async with await ApiClient.connect("kubeballoon-agent", options.kubeconfig) as cluster:
         host = HostMemoryReader(cgroup=options.node_memory_cgroup, cgroup_root=options.cgroup_root)
         agent = Agent(options.node_name, cluster, hypervisor, host, settings, node_settings)
+        remover = TaintRemover(cluster, options.node_name, own_namespace()) if options.remove_taint else None
         async with serve(*options.listen, live=agent.stalled, ready=agent.unready, metrics=agent.metrics.registry):
-            return await _until_stopped(agent)
+            return await _until_stopped(agent, remover)
 
 
 def _node_settings(options: argparse.Namespace) -> NodeSettings:
@@ -158,7 +166,7 @@ def _trim_memory(loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(_TRIM_INTERVAL, _trim_memory, loop)
 
 
-async def _until_stopped(agent: Agent) -> int:
+async def _until_stopped(agent: Agent, remover: TaintRemover | None) -> int:
     """Run the agent until a signal, or its own failure, ends it; return the exit status."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -167,7 +175,10 @@ async def _until_stopped(agent: Agent) -> int:
         loop.add_signal_handler(number, stop.set)
     working = asyncio.create_task(agent.run(), name="agent")
     stopping = asyncio.create_task(stop.wait(), name="stop")
+    removing = None if remover is None else asyncio.create_task(remover.run(), name="remove taint")
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if removing is not None:
+        removing.cancel()
     if working.done():
         stopping.cancel()
         _log.error("the agent ended: %r", working.exception())

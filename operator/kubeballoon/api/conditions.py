@@ -42,6 +42,8 @@ class ConditionReason(StrEnum):
     UNRESPONSIVE = vocabulary.UNRESPONSIVE
     REFUSED_BY_NODES = "RefusedByNodes"
     OLD_AGENTS = "OldAgents"
+    TAINTS_DISABLED = "TaintsDisabled"
+    TAINT_FAILED = "TaintFailed"
     AS_EXPECTED = "AsExpected"
     # Shortfall
     MINIMUMS_EXCEED_CAPACITY = "MinimumsExceedCapacity"

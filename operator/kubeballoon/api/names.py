@@ -50,6 +50,9 @@ CONTROLLER_ANNOTATIONS = (
 )
 """The annotations that the controller writes on a VMI; admission keeps everybody else from writing them."""
 
+TAINT = f"{GROUP}/memory-pressure"
+"""The key of the taint on Nodes that are short of memory."""
+
 NODE_NAME_LABEL = "kubevirt.io/nodeName"
 """KubeVirt's label on a VMI that names the node it runs on."""
 

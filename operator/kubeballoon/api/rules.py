@@ -102,11 +102,11 @@ def positive_quantity(field: str) -> Rule:
     )
 
 
-def count(field: str) -> Rule:
-    """Require a number of processors from 1, or a percentage from 0% to 100%, where the field is given."""
+def count(field: str, things: str = "processors") -> Rule:
+    """Require a number of things from 1, or a percentage from 0% to 100%, where the field is given."""
     return Rule(
         f"!has(self.{field}) || {_is_percentage(field)} || {_is_count(field)}",
-        f"{field} must be a whole number of processors such as 2, or a percentage from 0% to 100%",
+        f"{field} must be a whole number of {things} such as 2, or a percentage from 0% to 100%",
         field,
         lambda written: field not in written or _is_count_or_percentage(written[field]),
     )

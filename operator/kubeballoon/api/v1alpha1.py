@@ -20,7 +20,9 @@ from kubeballoon.vocabulary import (
     NodeState,
     ReclaimMethod,
     ReclaimWhen,
+    RemedyMode,
     SwapAbility,
+    TaintEffect,
     WorkingSetReclaim,
 )
 
@@ -417,8 +419,37 @@ class StallSettings(ApiModel):
     )
 
 
+class TaintSettings(ApiModel):
+    """Whether the scheduler is kept from nodes that are short of memory, by the taint kubeballoon.io/memory-pressure.
+
+    A node that is Tight, Scarce or Critical has the taint with the effect PreferNoSchedule.
+    """
+
+    rules = (rules.count("maxTainted", "nodes"), rules.duration("removeAfter"))
+
+    mode: RemedyMode = Field(
+        default=RemedyMode.OFF,
+        description="Enforce taints nodes, where the installation allows it (taints.enabled of the chart); Observe "
+        "only says which it would taint.",
+    )
+    when_critical: TaintEffect = Field(
+        default=TaintEffect.PREFER_NO_SCHEDULE,
+        description="The taint's effect while the node is Critical. NoSchedule keeps all new pods away that do not "
+        "tolerate it.",
+    )
+    max_tainted: CountText = Field(
+        default="25%",
+        description="How many of the governed nodes are tainted at one time at the most, the worst first: a number, or "
+        "a percentage, rounded up.",
+    )
+    remove_after: Duration = Field(
+        default="5m",
+        description="For how long a node must be in a better state before its taint is removed or weakened.",
+    )
+
+
 class NodePolicySpec(ApiModel):
-    """A NodePolicySpec says which nodes a policy is for, and when they are short of memory.
+    """A NodePolicySpec says which nodes a policy is for, when they are short of memory, and what is done about it.
 
     What is left out is as the agents were installed.
     """
@@ -443,6 +474,7 @@ class NodePolicySpec(ApiModel):
         "than the threshold of Ample, and left out it is that threshold.",
     )
     stall: StallSettings = Field(default_factory=StallSettings, json_schema_extra={"default": {}})
+    taint: TaintSettings = Field(default_factory=TaintSettings, json_schema_extra={"default": {}})
 
 
 class NodePolicyStatus(ApiModel):
@@ -451,17 +483,19 @@ class NodePolicyStatus(ApiModel):
     observed_generation: int = Field(default=0, description="The generation of the policy that the status is about.")
     matched: int = Field(default=0, description="The number of nodes with an agent that the selector selects.")
     governed: int = Field(default=0, description="The number of nodes that the policy governs.")
+    tainted: int = Field(default=0, description="The number of these that have kubeballoon's taint.")
     conditions: Conditions
 
 
 class NodePolicy(Resource):
-    """NodePolicy says when nodes are short of memory, and how much of it is kept free of VMs."""
+    """NodePolicy says when nodes are short of memory, how much is kept free, and whether they are tainted then."""
 
     plural = "nodepolicies"
     short_names = ("nodepol",)
     columns = (
         PrinterColumn(name="Priority", type="integer", json_path=".spec.priority"),
         PrinterColumn(name="Governed", type="integer", json_path=".status.governed"),
+        PrinterColumn(name="Tainted", type="integer", json_path=".status.tainted"),
         *_ready_columns(),
     )
 

@@ -26,6 +26,7 @@ from kubeballoon.governance.core_inputs import memory_node, processor_node
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms
 from kubeballoon.governance.policy_selection import Governance
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
+from kubeballoon.vocabulary import TaintEffect
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ class ClusterState:
         node_policies: the NodePolicies.
         namespaces: the labels of each namespace.
         nodes: each node's NodePressure, by the node's name.
+        taints: the effect of the taint that each node is to have, or would have where that is only observed.
+        taints_enabled: whether the installation allows the controller to taint nodes.
+        taint_fault: why a taint could not be written, in one line; None if none failed lately.
         utc_now: the time of day, for the age of reports that were written before this controller began.
     """
 
@@ -50,6 +54,9 @@ class ClusterState:
     node_policies: NodePolicyStore = field(default_factory=NodePolicyStore)
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     nodes: dict[str, NodePressure] = field(default_factory=dict)
+    taints: Mapping[str, TaintEffect] = field(default_factory=dict)
+    taints_enabled: bool = False
+    taint_fault: str | None = None
     utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _namespace_epoch: int = 0
     _reported_at: dict[str, float] = field(default_factory=dict)  # when each node's agent last reported, seconds

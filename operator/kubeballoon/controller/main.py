@@ -35,6 +35,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="how long a memory target that rose may not fall, and the reverse, unless its guest or node is short of "
         "memory (default: %(default)s)",
     )
+    parser.add_argument(
+        "--taints",
+        action="store_true",
+        help="taint nodes that are short of memory where NodePolicies say so; this needs the right to patch Nodes",
+    )
     parser.set_defaults(run=run)
 
 
@@ -59,6 +64,6 @@ async def _run(options: argparse.Namespace) -> int:
         await connect() as cluster,
         LeaseThread(connect, lambda own: Lease(own, namespace, CONTROLLER_LEASE, identity)) as candidacy,
     ):
-        replica = Replica(cluster, candidacy, options.cool_down, registry)
+        replica = Replica(cluster, candidacy, options.cool_down, registry, taints=options.taints)
         async with serve(*options.listen, live=replica.live, ready=replica.ready, metrics=registry):
             return await replica.run(stop)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import Condition, Status, set_conditions
-from kubeballoon.api.v1alpha1 import NodePolicy, NodePolicyStatus, NodePressure, NodePressureStatus
-from kubeballoon.controller.policy_store import NodePolicyStore
+from kubeballoon.api.v1alpha1 import NodePolicy, NodePolicyStatus, NodePressureStatus
+from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.core.formatting import listed
 from kubeballoon.governance.node_policies import LoadedNodePolicy, tied_policies
+from kubeballoon.vocabulary import RemedyMode
 
 _Finding = tuple[Status, ConditionReason, str]
 """Whether a condition holds, its reason and its message."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaintAbility:
+    """A TaintAbility says whether the installation allows taints, and why one could not be written lately, if so."""
+
+    enabled: bool = True
+    fault: str | None = None
 
 
 @dataclass(slots=True)
@@ -26,6 +35,7 @@ class NodeCounts:
         governed: the nodes that it governs.
         behind: the governed nodes whose agents do not know the policy as it is now.
         old: the governed nodes whose agents are too old to know NodePolicies.
+        tainted: the governed nodes that are to have the taint, or would have it where that is only observed.
         refused: why the policy cannot hold on some governed nodes, by the node's name.
         governed_by: the policies that govern nodes which this policy selects too.
         tied_with: the policies of the same priority that select nodes which this policy selects too.
@@ -35,15 +45,17 @@ class NodeCounts:
     governed: set[str] = field(default_factory=set)
     behind: set[str] = field(default_factory=set)
     old: set[str] = field(default_factory=set)
+    tainted: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
     governed_by: set[str] = field(default_factory=set)
     tied_with: set[str] = field(default_factory=set)
 
 
-def count_nodes(policies: NodePolicyStore, nodes: Mapping[str, NodePressure]) -> dict[str, NodeCounts]:
+def count_nodes(state: ClusterState) -> dict[str, NodeCounts]:
     """Find for each policy, by its name, the nodes that concern it; a node without a report concerns none."""
+    policies = state.node_policies
     counts = {name: NodeCounts() for name in policies.policies}
-    for name, pressure in nodes.items():
+    for name, pressure in state.nodes.items() if counts else ():
         if pressure.status is None:
             continue
         selecting = policies.select(name, pressure.status.labels)
@@ -54,6 +66,7 @@ def count_nodes(policies: NodePolicyStore, nodes: Mapping[str, NodePressure]) ->
             of_policy.tied_with |= tied - {policy.name} if policy.name in tied else set()
             if position == 0:
                 _count_governed(of_policy, policy, name, pressure.status)
+                of_policy.tainted |= {name} & state.taints.keys()
             else:
                 of_policy.governed_by.add(selecting[0].name)
     return counts
@@ -70,11 +83,14 @@ def _count_governed(counts: NodeCounts, policy: LoadedNodePolicy, node: str, sta
         counts.refused[node] = limits.refused
 
 
-def node_policy_status(policy: NodePolicy, counts: NodeCounts, now: datetime) -> NodePolicyStatus:
+def node_policy_status(
+    policy: NodePolicy, counts: NodeCounts, now: datetime, taints: TaintAbility = TaintAbility()
+) -> NodePolicyStatus:
     """Compute the status of a policy; conditions that have changed get the transition time ``now``."""
+    mode = policy.spec.taint.mode
     findings = {
-        ConditionType.READY: _ready(counts),
-        ConditionType.DEGRADED: _degraded(counts),
+        ConditionType.READY: _ready(counts, mode),
+        ConditionType.DEGRADED: _degraded(counts, mode, taints),
         ConditionType.CONFLICTED: _conflicted(policy, counts),
     }
     conditions = [
@@ -92,11 +108,12 @@ def node_policy_status(policy: NodePolicy, counts: NodeCounts, now: datetime) ->
         observed_generation=policy.metadata.generation,
         matched=len(counts.matched),
         governed=len(counts.governed),
+        tainted=len(counts.tainted) if mode is RemedyMode.ENFORCE and taints.enabled else 0,
         conditions=set_conditions([] if policy.status is None else policy.status.conditions, conditions),
     )
 
 
-def _ready(counts: NodeCounts) -> _Finding:
+def _ready(counts: NodeCounts, mode: RemedyMode) -> _Finding:
     """Find whether a policy is accepted and carried out, which one that selects nothing yet is too."""
     if not counts.matched:
         message = "it is accepted; its selector selects no node with an agent yet"
@@ -105,11 +122,14 @@ def _ready(counts: NodeCounts) -> _Finding:
         message = f"it is accepted; every node it selects is governed by {_listed(counts.governed_by)}"
         return Status.TRUE, ConditionReason.NOT_GOVERNING, message
     behind = f"; the agents of {_listed(counts.behind)} do not report it yet" if counts.behind else ""
-    return Status.TRUE, ConditionReason.ENFORCING, f"governs {len(counts.governed)} nodes{behind}"
+    tainted = ""
+    if counts.tainted:
+        tainted = f", {'taints' if mode is RemedyMode.ENFORCE else 'would taint'} {_listed(counts.tainted)}"
+    return Status.TRUE, ConditionReason.ENFORCING, f"governs {len(counts.governed)} nodes{tainted}{behind}"
 
 
-def _degraded(counts: NodeCounts) -> _Finding:
-    """Find what keeps agents from carrying the policy out."""
+def _degraded(counts: NodeCounts, mode: RemedyMode, taints: TaintAbility) -> _Finding:
+    """Find what keeps agents, or the controller, from carrying the policy out."""
     if counts.refused:
         node, why = min(counts.refused.items())
         message = f"it cannot hold on {_listed(counts.refused)}, where no policy holds: on {node}, {why}"
@@ -117,6 +137,11 @@ def _degraded(counts: NodeCounts) -> _Finding:
     if counts.old:
         message = f"the agents of {_listed(counts.old)} are too old to know NodePolicies"
         return Status.TRUE, ConditionReason.OLD_AGENTS, message
+    if mode is RemedyMode.ENFORCE and not taints.enabled:
+        message = "it taints no node: the installation does not allow that (taints.enabled of the chart)"
+        return Status.TRUE, ConditionReason.TAINTS_DISABLED, message
+    if mode is RemedyMode.ENFORCE and taints.fault is not None:
+        return Status.TRUE, ConditionReason.TAINT_FAILED, taints.fault
     return Status.FALSE, ConditionReason.AS_EXPECTED, "no agent refuses it"
 
 

@@ -46,13 +46,23 @@ class Replica:
     """A Replica is one of several controllers, of which the one that holds the Lease decides."""
 
     def __init__(
-        self, cluster: ApiClient, candidacy: LeaseThread, cool_down: float, registry: CollectorRegistry
+        self,
+        cluster: ApiClient,
+        candidacy: LeaseThread,
+        cool_down: float,
+        registry: CollectorRegistry,
+        *,
+        taints: bool = False,
     ) -> None:
-        """Decide for ``cluster`` while ``candidacy`` holds the Lease, and export metrics by ``registry``."""
+        """Decide for ``cluster`` while ``candidacy`` holds the Lease, and export metrics by ``registry``.
+
+        Nodes are tainted only with ``taints``.
+        """
         self._cluster = cluster
         self._candidacy = candidacy
         self._cool_down = cool_down
         self._registry = registry
+        self._taints = taints
         self._recorder = EventRecorder(cluster, candidacy.lease.identity)
         self._counters = ControllerCounters(registry)
         self._kinds = KindCheck(cluster, DEFAULT_TIMING.kinds_interval)
@@ -88,7 +98,7 @@ class Replica:
         return 0
 
     def _new_term(self) -> _Term:
-        state = ClusterState(self._cool_down)
+        state = ClusterState(self._cool_down, taints_enabled=self._taints)
         lease = self._candidacy.lease
         rounds = RoundRunner(self._cluster, state, self._recorder, self._counters, may_write=lambda: lease.held)
         scheduler = Scheduler(self._cluster, state, self._recorder, rounds, self._counters)

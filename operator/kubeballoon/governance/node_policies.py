@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kubeballoon.api.quantity import parse_amount
-from kubeballoon.api.v1alpha1 import NodeLimitsReport, NodeMemory, NodePolicy, NodePolicySpec
+from kubeballoon.api.duration import parse_duration
+from kubeballoon.api.quantity import parse_amount, parse_count
+from kubeballoon.api.v1alpha1 import NodeLimitsReport, NodeMemory, NodePolicy, NodePolicySpec, TaintSettings
 from kubeballoon.core.memory.model import Amount
 from kubeballoon.core.memory.node_state import (
     NodeFacts,
@@ -16,6 +17,7 @@ from kubeballoon.core.memory.node_state import (
     UnfitTermsError,
     node_limits,
 )
+from kubeballoon.core.tainting import TaintTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,13 @@ class LoadedNodePolicy:
 
     Attributes:
         resource: the object as the API server has it.
-        terms: the object's spec in the core's values.
+        terms: what the object says of thresholds and reserve, in the core's values.
+        taints: what it says of taints, in the core's values.
     """
 
     resource: NodePolicy
     terms: NodeTerms
+    taints: TaintTerms
 
     @property
     def name(self) -> str:
@@ -38,7 +42,7 @@ class LoadedNodePolicy:
 
 def load_node_policy(policy: NodePolicy) -> LoadedNodePolicy:
     """Translate a NodePolicy for the core."""
-    return LoadedNodePolicy(policy, _terms(policy.spec))
+    return LoadedNodePolicy(policy, _terms(policy.spec), _taint_terms(policy.spec.taint))
 
 
 def _terms(spec: NodePolicySpec) -> NodeTerms:
@@ -51,6 +55,17 @@ def _terms(spec: NodePolicySpec) -> NodeTerms:
         margin=spec.eviction.margin,
         reserve=None if spec.reserve is None else _amount(spec.reserve),
         stall=StallLimits(tight_some=spec.stall.tight, scarce_full=spec.stall.scarce),
+    )
+
+
+def _taint_terms(settings: TaintSettings) -> TaintTerms:
+    most, percent = parse_count(settings.max_tainted)
+    return TaintTerms(
+        mode=settings.mode,
+        when_critical=settings.when_critical,
+        most=most,
+        most_percent=percent or 0,
+        remove_after=parse_duration(settings.remove_after),
     )
 
 

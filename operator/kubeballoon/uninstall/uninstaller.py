@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -10,13 +11,14 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
+from kubeballoon.api.names import CONTROLLER_ANNOTATIONS, TAINT
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError, ForbiddenError, NotFoundError, Object
+from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, ForbiddenError, NotFoundError, Object
 from kubeballoon.cluster.heartbeat import read_heartbeats
 from kubeballoon.cluster.lease import LAST_WRITE_AFTER, Lease
+from kubeballoon.cluster.node_taints import has_taint, write_taint
 from kubeballoon.cluster.request_withdrawal import wait_for_returns, withdraw
 from kubeballoon.core.formatting import listed
 from kubeballoon.governance.pending_returns import PendingReturn, pending_returns
@@ -27,6 +29,7 @@ _log = logging.getLogger(__name__)
 _LAST_LEASE_SECONDS = (
     60.0  # no controller of this installation leads for so long afterwards: helm deletes them meanwhile
 )
+_TAINT_ATTEMPTS = 5  # kubelets write their Nodes now and then, seldom twice within a second
 _CONTROLLER_ANNOTATIONS = frozenset(CONTROLLER_ANNOTATIONS)
 
 
@@ -64,7 +67,8 @@ class Uninstaller:
         2. Withdraw every request, also those that the controller wrote before it stopped. A VM that migrates keeps its
            request for processors until it has arrived.
         3. Wait until every agent reports that its VMs have everything back.
-        4. Extend the Lease, so that no controller leads while controllers are being deleted. Those of the next
+        4. Remove the taints from all Nodes.
+        5. Extend the Lease, so that no controller leads while controllers are being deleted. Those of the next
            installation have another account, and need not wait.
 
         Args:
@@ -84,6 +88,7 @@ class Uninstaller:
             clock=self._clock,
             sleep=self._sleep,
         )
+        await self._remove_taints()
         if not pending:
             await self._lease.shut_out(_LAST_LEASE_SECONDS)
         return pending
@@ -114,6 +119,24 @@ class Uninstaller:
         heartbeats = await self._heartbeats()
         held = [as_last_held(node, heartbeats) for node in nodes]
         return pending_returns(held, datetime.now(UTC), lambda _, report: report.uid in alive)
+
+    async def _remove_taints(self) -> None:
+        """Remove our taint from all Nodes, as an installation with taints disabled may have had them enabled before."""
+        for _ in range(_TAINT_ATTEMPTS):
+            try:
+                tainted = [
+                    each async for page in self._cluster.pages(paths.NODES) for each in filter(has_taint, page["items"])
+                ]
+            except ForbiddenError as error:
+                _log.warning("Nodes may keep the taint %s: %s", TAINT, error)
+                return
+            for node in tainted:
+                # One that has changed since is listed anew.
+                with contextlib.suppress(ConflictError, NotFoundError):
+                    await write_taint(self._cluster, node, None)
+                    _log.info("node %s: taint removed", node["metadata"]["name"])
+            if not tainted:
+                return
 
     async def _heartbeats(self) -> Mapping[str, datetime]:
         """Read when each node's agent last said that its report holds, by the node's name; none if that is forbidden.
