@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
+from kubeballoon.controller.node_tainter import TAINTED, UNTAINTED, WOULD_TAINT
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.governance.exclusion import ExclusionReason
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
@@ -40,5 +41,5 @@ def test_the_reference_explains_every_reason_of_a_decision() -> None:
 def test_the_reference_names_the_events_of_vms_and_nodes() -> None:
     posted = {event for each in (MEMORY, PROCESSORS) for event in (each.reclaimed_event, each.returned_event)}
     posted |= {f"Memory{state}" for state in NodeState} | {DecisionReason.UNRESPONSIVE, ConditionType.SHORTFALL}
-    posted |= {ConditionReason.MEMORY_WITHHELD, ConditionReason.MISREPORTED}
+    posted |= {ConditionReason.MEMORY_WITHHELD, ConditionReason.MISREPORTED, TAINTED, UNTAINTED, WOULD_TAINT}
     assert set(_quoted(_section("### Events", "\n## "))) == posted

@@ -455,5 +455,4 @@ def test_only_where_taints_are_enabled_may_anything_but_the_uninstaller_write_no
     assert writers() == {"kubeballoon-uninstall"}
     both = {"kubeballoon-controller", "kubeballoon-agent-taints", "kubeballoon-uninstall"}
     assert writers("--set=taints.enabled=true") == both
-    # Without admission nothing would keep an agent to its own node's taint.
-    assert writers("--set=taints.enabled=true,admission.enabled=false") == both - {"kubeballoon-agent-taints"}
+    assert "needs admission.enabled=true" in refusal("--set=taints.enabled=true,admission.enabled=false")

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from kubeballoon.api.names import CONTROLLER_LEASE
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
+from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, NotFoundError
 from kubeballoon.cluster.node_taints import has_taint, write_taint
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class TaintRemover:
         Raises:
             ApiError: Node or Lease cannot be read, or the Node cannot be patched.
         """
-        node = await self._cluster.get(self._node)
+        node = await self._cluster.get(self._node, resourceVersion="0")  # the API server's cache may answer
         if not has_taint(node):
             self._renewed, self._renewed_at = None, self._clock()
             return
@@ -77,7 +77,10 @@ class TaintRemover:
         if renewed is not None and renewed != self._renewed:
             self._renewed, self._renewed_at = renewed, self._clock()
         if self._clock() - self._renewed_at >= DEAD_AFTER:
-            await write_taint(self._cluster, node, None)
+            try:
+                await write_taint(self._cluster, node, None)
+            except ConflictError:
+                return  # the node has changed since it was read: the next look removes the taint
             _log.warning("removed the taint of this node: no controller has led for %.0f s", DEAD_AFTER)
 
     async def _read_lease(self) -> object:

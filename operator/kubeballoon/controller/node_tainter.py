@@ -19,6 +19,9 @@ from kubeballoon.vocabulary import NodeState, RemedyMode, TaintEffect
 
 _log = logging.getLogger(__name__)
 
+TAINTED, UNTAINTED, WOULD_TAINT = "Tainted", "Untainted", "WouldTaint"
+"""The reasons of events on Nodes."""
+
 
 class _NodeWatch(Reflector):
     """A _NodeWatch knows the Nodes by name and taints alone: their statuses are large."""
@@ -136,7 +139,7 @@ class NodeTainter:
         """Post an event for each node that would be tainted otherwise than before, if nothing is written there."""
         for name, effect in chosen.items():
             if name not in to_write and self._state.taints.get(name) is not effect:
-                await self._post(name, "WouldTaint", f"its NodePolicy only observes; it would taint it with {effect}")
+                await self._post(name, WOULD_TAINT, f"its NodePolicy only observes; it would taint it with {effect}")
 
     async def _write(self, node: Object, effect: TaintEffect | None) -> None:
         """Write a node's taint; what fails is tried again at the next update."""
@@ -154,11 +157,11 @@ class NodeTainter:
             return
         self._state.taint_fault = None
         if effect is None:
-            await self._post(name, "Untainted", "the scheduler may use it again: it is not short of memory any more")
+            await self._post(name, UNTAINTED, "the scheduler may use it again: it is not short of memory any more")
         else:
             pressure = self._state.nodes.get(name)
             state = "short of memory" if pressure is None or pressure.status is None else pressure.status.state
-            await self._post(name, "Tainted", f"tainted with {effect}: its state is {state}", warning=True)
+            await self._post(name, TAINTED, f"tainted with {effect}: its state is {state}", warning=True)
         await asyncio.sleep(0)
 
     async def _post(self, name: str, reason: str, note: str, *, warning: bool = False) -> None:
