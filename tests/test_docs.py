@@ -11,7 +11,7 @@ import yaml
 from hack.generate_docs import REFERENCE, render_fields
 from hack.testbed.controlplane import ControlPlane
 from kubeballoon.api import names
-from kubeballoon.cli import diff_memory, diff_processors, top
+from kubeballoon.cli import diff_memory, diff_nodes, diff_processors, top
 from kubeballoon.cli.arguments import parser
 from kubeballoon.core.entitlement import Claim, divide
 from kubeballoon.core.units import GIB
@@ -49,6 +49,7 @@ def test_every_column_of_a_table_is_explained_under_its_title() -> None:
     headers = (
         *(top._NODE_HEADER, top._WIDE_NODE_HEADER, top._VM_HEADER, top._WIDE_VM_HEADER),  # noqa: SLF001 - nobody else's
         *(diff_memory.NODE_HEADER, diff_memory.VM_HEADER, diff_memory.WIDE_VM_HEADER),
+        diff_nodes.NODE_HEADER,
         *(diff_processors.NODE_HEADER, diff_processors.VM_HEADER, diff_processors.WIDE_VM_HEADER),
     )
     titles = {column.title for header in headers for column in header}

@@ -129,6 +129,7 @@ RIGHTS = {
         "nodepressures/status": {"patch"},
         "memorypolicies": {"list", "watch"},
         "processorpolicies": {"list", "watch"},
+        "nodepolicies": {"list", "watch"},
         "namespaces": {"list", "watch"},
         "virtualmachineinstances": {"list", "watch"},
         "kubevirts": {"list", "watch"},
@@ -138,9 +139,11 @@ RIGHTS = {
     "ClusterRole/kubeballoon-controller": {
         "memorypolicies": {"list", "watch"},
         "processorpolicies": {"list", "watch"},
+        "nodepolicies": {"list", "watch"},
         "nodepressures": {"list", "watch"},
         "memorypolicies/status": {"patch"},
         "processorpolicies/status": {"patch"},
+        "nodepolicies/status": {"patch"},
         "namespaces": {"list", "watch"},
         "virtualmachineinstances": {"patch"},
         "events": {"create", "patch"},
@@ -151,6 +154,7 @@ RIGHTS = {
         "virtualmachineinstances": {"list", "patch"},
         "memorypolicies": {"release"},
         "nodepressures": {"list"},
+        "nodes": {"list", "patch"},
     },
     "Role/kubeballoon-uninstall": {"leases": {"get", "create", "update", "list"}},
 }

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kubeballoon.api.v1alpha1 import MemoryPolicy
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure
 from kubeballoon.cli.cluster_view import ClusterView
 from kubeballoon.cli.status import attention
 from kubeballoon.governance.loaded_policy import load_memory_policy
+from kubeballoon.vocabulary import NodeState
 
 
 def lines(kind: str, status: str) -> list[str]:
@@ -40,3 +41,38 @@ def test_a_fault_of_a_policy_needs_attention(kind: str) -> None:
 
 def test_what_is_said_of_nodes_is_not_said_again_of_their_policies() -> None:
     assert lines("Contended", "True") == []
+
+
+def reporting(name: str, now: datetime, *needs: str) -> NodePressure:
+    """A node of 16 GiB with a VM of 8 GiB for each of the needs."""
+    vms = [
+        {
+            "uid": f"{name}-{index}",
+            "namespace": "shop",
+            "name": f"{name}-{index}",
+            "size": "8Gi",
+            "actual": "6Gi",
+            "need": need,
+            "presentNeed": need,
+            "swapAbility": "Unable",
+        }
+        for index, need in enumerate(needs)
+    ]
+    memory = {"total": "16Gi", "available": "2Gi", "other": "0", "reserve": "1Gi"}
+    status = {"observedAt": now.isoformat(), "memory": memory, "state": "Tight", "virtualMachines": vms}
+    return NodePressure.model_validate({"metadata": {"name": name}, "status": status})
+
+
+def test_a_migration_that_would_mend_a_contended_node_is_named() -> None:
+    now = datetime.now(UTC)
+    body = {"metadata": {"name": "p"}, "spec": {"selector": {}, "memory": {"min": "25%", "headroom": "0%"}}}
+    policy = load_memory_policy(MemoryPolicy.model_validate(body))
+    full = reporting("full", now, "6Gi", "6Gi", "5Gi")
+    empty = reporting("empty", now)
+    assert empty.status is not None
+    empty = empty.model_copy(update={"status": empty.status.model_copy(update={"state": NodeState.AMPLE})})
+    found = [line for line in attention(ClusterView((policy,), (), {}, (full, empty), now)) if line.startswith("node")]
+    assert any(line.startswith("node full: contended") for line in found)
+    assert found[-1] == "node full: by memory, it would help to migrate shop/full-0 to empty"
+    alone = attention(ClusterView((policy,), (), {}, (full,), now))
+    assert any("no migration mends it" in line for line in alone)

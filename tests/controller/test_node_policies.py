@@ -6,21 +6,32 @@ from collections.abc import Iterator
 
 import pytest
 
+from hack.testbed.chart import NAMESPACE, RELEASE
 from hack.testbed.controlplane import ControlPlane
-from tests.support.cluster import FakeNode, condition, get, node_policy
+from tests.support.cluster import FakeNode, condition, get, is_allowed, node_policy
 from tests.support.processes import Command, await_leadership, controller
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("leader")]
 
+AS_USER = f"system:serviceaccount:{NAMESPACE}:{RELEASE}-controller"
+
 
 @pytest.fixture(scope="module")
 def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """A controller that leads, and may taint nodes, for all tests of this module."""
+    """A controller that leads, and may taint nodes as with `taints.enabled`, for all tests of this module."""
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "test-taint-nodes"}}
+    rules = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch", "patch"]}]
+    installed.apply({**head, "kind": "ClusterRole", "rules": rules})
+    account = {"kind": "ServiceAccount", "name": f"{RELEASE}-controller", "namespace": NAMESPACE}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test-taint-nodes"}
+    installed.apply({**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [account]})
+    until(lambda: is_allowed(installed, AS_USER, "list", "nodes", group=""))
     with controller(installed, tmp_path_factory.mktemp("controller") / "log", "--cool-down=1s", "--taints") as command:
         await_leadership(command)
         yield command
         assert "Traceback" not in command.output()
+    installed.kubectl("delete", "clusterrolebinding,clusterrole", "test-taint-nodes")
 
 
 SELECTOR = {"nodeSelector": {"matchLabels": {"pool": "big"}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.node_tainter import NodeTainter
 from kubeballoon.governance.report_bounds import SILENT_AFTER
 from tests.support.cluster import node_policy
+from tests.support.waiting import soon
 
 OTHERS = {"key": "example.com/own", "effect": "NoSchedule"}
 PREFER = {"key": TAINT, "effect": "PreferNoSchedule"}
@@ -27,6 +29,8 @@ class FakeApi:
         self.nodes = {name: self._node(name, of_node) for name, of_node in taints.items()}
         self.fails: Exception | None = None
         self.attempts = 0
+        self.forbidden = False
+        self.listed = 0
         self.seen: Any = None
 
     def taints(self, name: str) -> list[Object]:
@@ -35,7 +39,10 @@ class FakeApi:
         return found
 
     async def pages(self, *_: object, **__: object) -> AsyncIterator[Object]:
-        """List the Nodes."""
+        """List the Nodes, or fail."""
+        self.listed += 1
+        if self.forbidden:
+            raise ForbiddenError("may not list nodes")
         yield {"metadata": {"resourceVersion": "1"}, "items": list(self.nodes.values())}
 
     @asynccontextmanager
@@ -220,6 +227,20 @@ async def test_a_conflict_is_tried_again_and_a_missing_right_is_said() -> None:
     await loop.report()
     assert loop.fault() == "may not patch nodes"
     loop.api.fails = None
+    await loop.report()
+    assert (loop.api.taints("a"), loop.fault()) == ([PREFER], None)
+
+
+async def test_nodes_that_cannot_be_read_are_said_and_not_tainted() -> None:
+    loop = Loop(policy(), a=[], b=[])
+    loop.api.forbidden = True
+    watching = asyncio.create_task(loop.tainter.watch())
+    await soon(lambda: loop.api.listed > 0, 10)
+    await loop.report(a="Tight", b="Ample")
+    assert (loop.api.attempts, loop.fault()) == (0, "no node is tainted: Nodes cannot be read")
+    watching.cancel()
+    loop.api.forbidden = False
+    await loop.begin()
     await loop.report()
     assert (loop.api.taints("a"), loop.fault()) == ([PREFER], None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -22,6 +22,7 @@ from kubeballoon.api.v1alpha1 import (
 from kubeballoon.cli.agent_words import agent_words
 from kubeballoon.cli.arguments import ExitStatus
 from kubeballoon.cli.cluster_view import ClusterView, read_cluster, read_node_policies
+from kubeballoon.cli.migration_advice import advise_migrations
 from kubeballoon.cli.output import Output, format_bytes
 from kubeballoon.cli.table import Cell, Column, Style, name, number
 from kubeballoon.cluster import paths
@@ -29,6 +30,7 @@ from kubeballoon.cluster.errors import ForbiddenError, Object
 from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.memory.model import MemoryPlan
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.governance.node_policies import LoadedNodePolicy
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
@@ -302,7 +304,26 @@ def _name_unresponsive_vms(view: ClusterView) -> Iterator[str]:
         yield f"VMs that do not follow requests, or cannot be reached{because}: {listed(names)}"
 
 
+def _advise(view: ClusterView, contended: Collection[str]) -> Iterator[str]:
+    """Say which migrations would mend these nodes, a line for each."""
+    if not contended:
+        return
+    heard = [each for each in view.reporting_nodes() if not view.is_silent(each[1])]
+    advice = advise_migrations(view.memory_node(pressure, status) for pressure, status in heard)
+    yield from (f"node {name}: {advice[name]}" for name in contended if name in advice)
+
+
+def _contention(name: str, plan: MemoryPlan) -> Iterator[str]:
+    """Say what a node lacks that balloons cannot give."""
+    if plan.shortfall:
+        yield f"node {name}: the guaranteed minimums exceed its capacity by {human(plan.shortfall)}"
+    keepers = [f"{each.vm.name} ({human(each.withheld)})" for each in plan.decisions if each.withheld]
+    if keepers:
+        yield f"node {name}: contended; guests keep more than their parts: {listed(keepers)}"
+
+
 def _node_problems(view: ClusterView) -> Iterator[str]:
+    contended: list[str] = []
     for pressure, status in view.reporting_nodes():
         name = pressure.metadata.name
         if view.is_silent(status):
@@ -312,11 +333,9 @@ def _node_problems(view: ClusterView) -> Iterator[str]:
         if status.state.only_minimums_hold:
             yield f"node {name}: state {status.state}, {human(status.memory.available)} available"
         plan = allocate_memory(view.memory_node(pressure, status))
-        if plan.shortfall:
-            yield f"node {name}: the guaranteed minimums exceed its capacity by {human(plan.shortfall)}"
-        keepers = [f"{each.vm.name} ({human(each.withheld)})" for each in plan.decisions if each.withheld]
-        if keepers:
-            yield f"node {name}: contended; guests keep more than their parts: {listed(keepers)}"
+        lacking = list(_contention(name, plan))
+        contended += [name] if lacking else []
+        yield from lacking
         node = view.processor_node(pressure, status)
         processor_shortfall = 0 if node is None else allocate_processors(node).shortfall
         if processor_shortfall:
@@ -326,6 +345,7 @@ def _node_problems(view: ClusterView) -> Iterator[str]:
     for pressure in view.nodes:
         if pressure.status is None:
             yield f"node {pressure.metadata.name}: its agent has not reported yet"
+    yield from _advise(view, contended)
 
 
 def _policy_problems(view: ClusterView) -> Iterator[str]:

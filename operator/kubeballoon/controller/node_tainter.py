@@ -19,6 +19,8 @@ from kubeballoon.vocabulary import NodeState, RemedyMode, TaintEffect
 
 _log = logging.getLogger(__name__)
 
+_UNREAD = "no node is tainted: Nodes cannot be read"
+
 TAINTED, UNTAINTED, WOULD_TAINT = "Tainted", "Untainted", "WouldTaint"
 """The reasons of events on Nodes."""
 
@@ -80,7 +82,10 @@ class NodeTainter:
     async def update(self) -> None:
         """Decide anew, and write the taints that differ."""
         if self._state.taints_enabled and not self._nodes.synced.is_set():
+            self._state.taint_fault = _UNREAD if self._nodes.tried else None
             return  # a taint that is not known yet would be forgotten
+        if self._state.taint_fault == _UNREAD:
+            self._state.taint_fault = None
         present = self._nodes.by_name()
         self._record_states()
         chosen: dict[str, TaintEffect] = {}

@@ -1,0 +1,229 @@
+"""This module chooses which VMs to migrate from nodes whose VMs need more memory than there is, and where to.
+
+Only what balloons cannot mend counts: by then idle memory has been reclaimed from all VMs of the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kubeballoon.core.formatting import human
+from kubeballoon.core.memory.model import MemoryNode, MemoryVM
+from kubeballoon.vocabulary import NodeState
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationTerms:
+    """MigrationTerms are the limits of migrations.
+
+    Attributes:
+        contended_for: seconds for which a node must need more than it has before a VM is moved from it.
+        at_once: how many migrations may be under way in the cluster.
+        at_once_per_node: how many may be under way from or to one node.
+        rest: seconds for which a VM stays where it is after a migration.
+    """
+
+    contended_for: float = 300.0
+    at_once: int = 2
+    at_once_per_node: int = 1
+    rest: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class MigratableVM:
+    """A MigratableVM is a VM that may be moved, or must not be.
+
+    Attributes:
+        uid: the VM's uid.
+        name: its namespace and name.
+        need: what it is to have on a node, bytes: its demand or its minimum, whichever is more, and its overhead.
+        held: what it holds of its node's memory, bytes: that has to be copied.
+        hindrance: why it must not be moved; None if it may be.
+        moved_for: seconds since it was last migrated.
+    """
+
+    uid: str
+    name: str
+    need: int
+    held: int
+    hindrance: str | None = None
+    moved_for: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationNode:
+    """A MigrationNode is a node as a source or a target of migrations.
+
+    Attributes:
+        capacity: what its VMs may use together, with their overhead, bytes.
+        state: how short of memory it is.
+        contended_for: seconds for which its VMs have needed more than its capacity.
+        accepts: whether the scheduler may place VMs there.
+        requestable: what pods may still request of the scheduler there, bytes; None if that is not known.
+        incoming: how many migrations to it are under way.
+        outgoing: how many migrations from it are under way.
+    """
+
+    name: str
+    capacity: int
+    state: NodeState
+    vms: tuple[MigratableVM, ...] = ()
+    contended_for: float = 0.0
+    accepts: bool = True
+    requestable: int | None = None
+    incoming: int = 0
+    outgoing: int = 0
+
+    @property
+    def need(self) -> int:
+        """What its VMs are to have together, bytes."""
+        return sum(vm.need for vm in self.vms)
+
+    @property
+    def excess(self) -> int:
+        """By how much its VMs need more than its capacity, bytes."""
+        return max(0, self.need - self.capacity)
+
+
+def migration_node(node: MemoryNode, contended_for: float = 0.0) -> MigrationNode:
+    """Describe a node for the choice of migrations.
+
+    A VM that takes no part in ballooning needs what it holds, or all of its memory where that may still grow. One that
+    its agent cannot reach, or that is on its way already, must not be moved.
+    """
+    capacity = node.total - node.other - node.reserve
+    vms = tuple(_migratable(vm) for vm in node.vms if not vm.pooled)
+    return MigrationNode(node.name, max(0, capacity), node.state, vms, contended_for)
+
+
+def _migratable(vm: MemoryVM) -> MigratableVM:
+    takes_part = vm.policy is not None and vm.excluded is None and not vm.observed
+    need = vm.demand if takes_part and vm.responsive else max(vm.size, vm.actual)
+    hindrance = None if vm.responsive else "its agent cannot move its memory now"
+    return MigratableVM(vm.uid, vm.name, need + vm.overhead, vm.actual + vm.overhead, hindrance)
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A Migration moves a VM from one node to another; its reason is a sentence for an administrator."""
+
+    vm: MigratableVM
+    source: str
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationPlan:
+    """A MigrationPlan lists the migrations to begin now, and why some nodes cannot be mended, by the node's name."""
+
+    migrations: tuple[Migration, ...] = ()
+    unmended: Mapping[str, str] = field(default_factory=dict)
+
+
+def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> MigrationPlan:
+    """Choose the fewest migrations after which no node needs more than it has, and of these the cheapest.
+
+    A node is mended as a whole or not at all: where all migrations that its VMs allow would leave it short, none is
+    begun. No node is both a source and a target, and no target needs more than it has afterwards. Of a node's
+    migrations as many are begun as the limits allow; the others are chosen anew when those have ended.
+    """
+    sources = [
+        each for each in nodes if each.excess and each.contended_for >= terms.contended_for and not each.incoming
+    ]
+    sources.sort(key=lambda each: (-each.state.severity, -each.excess, each.name))
+    rooms = _rooms(nodes, terms)
+    left = terms.at_once - sum(each.outgoing for each in nodes)
+    migrations: list[Migration] = []
+    unmended: dict[str, str] = {}
+    for source in sources:
+        chosen = _mend(source, rooms, terms)
+        if chosen is None:
+            unmended[source.name] = _why_not(source, terms)
+            continue
+        may_begin = min(left, terms.at_once_per_node - source.outgoing)
+        for vm, target in chosen:
+            rooms[target].take(vm)  # those that begin later need their room, too
+            if may_begin > 0 and rooms[target].migrations > 0:
+                migrations.append(_migration(source, vm, target))
+                rooms[target].migrations -= 1
+                may_begin, left = may_begin - 1, left - 1
+    return MigrationPlan(tuple(migrations), unmended)
+
+
+@dataclass(slots=True)
+class _Room:
+    """A _Room is what a target has left: bytes for VMs, bytes that may be requested, and migrations that may begin."""
+
+    memory: int
+    requestable: int | None
+    migrations: int
+
+    def fits(self, vm: MigratableVM) -> bool:
+        """Whether there is room for a VM."""
+        return vm.need <= self.memory and (self.requestable is None or vm.need <= self.requestable)
+
+    def take(self, vm: MigratableVM) -> None:
+        """Reserve room for a VM."""
+        self.memory -= vm.need
+        if self.requestable is not None:
+            self.requestable -= vm.need
+
+
+def _rooms(nodes: Iterable[MigrationNode], terms: MigrationTerms) -> dict[str, _Room]:
+    """Find the targets, by name: calm nodes that nothing is moved away from."""
+    return {
+        each.name: _Room(each.capacity - each.need, each.requestable, terms.at_once_per_node - each.incoming)
+        for each in nodes
+        if each.accepts and each.state is NodeState.AMPLE and not each.excess and not each.outgoing
+    }
+
+
+def _mend(
+    source: MigrationNode, rooms: Mapping[str, _Room], terms: MigrationTerms
+) -> list[tuple[MigratableVM, str]] | None:
+    """Choose VMs whose migration mends a node, each with its target; None if no choice does."""
+    movable = [vm for vm in source.vms if vm.hindrance is None and vm.moved_for >= terms.rest]
+    sufficient = sorted((vm for vm in movable if vm.need >= source.excess), key=lambda vm: (vm.held, vm.name))
+    for vm in sufficient:
+        target = _target(vm, rooms)
+        if target is not None:
+            return [(vm, target)]
+    left = {name: _Room(room.memory, room.requestable, room.migrations) for name, room in rooms.items()}
+    chosen: list[tuple[MigratableVM, str]] = []
+    missing = source.excess
+    # The largest first: so the fewest suffice. Among equal ones the cheapest comes first.
+    for vm in sorted(movable, key=lambda vm: (-vm.need, vm.held, vm.name)):
+        target = _target(vm, left)
+        if target is None:
+            continue
+        left[target].take(vm)
+        chosen.append((vm, target))
+        missing -= vm.need
+        if missing <= 0:
+            return chosen
+    return None
+
+
+def _target(vm: MigratableVM, rooms: Mapping[str, _Room]) -> str | None:
+    """Find the node with the most room for a VM; None if none has enough."""
+    fitting = [(-room.memory, name) for name, room in rooms.items() if room.fits(vm)]
+    return min(fitting)[1] if fitting else None
+
+
+def _migration(source: MigrationNode, vm: MigratableVM, target: str) -> Migration:
+    reason = (
+        f"the VMs of {source.name} need {human(source.excess)} more than it has; {vm.name} needs {human(vm.need)}, "
+        f"for which {target} has room"
+    )
+    return Migration(vm, source.name, target, reason)
+
+
+def _why_not(source: MigrationNode, terms: MigrationTerms) -> str:
+    """Say why a node cannot be mended by migrations."""
+    movable = [vm for vm in source.vms if vm.hindrance is None and vm.moved_for >= terms.rest]
+    text = f"its VMs need {human(source.excess)} more than it has"
+    if not movable:
+        return f"{text}, and none of them may be moved now"
+    return f"{text}, and no other node has room for as many of its {len(movable)} VMs that may be moved as that takes"

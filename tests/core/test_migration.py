@@ -1,0 +1,208 @@
+"""Which VMs are migrated from a node that needs more memory than it has, and where to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeballoon.core.migration import (
+    MigratableVM,
+    Migration,
+    MigrationNode,
+    MigrationTerms,
+    choose_migrations,
+)
+from kubeballoon.vocabulary import NodeState
+
+GIB = 1 << 30
+TERMS = MigrationTerms(contended_for=300, at_once=5, at_once_per_node=3, rest=3600)
+
+
+def vm(name: str, need: int, held: int | None = None, *, hindrance: str | None = None) -> MigratableVM:
+    """A VM that needs so many GiB, and holds as many unless ``held`` says otherwise."""
+    return MigratableVM(name, name, need * GIB, (need if held is None else held) * GIB, hindrance)
+
+
+def short(*vms: MigratableVM, name: str = "short", capacity: int = 10, seconds: float = 1000) -> MigrationNode:
+    """A node of so many GiB that has needed more for a while."""
+    return MigrationNode(name, capacity * GIB, NodeState.TIGHT, vms, contended_for=seconds)
+
+
+def calm(name: str = "calm", capacity: int = 10, *vms: MigratableVM) -> MigrationNode:
+    """A node of so many GiB with memory to spare."""
+    return MigrationNode(name, capacity * GIB, NodeState.AMPLE, vms)
+
+
+def moves(*nodes: MigrationNode, terms: MigrationTerms = TERMS) -> list[tuple[str, str, str]]:
+    """The migrations as (VM, source, target)."""
+    return [(each.vm.name, each.source, each.target) for each in choose_migrations(nodes, terms).migrations]
+
+
+def test_one_vm_that_suffices_is_moved_and_of_those_the_cheapest() -> None:
+    node = short(vm("large", 6), vm("dear", 4, 8), vm("cheap", 4, 3), vm("small", 1), capacity=11)
+    assert moves(node, calm()) == [("cheap", "short", "calm")], "4 GiB are missing"
+
+
+def test_the_fewest_are_moved_where_one_does_not_suffice() -> None:
+    node = short(vm("a", 5), vm("b", 5), vm("c", 5), vm("d", 2), vm("e", 2))
+    assert moves(node, calm(capacity=10)) == [("a", "short", "calm"), ("b", "short", "calm")]
+
+
+def test_the_target_with_the_most_room_is_chosen_and_keeps_what_its_own_vms_need() -> None:
+    node = short(vm("a", 6), vm("b", 6))
+    assert moves(node, calm("full", 10, vm("x", 5)), calm("roomy", 20, vm("y", 8))) == [("a", "short", "roomy")]
+    assert moves(node, calm("full", 10, vm("x", 5))) == []
+
+
+def test_nothing_is_moved_from_a_node_that_is_short_for_a_moment() -> None:
+    assert moves(short(vm("a", 12), seconds=299), calm(capacity=20)) == []
+
+
+def test_no_node_is_both_source_and_target() -> None:
+    node = short(vm("a", 6), vm("b", 6))
+    assert moves(node, replace(calm(capacity=20), outgoing=1)) == []
+    assert moves(replace(node, incoming=1), calm(capacity=20)) == []
+    assert moves(node, replace(calm(capacity=20), state=NodeState.TIGHT)) == []
+
+
+def test_a_node_that_the_scheduler_refuses_or_has_given_away_is_no_target() -> None:
+    node = short(vm("a", 6), vm("b", 6))
+    assert moves(node, replace(calm(capacity=20), accepts=False)) == []
+    assert moves(node, replace(calm(capacity=20), requestable=5 * GIB)) == []
+    assert moves(node, replace(calm(capacity=20), requestable=6 * GIB)) == [("a", "short", "calm")]
+
+
+def test_a_vm_that_must_not_be_moved_or_has_just_been_stays() -> None:
+    node = short(vm("pinned", 6, hindrance="a device is passed through"), replace(vm("fresh", 6), moved_for=3599))
+    plan = choose_migrations([node, calm(capacity=20)], TERMS)
+    assert (plan.migrations, "none of them may be moved now" in plan.unmended["short"]) == ((), True)
+    rested = replace(node, vms=(node.vms[0], replace(node.vms[1], moved_for=3600)))
+    assert moves(rested, calm(capacity=20)) == [("fresh", "short", "calm")]
+
+
+def test_a_node_that_migrations_cannot_mend_is_left_alone_and_named() -> None:
+    node = short(vm("a", 8), vm("b", 8), vm("c", 8))
+    plan = choose_migrations([node, calm(capacity=9)], TERMS)
+    assert plan.migrations == ()
+    assert plan.unmended["short"].startswith("its VMs need 14 GiB more than it has, and no other node has room")
+
+
+def test_of_several_migrations_as_many_begin_as_the_limits_allow() -> None:
+    node = short(vm("a", 5), vm("b", 5), vm("c", 5), vm("d", 5))
+    target = calm(capacity=30)
+    assert len(moves(node, target)) == 2
+    assert len(moves(node, target, terms=replace(TERMS, at_once_per_node=2, at_once=1))) == 1
+    assert len(moves(replace(node, outgoing=2), target)) == 1
+    default = MigrationTerms()
+    assert len(moves(node, target, terms=default)) == 1, "the next begins when this one has ended"
+    other = short(vm("x", 6), vm("y", 6), name="other")
+    busy = replace(calm("busy"), outgoing=4)
+    assert len(moves(node, other, busy, calm("t", 90), terms=TERMS)) == 1, "one of five is left"
+
+
+def test_a_migration_says_why_it_is_made() -> None:
+    (made,) = choose_migrations([short(vm("shop/a", 6), vm("shop/b", 6)), calm()], TERMS).migrations
+    assert made.reason == ("the VMs of short need 2 GiB more than it has; shop/a needs 6 GiB, for which calm has room")
+
+
+VMS = st.lists(
+    st.tuples(st.integers(1, 8), st.integers(0, 9), st.booleans(), st.sampled_from([0.0, 9999.0])), max_size=5
+)
+NODES = st.lists(
+    st.tuples(
+        st.integers(1, 24),
+        VMS,
+        st.sampled_from(NodeState),
+        st.sampled_from([0.0, 1000.0]),
+        st.booleans(),
+        st.none() | st.integers(0, 20),
+        st.sampled_from([0, 0, 0, 1]),
+        st.sampled_from([0, 0, 0, 1]),
+    ),
+    max_size=5,
+).map(
+    lambda drawn: [
+        MigrationNode(
+            f"n{number}",
+            capacity * GIB,
+            state,
+            tuple(
+                replace(vm(f"n{number}/v{index}", need, held, hindrance="x" if stays else None), moved_for=moved_for)
+                for index, (need, held, stays, moved_for) in enumerate(vms)
+            ),
+            contended_for,
+            accepts,
+            None if requestable is None else requestable * GIB,
+            incoming,
+            outgoing,
+        )
+        for number, (capacity, vms, state, contended_for, accepts, requestable, incoming, outgoing) in enumerate(drawn)
+    ]
+)
+LIMITS = st.builds(MigrationTerms, at_once=st.integers(0, 4), at_once_per_node=st.integers(1, 3))
+
+
+@given(NODES, LIMITS)
+def test_no_migration_makes_a_node_short_and_none_goes_both_ways(
+    nodes: list[MigrationNode], terms: MigrationTerms
+) -> None:
+    plan = choose_migrations(nodes, terms)
+    by_name = {each.name: each for each in nodes}
+    sources, targets = {each.source for each in plan.migrations}, {each.target for each in plan.migrations}
+    assert not sources & targets
+    assert len({each.vm.uid for each in plan.migrations}) == len(plan.migrations)
+    for name in targets:
+        node = by_name[name]
+        arriving = sum(each.vm.need for each in plan.migrations if each.target == name)
+        assert node.need + arriving <= node.capacity
+        assert node.requestable is None or arriving <= node.requestable
+        assert node.accepts
+        assert (node.state, node.outgoing) == (NodeState.AMPLE, 0)
+    for each in plan.migrations:
+        node = by_name[each.source]
+        assert node.excess
+        assert node.contended_for >= terms.contended_for
+        assert node.incoming == 0
+        assert each.vm in node.vms
+        assert each.vm.hindrance is None
+        assert each.vm.moved_for >= terms.rest
+
+
+@given(NODES, LIMITS)
+def test_the_limits_hold_with_the_migrations_that_are_under_way(
+    nodes: list[MigrationNode], terms: MigrationTerms
+) -> None:
+    chosen = choose_migrations(nodes, terms).migrations
+    assert len(chosen) <= max(0, terms.at_once - sum(each.outgoing for each in nodes))
+    leaving, arriving = Counter(each.source for each in chosen), Counter(each.target for each in chosen)
+    for node in nodes:
+        assert leaving[node.name] <= max(0, terms.at_once_per_node - node.outgoing)
+        assert arriving[node.name] <= max(0, terms.at_once_per_node - node.incoming)
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 9)), min_size=1, max_size=6), st.integers(1, 24))
+def test_where_there_is_room_the_fewest_vms_are_moved_and_a_single_one_is_the_cheapest(
+    sizes: list[tuple[int, int]], capacity: int
+) -> None:
+    vms = [vm(f"v{number}", need, held) for number, (need, held) in enumerate(sizes)]
+    node = short(*vms, capacity=capacity)
+    unlimited = MigrationTerms(at_once=99, at_once_per_node=99)
+    chosen: tuple[Migration, ...] = choose_migrations([node, calm(capacity=99)], unlimited).migrations
+    if not node.excess:
+        assert chosen == ()
+        return
+    mending = [
+        some
+        for size in range(1, len(vms) + 1)
+        for some in combinations(vms, size)
+        if sum(each.need for each in some) >= node.excess
+    ]
+    fewest = min(map(len, mending))
+    assert len(chosen) == fewest
+    assert sum(each.vm.need for each in chosen) >= node.excess
+    if fewest == 1:
+        assert chosen[0].vm.held == min(some[0].held for some in mending if len(some) == 1)
