@@ -148,7 +148,10 @@ def test_tainted_nodes_are_counted_and_named_and_only_named_where_a_policy_obser
 def test_a_policy_that_cannot_taint_says_why() -> None:
     policies = [policy("big", "big", taint={"mode": "Enforce"})]
     nodes = [node("a", "big", "big")]
-    disabled = condition(statuses(policies, nodes, ability=TaintAbility(enabled=False))["big"], "Degraded")
+    taints = {"a": TaintEffect.PREFER_NO_SCHEDULE}
+    found = statuses(policies, nodes, taints, TaintAbility(enabled=False))["big"]
+    disabled = condition(found, "Degraded")
     assert (disabled.reason, "taints.enabled" in disabled.message) == ("TaintsDisabled", True)
+    assert (found.tainted, condition(found, "Ready").message) == (0, "governs 1 nodes, would taint a")
     failed = condition(statuses(policies, nodes, ability=TaintAbility(fault="forbidden"))["big"], "Degraded")
     assert (failed.reason, failed.message) == ("TaintFailed", "forbidden")

@@ -88,8 +88,9 @@ def node_policy_status(
 ) -> NodePolicyStatus:
     """Compute the status of a policy; conditions that have changed get the transition time ``now``."""
     mode = policy.spec.taint.mode
+    tainting = mode is RemedyMode.ENFORCE and taints.enabled
     findings = {
-        ConditionType.READY: _ready(counts, mode),
+        ConditionType.READY: _ready(counts, tainting=tainting),
         ConditionType.DEGRADED: _degraded(counts, mode, taints),
         ConditionType.CONFLICTED: _conflicted(policy, counts),
     }
@@ -108,12 +109,12 @@ def node_policy_status(
         observed_generation=policy.metadata.generation,
         matched=len(counts.matched),
         governed=len(counts.governed),
-        tainted=len(counts.tainted) if mode is RemedyMode.ENFORCE and taints.enabled else 0,
+        tainted=len(counts.tainted) if tainting else 0,
         conditions=set_conditions([] if policy.status is None else policy.status.conditions, conditions),
     )
 
 
-def _ready(counts: NodeCounts, mode: RemedyMode) -> _Finding:
+def _ready(counts: NodeCounts, *, tainting: bool) -> _Finding:
     """Find whether a policy is accepted and carried out, which one that selects nothing yet is too."""
     if not counts.matched:
         message = "it is accepted; its selector selects no node with an agent yet"
@@ -124,7 +125,7 @@ def _ready(counts: NodeCounts, mode: RemedyMode) -> _Finding:
     behind = f"; the agents of {_listed(counts.behind)} do not report it yet" if counts.behind else ""
     tainted = ""
     if counts.tainted:
-        tainted = f", {'taints' if mode is RemedyMode.ENFORCE else 'would taint'} {_listed(counts.tainted)}"
+        tainted = f", {'taints' if tainting else 'would taint'} {_listed(counts.tainted)}"
     return Status.TRUE, ConditionReason.ENFORCING, f"governs {len(counts.governed)} nodes{tainted}{behind}"
 
 
