@@ -64,7 +64,7 @@ def _python_packages(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _normal(name: str) -> str:
-    """Return a package's name as indexes compare it; Debian's names stay as they are, but for dots and plus signs."""
+    """Return a package's name in the form in which Python's package index compares names."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

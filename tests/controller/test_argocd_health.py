@@ -9,7 +9,7 @@ import pytest
 import yaml
 from lupa import lua51  # Argo CD's Lua is of this version
 
-from kubeballoon.api.v1alpha1 import MemoryPolicy
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePolicy
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.policy_counts import count_policies
 from kubeballoon.controller.policy_status import policy_status, unreadable_status
@@ -112,7 +112,7 @@ def test_a_policy_that_is_deleted_is_progressing() -> None:
     assert health(changed(policy, deletionTimestamp="2026-01-01T00:00:00Z"))[0] == "Progressing"
 
 
-def test_both_kinds_of_policies_are_checked_alike() -> None:
-    kinds = [kind.model.__name__ for kind in (MEMORY, PROCESSORS)]
+def test_all_kinds_of_policies_are_checked_alike() -> None:
+    kinds = [MEMORY.model.__name__, PROCESSORS.model.__name__, NodePolicy.__name__]
     assert set(CHECKS) == {KEY.format(kind) for kind in kinds}
-    assert CHECKS[KEY.format(kinds[0])] == CHECKS[KEY.format(kinds[1])]
+    assert len(set(CHECKS.values())) == 1
