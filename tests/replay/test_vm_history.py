@@ -79,7 +79,7 @@ def test_a_guest_that_is_silent_for_long_counts_with_its_whole_size() -> None:
     found = history(series(a=[4] * 6, mute=[4] * 6), series(a=[1, *for_long, 2]))
     assert demands(found.workload.traces[0]) == [(0, 1), (1, 4), (5, 2)]
     assert demands(found.workload.traces[1]) == [(0, 4)]
-    assert found.notes == ["1 VMs never reported what they use, and count with their whole size: shop/mute"]
+    assert found.notes == ["VMs that never reported what they use count with their whole size: shop/mute"]
 
 
 def test_a_guest_that_is_silent_for_a_moment_needs_what_it_did_before_or_after() -> None:
@@ -90,7 +90,7 @@ def test_a_guest_that_is_silent_for_a_moment_needs_what_it_did_before_or_after()
 def test_a_need_above_the_size_counts_as_all_of_it_and_is_told() -> None:
     found = history(series(a=[4, 4, 4]), series(a=[1, 4.5, 1]))
     assert demands(found.workload.traces[0]) == [(0, 1), (1, 4), (2, 1)]
-    assert found.notes == ["1 records of needs exceed the VM's size, and count as all of it"]
+    assert found.notes == ["needs that exceed the VM's size count as all of it: 1 samples"]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import argparse
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kubeballoon.api.duration import format_duration, parse_duration
+from kubeballoon.core.memory.model import MemoryTerms
 from kubeballoon.options import checked
 from kubeballoon.replay.main import (
     add_guest_options,
@@ -23,6 +25,9 @@ from kubeballoon.replay.main import (
     run_command,
 )
 from kubeballoon.replay.source import Source, UsageError, add_source_options, read_source
+
+if TYPE_CHECKING:  # it needs matplotlib
+    from kubeballoon.replay.recommend_report import Recommendation
 
 _DAY = 86_400.0
 _USUAL_DAYS = 7  # fewer do not show what weekends are like
@@ -102,50 +107,50 @@ def run(options: argparse.Namespace) -> int:
 
 def _recommend(options: argparse.Namespace) -> int:
     require_extra()
-    # Imported only here, since the other commands, and --help, work without the extra.
-    from kubeballoon.replay import recommend_report  # noqa: PLC0415
-    from kubeballoon.replay.node_workload import GuestAssumptions  # noqa: PLC0415
-    from kubeballoon.replay.placement import PlacementError  # noqa: PLC0415
-    from kubeballoon.replay.ratio_trials import (  # noqa: PLC0415
-        TrialSettings,
-        nodes_without_overcommitment,
-        try_ratios,
-    )
-    from kubeballoon.replay.recommendation import Limits, judge_ratios  # noqa: PLC0415
-    from kubeballoon.replay.vm_sizing import size_advice  # noqa: PLC0415
+    from kubeballoon.replay import recommend_report  # noqa: PLC0415 - needs the extra, which --help does not
 
     policy = read_policy(options.policy)
     source = read_source(options)
     for note in (*source.notes, *_doubts(source)):
         print_progress(note, "recommend")
+    found = _find(options, source, policy)
+    if options.html is not None:
+        recommend_report.write(found, options.html)
+    text = json.dumps(found.to_json(), indent=2) if options.format == "json" else recommend_report.text(found)
+    print(text)  # noqa: T201 - the command's result
+    return 0 if found.best is not None else _NOTHING_SAFE
+
+
+def _find(options: argparse.Namespace, source: Source, policy: MemoryTerms) -> Recommendation:
+    """Try the ratios, and judge them.
+
+    Raises:
+        UsageError: a VM fits no node.
+    """
+    from kubeballoon.replay import ratio_trials  # noqa: PLC0415 - with numpy, as the following
+    from kubeballoon.replay.node_workload import GuestAssumptions  # noqa: PLC0415 - with numpy
+    from kubeballoon.replay.placement import PlacementError  # noqa: PLC0415 - with numpy
+    from kubeballoon.replay.recommend_report import Recommendation  # noqa: PLC0415 - needs the extra
+    from kubeballoon.replay.recommendation import Limits, judge_ratios  # noqa: PLC0415 - with the others
+    from kubeballoon.replay.vm_sizing import size_advice  # noqa: PLC0415 - with numpy
+
     history, memory = source.history, source.node_memory
     guests = GuestAssumptions(options.cache_rate, options.guests_with_swap, options.restart_time, options.boot_storm)
-    settings = TrialSettings(
-        memory, policy, options.policy is not None, guests, options.placements, options.interval, options.seed
+    keep_minimum = options.policy is not None
+    settings = ratio_trials.TrialSettings(
+        memory, policy, keep_minimum, guests, options.placements, options.interval, options.seed
     )
     try:
-        trials = try_ratios(history, settings, options.overcommit, options.jobs, progress_printer("recommend"))
+        trials = ratio_trials.try_ratios(
+            history, settings, options.overcommit, options.jobs, progress_printer("recommend")
+        )
     except PlacementError as error:
         raise UsageError(str(error)) from None
     limits = Limits(options.max_unmet, options.max_short, options.target)
-    without = nodes_without_overcommitment(history, memory)
-    recommendation = recommend_report.Recommendation(
-        judge_ratios(trials, limits, without),
-        limits,
-        history.workload.seconds,
-        memory,
-        without,
-        len(history.node_memory),
-        size_advice(history),
-        options.price_per_gib_month,
-    )
-    if options.html is not None:
-        recommend_report.write(recommendation, options.html)
-    if options.format == "json":
-        print(json.dumps(recommendation.to_json(), indent=2))  # noqa: T201 - the command's result
-    else:
-        print(recommend_report.text(recommendation))  # noqa: T201 - the command's result
-    return 0 if recommendation.best is not None else _NOTHING_SAFE
+    without = ratio_trials.nodes_without_overcommitment(history, memory)
+    results, sizes, seconds = judge_ratios(trials, limits, without), size_advice(history), history.workload.seconds
+    nodes_now, price = len(history.node_memory), options.price_per_gib_month
+    return Recommendation(results, limits, seconds, memory, without, nodes_now, sizes, price)
 
 
 def _doubts(source: Source) -> list[str]:

@@ -258,6 +258,6 @@ def _node_memory(answers: Mapping[str, Series]) -> list[int]:
 def _notes(vms: Sequence[_RecordedVM]) -> Iterator[str]:
     """Say what of the record is doubtful."""
     if silent := [vm.name for vm in vms if vm.silent]:
-        yield f"{len(silent)} VMs never reported what they use, and count with their whole size: {listed(silent)}"
+        yield f"VMs that never reported what they use count with their whole size: {listed(silent)}"
     if excess := sum(vm.excesses for vm in vms):
-        yield f"{excess} records of needs exceed the VM's size, and count as all of it"
+        yield f"needs that exceed the VM's size count as all of it: {excess} samples"
