@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hack.testbed.workloads import diurnal
-from kubeballoon.core.memory.model import MemoryTerms
+from kubeballoon.core.memory.model import Amount, MemoryTerms
 from kubeballoon.core.units import GIB
 from kubeballoon.replay.minimums import choose_minimums, usage_percentile
 from kubeballoon.replay.node_replay import NodeReplay
@@ -102,8 +102,8 @@ def test_days_of_a_replay_add_up_to_its_whole() -> None:
     assert NodeReplay(node).periods == []
 
 
-def node(memory: int, *traces: Trace) -> NodeWorkload:
-    return NodeWorkload("node", memory, traces, MemoryTerms("p"), 10.0)
+def node(memory: int, *traces: Trace, headroom: int = 0) -> NodeWorkload:
+    return NodeWorkload("node", memory, traces, MemoryTerms("p", headroom=Amount(percent=headroom)), 10.0)
 
 
 def minimums(workload: NodeWorkload, *policies: str) -> dict[str, int]:
@@ -128,6 +128,8 @@ def test_guarantees_leave_room_for_needs_that_would_fit_without_them() -> None:
     falling = step_trace("falling", 8 * GIB, [0.0, 5.0], [7 * GIB, 2 * GIB])
     (minimum,) = minimums(node(10 * GIB, rising, falling), "", "").values()
     assert minimum == 25, "7 GiB beside a guarantee of 30 % exceed 9.4 GiB"
+    (with_headroom,) = minimums(node(11 * GIB, rising, falling, headroom=5), "", "").values()
+    assert with_headroom == 35, "7.4 GiB beside a guarantee of 40 % exceed 10.3 GiB"
 
 
 @given(st.lists(st.lists(st.integers(0, 8), min_size=4, max_size=4), min_size=1, max_size=5), st.integers(6, 40))

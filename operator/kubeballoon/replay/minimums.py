@@ -60,7 +60,8 @@ class MinimumChoice:
         """Return the highest minimums that are borne out, in percent of VMs' sizes, by policy.
 
         One level holds for all policies, but none exceeds what its VMs usually work with. At this level all guarantees
-        fit each node's capacity, and there is room for all needs beside them for as much of the time as without any.
+        fit each node's capacity, and there is room beside them for all demands (needs and headroom) for as much of the
+        time as without any.
         """
         levels = range(100, 0, -STEP)
         level = next((each for each in levels if self._fits(self._at(each))), 0)
@@ -74,12 +75,14 @@ class MinimumChoice:
         for node in self.nodes:
             size = np.array([trace.size for trace in node.traces], dtype=np.float64)
             share = np.array([minimums[self.policies[trace.name]] / 100 for trace in node.traces])
+            headroom = np.array([node.policy_of(trace).headroom.of(trace.size) for trace in node.traces])
             for table in demand_tables(node):
                 guaranteed: Floats = table.present * (share * size)
                 if (guaranteed.sum(axis=1) > node.capacity).any():
                     return False
-                fits_alone = table.demand.sum(axis=1) <= node.capacity
-                fits_beside = np.maximum(table.demand, guaranteed).sum(axis=1) <= node.capacity
+                demand = table.present * np.minimum(table.demand + headroom, size)
+                fits_alone = demand.sum(axis=1) <= node.capacity
+                fits_beside = np.maximum(demand, guaranteed).sum(axis=1) <= node.capacity
                 added += float(table.seconds[fits_alone & ~fits_beside].sum())
                 total += float(table.seconds.sum())
         return added <= _ADDED_SHORTAGE * total
