@@ -81,6 +81,24 @@ def test_a_vm_on_which_no_policy_is_enforced_is_left_out_for_a_reason_of_its_own
 
 
 @given(nodes())
+def test_where_demands_fit_nothing_falls_short_and_nobody_withholds(drawn: MemoryNode) -> None:
+    roomy = replace(drawn, total=drawn.total + sum(each.most_demanded for each in drawn.vms))
+    for each in (drawn, roomy):
+        if each.fits_demands:
+            plan = allocate_memory(each)
+            assert plan.shortfall == 0
+            assert not any(found.withheld for found in plan.decisions)
+
+
+def test_demands_do_not_fit_where_a_guest_works_with_more_than_its_policy_allows() -> None:
+    fits = node(vm("a"), vm("b"), capacity=16 * GIB)
+    assert fits.fits_demands
+    assert not node(vm("a"), vm("b"), capacity=2 * GIB).fits_demands
+    limited = replace(POLICY, maximum=Amount(bytes=GIB // 2), minimum=Amount(bytes=GIB // 4))
+    assert not node(vm("a", policy=limited), capacity=16 * GIB).fits_demands
+
+
+@given(nodes())
 def test_no_target_is_below_the_minimum_or_above_the_maximum(drawn: MemoryNode) -> None:
     for each in allocate_memory(drawn).decisions:
         if each.target is not None:

@@ -232,6 +232,15 @@ def test_the_minimum_comes_before_the_maximum_and_neither_exceeds_the_size(
     assert (bounded.minimum, bounded.maximum) == bounds
 
 
+def test_a_vm_that_does_not_follow_or_is_only_observed_is_guaranteed_nothing() -> None:
+    policy = ProcessorTerms("p", minimum=Count(3), trigger=ALWAYS)
+    deaf = replace(vm("a", 4, policy), responsive=False)
+    watched = vm("b", 4, replace(policy, mode=Mode.OBSERVE))
+    for found in (deaf, watched):
+        assert ProcessorNode("n", 2, vms=(found,)).shortfall == 0
+        assert ProcessorNode("n", 2, vms=(found, vm("c", 4, policy))).shortfall == 1
+
+
 def test_a_vm_that_cannot_be_moved_is_guaranteed_nothing() -> None:
     stuck = tuple(vm(name, 4) for name in "abc")
     assert allocate_processors(ProcessorNode("n", 2, vms=stuck)).shortfall == 0

@@ -33,7 +33,10 @@ class ApiModel(BaseModel):
     rules: ClassVar[tuple[Rule, ...]] = ()
     """The CEL rules by which the API server checks an object of this type, beyond its schema."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+    # Commands use few of the models, so each is built when it is used first.
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore", defer_build=True
+    )
 
     def to_wire(self) -> dict[str, Any]:
         """Write the model as JSON values, without fields that are None."""
@@ -43,6 +46,7 @@ class ApiModel(BaseModel):
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Add computed fields and the CEL rules to pydantic's schema, where the API server looks for both."""
         schema = handler.resolve_ref_schema(handler(core_schema))
+        cls.model_rebuild()  # until then computed fields have no types: a model is built only when it is used
         for name, each in cls.model_computed_fields.items():
             shape = TypeAdapter(each.return_type).json_schema()
             schema["properties"][to_camel(name)] = {**shape, "description": each.description}

@@ -29,9 +29,7 @@ from kubeballoon.cluster import paths
 from kubeballoon.cluster.errors import ForbiddenError, Object
 from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.formatting import human, listed
-from kubeballoon.core.memory.allocation import allocate_memory
-from kubeballoon.core.memory.model import MemoryPlan
-from kubeballoon.core.processors.allocation import allocate_processors
+from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.governance.node_policies import LoadedNodePolicy
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
@@ -313,13 +311,16 @@ def _advise(view: ClusterView, contended: Collection[str]) -> Iterator[str]:
     yield from (f"node {name}: {advice[name]}" for name in contended if name in advice)
 
 
-def _contention(name: str, plan: MemoryPlan) -> Iterator[str]:
+def _contention(node: MemoryNode) -> Iterator[str]:
     """Say what a node lacks that balloons cannot give."""
+    from kubeballoon.core.memory.allocation import allocate_memory  # noqa: PLC0415 - numpy, which calm nodes do without
+
+    plan = allocate_memory(node)
     if plan.shortfall:
-        yield f"node {name}: the guaranteed minimums exceed its capacity by {human(plan.shortfall)}"
+        yield f"node {node.name}: the guaranteed minimums exceed its capacity by {human(plan.shortfall)}"
     keepers = [f"{each.vm.name} ({human(each.withheld)})" for each in plan.decisions if each.withheld]
     if keepers:
-        yield f"node {name}: contended; guests keep more than their parts: {listed(keepers)}"
+        yield f"node {node.name}: contended; guests keep more than their parts: {listed(keepers)}"
 
 
 def _node_problems(view: ClusterView) -> Iterator[str]:
@@ -332,14 +333,13 @@ def _node_problems(view: ClusterView) -> Iterator[str]:
             continue
         if status.state.only_minimums_hold:
             yield f"node {name}: state {status.state}, {human(status.memory.available)} available"
-        plan = allocate_memory(view.memory_node(pressure, status))
-        lacking = list(_contention(name, plan))
+        memory = view.memory_node(pressure, status)
+        lacking = [] if memory.fits_demands else list(_contention(memory))
         contended += [name] if lacking else []
         yield from lacking
-        node = view.processor_node(pressure, status)
-        processor_shortfall = 0 if node is None else allocate_processors(node).shortfall
-        if processor_shortfall:
-            yield f"node {name}: the guaranteed minimums exceed its processors by {processor_shortfall}"
+        processors = view.processor_node(pressure, status)
+        if processors is not None and processors.shortfall:
+            yield f"node {name}: the guaranteed minimums exceed its processors by {processors.shortfall}"
         if pressure.metadata.released:
             yield f"node {name}: released; `kubectl balloon release node/{name} --undo` ends that"
     for pressure in view.nodes:

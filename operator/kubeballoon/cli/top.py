@@ -38,7 +38,7 @@ from kubeballoon.vocabulary import NodeState
 if TYPE_CHECKING:
     from kubeballoon.api.selector import LabelSelector
     from kubeballoon.cluster.reader import ApiReader
-    from kubeballoon.core.memory.model import MemoryDecision
+    from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan
     from kubeballoon.core.processors.model import ProcessorDecision
 
 STATE_STYLES = {NodeState.TIGHT: Style.WARN, NodeState.SCARCE: Style.BAD, NodeState.CRITICAL: Style.BAD}
@@ -66,6 +66,7 @@ class NodeSummary(ApiModel):
 
     Attributes:
         node_policy: the NodePolicy that its agent carries out.
+        shortfall: left out where it is not asked for, and so is ``risk``: both need a decision for all VMs.
         processors: left out if its agent does not report them.
         age: of its report, seconds.
     """
@@ -81,8 +82,8 @@ class NodeSummary(ApiModel):
     virtual_machines: int
     size: int
     reclaimed: int
-    shortfall: int
-    risk: int
+    shortfall: int | None = None
+    risk: int | None = None
     stall_some: int
     stall_full: int
     processors: NodeProcessorSummary | None = None
@@ -130,13 +131,11 @@ class VirtualMachineList(ApiModel):
     virtual_machines: list[VirtualMachineSummary]
 
 
-def summarize_nodes(view: ClusterView) -> Iterator[NodeSummary]:
-    """Summarize each node whose agent has reported."""
-    from kubeballoon.core.memory.allocation import allocate_memory  # noqa: PLC0415 - numpy, after the answer's arrival
-
+def summarize_nodes(view: ClusterView, *, decide: bool = True) -> Iterator[NodeSummary]:
+    """Summarize each node whose agent has reported; without ``decide``, leave out what needs a decision."""
     for pressure, status in view.reporting_nodes():
         node = view.memory_node(pressure, status)
-        plan = allocate_memory(node)
+        plan = _decide_memory(node) if decide else None
         memory, vms = status.memory, status.virtual_machines
         yield NodeSummary(
             name=pressure.metadata.name,
@@ -150,8 +149,8 @@ def summarize_nodes(view: ClusterView) -> Iterator[NodeSummary]:
             virtual_machines=len(vms),
             size=sum(vm.size for vm in vms),
             reclaimed=sum(vm.reclaimed for vm in vms),
-            shortfall=plan.shortfall,
-            risk=plan.risk,
+            shortfall=None if plan is None else plan.shortfall,
+            risk=None if plan is None else plan.risk,
             stall_some=status.stall.some,
             stall_full=status.stall.full,
             processors=_summarize_processors(view, pressure, status),
@@ -162,11 +161,15 @@ def summarize_nodes(view: ClusterView) -> Iterator[NodeSummary]:
         )
 
 
+def _decide_memory(node: MemoryNode) -> MemoryPlan:
+    from kubeballoon.core.memory.allocation import allocate_memory  # noqa: PLC0415 - numpy takes long to import
+
+    return allocate_memory(node)
+
+
 def _summarize_processors(
     view: ClusterView, pressure: NodePressure, status: NodePressureStatus
 ) -> NodeProcessorSummary | None:
-    from kubeballoon.core.processors.allocation import allocate_processors  # noqa: PLC0415 - with numpy
-
     node, report, vms = view.processor_node(pressure, status), status.processors, status.virtual_machines
     if node is None or report is None:
         return None
@@ -176,7 +179,7 @@ def _summarize_processors(
         stall=report.stall,
         size=sum(vm.processors.size for vm in vms if vm.processors is not None),
         reclaimed=sum(vm.processors_reclaimed for vm in vms),
-        shortfall=allocate_processors(node).shortfall,
+        shortfall=node.shortfall,
     )
 
 
@@ -184,10 +187,8 @@ def summarize_vms(
     view: ClusterView, namespace: str | None = None, policy: str | None = None, selector: LabelSelector | None = None
 ) -> Iterator[VirtualMachineSummary]:
     """Summarize the VMs of a namespace, that a policy governs, and that a selector selects; None stands for all."""
-    from kubeballoon.core.memory.allocation import allocate_memory  # noqa: PLC0415 - with numpy
-
     for pressure, status in view.reporting_nodes():
-        decisions = {each.vm.uid: each for each in allocate_memory(view.memory_node(pressure, status)).decisions}
+        decisions = {each.vm.uid: each for each in _decide_memory(view.memory_node(pressure, status)).decisions}
         processor_decisions = decide_processors(view.processor_node(pressure, status))
         for report in status.virtual_machines:
             if namespace not in (None, report.namespace):
@@ -276,7 +277,8 @@ def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitS
     selector = None if options.selector is None else parse_selector(options.selector)
     view = read_policies(reader)
     if options.resource == "nodes":
-        summaries = list(_read_node_summaries(options, reader, view))
+        decide = output.output_format not in (None, "name")  # the plain table shows nothing that needs a decision
+        summaries = list(_read_node_summaries(options, reader, view, decide=decide))
         _print_nodes(sorted(summaries, key=NODE_ORDERS[options.sort_by]), output)
         return ExitStatus.DONE
     if options.policy not in (None, *(policy.metadata.name for policy in view.policies)):
@@ -289,14 +291,16 @@ def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitS
     return ExitStatus.DONE
 
 
-def _read_node_summaries(options: argparse.Namespace, reader: ApiReader, view: ClusterView) -> Iterator[NodeSummary]:
+def _read_node_summaries(
+    options: argparse.Namespace, reader: ApiReader, view: ClusterView, *, decide: bool
+) -> Iterator[NodeSummary]:
     """Read and summarize the nodes that the options name or select, a page at a time, so that no report is kept."""
     selected: Collection[str] | None = None
     if options.selector is not None:  # reports have no labels of nodes
         selected = reader.names(paths.NODES, labelSelector=options.selector)
     for node in _read_named(options.names, reader):
         if selected is None or node.metadata.name in selected:
-            yield from summarize_nodes(replace(view, nodes=(node,)))
+            yield from summarize_nodes(replace(view, nodes=(node,)), decide=decide)
 
 
 def _read_named(names: Sequence[str], reader: ApiReader) -> Iterator[NodePressure]:

@@ -279,6 +279,13 @@ class MemoryVM:
         """The largest change of the VM's target that is not worth making, bytes."""
         return self.figures.dead_band
 
+    @property
+    def most_demanded(self) -> int:
+        """The most that an allocation sets aside for the VM, or must give it, while everybody's demands fit, bytes."""
+        charge = self.charge(self.target if self.enforced else None)
+        # A balloon may rest within the dead band above its target, and nobody else can have that memory.
+        return max(charge, self.minimum, self.demand) + self.dead_band
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryNode:
@@ -305,6 +312,16 @@ class MemoryNode:
     def capacity(self) -> int:
         """The memory that all guests may use together, bytes: total - other - reserve - the VMs' overhead."""
         return max(0, self.total - self.other - self.reserve - sum(vm.overhead for vm in self.vms))
+
+    @property
+    def fits_demands(self) -> bool:
+        """Whether all demands are met at once, and no guest works with more than its policy lets it demand.
+
+        Then an allocation finds no shortfall, and no guest that withholds memory. It need not be made to know that.
+        """
+        if self.state.only_minimums_hold or any(vm.figures.present > vm.demand for vm in self.vms):
+            return False
+        return sum(vm.most_demanded for vm in self.vms) <= self.capacity
 
 
 class MemoryDecision(NamedTuple):

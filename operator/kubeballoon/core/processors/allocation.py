@@ -80,7 +80,7 @@ def _plan(node: ProcessorNode, *, as_if_enforced: bool = False) -> ProcessorPlan
         found if found is not None else _decide(vm, vm.policy, share, active)
         for vm, found, share in zip(node.vms, left_out, shares, strict=True)
     )
-    return ProcessorPlan(node.name, max(0, sum(claim.minimum for claim in claims) - node.count), tuple(decisions))
+    return ProcessorPlan(node.name, node.shortfall, tuple(decisions))
 
 
 def _left_out(vm: ProcessorVM, *, as_if_enforced: bool) -> ProcessorDecision | None:

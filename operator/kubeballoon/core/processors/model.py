@@ -144,6 +144,12 @@ class ProcessorVM:
         return max(self.minimum, min(self.size, self.policy.maximum.of(self.size)))
 
     @property
+    def guarantee(self) -> int:
+        """How many processors nobody else may have: its minimum if it can be moved; else only those dedicated to it."""
+        movable = self.policy is not None and self.excluded is None and not self.observed and self.responsive
+        return self.minimum if movable else self.size if self.dedicated else 0
+
+    @property
     def is_reduced(self) -> bool:
         """Whether the request in force leaves the VM fewer processors than its maximum."""
         return self.target is not None and self.target < self.maximum
@@ -161,6 +167,11 @@ class ProcessorNode:
     count: int
     pressure: ProcessorPressure = ProcessorPressure()
     vms: tuple[ProcessorVM, ...] = ()
+
+    @property
+    def shortfall(self) -> int:
+        """By how many processors the VMs' guarantees exceed the node's; 0 when they fit."""
+        return max(0, sum(vm.guarantee for vm in self.vms) - self.count)
 
 
 @dataclass(frozen=True, slots=True)
