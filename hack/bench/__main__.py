@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[[], Rows]] = {
     "replay": replay.rows,
     "contention": contention.rows,
     "agent": agent.measure_cost,
+    "crowded": agent.measure_crowded,
     "reaction": agent.measure_reaction,
     "cli": cli.measure,
     "controller": controller.rows,

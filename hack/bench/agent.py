@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from hack.bench.processes import ProcessUsage
 from hack.testbed.chart import NAMESPACE, agent_environment, agent_kubeconfig, install
 from hack.testbed.controlplane import ControlPlane, open_control_plane
+from hack.testbed.hostile.launchers import daemons, running
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod, node_object, vmi_object
+from kubeballoon.agent.hypervisor.launcher_sockets import RUNTIME
 from kubeballoon.core.memory.node_state import StateThresholds, state_thresholds
 
 _REAL_VMS = 4  # as many as any developer's machine can hold
 _FAKE_VMS = 50  # as many as a full node has
+_CROWD = 200  # as many as a very large node has
 _MEASURED_SECONDS = 30.0
 _DEADLINE = 120.0
 _POLL_SECONDS = 0.02
@@ -38,6 +43,64 @@ def measure_cost() -> list[Row]:
     """Measure what an agent uses while nothing changes."""
     with _installed() as plane:
         return [_measure_with_real_guests(plane), _measure_with_fake_guests(plane)]
+
+
+def measure_crowded() -> list[Row]:
+    """Measure what an agent with very many VMs uses while nothing changes, by real calls to fake daemons."""
+    names = [f"vm-{number}" for number in range(_CROWD)]
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as started:
+        pods = Path(directory, "pods")
+        sockets = {name: pods / f"pod-{name}" / RUNTIME / "virtqemud-sock" for name in names}
+        for socket in sockets.values():
+            socket.parent.mkdir(parents=True)
+        started.enter_context(_processes_like_qemu(Path(directory), names))
+        honest = daemons(pods / "daemons.json", {str(socket): {} for socket in sockets.values()})
+        for process in started.enter_context(running(honest)):
+            _read_line(process)
+        (agent,) = started.enter_context(running(["hack.bench.crowded_agent", str(pods), *names]))
+        _read_line(agent)
+        time.sleep(_MEASURED_SECONDS)  # until the threads that the start took have ended
+        before = _ask(agent)
+        time.sleep(_MEASURED_SECONDS)
+        after = _ask(agent)
+    used = (after["cpu_seconds"] - before["cpu_seconds"]) / (after["at"] - before["at"])
+    return [
+        {
+            "vms": _CROWD,
+            "core_percent": round(used * 100, 2),
+            "resident_mib": round(after["resident"] / MIB, 1),
+            "threads": after["threads"],
+            "descriptors": after["descriptors"],
+        }
+    ]
+
+
+@contextmanager
+def _processes_like_qemu(directory: Path, names: list[str]) -> Iterator[None]:
+    """Run a process for each VM that looks like its QEMU in /proc, and waits for input."""
+    program = directory / "qemu-system-x86"
+    shutil.copy("/bin/cat", program)
+    with ExitStack() as started:
+        for name in names:
+            process = subprocess.Popen([program, "-", f"guest=default_{name},"], stdin=subprocess.PIPE)
+            started.callback(process.communicate)
+        yield
+
+
+def _ask(agent: subprocess.Popen[str]) -> dict[str, float]:
+    """Ask a crowded agent what it has used so far."""
+    assert agent.stdin is not None  # noqa: S101 - for mypy: it is piped
+    agent.stdin.write("\n")
+    agent.stdin.flush()
+    found: dict[str, float] = json.loads(_read_line(agent))
+    return found
+
+
+def _read_line(process: subprocess.Popen[str]) -> str:
+    line = "" if process.stdout is None else process.stdout.readline()
+    if not line:
+        raise EOFError("the process has ended")
+    return line
 
 
 def measure_reaction() -> list[Row]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
 from kubeballoon.agent.agent import Agent
+from kubeballoon.agent.hypervisor.call_queue import CallQueue
 from kubeballoon.agent.hypervisor.launcher_sockets import RUNTIME
-from kubeballoon.agent.hypervisor.libvirt import CallThread
 from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.settings import AgentSettings, NodeSettings
 from kubeballoon.cluster.client import ApiClient
@@ -28,8 +28,8 @@ async def main(kubeconfig: str, node: str, pods: str, *domains: str) -> None:
         directory.mkdir(parents=True)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(directory / "virtqemud-sock"))
-    memory_controls = {domain: FakeMemoryControl(thread=CallThread(domain)) for domain in domains}
-    guest_controls = {domain: FakeGuestControl(thread=CallThread(f"{domain} guest")) for domain in domains}
+    memory_controls = {domain: FakeMemoryControl(calls=CallQueue(domain)) for domain in domains}
+    guest_controls = {domain: FakeGuestControl(calls=CallQueue(f"{domain} guest")) for domain in domains}
     async with await ApiClient.connect("kubeballoon-agent", Path(kubeconfig)) as cluster:
         settings = AgentSettings(Path(pods), window=300.0, period=_STATISTICS_SECONDS)
         agent = Agent(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,12 @@ import pytest
 
 from hack.testbed.lab import LauncherPod
 from hack.testbed.lab.unix_sockets import listen
+from kubeballoon.agent.hypervisor import call_queue
+from kubeballoon.agent.hypervisor.call_queue import CallQueue
 from kubeballoon.agent.hypervisor.domain_xml import DomainXml, read_domain
 from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError, HungError, HypervisorError
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, require_launcher
 from kubeballoon.agent.hypervisor.libvirt import (
-    CallThread,
     DomainHandle,
     LibvirtGuestControl,
     LibvirtHypervisor,
@@ -150,23 +152,23 @@ async def test_a_command_waits_out_another_client_s_and_libvirt_itself_hangs_aft
     timing = replace(TIMING, agent_queue=0.05 - margin)  # so that a command has 50 ms
     over = threading.Event()
     monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", lambda *_: over.wait())
-    thread = CallThread("agent")
+    calls = CallQueue("agent")
     try:
         with pytest.raises(HungError, match="libvirt did not answer"):
-            await LibvirtGuestControl(thread, DomainHandle(None, None), DomainXml(), timing).command(
+            await LibvirtGuestControl(calls, DomainHandle(None, None), DomainXml(), timing).command(
                 "guest-ping", {}, str
             )
     finally:
         over.set()
-        thread.end()
+        calls.end()
 
 
-async def test_an_answer_of_a_guest_is_read_in_its_vm_s_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_of_a_guest_is_read_in_a_thread_for_its_vm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", lambda *_: "an answer")
-    thread = CallThread("the VM's own")
-    control = LibvirtGuestControl(thread, DomainHandle(None, None), DomainXml(), TIMING)
+    calls = CallQueue("the VM's own")
+    control = LibvirtGuestControl(calls, DomainHandle(None, None), DomainXml(), TIMING)
     read = await control.command("guest-ping", {}, lambda answer: (answer, threading.current_thread().name))
-    thread.end()
+    calls.end()
     assert read == ("an answer", "the VM's own")
 
 
@@ -214,6 +216,49 @@ async def test_the_thread_of_a_vm_that_is_gone_ends_when_its_call_returns(hung: 
     async with asyncio.timeout(5):
         while threads("default_gone"):  # noqa: ASYNC110 - a thread's end is no event
             await asyncio.sleep(0.01)
+
+
+async def test_vms_share_threads_but_one_that_hangs_holds_up_no_other() -> None:
+    may_return = threading.Event()
+    hung, others = CallQueue("hung"), [CallQueue(f"vm-{number}") for number in range(20)]
+    with pytest.raises(HungError):
+        await hung.call(0.01, may_return.wait)
+    used = {await calls.call(5, threading.get_ident) for calls in others}
+    assert len(used) < len(others)
+    with pytest.raises(HungError, match="has not returned yet"):
+        await hung.call(5, threading.get_ident)
+    may_return.set()
+    async with asyncio.timeout(5):
+        while threads("hung"):  # noqa: ASYNC110 - a thread's end is no event
+            await asyncio.sleep(0.01)
+    assert await hung.call(5, lambda: threading.current_thread().name) == "hung"
+
+
+async def test_calls_of_one_vm_are_made_one_after_the_other_in_their_order() -> None:
+    calls, made = CallQueue("vm"), list[int]()
+    for number in range(1000):
+        calls.post(partial(made.append, number))
+    await calls.call(5, str)
+    assert made == list(range(1000))
+
+
+async def test_a_call_that_fails_with_nobody_waiting_ends_no_other() -> None:
+    calls = CallQueue("vm")
+    calls.post(lambda: 1 // 0)
+    assert await calls.call(5, str) == ""
+
+
+async def test_threads_that_are_not_needed_any_more_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_queue, "_IDLE_SECONDS", 0.01)
+    together = threading.Barrier(5)
+    idents = await asyncio.gather(*(CallQueue(f"vm-{number}").call(5, _meet, together) for number in range(5)))
+    assert len(set(idents)) == len(idents), "each call had a thread"
+    await soon(lambda: not set(idents) & {thread.ident for thread in threading.enumerate()}, 5)
+
+
+def _meet(others: threading.Barrier) -> int | None:
+    others.wait()
+    return threading.current_thread().ident
 
 
 @dataclass
@@ -322,12 +367,12 @@ async def test_what_an_error_came_from_refers_to_nothing_either(freed: Freed) ->
         except FakeError as error:
             raise GoneError("it is gone") from error
 
-    thread = CallThread("its own")
+    calls = CallQueue("its own")
     with pytest.raises(GoneError) as raised:
-        await thread.call(5, fail)
+        await calls.call(5, fail)
     assert await freed.both() == {"its own"}
     assert raised.value.__cause__ is not None
-    thread.end()
+    calls.end()
 
 
 @pytest.mark.parametrize("given_up", ["in time", "by its worker"])
@@ -348,17 +393,17 @@ async def test_a_result_that_comes_late_is_freed_in_its_own_thread(freed: Freed,
 
 
 async def test_a_result_that_comes_just_as_its_caller_gives_up_is_freed_in_the_thread(freed: Freed) -> None:
-    thread = CallThread("its own")
-    calling = asyncio.create_task(thread.call(5, lambda: (FakeConnection(freed), FakeDomain(freed))))
+    calls = CallQueue("its own")
+    calling = asyncio.create_task(calls.call(5, lambda: (FakeConnection(freed), FakeDomain(freed))))
     await asyncio.sleep(0)  # the call is on its way
     returned = threading.Event()
-    thread.post(returned.set)
+    calls.post(returned.set)
     returned.wait()  # and has returned, before the loop could hear of it
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await calling
     assert await freed.both() == {"its own"}
-    thread.end()
+    calls.end()
 
 
 @contextmanager

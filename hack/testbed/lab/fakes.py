@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from kubeballoon.agent.hypervisor.call_queue import CallQueue
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError, HypervisorError
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
-from kubeballoon.agent.hypervisor.libvirt import CallThread
 from kubeballoon.agent.hypervisor.protocols import DomainSample, GuestControl, MemoryControl, PluggedProcessors
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
@@ -24,10 +24,10 @@ T = TypeVar("T")
 KERNEL = 40 * MIB
 
 
-async def _hop(thread: CallThread | None) -> None:
-    """Cost what a call to libvirt costs without libvirt: the way to the thread and back."""
-    if thread is not None:
-        await thread.call(5.0, time.time)
+async def _hop(calls: CallQueue | None) -> None:
+    """Cost what a call to libvirt costs without libvirt: the way to a thread and back."""
+    if calls is not None:
+        await calls.call(5.0, time.time)
 
 
 @dataclass
@@ -48,7 +48,7 @@ class FakeMemoryControl:
         period: how often the guest is to report, seconds; 0 before that was set.
         program_fault: why a program in the guest cannot take the balloon's place.
         spare: what the guest says it could still give.
-        thread: makes each call, as libvirt's are made; without one calls are made at once.
+        calls: makes each call, as libvirt's are made; without one they are made at once.
     """
 
     size: int = 1024 * MIB
@@ -64,7 +64,7 @@ class FakeMemoryControl:
     period: int = 0
     program_fault: str | None = None
     spare: int | None = None
-    thread: CallThread | None = None
+    calls: CallQueue | None = None
 
     async def sample(self) -> DomainSample:
         """Read the memory and the state."""
@@ -94,7 +94,7 @@ class FakeMemoryControl:
         """Do nothing: no connection is open."""
 
     async def _answer(self) -> None:
-        await _hop(self.thread)
+        await _hop(self.calls)
         if self.gone is not None:
             raise self.gone
         if self.hangs:
@@ -127,7 +127,7 @@ class FakeGuestControl:
         gone: what reading the processors raises; None if that succeeds.
         hangs: whether reading the processors never returns.
         looks: how often the processors were read.
-        thread: makes each call, as libvirt's are made; without one calls are made at once.
+        calls: makes each call, as libvirt's are made; without one they are made at once.
         process_bytes: what the VM's process holds of the node's memory, bytes; None if it cannot be seen.
         starts: whether the guest's kernel starts processors that are plugged in, by a udev rule for instance.
         plugged_in: the processors that were plugged in.
@@ -153,14 +153,14 @@ class FakeGuestControl:
     gone: HypervisorError | None = None
     hangs: bool = False
     looks: int = 0
-    thread: CallThread | None = None
+    calls: CallQueue | None = None
     process_bytes: int | None = None
     starts: bool = True
     plugged_in: set[int] = field(default_factory=set)
 
     async def command(self, name: str, arguments: Mapping[str, Any], read: Callable[[str], T]) -> T:
         """Carry a command out, and have the answer read."""
-        await _hop(self.thread)
+        await _hop(self.calls)
         self.commands.append(name)
         return read(json.dumps({"return": self.answer(name, arguments)}))
 
@@ -207,7 +207,7 @@ class FakeGuestControl:
 
     async def plugged(self) -> PluggedProcessors:
         """Read the processors."""
-        await _hop(self.thread)
+        await _hop(self.calls)
         self.looks += 1
         if self.gone is not None:
             raise self.gone

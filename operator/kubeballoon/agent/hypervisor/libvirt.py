@@ -1,31 +1,27 @@
 """This module reaches VMs through libvirt; no other module talks to it.
 
 libvirt's calls block, some of them for ever when a QEMU or a daemon hangs, and cannot be cancelled. So every VM has
-threads of its own for them: a call that does not return occupies its one thread, and nothing else waits for it.
+queues of its own for them, and each queue a thread while it makes a call: one that does not return occupies its one
+thread, and nothing else waits for it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-import logging
-import queue
-import threading
 import time
-import traceback
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import libvirt
 import libvirt_qemu
 from pydantic import BaseModel, TypeAdapter
 
 from kubeballoon.agent.foreign_text import one_line, parse_json
+from kubeballoon.agent.hypervisor.call_queue import CallQueue
 from kubeballoon.agent.hypervisor.domain_xml import LARGEST_KIB, DomainXml, read_domain
-from kubeballoon.agent.hypervisor.errors import GarbledError, GoneError, GuestAgentError, HungError, HypervisorError
+from kubeballoon.agent.hypervisor.errors import GarbledError, GoneError, GuestAgentError, HypervisorError
 from kubeballoon.agent.hypervisor.launcher_sockets import Launcher, connect_to
 from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors, VMProcess
 from kubeballoon.agent.hypervisor.qemu_process import QemuProcess
@@ -34,9 +30,6 @@ from kubeballoon.agent.wait_times import DEFAULT_TIMING, LibvirtTiming
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory.demand import GuestStatistics
 
-_log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
 R = TypeVar("R")
 
 _KIB = 1024
@@ -45,7 +38,7 @@ _SYSTEM = "qemu+unix:///system?socket={}"
 _XML_INTERVAL = 1.0  # seconds between two readings of a domain's XML for its memory: to parse it takes time
 _PROCESS_INTERVAL = 5.0  # seconds until a process that was not seen is looked for again, among all of the node's
 _LONGEST_MONITOR_ANSWER = 64 << 10  # characters
-_GUEST_THREAD = "/guest"  # follows a pod's uid in the key of the second thread; no uid has a slash
+_GUEST_QUEUE = "/guest"  # follows a pod's uid in the key of the second queue; no uid has a slash
 # libvirt tells time-outs and refusals of the guest agent by these from 11.2 on (virterror.h); the Python binding that
 # this is compiled against may be older and have no names for them.
 _AGENT_COMMAND_TIMEOUT = 112
@@ -90,131 +83,17 @@ _MONITOR_ANSWER = TypeAdapter(_MonitorAnswer)
 libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 
-class CallThread:
-    """A CallThread makes the calls for one VM, one after the other.
-
-    Its thread is a daemon thread, so that a call that never returns does not delay the agent's exit.
-
-    libvirt's objects are created in this thread and must be freed in it as well: freeing the last reference to a
-    connection is a call to its daemon, which may hang, and the event loop must never wait for that. A result or an
-    error that nobody waits for any more is therefore dropped here.
-    """
-
-    def __init__(self, name: str) -> None:
-        """Start the thread, and give it a name for debuggers."""
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._late: asyncio.Future[None] | None = None  # done once the call that missed its deadline has returned
-        self._relays: set[Relay] = set()
-        self._ended = False
-        threading.Thread(target=self._work, name=name, daemon=True).start()
-
-    async def call(self, deadline: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function in the thread, and return what it returns.
-
-        Raises:
-            HungError: the function did not return within ``deadline`` seconds, or an earlier one still has not.
-        """
-        if self._late is not None and not self._late.done():
-            raise HungError("an earlier call to libvirt has not returned yet")
-        loop = asyncio.get_running_loop()
-        returned: asyncio.Future[None] = loop.create_future()
-        # The result does not travel in the future: the future would keep a reference to it in the event loop's thread.
-        result: deque[R] = deque()
-
-        def run() -> None:
-            try:
-                result.append(function(*args, **kwargs))
-            except Exception as error:  # noqa: BLE001 - raised again where the call is awaited
-                _clear_frames(error)  # their locals refer to libvirt's objects
-                _settle(loop, partial(_fail, returned, error))
-            else:
-                _settle(loop, partial(_succeed, returned))
-
-        self._calls.put(run)
-        try:
-            async with asyncio.timeout(deadline):
-                await asyncio.shield(returned)  # the thread settles it, also after this call was given up
-            return result.pop()
-        except TimeoutError as error:
-            self._late = returned
-            raise HungError(f"libvirt did not answer within {deadline:.0f}s") from error
-        finally:
-            if not returned.done():
-                returned.add_done_callback(_retrieve_error)
-            # Given up, or cancelled just as the call returned: the result is freed in the thread, after the call.
-            if not returned.done() or result:
-                self._calls.put(result.clear)
-
-    def post(self, function: Callable[[], object]) -> None:
-        """Call a function in the thread after the calls before it, without waiting for it."""
-        self._calls.put(partial(_log_errors, function))
-
-    def keep(self, relay: Relay) -> None:
-        """Close ``relay`` when the thread is to end: a call that waits for an answer through it then returns."""
-        self._relays = {each for each in self._relays if not each.closed} | {relay}
-        if self._ended:
-            relay.close()
-
-    def end(self) -> None:
-        """End the thread after the calls before, which wait for no daemon any more."""
-        self._ended = True
-        for relay in self._relays:
-            relay.close()
-        self._calls.put(None)
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()
-
-
-def _clear_frames(error: BaseException) -> None:
-    """Drop what the frames of an error, and of the errors that it came from, refer to."""
-    chain: BaseException | None = error
-    while chain is not None:
-        traceback.clear_frames(chain.__traceback__)
-        chain = chain.__cause__ or chain.__context__
-
-
-def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[[], None]) -> None:
-    """Settle a call's future in the event loop, from the call's thread."""
-    try:
-        loop.call_soon_threadsafe(settle)
-    except RuntimeError:
-        _log.debug("a call returned after the end of the event loop")
-
-
-def _succeed(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _fail(future: asyncio.Future[None], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-def _retrieve_error(future: asyncio.Future[None]) -> None:
-    """Look at the error of a call that was given up, or asyncio would log that nobody did."""
-    _ = future.cancelled() or future.exception()
-
-
-def _log_errors(function: Callable[[], object]) -> None:
-    try:
-        function()
-    except libvirt.libvirtError as error:
-        _log.debug("%s", error)
-
-
 class LibvirtHypervisor:
     """A LibvirtHypervisor connects to the libvirt daemons of launcher pods.
 
-    Each pod has two threads, however often it is connected to: one for memory, one for guest agent and processors.
+    Each pod has two queues of calls, however often it is connected to: one for memory, one for guest agent and
+    processors.
     """
 
     def __init__(self, timing: LibvirtTiming = DEFAULT_TIMING.libvirt) -> None:
         """Make calls with the deadlines of ``timing``."""
         self._timing = timing
-        self._threads: dict[str, CallThread] = {}
+        self._queues: dict[str, CallQueue] = {}
 
     async def connect_memory(self, launcher: Launcher, domain: str) -> LibvirtMemoryControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its memory.
@@ -222,9 +101,9 @@ class LibvirtHypervisor:
         Raises:
             HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
         """
-        thread = self._thread(launcher.pod, f"libvirt {domain}")
-        handle, xml = await _reach(thread, launcher, domain, self._timing.connect)
-        return LibvirtMemoryControl(thread, handle, xml, QemuProcess(domain, (launcher.pod,)), self._timing)
+        calls = self._queue(launcher.pod, f"libvirt {domain}")
+        handle, xml = await _reach(calls, launcher, domain, self._timing.connect)
+        return LibvirtMemoryControl(calls, handle, xml, QemuProcess(domain, (launcher.pod,)), self._timing)
 
     async def connect_guest(self, launcher: Launcher, domain: str) -> LibvirtGuestControl:
         """Connect to the VM ``domain`` at the daemon of ``launcher``, for its guest agent and processors.
@@ -232,29 +111,29 @@ class LibvirtHypervisor:
         Raises:
             HypervisorError: the daemon cannot be reached, did not answer in time, or knows no such VM.
         """
-        thread = self._thread(f"{launcher.pod}{_GUEST_THREAD}", f"guest {domain}")
-        handle, xml = await _reach(thread, launcher, domain, self._timing.connect)
-        return LibvirtGuestControl(thread, handle, xml, self._timing)
+        calls = self._queue(f"{launcher.pod}{_GUEST_QUEUE}", f"guest {domain}")
+        handle, xml = await _reach(calls, launcher, domain, self._timing.connect)
+        return LibvirtGuestControl(calls, handle, xml, self._timing)
 
     def forget(self, pod: str) -> None:
-        """End the threads of a pod that is gone, by its uid; their connections end at once."""
-        for key in (pod, f"{pod}{_GUEST_THREAD}"):
-            thread = self._threads.pop(key, None)
-            if thread is not None:
-                thread.end()
+        """End the calls for a pod that is gone, by its uid; its connections end at once."""
+        for key in (pod, f"{pod}{_GUEST_QUEUE}"):
+            calls = self._queues.pop(key, None)
+            if calls is not None:
+                calls.end()
 
-    def _thread(self, key: str, name: str) -> CallThread:
-        thread = self._threads.get(key)
-        if thread is None:
-            thread = self._threads[key] = CallThread(name)
-        return thread
+    def _queue(self, key: str, name: str) -> CallQueue:
+        calls = self._queues.get(key)
+        if calls is None:
+            calls = self._queues[key] = CallQueue(name)
+        return calls
 
 
 class DomainHandle:
-    """A DomainHandle holds libvirt's own objects for one VM, for use in the thread of the VM's calls alone."""
+    """A DomainHandle holds libvirt's own objects for one VM, for use by calls of the VM's queue alone."""
 
     def __init__(self, connection: Any, domain: Any, relay: Relay | None = None) -> None:
-        """Own a virConnect and its virDomain, both opened in that thread, and the relay that they use."""
+        """Own a virConnect and its virDomain, both opened by such a call, and the relay that they use."""
         self._connection = connection
         self._domain = domain
         self._relay = relay
@@ -280,22 +159,22 @@ class DomainHandle:
 
 
 class _Connection:
-    """A _Connection is one to a VM, whose calls are made in one thread, each with a deadline."""
+    """A _Connection is one to a VM, whose calls are made one after the other, each with a deadline."""
 
-    def __init__(self, thread: CallThread, handle: DomainHandle, timing: LibvirtTiming) -> None:
-        """Make calls in ``thread``, where ``handle`` was opened, with the deadlines of ``timing``."""
-        self._thread = thread
+    def __init__(self, calls: CallQueue, handle: DomainHandle, timing: LibvirtTiming) -> None:
+        """Make calls in ``calls``, where ``handle`` was opened, with the deadlines of ``timing``."""
+        self._calls = calls
         self._handle = handle
         self._timing = timing
 
     def close(self) -> None:
         """Close the connection, without waiting for that."""
-        self._thread.post(self._handle.close)
+        self._calls.post(self._handle.close)
 
     async def _call(self, function: Callable[[Any], R]) -> R:
-        """Call a function with libvirt's domain object, in the thread."""
+        """Call a function with libvirt's domain object, in a thread of the queue's."""
         try:
-            return await self._thread.call(self._timing.call, self._handle.use, function)
+            return await self._calls.call(self._timing.call, self._handle.use, function)
         except libvirt.libvirtError as error:
             raise _translate(error, self._handle.fault) from error
 
@@ -304,10 +183,10 @@ class LibvirtMemoryControl(_Connection):
     """A LibvirtMemoryControl is a connection to a VM's libvirt daemon for the VM's memory."""
 
     def __init__(
-        self, thread: CallThread, handle: DomainHandle, xml: DomainXml, process: VMProcess, timing: LibvirtTiming
+        self, calls: CallQueue, handle: DomainHandle, xml: DomainXml, process: VMProcess, timing: LibvirtTiming
     ) -> None:
-        """Make calls in ``thread``, where ``handle`` was opened; ``xml`` is the domain's, ``process`` its QEMU."""
-        super().__init__(thread, handle, timing)
+        """Make calls in ``calls``, where ``handle`` was opened; ``xml`` is the domain's, ``process`` its QEMU."""
+        super().__init__(calls, handle, timing)
         self._process = process
         self._process_due = 0.0  # when a process that was not seen is looked for again, monotonic seconds
         self._xml = xml
@@ -378,13 +257,15 @@ class LibvirtGuestControl(_Connection):
         emulated: whether QEMU runs the guest without KVM.
     """
 
-    def __init__(self, thread: CallThread, handle: DomainHandle, xml: DomainXml, timing: LibvirtTiming) -> None:
-        """Make calls in ``thread``, where ``handle`` was opened; ``xml`` is the domain's."""
-        super().__init__(thread, handle, timing)
+    def __init__(self, calls: CallQueue, handle: DomainHandle, xml: DomainXml, timing: LibvirtTiming) -> None:
+        """Make calls in ``calls``, where ``handle`` was opened; ``xml`` is the domain's."""
+        super().__init__(calls, handle, timing)
         self.emulated = xml.emulated
 
     async def command(self, name: str, arguments: Mapping[str, Any], read: Callable[[str], R]) -> R:
-        """Have the guest agent carry a command out, and return what ``read`` makes of its answer, in the VM's thread.
+        """Have the guest agent carry a command out, and return what ``read`` makes of its answer.
+
+        ``read`` is called in a thread for the VM's calls: an answer can be long.
 
         Raises:
             GuestAgentError: the guest agent is absent, does not answer in time, or refuses, or ``read`` does.
@@ -397,7 +278,7 @@ class LibvirtGuestControl(_Connection):
             return read(libvirt_qemu.qemuAgentCommand(domain, command, seconds, 0))
 
         try:
-            return await self._thread.call(self._timing.agent_command, self._handle.use, ask)
+            return await self._calls.call(self._timing.agent_command, self._handle.use, ask)
         except libvirt.libvirtError as error:
             if self._handle.fault is not None:  # the daemon's own fault, or only its guest's: that cannot be told
                 message = f"the answer to {name} cannot be read: {self._handle.fault}"
@@ -432,33 +313,33 @@ class LibvirtGuestControl(_Connection):
         await self._call(lambda domain: domain.setVcpusFlags(count, libvirt.VIR_DOMAIN_AFFECT_LIVE))
 
 
-async def _reach(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, DomainXml]:
+async def _reach(calls: CallQueue, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, DomainXml]:
     """Connect to a VM's daemon and find the VM; return it with what its XML says."""
     try:
-        return await thread.call(deadline, _connect, thread, launcher, name, deadline)
+        return await calls.call(deadline, _connect, calls, launcher, name, deadline)
     except libvirt.libvirtError as error:
         raise _translate(error) from error
     except OSError as error:
         raise GoneError(f"the socket of pod {launcher.pod} is gone: {error.strerror or error}") from error
 
 
-def _connect(thread: CallThread, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, DomainXml]:
+def _connect(calls: CallQueue, launcher: Launcher, name: str, deadline: float) -> tuple[DomainHandle, DomainXml]:
     """Connect as to a daemon without root, else as to one with root, for each refuses the other's form of URI."""
     try:
-        connection, relay = _open(_SESSION, thread, launcher, deadline)
+        connection, relay = _open(_SESSION, calls, launcher, deadline)
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR:
             raise
-        connection, relay = _open(_SYSTEM, thread, launcher, deadline)
+        connection, relay = _open(_SYSTEM, calls, launcher, deadline)
     with _closed_on_failure(relay):
         domain = connection.lookupByName(name)
         return DomainHandle(connection, domain, relay), read_domain(domain.XMLDesc())
 
 
-def _open(uri: str, thread: CallThread, launcher: Launcher, deadline: float) -> tuple[Any, Relay]:
+def _open(uri: str, calls: CallQueue, launcher: Launcher, deadline: float) -> tuple[Any, Relay]:
     """Open a connection to a launcher's daemon through a relay, and return both."""
     relay = Relay(connect_to(launcher, deadline))
-    thread.keep(relay)
+    calls.keep(relay)
     with _closed_on_failure(relay):
         return libvirt.open(uri.format(relay.address)), relay
 

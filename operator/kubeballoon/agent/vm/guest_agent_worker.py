@@ -1,6 +1,6 @@
 """This module does for one VM what goes through its guest agent, or concerns its processors.
 
-Each VM has a guest worker with a task, a connection and a thread of its own beside the memory worker, so that a guest
+Each VM has a guest worker with a task, a connection and a queue of calls beside the memory worker, so that a guest
 agent that hangs delays no memory.
 """
 
