@@ -14,7 +14,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
 
 import kubeballoon
 from kubeballoon.agent.metrics import AgentMetrics
@@ -26,7 +27,7 @@ from kubeballoon.controller.metric_gauges import ControllerGauges
 from kubeballoon.controller.rounds import RoundResult, RoundRunner
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.governance.policy_types import MEMORY
-from kubeballoon.metrics import new_registry
+from kubeballoon.metrics import Gauge, expose, new_registry
 from kubeballoon.options import add_serving_options
 from kubeballoon.serving import serve
 from tests.support.cluster import MIB, memory_policy
@@ -41,6 +42,37 @@ USERS = sorted(
     [CHART / "files/dashboard.json", CHART / "files/rules.yaml", *CHART.glob("*.md"), *ROOT.glob("docs/*.md")]
 )
 """The files that name metrics, for Prometheus, Grafana or a person."""
+
+
+class _Slow(Collector):
+    """A collector of several metrics, each of which may take long; it notes what else went on before each."""
+
+    def __init__(self) -> None:
+        """Start before any other work."""
+        self.work = 0
+        self.seen: list[int] = []
+
+    def collect(self) -> Iterator[Metric]:
+        """Collect three metrics."""
+        for number in range(3):
+            self.seen.append(self.work)
+            yield Gauge(f"kubeballoon_slow_{number}", "One of three.").family([((), float(number))])
+
+
+async def test_a_scrape_lets_other_work_go_on_between_two_metrics() -> None:
+    registry, slow = CollectorRegistry(auto_describe=False), _Slow()
+    registry.register(slow)
+
+    async def work() -> None:
+        while True:
+            slow.work += 1
+            await asyncio.sleep(0)
+
+    working = asyncio.create_task(work())
+    text, _ = await expose(registry, "text/plain")
+    working.cancel()
+    assert len(set(slow.seen)) == len(slow.seen), "each metric met more work done"
+    assert b"kubeballoon_slow_2 2.0" in text
 
 
 def vm(name: str, **report: Any) -> dict[str, Any]:

@@ -150,6 +150,23 @@ async def test_a_lease_that_cannot_be_read_harms_nobody(text: str | None) -> Non
         assert scene.silent()
 
 
+async def test_a_target_s_age_counts_until_its_report_last_held() -> None:
+    scene = Scene(lease("n", OLD + timedelta(minutes=9)))
+    pressure = report(OLD, target="400Mi", targetSince=(OLD - timedelta(minutes=5)).isoformat())
+    pressure["status"]["leaseNamespace"] = "own"
+    scene.state.put_node(pressure, scene.clock())
+
+    def age() -> float | None:
+        status = scene.state.nodes["n"].status
+        assert status is not None
+        (vm,) = scene.state.snapshot("n", status, scene.clock()).vms
+        return None if vm.last_change is None else vm.last_change.age
+
+    assert age() == timedelta(minutes=5).total_seconds()
+    async with scene.running():
+        assert age() == timedelta(minutes=14).total_seconds()
+
+
 async def test_the_lease_of_a_node_without_a_report_is_deleted() -> None:
     scene = Scene(
         lease("n", TODAY), lease("gone", TODAY), lease("unreadable", TODAY), nodes=frozenset({"n", "unreadable"})

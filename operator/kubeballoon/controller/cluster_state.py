@@ -26,6 +26,7 @@ from kubeballoon.governance.core_inputs import memory_node, processor_node
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms
 from kubeballoon.governance.policy_selection import Governance
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
+from kubeballoon.governance.report_bounds import held_until
 from kubeballoon.vocabulary import TaintEffect
 
 _log = logging.getLogger(__name__)
@@ -172,9 +173,11 @@ class ClusterState:
 
     def snapshot(self, name: str, status: NodePressureStatus, now: float) -> MemoryNode:
         """Translate a node and the memory of its VMs for the core, as of ``now`` seconds."""
+        moment, _ = self._heartbeats.get(name, (None, None))
         return memory_node(
             name,
-            status,
+            # A target's age counts until the report last held: where nothing moves, reports are rare.
+            status if moment is None else held_until(status, moment),
             lambda report: self.governance(self.memory, report).governing,
             self.memory.written.last_requests(name, status.virtual_machines, now),
             self.cool_down,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from kubeballoon.api.v1alpha1 import NodePressure
+from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus
 
 SILENT_AFTER = 180.0  # seconds: agents report, or say that their report holds, every 60, so three in a row are missing
 
@@ -23,10 +23,16 @@ def as_last_held(node: NodePressure, heartbeats: Mapping[str, datetime]) -> Node
         heartbeats: when each node's agent last said that its report holds, by the node's name.
     """
     moment = heartbeats.get(node.metadata.name)
-    if node.status is None or node.status.lease_namespace is None or moment is None:
+    if node.status is None or moment is None:
         return node
-    held = node.status.model_copy(update={"observed_at": max(node.status.observed_at, moment)})
-    return node.model_copy(update={"status": held})
+    return node.model_copy(update={"status": held_until(node.status, moment)})
+
+
+def held_until(status: NodePressureStatus, moment: datetime) -> NodePressureStatus:
+    """Date a report by ``moment``, when its agent said that it holds; one that takes no part in that stays as it is."""
+    if status.lease_namespace is None or moment <= status.observed_at:
+        return status
+    return status.model_copy(update={"observed_at": moment})
 
 
 def clamp_to_size(figure: int | None, size: int) -> int | None:
