@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ Object = dict[str, Any]
 
 _LOOPBACK = "127.0.0.1"
 _BOOKMARK_SECONDS = 20.0
+_END = b""  # in the place of an event: the watch ends
 NAMESPACE = "kubeballoon-system"
 """The namespace of the Leases, those of agents and that of the controllers."""
 _PLURALS = {
@@ -79,6 +81,7 @@ class FakeApiServer:
         statuses: when each policy's status was written, and the status.
         requests: how many requests came, by method and path of the collection.
         latency: seconds that each write takes.
+        fault: answers a request in place of the server, or returns None.
     """
 
     def __init__(self, latency: float = 0.0, written: Callable[[Write], None] = lambda _: None) -> None:
@@ -88,6 +91,7 @@ class FakeApiServer:
         self.statuses: list[tuple[float, str, Object]] = []
         self.requests: dict[str, int] = {}
         self.latency = latency
+        self.fault: Callable[[web.Request], web.Response | None] = lambda _: None
         self._written = written
         self._version = 1000
         self._objects: dict[str, dict[str, _Stored]] = {path: {} for path in _PLURALS}
@@ -153,13 +157,24 @@ class FakeApiServer:
         for queue in self._watchers[path]:
             queue.put_nowait(event)
 
+    def cut_watches(self) -> None:
+        """End all watches, as a proxy does that lets none last."""
+        for queue in itertools.chain.from_iterable(self._watchers.values()):
+            queue.put_nowait(_END)
+
+    @web.middleware
+    async def _fail(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        return self.fault(request) or await handler(request)
+
     async def _listen(self) -> None:
         site = web.TCPSite(self._runner, _LOOPBACK, self._port, reuse_address=True)
         await site.start()
         self._port = self._runner.addresses[0][1]
 
     def _application(self) -> web.Application:
-        application = web.Application(client_max_size=1 << 26)
+        application = web.Application(client_max_size=1 << 26, middlewares=[self._fail])
         routes: list[web.RouteDef] = []
         for path in _PLURALS:
             routes += [web.get(path, self._collection), web.patch(f"{path}/{{name}}/status", self._patch_status)]
@@ -208,12 +223,13 @@ class FakeApiServer:
             queue.put_nowait(event)
         self._watchers[request.path].add(queue)
         try:
-            while True:
-                await response.write(await self._next_event(request.path, queue))
+            while (event := await self._next_event(request.path, queue)) != _END:
+                await response.write(event)
         except ConnectionError:
-            return response
+            pass
         finally:
             self._watchers[request.path].discard(queue)
+        return response
 
     async def _next_event(self, path: str, queue: asyncio.Queue[bytes]) -> bytes:
         with contextlib.suppress(TimeoutError):
@@ -233,7 +249,7 @@ class FakeApiServer:
     async def _patch_status(self, request: web.Request) -> web.Response:
         path, name = request.path.rsplit("/", 2)[0], request.match_info["name"]
         if name not in self._objects[path]:
-            return _status(404, "not found")
+            return refuse(404, "not found")
         patch = await self._body(request)
         body = self.get(path, name)
         body["status"] = patch["status"]
@@ -246,11 +262,11 @@ class FakeApiServer:
         operations = await self._body(request)
         vmi = self.vmis.get(key)
         if vmi is None:
-            return _status(404, "not found")
+            return refuse(404, "not found")
         expected = {"/metadata/uid": vmi.uid, "/status/nodeName": vmi.node}
         tests = [each for each in operations if each["op"] == "test" and each["path"] in expected]
         if len(tests) != len(expected) or any(each["value"] != expected[each["path"]] for each in tests):
-            return _status(422, "the server rejected our request due to an error in our request")
+            return refuse(422, "the server rejected our request due to an error in our request")
         changes: dict[str, str | None] = {}
         for each in operations:
             annotation = each["path"].removeprefix("/metadata/annotations/").replace("~1", "/")
@@ -274,7 +290,7 @@ class FakeApiServer:
 
     async def _get_lease(self, request: web.Request) -> web.Response:
         lease = self._leases.get(request.match_info["name"])
-        return _status(404, "not found") if lease is None else web.json_response(lease)
+        return refuse(404, "not found") if lease is None else web.json_response(lease)
 
     async def _post_lease(self, request: web.Request) -> web.Response:
         return self._store_lease(await request.json())
@@ -287,7 +303,7 @@ class FakeApiServer:
         known = self._leases.get(name)
         version = None if known is None else known["metadata"]["resourceVersion"]
         if lease["metadata"].get("resourceVersion") != version:
-            return _status(409, "the object has been modified")
+            return refuse(409, "the object has been modified")
         self._version += 1
         lease["metadata"]["resourceVersion"] = str(self._version)
         self._leases[name] = lease
@@ -305,7 +321,7 @@ class FakeApiServer:
             f"/apis/{group}/{version}": _resources(f"{group}/{version}", f"/apis/{group}/{version}/"),
         }
         answer = answers.get(request.path)
-        return _status(404, "not found") if answer is None else web.json_response(answer)
+        return refuse(404, "not found") if answer is None else web.json_response(answer)
 
     def _count(self, method: str, path: str) -> None:
         key = f"{method} {path}"
@@ -316,8 +332,9 @@ def _event(kind: str, text: bytes) -> bytes:
     return b'{"type":"%s","object":%s}\n' % (kind.encode(), text)
 
 
-def _status(code: int, message: str) -> web.Response:
-    return web.json_response({"kind": "Status", "code": code, "message": message}, status=code)
+def refuse(code: int, message: str, **headers: str) -> web.Response:
+    """Answer as the API server does that refuses a request."""
+    return web.json_response({"kind": "Status", "code": code, "message": message}, status=code, headers=headers)
 
 
 def _resources(group_version: str, prefix: str) -> Object:

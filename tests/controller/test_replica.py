@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
-from hack.testbed.fake_api_server import NAMESPACE, FakeApiServer, FakeVMI
+from hack.testbed.fake_api_server import NAMESPACE, FakeApiServer, FakeVMI, refuse
 from hack.testbed.fleet import Fleet, policy, serve_fleet
 from kubeballoon.api.names import CONTROLLER_LEASE, MEMORY_MIN, MEMORY_TARGET
 from kubeballoon.api.quantity import parse_quantity
@@ -221,3 +223,59 @@ async def test_all_namespaces_relabelled_move_their_vms_to_another_policy(cluste
 
         await soon(lambda: policies() == {"staging"}, SECONDS)
         await soon(lambda: any(name == "staging" for _, name, _ in cluster.server.statuses), SECONDS)
+
+
+async def test_requests_that_fail_and_watches_that_are_cut_delay_decisions_and_nothing_else(cluster: Cluster) -> None:
+    requests = itertools.count(1)
+
+    def fault(_: web.Request) -> web.Response | None:
+        number = next(requests)
+        if number % 7 == 0:
+            return refuse(500, "etcdserver: leader changed")
+        return refuse(429, "too many requests", **{"Retry-After": "1"}) if number % 11 == 0 else None
+
+    async def cut() -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            cluster.server.cut_watches()
+
+    async with cluster.replica("first") as replica:
+        await soon(lambda: cluster.requested() == 30, SECONDS)
+        cluster.server.fault = fault
+        cutting = asyncio.create_task(cut())
+        for generation, headroom in enumerate(("60%", "5%", "40%"), start=2):
+            written = len(cluster.server.writes)
+            cluster.set_headroom(headroom, generation)
+            await soon(lambda before=written: len(cluster.server.writes) > before, SECONDS)  # type: ignore[misc]
+            await soon(cluster.holds_what_must_hold, SECONDS)
+        cutting.cancel()
+        cluster.server.fault = lambda _: None
+        await soon(lambda: replica.ready() is None, SECONDS)
+        cluster.server.delete(paths.MEMORY_POLICIES, "all")
+        await soon(lambda: not cluster.requested(), SECONDS)
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=-1), timedelta(hours=1)], ids=["back", "ahead"])
+async def test_nodes_whose_clocks_step_by_an_hour_are_decided_for_all_the_same(
+    cluster: Cluster, step: timedelta
+) -> None:
+    async with cluster.replica("first"):
+        await soon(lambda: cluster.requested() == 30 and cluster.fleet.settled, SECONDS)
+        for name, body in cluster.fleet.bodies.items():
+            body["status"]["observedAt"] = (datetime.now(UTC) + step).strftime("%Y-%m-%dT%H:%M:%SZ")
+            cluster.server.put(paths.NODE_PRESSURES, cluster.fleet.bodies[name])
+        written = len(cluster.server.writes)
+        cluster.set_headroom("60%", 2)
+        await soon(lambda: len({cluster.fleet.home(each.vmi) for each in cluster.server.writes[written:]}) > 5, SECONDS)
+        await soon(cluster.holds_what_must_hold, SECONDS)
+
+
+async def test_agents_of_a_newer_version_are_decided_for_beside_older_ones(cluster: Cluster) -> None:
+    for name in list(cluster.fleet.bodies)[:5]:
+        status = cluster.fleet.bodies[name]["status"]
+        status |= {"agentVersion": "9.0.0", "weather": {"sunny": True}}
+        status["virtualMachines"][0] |= {"swapAbility": "Sometimes", "mood": "good"}
+        cluster.server.put(paths.NODE_PRESSURES, cluster.fleet.bodies[name])
+    async with cluster.replica("first"):
+        await soon(lambda: cluster.requested() == 30, SECONDS)
+        await soon(cluster.holds_what_must_hold, SECONDS)
