@@ -15,7 +15,7 @@ from typing import Any
 from hack.bench.limits import Rows
 
 SIZES = ((51, 1200), (500, 10_000))  # nodes, VMs
-# Each with the CPU that it may use for the smaller cluster, as a ratio to kubectl's. The last two decide for nodes, and
+# Each with the CPU that it may use for the smaller cluster, as a ratio to kubectl's. The last two decide about VMs, and
 # importing numpy for that alone takes as much CPU as kubectl does.
 COMMANDS = {("top", "nodes"): 3.0, ("top", "vms", "-A"): 4.6, ("status",): 4.6}
 KINDS = "nodepressures,memorypolicies,processorpolicies,namespaces"

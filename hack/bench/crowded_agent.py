@@ -20,10 +20,10 @@ from typing import Any
 
 from hack.testbed.fake_cluster import FakeCluster, Object, cluster, namespace, vmi
 from hack.testbed.hostile.agent_process import POLICY, large_machine, write_out
-from kubeballoon.agent.agent import Agent, NodeLimits
+from kubeballoon.agent.agent import Agent
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from kubeballoon.agent.node.memory import HostMemoryReader
-from kubeballoon.agent.settings import AgentSettings
+from kubeballoon.agent.settings import AgentSettings, NodeSettings
 
 _STATISTICS_SECONDS = 5
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -35,7 +35,7 @@ async def main(pods: str, *names: str) -> None:
     connection: Any = api
     settings = AgentSettings(Path(pods), window=300.0, period=_STATISTICS_SECONDS)
     memory = HostMemoryReader(large_machine(Path(pods)))
-    agent = Agent("here", connection, LibvirtHypervisor(), memory, settings, NodeLimits(100 << 20, 64 << 20))
+    agent = Agent("here", connection, LibvirtHypervisor(), memory, settings, NodeSettings(100 << 20, 64 << 20))
     working = asyncio.create_task(agent.run())
     while len(_reported(api)) < len(names) and not working.done():  # noqa: ASYNC110 - a fake's report is no event
         await asyncio.sleep(0.5)
