@@ -82,7 +82,9 @@ def _processes_like_qemu(directory: Path, names: list[str]) -> Iterator[None]:
     shutil.copy("/bin/cat", program)
     with ExitStack() as started:
         for name in names:
-            process = subprocess.Popen([program, "-", f"guest=default_{name},"], stdin=subprocess.PIPE)
+            arguments = [str(program), "-", f"guest=default_{name},"]
+            # At the end of its input it complains that there is no such file.
+            process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
             started.callback(process.communicate)
         yield
 
