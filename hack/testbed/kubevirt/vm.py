@@ -24,9 +24,9 @@ VMS = Path(__file__).with_name("vms.yaml")
 BOOT_SECONDS = 240.0  # until a guest's agent answers, emulated, on a busy machine
 _FILL_SECONDS = 600.0  # until a guest has been given the memory for a load, and has copied as much
 _PART = 8 * MIB
-# What a load leaves the rest of its guest. A guest of 2 GiB that has less than 32 MiB left is short, and gets more at
-# once; with more than that left it may have to wait until a cool-down of its target has passed.
-_SPARE = 24 * MIB
+# What a load leaves the rest of its guest. It takes memory quicker than guests report: with 24 MiB left, a guest whose
+# balloon was still asked for some ran out. With this much left a load may wait for cool-downs of its guest's target.
+_SPARE = 64 * MIB
 _WAITS = ("not responding", "not connected", "timed out", "state change lock")  # said while others ask the same agent
 _SOCKET = "socket=/var/run/libvirt/virtqemud-sock"
 _SUBRESOURCES = "/apis/subresources.kubevirt.io/v1"
@@ -41,6 +41,7 @@ mkdir -p /scripts
 if mkdir "/scripts/$1" 2>/dev/null; then
   (
     cd "/scripts/$1" || exit
+    echo 0 >/proc/self/oom_score_adj # the agent's is -1000: a guest with nothing to kill but that would panic
     sh -c "$2" >output 2>errors
     echo $? >ending
     mv ending status
