@@ -20,7 +20,7 @@ from hack.testbed.chart import NAMESPACE, RELEASE, agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from hack.testbed.lab import GuestSpec, vmi_object
 from kubeballoon.cluster import paths
-from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, is_allowed
+from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, is_allowed, set_taints
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -410,7 +410,7 @@ def tainting(enforcing: ControlPlane, nodes: tuple[str, str]) -> Iterator[str]:
     enforcing.apply({**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": subjects})
     for name in accounts:
         until(partial(is_allowed, enforcing, f"system:serviceaccount:{NAMESPACE}:{name}", "patch", "nodes", group=""))
-    enforcing.kubectl("taint", "node", nodes[0], "example.com/own:NoSchedule")
+    set_taints(enforcing, nodes[0], OTHERS)
     yield nodes[0]
     enforcing.kubectl("delete", "clusterrolebinding,clusterrole", "test-patch-nodes")
 

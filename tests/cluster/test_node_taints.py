@@ -14,7 +14,7 @@ from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ConflictError, NotFoundError
 from kubeballoon.cluster.node_taints import has_taint, read_taint, write_taint
 from kubeballoon.vocabulary import TaintEffect
-from tests.support.cluster import FakeNode, Object
+from tests.support.cluster import FakeNode, Object, set_taints
 
 OTHERS = {"key": "example.com/own", "value": "yes", "effect": "NoSchedule"}
 
@@ -42,7 +42,7 @@ def test_only_our_own_taint_is_read(node: Object, effect: TaintEffect | None, ha
 async def test_others_taints_stay_and_a_node_that_changed_is_not_written(
     installed: ControlPlane, node: FakeNode
 ) -> None:
-    installed.kubectl("taint", "node", node.name, "example.com/own=yes:NoSchedule")
+    set_taints(installed, node.name, OTHERS)
     async with await ApiClient.connect("test", installed.kubeconfig) as cluster:
         path = paths.node(node.name)
 

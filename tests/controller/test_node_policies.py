@@ -8,7 +8,7 @@ import pytest
 
 from hack.testbed.chart import NAMESPACE, RELEASE
 from hack.testbed.controlplane import ControlPlane
-from tests.support.cluster import FakeNode, condition, get, is_allowed, node_policy
+from tests.support.cluster import FakeNode, condition, get, is_allowed, node_policy, set_taints
 from tests.support.processes import Command, await_leadership, controller
 from tests.support.waiting import until
 
@@ -70,7 +70,7 @@ def test_a_node_that_is_short_is_tainted_until_it_has_been_ample_for_a_while(
         found = get(installed, "node", node.name)["spec"].get("taints", [])
         return [f"{each['key']}:{each['effect']}" for each in found]
 
-    installed.kubectl("taint", "node", node.name, "example.com/own=yes:NoSchedule")
+    set_taints(installed, node.name, {"key": "example.com/own", "effect": "NoSchedule"})
     node.labels = {"pool": "big"}
     node.limits = {"policy": "big", "policyGeneration": 1}
     node.report(state="Tight")

@@ -43,6 +43,12 @@ def node_policy(name: str, **spec: Any) -> Object:
     return {**memory_policy(name, **spec), "kind": "NodePolicy"}
 
 
+def set_taints(plane: ControlPlane, node: str, *taints: Object) -> None:
+    """Give a Node these taints and no other: the API server taints each new Node as not ready."""
+    patch = json.dumps({"spec": {"taints": list(taints)}})
+    plane.kubectl("patch", "node", node, "--type=merge", f"--patch={patch}")
+
+
 def get(plane: ControlPlane, *what: str) -> Object:
     """Return the object, or the list of objects, that `kubectl get WHAT` finds."""
     answer: Object = json.loads(plane.kubectl("get", *what, "--output=json"))

@@ -13,7 +13,7 @@ from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, ForbiddenError, NotFoundError
 from kubeballoon.cluster.lease import Lease
 from kubeballoon.uninstall.uninstaller import Uninstaller
-from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, controller_annotations, get
+from tests.support.cluster import AS_CONTROLLER, FakeNode, Object, controller_annotations, get, set_taints
 from tests.support.processes import Command, await_leadership
 from tests.support.waiting import Clock, until
 
@@ -176,8 +176,8 @@ def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, s
 
 @pytest.mark.cluster
 def test_an_uninstallation_leaves_no_taint(installed: ControlPlane, node: FakeNode, tmp_path: Path) -> None:
-    for taint in ("kubeballoon.io/memory-pressure:NoSchedule", "example.com/own=yes:NoSchedule"):
-        installed.kubectl("taint", "node", node.name, taint)
+    keys = ("kubeballoon.io/memory-pressure", "example.com/own")
+    set_taints(installed, node.name, *({"key": key, "effect": "NoSchedule"} for key in keys))
     with uninstall(installed, node.namespace, tmp_path / "log", "60s") as command:
         assert command.process.wait(120) == 0
     assert [each["key"] for each in get(installed, "node", node.name)["spec"]["taints"]] == ["example.com/own"]
