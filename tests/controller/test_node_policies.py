@@ -78,7 +78,7 @@ def test_a_node_that_is_short_is_tainted_until_it_has_been_ample_for_a_while(
     installed.apply(node_policy("big", selector=SELECTOR, taint=taint))
     ours = "kubeballoon.io/memory-pressure"
     until(lambda: taints() == ["example.com/own:NoSchedule", f"{ours}:PreferNoSchedule"])
-    until(lambda: get(installed, "nodepol", "big")["status"]["tainted"] == 1)
+    until(lambda: get(installed, "nodepol", "big").get("status", {}).get("tainted") == 1)
     assert condition(installed, "big", "Ready", of="nodepol")["message"] == f"governs 1 nodes, taints {node.name}"
     node.report(state="Critical")
     until(lambda: taints() == ["example.com/own:NoSchedule", f"{ours}:NoSchedule"])
