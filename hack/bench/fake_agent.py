@@ -18,7 +18,7 @@ from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.settings import AgentSettings, NodeSettings
 from kubeballoon.cluster.client import ApiClient
 
-_STATISTICS_SECONDS = 5
+_STATISTICS_SECONDS = 10
 
 
 async def main(kubeconfig: str, node: str, pods: str, *domains: str) -> None:

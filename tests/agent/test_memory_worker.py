@@ -487,6 +487,20 @@ async def test_a_guest_that_could_not_be_asked_to_report_is_asked_later() -> Non
         await until(lambda: control.period == 1)
 
 
+async def test_a_guest_that_may_soon_lack_memory_reports_each_second_until_it_has_enough_again() -> None:
+    control, of = FakeMemoryControl(used=200 * MIB, actual=700 * MIB), instance(target=700 * MIB)
+    worker = MemoryWorker(of, FakeHypervisor({of.domain: control}), settings(period=10), lambda: None)
+    task = asyncio.create_task(worker.run())
+    await samples(worker)
+    assert control.period == 10
+    control.used = 500 * MIB
+    await until(lambda: control.period == 1)
+    worker.update(replace(of, target=900 * MIB), PolicyBacking())
+    await until(lambda: control.period == 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_demand_goes_on_falling_slowly_from_what_an_earlier_agent_reported() -> None:
     control = FakeMemoryControl(used=200 * MIB)
     report = VirtualMachineReport(

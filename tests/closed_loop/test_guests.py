@@ -77,6 +77,7 @@ def test_a_guest_whose_statistics_stop_has_its_memory_back_while_memory_is_ample
     assert silent.actual < 6 * GIB
     loop.run(2400)
     assert loop.state is NodeState.AMPLE
+    assert loop.lowest_available > EVICTION_THRESHOLD, "what others work with meanwhile is not returned a second time"
     assert silent.actual == silent.size
 
 

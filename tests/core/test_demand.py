@@ -110,6 +110,21 @@ def test_swapping_in_and_refaulting_are_trouble_for_a_guest_with_little_to_spare
         assert not calm.troubled, "files that are read by page faults are no trouble while there is memory to spare"
 
 
+def test_trouble_lasts_until_the_guest_has_read_back_what_it_needs_or_has_twice_as_much_to_spare() -> None:
+    calm, reading = stats(900 * MIB, 10), stats(900 * MIB, 11)._replace(swap_in=50 * MIB)
+    troubled = update(update(None, None, calm, WINDOW), calm, reading, WINDOW)
+    assert troubled is not None
+    for spare, swap_in, lasts in [
+        (SIZE // 8, 100 * MIB, True),
+        (SIZE // 8, 50 * MIB, False),
+        (SIZE // 4, 100 * MIB, False),
+    ]:
+        relieved = stats(SIZE - spare, 12)._replace(swap_in=swap_in)
+        need = update(troubled, reading, relieved, WINDOW)
+        assert need is not None
+        assert need.troubled is lasts
+
+
 def test_a_troubled_guest_works_with_what_it_has_swapped_out_as_well() -> None:
     counted = stats(900 * MIB, 10)._replace(swap_out=0)
     need = update(None, None, counted, WINDOW)

@@ -420,6 +420,18 @@ def test_an_unknown_need_is_not_guessed() -> None:
     assert "no fresh guest statistics" in unknown.message
 
 
+def test_a_guest_that_reports_no_more_gets_back_what_nobody_has_and_what_others_do_not_need() -> None:
+    silent, busy, idle = at("a", 2, need=0), at("b", 4, need=3.9), at("b", 4, need=1)
+    silent = replace(silent, need=None)
+    crowded = node(silent, busy, capacity=6 * GIB)
+    assert targets(crowded) == [2 * GIB, 4 * GIB], "what is free is what the other guest has not touched yet"
+    calm = node(silent, idle, capacity=6 * GIB)
+    first = allocate_memory(calm)
+    assert decision(first, "a").target == 2 * GIB, "the other one has not given anything yet"
+    assert targets(follow(calm, first))[0] == 4 * GIB
+    assert targets(node(silent, idle, capacity=6 * GIB, state=NodeState.SCARCE))[0] == 2 * GIB
+
+
 def test_a_guest_in_trouble_demands_more_than_it_holds() -> None:
     troubled = replace(vm("a", need=GIB), actual=2 * GIB, troubled=True)
     assert troubled.demand > 2 * GIB

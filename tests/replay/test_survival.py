@@ -68,6 +68,9 @@ DRIVERS = {
 }
 
 
+# Bytes that each of the four guests lacks after its jump: the twenty share 47 GiB, and it then works with 3.4 GiB.
+LACKED = (0.85 * 4 - 47 / 20) * GIB
+
 # Byte-seconds. Four guests keep more than their minimums of the 47 GiB that all share, and for a while four others lack
 # that: 4 * 3 GiB + 12 * 2 GiB + 4 * 3.4 GiB are 2.6 GiB too many.
 WITHHELD = {"a hidden lower limit": 2.6 * GIB * SECONDS / 3}
@@ -78,7 +81,9 @@ def test_the_node_holds_and_nobody_falls_below_its_minimum(node: NodeWorkload, n
     totals = replay(node, *DRIVERS[name])
     assert totals.exhaustions == 0
     assert totals.below_min_seconds == 0
-    assert totals.unmet <= 1.5 * replay(node).unmet + WITHHELD.get(name, 0.0)
+    # The drivers cost no more than if jumps were seen half an interval late.
+    late = 4 * LACKED * node.interval / 2
+    assert totals.unmet <= 1.5 * replay(node).unmet + late + WITHHELD.get(name, 0.0)
 
 
 @pytest.mark.parametrize("name", DRIVERS)

@@ -40,7 +40,7 @@ from .model_guest import EPOCH, OVERHEAD, Amount, ModelGuest, constant
 EVICTION_THRESHOLD = 100 * MIB
 """Bytes of free memory below which the kubelet kills pods."""
 
-_DEMAND_WINDOW, _STATISTICS_PERIOD, _MARGIN = 300.0, 5, 64 * MIB  # what agents have by default
+_DEMAND_WINDOW, _STATISTICS_PERIOD, _MARGIN = 300.0, 10, 64 * MIB  # what agents have by default
 
 
 def memory_policy(name: str, *, reclaim: dict[str, Any] | None = None, **memory: Any) -> LoadedMemoryPolicy:

@@ -114,7 +114,7 @@ class ModelGuest:
     """The time of this state."""
 
     _request: float | None = None
-    _period: float = 5.0  # what agents set by default
+    _period: float = 10.0  # what KubeVirt sets, and agents by default
     _reported_at: float = -math.inf
     _statistics: GuestStatistics | None = None
     _swap_in: float = 0.0

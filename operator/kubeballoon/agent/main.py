@@ -84,8 +84,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--stats-period",
         type=checked(parse_duration, "duration"),
-        default="5s",
-        help="how often guests report, in whole seconds (default: %(default)s)",
+        default="10s",
+        help="how often guests report that have memory to spare, in whole seconds (default: %(default)s); others do "
+        "each second",
     )
     parser.add_argument(
         "--remove-taint",

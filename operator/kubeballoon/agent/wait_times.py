@@ -51,7 +51,7 @@ class MemoryTiming:
     Attributes:
         poll: between two samples of a VM whose guest does not report.
         longest_poll: between two samples of a VM that stands still, at the most. It is sampled when its guest has
-            reported, for nothing new can be seen before.
+            reported, for nothing new can be seen before: so this is longer than the default period of reports.
         moving_poll: between two samples of a VM whose balloon is moving.
         report_delay: until a guest's report is there for certain: it is dated in whole seconds, rounded down.
         boot_grace: how long a guest that boots may take until its balloon driver reports for the first time.
@@ -59,7 +59,7 @@ class MemoryTiming:
     """
 
     poll: float = 3.0
-    longest_poll: float = 10.0
+    longest_poll: float = 12.0
     moving_poll: float = 0.2
     report_delay: float = 1.25
     boot_grace: float = 30.0

@@ -218,7 +218,12 @@ class NodeReplay:
     def _next_round(self, number: int) -> int:
         """Find the first round, from ``number`` on, that has any effect."""
         end = self._first_round_after(min(self._next_event_time(), self._workload.seconds))
-        if not self._skip or self._paced or number >= end:
+        # What a round reads of a guest that changes decides when the guest is looked at next.
+        watched = any(
+            vm.running and (not vm.guest.is_steady or math.isfinite(vm.look_at(self._workload.interval)))
+            for vm in self._vms
+        )
+        if not self._skip or self._paced or watched or number >= end:
             return number
         start, stride = number, 1  # no round before ``start`` changes a target
         while start < end:
@@ -279,7 +284,7 @@ class NodeReplay:
         """Look at the guests that are watched more closely, and say whether the controller is told."""
         news = False
         for index, vm in enumerate(self._vms):
-            if vm.look_at <= now:
+            if vm.look_at(self._workload.interval) <= now:
                 news |= self._read(index, now)
         return news
 
@@ -380,7 +385,7 @@ class NodeReplay:
         """Return when something next happens that no round decides, seconds."""
         returns = [vm.returns_at for vm in self._vms if vm.returns_at is not None]
         reports = [vm.silent_until for vm in self._vms if vm.awaits_report]
-        looks = [vm.look_at for vm in self._vms]
+        looks = [vm.look_at(self._workload.interval) for vm in self._vms]
         departure = self._departures[-1][0] if self._departures else math.inf
         others = (self._guard_due, self._storm_at, departure, self._period_end)
         return min(self._next_change_time(), *others, *returns, *reports, *looks)

@@ -13,6 +13,7 @@ from kubeballoon.core.memory.demand import GuestStatistics, Need
 from kubeballoon.core.memory.division import COOL_DOWNS_BEFORE_REBALANCING
 from kubeballoon.core.memory.emergency import is_short
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM
+from kubeballoon.core.memory.statistics_period import Room, statistics_period
 from kubeballoon.replay.simulated_guest import SimulatedGuest
 from kubeballoon.vocabulary import SwapAbility
 
@@ -22,7 +23,6 @@ DEMAND_WINDOW = 300.0
 PACING_SECONDS = 0.2
 """Seconds between two steps of a guest toward its target."""
 
-_CLOSE_PERIOD = 1.0  # seconds between reports of a guest that is asked for what it works with
 _NEWS = 1 / 100  # the part of a VM's size by which its need must have moved to be reported before the next round
 
 # Seconds after which the exact age of a target's change no longer matters to an allocation. Older changes are reported
@@ -42,6 +42,7 @@ class SimulatedVM:
         progress: how far the guest has come on the way to its target.
         urgent: whether memory that guests work with is needed at once.
         emergency_target: what the agent has the guest have instead for now, bytes; None while the request holds.
+        demand_changed_at: when the demand last changed, seconds.
         changed_at: when the target last changed, seconds.
         last_rose: whether the target rose then; None if it has never changed.
         direction_changes: how often the target rose after a fall, or fell after a rise.
@@ -65,6 +66,7 @@ class SimulatedVM:
     steady: bool = False
     reported: MemoryVM | None = None
     emergency_target: int | None = None
+    demand_changed_at: float = -math.inf
     returns_at: float | None = None
     silent_until: float = -math.inf
 
@@ -149,7 +151,7 @@ class SimulatedVM:
         """Let the guest work with ``demand`` bytes from ``now`` on."""
         self.guest.advance(now)
         self.guest.set_demand(demand)
-        self.steady, self.reported = False, None
+        self.steady, self.reported, self.demand_changed_at = False, None, now
 
     def set_target(self, target: int, now: float) -> None:
         """Request another amount of memory at ``now``."""
@@ -191,19 +193,34 @@ class SimulatedVM:
         """Whether the guest can swap, as far as its agent has seen."""
         return self.progress.working_set.ability
 
-    @property
-    def look_at(self) -> float:
-        """When the agent looks at the guest though no round is due, seconds; infinite if it need not."""
+    def look_at(self, interval: float) -> float:
+        """Return when the agent looks at the guest though no round is due, seconds; infinite if it need not.
+
+        A guest without enough to spare reports more often than rounds come, which are ``interval`` seconds apart.
+        """
         reclaim, last = self.progress.working_set, self.statistics.updated
         if not self.running or self.need is None:
             return math.inf
-        if reclaim.limit is not None:
-            return last + _CLOSE_PERIOD
-        if reclaim.wanted_since is None:
-            return math.inf
+        due = self._next_report(statistics_period(self._room(self.need), interval), interval)
+        if reclaim.limit is not None or reclaim.wanted_since is None:
+            return due
         unable = reclaim.ability is SwapAbility.UNABLE
-        due = reclaim.retry.until if unable else reclaim.wanted_since + self.policy.working_set_delay
-        return max(due, last + PACING_SECONDS)
+        step = reclaim.retry.until if unable else reclaim.wanted_since + self.policy.working_set_delay
+        return min(due, max(step, last + PACING_SECONDS))
+
+    def _room(self, need: Need) -> Room:
+        size, asked = self.guest.size, self.progress.working_set.limit is not None
+        return Room(size, int(self.guest.actual), need.present, self.policy.maximum.of(size), asked)
+
+    def _next_report(self, period: float, interval: float) -> float:
+        """Return when a guest that reports each ``period`` seconds reports something that no round will see as soon."""
+        last = self.statistics.updated
+        if period >= interval:
+            return math.inf
+        if self.progress.working_set.limit is not None or not self.guest.is_steady:
+            return last + period
+        # A steady guest reports the same until its demand changes: on average half a period before its next report.
+        return math.inf if self.demand_changed_at <= last else self.demand_changed_at + period / 2
 
     def look(self, now: float, interval: float) -> bool:
         """Read the guest's statistics before a round is due, and say whether the controller is told at once."""

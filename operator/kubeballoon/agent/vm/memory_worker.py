@@ -31,13 +31,13 @@ from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory import demand, pacing, request_checks, working_set
 from kubeballoon.core.memory.balloon_steps import BalloonProgress, GuestSample, next_step
+from kubeballoon.core.memory.statistics_period import Room, stale_after, statistics_period
 from kubeballoon.governance.report_bounds import SILENT_AFTER, clamp_to_size
 from kubeballoon.vocabulary import AgentAction
 
 _log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
-_MISSED_REPORTS = 3  # so many reports must be missing until a guest's statistics count as stale
 
 
 class MemoryWorker:
@@ -95,6 +95,7 @@ class MemoryWorker:
         self._retry = self._timing.reconnect
         self._started_at = self._period_set_at = clock()
         self._period = settings.period  # between two reports of the guest, as it was last asked for
+        self._period_changed_at = 0.0
         self._wake = asyncio.Event()
         self._report_dates = 0.0, 0.0  # of the guest's last report: by the wall clock, and by the monotonic one
         self._estimator = NeedEstimator(settings.window)
@@ -225,7 +226,7 @@ class MemoryWorker:
     def _until_report(self, updated: float) -> float:
         """Compute the seconds until a guest that reported at ``updated`` has reported again; before, nothing is new."""
         timing = self._timing
-        remaining = updated + self._period + timing.report_delay - self._clock()
+        remaining = max(updated, self._period_changed_at) + self._period + timing.report_delay - self._clock()
         return min(timing.longest_poll, max(timing.moving_poll, remaining)) if remaining > 0 else timing.poll
 
     async def _act(self, control: MemoryControl, sample: DomainSample) -> bool:
@@ -248,16 +249,31 @@ class MemoryWorker:
         return under_way and abs(sample.statistics.actual - goal) > pacing.TOLERANCE
 
     async def _renew_statistics(self, control: MemoryControl, sample: DomainSample, now: float) -> None:
-        """Have a guest report again that has stopped: another client of libvirt may have ended it."""
+        """Have a guest report as often as its memory needs watching, and again if it has stopped.
+
+        Another client of libvirt may have ended its reports.
+        """
         silent = sample.running and sample.balloon and sample.problem is None and not self._is_fresh(sample, now)
         # A guest that has never reported may have no driver at all: it is asked less often.
         pause = self._stale_after if sample.statistics.updated else self._timing.boot_grace
-        # A guest that is asked for what it works with is watched more closely.
-        period = self._settings.period if self.view.working_set.limit is None else min(1, self._settings.period)
+        period = int(statistics_period(self._room(sample), self._settings.period))
         overdue = silent and now - self._period_set_at > pause
         if self._may_be_called and (overdue or period != self._period):
+            if period != self._period:
+                self._period_changed_at = now
             self._period, self._period_set_at = period, now
             await control.set_statistics_period(period)
+
+    def _room(self, sample: DomainSample) -> Room:
+        """Return how much the guest can grow before it needs more memory."""
+        view, policy = self.view, self.backing.policy
+        return Room(
+            sample.size,
+            sample.statistics.actual,
+            None if view.need is None else view.need.present,
+            sample.size if policy is None else policy.terms.maximum.of(sample.size),
+            reclaims_working_set=view.working_set.limit is not None,
+        )
 
     async def _move(self, control: MemoryControl, sample: DomainSample, goal: int, now: float) -> None:
         """Request the next step toward the goal."""
@@ -305,7 +321,7 @@ class MemoryWorker:
     @property
     def _stale_after(self) -> float:
         """Seconds without a report after which a guest's statistics count as stale."""
-        return _MISSED_REPORTS * self._settings.period + self._timing.poll
+        return stale_after(self._period, self._settings.period) + self._timing.poll
 
     def _judge_effect(self, sample: DomainSample, now: float) -> None:
         """Find out whether a balloon that stands still has freed memory of the node."""

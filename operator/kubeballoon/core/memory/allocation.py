@@ -18,7 +18,7 @@ from kubeballoon.core.memory.division import (
     moved_recently,
 )
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM
-from kubeballoon.vocabulary import NodeState, ReclaimWhen
+from kubeballoon.vocabulary import AgentAction, NodeState, ReclaimWhen
 
 
 class _LeftOut(NamedTuple):
@@ -76,7 +76,8 @@ def _not_carried_out(decision: MemoryDecision) -> MemoryDecision:
 
 def _plan(node: MemoryNode, *, as_if_enforced: bool = False) -> MemoryPlan:
     """Decide for all VMs; those of policies that only observe are left out, unless treated as if enforced."""
-    left_out = [_left_out(node, vm, as_if_enforced=as_if_enforced) for vm in node.vms]
+    calm = node.state is NodeState.AMPLE and not any(_lacks_memory_unseen(node, vm) for vm in node.vms)
+    left_out = [_left_out(node, vm, calm=calm, as_if_enforced=as_if_enforced) for vm in node.vms]
     sharers = [vm for vm, found in zip(node.vms, left_out, strict=True) if found is None]
     set_aside = [found for found in left_out if found is not None]
     node_capacity = node.capacity  # a sum over all VMs
@@ -110,8 +111,17 @@ def _usable(decision: MemoryDecision) -> int:
     return decision.target
 
 
-def _left_out(node: MemoryNode, vm: MemoryVM, *, as_if_enforced: bool) -> _LeftOut | None:
-    """Decide about a VM that does not share in the division, by the first reason why; None if it does share."""
+def _lacks_memory_unseen(node: MemoryNode, vm: MemoryVM) -> bool:
+    """Whether a VM is to have back what was reclaimed from it, for its guest does not tell any more how it fares."""
+    follows = vm.enforced and vm.responsive and vm.agent_action is AgentAction.FOLLOWS and vm.target is not None
+    return node.state is NodeState.AMPLE and follows and vm.need is None and vm.committed < vm.maximum
+
+
+def _left_out(node: MemoryNode, vm: MemoryVM, *, calm: bool, as_if_enforced: bool) -> _LeftOut | None:
+    """Decide about a VM that does not share in the division, by the first reason why; None if it does share.
+
+    ``calm`` says that nothing is to be reclaimed from VMs of policies that reclaim under pressure only.
+    """
     if vm.policy is None:
         return _LeftOut.without_request(vm, DecisionReason.NO_POLICY, "no policy selects this VM")
     if vm.excluded is not None:
@@ -122,9 +132,12 @@ def _left_out(node: MemoryNode, vm: MemoryVM, *, as_if_enforced: bool) -> _LeftO
         reason = DecisionReason.DEMAND_UNKNOWN if vm.responsive else DecisionReason.UNRESPONSIVE
         target = None if vm.target is None else max(vm.target, vm.minimum)
         # A guaranteed minimum that the VM has not got yet must not be given to others meanwhile.
-        charge = max(vm.charge(target), vm.minimum)
-        return _LeftOut(charge, charge, charge, MemoryDecision(vm, target, charge, reason))
-    if node.state is NodeState.AMPLE and vm.policy.when is ReclaimWhen.UNDER_PRESSURE:
+        needed = max(vm.charge(target), vm.minimum)
+        decision = MemoryDecision(vm, target, needed, reason)
+        # A guest of which nothing is known any more may need all of its memory: nobody fills that with idle memory.
+        charge = max(needed, vm.maximum) if _lacks_memory_unseen(node, vm) else needed
+        return _LeftOut(charge, needed, needed, decision)
+    if calm and vm.policy.when is ReclaimWhen.UNDER_PRESSURE:
         decision = MemoryDecision(vm, vm.target, vm.maximum, DecisionReason.NOT_UNDER_PRESSURE, node.state)
         # A VM that was squeezed before has been promised no more than its target. What it does not need it may lose
         # once the node is short, so others may need it, but must not fill it with what they do not need.
@@ -140,9 +153,9 @@ def _return_free_memory(
     """Raise targets from which nothing is reclaimed now that the node is Ample.
 
     These are the targets of VMs whose policies reclaim under pressure only, and of VMs whose guests do not tell any
-    more how they fare. Demands are met from memory that is really free. More than that is given only from memory that
-    has been promised to nobody: idle guests fill what they are given with caches, and the node would be short again.
-    A target that was lowered within the cool-down is not raised yet.
+    more how they fare. Demands that are known are met from memory that is really free. More than that is given only
+    from memory that has been promised to nobody, and that nobody holds: guests fill what they are given with caches,
+    and the node would be short again. A target that was lowered within the cool-down is not raised yet.
     """
     vms = [decision.vm for decision in decisions if _may_be_returned(decision)]
     if not vms:
@@ -152,11 +165,12 @@ def _return_free_memory(
     present = np.where(columns.target >= 0, columns.target, columns.committed)
     floor = np.maximum(columns.minimum, np.minimum(columns.maximum, present))
     unknown = np.array([vm.need is None for vm in vms])
-    needed = np.maximum(floor, np.where(unknown, columns.maximum, columns.demand))
+    needed = np.maximum(floor, np.where(unknown, floor, columns.demand))
     others = [decision for decision in decisions if not _may_be_returned(decision)]
     granted = sum([max(0, _usable(decision) - decision.vm.committed) for decision in others])
     free = max(0, node.available - node.reserve - granted)
-    unpromised = node_capacity - sum([_usable(decision) for decision in others]) - int(floor.sum())
+    held = sum([max(_usable(decision), decision.vm.charge(decision.target)) for decision in others])
+    unpromised = node_capacity - held - int(floor.sum())
     capacity = int(floor.sum()) + min(free, max(unpromised, int((needed - floor).sum())))
     minimum, maximum = choose_bounds([floor, needed, columns.maximum], capacity)
     claims = Claims(

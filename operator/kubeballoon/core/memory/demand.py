@@ -15,6 +15,7 @@ from kubeballoon.core.units import MIB
 MAJOR_FAULTS_IN_TROUBLE = 200.0  # a second; a guest starting programs stays below, a thrashing one is far above
 SWAP_IN_TROUBLE = 1 * MIB  # bytes a second read back from swap: idle pages only leave, so these are refaults
 _PLENTY_DIVISOR = 8  # what a guest could spare is plenty from 1/8 of what it has: four times its margin
+_RELIEF_DIVISOR = 4  # for a guest in trouble from 1/4: until it has read back what it swapped out, less would not last
 _CONCLUSIVE_MOVE = 16 * MIB  # bytes: a balloon that moved less does not show whether `available` moves with it
 
 
@@ -175,7 +176,7 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
     if previous is None:
         return Need(present=present, fast=present, slow=present, updated=stats.updated)
     elapsed = stats.updated - previous.updated
-    troubled = before is not None and _is_troubled(before, stats, elapsed)
+    troubled = before is not None and _is_troubled(before, stats, elapsed, was_troubled=previous.troubled)
     growth = _swap_growth(before, stats) if before is not None and troubled else 0
     swapped = max(0, previous.swapped + growth) if troubled else 0
     present += swapped
@@ -201,12 +202,13 @@ def _average(average: float, value: float, elapsed: float, constant: float) -> f
     return value + (average - value) * math.exp(-elapsed / constant)
 
 
-def _is_troubled(before: GuestStatistics, stats: GuestStatistics, elapsed: float) -> bool:
+def _is_troubled(before: GuestStatistics, stats: GuestStatistics, elapsed: float, *, was_troubled: bool) -> bool:
     """Whether a guest that has little to spare swaps in, or waits for a disk at its faults.
 
     A guest with plenty to spare does so, too, where it reads files by page faults, as databases and Windows do.
     """
-    if stats.usable is not None and stats.usable >= stats.actual // _PLENTY_DIVISOR:
+    plenty = stats.actual // (_RELIEF_DIVISOR if was_troubled else _PLENTY_DIVISOR)
+    if stats.usable is not None and stats.usable >= plenty:
         return False
     return (
         counter_growth(before.major_faults, stats.major_faults) > MAJOR_FAULTS_IN_TROUBLE * elapsed

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.entitlement import Claims, Ints, divide_columns, scale_minimums
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryVM, VMFigures
+from kubeballoon.core.memory.pacing import TOLERANCE
 from kubeballoon.vocabulary import NodeState
 
 # Up to 1/128 of the capacity is not given out as idle memory or headroom: other processes' memory and guests' needs
@@ -19,6 +20,9 @@ _SLACK_DIVISOR = 128
 
 # Idle memory may be 8 dead bands, which is 1/8 of the VM's size, off its entitlement for a while: nobody needs it.
 _IDLE_DEAD_BANDS = 8
+
+# A guest in trouble is helped by 1/8 of a dead band already, which is 1/512 of the VM's size.
+_RELIEF_DIVISOR = 8
 
 # That while, counted from the target's last change: an hour by default. Fairness among idle VMs is not urgent, and
 # every correction disturbs guests.
@@ -64,6 +68,7 @@ def divide_capacity(
     desired = _damp(node, vms, columns, claims.minimum, entitlements)
     if desired.sum() > divided:
         desired = _remove_surplus(desired, entitlements, int(desired.sum()) - divisible)
+    desired = _relieve(vms, columns, desired, entitlements, divided - int(desired.sum()))
     targets = _limit_to_free_memory(columns, claims, desired, unheld)
     if columns.minimum.sum() > capacity:
         entitlements = scale_minimums(columns.minimum, divided)
@@ -202,6 +207,24 @@ def _remove_surplus(desired: Ints, entitlements: Ints, surplus: int) -> Ints:
     reduced = desired.copy()
     reduced[chosen] = np.minimum(desired, entitlements)[chosen]
     return reduced
+
+
+def _relieve(
+    vms: Sequence[MemoryVM], columns: VMFigures[Ints], desired: Ints, entitlements: Ints, unallocated: int
+) -> Ints:
+    """Raise desired targets of guests in trouble toward their entitlements, even by less than a dead band.
+
+    They get only what no VM has, ``unallocated`` bytes: if others gave it, guests could take it from each other in
+    turn. A guest that still has more than that lacks nothing of it yet.
+    """
+    unallocated -= TOLERANCE * len(vms)  # each balloon may come to rest that far above its target
+    if unallocated <= 0 or not any(vm.troubled for vm in vms):
+        return desired
+    lacks = np.array([vm.troubled for vm in vms]) & (columns.actual <= desired + columns.dead_band)
+    lacking = np.where(lacks, np.maximum(entitlements - desired, 0), 0)
+    share = min(1.0, unallocated / max(1, int(lacking.sum())))
+    raised = (lacking * share).astype(np.int64)
+    return desired + np.where(raised >= columns.dead_band // _RELIEF_DIVISOR, raised, 0)
 
 
 def moved_recently(vms: Sequence[MemoryVM], cool_down: float, *, up: bool) -> npt.NDArray[np.bool_]:

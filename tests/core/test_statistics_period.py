@@ -1,0 +1,48 @@
+"""How often guests report: each second where memory may soon be lacking, else as seldom as the agent is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from kubeballoon.core.memory.statistics_period import Room, stale_after, statistics_period
+from kubeballoon.core.units import GIB
+
+SIZE = 8 * GIB
+
+
+@dataclass(frozen=True)
+class Case:
+    """A guest of 8 GiB, and the seconds between two of its reports where others have 10."""
+
+    room: Room
+    period: int
+
+
+CASES = {
+    "little to spare": Case(Room(SIZE, 4 * GIB, 2 * GIB, SIZE), 1),
+    "just enough to spare": Case(Room(SIZE, 4 * GIB, 4 * GIB - SIZE * 3 // 10 - 1, SIZE), 10),
+    "works with more than it has": Case(Room(SIZE, 4 * GIB, 5 * GIB, SIZE), 1),
+    "has all of its memory": Case(Room(SIZE, SIZE, 7 * GIB, SIZE), 10),
+    "has all that its policy allows": Case(Room(SIZE, 4 * GIB, 4 * GIB, 4 * GIB), 10),
+    "says nothing": Case(Room(SIZE, 4 * GIB, None, SIZE), 10),
+    "is asked for what it works with": Case(Room(SIZE, SIZE, GIB, SIZE, reclaims_working_set=True), 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_guest_that_may_soon_lack_memory_reports_each_second(case: Case) -> None:
+    assert statistics_period(case.room, 10) == case.period
+
+
+def test_no_guest_reports_less_often_than_it_is_told_to() -> None:
+    little = CASES["little to spare"].room
+    assert statistics_period(little, 0.5) == 0.5
+
+
+@pytest.mark.parametrize(("period", "base", "seconds"), [(10, 10, 30), (1, 10, 15), (1, 1, 3), (60, 60, 180)])
+def test_statistics_are_stale_after_three_missing_reports_but_not_for_a_guest_that_is_late(
+    period: float, base: float, seconds: float
+) -> None:
+    assert stale_after(period, base) == seconds
