@@ -409,7 +409,7 @@ def test_diff_shows_where_states_would_begin_under_a_node_policy(
     result = cli("diff", "-f", str(file))
     assert "NodePolicy big created" in result.stdout, result.stderr
     header = next(row for row in rows(result.stdout) if "NODE-POLICY" in row)
-    row = dict(zip(header, next(each for each in rows(result.stdout) if each[0] == busy.name), strict=False))
+    row = dict(zip(header, next(each for each in rows(result.stdout) if each[:1] == [busy.name]), strict=False))
     assert (row["NODE-POLICY"], row["STATE"], row["TIGHT-BELOW"]) == ("-→big", "Ample→Tight", "48Mi→624Mi")
     document = json.loads(cli("diff", "-f", str(file), "-o", "json").stdout)
     (node,) = (each for each in document["nodes"] if each["name"] == busy.name)
@@ -428,10 +428,20 @@ def test_a_node_s_policy_is_named_where_the_node_is_shown(cli: Cli, installed: C
     header, *nodes = rows(cli("top", "nodes", "-o", "wide").stdout)
     assert dict(zip(header, next(row for row in nodes if row[0] == busy.name), strict=False))["NODE-POLICY"] == "big"
     assert f"on node {busy.name}, state Ample (NodePolicy big)" in cli("explain", f"{busy.namespace}/busy").stdout
-    result = cli("status")
-    assert "NodePolicy big: not seen by the controller yet: does it run?" in result.stdout
-    (line,) = (row for row in rows(result.stdout) if row[:2] == ["NodePolicy", "big"])
-    assert line[4:6] == ["0", "nodes"]
+
+
+def test_status_says_how_many_nodes_a_node_policy_governs(
+    cli: Cli, installed: ControlPlane, busy: FakeNode, leader: Command
+) -> None:
+    installed.apply(node_policy("big"))
+    generation = json.loads(installed.kubectl("get", "nodepol", "big", "--output=json"))["metadata"]["generation"]
+    busy.limits = {"policy": "big", "policyGeneration": generation}
+    busy.report()
+
+    def governed() -> list[str]:
+        return next((row[4:6] for row in rows(cli("status").stdout) if row[:2] == ["NodePolicy", "big"]), [])
+
+    until(lambda: governed() == ["1", "node"], tell=leader.output)
 
 
 def test_an_unreachable_api_server_is_one_line(installed: ControlPlane, tmp_path: Path) -> None:

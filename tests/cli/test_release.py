@@ -82,7 +82,7 @@ def test_nothing_is_released_where_a_node_would_run_short(
         result = cli("release", target, *options)
         assert result.returncode == 3
         (total,) = result.stdout.splitlines()
-        assert total.startswith(f"{name}: 3 VMs on 1 nodes get ")
+        assert total.startswith(f"{name}: 3 VMs on 1 node get ")
         assert total.endswith("and 0 processors back; 1 of the nodes would run short, by 336 MiB together")
         assert f"node {squeezed.name} is overcommitted by 336 MiB" in result.stderr
         assert "nothing is released, because a node would run short; --force" in result.stderr

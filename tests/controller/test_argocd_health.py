@@ -66,7 +66,7 @@ def test_a_policy_that_the_controller_has_not_seen_is_progressing() -> None:
 
 def test_a_policy_that_was_changed_is_progressing_until_the_controller_has_read_the_change() -> None:
     policy = observed(changed(memory_policy("p"), generation=1), node(), results=decided("n"))
-    assert health(policy) == ("Healthy", "governs 1 VMs on 1 nodes")
+    assert health(policy) == ("Healthy", "governs 1 VM on 1 node")
     assert health(changed(policy, generation=2)) == ("Progressing", "the controller has not read it yet")
 
 

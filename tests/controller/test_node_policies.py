@@ -46,11 +46,11 @@ def test_a_policy_s_status_follows_the_nodes_that_it_governs(installed: ControlP
     def ready(name: str) -> str:
         return str(condition(installed, name, "Ready", of="nodepol").get("message"))
 
-    until(lambda: ready("big") == f"governs 1 nodes; the agents of {node.name} do not report it yet")
+    until(lambda: ready("big") == f"governs 1 node; the agents of {node.name} do not report it yet")
     until(lambda: ready("small") == "it is accepted; its selector selects no node with an agent yet")
     node.limits = {"policy": "big", "policyGeneration": get(installed, "nodepol", "big")["metadata"]["generation"]}
     node.report()
-    until(lambda: ready("big") == "governs 1 nodes")
+    until(lambda: ready("big") == "governs 1 node")
     assert get(installed, "nodepol", "big")["status"]["governed"] == 1
 
     node.limits |= {"refused": "it leaves VMs nothing"}
@@ -79,7 +79,7 @@ def test_a_node_that_is_short_is_tainted_until_it_has_been_ample_for_a_while(
     ours = "kubeballoon.io/memory-pressure"
     until(lambda: taints() == ["example.com/own:NoSchedule", f"{ours}:PreferNoSchedule"])
     until(lambda: get(installed, "nodepol", "big").get("status", {}).get("tainted") == 1)
-    assert condition(installed, "big", "Ready", of="nodepol")["message"] == f"governs 1 nodes, taints {node.name}"
+    assert condition(installed, "big", "Ready", of="nodepol")["message"] == f"governs 1 node, taints {node.name}"
     node.report(state="Critical")
     until(lambda: taints() == ["example.com/own:NoSchedule", f"{ours}:NoSchedule"])
     node.report()

@@ -142,7 +142,7 @@ def test_tainted_nodes_are_counted_and_named_and_only_named_where_a_policy_obser
     policies = [policy("big", "big", taint={"mode": "Enforce"}), policy("small", "small", taint={"mode": "Observe"})]
     found = statuses(policies, nodes, dict.fromkeys("ac", TaintEffect.PREFER_NO_SCHEDULE))
     assert (found["big"].tainted, condition(found["big"], "Ready").message) == (1, "governs 2 nodes, taints a")
-    assert (found["small"].tainted, condition(found["small"], "Ready").message) == (0, "governs 1 nodes, would taint c")
+    assert (found["small"].tainted, condition(found["small"], "Ready").message) == (0, "governs 1 node, would taint c")
 
 
 def test_a_policy_that_cannot_taint_says_why() -> None:
@@ -152,6 +152,6 @@ def test_a_policy_that_cannot_taint_says_why() -> None:
     found = statuses(policies, nodes, taints, TaintAbility(enabled=False))["big"]
     disabled = condition(found, "Degraded")
     assert (disabled.reason, "taints.enabled" in disabled.message) == ("TaintsDisabled", True)
-    assert (found.tainted, condition(found, "Ready").message) == (0, "governs 1 nodes, would taint a")
+    assert (found.tainted, condition(found, "Ready").message) == (0, "governs 1 node, would taint a")
     failed = condition(statuses(policies, nodes, ability=TaintAbility(fault="forbidden"))["big"], "Degraded")
     assert (failed.reason, failed.message) == ("TaintFailed", "forbidden")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubeballoon.core.formatting import human, listed, printable
+from kubeballoon.core.formatting import counted, human, listed, printable
 from kubeballoon.core.units import GIB, MIB
 
 
@@ -50,3 +50,8 @@ def test_numbers_are_written_for_people() -> None:
 )
 def test_a_line_keeps_nothing_that_is_not_printable(text: str, line: str) -> None:
     assert printable(text) == line
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 nodes"), (1, "1 node"), (2, "2 nodes")])
+def test_one_thing_is_counted_in_the_singular(number: int, text: str) -> None:
+    assert counted(number, "node") == text

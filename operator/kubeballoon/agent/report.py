@@ -27,7 +27,7 @@ from kubeballoon.api.v1alpha1 import (
     Stall,
     VirtualMachineReport,
 )
-from kubeballoon.core.formatting import human, listed
+from kubeballoon.core.formatting import counted, human, listed
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.node_state import NodeLimits
 from kubeballoon.governance.report_bounds import clamp_to_size
@@ -115,7 +115,7 @@ def _ready(vms: list[VirtualMachineReport], now: datetime) -> Condition:
         type=ConditionType.READY,
         status=Status.FALSE if lost else Status.TRUE,
         reason=ConditionReason.VIRTUAL_MACHINES_UNREACHABLE if lost else ConditionReason.REPORTING,
-        message=f"no connection to {listed(lost)}" if lost else f"{len(vms)} VMs on this node",
+        message=f"no connection to {listed(lost)}" if lost else f"{counted(len(vms), 'VM')} on this node",
         last_transition_time=now,
     )
 

@@ -37,7 +37,7 @@ from kubeballoon.cluster.errors import ApiError
 from kubeballoon.cluster.impersonation import Impersonation
 from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.cluster.request_withdrawal import wait_for_returns, withdraw
-from kubeballoon.core.formatting import human
+from kubeballoon.core.formatting import counted, human
 from kubeballoon.governance.pending_returns import PendingReturn, pending_returns
 
 _QUIET_SECONDS = 3.0  # for which everything must be back: a round that was under way may still have made a request
@@ -115,8 +115,8 @@ class ReleaseForecast(ApiModel):
     short: list[NodeShortage]
 
     def __str__(self) -> str:
-        back = f"{human(self.memory)} and {self.processors} processors"
-        total = f"{self.virtual_machines} VMs on {self.nodes} nodes get {back} back"
+        back = f"{human(self.memory)} and {counted(self.processors, 'processor')}"
+        total = f"{counted(self.virtual_machines, 'VM')} on {counted(self.nodes, 'node')} get {back} back"
         if not self.short:
             return f"{total}; no node would run short"
         excess = human(sum(each.excess for each in self.short))

@@ -28,7 +28,7 @@ from kubeballoon.cli.table import Cell, Column, Style, name, number
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.errors import ForbiddenError, Object
 from kubeballoon.cluster.reader import ApiReader
-from kubeballoon.core.formatting import human, listed
+from kubeballoon.core.formatting import counted, human, listed
 from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.governance.node_policies import LoadedNodePolicy
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
@@ -445,7 +445,7 @@ def _policy_cells(policy: PolicySummary) -> list[str | Cell]:
         policy.name,
         policy.mode,
         str(policy.priority),
-        f"{policy.governed} nodes" if policy.kind == NodePolicy.__name__ else str(policy.governed),
+        counted(policy.governed, "node") if policy.kind == NodePolicy.__name__ else str(policy.governed),
         str(policy.excluded),
         format_bytes(policy.reclaimed) if processors is None else f"{processors}cpu",
         Cell(policy.ready, Style.GOOD if policy.ready == "True" else Style.WARN),

@@ -10,7 +10,7 @@ from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.v1alpha1 import NodePolicy, NodePolicyStatus, NodePressureStatus
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.core.formatting import listed
+from kubeballoon.core.formatting import counted, listed
 from kubeballoon.governance.node_policies import LoadedNodePolicy, tied_policies
 from kubeballoon.vocabulary import RemedyMode
 
@@ -126,7 +126,7 @@ def _ready(counts: NodeCounts, *, tainting: bool) -> _Finding:
     tainted = ""
     if counts.tainted:
         tainted = f", {'taints' if tainting else 'would taint'} {_listed(counts.tainted)}"
-    return Status.TRUE, ConditionReason.ENFORCING, f"governs {len(counts.governed)} nodes{tainted}{behind}"
+    return Status.TRUE, ConditionReason.ENFORCING, f"governs {counted(len(counts.governed), 'node')}{tainted}{behind}"
 
 
 def _degraded(counts: NodeCounts, mode: RemedyMode, taints: TaintAbility) -> _Finding:

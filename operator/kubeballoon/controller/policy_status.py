@@ -15,7 +15,7 @@ from kubeballoon.api.v1alpha1 import Exclusion, NodePolicy, NodePolicyStatus, Po
 from kubeballoon.controller.policy_counts import PolicyCounts
 from kubeballoon.controller.policy_store import UnreadablePolicy
 from kubeballoon.controller.rounds import AnyPlan, RoundResult
-from kubeballoon.core.formatting import human, listed
+from kubeballoon.core.formatting import counted, human, listed
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
 from kubeballoon.governance.policy_types import MEMORY, PolicyType
 from kubeballoon.vocabulary import DEFAULT_MINIMUM_PERCENT, Mode
@@ -182,7 +182,8 @@ def _ready(
     if len(silent) == nodes:
         message = f"no recent report from the agents of {_listed(silent)}: whether it is carried out is not known"
         return Status.UNKNOWN, ConditionReason.AGENT_SILENT, message
-    where = f"{counts.vms.governed} VMs on {nodes} nodes{_requested_text(counts)}{_silent_text(silent)}"
+    where = f"{counted(counts.vms.governed, 'VM')} on {counted(nodes, 'node')}"
+    where += _requested_text(counts) + _silent_text(silent)
     if policy.spec.mode is Mode.OBSERVE:
         effect = "" if reclaimable is None else f"; it would reclaim {human(reclaimable)}"
         message = f"computes and reports for {where}, and changes nothing{effect}"

@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else " " if each.isspace() else "" for each in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Write how many there are of a thing: "1 node", "2 nodes"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def listed(items: Sequence[object], separator: str = ", ") -> str:
     """Write the first items in one line, and how many more there are: "a, b, c, d, e and 2 more"."""
     first = separator.join(map(str, items[:_LISTED_ITEMS]))
