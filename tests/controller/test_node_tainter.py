@@ -97,7 +97,7 @@ class Loop:
         recorder: Any = self.recorder
         self.tainter = NodeTainter(api, self.state, recorder, lambda: self.leads, lambda: self.now)
         nodes = self.tainter._nodes  # noqa: SLF001 - stands in for the watch
-        self.api.seen = lambda node: nodes._take(nodes._kept(node))  # noqa: SLF001 - likewise
+        self.api.seen = lambda node: nodes._take(nodes._kept(node))  # noqa: SLF001 - as the watch does
         self._reports = 0
 
     def fault(self) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,12 +9,10 @@ from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.v1alpha1 import NodePolicy, NodePolicyStatus, NodePressureStatus
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.core.formatting import counted, listed
+from kubeballoon.controller.condition_finding import Finding, find_conflict, in_order
+from kubeballoon.core.formatting import counted
 from kubeballoon.governance.node_policies import LoadedNodePolicy, tied_policies
 from kubeballoon.vocabulary import RemedyMode
-
-_Finding = tuple[Status, ConditionReason, str]
-"""Whether a condition holds, its reason and its message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ def node_policy_status(
     findings = {
         ConditionType.READY: _ready(counts, tainting=tainting),
         ConditionType.DEGRADED: _degraded(counts, mode, taints),
-        ConditionType.CONFLICTED: _conflicted(policy, counts),
+        ConditionType.CONFLICTED: find_conflict(policy.metadata.name, counts.tied_with, "nodes"),
     }
     conditions = [
         Condition(
@@ -114,29 +111,29 @@ def node_policy_status(
     )
 
 
-def _ready(counts: NodeCounts, *, tainting: bool) -> _Finding:
+def _ready(counts: NodeCounts, *, tainting: bool) -> Finding:
     """Find whether a policy is accepted and carried out, which one that selects nothing yet is too."""
     if not counts.matched:
         message = "it is accepted; its selector selects no node with an agent yet"
         return Status.TRUE, ConditionReason.NO_NODES, message
     if not counts.governed:
-        message = f"it is accepted; every node it selects is governed by {_listed(counts.governed_by)}"
+        message = f"it is accepted; every node it selects is governed by {in_order(counts.governed_by)}"
         return Status.TRUE, ConditionReason.NOT_GOVERNING, message
-    behind = f"; the agents of {_listed(counts.behind)} do not report it yet" if counts.behind else ""
+    behind = f"; the agents of {in_order(counts.behind)} do not report it yet" if counts.behind else ""
     tainted = ""
     if counts.tainted:
-        tainted = f", {'taints' if tainting else 'would taint'} {_listed(counts.tainted)}"
+        tainted = f", {'taints' if tainting else 'would taint'} {in_order(counts.tainted)}"
     return Status.TRUE, ConditionReason.ENFORCING, f"governs {counted(len(counts.governed), 'node')}{tainted}{behind}"
 
 
-def _degraded(counts: NodeCounts, mode: RemedyMode, taints: TaintAbility) -> _Finding:
+def _degraded(counts: NodeCounts, mode: RemedyMode, taints: TaintAbility) -> Finding:
     """Find what keeps agents, or the controller, from carrying the policy out."""
     if counts.refused:
         node, why = min(counts.refused.items())
-        message = f"it cannot hold on {_listed(counts.refused)}, where no policy holds: on {node}, {why}"
+        message = f"it cannot hold on {in_order(counts.refused)}, where no policy holds: on {node}, {why}"
         return Status.TRUE, ConditionReason.REFUSED_BY_NODES, message
     if counts.old:
-        message = f"the agents of {_listed(counts.old)} are too old to know NodePolicies"
+        message = f"the agents of {in_order(counts.old)} are too old to know NodePolicies"
         return Status.TRUE, ConditionReason.OLD_AGENTS, message
     if mode is RemedyMode.ENFORCE and not taints.enabled:
         message = "it taints no node: the installation does not allow that (taints.enabled of the chart)"
@@ -144,20 +141,3 @@ def _degraded(counts: NodeCounts, mode: RemedyMode, taints: TaintAbility) -> _Fi
     if mode is RemedyMode.ENFORCE and taints.fault is not None:
         return Status.TRUE, ConditionReason.TAINT_FAILED, taints.fault
     return Status.FALSE, ConditionReason.AS_EXPECTED, "no agent refuses it"
-
-
-def _conflicted(policy: NodePolicy, counts: NodeCounts) -> _Finding:
-    """Find whether only their names order this policy and others that select the same nodes."""
-    if not counts.tied_with:
-        return Status.FALSE, ConditionReason.NO_CONFLICT, "no policy of the same priority selects the same nodes"
-    first = min([policy.metadata.name, *counts.tied_with])
-    others = _listed(counts.tied_with)
-    return (
-        Status.TRUE,
-        ConditionReason.SAME_PRIORITY,
-        f"some of its nodes are selected at the same priority by {others}; {first} governs them",
-    )
-
-
-def _listed(items: Iterable[str]) -> str:
-    return listed(sorted(items))

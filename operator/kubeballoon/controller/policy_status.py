@@ -12,16 +12,14 @@ from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
 from kubeballoon.api.quantity import POD_REQUEST
 from kubeballoon.api.v1alpha1 import Exclusion, NodePolicy, NodePolicyStatus, Policy, PolicyStatus
+from kubeballoon.controller.condition_finding import Finding, find_conflict, in_order
 from kubeballoon.controller.policy_counts import PolicyCounts
 from kubeballoon.controller.policy_store import UnreadablePolicy
 from kubeballoon.controller.rounds import AnyPlan, RoundResult
-from kubeballoon.core.formatting import counted, human, listed
+from kubeballoon.core.formatting import counted, human
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
 from kubeballoon.governance.policy_types import MEMORY, PolicyType
 from kubeballoon.vocabulary import DEFAULT_MINIMUM_PERCENT, Mode
-
-_Finding = tuple[Status, ConditionReason, str]
-"""Whether a condition holds, its reason and its message."""
 
 _FIGURE = re.compile(r"([0-9]+(?:[.][0-9]+)?) ?(?:[KMGTPE]iB|bytes)")
 _STALE_FIGURE = 0.1
@@ -84,7 +82,7 @@ def _conditions(
         ConditionType.DEGRADED: _degraded(policy_type, counts, results),
         ConditionType.SHORTFALL: _shortfall(policy_type, counts, results),
         **(_memory_findings(counts, results) if policy_type is MEMORY else {}),
-        ConditionType.CONFLICTED: _conflicted(policy, counts),
+        ConditionType.CONFLICTED: find_conflict(policy.metadata.name, counts.tied_with, "VMs"),
         ConditionType.SELF_SERVICE: _self_service(policy_type, policy),
     }
     return [
@@ -160,7 +158,7 @@ def _reclaimable(policy: Policy, counts: PolicyCounts, results: Mapping[str, Rou
 
 def _ready(
     policy: Policy, counts: PolicyCounts, results: Mapping[str, RoundResult], reclaimable: int | None
-) -> _Finding:
+) -> Finding:
     """Find whether a policy is accepted and carried out, which one that selects nothing yet is too.
 
     Who waits for the condition waits for the policy, not for every node of a cluster: it is unknown only where no agent
@@ -175,12 +173,12 @@ def _ready(
         message = "it is accepted; its selector selects no running VM on a node with an agent yet"
         return Status.TRUE, ConditionReason.NO_VIRTUAL_MACHINES, message
     if not counts.vms.governed:
-        message = f"it is accepted; every VM it selects is governed by {_listed(counts.governed_by)}"
+        message = f"it is accepted; every VM it selects is governed by {in_order(counts.governed_by)}"
         return Status.TRUE, ConditionReason.NOT_GOVERNING, message
     silent = _silent(counts, results)
     nodes = len(counts.vms.nodes)
     if len(silent) == nodes:
-        message = f"no recent report from the agents of {_listed(silent)}: whether it is carried out is not known"
+        message = f"no recent report from the agents of {in_order(silent)}: whether it is carried out is not known"
         return Status.UNKNOWN, ConditionReason.AGENT_SILENT, message
     where = f"{counted(counts.vms.governed, 'VM')} on {counted(nodes, 'node')}"
     where += _requested_text(counts) + _silent_text(silent)
@@ -210,7 +208,7 @@ def _silent(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> list[st
     return [name for name, result in _results(counts, results) if result.silent]
 
 
-def _degraded(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
+def _degraded(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]) -> Finding:
     """Find the worst that keeps requests from being written or followed: first errors, then agents, then guests."""
     last_rounds = _results(counts, results)
     failures = [failure for _, result in last_rounds for failure in result.failures]
@@ -218,7 +216,7 @@ def _degraded(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: 
         return Status.TRUE, ConditionReason.PATCH_FAILED, failures[0]
     misreported = {name: result.misreported for name, result in last_rounds if result.misreported}
     if misreported:
-        texts = [f"{name} reports VMs that it does not run: {_listed(vms)}" for name, vms in misreported.items()]
+        texts = [f"{name} reports VMs that it does not run: {in_order(vms)}" for name, vms in misreported.items()]
         return Status.TRUE, ConditionReason.MISREPORTED, "; ".join(texts)
     faults = [result.fault for _, result in last_rounds if result.fault is not None]
     if faults:
@@ -228,17 +226,21 @@ def _degraded(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: 
         return (
             Status.TRUE,
             ConditionReason.AGENT_SILENT,
-            f"no recent report from the agents of {_listed(silent)}: requests there stand still",
+            f"no recent report from the agents of {in_order(silent)}: requests there stand still",
         )
     if counts.vms.unresponsive:
-        return Status.TRUE, ConditionReason.UNRESPONSIVE, f"{_listed(counts.vms.unresponsive)} do not follow requests"
+        return (
+            Status.TRUE,
+            ConditionReason.UNRESPONSIVE,
+            f"{in_order(counts.vms.unresponsive)} do not follow requests",
+        )
     if any(map(_withheld, _plans(policy_type, counts, results).values())):
         message = "all agents report, and no guest has stopped following; what some keep is in condition Contended"
         return Status.FALSE, ConditionReason.AS_EXPECTED, message
     return Status.FALSE, ConditionReason.AS_EXPECTED, "all agents report, all guests follow"
 
 
-def _shortfall(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
+def _shortfall(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]) -> Finding:
     """Find whether the guaranteed minimums exceed a node's capacity."""
     shortfalls = {name: plan.shortfall for name, plan in _plans(policy_type, counts, results).items() if plan.shortfall}
     if not shortfalls:
@@ -248,11 +250,11 @@ def _shortfall(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results:
     return (
         Status.TRUE,
         ConditionReason.MINIMUMS_EXCEED_CAPACITY,
-        f"the guaranteed minimums exceed the capacity of {_listed(texts)}",
+        f"the guaranteed minimums exceed the capacity of {in_order(texts)}",
     )
 
 
-def _memory_findings(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> dict[ConditionType, _Finding]:
+def _memory_findings(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> dict[ConditionType, Finding]:
     """Find the conditions that only policies for memory have."""
     return {ConditionType.AT_RISK: _at_risk(counts, results), ConditionType.CONTENDED: _contended(counts, results)}
 
@@ -263,7 +265,7 @@ def _withheld(plan: AnyPlan) -> list[MemoryDecision]:
     return [decision for decision in decisions if decision.withheld]
 
 
-def _contended(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
+def _contended(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> Finding:
     """Find whether demands exceed a node's memory, and guests keep more than their parts of it."""
     withheld = {name: _withheld(plan) for name, plan in _plans(MEMORY, counts, results).items()}
     texts = [
@@ -277,11 +279,11 @@ def _contended(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Fin
     return (
         Status.TRUE,
         ConditionReason.MEMORY_WITHHELD,
-        f"guests work with more than their parts, and give none of it: {_listed(texts)}",
+        f"guests work with more than their parts, and give none of it: {in_order(texts)}",
     )
 
 
-def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Finding:
+def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> Finding:
     """Find whether a node's VMs could use more than it has all at once.
 
     That is possible where memory is not reclaimed before the node runs short, or cannot be reclaimed.
@@ -295,22 +297,22 @@ def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> _Findi
     return (
         Status.TRUE,
         ConditionReason.CAPACITY_EXCEEDED,
-        f"all VMs at once could use more than there is: {_listed(texts)}",
+        f"all VMs at once could use more than there is: {in_order(texts)}",
     )
 
 
 def _false_if_known(
     counts: PolicyCounts, results: Mapping[str, RoundResult], reason: ConditionReason, message: str
-) -> _Finding:
+) -> Finding:
     """Find that a condition is false, unless a node's silent agent keeps that from being known."""
     silent = _silent(counts, results)
     if silent:
-        message = f"no recent report from the agents of {_listed(silent)}"
+        message = f"no recent report from the agents of {in_order(silent)}"
         return Status.UNKNOWN, ConditionReason.AGENT_SILENT, message
     return Status.FALSE, reason, message
 
 
-def _self_service(policy_type: PolicyType[Any, Any], policy: Any) -> _Finding:
+def _self_service(policy_type: PolicyType[Any, Any], policy: Any) -> Finding:
     """Find whether whoever may label a VM can give it more than VMs get by default: labels are no boundary."""
     selector = policy.spec.selector
     settings = policy.spec.memory if policy_type is MEMORY else policy.spec.processors
@@ -328,20 +330,3 @@ def _raises_minimum(text: str | None) -> bool:
     if text.endswith("%"):
         return float(text.removesuffix("%")) > DEFAULT_MINIMUM_PERCENT
     return text != "0"
-
-
-def _conflicted(policy: Policy, counts: PolicyCounts) -> _Finding:
-    """Find whether only their names order this policy and others that select the same VMs."""
-    if not counts.tied_with:
-        return Status.FALSE, ConditionReason.NO_CONFLICT, "no policy of the same priority selects the same VMs"
-    first = min([policy.metadata.name, *counts.tied_with])
-    others = _listed(counts.tied_with)
-    return (
-        Status.TRUE,
-        ConditionReason.SAME_PRIORITY,
-        f"some of its VMs are selected at the same priority by {others}; {first} governs them",
-    )
-
-
-def _listed(items: Iterable[str]) -> str:
-    return listed(sorted(items))

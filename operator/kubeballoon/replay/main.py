@@ -160,7 +160,7 @@ def _replay(options: argparse.Namespace) -> int:
     # Imported only here, since the other commands, and --help, work without the extra.
     from kubeballoon.replay import comparison, report  # noqa: PLC0415
     from kubeballoon.replay.node_workload import GuestAssumptions  # noqa: PLC0415
-    from kubeballoon.replay.placement import Placement, PlacementError  # noqa: PLC0415
+    from kubeballoon.replay.placement import Placement, PlacementError  # noqa: PLC0415 - with numpy
 
     policy = read_policy(options.policy)
     source = read_source(options)
