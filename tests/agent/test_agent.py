@@ -243,7 +243,7 @@ def test_missing_permissions_are_named_and_end_nothing(
     kubeconfig = installed.service_account_kubeconfig(namespace, "nobody")
     options = (f"--kubeconfig={kubeconfig}", f"--node-name={lab_node.name}", f"--pods-dir={lab_node.pods_dir}")
     with Command(tmp_path / "log", "agent", *options) as command:
-        eventually(lambda: command.output().count("cannot list resource") == 5)
-        assert len(command.output().splitlines()) == 5, "one line each, for VMs, policies, namespaces and KubeVirt"
+        eventually(lambda: command.output().count("cannot list resource") == 6)
+        assert len(command.output().splitlines()) == 7, "a line each: VMs, policies, namespaces, KubeVirt, its Node"
         assert command.process.poll() is None
         assert command.stop() == 0

@@ -31,6 +31,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, *pod_requests: str | None) -> tuple[i
     }
     view = ClusterView((), (), {}, (NodePressure.model_validate(body),), now)
     monkeypatch.setattr(status, "read_cluster", lambda _: view)
+    monkeypatch.setattr(status, "read_node_policies", lambda _: ())
     monkeypatch.setattr(status, "_read_leadership", lambda _: status.Leadership("c"))
     screen = io.StringIO()
     reader = ApiReader.__new__(ApiReader)  # nothing is read through it

@@ -24,7 +24,7 @@ def test_missing_crds_are_logged_in_a_line_each_and_end_neither(tmp_path: Path) 
             Command(tmp_path / "agent", "agent", access, *node) as agent,
         ):
             until(lambda: MISSING in controller.output(), 60, controller.output)
-            until(lambda: agent.output().count(MISSING) == 4, 60, agent.output)
+            until(lambda: agent.output().count(MISSING) == 5, 60, agent.output)
             for command in (controller, agent):
                 assert command.process.poll() is None
                 assert "Traceback" not in command.output()

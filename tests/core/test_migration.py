@@ -206,3 +206,9 @@ def test_where_there_is_room_the_fewest_vms_are_moved_and_a_single_one_is_the_ch
     assert sum(each.vm.need for each in chosen) >= node.excess
     if fewest == 1:
         assert chosen[0].vm.held == min(some[0].held for some in mending if len(some) == 1)
+
+
+def test_a_vm_that_has_rested_just_long_enough_counts_among_those_that_may_be_moved() -> None:
+    node = short(replace(vm("a", 8), moved_for=3600), vm("b", 8), vm("c", 8))
+    plan = choose_migrations([node, calm(capacity=9)], TERMS)
+    assert "as many of its 3 VMs" in plan.unmended["short"]

@@ -1,4 +1,4 @@
-"""How old a report counts as."""
+"""How old a report counts as, and how large its figures may be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
-from kubeballoon.api.v1alpha1 import NodePressure
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, NodePressureStatus
+from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.governance.core_inputs import memory_node
+from kubeballoon.governance.loaded_policy import load_memory_policy
 from kubeballoon.governance.report_bounds import SILENT_AFTER, as_last_held, lease_namespaces
 
 WRITTEN = datetime(2026, 6, 1, tzinfo=UTC)
@@ -48,3 +51,14 @@ def test_a_node_without_a_report_or_heartbeat_stays_as_it_is() -> None:
 
 def test_an_agent_is_silent_when_three_of_its_heartbeats_are_missing() -> None:
     assert 3 * DEFAULT_TIMING.node.heartbeat == SILENT_AFTER
+
+
+def test_a_size_that_no_node_has_is_decided_by_without_an_overflow() -> None:
+    vm = {"uid": "vm", "namespace": "shop", "name": "vm", "size": "1e30", "overhead": "1e30", "need": "1e30"}
+    memory = dict.fromkeys(("total", "available", "other", "reserve"), "1e30")
+    status = NodePressureStatus.model_validate({"observedAt": WRITTEN, "memory": memory, "virtualMachines": [vm]})
+    policy = load_memory_policy(MemoryPolicy.model_validate({"metadata": {"name": "all"}, "spec": {"selector": {}}}))
+    (decision,) = allocate_memory(memory_node("n", status, lambda _: policy)).decisions
+    assert decision.vm.size == 1 << 50
+    assert decision.target is not None
+    assert 0 <= decision.target <= decision.vm.size

@@ -18,7 +18,15 @@ from pydantic import Field
 
 from kubeballoon.api.meta import ApiModel
 from kubeballoon.api.names import EXCLUDE, RELEASE
-from kubeballoon.api.v1alpha1 import KINDS, NodePressure, NodePressureStatus, OwnerExclusion, VirtualMachineReport
+from kubeballoon.api.v1alpha1 import (
+    MemoryPolicy,
+    NodePressure,
+    NodePressureStatus,
+    OwnerExclusion,
+    ProcessorPolicy,
+    Resource,
+    VirtualMachineReport,
+)
 from kubeballoon.cli.arguments import PROGRAM, ExitStatus
 from kubeballoon.cli.cluster_view import (
     ClusterView,
@@ -40,6 +48,7 @@ from kubeballoon.cluster.request_withdrawal import wait_for_returns, withdraw
 from kubeballoon.core.formatting import counted, human
 from kubeballoon.governance.pending_returns import PendingReturn, pending_returns
 
+_RELEASED: tuple[type[Resource], ...] = (MemoryPolicy, ProcessorPolicy, NodePressure)  # a NodePolicy reclaims nothing
 _QUIET_SECONDS = 3.0  # for which everything must be back: a round that was under way may still have made a request
 
 
@@ -163,7 +172,7 @@ async def annotate(
             await _write_annotation(client, path, vm.report.uid, EXCLUDE, undo=undo)
         return [str(target)]
     changed = []
-    for kind in KINDS:
+    for kind in _RELEASED:
         # A node is released by its NodePressure, all VMs by all policies. `--all --undo` ends both kinds of release.
         undo_everything = target.scope is ReleaseScope.ALL and undo
         if not undo_everything and (kind is NodePressure) is not (target.scope is ReleaseScope.NODE):

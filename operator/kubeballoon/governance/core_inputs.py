@@ -11,7 +11,7 @@ from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryVM
 from kubeballoon.core.processors.model import ProcessorNode, ProcessorPressure, ProcessorVM
 from kubeballoon.governance.exclusion import memory_exclusion, processor_exclusion
 from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy, LoadedProcessorPolicy
-from kubeballoon.governance.report_bounds import clamp_to_size
+from kubeballoon.governance.report_bounds import clamp_memory, clamp_to_size
 from kubeballoon.governance.targets_in_force import TargetInForce, memory_in_force, processors_in_force
 from kubeballoon.vocabulary import AgentAction
 
@@ -40,10 +40,10 @@ def memory_node(
     memory = status.memory
     return MemoryNode(
         name=name,
-        total=memory.total,
-        available=memory.available,
-        other=memory.other,
-        reserve=memory.reserve,
+        total=clamp_memory(memory.total),
+        available=clamp_memory(memory.available),
+        other=clamp_memory(memory.other),
+        reserve=clamp_memory(memory.reserve),
         state=status.state,
         cool_down=cool_down,
         vms=tuple(
@@ -72,15 +72,16 @@ def memory_vm(
     """
     excluded = memory_exclusion(report, None if policy is None else policy.resource, node_released=node_released)
     in_force = memory_in_force(report, written, observed_at)
+    size = clamp_memory(report.size)
     return MemoryVM(
         uid=report.uid,
         name=f"{report.namespace}/{report.name}",
-        size=report.size,
-        actual=_held(report),
-        overhead=report.overhead,
-        need=clamp_to_size(report.need, report.size),
-        present_need=clamp_to_size(report.present_need, report.size),
-        target=clamp_to_size(in_force.target, report.size),
+        size=size,
+        actual=clamp_memory(_held(report)),
+        overhead=clamp_memory(report.overhead),
+        need=clamp_to_size(report.need, size),
+        present_need=clamp_to_size(report.present_need, size),
+        target=clamp_to_size(in_force.target, size),
         troubled=report.troubled,
         excluded=None if excluded is None else excluded.message,
         responsive=report.responsive,
@@ -88,7 +89,7 @@ def memory_vm(
         last_change=in_force.change,
         agent_action=_memory_action(report),
         swap_ability=report.swap_ability,
-        pod_request=clamp_to_size(report.pod_request, report.size),
+        pod_request=clamp_to_size(report.pod_request, size),
         pooled=report.pooled,
     )
 

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus
+from kubeballoon.core.units import GIB
 
 SILENT_AFTER = 180.0  # seconds: agents report, or say that their report holds, every 60, so three in a row are missing
+
+_MOST_MEMORY = GIB << 20  # bytes, 1 PiB: so the figures of a thousand VMs together do not overflow 64 bits
 
 
 def lease_namespaces(nodes: Iterable[NodePressure]) -> set[str]:
@@ -38,3 +41,8 @@ def held_until(status: NodePressureStatus, moment: datetime) -> NodePressureStat
 def clamp_to_size(figure: int | None, size: int) -> int | None:
     """Clamp a VM's figure to 0..``size``, bytes or processors: annotations can be forged, guests can say anything."""
     return None if figure is None else max(0, min(figure, size))
+
+
+def clamp_memory(size: int) -> int:
+    """Clamp an amount of memory, bytes, to what a node could have: a report can say any number."""
+    return min(size, _MOST_MEMORY)
