@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 
-from kubeballoon.api.conditions import ConditionReason
-from kubeballoon.api.meta import Status
+from kubeballoon.api.conditions import ConditionReason, ConditionType
+from kubeballoon.api.meta import Condition, Status
 from kubeballoon.core.formatting import listed
 
 Finding = tuple[Status, ConditionReason, str]
 """Whether a condition holds, its reason and its message."""
+
+
+def conditions_now(findings: Mapping[ConditionType, Finding], generation: int, now: datetime) -> list[Condition]:
+    """Make conditions of what was found of a policy of this generation, as if each had changed ``now``."""
+    return [
+        Condition(
+            type=condition_type,
+            status=status,
+            reason=reason,
+            message=message,
+            observed_generation=generation,
+            last_transition_time=now,
+        )
+        for condition_type, (status, reason, message) in findings.items()
+    ]
 
 
 def find_conflict(policy: str, tied_with: Iterable[str], selected: str) -> Finding:

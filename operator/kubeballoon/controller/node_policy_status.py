@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
-from kubeballoon.api.meta import Condition, Status, set_conditions
+from kubeballoon.api.meta import Status, set_conditions
 from kubeballoon.api.v1alpha1 import NodePolicy, NodePolicyStatus, NodePressureStatus
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.condition_finding import Finding, find_conflict, in_order
+from kubeballoon.controller.condition_finding import Finding, conditions_now, find_conflict, in_order
 from kubeballoon.core.formatting import counted
 from kubeballoon.governance.node_policies import LoadedNodePolicy, tied_policies
 from kubeballoon.vocabulary import RemedyMode
@@ -91,17 +91,7 @@ def node_policy_status(
         ConditionType.DEGRADED: _degraded(counts, mode, taints),
         ConditionType.CONFLICTED: find_conflict(policy.metadata.name, counts.tied_with, "nodes"),
     }
-    conditions = [
-        Condition(
-            type=condition_type,
-            status=status,
-            reason=reason,
-            message=message,
-            observed_generation=policy.metadata.generation,
-            last_transition_time=now,
-        )
-        for condition_type, (status, reason, message) in findings.items()
-    ]
+    conditions = conditions_now(findings, policy.metadata.generation, now)
     return NodePolicyStatus(
         observed_generation=policy.metadata.generation,
         matched=len(counts.matched),

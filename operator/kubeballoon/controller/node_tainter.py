@@ -29,7 +29,7 @@ class _NodeWatch(Reflector):
     """A _NodeWatch knows the Nodes by name and taints alone: their statuses are large."""
 
     def __init__(self, cluster: ApiClient) -> None:
-        """Watch all Nodes."""
+        """Watch all Nodes of ``cluster``."""
         super().__init__(cluster, paths.NODES)
 
     def _kept(self, item: Object) -> Object:

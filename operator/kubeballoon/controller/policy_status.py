@@ -12,7 +12,7 @@ from kubeballoon.api.meta import Condition, Status, set_conditions
 from kubeballoon.api.names import RELEASE
 from kubeballoon.api.quantity import POD_REQUEST
 from kubeballoon.api.v1alpha1 import Exclusion, NodePolicy, NodePolicyStatus, Policy, PolicyStatus
-from kubeballoon.controller.condition_finding import Finding, find_conflict, in_order
+from kubeballoon.controller.condition_finding import Finding, conditions_now, find_conflict, in_order
 from kubeballoon.controller.policy_counts import PolicyCounts
 from kubeballoon.controller.policy_store import UnreadablePolicy
 from kubeballoon.controller.rounds import AnyPlan, RoundResult
@@ -85,17 +85,7 @@ def _conditions(
         ConditionType.CONFLICTED: find_conflict(policy.metadata.name, counts.tied_with, "VMs"),
         ConditionType.SELF_SERVICE: _self_service(policy_type, policy),
     }
-    return [
-        Condition(
-            type=condition_type,
-            status=status,
-            reason=reason,
-            message=message,
-            observed_generation=policy.metadata.generation,
-            last_transition_time=now,
-        )
-        for condition_type, (status, reason, message) in findings.items()
-    ]
+    return conditions_now(findings, policy.metadata.generation, now)
 
 
 def _steadied(present: Iterable[Condition], new: Iterable[Condition]) -> list[Condition]:

@@ -61,7 +61,7 @@ class TimeRange(NamedTuple):
 
     @property
     def instants(self) -> int:
-        """The number of instants."""
+        """How many instants the range has, its start included."""
         return math.floor((self.end - self.start) / self.step) + 1
 
     def chunks(self) -> Iterator[TimeRange]:

@@ -183,7 +183,7 @@ class _RecordedVM:
 
     @property
     def present(self) -> Flags:
-        """Where the VM ran."""
+        """Whether the VM ran, at each instant."""
         return ~np.isnan(self.size)
 
     @property
