@@ -105,3 +105,13 @@ def test_a_guest_that_never_gives_its_page_cache_back_ends_others() -> None:
     assert none(replace(node, guests=GuestAssumptions(cache_rate=0))).killed == 0
     assert none(filling).killed >= 1
     assert static(filling).killed == NodeReplay(filling).run().killed == 0
+
+
+def test_a_fixed_split_goes_on_after_a_vm_was_killed() -> None:
+    # Whose demand changes while its guest boots, and is silent, was looked at for ever.
+    times = [0.0, 10.0, 325.0]
+    demands = {"a": [2 * GIB, 3.5 * GIB, 4 * GIB], "b": [3 * GIB, 3.5 * GIB, 3 * GIB]}
+    traces = [step_trace(name, SIZE, times, [int(each) for each in demand]) for name, demand in demands.items()]
+    totals = static(NodeWorkload("node", SIZE, traces, MemoryTerms("p", minimum=Amount(percent=60)), 600.0))
+    assert totals.killed >= 1
+    assert totals.unmet > 0

@@ -219,10 +219,7 @@ class NodeReplay:
         """Find the first round, from ``number`` on, that has any effect."""
         end = self._first_round_after(min(self._next_event_time(), self._workload.seconds))
         # What a round reads of a guest that changes decides when the guest is looked at next.
-        watched = any(
-            vm.running and (not vm.guest.is_steady or math.isfinite(vm.look_at(self._workload.interval)))
-            for vm in self._vms
-        )
+        watched = any(vm.running and (not vm.guest.is_steady or math.isfinite(self._look_at(vm))) for vm in self._vms)
         if not self._skip or self._paced or watched or number >= end:
             return number
         start, stride = number, 1  # no round before ``start`` changes a target
@@ -280,11 +277,15 @@ class NodeReplay:
             self._paced.add(index)
         return news
 
+    def _look_at(self, vm: SimulatedVM) -> float:
+        """Return when a guest is looked at though no round is due, seconds; never while no target can change."""
+        return math.inf if self._fixed is not None else vm.look_at(self._workload.interval)
+
     def _look(self, now: float) -> bool:
         """Look at the guests that are watched more closely, and say whether the controller is told."""
         news = False
         for index, vm in enumerate(self._vms):
-            if vm.look_at(self._workload.interval) <= now:
+            if self._look_at(vm) <= now:
                 news |= self._read(index, now)
         return news
 
@@ -385,7 +386,7 @@ class NodeReplay:
         """Return when something next happens that no round decides, seconds."""
         returns = [vm.returns_at for vm in self._vms if vm.returns_at is not None]
         reports = [vm.silent_until for vm in self._vms if vm.awaits_report]
-        looks = [vm.look_at(self._workload.interval) for vm in self._vms]
+        looks = [self._look_at(vm) for vm in self._vms]
         departure = self._departures[-1][0] if self._departures else math.inf
         others = (self._guard_due, self._storm_at, departure, self._period_end)
         return min(self._next_change_time(), *others, *returns, *reports, *looks)
