@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # On a busy machine, or under coverage, an example may take any time: no test fails for that.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# What nobody changed has to pass again: a test tries the same examples each time, and others where one asks for that.
+settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
 # `make fuzz` keeps what it finds, so that the next run begins with it.
 settings.register_profile(
-    "fuzz", settings.get_profile("untimed"), max_examples=10_000, database=DirectoryBasedExampleDatabase("build/fuzz")
+    "fuzz", settings.get_profile("explore"), max_examples=10_000, database=DirectoryBasedExampleDatabase("build/fuzz")
 )
-settings.load_profile("untimed")
+settings.load_profile("same")
 
 MARKERS_OF_FIXTURES = {"control_plane": "cluster", "lab_node": "guest", "tools": "tools"}
 """A test that uses one of these fixtures, be it through another, is given this marker."""

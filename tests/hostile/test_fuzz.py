@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hack.testbed.lab import GuestSpec, vmi_object
@@ -42,11 +42,6 @@ NUMBERS = st.one_of(
         ["1e30", "1e400", "-0", "0x10", "9" * 5000, "١٢", "1.5", "NaN", "Infinity", "8Ei", "1e9Ki", "-1m", ""]
     ),
 )
-EXAMPLES = settings(derandomize=settings.get_current_profile_name() != "fuzz")
-"""`make test` tries the same examples each time, so that a change is judged by what it changes.
-
-`make fuzz` tries others each time.
-"""
 
 TEXTS = st.one_of(NUMBERS, st.text(max_size=20))
 
@@ -103,7 +98,6 @@ def elements(draw: st.DrawFn) -> str:
     return f"<domain>{draw(st.recursive(TEXTS.map(escaped), element, max_leaves=12))}</domain>"
 
 
-@EXAMPLES
 @given(st.one_of(st.text(), spoiled(DOMAIN), elements()))
 def test_any_xml_of_a_domain_is_read_within_bounds_or_refused(xml: str) -> None:
     with contextlib.suppress(GarbledError):
@@ -153,7 +147,6 @@ async def ask_everything(text: str) -> None:
                 assert all(0 <= each.index < 1 << 16 for each in found)
 
 
-@EXAMPLES
 @given(
     st.one_of(
         st.text(),
@@ -170,7 +163,6 @@ def test_any_answer_of_a_guest_agent_is_read_within_bounds_or_refused(text: str)
 STATUS = '{"number": 1, "requested": 0, "locked": 0, "available": 5, "spare": 5}'
 
 
-@EXAMPLES
 @given(st.one_of(st.binary(max_size=LONGEST_FILE), spoiled(STATUS).map(lambda text: text.encode(errors="replace"))))
 def test_any_status_of_a_guest_program_is_read_within_bounds_or_refused(text: bytes) -> None:
     status = parse_status(text)
@@ -219,7 +211,6 @@ def reported(vm: Instance) -> NodePressureStatus:
     return compose(node, [(worker, guest_worker)], [], datetime.now(UTC))
 
 
-@EXAMPLES
 @given(objects())
 def test_any_object_of_a_vm_is_read_and_reported_or_refused(vmi: dict[str, Any]) -> None:
     try:

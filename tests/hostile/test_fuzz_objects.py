@@ -26,7 +26,7 @@ from kubeballoon.governance.core_inputs import memory_node, processor_node
 from kubeballoon.governance.loaded_policy import load_memory_policy, load_processor_policy
 from kubeballoon.governance.node_policies import govern_limits, load_node_policy
 from kubeballoon.replay import traces
-from tests.hostile.test_fuzz import EXAMPLES, JSON, TEXTS, places_below, spoiled
+from tests.hostile.test_fuzz import JSON, TEXTS, places_below, spoiled
 
 HEAD = {"apiVersion": "kubeballoon.io/v1alpha1", "metadata": {"name": "here"}}
 VM = {
@@ -122,7 +122,6 @@ def changed(draw: st.DrawFn, original: dict[str, Any], below: str) -> dict[str, 
     return made
 
 
-@EXAMPLES
 @given(changed(REPORT, "status"))
 def test_any_report_of_a_node_is_decided_by_or_refused(body: dict[str, Any]) -> None:
     state = ClusterState()
@@ -142,7 +141,6 @@ def test_any_report_of_a_node_is_decided_by_or_refused(body: dict[str, Any]) -> 
         assert all((each.target or 0) >= 0 for each in allocate_processors(processors).decisions)
 
 
-@EXAMPLES
 @given(st.sampled_from(POLICIES).flatmap(lambda policy: changed(policy, "spec")))
 def test_any_policy_of_a_file_is_loaded_or_refused(body: dict[str, Any]) -> None:
     with TemporaryDirectory() as directory:
@@ -169,7 +167,6 @@ TRACES = [
 ]
 
 
-@EXAMPLES
 @given(st.one_of(st.sampled_from(TRACES).flatmap(spoiled).map(lambda text: text.encode(errors="replace")), st.binary()))
 @pytest.mark.filterwarnings("error")
 def test_any_trace_is_read_or_refused(content: bytes) -> None:
