@@ -16,6 +16,7 @@ import pytest
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor, FakeMemoryControl
 from kubeballoon.agent.emergency import set_emergency_targets
+from kubeballoon.agent.event_wait import wait_for
 from kubeballoon.agent.hypervisor.errors import (
     GarbledError,
     GuestAgentError,
@@ -28,14 +29,13 @@ from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
 from kubeballoon.agent.node.memory import HostMemory
 from kubeballoon.agent.report import NodeObservation, compose
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.vm.guest_agent_worker import GuestWorker
 from kubeballoon.agent.vm.guest_program_client import CHANGING, GuestProgram, ProgramHypervisor
+from kubeballoon.agent.vm.guest_worker import GuestWorker
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import PolicyBacking
 from kubeballoon.agent.vm.vmi import OVERHEAD, Instance, read_instance
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
-from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressureStatus, ProcessorMethod
 from kubeballoon.core.memory.node_state import MemoryStall, NodeLimits, StateThresholds

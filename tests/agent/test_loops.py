@@ -21,7 +21,7 @@ from kubeballoon.agent.agent import Agent
 from kubeballoon.agent.hypervisor.errors import GoneError
 from kubeballoon.agent.node.memory import HostMemoryReader
 from kubeballoon.agent.settings import AgentSettings, NodeSettings
-from kubeballoon.agent.vm import guest_agent_worker
+from kubeballoon.agent.vm import guest_worker
 from kubeballoon.agent.vm.guest_program_client import DIRECTORY
 from kubeballoon.agent.wait_times import Timing
 from kubeballoon.api.quantity import parse_quantity
@@ -49,7 +49,7 @@ def proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Make the /proc of a node whose figures stay as they are."""
     (tmp_path / "meminfo").write_text("MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n")
     (tmp_path / "stat").write_text("cpu 1 0 1 8 0 0 0 0\ncpu0 1 0 1 8 0 0 0 0\n")
-    monkeypatch.setattr(guest_agent_worker, "QemuProcess", lambda *_: FakeGuestControl(process_bytes=700 * MIB))
+    monkeypatch.setattr(guest_worker, "QemuProcess", lambda *_: FakeGuestControl(process_bytes=700 * MIB))
     return tmp_path
 
 

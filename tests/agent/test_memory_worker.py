@@ -17,6 +17,7 @@ import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeHypervisor, FakeMemoryControl
+from kubeballoon.agent.event_wait import wait_for
 from kubeballoon.agent.hypervisor.errors import GarbledError, GoneError
 from kubeballoon.agent.hypervisor.protocols import DomainSample
 from kubeballoon.agent.report import describe
@@ -27,7 +28,6 @@ from kubeballoon.agent.vm.policy_backing import PolicyBacking
 from kubeballoon.agent.vm.vmi import Instance, read_instance
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, MemoryTiming
-from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import MemoryPolicy, VirtualMachineReport
 from kubeballoon.core.backoff import Backoff

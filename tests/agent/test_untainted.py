@@ -21,7 +21,7 @@ from hack.testbed.lab import MIB, GuestSpec, vmi_object
 from hack.testbed.lab.unix_sockets import listen
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.vm.guest_agent_worker import GuestWorkers
+from kubeballoon.agent.vm.guest_worker import GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import PolicyBacking
 from kubeballoon.agent.vm.vmi import Instance, read_instance

@@ -24,8 +24,8 @@ from kubeballoon.agent.hypervisor.qemu_guest_agent import LONGEST_FILE, GuestAge
 from kubeballoon.agent.node.memory import HostMemory
 from kubeballoon.agent.report import NodeObservation, compose
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.vm.guest_agent_worker import GuestWorker
 from kubeballoon.agent.vm.guest_program_client import parse_status
+from kubeballoon.agent.vm.guest_worker import GuestWorker
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.vmi import Instance, read_instance

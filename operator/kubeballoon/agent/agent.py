@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from kubeballoon.agent import emergency, report_changes
 from kubeballoon.agent.cluster_watches import ClusterWatches
+from kubeballoon.agent.event_wait import wait_for
 from kubeballoon.agent.hypervisor.protocols import Hypervisor
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.agent.node.kubelet import is_old
@@ -27,11 +28,10 @@ from kubeballoon.agent.report_changes import News
 from kubeballoon.agent.report_writer import ReportWriter
 from kubeballoon.agent.reported_labels import ReportedLabels, bound_labels, selector_keys
 from kubeballoon.agent.settings import AgentSettings, NodeSettings
-from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
+from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import KnownPolicies, PolicyReader
 from kubeballoon.agent.vm.vmi import Instance, read_instance, read_overcommit
-from kubeballoon.agent.waiting import wait_for
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, NodeProcessors
 from kubeballoon.cluster import paths

@@ -9,7 +9,7 @@ from datetime import datetime
 from kubeballoon import __version__
 from kubeballoon.agent.node.memory import HostMemory
 from kubeballoon.agent.reported_labels import ReportedLabels, bound_labels
-from kubeballoon.agent.vm.guest_agent_worker import GuestWorker
+from kubeballoon.agent.vm.guest_worker import GuestWorker
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.vmi import Instance

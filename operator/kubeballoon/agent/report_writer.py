@@ -10,8 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from kubeballoon.agent.metrics import AgentMetrics
+from kubeballoon.agent.partial_report_writer import PartialReportWriter
 from kubeballoon.agent.report_changes import News, texts_changed
-from kubeballoon.agent.status_writer import StatusWriter
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, NodeTiming
 from kubeballoon.api.v1alpha1 import API_VERSION, NodePressureStatus
 from kubeballoon.cluster import paths
@@ -47,7 +47,7 @@ class ReportWriter:
         self.kubelet_version = ""
         self._node = node
         self._cluster = cluster
-        self._status_writer = StatusWriter(cluster, node, clock)
+        self._partial_report_writer = PartialReportWriter(cluster, node, clock)
         self._heartbeat = Heartbeat(cluster, node)
         self._metrics = metrics
         self._clock = clock
@@ -80,7 +80,7 @@ class ReportWriter:
 
     def replace_refused(self, status: NodePressureStatus) -> NodePressureStatus:
         """Replace what was refused lately of a VM by a report that says so."""
-        return self._status_writer.replace_refused(status)
+        return self._partial_report_writer.replace_refused(status)
 
     async def write(self, status: NodePressureStatus) -> None:
         """Write a report; a failure is logged once, and shows in ``fault``."""
@@ -88,7 +88,7 @@ class ReportWriter:
         try:
             if self._must_create:
                 await self._create()
-            status = await self._status_writer.write(status)
+            status = await self._partial_report_writer.write(status)
         except ApiError as error:
             # A NodePressure that is gone is made anew; to look for it after every other failure would be a burst.
             self._must_create = self._must_create or isinstance(error, NotFoundError)

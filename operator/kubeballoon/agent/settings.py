@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubeballoon.agent.event_wait import Wait, wait_for
 from kubeballoon.agent.node.memory import HostMemory
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, Timing
-from kubeballoon.agent.waiting import Wait, wait_for
 from kubeballoon.core.memory.node_state import NodeFacts
 
 

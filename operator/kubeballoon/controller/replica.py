@@ -17,12 +17,12 @@ from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.cluster.lease_thread import LeaseThread
 from kubeballoon.controller.agent_heartbeats import AgentHeartbeats
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.kind_check import KindCheck
 from kubeballoon.controller.kopf_handlers import Handlers
 from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.metric_gauges import ControllerGauges
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
+from kubeballoon.controller.standby_check import StandbyCheck
 from kubeballoon.controller.wait_times import DEFAULT_TIMING
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Replica:
         self._taints = taints
         self._recorder = EventRecorder(cluster, candidacy.lease.identity)
         self._counters = ControllerCounters(registry)
-        self._kinds = KindCheck(cluster, DEFAULT_TIMING.kinds_interval)
+        self._standby_check = StandbyCheck(cluster, DEFAULT_TIMING.standby_check_interval)
         self._leads = False
         self._term = self._new_term()
 
@@ -77,7 +77,7 @@ class Replica:
         """Say in one line why this replica is not ready; None if it is."""
         if self._leads:
             return self._candidacy.lease.fault or self._term.scheduler.unready() or self._term.heartbeats.fault()
-        return self._candidacy.lease.fault or self._kinds.fault
+        return self._candidacy.lease.fault or self._standby_check.fault
 
     async def run(self, stop: asyncio.Event) -> int:
         """Stand by and lead, in turn, until ``stop`` is set; return the exit status: 1 if something ends before."""
@@ -109,7 +109,7 @@ class Replica:
 
     async def _acquire(self, stop: asyncio.Event) -> bool:
         """Stand by until this replica holds the Lease, or ``stop`` is set; whether it holds the Lease."""
-        checking = asyncio.create_task(self._kinds.run(), name="check kinds")
+        checking = asyncio.create_task(self._standby_check.run(), name="standby check")
         try:
             return await _ends_before(asyncio.create_task(self._candidacy.acquire(), name="acquire"), stop)
         finally:

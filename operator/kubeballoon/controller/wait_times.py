@@ -24,7 +24,7 @@ class ControllerTiming:
         delivery: how long kopf may take to deliver a change that such a comparison has found. It takes up to 15 s to
             reopen a watch that broke off.
         stalled_after: without progress, after which the kubelet restarts the controller.
-        kinds_interval: between the attempts of a replica that stands by to list every kind.
+        standby_check_interval: between the attempts of a replica that stands by to list every kind.
     """
 
     resync: float = 15.0
@@ -38,7 +38,7 @@ class ControllerTiming:
     audit_interval: float = 60.0
     delivery: float = 30.0
     stalled_after: float = 60.0
-    kinds_interval: float = 15.0
+    standby_check_interval: float = 15.0
 
 
 DEFAULT_TIMING = ControllerTiming()

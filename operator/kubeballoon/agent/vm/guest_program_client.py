@@ -23,7 +23,7 @@ from kubeballoon.agent.hypervisor.launcher_sockets import Launcher
 from kubeballoon.agent.hypervisor.protocols import DomainSample, GuestControl, Hypervisor, MemoryControl, VMProcess
 from kubeballoon.agent.hypervisor.qemu_guest_agent import LONGEST_FILE, GuestAgent
 from kubeballoon.agent.hypervisor.qemu_process import ksm_runs
-from kubeballoon.agent.vm.online_memory import OnlineMemoryControl
+from kubeballoon.agent.vm.offline_memory import OnlineMemoryControl
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, ProgramTiming
 from kubeballoon.api.reasons import AgentReason

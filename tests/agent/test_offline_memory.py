@@ -9,7 +9,7 @@ import pytest
 from hack.testbed.lab import MIB
 from hack.testbed.lab.fakes import KERNEL, FakeMemoryControl
 from kubeballoon.agent.hypervisor.protocols import DomainSample
-from kubeballoon.agent.vm.online_memory import OnlineMemoryControl, offline_memory
+from kubeballoon.agent.vm.offline_memory import OnlineMemoryControl, offline_memory
 from kubeballoon.core.memory.demand import BalloonCalibration, GuestStatistics, present_need
 from tests.support.waiting import Clock
 

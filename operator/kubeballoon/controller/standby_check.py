@@ -19,8 +19,8 @@ _COLLECTIONS = (
 )
 
 
-class KindCheck:
-    """A KindCheck lists one object of every kind that a leader reads, now and then.
+class StandbyCheck:
+    """A StandbyCheck lists one object of every kind that a leader reads, now and then, while its replica stands by.
 
     Attributes:
         fault: why a kind could not be listed at the last attempt, in one line; None if all could.

@@ -17,15 +17,15 @@ import pytest
 
 from hack.testbed.lab import GuestSpec, vmi_object
 from hack.testbed.lab.fakes import FakeGuestControl, FakeHypervisor
+from kubeballoon.agent.event_wait import Wait, wait_for
 from kubeballoon.agent.hypervisor.errors import GoneError, GuestAgentError
 from kubeballoon.agent.hypervisor.protocols import DomainSample, PluggedProcessors
 from kubeballoon.agent.hypervisor.qemu_guest_agent import LONGEST_ANSWER, GuestAgent
-from kubeballoon.agent.vm.guest_agent_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.guest_program_client import GuestProgram
+from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.vmi import Instance, read_instance
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, Timing
-from kubeballoon.agent.waiting import Wait, wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory.demand import GuestStatistics

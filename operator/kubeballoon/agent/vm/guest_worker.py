@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from kubeballoon.agent.event_wait import Wait, wait_for
 from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.hypervisor import launcher_sockets
 from kubeballoon.agent.hypervisor.errors import HypervisorError
@@ -24,7 +25,6 @@ from kubeballoon.agent.vm.guest_processors import GuestProcessors
 from kubeballoon.agent.vm.guest_program_client import GuestProgram, ProgramHypervisor
 from kubeballoon.agent.vm.vmi import Instance
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, Timing
-from kubeballoon.agent.waiting import Wait, wait_for
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.vocabulary import ReclaimMethod

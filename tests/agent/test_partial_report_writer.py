@@ -10,7 +10,7 @@ import pytest
 
 from hack.testbed.chart import agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane
-from kubeballoon.agent.status_writer import StatusWriter
+from kubeballoon.agent.partial_report_writer import PartialReportWriter
 from kubeballoon.api.v1alpha1 import NodeMemory, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, InvalidError
@@ -42,7 +42,9 @@ async def test_what_the_api_server_refuses_of_a_vm_costs_its_own_part(
     installed: ControlPlane, node: FakeNode, cluster: ApiClient
 ) -> None:
     absurd = [vm("digits", need=10**400), vm("count", processors={"size": 1 << 70})]
-    await StatusWriter(cluster, node.name).write(status(vm("a"), absurd[0], vm("b"), vm("c"), absurd[1], vm("d")))
+    await PartialReportWriter(cluster, node.name).write(
+        status(vm("a"), absurd[0], vm("b"), vm("c"), absurd[1], vm("d"))
+    )
     found = written(installed, node)
     assert {name: each.get("reason") for name, each in found.items()} == {
         **dict.fromkeys("abcd"),
@@ -55,7 +57,7 @@ async def test_parts_that_are_too_long_for_one_object_are_cut_before_those_of_ot
     installed: ControlPlane, node: FakeNode, cluster: ApiClient
 ) -> None:
     vms = [vm(f"vm-{number:03}", message="why" * 100) for number in range(250)]
-    await StatusWriter(cluster, node.name).write(status(*vms, vm("long", policy="x" * (3 << 20))))
+    await PartialReportWriter(cluster, node.name).write(status(*vms, vm("long", policy="x" * (3 << 20))))
     found = written(installed, node)
     assert [name for name, each in found.items() if "reason" in each] == ["long"]
     assert len(found) == 251

@@ -1,4 +1,4 @@
-"""This module writes a node's report so that a VM which the API server refuses costs only its own part of it."""
+"""This module writes a node's report without those VMs' reports that the API server refuses."""
 
 from __future__ import annotations
 
@@ -36,8 +36,11 @@ class _Refusal:
     backoff: Backoff = field(default=_RETRY)
 
 
-class StatusWriter:
-    """A StatusWriter writes the status of one node's NodePressure."""
+class PartialReportWriter:
+    """A PartialReportWriter writes all of one node's report that the API server accepts.
+
+    A VM's report that is refused is replaced by a short one that says so, or left out, so it hides no other VM.
+    """
 
     def __init__(self, cluster: ApiClient, node: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Write through ``cluster``; ``clock`` gives monotonic seconds."""

@@ -1,4 +1,4 @@
-"""This module leaves plugged memory out of account that a guest has been given and does not use.
+"""This module leaves plugged memory out of account that a guest has offline, and so does not use.
 
 Memory that KubeVirt hotplugs may stay offline: then the guest's kernel does not manage it, and the guest can neither
 use it nor give any of it up. If it counted as held, the guest would seem to work with all of it, and would be asked to
