@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
 import kubeballoon
-from kubeballoon.agent.metrics import AgentMetrics
-from kubeballoon.api.v1alpha1 import NodePressureStatus
+from kubeballoon.agent.metrics import AgentMetrics, ReportResult
+from kubeballoon.api.v1alpha1 import KINDS, NodePressureStatus
 from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
@@ -135,7 +135,7 @@ def vms() -> list[dict[str, Any]]:
 @pytest.fixture
 def agent(vms: list[dict[str, Any]]) -> AgentMetrics:
     metrics = AgentMetrics("n", lambda: NodePressureStatus.model_validate(status(*vms)), lambda: {("shop", "a"): 5.0})
-    metrics.reported(NOW, "written")
+    metrics.reported(NOW, ReportResult.WRITTEN)
     return metrics
 
 
@@ -178,7 +178,7 @@ def test_the_agent_exports_its_node_and_vms(agent: AgentMetrics) -> None:
 
 
 def test_a_report_that_fails_is_counted_and_leaves_the_last_ones_time(agent: AgentMetrics) -> None:
-    agent.reported(None, "failed")
+    agent.reported(None, ReportResult.FAILED)
     assert value(agent.registry, "kubeballoon_agent_reports_total", result="failed") == 1
     assert value(agent.registry, "kubeballoon_agent_report_timestamp_seconds", node="n") == NOW.timestamp()
 
@@ -186,7 +186,7 @@ def test_a_report_that_fails_is_counted_and_leaves_the_last_ones_time(agent: Age
 def test_an_agent_that_has_never_reported_is_as_old_as_itself() -> None:
     before = time.time()
     agent = AgentMetrics("n", lambda: None, dict)
-    agent.reported(None, "failed")
+    agent.reported(None, ReportResult.FAILED)
     began = value(agent.registry, "kubeballoon_agent_report_timestamp_seconds", node="n")
     assert began is not None
     assert before <= began <= time.time()
@@ -306,6 +306,20 @@ def exported(registry: CollectorRegistry) -> Iterator[Line]:
 
 def test_the_docs_list_exactly_what_is_exported(agent: AgentMetrics, controller: Controller) -> None:
     assert sorted(documented()) == sorted([*exported(agent.registry), *exported(controller.registry)])
+
+
+def test_every_value_of_a_label_with_fixed_values_is_explained(agent: AgentMetrics, controller: Controller) -> None:
+    samples = [
+        (family, label, sample.labels[label])
+        for registry in (agent.registry, controller.registry)
+        for family in registry.collect()
+        for sample in family.samples
+        for label in ("kind", "direction", "result")
+        if label in sample.labels and sample.labels[label] not in {kind.__name__ for kind in KINDS}
+    ]
+    assert {label for _, label, _ in samples} == {"kind", "direction", "result"}
+    for family, label, found in samples:
+        assert found in family.documentation, f"what the {label} {found} of {family.name} means is not said"
 
 
 @pytest.mark.parametrize("user", USERS, ids=lambda user: str(user.relative_to(ROOT)))

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Metric
 
 from hack.testbed.closed_loop import ClosedLoop, ModelGuest, constant, memory_policy
 from hack.testbed.closed_loop.model_guest import EPOCH, Amount
-from kubeballoon.agent.metrics import AgentMetrics
+from kubeballoon.agent.metrics import AgentMetrics, ReportResult
 from kubeballoon.api.meta import ObjectMeta
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.events import EventRecorder
@@ -91,7 +91,7 @@ class ModelCluster:
             status = loop.compose()
             self._state.nodes[name] = NodePressure(metadata=ObjectMeta(name=name), status=status)
             self._rounds.results[name] = RoundResult({MEMORY.model.plural: loop.plan}, state=loop.state)
-            self._agents[name].reported(date, "confirmed")
+            self._agents[name].reported(date, ReportResult.CONFIRMED)
             yield from self._agents[name].collect()
         self._rounds.last_decided_at = date
         yield from (metric for metric in self._controller.collect() if metric.type == "gauge")

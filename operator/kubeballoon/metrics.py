@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, Self, TypeVar
 
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Metric, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -41,6 +43,48 @@ class Gauge:
             if value is not None:
                 family.add_metric(labels, value)
         return family
+
+
+class Result(StrEnum):
+    """A Result is what became of something that is counted: a value of the label ``result``.
+
+    Each counter has a subclass of its own, which lists all of its results.
+
+    Attributes:
+        meaning: what the word means, for people; empty where the word says it.
+    """
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str = "") -> Self:
+        """Make a member of its word and its meaning."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+
+def describe_results(about: str, results: type[Result]) -> str:
+    """Say what a counter counts, and name all its results: "Pages, by result: found or missing (no such page)."."""
+    texts = [f"{result} ({result.meaning})" if result.meaning else str(result) for result in results]
+    return f"{about}, by result: {', '.join(texts[:-1])} or {texts[-1]}."
+
+
+R = TypeVar("R", bound=Result)
+
+
+class ResultCounter(Generic[R]):
+    """A ResultCounter counts things by what became of them."""
+
+    def __init__(self, name: str, about: str, results: type[R], registry: CollectorRegistry) -> None:
+        """Export a counter of ``about``; each result is exported from the start, so that its first increase is seen."""
+        self._counter = Counter(name, describe_results(about, results), ("result",), registry=registry)
+        for result in results:
+            self._counter.labels(result)
+
+    def count(self, result: R) -> None:
+        """Count one thing."""
+        self._counter.labels(result).inc()
 
 
 def new_registry(part: str) -> CollectorRegistry:

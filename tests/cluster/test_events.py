@@ -11,7 +11,7 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from kubeballoon.cluster.client import ApiClient, NotFoundError, UnreachableError
-from kubeballoon.cluster.events import EventRecorder, ObjectReference
+from kubeballoon.cluster.events import EventRecorder, EventResult, ObjectReference
 from tests.support.cluster import Object, get
 from tests.support.waiting import Clock, soon
 
@@ -120,10 +120,10 @@ async def test_an_api_server_that_hangs_holds_up_nobody_who_posts_and_costs_only
         await asyncio.sleep(0)
         for number in range(1000, 2000):
             await recorder.post(f"vm-{number}")
-    assert recorder.recorder.results["dropped"] >= 2000
+    assert recorder.recorder.results[EventResult.DROPPED] >= 2000
     recorder.events.answers.set()
     await soon(lambda: sum(recorder.recorder.results.values()) == 4000, 60)
-    assert recorder.recorder.results["written"] == len(recorder.events.objects) >= 1000
+    assert recorder.recorder.results[EventResult.WRITTEN] == len(recorder.events.objects) >= 1000
     await recorder.post("later")
     await soon(lambda: "later" in recorder.events.counts(), 10)
 
@@ -140,7 +140,7 @@ async def test_a_write_that_fails_is_counted_and_later_events_are_written() -> N
 
 
 def _has_written(recorder: EventRecorder, count: int) -> bool:
-    return recorder.results["written"] == count
+    return recorder.results[EventResult.WRITTEN] == count
 
 
 @pytest.mark.cluster

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
-from prometheus_client import Counter, Histogram, Metric
+from prometheus_client import Histogram, Metric
 from prometheus_client.registry import Collector
 
 from kubeballoon.api.v1alpha1 import NodeMemory, NodePressureStatus
-from kubeballoon.metrics import BUCKETS, Gauge, new_registry
+from kubeballoon.metrics import BUCKETS, Gauge, Result, ResultCounter, new_registry
 from kubeballoon.vocabulary import NodeState
 
 _STATE = Gauge("kubeballoon_node_state", "1 for the state the node is in, 0 for the others.", ("node", "state"))
@@ -53,6 +53,14 @@ _KINDS = ("size", "actual", "resident", "target", "min", "need")
 _PROCESSOR_KINDS = ("size", "online", "target")
 
 
+class ReportResult(Result):
+    """A ReportResult is what became of a report to the API server."""
+
+    WRITTEN = "written"
+    CONFIRMED = "confirmed", "the last one was said to hold"
+    FAILED = "failed"
+
+
 class AgentMetrics(Collector):
     """AgentMetrics are the agent's metrics, read when they are scraped.
 
@@ -79,14 +87,9 @@ class AgentMetrics(Collector):
         self._written_at = datetime.now(UTC)
         self.registry = new_registry("agent")
         self.registry.register(self)
-        self._reports = Counter(
-            "kubeballoon_agent_reports",
-            "Reports to the API server, by result: written, failed, or confirmed: the last one was said to hold.",
-            ("result",),
-            registry=self.registry,
+        self._reports = ResultCounter(
+            "kubeballoon_agent_reports", "Reports to the API server", ReportResult, self.registry
         )
-        for result in ("written", "confirmed", "failed"):
-            self._reports.labels(result)
         self.sample_durations = Histogram(
             "kubeballoon_agent_sample_duration_seconds",
             "How long its libvirt daemon takes to sample a VM.",
@@ -94,9 +97,9 @@ class AgentMetrics(Collector):
             registry=self.registry,
         )
 
-    def reported(self, moment: datetime | None, result: str) -> None:
+    def reported(self, moment: datetime | None, result: ReportResult) -> None:
         """Count a report as of ``moment``, or a failure (None), by its result."""
-        self._reports.labels(result).inc()
+        self._reports.count(result)
         self._written_at = moment or self._written_at
 
     def collect(self) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from kubeballoon.agent.metrics import AgentMetrics
+from kubeballoon.agent.metrics import AgentMetrics, ReportResult
 from kubeballoon.agent.partial_report_writer import PartialReportWriter
 from kubeballoon.agent.report_changes import News, texts_changed
 from kubeballoon.agent.wait_times import DEFAULT_TIMING, NodeTiming
@@ -94,7 +94,7 @@ class ReportWriter:
             self._must_create = self._must_create or isinstance(error, NotFoundError)
             self._fail(error)
             return
-        self._succeed(status.observed_at, "written")
+        self._succeed(status.observed_at, ReportResult.WRITTEN)
         self.written, self._written_at, self._must_create = status, self._clock(), False
 
     async def confirm(self, status: NodePressureStatus) -> None:
@@ -121,7 +121,7 @@ class ReportWriter:
         if not held or before.lease_namespace != self._heartbeat.namespace:
             await self.write(status)
             return
-        self._succeed(datetime.now(UTC), "confirmed")
+        self._succeed(datetime.now(UTC), ReportResult.CONFIRMED)
 
     def _must_report(self, error: ApiError) -> bool:
         """Whether a report must take the place of the Lease, which could not be written because of ``error``.
@@ -140,7 +140,7 @@ class ReportWriter:
             _log.warning("%s", text)
         self.fault = text
 
-    def _succeed(self, moment: datetime, result: str) -> None:
+    def _succeed(self, moment: datetime, result: ReportResult) -> None:
         if self.fault:
             _log.info("reporting again")
         self.fault, self._failing, self._retry = "", False, self._retry.succeeded()
@@ -149,7 +149,7 @@ class ReportWriter:
 
     def _fail(self, error: ApiError) -> None:
         """Wait before the next attempt, at the least as long as the API server asks; agents spread their attempts."""
-        self._metrics.reported(None, "failed")
+        self._metrics.reported(None, ReportResult.FAILED)
         asked = min(error.retry_after, _LONGEST_WAIT) if isinstance(error, BusyError) else 0.0
         spread = random.uniform(0.8, 1.2)  # noqa: S311 - not for secrets
         now = self._clock()

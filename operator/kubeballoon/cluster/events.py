@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError, Object
+from kubeballoon.metrics import Result
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +22,14 @@ _MAX_INSTANCE_CHARACTERS = 128  # the API server refuses longer ones
 _MAX_QUEUED = 1000  # events; so many wait only while the API server is slow, and nobody reads thousands
 _MAX_SERIES = 4096  # as many as client-go's recorder remembers
 _SERIES_ENDS_AFTER = timedelta(minutes=6)  # as in client-go's recorder
+
+
+class EventResult(Result):
+    """An EventResult is what became of an event."""
+
+    WRITTEN = "written"
+    FAILED = "failed"
+    DROPPED = "dropped", "too many waited for the API server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,7 @@ class EventRecorder:
     minutes share one Event object, which counts them. An event that does not find room in the queue is dropped.
 
     Attributes:
-        results: how many writes were ``written`` or ``failed``, and how many events were ``dropped``.
+        results: how many writes succeeded or failed, and how many events were dropped.
     """
 
     def __init__(
@@ -105,7 +114,7 @@ class EventRecorder:
         self._known: OrderedDict[_SeriesKey, _Series] = OrderedDict()  # the last series, the latest used last
         self._writer: asyncio.Task[None] | None = None
         self._dropping = False  # whether a dropped event was logged since the queue was last empty
-        self.results = {"written": 0, "failed": 0, "dropped": 0}
+        self.results = dict.fromkeys(EventResult, 0)
 
     async def post(self, about: ObjectReference, reason: str, note: str, *, action: str, warning: bool = False) -> None:
         """Queue one event; this waits for nothing, and is a coroutine because it needs the running event loop.
@@ -143,7 +152,7 @@ class EventRecorder:
 
     def _drop(self) -> None:
         """Count an event for which there is no room; the log has one line until the queue is empty again."""
-        self.results["dropped"] += 1
+        self.results[EventResult.DROPPED] += 1
         if not self._dropping:
             _log.warning("events are dropped: %d wait for the API server already", _MAX_QUEUED)
         self._dropping = True
@@ -156,10 +165,10 @@ class EventRecorder:
             try:
                 await self._write(key, series)
             except ApiError as error:
-                self.results["failed"] += 1
+                self.results[EventResult.FAILED] += 1
                 _log.warning("%s", error)
             else:
-                self.results["written"] += 1
+                self.results[EventResult.WRITTEN] += 1
         self._dropping = False
 
     async def _write(self, key: _SeriesKey, series: _Series) -> None:

@@ -16,7 +16,7 @@ _NOTHING_CHANGES = "the patch changes nothing"  # in the message by which the ch
 
 
 class WriteResult(StrEnum):
-    """A WriteResult says what became of annotations, in the word that metrics use."""
+    """A WriteResult says what became of annotations that were to be written on a VMI."""
 
     WRITTEN = "written"
     GONE = "gone"

@@ -9,11 +9,12 @@ from prometheus_client import Metric
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from kubeballoon.cluster.events import EventResult
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.rounds import RoundResult, RoundRunner
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
-from kubeballoon.metrics import Gauge, Sample
+from kubeballoon.metrics import Gauge, Sample, describe_results
 
 _NODE = ("node",)
 _LEADER = Gauge("kubeballoon_leader", "1 on the replica that leads; only this one exports what it decided.")
@@ -123,12 +124,8 @@ def _memory_of_policies(plans: Iterable[MemoryPlan]) -> Iterator[Sample]:
     return iter(sums.items())
 
 
-def _events(results: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(
-        "kubeballoon_events",
-        "Events by result: written, failed, or dropped because too many waited for the API server.",
-        labels=("result",),
-    )
+def _events(results: Mapping[EventResult, int]) -> Metric:
+    family = CounterMetricFamily("kubeballoon_events", describe_results("Events", EventResult), labels=("result",))
     for result, count in results.items():
         family.add_metric((result,), count)
     return family

@@ -16,7 +16,7 @@ from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.metric_counters import ControllerCounters
+from kubeballoon.controller.metric_counters import ControllerCounters, StatusResult
 from kubeballoon.controller.node_policy_status import NodeCounts, TaintAbility, count_nodes, node_policy_status
 from kubeballoon.controller.policy_counts import PolicyCounter, PolicyCounts
 from kubeballoon.controller.policy_status import is_news, policy_status, unreadable_status
@@ -114,15 +114,15 @@ class PolicyStatusWriter:
         try:
             await self._cluster.apply(paths.policy_status(policies.path, name), body)
         except NotFoundError:
-            self._counters.count_status("gone")
+            self._counters.statuses.count(StatusResult.GONE)
             return False
         except ApiError as error:
-            self._counters.count_status("failed")
+            self._counters.statuses.count(StatusResult.FAILED)
             if self._errors.get(subject) != str(error):
                 _log.warning("%s", error)
             self._errors[subject] = str(error)
             return False
-        self._counters.count_status("written")
+        self._counters.statuses.count(StatusResult.WRITTEN)
         self._errors.pop(subject, None)
         return True
 

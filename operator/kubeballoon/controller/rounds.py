@@ -18,7 +18,7 @@ from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.cluster.vmi_annotations import CONCURRENT_PATCHES, VMIAnnotator, VMIReference, WriteResult
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.event_allowance import EventAllowance
-from kubeballoon.controller.metric_counters import ControllerCounters
+from kubeballoon.controller.metric_counters import ControllerCounters, PatchResult, RoundEnd, patch_result
 from kubeballoon.controller.misreported_vms import MisreportedVMs
 from kubeballoon.controller.policy_store import PolicyStore
 from kubeballoon.controller.round_queue import URGENT
@@ -71,11 +71,11 @@ class RoundResult:
         return self.fault is None and not self.silent
 
     @property
-    def label(self) -> str:
-        """How the round ended, in the word that metrics use: decided, silent or failed."""
+    def end(self) -> RoundEnd:
+        """How the round ended."""
         if self.fault is not None:
-            return "failed"
-        return "decided" if self.decided else "silent"
+            return RoundEnd.FAILED
+        return RoundEnd.DECIDED if self.decided else RoundEnd.SILENT
 
     @property
     def memory(self) -> MemoryPlan | None:
@@ -159,7 +159,7 @@ class RoundRunner:
         if result is None:
             return  # the node is gone
         result.ended_at = self._clock()
-        self._counters.count_round(result.label)
+        self._counters.rounds.count(result.end)
         if result.decided:
             self.last_decided_at = self._utc_now()
 
@@ -297,14 +297,15 @@ class RoundRunner:
             vmi = VMIReference(report.namespace, report.name, report.uid, node)
             written = await self._annotator.write(vmi, annotations, wanted, urgent=urgent)
         except ApiError as error:
-            self._counters.count_patch("failed")
+            self._counters.patches.count(PatchResult.FAILED)
             _log.warning("%s", error)
             return str(error)
         finally:
             self.progress_at = self._clock()
-        if written is WriteResult.SKIPPED:
+        counted = patch_result(written)
+        if counted is None:
             return None
-        self._counters.count_patch(written)
+        self._counters.patches.count(counted)
         result.unwritten.discard(report.uid)
         if written is not WriteResult.WRITTEN:
             self._misreported.add(node, report, self._clock())
