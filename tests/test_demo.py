@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -9,8 +10,10 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
+from hack.demo.record import Measurement, Memory
 from hack.demo.scene import POLICIES, LabScene, Scene
 from hack.demo.scenes import DEFAULT, SCENES
+from hack.demo.screen import Screen
 from hack.demo.stage import ROOT
 from kubeballoon.manifests import read
 
@@ -59,3 +62,26 @@ def test_every_policy_belongs_to_a_scene_and_names_it() -> None:
     for name, policy in policies.items():
         command = "`make demo`" if name == DEFAULT else f"`make demo SCENE={name}`"
         assert command in (POLICIES / policy).read_text()
+
+
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        """Say that it is a terminal."""
+        return True
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_line_of_the_table_wraps_since_it_is_drawn_over_the_last_one(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal, size = Terminal(), 2 << 30
+    memory = Memory({"calm": size // 2}, {"calm": size // 3}, {"node-1": size, "node-2": 0})
+    Screen(terminal).show_nodes(Measurement(1.0, memory, {"calm": size // 4}), 2 * size, {"calm": size})
+    lines = terminal.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["node-1", "node-2", "calm"]
+    assert max(map(len, lines)) < columns
+    bars = [re.sub("[^█·]", "", line) for line in lines]
+    assert [bar.count("█") * 2 for bar in bars] == [len(bars[0]), 0, len(bars[0])]

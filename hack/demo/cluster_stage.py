@@ -66,7 +66,7 @@ class ClusterStage:
 
     def _refuse_policies(self) -> None:
         """Raise ControlPlaneError if the cluster has policies, which could govern the scene's VMs too."""
-        found = self.plane.kubectl("get", "mempol,cpupol", "--output=name").split()
+        found = self.plane.kubectl("get", "mempol,cpupol,nodepol", "--output=name").split()
         others = [name for name in found if not name.endswith("/demo")]
         if others:
             raise ControlPlaneError(f"the cluster has policies: kubectl delete {' '.join(others)}")

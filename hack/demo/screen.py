@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,7 +12,17 @@ from hack.demo.record import Measurement
 from kubeballoon.core.formatting import human
 
 _LINE_SECONDS = 3.0
-_WIDTH = 28
+_WIDEST, _NARROWEST = 28, 4  # bars, characters
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of the table: a name, a bar that is filled to `part` of `whole`, and a text."""
+
+    name: str
+    part: int
+    whole: int
+    text: str
 
 
 class Screen:
@@ -31,17 +43,17 @@ class Screen:
 
     def show(self, now: Measurement, total: int, state: str, sizes: dict[str, int]) -> None:
         """Show a measurement, of a node of ``total`` bytes; on a terminal, the table is drawn over the last one."""
-        node = f"  node   {_bar(now.used, total)} {human(now.used):>9} of {human(total)} used, state {state}"
+        node = _Row("node", now.used, total, f"{human(now.used):>8} of {human(total)} used, state {state}")
         self._show(now, [node], f"node {state}, {human(total - now.used)} free", sizes)
 
     def show_nodes(self, now: Measurement, total: int, sizes: dict[str, int]) -> None:
         """Show a measurement of nodes of ``total`` bytes each."""
         used = now.memory.used
-        rows = [f"  {name} {_bar(each, total)} {human(each):>9} of {human(total)} used" for name, each in used.items()]
+        rows = [_Row(name, each, total, f"{human(each):>8} of {human(total)} used") for name, each in used.items()]
         free = ", ".join(f"{name} {human(total - each)} free" for name, each in used.items())
         self._show(now, rows, free, sizes)
 
-    def _show(self, now: Measurement, rows: list[str], line: str, sizes: dict[str, int]) -> None:
+    def _show(self, now: Measurement, rows: list[_Row], line: str, sizes: dict[str, int]) -> None:
         """Draw rows for the nodes, to which those for the guests are added, or write a line about both."""
         if not self._live:
             if time.monotonic() >= self._next_line and now.at != self._shown_at:
@@ -52,12 +64,10 @@ class Screen:
             return
         self._erase()
         for name, actual in now.actual.items():
-            load = now.load.get(name, 0)
-            rows.append(
-                f"  {name:6} {_bar(actual, sizes[name])} may use {human(actual):>8} of {human(sizes[name])}"
-                f", load {human(load):>8}, node holds {human(now.resident[name])}"
-            )
-        self._write("\n".join(rows) + "\n")
+            size, load, resident = sizes[name], now.load.get(name, 0), now.resident[name]
+            text = f"{human(actual):>8} of {human(size)}, load {human(load):>8}, node holds {human(resident):>8}"
+            rows.append(_Row(name, actual, size, text))
+        self._write("".join(f"{line}\n" for line in _lines(rows, shutil.get_terminal_size().columns)))
         self._table_lines = len(rows)
 
     def finish(self, summary: dict[str, Any], directory: Path) -> None:
@@ -84,6 +94,14 @@ class Screen:
         self._stream.flush()
 
 
-def _bar(part: int, whole: int) -> str:
-    filled = max(0, min(_WIDTH, round(_WIDTH * part / whole)))
-    return "█" * filled + "·" * (_WIDTH - filled)
+def _lines(rows: list[_Row], columns: int) -> list[str]:
+    """Lay out a table whose bars leave room for the texts: a line that wraps could not be erased with the others."""
+    names = max(len(row.name) for row in rows)
+    room = columns - 1 - max(len(f"  {row.name:{names}}  {row.text}") for row in rows)
+    width = max(_NARROWEST, min(_WIDEST, room))
+    return [f"  {row.name:{names}} {_bar(row.part, row.whole, width)} {row.text}"[: columns - 1] for row in rows]
+
+
+def _bar(part: int, whole: int, width: int) -> str:
+    filled = max(0, min(width, round(width * part / whole)))
+    return "█" * filled + "·" * (width - filled)
