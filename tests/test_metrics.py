@@ -198,7 +198,7 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
 
     assert shown("leader") == 1
     assert shown("node_capacity_bytes", node="n") == (1024 - 64 - 32) * MIB
-    assert shown("node_entitlement_shortfall_bytes", node="n") == 0
+    assert shown("node_shortfall_bytes", node="n") == 0
     assert shown("node_reclaimed_bytes", node="n") == 512 * MIB
     assert shown("node_agent_silent", node="n") == 0
     demand = shown("vm_demand_bytes", **{**B, "policy": "default"})

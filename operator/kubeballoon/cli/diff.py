@@ -139,8 +139,8 @@ def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitS
     comparison = compare(view, policies, prune=options.prune)
     if not output.print_document(comparison):
         _print_comparison(comparison, output)
-    fails = {"overcommit": comparison.has_new_shortfall, "change": comparison.changes, "never": False}[options.fail_on]
-    return ExitStatus.ATTENTION if fails else ExitStatus.DONE
+    fails = {"overcommit": comparison.has_larger_shortfall, "change": comparison.changes, "never": False}
+    return ExitStatus.ATTENTION if fails[options.fail_on] else ExitStatus.DONE
 
 
 def _print_comparison(comparison: Comparison, output: Output) -> None:

@@ -156,7 +156,7 @@ class Comparison(ApiModel):
         return any(map(has_changes, self.virtual_machines)) or any(map(has_changes, self.nodes))
 
     @property
-    def has_new_shortfall(self) -> bool:
+    def has_larger_shortfall(self) -> bool:
         """Whether the minimums on a node would exceed what it has, by more than they do without the change."""
         return any(
             each.shortfall_after > each.shortfall_before

@@ -9,14 +9,14 @@ from kubeballoon.core.formatting import human
 
 
 def summarize(comparison: Comparison) -> Iterator[str]:
-    """Sum up what would be reclaimed and given back, and how many nodes would be overcommitted, in sentences."""
+    """Sum up what would be reclaimed and given back, and how many nodes would have a larger shortfall, in sentences."""
     moves = [vm.after - vm.before for vm in comparison.virtual_machines if vm.changed]
-    yield f"Memory: {_sum_up(moves, human)}; {_overcommitted(_memory_shortfalls(comparison))}."
+    yield f"Memory: {_sum_up(moves, human)}; {_larger_shortfalls(_memory_shortfalls(comparison))}."
     processors = [vm.processors for vm in comparison.virtual_machines if vm.processors is not None]
     if any(each.changed for each in processors):
         now = _sum_up([each.after - each.before for each in processors], _count)
         short = _sum_up([each.short_after - each.short_before for each in processors], _count)
-        yield f"Processors: {now}; {_overcommitted(_processor_shortfalls(comparison))}."
+        yield f"Processors: {now}; {_larger_shortfalls(_processor_shortfalls(comparison))}."
         if short != now:
             yield f"Processors on nodes that run short: {short}."
 
@@ -46,7 +46,7 @@ def _processor_shortfalls(comparison: Comparison) -> Iterator[bool]:
     return (change.shortfall_after > change.shortfall_before for change in changes)
 
 
-def _overcommitted(worse: Iterable[bool]) -> str:
+def _larger_shortfalls(worse: Iterable[bool]) -> str:
     """Say how many nodes' guaranteed minimums would exceed what the nodes have, by more than now."""
     count = sum(worse)
-    return f"{count or 'no'} node{'' if count == 1 else 's'} would be overcommitted"
+    return f"{count or 'no'} node{'' if count == 1 else 's'} would have a larger shortfall"

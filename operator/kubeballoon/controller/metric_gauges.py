@@ -25,7 +25,7 @@ _CAPACITY = Gauge(
     _NODE,
 )
 _SHORTFALL = Gauge(
-    "kubeballoon_node_entitlement_shortfall_bytes",
+    "kubeballoon_node_shortfall_bytes",
     "By how much the guaranteed minimums exceed that capacity, less what is set aside for VMs that take no part.",
     _NODE,
 )
