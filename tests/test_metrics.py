@@ -26,6 +26,7 @@ from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.metric_gauges import ControllerGauges
 from kubeballoon.controller.rounds import RoundResult, RoundRunner
 from kubeballoon.core.memory.allocation import allocate_memory
+from kubeballoon.core.migration import MigratableVM, Migration, MigrationPlan
 from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.metrics import Gauge, expose, new_registry
 from kubeballoon.options import add_serving_options
@@ -111,6 +112,8 @@ class Controller:
             {MEMORY.model.plural: allocate_memory(self.state.snapshot("n", report, 0.0))}
         )
         self.rounds.last_decided_at = NOW
+        migration = Migration(MigratableVM("a", "shop/a", 1, 1), "n", "free", "why")
+        self.state.migration_plans = {"pool": MigrationPlan((migration,), {"lost": "why not"})}
 
 
 @pytest.fixture
@@ -210,6 +213,8 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("policy_memory_bytes", policy="default", kind="actual") == 512 * MIB
     assert shown("policy_memory_bytes", policy="default", kind="size") == 1024 * MIB
     assert shown("vm_entitlement_bytes", **{**B, "policy": "default"}) is not None
+    assert shown("policy_contended_nodes", policy="pool", result="mendable") == 1
+    assert shown("policy_contended_nodes", policy="pool", result="unmended") == 1
     assert shown("build_info", part="controller", version=kubeballoon.__version__) == 1
     assert shown("last_round_timestamp_seconds") == NOW.timestamp()
 

@@ -60,6 +60,17 @@ class TaintEffect(enum.StrEnum):
     NO_SCHEDULE = "NoSchedule"
 
 
+class Migratability(enum.StrEnum):
+    """Whether a VM may be migrated while it runs (Migratable), or what rules that out.
+
+    NotMigratable: KubeVirt cannot. External: the VM's evictionStrategy leaves that to another program.
+    """
+
+    MIGRATABLE = "Migratable"
+    NOT_MIGRATABLE = "NotMigratable"
+    EXTERNAL = "External"
+
+
 class ReclaimWhen(enum.StrEnum):
     """When the policy reclaims: while not all VMs fit (Overcommitted), or once the node runs short (UnderPressure)."""
 

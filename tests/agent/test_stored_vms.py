@@ -32,6 +32,7 @@ def test_a_running_vm_is_read() -> None:
     assert instance.pods == ("0c8f0d63-c53b-4a2f-a9a6-a7c811cd8af0",)
     assert instance.processors.size == 2
     assert instance.obstacle is None
+    assert instance.migratability == "Migratable"
 
 
 def test_a_vm_that_has_migrated_follows_its_request_on_its_new_node_alone() -> None:

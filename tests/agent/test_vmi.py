@@ -121,6 +121,30 @@ def test_guaranteed_pods_keep_their_promise() -> None:
     assert found[0] == "Guaranteed"
 
 
+@pytest.mark.parametrize(
+    ("migratable", "strategy", "found"),
+    [
+        ("True", None, "Migratable"),
+        ("True", "LiveMigrate", "Migratable"),
+        ("True", "LiveMigrateIfPossible", "Migratable"),
+        ("True", "None", "Migratable"),
+        ("True", "External", "External"),
+        ("False", "LiveMigrate", "NotMigratable"),
+        (None, None, "NotMigratable"),
+    ],
+)
+def test_whether_a_vm_may_be_migrated_is_said_by_kubevirt_and_by_its_own_eviction_strategy(
+    migratable: str | None, strategy: str | None, found: str
+) -> None:
+    made = vmi()
+    conditions = [] if migratable is None else [{"type": "LiveMigratable", "status": migratable}]
+    made["status"]["conditions"] = conditions
+    made["spec"] |= {} if strategy is None else {"evictionStrategy": strategy}
+    instance = read_instance(made, "here")
+    assert instance is not None
+    assert instance.migratability == found
+
+
 def test_a_vm_is_held_from_the_start_of_a_migration_to_its_end() -> None:
     migrating = vmi()
     migrating["status"]["migrationState"] = {"migrationUid": "m", "startTimestamp": "2026-01-01T00:00:00Z"}

@@ -55,6 +55,7 @@ def reporting(name: str, now: datetime, *needs: str) -> NodePressure:
             "need": need,
             "presentNeed": need,
             "swapAbility": "Unable",
+            "migratability": "Migratable",
         }
         for index, need in enumerate(needs)
     ]

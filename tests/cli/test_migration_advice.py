@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kubeballoon.cli.migration_advice import advise_migrations
 from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
+from kubeballoon.core.migration import MigrationNode, migration_node
 
 GIB = 1 << 30
 POLICY = MemoryTerms("p", minimum=Amount(percent=50), headroom=Amount(0))
@@ -14,14 +15,20 @@ def vm(name: str, need: int, policy: MemoryTerms | None = POLICY) -> MemoryVM:
     return MemoryVM(name, f"shop/{name}", 8 * GIB, 5 * GIB, overhead=GIB // 4, need=need * GIB, policy=policy)
 
 
-def node(name: str, *vms: MemoryVM) -> MemoryNode:
+def node(name: str, *vms: MemoryVM, hindrances: dict[str, str] | None = None) -> MigrationNode:
     """A node of 16 GiB, of which 15 GiB are for VMs."""
-    return MemoryNode(name, 16 * GIB, 2 * GIB, other=0, reserve=GIB, vms=vms)
+    memory = MemoryNode(name, 16 * GIB, 2 * GIB, other=0, reserve=GIB, vms=vms)
+    return migration_node(memory, hindrances=hindrances or {})
 
 
 def test_the_migration_that_mends_a_node_is_named_with_its_target() -> None:
     advice = advise_migrations([node("a", vm("x", 7), vm("y", 6), vm("z", 5)), node("b", vm("w", 6)), node("c")])
     assert advice == {"a": "by memory, it would help to migrate shop/x to c"}
+
+
+def test_a_vm_that_must_not_be_migrated_is_not_named() -> None:
+    full = node("a", vm("x", 7), vm("y", 6), vm("z", 5), hindrances={"x": "KubeVirt cannot migrate it"})
+    assert advise_migrations([full, node("c")]) == {"a": "by memory, it would help to migrate shop/y to c"}
 
 
 def test_a_node_that_has_what_its_vms_need_gets_no_advice() -> None:

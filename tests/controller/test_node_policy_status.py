@@ -11,6 +11,7 @@ from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.node_policy_status import TaintAbility, count_nodes, node_policy_status
 from kubeballoon.controller.policy_status import is_news, unreadable_status
 from kubeballoon.controller.policy_store import NodePolicyStore
+from kubeballoon.core.migration import MigratableVM, Migration, MigrationPlan
 from kubeballoon.vocabulary import TaintEffect
 from tests.support.cluster import node_policy
 
@@ -52,8 +53,10 @@ def statuses(
     nodes: list[NodePressure],
     taints: dict[str, TaintEffect] | None = None,
     ability: TaintAbility = ALLOWED,
+    plans: dict[str, MigrationPlan] | None = None,
 ) -> dict[str, NodePolicyStatus]:
-    state = ClusterState(nodes={each.metadata.name: each for each in nodes}, taints=taints or {})
+    by_name = {each.metadata.name: each for each in nodes}
+    state = ClusterState(nodes=by_name, taints=taints or {}, migration_plans=plans or {})
     for each in policies:
         state.node_policies.put(each)
     counts = count_nodes(state)
@@ -143,6 +146,16 @@ def test_tainted_nodes_are_counted_and_named_and_only_named_where_a_policy_obser
     found = statuses(policies, nodes, dict.fromkeys("ac", TaintEffect.PREFER_NO_SCHEDULE))
     assert (found["big"].tainted, condition(found["big"], "Ready").message) == (1, "governs 2 nodes, taints a")
     assert (found["small"].tainted, condition(found["small"], "Ready").message) == (0, "governs 1 node, would taint c")
+
+
+def test_migrations_that_a_policy_would_make_are_named() -> None:
+    policies = [policy("big", "big", migration={"mode": "Observe"})]
+    vm = MigratableVM("u", "shop/x", 1, 1)
+    plan = MigrationPlan((Migration(vm, "a", "b", "why"),), {"c": "why not"})
+    nodes = [node(name, "big", "big") for name in "abc"]
+    found = statuses(policies, nodes, plans={"big": plan})["big"]
+    message = "governs 3 nodes, would migrate shop/x from a to b; no migration mends c"
+    assert condition(found, "Ready").message == message
 
 
 def test_a_policy_that_cannot_taint_says_why() -> None:

@@ -163,6 +163,7 @@ def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
         reason=_reason(instance, view),
         message=_shorten(describe(instance, view, binding=worker.backing.binding)),
         owner_excluded=instance.owner_excluded,
+        migratability=instance.migratability,
         guest=None if sample is None or view.need is None else _guest_report(sample.statistics),
     )
 

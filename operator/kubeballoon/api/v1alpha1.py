@@ -16,6 +16,7 @@ from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.selector import LabelSelector
 from kubeballoon.vocabulary import (
     DEFAULT_MINIMUM_PERCENT,
+    Migratability,
     Mode,
     NodeState,
     ReclaimMethod,
@@ -448,6 +449,23 @@ class TaintSettings(ApiModel):
     )
 
 
+class MigrationSettings(ApiModel):
+    """Whether migrations are sought that would mend a node whose VMs need more memory than it has.
+
+    Balloons cannot mend such a node. Nothing is migrated: it is only said what would be.
+    """
+
+    rules = (rules.duration("after"),)
+
+    mode: Literal[RemedyMode.OFF, RemedyMode.OBSERVE] = Field(
+        default=RemedyMode.OFF,
+        description="Observe says which VMs it would migrate, and where to: to other nodes that the policy governs.",
+    )
+    after: Duration = Field(
+        default="5m", description="For how long a node's VMs must have needed more memory than it has."
+    )
+
+
 class NodePolicySpec(ApiModel):
     """A NodePolicySpec says which nodes a policy is for, when they are short of memory, and what is done about it.
 
@@ -475,6 +493,7 @@ class NodePolicySpec(ApiModel):
     )
     stall: StallSettings = Field(default_factory=StallSettings, json_schema_extra={"default": {}})
     taint: TaintSettings = Field(default_factory=TaintSettings, json_schema_extra={"default": {}})
+    migration: MigrationSettings = Field(default_factory=MigrationSettings, json_schema_extra={"default": {}})
 
 
 class NodePolicyStatus(ApiModel):
@@ -672,6 +691,11 @@ class VirtualMachineReport(ApiModel):
     reason: Reason | None = Field(default=None, description="Why the VM is not eligible or not responsive: one word.")
     message: str | None = Field(default=None, description="Why the VM has the memory that it has.", max_length=1024)
     owner_excluded: bool = Field(default=False, description="Whether the VM's owner wants the VM left alone.")
+    migratability: Annotated[Migratability | None, _unless_newer(Migratability, None)] = Field(
+        default=None,
+        description="Whether the VM may be migrated while it runs, or what rules that out; left out by agents that are "
+        "too old to say so.",
+    )
     requested_method: Annotated[ReclaimMethod, _unless_newer(ReclaimMethod, ReclaimMethod.AUTO)] = Field(
         default=ReclaimMethod.AUTO, description="How memory is to be reclaimed from the guest."
     )

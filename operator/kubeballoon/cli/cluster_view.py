@@ -27,6 +27,7 @@ from kubeballoon.cluster.errors import ApiError, ForbiddenError, NotFoundError, 
 from kubeballoon.cluster.heartbeat import SELECTOR, heartbeat_dates
 from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.memory.model import MemoryNode
+from kubeballoon.core.migration import MigrationNode, migration_node
 from kubeballoon.core.processors.model import ProcessorNode
 from kubeballoon.governance.core_inputs import memory_node, processor_node
 from kubeballoon.governance.loaded_policy import (
@@ -35,6 +36,7 @@ from kubeballoon.governance.loaded_policy import (
     load_memory_policy,
     load_processor_policy,
 )
+from kubeballoon.governance.migration_hindrance import migration_hindrances
 from kubeballoon.governance.node_policies import LoadedNodePolicy, load_node_policy
 from kubeballoon.governance.policy_selection import Governance, govern
 from kubeballoon.governance.report_bounds import SILENT_AFTER, as_last_held, lease_namespaces
@@ -112,6 +114,11 @@ class ClusterView:
             lambda report: self.memory_governance(report).governing,
             released=node.metadata.released,
         )
+
+    def migration_node(self, node: NodePressure, status: NodePressureStatus) -> MigrationNode:
+        """Translate a node for the choice of migrations."""
+        hindrances = migration_hindrances(status.virtual_machines)
+        return migration_node(self.memory_node(node, status), hindrances=hindrances, accepts=not node.metadata.released)
 
     def processor_node(self, node: NodePressure, status: NodePressureStatus) -> ProcessorNode | None:
         """Translate a node's processors for the core; None if its agent does not report them.

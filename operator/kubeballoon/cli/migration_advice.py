@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from kubeballoon.core.formatting import listed
-from kubeballoon.core.memory.model import MemoryNode
-from kubeballoon.core.migration import MigrationTerms, choose_migrations, migration_node
-
-_TERMS = MigrationTerms(contended_for=0.0, at_once=1_000, at_once_per_node=1_000)
-"""Advice is about what mends a node, not about what may begin now."""
+from kubeballoon.core.migration import ADVICE_TERMS, MigrationNode, choose_migrations
 
 
-def advise_migrations(nodes: Iterable[MemoryNode]) -> dict[str, str]:
+def advise_migrations(nodes: Sequence[MigrationNode]) -> dict[str, str]:
     """Say for each node that needs more than it has what would mend it, or why nothing does, by the node's name.
 
     Nodes with silent agents must not be among ``nodes``: nobody knows what room they have.
     """
-    described = [migration_node(node) for node in nodes]
-    plan = choose_migrations(described, _TERMS)
+    plan = choose_migrations(nodes, ADVICE_TERMS)
     advice = {}
-    for node in described:
+    for node in nodes:
         moves = [f"{each.vm.name} to {each.target}" for each in plan.migrations if each.source == node.name]
         if moves:
             advice[node.name] = f"by memory, it would help to migrate {listed(moves)}"

@@ -307,7 +307,7 @@ def _advise(view: ClusterView, contended: Collection[str]) -> Iterator[str]:
     if not contended:
         return
     heard = [each for each in view.reporting_nodes() if not view.is_silent(each[1])]
-    advice = advise_migrations(view.memory_node(pressure, status) for pressure, status in heard)
+    advice = advise_migrations([view.migration_node(pressure, status) for pressure, status in heard])
     yield from (f"node {name}: {advice[name]}" for name in contended if name in advice)
 
 

@@ -21,6 +21,7 @@ from kubeballoon.api.v1alpha1 import (
 )
 from kubeballoon.controller.policy_store import NodePolicyStore, PolicyCollection, PolicyStore, is_older
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryTerms
+from kubeballoon.core.migration import MigrationPlan
 from kubeballoon.core.processors.model import ProcessorNode, ProcessorTerms
 from kubeballoon.governance.core_inputs import memory_node, processor_node
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms
@@ -46,6 +47,7 @@ class ClusterState:
         taints: the effect of the taint that each node is to have, or would have where that is only observed.
         taints_enabled: whether the installation allows the controller to taint nodes.
         taint_fault: why a taint could not be written, in one line; None if none failed lately.
+        migration_plans: the migrations that would mend contended nodes, by the NodePolicy that seeks them.
         utc_now: the time of day, for the age of reports that were written before this controller began.
     """
 
@@ -58,6 +60,7 @@ class ClusterState:
     taints: Mapping[str, TaintEffect] = field(default_factory=dict)
     taints_enabled: bool = False
     taint_fault: str | None = None
+    migration_plans: Mapping[str, MigrationPlan] = field(default_factory=dict)
     utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _namespace_epoch: int = 0
     _reported_at: dict[str, float] = field(default_factory=dict)  # when each node's agent last reported, seconds
@@ -153,6 +156,15 @@ class ClusterState:
         """Forget a node that is gone."""
         self.nodes.pop(name, None)
         self.node_policies.forget_node(name)
+
+    def pools(self) -> dict[str, list[str]]:
+        """Find the nodes that each NodePolicy governs, by the policy's name; a policy that governs none is left out."""
+        pools: dict[str, list[str]] = {}
+        for name, pressure in self.nodes.items():
+            selecting = [] if pressure.status is None else self.node_policies.select(name, pressure.status.labels)
+            if selecting:
+                pools.setdefault(selecting[0].name, []).append(name)
+        return pools
 
     def governance(
         self, store: PolicyStore[P, Terms], report: VirtualMachineReport

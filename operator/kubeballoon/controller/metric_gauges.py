@@ -13,6 +13,7 @@ from kubeballoon.cluster.events import EventResult
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.rounds import RoundResult, RoundRunner
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
+from kubeballoon.core.migration import MigrationPlan
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.metrics import Gauge, Sample, describe_results
 
@@ -47,6 +48,12 @@ _GUARANTEED = Gauge(
     "kubeballoon_node_guaranteed_bytes", "The guaranteed minimums of a node's VMs that policies govern.", _NODE
 )
 _GOVERNED = Gauge("kubeballoon_policy_virtual_machines", "How many VMs a policy governs.", ("kind", "policy"))
+_CONTENDED = Gauge(
+    "kubeballoon_policy_contended_nodes",
+    "Nodes whose VMs have needed more memory than there is for as long as their NodePolicy says, by whether migrations "
+    "would mend them: mendable or unmended.",
+    ("policy", "result"),
+)
 _POLICY_MEMORY = Gauge(
     "kubeballoon_policy_memory_bytes",
     "Memory of the VMs that a MemoryPolicy governs: their size, what is guaranteed (min), their demand, what they are "
@@ -89,6 +96,7 @@ class ControllerGauges(Collector):
         )
         yield _GOVERNED.family(_governed(results.values()))
         yield _POLICY_MEMORY.family(_memory_of_policies(plans.values()))
+        yield _CONTENDED.family(_contended(self._state.migration_plans))
         yield _events(self._rounds.recorder.results)
 
 
@@ -122,6 +130,13 @@ def _memory_of_policies(plans: Iterable[MemoryPlan]) -> Iterator[Sample]:
             sums[vm.policy.name, "entitlement"] += decision.entitlement
             sums[vm.policy.name, "actual"] += vm.actual
     return iter(sums.items())
+
+
+def _contended(plans: Mapping[str, MigrationPlan]) -> Iterator[Sample]:
+    """Count for each NodePolicy that seeks migrations the nodes that they would mend, and the others."""
+    for policy, plan in plans.items():
+        yield (policy, "mendable"), len({each.source for each in plan.migrations})
+        yield (policy, "unmended"), len(plan.unmended)
 
 
 def _events(results: Mapping[EventResult, int]) -> Metric:

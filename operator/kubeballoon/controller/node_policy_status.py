@@ -10,7 +10,8 @@ from kubeballoon.api.meta import Status, set_conditions
 from kubeballoon.api.v1alpha1 import NodePolicy, NodePolicyStatus, NodePressureStatus
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.condition_finding import Finding, conditions_now, find_conflict, in_order
-from kubeballoon.core.formatting import counted
+from kubeballoon.core.formatting import counted, listed
+from kubeballoon.core.migration import MigrationPlan
 from kubeballoon.governance.node_policies import LoadedNodePolicy, tied_policies
 from kubeballoon.vocabulary import RemedyMode
 
@@ -33,6 +34,7 @@ class NodeCounts:
         behind: the governed nodes whose agents do not know the policy as it is now.
         old: the governed nodes whose agents are too old to know NodePolicies.
         tainted: the governed nodes that are to have the taint, or would have it where that is only observed.
+        migrations: what would mend the contended nodes among the governed ones.
         refused: why the policy cannot hold on some governed nodes, by the node's name.
         governed_by: the policies that govern nodes which this policy selects too.
         tied_with: the policies of the same priority that select nodes which this policy selects too.
@@ -43,6 +45,7 @@ class NodeCounts:
     behind: set[str] = field(default_factory=set)
     old: set[str] = field(default_factory=set)
     tainted: set[str] = field(default_factory=set)
+    migrations: MigrationPlan = field(default_factory=MigrationPlan)
     refused: dict[str, str] = field(default_factory=dict)
     governed_by: set[str] = field(default_factory=set)
     tied_with: set[str] = field(default_factory=set)
@@ -51,7 +54,8 @@ class NodeCounts:
 def count_nodes(state: ClusterState) -> dict[str, NodeCounts]:
     """Find for each policy, by its name, the nodes that concern it; a node without a report concerns none."""
     policies = state.node_policies
-    counts = {name: NodeCounts() for name in policies.policies}
+    plans = state.migration_plans
+    counts = {name: NodeCounts(migrations=plans.get(name, MigrationPlan())) for name in policies.policies}
     for name, pressure in state.nodes.items() if counts else ():
         if pressure.status is None:
             continue
@@ -113,7 +117,15 @@ def _ready(counts: NodeCounts, *, tainting: bool) -> Finding:
     tainted = ""
     if counts.tainted:
         tainted = f", {'taints' if tainting else 'would taint'} {in_order(counts.tainted)}"
-    return Status.TRUE, ConditionReason.ENFORCING, f"governs {counted(len(counts.governed), 'node')}{tainted}{behind}"
+    message = f"governs {counted(len(counts.governed), 'node')}{tainted}{_advice(counts.migrations)}{behind}"
+    return Status.TRUE, ConditionReason.ENFORCING, message
+
+
+def _advice(plan: MigrationPlan) -> str:
+    """Say which migrations would mend contended nodes, and which nodes none mends; empty if there are none of them."""
+    moves = listed([f"{each.vm.name} from {each.source} to {each.target}" for each in plan.migrations])
+    text = f", would migrate {moves}" if moves else ""
+    return f"{text}; no migration mends {in_order(plan.unmended)}" if plan.unmended else text
 
 
 def _degraded(counts: NodeCounts, mode: RemedyMode, taints: TaintAbility) -> Finding:

@@ -118,14 +118,10 @@ class NodeTainter:
 
     def _pools(self) -> Iterator[tuple[TaintTerms, list[str]]]:
         """Iterate over the NodePolicies that taint, each with the nodes that it governs."""
-        pools: dict[str, list[str]] = {}
-        policies = self._state.node_policies
-        for name, pressure in self._state.nodes.items():
-            selecting = [] if pressure.status is None else policies.select(name, pressure.status.labels)
-            if selecting and selecting[0].taints.mode is not RemedyMode.OFF:
-                pools.setdefault(selecting[0].name, []).append(name)
-        for policy, names in pools.items():
-            yield policies.policies[policy].taints, names
+        for policy, names in self._state.pools().items():
+            terms = self._state.node_policies.policies[policy].taints
+            if terms.mode is not RemedyMode.OFF:
+                yield terms, names
 
     def _taintable(self, name: str, present: Mapping[str, Object]) -> TaintableNode:
         """Describe a node; where nothing is written, it has the taint that it was last chosen to have."""

@@ -18,6 +18,7 @@ class ControllerTiming:
         figures_interval: between writes of one policy's status of which only figures and words differ: each is sent
             to every agent.
         taint_interval: between two decisions about nodes' taints, and the next attempt to write one.
+        migration_interval: between two choices of migrations that would mend nodes.
         load_retry: between attempts to read all objects at the start, and between comparisons with them while kopf is
             behind. The controller is not ready until one succeeds, and more would press an overloaded API server.
         audit_interval: between comparisons with the API server's objects: each lists the names of all of them.
@@ -34,6 +35,7 @@ class ControllerTiming:
     status_interval: float = 1.0
     figures_interval: float = 15.0
     taint_interval: float = 2.0
+    migration_interval: float = 15.0
     load_retry: float = 3.0
     audit_interval: float = 60.0
     delivery: float = 30.0

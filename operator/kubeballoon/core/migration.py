@@ -30,6 +30,10 @@ class MigrationTerms:
     rest: float = 3600.0
 
 
+ADVICE_TERMS = MigrationTerms(contended_for=0.0, at_once=1_000, at_once_per_node=1_000)
+"""The limits where migrations are only named: all that mend a node now, not those that may begin now."""
+
+
 @dataclass(frozen=True, slots=True)
 class MigratableVM:
     """A MigratableVM is a VM that may be moved, or must not be.
@@ -86,21 +90,37 @@ class MigrationNode:
         return max(0, self.need - self.capacity)
 
 
-def migration_node(node: MemoryNode, contended_for: float = 0.0) -> MigrationNode:
+_NO_HINDRANCES: Mapping[str, str] = {}
+
+
+def migration_node(
+    node: MemoryNode,
+    contended_for: float = 0.0,
+    hindrances: Mapping[str, str] = _NO_HINDRANCES,
+    *,
+    accepts: bool = True,
+) -> MigrationNode:
     """Describe a node for the choice of migrations.
 
     A VM that takes no part in ballooning needs what it holds, or all of its memory where that may still grow. One that
     its agent cannot reach, or that is on its way already, must not be moved.
+
+    Args:
+        node: the node.
+        contended_for: seconds for which its VMs have needed more than its capacity.
+        hindrances: why VMs must not be moved, by uid.
+        accepts: whether VMs may be moved to it.
     """
     capacity = node.total - node.other - node.reserve
-    vms = tuple(_migratable(vm) for vm in node.vms if not vm.pooled)
-    return MigrationNode(node.name, max(0, capacity), node.state, vms, contended_for)
+    vms = tuple(_migratable(vm, hindrances.get(vm.uid)) for vm in node.vms if not vm.pooled)
+    return MigrationNode(node.name, max(0, capacity), node.state, vms, contended_for, accepts)
 
 
-def _migratable(vm: MemoryVM) -> MigratableVM:
+def _migratable(vm: MemoryVM, hindrance: str | None) -> MigratableVM:
     takes_part = vm.policy is not None and vm.excluded is None and not vm.observed
     need = vm.demand if takes_part and vm.responsive else max(vm.size, vm.actual)
-    hindrance = None if vm.responsive else "its agent cannot move its memory now"
+    if not vm.responsive:
+        hindrance = "its agent cannot move its memory now"
     return MigratableVM(vm.uid, vm.name, need + vm.overhead, vm.actual + vm.overhead, hindrance)
 
 

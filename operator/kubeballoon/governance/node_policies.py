@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_amount, parse_count
-from kubeballoon.api.v1alpha1 import NodeLimitsReport, NodeMemory, NodePolicy, NodePolicySpec, TaintSettings
+from kubeballoon.api.v1alpha1 import (
+    MigrationSettings,
+    NodeLimitsReport,
+    NodeMemory,
+    NodePolicy,
+    NodePolicySpec,
+    TaintSettings,
+)
 from kubeballoon.core.memory.model import Amount
 from kubeballoon.core.memory.node_state import (
     NodeFacts,
@@ -17,7 +24,9 @@ from kubeballoon.core.memory.node_state import (
     UnfitTermsError,
     node_limits,
 )
+from kubeballoon.core.migration import ADVICE_TERMS, MigrationTerms
 from kubeballoon.core.tainting import TaintTerms
+from kubeballoon.vocabulary import RemedyMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +37,13 @@ class LoadedNodePolicy:
         resource: the object as the API server has it.
         terms: what the object says of thresholds and reserve, in the core's values.
         taints: what it says of taints, in the core's values.
+        migrations: what it says of migrations, in the core's values; None where none are sought.
     """
 
     resource: NodePolicy
     terms: NodeTerms
     taints: TaintTerms
+    migrations: MigrationTerms | None
 
     @property
     def name(self) -> str:
@@ -42,7 +53,8 @@ class LoadedNodePolicy:
 
 def load_node_policy(policy: NodePolicy) -> LoadedNodePolicy:
     """Translate a NodePolicy for the core."""
-    return LoadedNodePolicy(policy, _terms(policy.spec), _taint_terms(policy.spec.taint))
+    spec = policy.spec
+    return LoadedNodePolicy(policy, _terms(spec), _taint_terms(spec.taint), _migration_terms(spec.migration))
 
 
 def _terms(spec: NodePolicySpec) -> NodeTerms:
@@ -67,6 +79,12 @@ def _taint_terms(settings: TaintSettings) -> TaintTerms:
         most_percent=percent or 0,
         remove_after=parse_duration(settings.remove_after),
     )
+
+
+def _migration_terms(settings: MigrationSettings) -> MigrationTerms | None:
+    if settings.mode is RemedyMode.OFF:
+        return None
+    return replace(ADVICE_TERMS, contended_for=parse_duration(settings.after))
 
 
 def _amount(text: str) -> Amount:

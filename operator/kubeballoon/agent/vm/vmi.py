@@ -16,7 +16,7 @@ from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import ProcessorMethod
 from kubeballoon.cluster.client import Object
 from kubeballoon.core.formatting import human
-from kubeballoon.vocabulary import ReclaimMethod
+from kubeballoon.vocabulary import Migratability, ReclaimMethod
 
 T = TypeVar("T")
 
@@ -90,6 +90,7 @@ class Instance:
         return_all: why the VM must have all of its memory for now, such as a hotplug of memory; None if it need not.
         migrated_here: whether it came to this node by a migration.
         owner_excluded: whether its owner wants it left alone.
+        migratability: whether it may be migrated while it runs, or what rules that out.
         method: how its memory is to be reclaimed; Auto where the annotations leave that to the agent.
         processors: what is requested of its processors.
     """
@@ -112,6 +113,7 @@ class Instance:
     return_all: Problem | None = None
     migrated_here: bool = False
     owner_excluded: bool = False
+    migratability: Migratability = Migratability.MIGRATABLE
     method: ReclaimMethod = ReclaimMethod.AUTO
     processors: InstanceProcessors = field(default_factory=InstanceProcessors)
 
@@ -204,6 +206,7 @@ def read_instance(vmi: Object, node: str, overcommit: int = _NO_OVERCOMMIT) -> I
         return_all=_return_all(vmi),
         migrated_here=(status.get("migrationState") or {}).get("targetNode") == node,
         owner_excluded=annotations.values.get(names.EXCLUDE) == "true",
+        migratability=_migratability(vmi),
         method=method or ReclaimMethod.AUTO,
         processors=_processor_request(vmi),
     )
@@ -312,6 +315,17 @@ def _migrates(status: Object) -> bool:
         return False
     arrives = migration.get("migrationUid") and migration.get("targetNode") == status.get("nodeName")
     return bool(migration.get("startTimestamp") or arrives)
+
+
+def _migratability(vmi: Object) -> Migratability:
+    """Find whether a VM may be migrated while it runs.
+
+    An evictionStrategy of None rules nothing out: KubeVirt writes it on VMs whose owners have said nothing.
+    """
+    if not _has(vmi["status"], "LiveMigratable"):
+        return Migratability.NOT_MIGRATABLE
+    external = vmi.get("spec", {}).get("evictionStrategy") == "External"
+    return Migratability.EXTERNAL if external else Migratability.MIGRATABLE
 
 
 def _return_all(vmi: Object) -> Problem | None:
