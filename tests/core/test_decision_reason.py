@@ -32,7 +32,7 @@ MEMORY: dict[DecisionReason, tuple[list[MemoryVM], int, str]] = {
     DecisionReason.WITHHOLDING: (
         [replace(VM, need=3 * GIB, swap_ability=SwapAbility.UNABLE)],
         2 * GIB,
-        "its part is 2 GiB; its guest works with 1.12 GiB more, and it cannot swap: it keeps that",
+        "its fair share is 2 GiB; its guest works with 1.12 GiB more, and it cannot swap: it keeps that",
     ),
     DecisionReason.WAITING: ([HUNGRY, IDLE], 6 * GIB, "of it waits until other VMs have given theirs"),
     DecisionReason.NOT_UNDER_PRESSURE: (

@@ -531,7 +531,7 @@ def test_ample_memory_goes_back_to_vms_of_under_pressure_by_shares() -> None:
     vms = (at("a", 1, need=0.5, policy=patient), at("b", 1, need=0.5, policy=rich))
     given = allocate_memory(replace(node(*vms), available=GIB + GIB))
     assert sum(each.target or 0 for each in given.decisions) == 3 * GIB, "what is free above the reserve"
-    assert decision(given, "a").target == GIB, "b has three times the shares, so a has more than its part already"
+    assert decision(given, "a").target == GIB, "b has three times the shares, so a has more than its fair share already"
     turned = [
         replace(each, last_change=TargetChange(up=False, age=age)) for each, age in zip(vms, (59, 60), strict=True)
     ]

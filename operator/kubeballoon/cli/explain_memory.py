@@ -72,7 +72,7 @@ def _why_below_maximum(
         f"{each.vm.name} {human(each.withheld)}" for each in plan.decisions if each.withheld and each.vm is not vm
     ]
     if others:
-        yield f"others keep more than their parts, which cannot be reclaimed from them: {listed(others)}"
+        yield f"others keep more than their fair shares, which cannot be reclaimed from them: {listed(others)}"
     if plan.shortfall:
         yield f"the minimums alone exceed the node's capacity by {human(plan.shortfall)}"
     yield f"the node's {human(plan.sharers_capacity)} for such VMs are all given out, in state {node.state}"

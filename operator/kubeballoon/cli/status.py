@@ -320,7 +320,7 @@ def _contention(node: MemoryNode) -> Iterator[str]:
         yield f"node {node.name}: the guaranteed minimums exceed its capacity by {human(plan.shortfall)}"
     keepers = [f"{each.vm.name} ({human(each.withheld)})" for each in plan.decisions if each.withheld]
     if keepers:
-        yield f"node {node.name}: contended; guests keep more than their parts: {listed(keepers)}"
+        yield f"node {node.name}: contended; guests keep more than their fair shares: {listed(keepers)}"
 
 
 def _node_problems(view: ClusterView) -> Iterator[str]:

@@ -41,7 +41,7 @@ _ENTITLEMENT = Gauge(
 )
 _WITHHELD = Gauge(
     "kubeballoon_vm_withheld_bytes",
-    "What a VM keeps beyond its part of the node, because its guest works with it and cannot give it.",
+    "What a VM keeps beyond its fair share of the node, because its guest works with it and cannot give it.",
     _VM,
 )
 _GUARANTEED = Gauge(

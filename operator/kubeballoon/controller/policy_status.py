@@ -250,13 +250,13 @@ def _memory_findings(counts: PolicyCounts, results: Mapping[str, RoundResult]) -
 
 
 def _withheld(plan: AnyPlan) -> list[MemoryDecision]:
-    """List the decisions about VMs whose guests keep more than their parts of the node."""
+    """List the decisions about VMs whose guests keep more than their fair shares of the node."""
     decisions = plan.decisions if isinstance(plan, MemoryPlan) else ()
     return [decision for decision in decisions if decision.withheld]
 
 
 def _contended(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> Finding:
-    """Find whether demands exceed a node's memory, and guests keep more than their parts of it."""
+    """Find whether demands exceed a node's memory, and guests keep more than their fair shares of it."""
     withheld = {name: _withheld(plan) for name, plan in _plans(MEMORY, counts, results).items()}
     texts = [
         f"{human(decision.withheld)} by {decision.vm.name} on {name}"
@@ -264,12 +264,12 @@ def _contended(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> Find
         for decision in decisions
     ]
     if not texts:
-        nothing = ConditionReason.NOTHING_WITHHELD, "no guest keeps more than its part of a node"
+        nothing = ConditionReason.NOTHING_WITHHELD, "no guest keeps more than its fair share of a node"
         return _false_if_known(counts, results, *nothing)
     return (
         Status.TRUE,
         ConditionReason.MEMORY_WITHHELD,
-        f"guests work with more than their parts, and give none of it: {in_order(texts)}",
+        f"guests work with more than their fair shares, and give none of it: {in_order(texts)}",
     )
 
 

@@ -19,7 +19,7 @@ class DecisionReason(enum.StrEnum):
     SATISFIED = "Satisfied"  # it may use its policy's maximum
     RECLAIMED = "Reclaimed"  # it may use less than its maximum
     AT_MINIMUM = "AtMinimum"  # it may use no more than its guaranteed minimum
-    WITHHOLDING = "Withholding"  # its guest works with more than its part and cannot swap, so it keeps it
+    WITHHOLDING = "Withholding"  # its guest works with more than its fair share and cannot swap, so it keeps it
     WAITING = "WaitingForMemory"  # it is to get memory that other VMs have not freed yet
     STEADY = "Steady"  # its target stays: it changed a moment ago, or its policy only observes
     NOT_UNDER_PRESSURE = "NotUnderPressure"  # its policy reclaims under pressure only, and there is none

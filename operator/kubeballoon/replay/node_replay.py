@@ -75,7 +75,7 @@ class TimelinePoint:
         targets: what each VM is to have, in the VMs' order.
         held: what each VM's balloon leaves it.
         available: what the node has free.
-        withheld: what VMs keep beyond their parts, because their guests cannot give it, as the controller says.
+        withheld: what VMs keep beyond their fair shares, because their guests cannot give it, as the controller says.
     """
 
     at: float

@@ -87,19 +87,19 @@ def _decisions(
     return list(map(MemoryDecision._make, zip(vms, *figures, strict=False)))
 
 
-def _kept_beyond(columns: VMFigures[Ints], parts: Ints, capacity: int) -> tuple[Ints, Ints]:
-    """Find what guests keep beyond their parts of the capacity.
+def _kept_beyond(columns: VMFigures[Ints], fair_shares: Ints, capacity: int) -> tuple[Ints, Ints]:
+    """Find what guests keep beyond their fair shares of the capacity.
 
-    A guest keeps what it works with, and its margin. If its part is less than what it works with, its memory may be
-    requested all the same, provided that it can swap. Margins give way where they do not fit, and those of guests that
-    may be asked for them do so before others lack what they use.
+    A guest keeps what it works with, and its margin. If its fair share is less than what it works with, its memory may
+    be requested all the same, provided that it can swap. Margins give way where they do not fit, and those of guests
+    that may be asked for them do so before others lack what they use.
 
     Returns:
-        What each VM keeps because no more may be requested of it, and by how much that exceeds its part if it works
-        with more than its part; bytes, 0 for other VMs.
+        What each VM keeps because no more may be requested of it, and by how much that exceeds its fair share if it
+        works with more than that; bytes, 0 for other VMs.
     """
-    lacking = parts < columns.present - columns.dead_band  # less is not worth swapping
-    keeps = (columns.kept > parts) & ~(lacking & (columns.gives_working_set > 0))
+    lacking = fair_shares < columns.present - columns.dead_band  # less is not worth swapping
+    keeps = (columns.kept > fair_shares) & ~(lacking & (columns.gives_working_set > 0))
     withholds = keeps & lacking
     # A margin is no claim to more than the policy's maximum.
     kept = np.where(keeps, np.where(withholds, columns.kept, np.minimum(columns.kept, columns.maximum)), 0)
@@ -108,7 +108,7 @@ def _kept_beyond(columns: VMFigures[Ints], parts: Ints, capacity: int) -> tuple[
         kept = np.where(withholds | (columns.gives_working_set == 0), kept, 0)
     if np.maximum(columns.minimum, kept).sum() > capacity:
         kept = np.where(withholds, columns.kept, 0)
-    return kept, np.where(withholds, columns.kept - parts, 0)
+    return kept, np.where(withholds, columns.kept - fair_shares, 0)
 
 
 def figure_columns(vms: Sequence[MemoryVM]) -> VMFigures[Ints]:

@@ -377,8 +377,8 @@ class MemoryDecision(NamedTuple):
         policy = self.vm.policy
         never = policy is not None and policy.working_set is WorkingSetReclaim.NEVER
         why = "its policy reclaims no working set" if never else "it cannot swap"
-        part = human(self.entitlement - self.withheld)
-        return f"its part is {part}; its guest works with {human(self.withheld)} more, and {why}: it keeps that"
+        fair_share, withheld = human(self.entitlement - self.withheld), human(self.withheld)
+        return f"its fair share is {fair_share}; its guest works with {withheld} more, and {why}: it keeps that"
 
     @property
     def _why_guaranteed(self) -> str:
@@ -420,5 +420,5 @@ class MemoryPlan:
 
     @property
     def withheld(self) -> int:
-        """Memory that VMs keep beyond their parts because their guests would not give it, bytes."""
+        """Memory that VMs keep beyond their fair shares because their guests would not give it, bytes."""
         return sum(decision.withheld for decision in self.decisions)
