@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -92,3 +93,13 @@ def test_ci_builds_images_for_both_architectures_and_checks_what_they_list() -> 
         "runner": ["ubuntu-24.04", "ubuntu-24.04-arm"],
     }
     assert any("python -m hack.sbom root" in step.get("run", "") for step in job["steps"])
+
+
+def test_make_help_lists_every_target_in_a_line_that_fits_a_terminal() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    lines = shown.splitlines()
+    assert sorted(line.split()[1] for line in lines) == sorted(phony[1].split())
+    assert [line for line in lines if len(line) > 100] == []

@@ -127,7 +127,9 @@ def _vm_report(
     try:
         report = _memory_report(memory_worker)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        report = _bad_report(memory_worker, error)
+        instance, resident = memory_worker.instance, memory_worker.view.resident
+        eligible = instance.ineligibility is None
+        report = _bad_report(instance, resident, memory_worker.emergency_target, str(error), eligible=eligible)
     report = report.model_copy(update={"labels": bounded.labels, "labels_cut": bounded.cut})
     if guest_worker is None:
         return report
@@ -168,46 +170,43 @@ def _memory_report(worker: MemoryWorker) -> VirtualMachineReport:
     )
 
 
-def _bad_report(worker: MemoryWorker, error: Exception) -> VirtualMachineReport:
-    """Report only a VM's object and process, because its guest's figures are out of range."""
-    instance = worker.instance
+def _bad_report(
+    vm: Instance | VirtualMachineReport, resident: int | None, emergency_target: int | None, why: str, *, eligible: bool
+) -> VirtualMachineReport:
+    """Report of a VM only what its object and the node's kernel say, for the rest does not fit into a report.
+
+    Args:
+        vm: the VM's object, or a report that was refused.
+        resident: the node's memory that the VM's process holds, bytes; None if it is not known.
+        emergency_target: the agent's own target, bytes. It is read back from the report: left out, it would end.
+        why: what does not fit.
+        eligible: whether the VM may be ballooned.
+    """
+    size = min(vm.size, _LARGEST_COUNT)
     return VirtualMachineReport(
-        uid=instance.uid,
-        namespace=instance.namespace,
-        name=instance.name,
-        size=instance.size,
-        resident=worker.view.resident,
-        overhead=instance.overhead,
-        pod_request=clamp_to_size(instance.pod_request, instance.size),
-        target=clamp_to_size(instance.target, instance.size),
-        emergency_target=worker.emergency_target,  # it is read back from here: left out, it would end
-        policy=instance.policy,
-        eligible=instance.ineligibility is None,
+        uid=vm.uid,
+        namespace=vm.namespace,
+        name=vm.name,
+        size=size,
+        resident=_clamp_count(resident),
+        overhead=min(vm.overhead, _LARGEST_COUNT),
+        pod_request=clamp_to_size(vm.pod_request, size),
+        target=clamp_to_size(vm.target, size),
+        emergency_target=clamp_to_size(emergency_target, size),
+        policy=vm.policy if len(vm.policy or "") <= LONGEST_NAME else None,
+        eligible=eligible,
         responsive=False,
         reason=AgentReason.BAD_REPORT,
-        message=_shorten(f"what the agent sees of it does not fit into a report: {' '.join(str(error).split())}"),
-        owner_excluded=instance.owner_excluded,
+        message=_shorten(f"what the agent sees of it does not fit into a report: {' '.join(why.split())}"),
+        owner_excluded=vm.owner_excluded,
+        migratability=vm.migratability,
     )
 
 
 def refused_report(report: VirtualMachineReport, why: str) -> VirtualMachineReport:
     """Report of a VM only what is short and certain, because the API server refused the rest, or would."""
-    size = min(report.size, _LARGEST_COUNT)
-    return VirtualMachineReport(
-        uid=report.uid,
-        namespace=report.namespace,
-        name=report.name,
-        labels_cut=True,
-        size=size,
-        target=clamp_to_size(report.target, size),
-        emergency_target=clamp_to_size(report.emergency_target, size),
-        policy=report.policy if len(report.policy or "") <= LONGEST_NAME else None,
-        eligible=report.eligible,
-        responsive=False,
-        reason=AgentReason.BAD_REPORT,
-        message=_shorten(f"what the agent sees of it does not fit into a report: {why}"),
-        owner_excluded=report.owner_excluded,
-    )
+    bad = _bad_report(report, report.resident, report.emergency_target, why, eligible=report.eligible)
+    return bad.model_copy(update={"labels_cut": True})
 
 
 def _reason(instance: Instance, view: MemoryView) -> AgentReason | None:
@@ -277,7 +276,6 @@ def _processor_report(worker: GuestWorker) -> ProcessorReport:
 
 
 def _guest_report(statistics: GuestStatistics) -> GuestReport:
-    faults = statistics.major_faults
     return GuestReport(
         available=statistics.available,
         usable=statistics.usable,
@@ -285,8 +283,13 @@ def _guest_report(statistics: GuestStatistics) -> GuestReport:
         disk_caches=statistics.disk_caches,
         swap_in=statistics.swap_in,
         swap_out=statistics.swap_out,
-        major_faults=None if faults is None else min(faults, _LARGEST_COUNT),
+        major_faults=_clamp_count(statistics.major_faults),
     )
+
+
+def _clamp_count(number: int | None) -> int | None:
+    """Clamp a number to what the API server takes."""
+    return None if number is None else min(number, _LARGEST_COUNT)
 
 
 def _shorten(message: str | None) -> str | None:

@@ -112,7 +112,7 @@ class VMFigures(NamedTuple, Generic[Figure]):
         present: what the guest works with at this moment, whatever its policy says; 0 where that is not known.
         kept: what the guest does not give as long as it gives nothing that it works with.
         gives_working_set: 1 if more than that may be requested of it, else 0.
-        actual: what the balloon leaves the guest.
+        actual: how much of the guest's memory the node has to back now.
         committed: what the node must be able to provide: ``actual``, or a target above it.
         target: the request in force; -1 where there is none.
         dead_band: the largest change of the target that is not worth making.
@@ -143,7 +143,8 @@ class MemoryVM:
     Attributes:
         uid: the VMI's uid: unique for ever, so a VM recreated under its name is another VM.
         size: the memory the guest was booted with, and what was hotplugged since, bytes.
-        actual: what the balloon leaves the guest, which is the most it can use now, bytes.
+        actual: how much of the guest's memory the node has to back now, bytes: what the balloon leaves the guest; more
+            where the VM's process is known to hold more; the size while nothing is known.
         overhead: memory of QEMU and its pod beyond the guest's own, bytes.
         need: what the guest works with according to its statistics, bytes; None while they are missing or stale.
         present_need: the part of the need that the guest works with at this moment, bytes; None if it is not known.
