@@ -45,23 +45,41 @@ def test_jobs_read_the_code_and_no_more_unless_they_say_so(workflow: Path) -> No
     assert yaml.safe_load(workflow.read_text())["permissions"] == {"contents": "read"}
 
 
+_IMAGE_OPTIONS = {
+    "docker/setup-qemu-action": "image",
+    "docker/setup-buildx-action": "driver-opts",
+}
+"""The actions that run an image, and the option that names it; without it they take what a tag names on that day."""
+_BY_DIGEST = re.compile(r"(?:image=|generator=)?docker\.io/[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_images_that_a_workflow_runs_are_named_by_their_digests(workflow: Path) -> None:
+    for name, job in yaml.safe_load(workflow.read_text())["jobs"].items():
+        images = [job["container"]["image"]] if "container" in job else []
+        for step in job["steps"]:
+            option = _IMAGE_OPTIONS.get(step.get("uses", "").partition("@")[0])
+            if option is not None:
+                images.append(step["with"][option])
+            images += [step["with"]["sbom"]] if "sbom" in step.get("with", {}) else []
+        assert [image for image in images if not _BY_DIGEST.fullmatch(image)] == [], name
+
+
 def test_a_release_refuses_tags_that_exist_signs_all_and_names_images_by_digest() -> None:
     jobs = yaml.safe_load((ROOT / ".github/workflows/release.yaml").read_text())["jobs"]
+    scripts = {name: "\n".join(step.get("run", "") for step in job["steps"]) for name, job in jobs.items()}
+    for name, pushes in (("image", "cosign"), ("chart", "helm push"), ("publish", "gh release create")):
+        absent = scripts[name].index("hack.release absent ")
+        assert absent < scripts[name].index(pushes), "it is refused before anything is pushed"
+    steps = [step.get("name") or step.get("uses", "").partition("@")[0] for step in jobs["image"]["steps"]]
+    assert steps.index("Refuse a tag that exists") < steps.index("docker/build-push-action")
     for name in ("image", "chart"):
-        script = "\n".join(step.get("run", "") for step in jobs[name]["steps"])
-        assert "exists" in script
-        assert "exit 1" in script
-        assert 'cosign" sign --yes' in script
+        assert 'cosign" sign --yes' in scripts[name]
         assert jobs[name]["permissions"]["id-token"] == "write"
-    publish = "\n".join(step.get("run", "") for step in jobs["publish"]["steps"])
-    assert "exists" in publish
-    assert 'cosign" sign-blob --yes' in publish
-    assert "sha256sum" in publish
+    assert 'cosign" sign-blob --yes' in scripts["publish"]
+    assert "sha256sum" in scripts["publish"]
     assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}
-    (pattern,) = re.findall(r's\|(\{repository: \$part, digest: \\"\\"\})\|', script)
-    values = (ROOT / "charts/kubeballoon/values.yaml").read_text()
-    for part in ("controller", "agent"):
-        assert pattern.replace("$part", part).replace('\\"', '"') in values, "what the release replaces is there"
+    assert scripts["chart"].index("hack.release pin ") < scripts["chart"].index("helm package")
 
 
 def test_what_fuzzing_finds_is_kept_although_the_run_fails() -> None:
