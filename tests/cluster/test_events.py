@@ -139,7 +139,8 @@ async def test_a_write_that_fails_is_counted_and_later_events_are_written() -> N
     assert recorder.events.counts() == {"b": 1}
 
 
-def _has_written(recorder: EventRecorder, count: int) -> bool:
+def has_written(recorder: EventRecorder, count: int) -> bool:
+    """Whether so many writes of Event objects have succeeded."""
     return recorder.results[EventResult.WRITTEN] == count
 
 
@@ -153,7 +154,7 @@ async def test_the_api_server_counts_an_event_that_the_controller_posts_again(
         recorder = EventRecorder(cluster, "test")
         for count in range(1, 4):
             await recorder.post(about, "MemoryReclaimed", "ü" * 2000, action="Allocate")
-            await soon(partial(_has_written, recorder, count), 20)
+            await soon(partial(has_written, recorder, count), 20)
     (event,) = get(installed, "events.events.k8s.io", f"--namespace={namespace}")["items"]
     assert event["series"]["count"] == 3
     assert event["note"] == "ü" * 512

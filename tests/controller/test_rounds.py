@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, PROCESSOR_T
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.client import ApiError, InvalidError, NotFoundError
-from kubeballoon.cluster.events import EventRecorder, ObjectReference
+from kubeballoon.cluster.events import EventRecorder, EventResult, ObjectReference
 from kubeballoon.cluster.vmi_annotations import CONCURRENT_PATCHES
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
@@ -28,6 +30,7 @@ from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.governance.report_bounds import SILENT_AFTER
 from kubeballoon.governance.targets_in_force import TargetInForce
 from kubeballoon.metrics import new_registry
+from tests.cluster.test_events import FakeEvents, has_written
 from tests.support.cluster import MIB, Object, memory_policy
 from tests.support.waiting import Clock, soon
 
@@ -385,6 +388,29 @@ async def test_a_hanging_events_api_delays_no_round() -> None:
     assert controller.counted("rounds") == {"decided": 3}
     await soon(lambda: events.asked, 10)
     assert len(controller.cluster.patches) >= 30
+
+
+async def test_a_policy_over_1200_vms_leaves_two_event_objects_of_each_however_often_it_reclaims_and_returns() -> None:
+    events = FakeEvents()
+    api: Any = events
+    recorder = EventRecorder(api, "test")
+    controller = Controller(recorder=recorder)
+    nodes, flips = [f"n{number}" for number in range(24)], 3
+    for version in range(1, 2 * flips + 2):
+        short = version % 2 == 0
+        for node in nodes:
+            body = report(TODAY + timedelta(minutes=version), vms=50, version=version, node=node)
+            for vm in body["status"]["virtualMachines"]:
+                vm |= {"uid": f"{node}-{vm['uid']}", "name": f"{node}-{vm['name']}"}
+            body["status"]["memory"]["total"] = str(50 * (400 if short else 1024) * MIB)
+            controller.state.put_node(body, controller.clock())
+            await controller.rounds.run(node)
+        controller.clock.now += 60
+        await soon(partial(has_written, recorder, 1200 * (version - 1)), 60)
+    found = Counter(event["reason"] for event in events.objects.values())
+    assert found == {"MemoryReclaimed": 1200, "MemoryReturned": 1200}
+    assert {event["series"]["count"] for event in events.objects.values()} == {flips}
+    assert recorder.results[EventResult.DROPPED] == 0
 
 
 async def test_a_report_that_names_another_node_s_vm_changes_nothing_on_it_and_is_named() -> None:
