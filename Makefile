@@ -96,7 +96,7 @@ cluster-down: $(READY) ## Remove the cluster that make cluster started
 
 ROUNDS ?= 1
 ONLY ?=
-e2e: $(READY) ## Run reliable tests on the KubeVirt cluster, started if needed; ROUNDS=n ONLY=name
+e2e: $(READY) ## Run stable tests on the KubeVirt cluster, started if needed; ROUNDS=n ONLY=name
 	@hack/bootstrap.sh hack/testbed/kubevirt/packages.txt
 	@$(BIN)/python -m hack.testbed.kubevirt ensure
 	@$(BIN)/pytest tests/e2e -m 'e2e and not e2e_all' --numprocesses=0 --rounds=$(ROUNDS) $(if $(ONLY),-k '$(ONLY)')
