@@ -15,7 +15,7 @@ from hack.demo.scene import POLICIES, LabScene, Scene
 from hack.demo.scenes import DEFAULT, SCENES
 from hack.demo.screen import Screen
 from hack.demo.stage import ROOT
-from kubeballoon.manifests import read
+from kubeballoon.manifests import read_manifests
 
 each = pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES.keys())
 
@@ -52,7 +52,7 @@ def test_its_guests_can_be_ordered_and_fit_on_its_node_unless_memory_is_to_run_s
 
 @each
 def test_its_policy_is_one_and_is_called_what_it_deletes(scene: type[Scene[Any]]) -> None:
-    (policy,) = read([str(POLICIES / scene.policy)])
+    (policy,) = read_manifests([str(POLICIES / scene.policy)])
     assert policy.metadata.name == "demo"
 
 

@@ -15,7 +15,7 @@ from kubeballoon.cli import diff_memory, diff_nodes, diff_processors, top
 from kubeballoon.cli.arguments import parser
 from kubeballoon.core.entitlement import Claim, divide
 from kubeballoon.core.units import GIB
-from kubeballoon.manifests import read
+from kubeballoon.manifests import read_manifests
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "operator/ARCHITECTURE.md"])
@@ -94,7 +94,7 @@ def test_an_example_is_taken_by_the_api_server(installed: ControlPlane, file: Pa
 
 
 def test_examples_are_read_as_one_repository() -> None:
-    assert {(policy.kind, policy.metadata.name) for policy in read([str(ROOT / "examples")])} == {
+    assert {(policy.kind, policy.metadata.name) for policy in read_manifests([str(ROOT / "examples")])} == {
         ("MemoryPolicy", "observe"),
         ("MemoryPolicy", "default"),
         ("MemoryPolicy", "production"),

@@ -21,7 +21,7 @@ from kubeballoon.api.v1alpha1 import (
     ProcessorPolicySpec,
 )
 from kubeballoon.governance.loaded_policy import load_memory_policy, load_processor_policy
-from kubeballoon.manifests import RefusedError, read
+from kubeballoon.manifests import RefusedError, read_manifests
 from tests.support.cluster import Object, memory_policy, node_policy, processor_policy
 
 EXPRESSIONS = {"virtualMachineSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}
@@ -153,7 +153,7 @@ WRONG_NODES += [
 
 def refused(*sources: Path) -> list[str]:
     with pytest.raises(RefusedError) as error:
-        read(map(str, sources))
+        read_manifests(map(str, sources))
     return list(error.value.lines)
 
 
@@ -182,7 +182,7 @@ def test_files_api_server_and_controller_take_the_same_quantities(
     memory = {"min": text, "max": text, "headroom": text}
     policy = memory_policy("right", memory=memory, reclaim={"maxRate": text})
     installed.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=json.dumps(policy))
-    (taken,) = read([str(written(tmp_path, policy))])
+    (taken,) = read_manifests([str(written(tmp_path, policy))])
     assert isinstance(taken, MemoryPolicy)
     meant = load_memory_policy(taken).terms
     assert {each.bytes for each in (meant.minimum, meant.maximum, meant.headroom)} == {size}
@@ -281,7 +281,7 @@ def test_files_and_api_server_agree_about_every_value_of_every_field(installed: 
     refused_here = set()
     for name in texts:
         try:
-            read([str(tmp_path / f"{name}.yaml")])
+            read_manifests([str(tmp_path / f"{name}.yaml")])
         except RefusedError:
             refused_here.add(name)
     assert 100 < len(refused_here) < len(texts) - 100
@@ -303,7 +303,7 @@ def test_files_and_api_server_agree_about_every_value_of_every_field(installed: 
 def test_a_minimum_that_nobody_wrote_is_half_or_the_maximum(
     tmp_path: Path, memory: dict[str, str], minimum: int
 ) -> None:
-    (policy,) = read([str(written(tmp_path, memory_policy("p", memory=memory)))])
+    (policy,) = read_manifests([str(written(tmp_path, memory_policy("p", memory=memory)))])
     assert isinstance(policy, MemoryPolicy)
     terms = load_memory_policy(policy).terms
     assert terms.minimum.of(4 << 30, pod_request=3 << 30) == (4 << 30) * minimum // 100
@@ -311,7 +311,7 @@ def test_a_minimum_that_nobody_wrote_is_half_or_the_maximum(
 
 @pytest.mark.parametrize(("processors", "minimum"), [({"max": 1}, 1), ({"max": "25%"}, 2), ({}, 4)])
 def test_processors_have_such_a_minimum_too(tmp_path: Path, processors: dict[str, Any], minimum: int) -> None:
-    (policy,) = read([str(written(tmp_path, processor_policy("p", processors=processors)))])
+    (policy,) = read_manifests([str(written(tmp_path, processor_policy("p", processors=processors)))])
     assert isinstance(policy, ProcessorPolicy)
     assert load_processor_policy(policy).terms.minimum.of(8) == minimum
 
@@ -346,7 +346,7 @@ def test_all_files_of_a_directory_are_read_and_other_objects_passed_over(tmp_pat
     written(tmp_path, listed, name="list.yml")
     written(tmp_path, processor_policy("a"), name="same-name-other-kind.yaml")
     (tmp_path / "README.md").write_text(": no YAML")
-    assert sorted((policy.kind, policy.metadata.name) for policy in read([str(tmp_path)])) == [
+    assert sorted((policy.kind, policy.metadata.name) for policy in read_manifests([str(tmp_path)])) == [
         ("MemoryPolicy", "a"),
         ("MemoryPolicy", "b"),
         ("ProcessorPolicy", "a"),

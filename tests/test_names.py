@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +75,49 @@ def test_every_module_says_what_it_is_in_a_sentence_with_a_subject() -> None:
     documented = [(place, ast.get_docstring(node) or "") for place, node in NODES if isinstance(node, ast.Module)]
     found = [place for place, text in documented if not re.match(r"This (module|package|program) [a-z]+\b", text)]
     assert found == [], "begin with 'This module' or 'This package' and a verb"
+
+
+def listed_names(documented: ast.AST, section: str) -> set[str]:
+    """The names that a section of a docstring explains: "Args" those of parameters, "Attributes" those of fields."""
+    text = ast.get_docstring(documented) if isinstance(documented, Named) else None
+    found = re.search(rf"^{section}:\n((?:    .*\n?|\n)*)", text or "", re.MULTILINE)
+    lines = re.findall(r"^ {4}(\w[\w, *]*):", found[1], re.MULTILINE) if found else []
+    return {name.strip(" *") for line in lines for name in line.split(",")}
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """The names of all of a function's parameters."""
+    return {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
+
+
+def attributes(class_: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> set[str]:
+    """The names that a class and its bases define, by whatever statement."""
+    assigned = {node.id for node in ast.walk(class_) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    inherited = [node.id for base in class_.bases for node in ast.walk(base) if isinstance(node, ast.Name)]
+    found = assigned | {defined(node) for node in ast.walk(class_)}
+    return found.union(*(attributes(classes[name], classes) for name in inherited if name in classes))
+
+
+def test_docstrings_explain_no_parameter_or_attribute_that_is_not_there() -> None:
+    classes = {node.name: node for _, node in NODES if isinstance(node, ast.ClassDef)}
+    functions = [(place, node) for place, node in NODES if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    gone = [(place, listed_names(node, "Args") - parameters(node)) for place, node in functions]
+    places = [(place, node) for place, node in NODES if isinstance(node, ast.ClassDef)]
+    gone += [(place, listed_names(node, "Attributes") - attributes(node, classes)) for place, node in places]
+    assert [f"{place} {', '.join(names)}" for place, names in gone if names] == []
+    assert sum(bool(listed_names(node, "Args")) for _, node in functions) > 50
+    assert sum(bool(listed_names(node, "Attributes")) for _, node in places) > 50
+
+
+def test_a_function_that_is_imported_by_its_name_comes_from_one_module() -> None:
+    """Two functions of one name, of which the wrong one may be imported, look the same to whoever reads a call."""
+    modules: dict[str, set[str]] = defaultdict(set)
+    for _, node in NODES:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kubeballoon."):
+            for alias in node.names:
+                modules[alias.name].add(node.module or "")
+    functions = {name: sorted(found) for name, found in modules.items() if name.islower() and len(found) > 1}
+    assert functions == {}, "one name for two functions"
 
 
 def test_no_docstring_says_see_there() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from kubeballoon.core.memory.model import Amount, MemoryTerms
 from kubeballoon.core.units import GIB
 from kubeballoon.replay.comparison import KUBEBALLOON, ReplaySettings, compare_strategies
-from kubeballoon.replay.traces import read
+from kubeballoon.replay.traces import read_traces
 from kubeballoon.vocabulary import ReclaimWhen
 
 RATIOS = (1.5, 2.0, 2.5, 3.0)
@@ -27,7 +27,7 @@ _ALLOWED_SHARE = 0.0001  # of the demand, where the optimum leaves less
 
 def rows(directory: Path) -> list[dict[str, Any]]:
     """Replay the traces of a directory; one row per strategy and overcommit ratio, with ``min: 25%``."""
-    workload, jobs = read(directory), os.cpu_count() or 1
+    workload, jobs = read_traces(directory), os.cpu_count() or 1
     result: list[dict[str, Any]] = []
     for when in ReclaimWhen:
         settings = ReplaySettings(_NODE_MEMORY, replace(_POLICY, when=when))

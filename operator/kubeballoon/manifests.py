@@ -68,7 +68,7 @@ class RefusedError(Exception):
         self.lines = lines
 
 
-def read(sources: Iterable[str]) -> list[AnyPolicy]:
+def read_manifests(sources: Iterable[str]) -> list[AnyPolicy]:
     """Read the policies in files, in the YAML and JSON files of directories, or in standard input ("-").
 
     Objects of other API groups are passed over, so that a whole rendered repository can be given.

@@ -1,8 +1,13 @@
-"""This module lists words that API, core and agent share: node states, policy modes, and an agent's actions."""
+"""This module lists words that API, core and agent share: node states, policy modes, and an agent's actions.
+
+What a word means for decisions is asked of the word, and answered for each of them: mypy refuses a new word until it is
+said there.
+"""
 
 from __future__ import annotations
 
 import enum
+from typing import assert_never
 
 UNRESPONSIVE = "Unresponsive"
 """The reason that agents, decisions and conditions give where a VM does not follow requests."""
@@ -32,7 +37,12 @@ class NodeState(enum.StrEnum):
     @property
     def only_minimums_hold(self) -> bool:
         """Whether memory is so short that VMs are sure of nothing but their guaranteed minimums."""
-        return self in (NodeState.SCARCE, NodeState.CRITICAL)
+        match self:
+            case NodeState.AMPLE | NodeState.TIGHT:
+                return False
+            case NodeState.SCARCE | NodeState.CRITICAL:
+                return True
+        assert_never(self)
 
 
 _SEVERITY = {state: rank for rank, state in enumerate(NodeState)}  # members stand in order of severity
@@ -43,6 +53,16 @@ class Mode(enum.StrEnum):
 
     ENFORCE = "Enforce"
     OBSERVE = "Observe"
+
+    @property
+    def only_observes(self) -> bool:
+        """Whether decisions are not carried out, so that nothing is requested of any VM."""
+        match self:
+            case Mode.ENFORCE:
+                return False
+            case Mode.OBSERVE:
+                return True
+        assert_never(self)
 
 
 class RemedyMode(enum.StrEnum):
@@ -77,6 +97,16 @@ class ReclaimWhen(enum.StrEnum):
     OVERCOMMITTED = "Overcommitted"
     UNDER_PRESSURE = "UnderPressure"
 
+    @property
+    def waits_for_pressure(self) -> bool:
+        """Whether nothing is reclaimed while the node is not short."""
+        match self:
+            case ReclaimWhen.OVERCOMMITTED:
+                return False
+            case ReclaimWhen.UNDER_PRESSURE:
+                return True
+        assert_never(self)
+
 
 class ReclaimMethod(enum.StrEnum):
     """Balloon reclaims memory through the guest's balloon driver, GuestAgent through a program in the guest.
@@ -96,6 +126,16 @@ class WorkingSetReclaim(enum.StrEnum):
     IF_SWAPPABLE = "IfSwappable"
     NEVER = "Never"
 
+    @property
+    def allowed(self) -> bool:
+        """Whether memory that a guest works with may be requested of it, provided that it can swap."""
+        match self:
+            case WorkingSetReclaim.IF_SWAPPABLE:
+                return True
+            case WorkingSetReclaim.NEVER:
+                return False
+        assert_never(self)
+
 
 class SwapAbility(enum.StrEnum):
     """Whether a guest can swap: Able once it was seen to, Unable when it was asked to and did not, else Unknown."""
@@ -103,6 +143,16 @@ class SwapAbility(enum.StrEnum):
     UNKNOWN = "Unknown"
     ABLE = "Able"
     UNABLE = "Unable"
+
+    @property
+    def may_swap(self) -> bool:
+        """Whether the guest can swap, or was never seen to be unable to."""
+        match self:
+            case SwapAbility.UNKNOWN | SwapAbility.ABLE:
+                return True
+            case SwapAbility.UNABLE:
+                return False
+        assert_never(self)
 
 
 class AgentAction(enum.StrEnum):

@@ -44,6 +44,12 @@ def test_no_percentage_is_nothing() -> None:
     assert Amount(percent=33).of(1000) == 330
 
 
+@pytest.mark.parametrize("forms", [{}, {"bytes": 0, "percent": 0}, {"bytes": GIB, "pod_request": True}])
+def test_an_amount_has_exactly_one_form(forms: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="an amount is bytes, a percentage, or a pod's request"):
+        Amount(**forms)
+
+
 def test_a_vm_without_a_policy_has_and_is_guaranteed_all() -> None:
     free = replace(VM, policy=None)
     assert (free.minimum, free.maximum, free.demand) == (4 * GIB, 4 * GIB, 3 * GIB)

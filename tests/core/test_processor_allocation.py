@@ -272,6 +272,12 @@ def test_a_target_above_a_maximum_that_was_lowered_does_not_wait_for_the_cool_do
     assert targets(ProcessorNode("n", 2, vms=(one,))) == [4]
 
 
+def test_a_count_has_exactly_one_form() -> None:
+    for number, percent in ((None, None), (1, 50)):
+        with pytest.raises(ValueError, match="a count is a number or a percentage"):
+            Count(number, percent)
+
+
 def test_a_vm_that_is_reported_without_any_processor_does_not_disturb_the_others() -> None:
     policy = ProcessorTerms("p", minimum=Count(1), trigger=ALWAYS)
     vms = (vm("a", 4, policy), vm("b", 4, policy))

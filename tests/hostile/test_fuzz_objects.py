@@ -147,7 +147,7 @@ def test_any_policy_of_a_file_is_loaded_or_refused(body: dict[str, Any]) -> None
         file = Path(directory) / "policy.json"
         file.write_text(json.dumps(body))
         try:
-            found = manifests.read([str(file)])
+            found = manifests.read_manifests([str(file)])
         except manifests.RefusedError:
             return
     for policy in found:
@@ -173,7 +173,7 @@ def test_any_trace_is_read_or_refused(content: bytes) -> None:
     with TemporaryDirectory() as directory:
         (Path(directory) / "vm.csv").write_bytes(content)
         try:
-            workload = traces.read(Path(directory))
+            workload = traces.read_traces(Path(directory))
         except traces.TraceError:
             return
     assert workload.seconds > 0

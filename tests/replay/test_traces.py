@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kubeballoon.replay.placement import place
-from kubeballoon.replay.traces import TraceError, read, step_trace
+from kubeballoon.replay.traces import TraceError, read_traces, step_trace
 
 GIB = 1 << 30
 SIMPLE = "seconds,size_bytes,used_bytes\n"
@@ -16,7 +16,7 @@ GWA = "Timestamp [ms];\tCPU cores;\tMemory capacity provisioned [KB];\tMemory us
 
 def test_the_simple_format(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(SIMPLE + "100,4096,1024\n110,4096,1024\n120,4096,9999\n")
-    workload = read(tmp_path)
+    workload = read_traces(tmp_path)
     (trace,) = workload.traces
     assert (trace.name, trace.size) == ("a", 4096)
     assert trace.times.tolist() == [0, 20, 30]
@@ -29,7 +29,7 @@ def test_the_gwa_format_in_seconds_as_published_or_in_milliseconds_as_it_says(tm
     rows = [f"{index * step};\t2;\t{4096 if index else 0};\t{index * 10};\t0\n" for index in range(3)]
     (tmp_path / "1.csv").write_text(GWA + "".join(rows))
     (tmp_path / "2.csv").write_text(GWA)
-    workload = read(tmp_path)
+    workload = read_traces(tmp_path)
     (trace,) = workload.traces
     assert trace.size == 4096 << 10
     assert trace.times.tolist() == [0, 300, 600, 900]
@@ -52,23 +52,23 @@ Disk write throughput [KB/s]
 
 def test_of_samples_with_one_time_the_last_counts(tmp_path: Path) -> None:
     (tmp_path / "122.csv").write_text(REPEATED)
-    (trace,) = read(tmp_path).traces
+    (trace,) = read_traces(tmp_path).traces
     assert trace.times.tolist() == [0, 300, 600]
     assert trace.demand.tolist() == [int(134217.6 * 1024), int(167772.0 * 1024), 0]
 
 
 def test_what_a_vm_read_and_wrote_is_its_disk_rate(tmp_path: Path) -> None:
     (tmp_path / "122.csv").write_text(REPEATED)
-    assert read(tmp_path).traces[0].disk_rate == pytest.approx(3.6 * 1024 / 3)
+    assert read_traces(tmp_path).traces[0].disk_rate == pytest.approx(3.6 * 1024 / 3)
     (tmp_path / "122.csv").write_text(SIMPLE + "0,2,1\n")
-    assert read(tmp_path).traces[0].disk_rate is None
+    assert read_traces(tmp_path).traces[0].disk_rate is None
 
 
 @pytest.mark.parametrize("start", [0, 1_373_963_136_000])
 def test_milliseconds_in_the_column_of_seconds_are_refused(tmp_path: Path, start: int) -> None:
     (tmp_path / "vm.csv").write_text(SIMPLE + "".join(f"{start + index * 300_000},2,1\n" for index in range(3)))
     with pytest.raises(TraceError, match="the column seconds seems to hold milliseconds: divide it by 1000"):
-        read(tmp_path)
+        read_traces(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -87,24 +87,24 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str, complaint:
     path = tmp_path / "vm.csv"
     path.write_text(text)
     with pytest.raises(TraceError) as refused:
-        read(tmp_path)
+        read_traces(tmp_path)
     assert str(refused.value).startswith(f"{path}{complaint}")
 
 
 def test_what_holds_no_traces_is_said(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"holds no \.csv file"):
-        read(tmp_path)
+        read_traces(tmp_path)
     (tmp_path / "vm.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TraceError, match="not a CSV file"):
-        read(tmp_path)
+        read_traces(tmp_path)
     with pytest.raises(TraceError, match="not a directory"):
-        read(tmp_path / "vm.csv")
+        read_traces(tmp_path / "vm.csv")
 
 
 def test_vms_are_placed_by_number_until_the_ratio_is_reached(tmp_path: Path) -> None:
     for number in (10, 9, 1, 2):
         (tmp_path / f"{number}.csv").write_text(SIMPLE + f"0,{4 * GIB},{GIB}\n")
-    nodes = place(read(tmp_path).traces, 4 * GIB, 2)
+    nodes = place(read_traces(tmp_path).traces, 4 * GIB, 2)
     assert [[trace.name for trace in node] for node in nodes] == [["1", "2"], ["9", "10"]]
 
 

@@ -19,7 +19,7 @@ from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.formatting import listed
 from kubeballoon.governance.loaded_policy import load_memory_policy, load_processor_policy
 from kubeballoon.governance.node_policies import load_node_policy
-from kubeballoon.manifests import AnyPolicy, RefusedError, read
+from kubeballoon.manifests import AnyPolicy, RefusedError, read_manifests
 
 K = TypeVar("K", MemoryPolicy, ProcessorPolicy, NodePolicy)
 _LISTED = 20  # rows of a table without -o wide: a screen has room for as many
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace, reader: ApiReader, output: Output) -> ExitS
         ApiError: the cluster cannot be read.
     """
     try:
-        policies = read(options.filename)
+        policies = read_manifests(options.filename)
     except RefusedError as error:
         for line in error.lines:
             warn(f"{PROGRAM}: {line}")

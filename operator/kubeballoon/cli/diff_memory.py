@@ -11,7 +11,6 @@ from kubeballoon.cli.output import format_bytes, format_change
 from kubeballoon.cli.table import Cell, Column, Style, name, number
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM
-from kubeballoon.vocabulary import Mode
 
 _MAX_ROUNDS = 32  # a bound for a loop that ends within a few rounds
 
@@ -73,7 +72,7 @@ def compare_vm(
     (before, old_decision), (after, decision) = old, new
     policies = [None if vm.policy is None else vm.policy.name for vm in (before, after)]
     minimums = [None if vm.policy is None or vm.excluded is not None else vm.minimum for vm in (before, after)]
-    observes = after.policy is not None and after.policy.mode is Mode.OBSERVE and after.excluded is None
+    observes = after.policy is not None and after.policy.mode.only_observes and after.excluded is None
     return VirtualMachineChange(
         namespace=report.namespace,
         name=report.name,

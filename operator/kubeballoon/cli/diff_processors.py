@@ -18,7 +18,6 @@ from kubeballoon.core.processors.model import (
     ProcessorPressure,
     ProcessorVM,
 )
-from kubeballoon.vocabulary import Mode
 
 _MAX_ROUNDS = 8  # a bound for a loop that ends after two rounds
 _FULL_PRESSURE = ProcessorPressure(stall=100.0, usage=100.0)
@@ -136,7 +135,7 @@ def _compare_vm(
     policies = [None if vm.policy is None else vm.policy.name for vm in (before, after)]
     minimums = [None if vm.policy is None or vm.excluded is not None else vm.minimum for vm in (before, after)]
     message = decision.message
-    if after.policy is not None and after.policy.mode is Mode.OBSERVE and after.excluded is None:
+    if after.policy is not None and after.policy.mode.only_observes and after.excluded is None:
         message = f"observed only, else: {message}"
     figures_before = _online(before), short_before, policies[0], minimums[0]
     figures_after = _online(after), short_after, policies[1], minimums[1]

@@ -11,7 +11,6 @@ from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryTerms
-from kubeballoon.vocabulary import Mode
 
 _FULL_TAX = 100  # percent
 
@@ -105,7 +104,7 @@ def why_not_less(
     if decision.reason in _NOT_DIVIDED or policy is None:
         yield decision_message(report, decision)
         return
-    if policy.mode is Mode.OBSERVE:
+    if policy.mode.only_observes:
         yield f"its policy {policy.name} only observes: nothing is requested of it"
     target = _target(decision)
     if target <= vm.minimum:

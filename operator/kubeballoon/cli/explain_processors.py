@@ -13,7 +13,6 @@ from kubeballoon.cli.table import Column, number
 from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import ProcessorDecision, ProcessorNode, ProcessorPlan, ProcessorTerms
-from kubeballoon.vocabulary import Mode
 
 
 class GoverningProcessorPolicy(ApiModel):
@@ -107,7 +106,7 @@ def _why_not_more(node: ProcessorNode, decision: ProcessorDecision, current: VMP
     vm, policy = decision.vm, decision.vm.policy
     if decision.reason in _NOT_DIVIDED or policy is None:
         yield decision.message
-    elif policy.mode is Mode.OBSERVE:
+    elif policy.mode.only_observes:
         yield f"its policy {policy.name} only observes, so nothing is reclaimed from it; else: {decision.message}"
     elif decision.target is None or decision.target >= vm.size:
         yield f"it may use all of its {vm.size}"
@@ -126,7 +125,7 @@ def _why_not_fewer(node: ProcessorNode, decision: ProcessorDecision, current: VM
     vm, policy = decision.vm, decision.vm.policy
     if decision.reason in _NOT_DIVIDED or policy is None:
         yield decision.message
-    elif policy.mode is Mode.OBSERVE:
+    elif policy.mode.only_observes:
         yield f"its policy {policy.name} only observes: nothing is requested of it"
     elif decision.target is None or decision.target <= vm.minimum:
         are = "is" if vm.minimum == 1 else "are"

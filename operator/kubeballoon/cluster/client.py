@@ -27,7 +27,7 @@ from kubeballoon.cluster.errors import (
     Object,
     UnreachableError,
     error_of,
-    one_line,
+    unbroken,
 )
 from kubeballoon.cluster.impersonation import Impersonation
 from kubeballoon.cluster.kubernetes_async import ConfigException, client, config
@@ -158,10 +158,10 @@ class ApiClient:
                 where = config.KUBE_CONFIG_DEFAULT_LOCATION
                 raise ApiError(f"no access to a cluster: there is no kubeconfig {where}, and this is no pod")
         except (ConfigException, OSError) as error:
-            raise ApiError(f"no access to a cluster: {one_line(error)}") from error
+            raise ApiError(f"no access to a cluster: {unbroken(error)}") from error
         # The library reads a kubeconfig without checking it first, so a malformed one fails anywhere.
         except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ApiError(f"no access to a cluster: the kubeconfig cannot be read: {one_line(error)}") from error
+            raise ApiError(f"no access to a cluster: the kubeconfig cannot be read: {unbroken(error)}") from error
         return cls(configuration, field_manager, namespace, impersonation=impersonation)
 
     async def __aenter__(self) -> Self:
@@ -334,9 +334,9 @@ class ApiClient:
         except TimeoutError as error:
             raise UnreachableError(f"the API server did not answer {request} within {seconds:.0f}s") from error
         except aiohttp.ClientPayloadError as error:
-            raise UnreachableError(f"the API server broke off {request}: {one_line(error)}") from error
+            raise UnreachableError(f"the API server broke off {request}: {unbroken(error)}") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise UnreachableError(f"the API server cannot be reached: {one_line(error)}") from error
+            raise UnreachableError(f"the API server cannot be reached: {unbroken(error)}") from error
 
 
 async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ApiError:
@@ -362,12 +362,12 @@ async def _events(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[
             event: Object = json.loads(line)
             if event["type"] == "ERROR":
                 error_type = ERRORS.get(event["object"].get("code", 0), ApiError)
-                raise error_type(f"watch {path}: {one_line(event['object'].get('message', 'failed'))}")
+                raise error_type(f"watch {path}: {unbroken(event['object'].get('message', 'failed'))}")
             yield event
     except TimeoutError:
         return  # the API server is silent; the next watch shows whether it can still be reached
     except (aiohttp.ClientError, ValueError) as error:
-        raise UnreachableError(f"the watch of {path} broke off: {one_line(error)}") from error
+        raise UnreachableError(f"the watch of {path} broke off: {unbroken(error)}") from error
 
 
 def _impersonation(loader: Any) -> Impersonation:

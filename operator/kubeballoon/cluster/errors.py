@@ -80,9 +80,9 @@ def error_of(status: int, text: str, reason: str | None, request: str) -> ApiErr
         message = "there is no such kind: is its CRD installed?" if unknown_kind else text[:200] or reason
     too_large = any(text in str(message) for text in _TOO_LARGE)
     error_type = InvalidError if too_large else ERRORS.get(status, ApiError)
-    return error_type(f"{request}: {one_line(message)}")
+    return error_type(f"{request}: {unbroken(message)}")
 
 
-def one_line(text: object) -> str:
-    """Write a text as one line."""
+def unbroken(text: object) -> str:
+    """Write a text as one line. What is not printable stays in it, so another party's text needs more than this."""
     return " ".join(str(text).split())

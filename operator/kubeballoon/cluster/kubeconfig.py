@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kubeballoon.cluster.errors import ApiError, one_line
+from kubeballoon.cluster.errors import ApiError, unbroken
 from kubeballoon.cluster.impersonation import Impersonation
 
 _CONFIG = "kubernetes.aio.config"
@@ -71,11 +71,11 @@ def load(kubeconfig: Path | None = None, context: str | None = None) -> Access:
             _import_part("incluster_config").load_incluster_config(client_configuration=access)
     # The library reads a kubeconfig without checking it first, so a malformed one fails anywhere, in any way.
     except OSError as error:
-        raise ApiError(f"no access to a cluster: {one_line(error)}") from error
+        raise ApiError(f"no access to a cluster: {unbroken(error)}") from error
     except Exception as error:
         known = type(error).__name__ == "ConfigException"  # the library's, which its stand-ins make several of
         what = "" if known else "the kubeconfig cannot be read: "
-        raise ApiError(f"no access to a cluster: {what}{one_line(error)}") from error
+        raise ApiError(f"no access to a cluster: {what}{unbroken(error)}") from error
     return access
 
 

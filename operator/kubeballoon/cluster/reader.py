@@ -18,7 +18,7 @@ from typing import Self
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 from kubeballoon.cluster import kubeconfig
-from kubeballoon.cluster.errors import ApiError, BusyError, Object, UnreachableError, error_of, one_line
+from kubeballoon.cluster.errors import ApiError, BusyError, Object, UnreachableError, error_of, unbroken
 from kubeballoon.cluster.impersonation import Impersonation
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -65,7 +65,7 @@ class ApiReader:
             self._impersonation = tuple(who.headers())
             self._tls = _tls(access) if self._server.scheme == "https" else None
         except (ValueError, OSError) as error:
-            raise ApiError(f"no access to a cluster: {one_line(error)}") from error
+            raise ApiError(f"no access to a cluster: {unbroken(error)}") from error
 
     @classmethod
     def connect(
@@ -154,7 +154,7 @@ class ApiReader:
             raise UnreachableError(f"the API server did not answer GET {path} within {self._deadline:g}s") from error
         except (OSError, HTTPException, zlib.error) as error:
             self.close()
-            raise UnreachableError(f"the API server cannot be reached: {one_line(error) or repr(error)}") from error
+            raise UnreachableError(f"the API server cannot be reached: {unbroken(error) or repr(error)}") from error
         if status >= 400:  # noqa: PLR2004 - HTTP
             raise error_of(status, body.decode(errors="replace"), reason, f"GET {path}")
         try:

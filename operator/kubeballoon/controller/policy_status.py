@@ -19,7 +19,7 @@ from kubeballoon.controller.rounds import AnyPlan, RoundResult
 from kubeballoon.core.formatting import counted, human
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
 from kubeballoon.governance.policy_types import MEMORY, PolicyType
-from kubeballoon.vocabulary import DEFAULT_MINIMUM_PERCENT, Mode
+from kubeballoon.vocabulary import DEFAULT_MINIMUM_PERCENT
 
 _FIGURE = re.compile(r"([0-9]+(?:[.][0-9]+)?) ?(?:[KMGTPE]iB|bytes)")
 _STALE_FIGURE = 0.1
@@ -172,7 +172,7 @@ def _ready(
         return Status.UNKNOWN, ConditionReason.AGENT_SILENT, message
     where = f"{counted(counts.vms.governed, 'VM')} on {counted(nodes, 'node')}"
     where += _requested_text(counts) + _silent_text(silent)
-    if policy.spec.mode is Mode.OBSERVE:
+    if policy.spec.mode.only_observes:
         effect = "" if reclaimable is None else f"; it would reclaim {human(reclaimable)}"
         message = f"computes and reports for {where}, and changes nothing{effect}"
         return Status.TRUE, ConditionReason.OBSERVING, message

@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 from kubeballoon.api.selector import LabelSelector, Operator
 from kubeballoon.api.v1alpha1 import OwnerExclusion, Policy
 from kubeballoon.governance.loaded_policy import AnyLoadedPolicy
-from kubeballoon.vocabulary import Mode
 
 L = TypeVar("L", bound=AnyLoadedPolicy)
 
@@ -144,7 +143,7 @@ def _priority(policy: AnyLoadedPolicy) -> int:
 
 def requires_following(policy: Policy, *, owner_excludes: bool) -> bool:
     """Whether a VM has to follow the requests of the policy that governs it, as far as policy and owner decide that."""
-    enforced = policy.spec.mode is Mode.ENFORCE and not policy.metadata.released
+    enforced = not policy.spec.mode.only_observes and not policy.metadata.released
     return enforced and not is_excluded_by_owner(policy, owner_excludes=owner_excludes)
 
 

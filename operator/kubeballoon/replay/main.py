@@ -144,7 +144,7 @@ def read_policy(path: Path | None) -> MemoryTerms:
         policy = MemoryPolicy.model_validate({"metadata": {"name": "default"}, "spec": {"selector": {}}})
         return load_memory_policy(policy).terms
     try:
-        policies = [policy for policy in manifests.read([str(path)]) if isinstance(policy, MemoryPolicy)]
+        policies = [policy for policy in manifests.read_manifests([str(path)]) if isinstance(policy, MemoryPolicy)]
     except manifests.RefusedError as error:
         raise UsageError(error.lines[0]) from None
     if len(policies) != 1:

@@ -45,7 +45,7 @@ from kubeballoon.replay.node_workload import EVICTION_THRESHOLD, NodeWorkload, v
 from kubeballoon.replay.simulated_guest import DEFLATION_RATE, INFLATION_RATE, BalloonDriver, SimulatedGuest
 from kubeballoon.replay.simulated_vm import PACING_SECONDS, SimulatedVM
 from kubeballoon.replay.totals import ReplayTotals
-from kubeballoon.replay.traces import Bytes, Seconds, Trace
+from kubeballoon.replay.traces import BytesArray, SecondsArray, Trace
 from kubeballoon.vocabulary import NodeState
 
 REPORT_SECONDS = 1.0
@@ -533,7 +533,7 @@ def _make_guest(workload: NodeWorkload, trace: Trace, minimum: int, driver: Ball
     return guest
 
 
-def _area(times: Seconds, values: Bytes, end: float) -> float:
+def _area(times: SecondsArray, values: BytesArray, end: float) -> float:
     """Integrate a step function from its first step to ``end``."""
     inside = times < end
     return float(np.diff(np.append(times[inside], end)) @ values[inside])

@@ -16,7 +16,7 @@ import aiohttp
 import numpy as np
 import numpy.typing as npt
 
-from kubeballoon.cluster.errors import one_line
+from kubeballoon.cluster.errors import unbroken
 from kubeballoon.core.formatting import printable
 
 _MAX_POINTS = 10_000  # in one answer: Prometheus refuses more than 11 000 per series
@@ -142,7 +142,7 @@ class PrometheusClient:
                 "--query-timeout, or ask for less with --range or a longer --step"
             ) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise PrometheusError(f"{self._access.url} cannot be reached: {one_line(error) or repr(error)}") from None
+            raise PrometheusError(f"{self._access.url} cannot be reached: {unbroken(error) or repr(error)}") from None
         return self._data(response.status, body)
 
     def _data(self, status: int, body: bytes) -> Any:
@@ -158,7 +158,7 @@ class PrometheusClient:
         if isinstance(answer, dict) and answer.get("status") == "success" and "data" in answer:
             return answer["data"]
         if isinstance(answer, dict) and isinstance(answer.get("error"), str):
-            raise PrometheusError(f"{self._access.url} refuses the query: {printable(one_line(answer['error']))}")
+            raise PrometheusError(f"{self._access.url} refuses the query: {printable(unbroken(answer['error']))}")
         if status in _HTTP_CODES:
             raise PrometheusError(f"{self._access.url} {_HTTP_CODES[status]}")
         raise PrometheusError(f"{self._access.url} answers with HTTP status {status}, and not as a Prometheus does")
@@ -180,7 +180,7 @@ def _parse(data: Any) -> Iterator[tuple[Labels, list[tuple[float, float]]]]:
             yield labels, [(float(time), float(value)) for time, value in each["values"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PrometheusError(
-            f"Prometheus answers with what is not series: {printable(one_line(error)) or repr(error)}"
+            f"Prometheus answers with what is not series: {printable(unbroken(error)) or repr(error)}"
         ) from None
 
 
@@ -215,7 +215,7 @@ def _tls(access: PrometheusAccess) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=access.ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise PrometheusError(f"{access.ca_file}: {getattr(error, 'strerror', None) or one_line(error)}") from None
+        raise PrometheusError(f"{access.ca_file}: {getattr(error, 'strerror', None) or unbroken(error)}") from None
     if access.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -134,11 +134,11 @@ def read_source(options: argparse.Namespace) -> Source:
 
 
 def _read_files(directory: Path) -> VMHistory:
-    from kubeballoon.replay.traces import TraceError, read  # noqa: PLC0415 - with numpy
+    from kubeballoon.replay.traces import TraceError, read_traces  # noqa: PLC0415 - with numpy
     from kubeballoon.replay.vm_history import VMHistory  # noqa: PLC0415 - with numpy
 
     try:
-        workload = read(directory)
+        workload = read_traces(directory)
     except TraceError as error:
         raise UsageError(str(error)) from None
     return VMHistory(workload, owners={trace.name: trace.name for trace in workload.traces})

@@ -17,7 +17,6 @@ import numpy as np
 from kubeballoon.replay.node_replay import NodeReplay
 from kubeballoon.replay.node_workload import DemandTable, Floats, NodeWorkload, VMBounds, demand_tables, vm_bounds
 from kubeballoon.replay.totals import ReplayTotals
-from kubeballoon.vocabulary import ReclaimWhen
 
 Progress = Callable[[float], None]
 """A function that is called with the seconds that were replayed since its last call."""
@@ -66,7 +65,7 @@ def clairvoyant(workload: NodeWorkload, progress: Progress = _ignore) -> ReplayT
     """
     bounds = vm_bounds(workload)
     capacity, minimum = workload.capacity, bounds.minimum
-    if workload.policy.when is ReclaimWhen.UNDER_PRESSURE:
+    if workload.policy.when.waits_for_pressure:
         capacity, minimum = workload.memory, np.zeros_like(minimum)
     allocation = _split_by_size(workload, bounds)
     totals = ReplayTotals()

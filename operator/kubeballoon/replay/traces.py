@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-Seconds = npt.NDArray[np.float64]
-Bytes = npt.NDArray[np.int64]
+SecondsArray = npt.NDArray[np.float64]
+BytesArray = npt.NDArray[np.int64]
 
 # Timestamps are milliseconds if samples are this far apart: hardly anyone samples a VM every three hours, or more often
 # than every ten seconds.
@@ -55,8 +55,8 @@ class Trace:
 
     name: str
     size: int
-    times: Seconds
-    demand: Bytes
+    times: SecondsArray
+    demand: BytesArray
     disk_rate: float | None = None
     start: float = 0.0
     end: float = math.inf
@@ -122,7 +122,7 @@ class _Record:
     disk: bool = False
 
 
-def read(directory: Path) -> Workload:
+def read_traces(directory: Path) -> Workload:
     """Read all CSV files of a directory, in the natural order of their names.
 
     Raises:
@@ -169,8 +169,8 @@ def step_trace(
         demand: the memory in use from each of these times on, bytes.
         disk_rate: what the VM read and wrote on average, bytes a second; None if it is not known.
     """
-    changed_at: Seconds = np.fromiter(times, np.float64)
-    used: Bytes = np.clip(np.fromiter(demand, np.int64), 0, size)
+    changed_at: SecondsArray = np.fromiter(times, np.float64)
+    used: BytesArray = np.clip(np.fromiter(demand, np.int64), 0, size)
     if not len(changed_at) or changed_at[0] > 0:
         changed_at, used = np.concatenate([[0.0], changed_at]), np.concatenate([[0], used])
     changes = np.concatenate([[True], np.diff(used) != 0])
@@ -204,7 +204,7 @@ def _refuse_milliseconds(path: Path, file_format: _Format, rows: npt.NDArray[np.
         raise TraceError(f"{path}: the column seconds seems to hold milliseconds: divide it by 1000")
 
 
-def _are_milliseconds(latest: float, steps: Seconds) -> bool:
+def _are_milliseconds(latest: float, steps: SecondsArray) -> bool:
     """Whether times can hardly be seconds: they end in a year of five digits, or are hours apart."""
     return bool(latest >= _MILLISECOND_EPOCH or (len(steps) and np.median(steps) >= _MILLISECOND_STEP))
 
@@ -256,7 +256,7 @@ def _in_seconds_and_bytes(records: Sequence[_Record]) -> list[_Record]:
     return [convert(record) for record in records]
 
 
-def _usual_step(times: Seconds) -> float:
+def _usual_step(times: SecondsArray) -> float:
     """Compute the median time between samples, seconds."""
     return float(np.median(np.diff(times))) if len(times) > 1 else 1.0
 

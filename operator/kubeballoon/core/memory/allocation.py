@@ -18,7 +18,7 @@ from kubeballoon.core.memory.division import (
     moved_recently,
 )
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM
-from kubeballoon.vocabulary import AgentAction, NodeState, ReclaimWhen
+from kubeballoon.vocabulary import AgentAction, NodeState
 
 
 class _LeftOut(NamedTuple):
@@ -137,7 +137,7 @@ def _left_out(node: MemoryNode, vm: MemoryVM, *, calm: bool, as_if_enforced: boo
         # A guest of which nothing is known any more may need all of its memory: nobody fills that with idle memory.
         charge = max(needed, vm.maximum) if _lacks_memory_unseen(node, vm) else needed
         return _LeftOut(charge, needed, needed, decision)
-    if calm and vm.policy.when is ReclaimWhen.UNDER_PRESSURE:
+    if calm and vm.policy.when.waits_for_pressure:
         decision = MemoryDecision(vm, vm.target, vm.maximum, DecisionReason.NOT_UNDER_PRESSURE, node.state)
         # A VM that was squeezed before has been promised no more than its target. What it does not need it may lose
         # once the node is short, so others may need it, but must not fill it with what they do not need.

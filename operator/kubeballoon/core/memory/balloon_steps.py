@@ -13,7 +13,6 @@ from kubeballoon.core.memory.demand import GuestStatistics, Need
 from kubeballoon.core.memory.model import MemoryTerms, guest_margin
 from kubeballoon.core.memory.pacing import Pace
 from kubeballoon.core.memory.working_set import WorkingSetPace, WorkingSetReport
-from kubeballoon.vocabulary import WorkingSetReclaim
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ def _reclaim_working_set(
     """Decide how far the guest may be asked for memory that it works with; only a policy can allow that at all."""
     if terms is None or sample.need is None or spare is None or sample.spare_limit is not None:
         return before.stopped()
-    if terms.working_set is WorkingSetReclaim.NEVER:
+    if not terms.working_set.allowed:
         return before.stopped()
     report = WorkingSetReport(sample.size, spare, sample.need.troubled, sample.statistics)
     delay = terms.working_set_delay

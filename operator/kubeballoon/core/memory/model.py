@@ -30,12 +30,20 @@ class Amount:
         bytes, percent: the size; both are None where the pod's request is meant.
         pod_request: whether what the VM's pod has requested from the scheduler for the guest is meant.
         limit: the amount that this one does not exceed; None if there is none.
+
+    Raises:
+        ValueError: not exactly one of the three forms is given. An amount without any would be a guarantee of nothing.
     """
 
     bytes: int | None = None
     percent: int | None = None
     pod_request: bool = False
     limit: Amount | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the amount is given in exactly one form."""
+        if (self.bytes is not None) + (self.percent is not None) + self.pod_request != 1:
+            raise ValueError(f"an amount is bytes, a percentage, or a pod's request, not {self}")
 
     def of(self, size: int, pod_request: int | None = None) -> int:
         """Return the amount in bytes, rounded down.
@@ -221,7 +229,7 @@ class MemoryVM:
             idle_tax=idle_tax,
         )
         # Fields of a frozen dataclass can be set only in this way.
-        object.__setattr__(self, "observed", policy is not None and policy.mode is Mode.OBSERVE)
+        object.__setattr__(self, "observed", policy is not None and policy.mode.only_observes)
         object.__setattr__(self, "figures", figures)
 
     @property
@@ -232,8 +240,7 @@ class MemoryVM:
     @property
     def gives_working_set(self) -> bool:
         """Whether memory that the guest works with may be requested of it: its policy allows that, and it may swap."""
-        allowed = self.policy is not None and self.policy.working_set is WorkingSetReclaim.IF_SWAPPABLE
-        return allowed and self.swap_ability is not SwapAbility.UNABLE
+        return self.policy is not None and self.policy.working_set.allowed and self.swap_ability.may_swap
 
     @property
     def minimum(self) -> int:
@@ -270,10 +277,14 @@ class MemoryVM:
         """
         if self.pooled:
             return 0
-        returned = self.agent_action is AgentAction.RETURNS_ALL or (
-            self.agent_action is AgentAction.FOLLOWS and target is None
-        )
-        return self.size if returned else self.committed
+        match self.agent_action:
+            case AgentAction.RETURNS_ALL:
+                return self.size
+            case AgentAction.FOLLOWS:
+                return self.size if target is None else self.committed
+            case AgentAction.HOLDS:
+                return self.committed
+        assert_never(self.agent_action)
 
     @property
     def dead_band(self) -> int:
@@ -376,8 +387,8 @@ class MemoryDecision(NamedTuple):
 
     def _withholding(self) -> str:
         policy = self.vm.policy
-        never = policy is not None and policy.working_set is WorkingSetReclaim.NEVER
-        why = "its policy reclaims no working set" if never else "it cannot swap"
+        allowed = policy is None or policy.working_set.allowed
+        why = "it cannot swap" if allowed else "its policy reclaims no working set"
         fair_share, withheld = human(self.entitlement - self.withheld), human(self.withheld)
         return f"its fair share is {fair_share}; its guest works with {withheld} more, and {why}: it keeps that"
 

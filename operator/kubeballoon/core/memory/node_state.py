@@ -10,6 +10,7 @@ is entered when free memory falls below its own threshold and left upward only a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from kubeballoon.core.formatting import human
 from kubeballoon.core.memory.model import Amount
@@ -32,12 +33,16 @@ class StateThresholds:
 
     def of(self, state: NodeState) -> int:
         """Return the threshold of one state, in bytes."""
-        return {
-            NodeState.AMPLE: self.ample,
-            NodeState.TIGHT: self.tight,
-            NodeState.SCARCE: self.scarce,
-            NodeState.CRITICAL: self.critical,
-        }[state]
+        match state:
+            case NodeState.AMPLE:
+                return self.ample
+            case NodeState.TIGHT:
+                return self.tight
+            case NodeState.SCARCE:
+                return self.scarce
+            case NodeState.CRITICAL:
+                return self.critical
+        assert_never(state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +185,7 @@ def _by_memory(previous: NodeState, available: int, thresholds: StateThresholds)
     A state is left only at the threshold of the state above.
     """
     entered = NodeState.AMPLE
-    for state in (NodeState.TIGHT, NodeState.SCARCE, NodeState.CRITICAL):
+    for state in _BY_SEVERITY[1:]:
         if available < thresholds.of(state):
             entered = state
     state = previous

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import assert_never
 
 from kubeballoon.vocabulary import ReclaimMethod
 
@@ -58,7 +59,12 @@ def may_need_program(method: ReclaimMethod, balloon: BalloonStatus) -> bool:
 
 
 def _program_is_chosen(method: ReclaimMethod, balloon: BalloonStatus, *, program_reports: bool) -> bool:
-    if method is ReclaimMethod.AUTO:
-        # Not before the balloon is known to be of no use: at the agent's start nothing is known of it.
-        return balloon.works is False and program_reports
-    return method is ReclaimMethod.GUEST_AGENT
+    match method:
+        case ReclaimMethod.BALLOON:
+            return False
+        case ReclaimMethod.GUEST_AGENT:
+            return True
+        case ReclaimMethod.AUTO:
+            # Not before the balloon is known to be of no use: at the agent's start nothing is known of it.
+            return balloon.works is False and program_reports
+    assert_never(method)

@@ -18,11 +18,19 @@ class Count:
     Attributes:
         number, percent: the count; one of them is set.
         limit: the count that this one does not exceed; None if there is none.
+
+    Raises:
+        ValueError: not exactly one of the two is set.
     """
 
     number: int | None = None
     percent: int | None = None
     limit: Count | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the count is given in exactly one form."""
+        if (self.number is None) == (self.percent is None):
+            raise ValueError(f"a count is a number or a percentage, not {self}")
 
     def of(self, size: int) -> int:
         """Return the number for a VM of ``size`` processors: at least one, and rounded up."""
@@ -72,7 +80,7 @@ class ProcessorTrigger:
         also wait because of a pod's own limit, and a busy node may simply be used well. It stays active until both have
         fallen, because once VMs have fewer processors the node may be busy without any task waiting.
         """
-        if self.when is ReclaimWhen.OVERCOMMITTED:
+        if not self.when.waits_for_pressure:
             return True
         if was_active:
             return pressure.stall >= self.stall.end or pressure.usage >= self.usage.end
@@ -129,7 +137,7 @@ class ProcessorVM:
     @property
     def observed(self) -> bool:
         """Whether the policy that governs the VM only observes."""
-        return self.policy is not None and self.policy.mode is Mode.OBSERVE
+        return self.policy is not None and self.policy.mode.only_observes
 
     @property
     def minimum(self) -> int:
