@@ -131,12 +131,13 @@ class GuestAgentTiming:
     Attributes:
         retry: the pauses after a guest agent that did not answer, or a command that it refused.
         exec_poll: between two questions whether a program that was started in the guest has ended.
-        exec_polls: how often that is asked.
+        exec_polls: how often that is asked; a guest on a busy node, or short of memory, starts Python in over 5 s, and
+            another try would cost it more.
     """
 
     retry: Backoff = field(default=Backoff(shortest=5.0, longest=60.0))
     exec_poll: float = 0.2
-    exec_polls: int = 25
+    exec_polls: int = 75
 
 
 @dataclass(frozen=True, slots=True)
