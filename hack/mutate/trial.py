@@ -9,10 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 import pytest
 
@@ -58,8 +59,11 @@ class Copy:
         copy = cls(root, seed)
         before = _used_seconds()
         # Only this run writes compiled files: Python could mistake a mutant's for the unchanged file's, or the reverse.
-        if not copy._passes(copy._tests(), {"PYTHONDONTWRITEBYTECODE": ""}):
-            raise BaselineError(f"the tests fail without any mutant: {' '.join(copy._tests())}")
+        with tempfile.TemporaryFile("w+") as output:
+            if not copy._passes(copy._tests(), {"PYTHONDONTWRITEBYTECODE": ""}, output=output):
+                output.seek(0)
+                end = output.read().strip().splitlines()[-3:]
+                raise BaselineError("\n".join(["the tests fail without any mutant:", *end]))
         copy.seconds = max(_LEAST_SECONDS, _LONGER * (_used_seconds() - before))
         return copy
 
@@ -98,7 +102,13 @@ class Copy:
     def _tests(self) -> list[str]:
         return [tests for tests in _TESTS if (self.root / tests).is_dir()]
 
-    def _passes(self, tests: list[str], more: dict[str, str] | None = None, marked: str = _EXCEPT) -> bool:
+    def _passes(
+        self,
+        tests: list[str],
+        more: dict[str, str] | None = None,
+        marked: str = _EXCEPT,
+        output: TextIO | int = subprocess.DEVNULL,
+    ) -> bool:
         options = ("--exitfirst", "--quiet", f"--hypothesis-seed={self.seed}", "-m", marked)
         plugins = ("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "hack.mutate.no_shrinking")
         limited = ("sh", "-c", f'ulimit -v {_MEMORY}; ulimit -t {self.seconds:.0f}; exec "$@"', "-")
@@ -109,7 +119,7 @@ class Copy:
             cwd=self.root,
             env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", **(more or {})},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=output,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
