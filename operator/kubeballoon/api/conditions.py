@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import assert_never
 
 from kubeballoon import vocabulary
 
 
 class ConditionType(StrEnum):
-    """A ConditionType names a condition: Ready is good when it is true, every other when it is false."""
+    """A ConditionType names a condition of a policy or of a node's report."""
 
     READY = "Ready"
     DEGRADED = "Degraded"
@@ -17,6 +18,23 @@ class ConditionType(StrEnum):
     CONTENDED = "Contended"
     CONFLICTED = "Conflicted"
     SELF_SERVICE = "SelfService"
+
+    @property
+    def good_when_true(self) -> bool:
+        """Whether nobody needs to do anything while the condition is true, instead of while it is not."""
+        match self:
+            case ConditionType.READY:
+                return True
+            case (
+                ConditionType.DEGRADED
+                | ConditionType.SHORTFALL
+                | ConditionType.AT_RISK
+                | ConditionType.CONTENDED
+                | ConditionType.CONFLICTED
+                | ConditionType.SELF_SERVICE
+            ):
+                return False
+        assert_never(self)
 
 
 class ConditionReason(StrEnum):

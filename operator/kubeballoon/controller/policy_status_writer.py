@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kubeballoon.api.conditions import ConditionType
-from kubeballoon.api.meta import Condition
+from kubeballoon.api.meta import Condition, Status
 from kubeballoon.api.v1alpha1 import API_VERSION, NodePolicy, NodePolicyStatus, Policy, PolicyStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
@@ -132,6 +132,5 @@ class PolicyStatusWriter:
         about = ObjectReference(API_VERSION, policy.kind, policy.metadata.name, policy.metadata.uid)
         for condition in conditions:
             if before.get(condition.type) not in (None, condition.status):
-                # Ready is good when it is true; all other conditions are good when they are false.
-                warning = (condition.type == ConditionType.READY) != (condition.status == "True")
+                warning = ConditionType(condition.type).good_when_true != (condition.status is Status.TRUE)
                 await self._recorder.post(about, condition.reason, condition.message, action="Report", warning=warning)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import assert_never
 
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.vocabulary import Migratability
-
-_WHY = {
-    Migratability.NOT_MIGRATABLE: "KubeVirt cannot migrate it",
-    Migratability.EXTERNAL: "its evictionStrategy leaves that to another program",
-    None: "its node's agent does not say whether it may be migrated",
-}
 
 
 def migration_hindrances(reports: Iterable[VirtualMachineReport]) -> dict[str, str]:
@@ -21,4 +16,15 @@ def migration_hindrances(reports: Iterable[VirtualMachineReport]) -> dict[str, s
 
 
 def _hindrance(report: VirtualMachineReport) -> str | None:
-    return "its owner excluded it" if report.owner_excluded else _WHY.get(report.migratability)
+    if report.owner_excluded:
+        return "its owner excluded it"
+    match report.migratability:
+        case Migratability.MIGRATABLE:
+            return None
+        case Migratability.NOT_MIGRATABLE:
+            return "KubeVirt cannot migrate it"
+        case Migratability.EXTERNAL:
+            return "its evictionStrategy leaves that to another program"
+        case None:
+            return "its node's agent does not say whether it may be migrated"
+    assert_never(report.migratability)
