@@ -16,6 +16,7 @@ import libvirt_qemu
 import pytest
 
 from hack.testbed.lab import LauncherPod
+from hack.testbed.lab.fakes import FakeGuestControl
 from hack.testbed.lab.unix_sockets import listen
 from kubeballoon.agent.hypervisor import call_queue
 from kubeballoon.agent.hypervisor.call_queue import CallQueue
@@ -26,6 +27,7 @@ from kubeballoon.agent.hypervisor.libvirt import (
     DomainHandle,
     LibvirtGuestControl,
     LibvirtHypervisor,
+    LibvirtMemoryControl,
     _translate_agent,
 )
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
@@ -170,6 +172,43 @@ async def test_an_answer_of_a_guest_is_read_in_a_thread_for_its_vm(monkeypatch: 
     read = await control.command("guest-ping", {}, lambda answer: (answer, threading.current_thread().name))
     calls.end()
     assert read == ("an answer", "the VM's own")
+
+
+class SizedDomain:
+    """A SizedDomain is a VM of 2 GiB whose balloon leaves it 1 GiB, in the KiB that libvirt counts in."""
+
+    def __init__(self) -> None:
+        """Have been asked for nothing."""
+        self.requested = 0
+
+    def info(self) -> list[int]:
+        """Say that the VM runs, and how much memory it has."""
+        return [libvirt.VIR_DOMAIN_RUNNING, 2 << 20]
+
+    def memoryStats(self) -> dict[str, int]:  # noqa: N802 - libvirt's name
+        """Give a figure of each kind; the last is a count, and the date is in seconds."""
+        sizes = ("actual", "unused", "usable", "available", "disk_caches", "swap_in", "swap_out")
+        return {**{name: (number + 1) << 20 for number, name in enumerate(sizes)}, "major_fault": 3, "last_update": 9}
+
+    def setMemoryFlags(self, size: int, _: int) -> None:  # noqa: N802 - libvirt's name
+        """Take a request."""
+        self.requested = size
+
+
+async def test_libvirt_s_kib_are_bytes_for_everybody_else_and_a_request_is_in_kib_again() -> None:
+    domain, calls = SizedDomain(), CallQueue("a VM's")
+    xml, process = DomainXml(balloon=True, most=2 << 20, boot=2 << 20), FakeGuestControl(process_bytes=77)
+    control = LibvirtMemoryControl(calls, DomainHandle(None, domain), xml, process, TIMING)
+    sample = await control.sample()
+    await control.set_memory((1 << 30) + 1)
+    calls.end()
+    assert (sample.size, sample.plugged, sample.resident) == (2 << 30, 0, 77)
+    statistics = sample.statistics
+    found = [statistics.actual, statistics.unused, statistics.usable, statistics.available]
+    found += [statistics.disk_caches, statistics.swap_in, statistics.swap_out]
+    assert found == [each << 30 for each in range(1, 8)]
+    assert (statistics.major_faults, statistics.updated) == (3, 9.0)
+    assert domain.requested == (1 << 20) + 1, "it is rounded up: the guest keeps what it was promised"
 
 
 class Daemon(NamedTuple):
