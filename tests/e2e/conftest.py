@@ -55,7 +55,7 @@ def plane() -> Iterator[ControlPlane]:
         pytest.fail("there is no cluster: make cluster", pytrace=False)
     testbed.ensure()
     with NamedControlPlane(testbed.KUBECONFIG) as opened:
-        opened.kubectl("delete", "mempol,cpupol", "--all")
+        opened.kubectl("delete", "mempol,cpupol,nodepol", "--all")
         opened.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         yield opened
 

@@ -11,7 +11,7 @@ from hack.testbed.controlplane.errors import last_lines
 
 _SECONDS = 20.0  # for each question: there are many, and the API server may be what failed
 _EVENTS = 60
-_OBJECTS = "node,pod,vmi,vmim,mempol,cpupol,nodepressure"
+_OBJECTS = "node,pod,vmi,vmim,mempol,cpupol,nodepol,nodepressure"
 _FILES = ("*.log", "*/*.log", "*/logs/*.log")  # not those of pods, which lie deeper
 _LOADS = (Path("/proc/loadavg"), Path("/proc/meminfo"))
 # Pods whose logs are shown, by their labels, and how many lines of each container.

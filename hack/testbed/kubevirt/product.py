@@ -72,8 +72,12 @@ def options() -> tuple[str, ...]:
     return ("--set", f"image.registry={REGISTRY},image.tag={tag()},image.pullPolicy=Never")
 
 
-def install(plane: ControlPlane) -> None:
+def install(plane: ControlPlane, *values: str) -> None:
     """Installs the chart, or upgrades to it, and waits until all of its pods are ready.
+
+    Args:
+        plane: The cluster.
+        values: Values of the chart such as "taints.enabled=true"; the others are the chart's own, whatever was before.
 
     Raises:
         ControlPlaneError: They are not within five minutes.
@@ -83,7 +87,7 @@ def install(plane: ControlPlane) -> None:
     plane.kubectl("delete", "secret", f"--namespace={NAMESPACE}", interrupted)
     where = ("upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace")
     wait = ("--wait", f"--timeout={_INSTALL_SECONDS}s")
-    told = (*options(), "--set", f"agent.nodeMemoryCgroup={_pods_cgroup()}")
+    told = (*options(), "--set", ",".join([f"agent.nodeMemoryCgroup={_pods_cgroup()}", *values]))
     helm(*where, *wait, *told, kubeconfig=plane.kubeconfig, seconds=_INSTALL_SECONDS + 60)
     # helm waits for as many agents as an upgrade leaves available, not for all of them.
     rollout = ("rollout", "status", "daemonset", f"{RELEASE}-agent", f"--namespace={NAMESPACE}")
