@@ -74,6 +74,13 @@ def test_the_worked_example_of_the_idle_tax_is_what_the_core_computes(row: str, 
     assert f"| {row} | {first} | {second} |" in (ROOT / "docs/concepts.md").read_text()
 
 
+def test_the_commands_that_show_vms_give_memory_on_a_cluster_are_the_same_wherever_they_stand() -> None:
+    shown = [re.findall("```sh\n(export KUBECONFIG=.*?)```", page.read_text(), re.DOTALL) for page in PAGES]
+    readme, guide = [blocks[0] for blocks in shown if blocks]
+    assert readme == guide
+    assert len(readme.splitlines()) == 6
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", page.read_text())
