@@ -31,7 +31,8 @@ from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.metrics import Gauge, expose, new_registry
 from kubeballoon.options import add_serving_options
 from kubeballoon.serving import serve
-from tests.support.cluster import MIB, memory_policy
+from kubeballoon.vocabulary import TaintEffect
+from tests.support.cluster import MIB, memory_policy, node_policy
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,10 @@ class Controller:
             {MEMORY.model.plural: allocate_memory(self.state.snapshot("n", report, 0.0))}
         )
         self.rounds.last_decided_at = NOW
+        tainting = node_policy("pool", taint={"mode": "Enforce"})
+        tainting["metadata"] |= {"uid": "pool", "resourceVersion": "1"}
+        self.state.node_policies.put(tainting)
+        self.state.taints_enabled, self.state.taints = True, {"n": TaintEffect.NO_SCHEDULE}
         migration = Migration(MigratableVM("a", "shop/a", 1, 1), "n", "free", "why")
         self.state.migration_plans = {"pool": MigrationPlan((migration,), {"lost": "why not"})}
 
@@ -213,10 +218,24 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("policy_memory_bytes", policy="default", kind="actual") == 512 * MIB
     assert shown("policy_memory_bytes", policy="default", kind="size") == 1024 * MIB
     assert shown("vm_entitlement_bytes", **{**B, "policy": "default"}) is not None
+    assert shown("node_tainted", node="n", effect="NoSchedule") == 1
     assert shown("policy_contended_nodes", policy="pool", result="mendable") == 1
     assert shown("policy_contended_nodes", policy="pool", result="unmended") == 1
     assert shown("build_info", part="controller", version=kubeballoon.__version__) == 1
     assert shown("last_round_timestamp_seconds") == NOW.timestamp()
+
+
+def test_a_node_that_would_be_tainted_only_is_not_exported_as_tainted(controller: Controller) -> None:
+    def tainted() -> float | None:
+        return value(controller.registry, "kubeballoon_node_tainted", node="n", effect="NoSchedule")
+
+    controller.state.taints_enabled = False
+    assert tainted() is None
+    controller.state.taints_enabled = True
+    observing = node_policy("pool", taint={"mode": "Observe"})
+    observing["metadata"] |= {"uid": "pool", "resourceVersion": "2", "generation": 2}
+    controller.state.node_policies.put(observing)
+    assert tainted() is None
 
 
 def test_a_vm_that_takes_no_part_leaves_the_node_s_capacity_as_it_is(controller: Controller) -> None:

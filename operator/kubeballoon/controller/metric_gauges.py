@@ -16,6 +16,7 @@ from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
 from kubeballoon.core.migration import MigrationPlan
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.metrics import Gauge, Sample, describe_results
+from kubeballoon.vocabulary import RemedyMode
 
 _NODE = ("node",)
 _LEADER = Gauge("kubeballoon_leader", "1 on the replica that leads; only this one exports what it decided.")
@@ -48,6 +49,11 @@ _GUARANTEED = Gauge(
     "kubeballoon_node_guaranteed_bytes", "The guaranteed minimums of a node's VMs that policies govern.", _NODE
 )
 _GOVERNED = Gauge("kubeballoon_policy_virtual_machines", "How many VMs a policy governs.", ("kind", "policy"))
+_TAINTED = Gauge(
+    "kubeballoon_node_tainted",
+    "1 for a node that a NodePolicy has tainted, with the taint's effect; not while policies only observe.",
+    ("node", "effect"),
+)
 _CONTENDED = Gauge(
     "kubeballoon_policy_contended_nodes",
     "Nodes whose VMs have needed more memory than there is for as long as their NodePolicy says, by whether migrations "
@@ -96,6 +102,7 @@ class ControllerGauges(Collector):
         )
         yield _GOVERNED.family(_governed(results.values()))
         yield _POLICY_MEMORY.family(_memory_of_policies(plans.values()))
+        yield _TAINTED.family(_tainted(self._state))
         yield _CONTENDED.family(_contended(self._state.migration_plans))
         yield _events(self._rounds.recorder.results)
 
@@ -130,6 +137,13 @@ def _memory_of_policies(plans: Iterable[MemoryPlan]) -> Iterator[Sample]:
             sums[vm.policy.name, "entitlement"] += decision.entitlement
             sums[vm.policy.name, "actual"] += vm.actual
     return iter(sums.items())
+
+
+def _tainted(state: ClusterState) -> Iterator[Sample]:
+    """List the nodes that are to have the taint, where NodePolicies enforce it."""
+    for policy, names in state.pools().items() if state.taints_enabled else ():
+        if state.node_policies.policies[policy].taints.mode is RemedyMode.ENFORCE:
+            yield from (((name, state.taints[name]), 1.0) for name in names if name in state.taints)
 
 
 def _contended(plans: Mapping[str, MigrationPlan]) -> Iterator[Sample]:
