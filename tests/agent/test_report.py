@@ -14,7 +14,14 @@ from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.vmi import Instance, InstanceProcessors
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.api.reasons import AgentReason
-from kubeballoon.api.v1alpha1 import FreedBy, GuestReport, ProcessorMethod, ProcessorReport, VirtualMachineReport
+from kubeballoon.api.v1alpha1 import (
+    FreedBy,
+    GuestReport,
+    NodeMemory,
+    ProcessorMethod,
+    ProcessorReport,
+    VirtualMachineReport,
+)
 from kubeballoon.core.memory.demand import GuestStatistics, Need
 from kubeballoon.core.memory.node_state import MemoryStall, NodeLimits, StateThresholds
 from kubeballoon.core.memory.reclaim_state import ReclaimState
@@ -122,6 +129,15 @@ def reported() -> VirtualMachineReport:
 
 def test_each_field_of_a_report_says_what_it_is_meant_for() -> None:
     assert reported() == EXPECTED
+
+
+def test_each_figure_of_a_node_is_what_it_is_meant_for() -> None:
+    memory = HostMemory(64 * GIB, 32 * GIB, MemoryStall(some=31.6, full=7.2), kubelet_available=30 * GIB)
+    limits = NodeLimits(StateThresholds(4, 3, 2, 1), reserve=5)
+    status = compose(NodeObservation(memory, NodeState.SCARCE, limits), [], [], SINCE)
+    expected = NodeMemory(total=64 * GIB, available=30 * GIB, other=34 * GIB, reserve=5)
+    assert (status.memory, status.state) == (expected, NodeState.SCARCE), "the kubelet evicts before the kernel swaps"
+    assert (status.stall.some, status.stall.full) == (32, 7)
 
 
 def test_no_field_of_a_report_is_forgotten() -> None:

@@ -256,6 +256,17 @@ def test_an_overcommitted_node_reclaims_idle_memory_until_its_vms_fit() -> None:
     assert "taxed at 75 %" in decision(plan, "a").message
 
 
+def test_a_higher_tax_leaves_a_vm_with_idle_memory_less_beside_one_that_works_with_most_of_its_own() -> None:
+    def left_to_the_idle_one(idle_tax: int) -> int:
+        policy = replace(POLICY, idle_tax=idle_tax)
+        idle, busy = vm("idle", need=GIB // 2, policy=policy), vm("busy", need=7 * GIB // 2, policy=policy)
+        return decision(allocate_memory(node(idle, busy, capacity=6 * GIB)), "idle").entitlement
+
+    untaxed, taxed, highest = map(left_to_the_idle_one, (0, 75, 99))
+    assert untaxed > taxed + GIB // 4
+    assert taxed > highest
+
+
 @pytest.mark.parametrize("state", [NodeState.AMPLE, NodeState.TIGHT])
 def test_no_vm_is_reduced_below_its_demand_while_another_has_idle_memory(state: NodeState) -> None:
     busy = vm("busy", need=3 * GIB)

@@ -50,6 +50,11 @@ def test_an_amount_has_exactly_one_form(forms: dict[str, Any]) -> None:
         Amount(**forms)
 
 
+def test_a_vm_is_weighed_by_its_policy_s_shares_and_taxed_by_its_policy_s_percentage() -> None:
+    figures = under(shares_per_gib=3, idle_tax=40).figures
+    assert (figures.weight, figures.idle_tax) == (3 * 4096, 40)
+
+
 def test_a_vm_without_a_policy_has_and_is_guaranteed_all() -> None:
     free = replace(VM, policy=None)
     assert (free.minimum, free.maximum, free.demand) == (4 * GIB, 4 * GIB, 3 * GIB)
