@@ -262,9 +262,8 @@ def test_a_higher_tax_leaves_a_vm_with_idle_memory_less_beside_one_that_works_wi
         idle, busy = vm("idle", need=GIB // 2, policy=policy), vm("busy", need=7 * GIB // 2, policy=policy)
         return decision(allocate_memory(node(idle, busy, capacity=6 * GIB)), "idle").entitlement
 
-    untaxed, taxed, highest = map(left_to_the_idle_one, (0, 75, 99))
-    assert untaxed > taxed + GIB // 4
-    assert taxed > highest
+    untaxed, taxed = map(left_to_the_idle_one, (0, 75))
+    assert untaxed > taxed + 64 * MIB
 
 
 @pytest.mark.parametrize("state", [NodeState.AMPLE, NodeState.TIGHT])
