@@ -125,6 +125,17 @@ async def test_a_forged_request_is_clamped(target: int, minimum: int | None, kep
     assert all(kept_at <= request <= 1024 * MIB for request in control.requests)
 
 
+async def test_an_emergency_target_takes_the_place_of_a_request_until_the_next_one() -> None:
+    control = FakeMemoryControl(actual=600 * MIB)
+    async with working(instance(target=600 * MIB), control) as worker:
+        await samples(worker)
+        worker.set_emergency_target(800 * MIB)
+        await until(lambda: control.actual == 800 * MIB)
+        worker.update(instance(target=700 * MIB), PolicyBacking())
+        await until(lambda: control.actual == 700 * MIB)
+    assert worker.emergency_target is None
+
+
 async def test_a_request_behind_which_no_policy_stands_is_not_followed() -> None:
     control = FakeMemoryControl(actual=400 * MIB)
     async with working(instance(target=400 * MIB), control) as worker:

@@ -39,7 +39,7 @@ Conditions = Annotated[
 # an object, would hold up the decisions for all other nodes.
 _MOST_VMS = 1024
 Percent = Annotated[int, Field(ge=0, le=100)]
-Count = Annotated[int, Field(ge=0)]
+WholeNumber = Annotated[int, Field(ge=0)]
 E = TypeVar("E", bound=StrEnum)
 
 
@@ -569,7 +569,7 @@ class NodeLimitsReport(ApiModel):
 class NodeProcessors(ApiModel):
     """The node's processors."""
 
-    count: Count = Field(description="The number of the node's processors.")
+    count: WholeNumber = Field(description="The number of the node's processors.")
     usage: Percent = Field(default=0, description="The percentage of processors in use, over about ten seconds.")
     stall: Percent = Field(
         default=0, description="The percentage of the last ten seconds in which some task waited for a processor."
@@ -601,7 +601,7 @@ class GuestReport(ApiModel):
     disk_caches: Bytes | None = Field(default=None, description="Disk caches that the guest could drop quickly.")
     swap_in: Bytes | None = Field(default=None, description="Memory read from swap since the guest was started.")
     swap_out: Bytes | None = Field(default=None, description="Memory written to swap since the guest was started.")
-    major_faults: Count | None = Field(
+    major_faults: WholeNumber | None = Field(
         default=None, description="Page faults that had to read from a disk since the guest was started."
     )
 
@@ -609,15 +609,15 @@ class GuestReport(ApiModel):
 class ProcessorReport(ApiModel):
     """A VM's processors as its node's agent sees them."""
 
-    size: Count = Field(description="The number of processors that the VM was given.")
-    online: Count | None = Field(default=None, description="The number of processors that the guest uses now.")
-    offlinable: Count | None = Field(
+    size: WholeNumber = Field(description="The number of processors that the VM was given.")
+    online: WholeNumber | None = Field(default=None, description="The number of processors that the guest uses now.")
+    offlinable: WholeNumber | None = Field(
         default=None, description="The number of processors that the guest uses and could give up."
     )
-    usage: Count | None = Field(
+    usage: WholeNumber | None = Field(
         default=None, description="The VM's usage, in percent of one of the node's processors: 250 is two and a half."
     )
-    target: Count | None = Field(default=None, description="What is requested of the VM.")
+    target: WholeNumber | None = Field(default=None, description="What is requested of the VM.")
     returning: bool = Field(
         default=False, description="No request is in force any more, and not all reclaimed processors are back yet."
     )
