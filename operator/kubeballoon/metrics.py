@@ -83,7 +83,7 @@ class ResultCounter(Generic[R]):
             self._counter.labels(result)
 
     def count(self, result: R) -> None:
-        """Count one thing."""
+        """Count one thing by what became of it."""
         self._counter.labels(result).inc()
 
 

@@ -72,7 +72,7 @@ class RoundResult:
 
     @property
     def end(self) -> RoundEnd:
-        """How the round ended."""
+        """How the last round of the node ended."""
         if self.fault is not None:
             return RoundEnd.FAILED
         return RoundEnd.DECIDED if self.decided else RoundEnd.SILENT
