@@ -24,7 +24,7 @@ from kubeballoon.agent.hypervisor.errors import (
     HypervisorError,
     SocketRefusedError,
 )
-from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, PluggedProcessors
+from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, PluggedProcessors, ProcessMemory
 from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
 from kubeballoon.agent.node.memory import HostMemory
 from kubeballoon.agent.report import NodeObservation, compose
@@ -112,7 +112,10 @@ class Troublesome(FakeMemoryControl):
 
 @asynccontextmanager
 async def sampled(
-    control: FakeMemoryControl, changes: dict[str, Any], hypervisor: Hypervisor | None = None
+    control: FakeMemoryControl,
+    changes: dict[str, Any],
+    hypervisor: Hypervisor | None = None,
+    process: ProcessMemory | None = None,
 ) -> AsyncIterator[MemoryWorker]:
     """Have a worker that has sampled its VM once."""
     vmi = vmi_object(GuestSpec(name="vm", memory_bytes=SIZE), "pod", "here")
@@ -122,7 +125,11 @@ async def sampled(
     changed = asyncio.Event()
     settings = AgentSettings(Path("/pods"), 60.0, 1, QUICK)
     worker = MemoryWorker(
-        replace(found, **changes), hypervisor or FakeHypervisor({DOMAIN: control}), settings, changed.set
+        replace(found, **changes),
+        hypervisor or FakeHypervisor({DOMAIN: control}),
+        settings,
+        changed.set,
+        process=process,
     )
     task = asyncio.create_task(worker.run())
     await changed.wait()
@@ -343,6 +350,48 @@ async def test_what_a_vm_s_process_seems_to_hold_hides_no_more_of_the_node_s_use
         worker.view = replace(worker.view, sample=replace(sample, resident=resident))
         status = composed(HostMemory(2000 * MIB, 1000 * MIB, MemoryStall()), NodeState.AMPLE, worker)
     assert status.memory.other == other
+
+
+@pytest.mark.parametrize(
+    ("target", "emergency_target", "other"),
+    [(TARGET, None, 1000 * MIB - HELD), (700 * MIB, None, 300 * MIB), (TARGET, 650 * MIB, 350 * MIB)],
+    ids=["its target is lower", "its target is higher", "its emergency target is higher"],
+)
+async def test_what_a_guest_touches_of_a_grant_is_not_taken_for_others_memory(
+    target: int, emergency_target: int | None, other: int
+) -> None:
+    """Its balloon may have moved since the VM was sampled, when it left the guest 600 MiB."""
+    async with sampled(Troublesome(), {"target": target}) as worker:
+        sample = worker.view.sample
+        assert sample is not None
+        worker.emergency_target = emergency_target
+        worker.view = replace(worker.view, sample=replace(sample, resident=900 * MIB))
+        status = composed(HostMemory(2000 * MIB, 1000 * MIB, MemoryStall()), NodeState.AMPLE, worker)
+    assert status.memory.other == other - OVERHEAD
+
+
+@pytest.mark.parametrize(
+    ("seen", "changes", "resident"),
+    [
+        (500 * MIB, {}, 500 * MIB),
+        (None, {}, 300 * MIB),
+        (500 * MIB, {"free_delay": 60.0}, 300 * MIB),
+        (500 * MIB, {"resident": None}, None),
+    ],
+    ids=["its process is seen", "its process is gone", "KSM merges its pages", "its process was never seen"],
+)
+async def test_what_a_vm_has_touched_since_it_was_sampled_is_its_own(
+    seen: int | None, changes: dict[str, Any], resident: int | None
+) -> None:
+    """What the node has free is read with each report, and a VM is sampled seldom."""
+    process = FakeGuestControl(process_bytes=seen)
+    async with sampled(Troublesome(), {}, process=process) as worker:
+        sample = worker.view.sample
+        assert sample is not None
+        worker.view = replace(worker.view, sample=replace(sample, **{"resident": 300 * MIB, **changes}))
+        status = composed(HostMemory(2000 * MIB, 1000 * MIB, MemoryStall()), NodeState.AMPLE, worker)
+    assert status.virtual_machines[0].resident == resident
+    assert status.memory.other == 1000 * MIB - (resident or 0)
 
 
 async def test_a_vm_whose_driver_does_not_follow_counts_as_what_it_holds() -> None:

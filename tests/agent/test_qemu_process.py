@@ -32,6 +32,15 @@ def test_a_vm_s_process_is_found_by_its_name_and_its_memory_is_read(tmp_path: Pa
     assert QemuProcess("shop_cart2", proc=tmp_path).resident() == 5 * PAGE
 
 
+def test_the_memory_of_a_process_that_was_found_is_read_without_another_search(tmp_path: Path) -> None:
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on", pages=3)
+    qemu = QemuProcess("shop_cart", proc=tmp_path)
+    assert qemu.resident_if_found() is None, "it was not looked for yet"
+    assert (qemu.pid, qemu.resident_if_found()) == (7, 3 * PAGE)
+    process(tmp_path, 7, "qemu", "-name", "guest=shop_cart,debug-threads=on", started=900, pages=4)
+    assert qemu.resident_if_found() is None, "another process has its number"
+
+
 def test_a_process_that_cannot_be_seen_has_no_figures(tmp_path: Path) -> None:
     qemu = QemuProcess("shop_cart", proc=tmp_path)
     assert (qemu.pid, qemu.resident(), qemu.vcpus(), qemu.merged()) == (None, None, None, None)

@@ -23,6 +23,8 @@ class Case:
 CASES = {
     "little to spare": Case(Room(SIZE, 4 * GIB, 2 * GIB, SIZE), 1),
     "just enough to spare": Case(Room(SIZE, 4 * GIB, 4 * GIB - SIZE * 3 // 10 - 1, SIZE), 10),
+    "grew and may soon have little": Case(Room(SIZE, 6 * GIB, 2 * GIB, SIZE, growth=2 * GIB), 1),
+    "grew and has enough all the same": Case(Room(SIZE, 6 * GIB, 2 * GIB, SIZE, growth=GIB), 10),
     "works with more than it has": Case(Room(SIZE, 4 * GIB, 5 * GIB, SIZE), 1),
     "has all of its memory": Case(Room(SIZE, SIZE, 7 * GIB, SIZE), 10),
     "has all that its policy allows": Case(Room(SIZE, 4 * GIB, 4 * GIB, 4 * GIB), 10),

@@ -107,6 +107,19 @@ class _Unreachable:
         """Do nothing."""
 
 
+@dataclass(frozen=True)
+class _Process:
+    """A _Process is the QEMU of a model guest."""
+
+    guest: ModelGuest
+
+    def resident(self) -> int | None:
+        """Return what the process holds of the node's memory, bytes."""
+        return int(self.guest.resident) + OVERHEAD
+
+    resident_if_found = resident
+
+
 @dataclass
 class ClosedLoop:
     """A ClosedLoop is one node: model guests, the agent's code that reads and moves them, and the core's decisions.
@@ -205,7 +218,9 @@ class ClosedLoop:
     def _start(self, guest: ModelGuest) -> None:
         """Start the worker of a VM that has started."""
         instance = Instance(guest.name, guest.namespace, guest.name, {}, (), guest.size, OVERHEAD)
-        worker = MemoryWorker(instance, _Unreachable(), self._settings, self._on_news, clock=self._clock)
+        worker = MemoryWorker(
+            instance, _Unreachable(), self._settings, self._on_news, clock=self._clock, process=_Process(guest)
+        )
         # The worker's own ``run`` looks for a libvirt socket first, and would find none.
         self._tasks[guest.name] = _WorkerTask(worker, guest, worker._follow(guest))  # noqa: SLF001
         self._write(guest.name, VMRequest())

@@ -242,6 +242,8 @@ class FakeGuestControl:
         """Read how much of the node's memory the process holds, bytes."""
         return self.process_bytes
 
+    resident_if_found = resident
+
     def merged(self) -> int | None:
         """Read how many bytes KSM merged: none."""
         return 0

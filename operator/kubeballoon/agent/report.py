@@ -31,6 +31,7 @@ from kubeballoon.core.formatting import counted, human, listed
 from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.node_state import NodeLimits
 from kubeballoon.governance.report_bounds import clamp_to_size
+from kubeballoon.governance.targets_in_force import memory_in_force
 from kubeballoon.vocabulary import NodeState, ReclaimMethod
 
 _LARGEST_COUNT = (1 << 63) - 1  # the largest number that an API server takes; a guest's driver may report more
@@ -75,6 +76,8 @@ def compose(
     """
     # A VM of which nothing is known is left out: its memory counts already as memory that others use.
     known = [each for each in workers if each[0].view.known]
+    for worker, _ in known:
+        worker.read_resident()
     bounded = [bound_labels(worker.instance.labels, selected_by, len(known)) for worker, _ in known]
     vms = sorted(map(_vm_report, *zip(*known, strict=True), bounded), key=lambda vm: vm.uid) if known else []
     held = sum(map(_held_by_process, vms))
@@ -103,10 +106,11 @@ def _held_by_process(vm: VirtualMachineReport) -> int:
     """Compute the part of a VM's resident memory that does not count as used by others, bytes.
 
     A process can map one page many times, and would seem to hold more than it does. So no more is left out than the VM
-    is counted with.
+    is counted with: what its balloon leaves it, or a target above that, which the guest may have reached meanwhile.
     """
     held = vm.size if vm.actual is None else vm.backed(vm.actual, as_claimed=vm.responsive)
-    return min(vm.resident or 0, held + vm.overhead)
+    promised = min(vm.size, memory_in_force(vm).target or 0)
+    return min(vm.resident or 0, max(held, promised) + vm.overhead)
 
 
 def _ready(vms: list[VirtualMachineReport], now: datetime) -> Condition:

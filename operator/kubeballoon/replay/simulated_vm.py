@@ -210,7 +210,8 @@ class SimulatedVM:
 
     def _room(self, need: Need) -> Room:
         size, asked = self.guest.size, self.progress.working_set.limit is not None
-        return Room(size, int(self.guest.actual), need.present, self.policy.maximum.of(size), asked)
+        most = self.policy.maximum.of(size)
+        return Room(size, int(self.guest.actual), need.present, most, need.growth, reclaims_working_set=asked)
 
     def _next_report(self, period: float, interval: float) -> float:
         """Return when a guest that reports each ``period`` seconds reports something that no round will see as soon."""

@@ -28,7 +28,19 @@ class PluggedProcessors:
     cpu_seconds: float
 
 
-class VMProcess(Protocol):
+class ProcessMemory(Protocol):
+    """A ProcessMemory is what a VM's process holds of its node's memory; None if the process cannot be seen."""
+
+    def resident(self) -> int | None:
+        """Read how much of the node's memory the process holds, in bytes, merged pages included."""
+        ...
+
+    def resident_if_found(self) -> int | None:
+        """Read the same, but without a search for the process, which may block; None if it was not found before."""
+        ...
+
+
+class VMProcess(ProcessMemory, Protocol):
     """A VMProcess is a VM's process on this node; every figure is None if the process cannot be seen."""
 
     @property
@@ -42,10 +54,6 @@ class VMProcess(Protocol):
 
     def started_vcpus(self) -> frozenset[int] | None:
         """Read the indices of the VM's processors that the guest's kernel has started."""
-        ...
-
-    def resident(self) -> int | None:
-        """Read how much of the node's memory the process holds, in bytes, merged pages included."""
         ...
 
     def merged(self) -> int | None:

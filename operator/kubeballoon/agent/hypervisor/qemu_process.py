@@ -70,7 +70,17 @@ class QemuProcess:
     def resident(self) -> int | None:
         """Read how much of the node's memory the process holds, in bytes, merged pages included."""
         pid = self.pid
-        fields = [] if pid is None else _read_line(self._proc / str(pid) / "statm").split()
+        return None if pid is None else self._resident(pid)
+
+    def resident_if_found(self) -> int | None:
+        """Read the same, but without a search for the process, which may block; None if it was not found before."""
+        found = self._found
+        if found is None or self._start_time(found[0]) != found[1]:
+            return None
+        return self._resident(found[0])
+
+    def _resident(self, pid: int) -> int | None:
+        fields = _read_line(self._proc / str(pid) / "statm").split()
         return int(fields[1]) * _PAGE if fields else None
 
     def merged(self) -> int | None:

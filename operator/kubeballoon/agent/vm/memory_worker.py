@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.hypervisor import launcher_sockets
 from kubeballoon.agent.hypervisor.errors import HypervisorError
-from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, MemoryControl, VMProcess
+from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, MemoryControl, ProcessMemory
 from kubeballoon.agent.report_changes import view_changed
 from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.agent.vm.guest_program_client import CHANGING
@@ -63,7 +63,7 @@ class MemoryWorker:
         *,
         clock: Callable[[], float] = time.monotonic,
         timed: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
-        process: VMProcess | None = None,
+        process: ProcessMemory | None = None,
     ) -> None:
         """Work for ``instance``.
 
@@ -147,6 +147,19 @@ class MemoryWorker:
         if target != self.emergency_target:
             self.emergency_target = target
             self._wake.set()
+
+    def read_resident(self) -> None:
+        """Read anew what the VM's process holds, to be compared with what the node has free at the same moment.
+
+        The last sample may be seconds old. What the VM has touched since would count as memory that others use.
+        """
+        sample = self.view.sample
+        # Merged pages count as resident here: where KSM is to free memory, the last sample is nearer the truth.
+        if self._process is None or sample is None or sample.resident is None or sample.free_delay:
+            return
+        resident = self._process.resident_if_found()
+        if resident is not None:
+            self.view = replace(self.view, sample=replace(sample, resident=resident))
 
     async def run(self) -> None:
         """Work until cancelled. An error ends the connection and nothing else: the VM is reported with a reason."""
@@ -272,6 +285,7 @@ class MemoryWorker:
             sample.statistics.actual,
             None if view.need is None else view.need.present,
             sample.size if policy is None else policy.terms.maximum.of(sample.size),
+            growth=0 if view.need is None else view.need.growth,
             reclaims_working_set=view.working_set.limit is not None,
         )
 

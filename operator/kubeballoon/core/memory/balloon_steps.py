@@ -41,6 +41,19 @@ class GuestSample:
         spare = max(0, self.statistics.actual - self.need.present - guest_margin(self.size))
         return spare if self.spare_limit is None else min(spare, self.spare_limit)
 
+    @property
+    def unused_spare(self) -> int | None:
+        """The part of the spare that the guest has hardly come to use since it reported, bytes; None as above.
+
+        What the guest was given since then it may use already. A guest that grows may grow as much again by its next
+        report.
+        """
+        spare, need = self.spare, self.need
+        if spare is None or need is None:
+            return None
+        given = 0 if need.held is None else max(0, self.statistics.actual - need.held)
+        return max(0, spare - given - need.growth)
+
 
 @dataclass(frozen=True, slots=True)
 class BalloonProgress:
@@ -75,7 +88,7 @@ def next_step(
     balloon = pacing.BalloonSample(
         actual,
         sample.sampled_at,
-        reclaim.spare(actual, spare),
+        reclaim.spare(actual, sample.unused_spare),
         troubled=sample.need is not None and sample.need.troubled and reclaim.limit is None,
         urgent=urgent,
         max_residual=pacing.max_residual(sample.size),

@@ -58,6 +58,8 @@ class Need(NamedTuple):
         troubled: whether the guest swaps in, or refaults, because it lacks memory.
         swapped: what the guest has swapped out in this trouble and not read back, bytes. It works with that too.
         swap_growth: by how much ``swapped`` grew since the statistics before, bytes.
+        growth: by how much ``present`` grew since the statistics before, bytes; 0 where it fell.
+        held: what the balloon left the guest when it reported, bytes; None if that is not known.
     """
 
     present: int
@@ -67,6 +69,8 @@ class Need(NamedTuple):
     troubled: bool = False
     swapped: int = 0
     swap_growth: int = 0
+    growth: int = 0
+    held: int | None = None
 
     @property
     def value(self) -> int:
@@ -89,7 +93,12 @@ def present_need(stats: GuestStatistics) -> int | None:
         if stats.unused is None:
             return None
         spare = stats.unused + (stats.disk_caches or 0) // 2
-    return max(0, (stats.actual if stats.actual_at_report is None else stats.actual_at_report) - spare)
+    return max(0, _held(stats) - spare)
+
+
+def _held(stats: GuestStatistics) -> int:
+    """Return what the balloon left a guest when it reported, in bytes."""
+    return stats.actual if stats.actual_at_report is None else stats.actual_at_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +183,7 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
     if present is None:
         return None
     if previous is None:
-        return Need(present=present, fast=present, slow=present, updated=stats.updated)
+        return Need(present=present, fast=present, slow=present, updated=stats.updated, held=_held(stats))
     elapsed = stats.updated - previous.updated
     troubled = before is not None and _is_troubled(before, stats, elapsed, was_troubled=previous.troubled)
     growth = _swap_growth(before, stats) if before is not None and troubled else 0
@@ -191,6 +200,8 @@ def update(previous: Need | None, before: GuestStatistics | None, stats: GuestSt
         troubled=troubled,
         swapped=swapped,
         swap_growth=max(0, growth),
+        growth=max(0, present - previous.present),
+        held=_held(stats),
     )
 
 

@@ -32,6 +32,7 @@ class Room(NamedTuple):
         held: what its balloon leaves it.
         in_use: what it works with at this moment; None while that is not known.
         most: the most that its policy lets it have.
+        growth: by how much what it works with grew between its last two reports; it may grow as much until the next.
         reclaims_working_set: whether memory that it works with is being requested.
     """
 
@@ -39,6 +40,7 @@ class Room(NamedTuple):
     held: int
     in_use: int | None
     most: int
+    growth: int = 0
     reclaims_working_set: bool = False
 
     @property
@@ -48,7 +50,7 @@ class Room(NamedTuple):
             return True
         if self.in_use is None or self.held >= self.most:
             return False
-        return (self.held - self.in_use) * 100 < self.size * NEAR_PERCENT
+        return (self.held - self.in_use - self.growth) * 100 < self.size * NEAR_PERCENT
 
 
 def statistics_period(room: Room, base: float) -> float:
