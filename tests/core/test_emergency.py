@@ -228,7 +228,8 @@ def test_what_a_guest_in_trouble_lacks_is_granted_beyond_a_dead_band(lacking: in
 
 def test_a_guest_on_its_way_down_is_stopped_at_what_it_is_entitled_to() -> None:
     lowered = TargetChange(up=False, age=1)
-    falling = vm("a", actual=900, need=890, target=500 * MIB, policy=LOW, last_change=lowered)
+    policy = replace(LOW, headroom=Amount(bytes=0))
+    falling = vm("a", actual=900, need=890, target=500 * MIB, policy=policy, last_change=lowered)
     short = node(falling, vm("b", actual=500, need=1000, policy=LOW), available=1000, other=748)
     decision = allocate_memory(short).decisions[0]
     assert (decision.target, decision.entitlement) == (500 * MIB, 600 * MIB)

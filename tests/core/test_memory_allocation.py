@@ -379,6 +379,35 @@ def test_a_target_does_not_turn_within_the_cool_down() -> None:
     )
 
 
+@pytest.mark.parametrize("when", ReclaimWhen)
+@pytest.mark.parametrize(("more", "waits"), [(64 * MIB, True), (65 * MIB, False)])
+def test_headroom_that_is_free_does_not_wait_for_the_cool_down(when: ReclaimWhen, more: int, *, waits: bool) -> None:
+    """Each guest demands its need and a tenth of its size; a dead band, 64 MiB of 4 GiB, is not worth a change."""
+    held, headroom = 2 * GIB, 4 * GIB // 10
+    guest = replace(vm("a", policy=replace(POLICY, when=when)), actual=held, target=held, need=held - headroom + more)
+    lowered = replace(guest, last_change=TargetChange(up=False, age=1))
+    plan = allocate_memory(node(lowered, vm("b")))
+    target = decision(plan, "a").target
+    assert target is not None
+    assert (target == held) if waits else (target >= lowered.demand)
+
+
+_PERCENT = st.integers(0, 100)
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), _PERCENT, _PERCENT), min_size=1, max_size=6), st.integers(0, 8 * GIB))
+def test_where_all_demands_fit_nobody_waits_for_its_own(guests: list[tuple[int, int, int]], more: int) -> None:
+    """A guest is given by its size in GiB, and by what it needs and what it was just reduced to, in percent."""
+    vms = []
+    for number, (gib, need, held) in enumerate(guests):
+        made = vm(f"vm-{number}", size=gib * GIB, need=gib * GIB * need // 100)
+        actual = max(made.minimum, made.size * held // 100)
+        vms.append(replace(made, actual=actual, target=actual, last_change=TargetChange(up=False, age=1)))
+    roomy = node(*vms, capacity=sum(each.most_demanded for each in vms) + more)
+    assert roomy.fits_demands
+    assert all((each.target or 0) >= each.vm.demand - each.vm.dead_band for each in allocate_memory(roomy).decisions)
+
+
 def test_a_guest_in_need_does_not_wait_for_the_cool_down() -> None:
     settled = settle(node(vm("a"), vm("b"), vm("c")))
     hungry = replace(settled.vms[0], need=3 * GIB, last_change=TargetChange(up=False, age=1))

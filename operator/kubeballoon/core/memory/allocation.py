@@ -155,7 +155,8 @@ def _return_free_memory(
     These are the targets of VMs whose policies reclaim under pressure only, and of VMs whose guests do not tell any
     more how they fare. Demands that are known are met from memory that is really free. More than that is given only
     from memory that has been promised to nobody, and that nobody holds: guests fill what they are given with caches,
-    and the node would be short again. A target that was lowered within the cool-down is not raised yet.
+    and the node would be short again. A target that was lowered within the cool-down is raised only if it is less than
+    its guest demands.
     """
     vms = [decision.vm for decision in decisions if _may_be_returned(decision)]
     if not vms:
@@ -183,7 +184,8 @@ def _return_free_memory(
     )
     targets = divide_columns(claims, capacity)
     small = (targets - columns.target <= columns.dead_band) & (targets < columns.maximum)
-    stays = (columns.target >= floor) & (small | moved_recently(vms, node.cool_down, up=False))
+    waits = moved_recently(vms, node.cool_down, up=False) & (needed - columns.target <= columns.dead_band)
+    stays = (columns.target >= floor) & (small | waits)
     by_uid = dict(zip([vm.uid for vm in vms], np.where(stays, columns.target, targets).tolist(), strict=True))
     return [
         decision._replace(target=by_uid[decision.vm.uid]) if decision.vm.uid in by_uid else decision

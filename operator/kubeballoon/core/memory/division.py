@@ -190,7 +190,9 @@ def _damp(
         stays |= tolerated & idle & ~_due_for_rebalancing(vms, node.cool_down)
     if not needed:
         stays |= (change < 0) & moved_recently(vms, node.cool_down, up=True)
-    stays |= (change > 0) & (lacking <= 0) & moved_recently(vms, node.cool_down, up=False)
+    # A guest has its headroom back at once where memory is free; the cool-down is for what nobody demands.
+    content = (lacking <= 0) & (columns.demand - columns.committed <= columns.dead_band)
+    stays |= (change > 0) & content & moved_recently(vms, node.cool_down, up=False)
     within_bounds = (columns.minimum <= columns.target) & (columns.target <= columns.maximum)
     return np.where(stays & within_bounds, columns.target, entitlements)
 
@@ -246,15 +248,16 @@ def _due_for_rebalancing(vms: Sequence[MemoryVM], cool_down: float) -> npt.NDArr
 def _limit_to_free_memory(columns: VMFigures[Ints], claims: Claims, desired: Ints, capacity: int) -> Ints:
     """Lower targets at once, but raise them only into memory that is free already.
 
-    Free memory goes to minimums first, then to memory in use, then to working sets. Of the rest, a VM gets nothing if
-    its part would be too small to be worth a change of its target.
+    Free memory goes to minimums first, then to memory in use, then to working sets, then to headroom. Of the rest, a VM
+    gets nothing if its part would be too small to be worth a change of its target.
     """
     # A VM counts as what it has until its guest has given some up; a grant that it has not used yet can be withdrawn.
     floor = np.maximum(np.maximum(columns.minimum, columns.actual), np.minimum(desired, columns.committed))
     ceiling = np.maximum(floor, desired)
     if ceiling.sum() <= capacity:
         return desired
-    urgent = [np.maximum(floor, np.minimum(desired, level)) for level in (columns.in_use, columns.working_set)]
+    levels = columns.in_use, columns.working_set, columns.demand
+    urgent = [np.maximum(floor, np.minimum(desired, level)) for level in levels]
     minimum, maximum = choose_bounds([floor, *urgent, ceiling], capacity)
     granted = np.minimum(desired, divide_columns(claims._replace(minimum=minimum, maximum=maximum), capacity))
     change = granted - columns.target
