@@ -115,6 +115,7 @@ def reported() -> VirtualMachineReport:
         target_since=SINCE,
         emergency_target=8 * GIB,
         backing=SimpleNamespace(binding=True),
+        read_resident=lambda: None,
     )
     program = SimpleNamespace(
         state=ReclaimState.PROGRAM_RECLAIMS, status=SimpleNamespace(locked=GIB // 2), freed_by=FreedBy.KSM

@@ -58,12 +58,13 @@ def policies() -> st.SearchStrategy[MemoryTerms]:
 def vm(draw: st.DrawFn, uid: str, policy: MemoryTerms | None) -> MemoryVM:
     """Draw one VM in any condition."""
     size = draw(st.integers(64 * MIB, 1 << 36))
+    actual = draw(st.integers(1, size))
     excluded, responsive = draw(st.none() | st.just("it has no balloon")), draw(st.booleans())
     return MemoryVM(
         uid=uid,
         name=f"default/{uid}",
         size=size,
-        actual=draw(st.integers(1, size)),
+        actual=actual,
         overhead=draw(st.integers(0, 256 * MIB)),
         need=draw(st.none() | st.integers(0, size)),
         present_need=draw(st.none() | st.integers(0, size)),
@@ -76,6 +77,7 @@ def vm(draw: st.DrawFn, uid: str, policy: MemoryTerms | None) -> MemoryVM:
         swap_ability=draw(st.sampled_from(SwapAbility)),
         agent_action=AgentAction.FOLLOWS if excluded is None and responsive else draw(st.sampled_from(AgentAction)),
         pod_request=draw(st.none() | st.integers(0, 1 << 37)),
+        untouched=draw(st.just(0) | st.integers(0, actual)),
     )
 
 

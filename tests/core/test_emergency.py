@@ -18,6 +18,7 @@ from kubeballoon.vocabulary import Mode, NodeState
 from tests.core.generators import nodes
 
 POLICY = MemoryTerms("default")
+LOW = MemoryTerms("low", minimum=Amount(percent=10))
 
 
 def vm(uid: str, *, size: int = 1024, actual: int = 512, need: int = 200, **more: object) -> MemoryVM:
@@ -69,6 +70,53 @@ def test_guests_in_trouble_share_what_the_node_has_to_spare() -> None:
     targets = emergency_targets(full, requests(full))
     assert targets["a"] == full.vms[1].demand, "by the order of their uids"
     assert sum(targets.values()) == 2 * 800 * MIB + 118 * MIB, "the reserve stays free"
+
+
+@pytest.mark.parametrize(("untouched", "granted"), [(0, 118), (100, 18), (200, 0)])
+def test_what_one_guest_was_given_and_has_not_touched_yet_is_not_given_to_another(untouched: int, granted: int) -> None:
+    """Both guests grow, and 118 MiB are free beyond the reserve."""
+    grown = vm("b", actual=800, need=799, untouched=untouched * MIB)
+    full = node(
+        grown, vm("a", actual=800, need=799), vm("c", size=348, actual=348, excluded="it has no balloon"), available=218
+    )
+    planned = {decision.vm.uid: decision.target for decision in allocate_memory(full).decisions}
+    assert planned == {"a": 800 * MIB, "b": 800 * MIB, "c": None}, "the capacity is used up"
+    targets = requests(full) | emergency_targets(full, requests(full))
+    assert targets["a"] + targets["b"] == (1600 + granted) * MIB
+
+
+def test_what_an_idle_guest_does_not_touch_is_lent_to_one_in_trouble() -> None:
+    idle = vm("idle", actual=900, need=300, untouched=500 * MIB)
+    full = node(idle, vm("short", actual=700, need=699), available=600, other=348)
+    assert emergency_targets(full, requests(full))["short"] == full.vms[1].demand
+
+
+_PERCENT = st.integers(0, 100)
+
+
+@given(
+    st.lists(st.tuples(_PERCENT, _PERCENT, _PERCENT), min_size=1, max_size=5),
+    st.integers(0, 3000),
+    st.sampled_from(NodeState),
+)
+def test_guests_in_trouble_get_only_what_stays_free_though_all_touch_what_they_demand(
+    guests: list[tuple[int, int, int]], available: int, state: NodeState
+) -> None:
+    """A guest of 1 GiB is given by what it holds, the part of it that it has touched, and its need, in percent."""
+    vms = []
+    for number, (held, touched, need) in enumerate(guests):
+        made = vm(f"vm-{number}", actual=1024 * max(25, held) // 100, need=1024 * need // 100, policy=LOW)
+        vms.append(replace(made, untouched=made.actual * (100 - touched) // 100))
+    of = node(*vms, available=available, state=state)
+    if not any(map(in_trouble, vms)):
+        return
+    plan = {decision.vm.uid: decision.target or 0 for decision in allocate_memory(of).decisions}
+    targets = requests(of) | emergency_targets(of, requests(of))
+    free = of.available - of.reserve
+    for each in vms:
+        free -= max(0, plan[each.uid] - each.actual)
+        free -= max(0, min(each.actual, each.demand) - (each.actual - each.untouched))
+    assert sum(max(0, targets[each.uid] - max(plan[each.uid], each.actual)) for each in vms) <= max(0, free)
 
 
 def test_a_guest_in_trouble_keeps_more_than_its_target_where_it_holds_more() -> None:
@@ -195,9 +243,6 @@ def test_a_guest_in_trouble_gets_its_demand_where_others_keep_exactly_what_they_
     short = node(vm("a", actual=900, need=899), vm("b", actual=1024, need=1024), available=500)
     assert allocate_memory(short).decisions[1].target == short.vms[1].figures.present
     assert emergency_targets(short, requests(short))["a"] == short.vms[0].demand
-
-
-LOW = MemoryTerms("low", minimum=Amount(percent=10))
 
 
 @pytest.mark.parametrize(("available", "first", "second"), [(250, 550, 400), (400, 600, 500), (2000, 600, 600)])

@@ -416,6 +416,49 @@ def test_a_guest_in_need_does_not_wait_for_the_cool_down() -> None:
     assert all((each.target or 0) < (each.vm.target or 0) for each in plan.decisions[1:])
 
 
+def test_a_target_that_rose_stays_a_byte_above_its_minimum_within_the_cool_down() -> None:
+    favoured = replace(POLICY, shares_per_gib=100_000)
+    capacity = 4 * GIB + 256 * MIB
+    busy = at("busy", 3, need=3, policy=favoured, target=capacity - capacity // 128 - GIB)
+    for age, target in ((59, GIB + 1), (60, GIB)):
+        rise = TargetChange(up=True, age=age)
+        raised = at("raised", 1, target=GIB + 1, actual=GIB + 1, present_need=GIB // 2, last_change=rise)
+        plan = allocate_memory(node(raised, replace(busy, actual=busy.target or 0), capacity=capacity))
+        assert [each.entitlement for each in plan.decisions] == [GIB, busy.target]
+        assert decision(plan, "raised").target == target
+
+
+def test_what_one_vm_lacks_is_reclaimed_from_others_though_each_has_less_than_a_dead_band_too_much() -> None:
+    bare = replace(POLICY, headroom=Amount(bytes=0))
+    others = [at(f"vm-{number:02}", 2 + 60 / 1024, need=2, policy=bare) for number in range(20)]
+    lacking = at("lacking", 2, need=3, policy=bare)
+    of = node(*others, lacking, capacity=42 * GIB + 20 * 60 * MIB)
+    first = allocate_memory(of)
+    assert targets(of)[-1] == 2 * GIB
+    assert sum(each.vm.actual - (each.target or 0) for each in first.decisions) >= GIB
+    assert decision(allocate_memory(follow(of, first)), "lacking").target == 3 * GIB
+
+
+_BUSY = st.lists(st.tuples(st.integers(1, 8), _PERCENT, _PERCENT), min_size=2, max_size=6)
+
+
+@given(_BUSY, st.sampled_from([NodeState.AMPLE, NodeState.TIGHT]))
+def test_what_a_vm_is_entitled_to_and_waits_for_is_reclaimed_from_others(
+    guests: list[tuple[int, int, int]], state: NodeState
+) -> None:
+    """A guest is given by its size in GiB, and by what it needs and what it holds, in percent."""
+    vms = []
+    for number, (gib, need, held) in enumerate(guests):
+        made = vm(f"vm-{number}", size=gib * GIB, need=gib * GIB * need // 100)
+        actual = max(made.minimum, made.size * held // 100)
+        vms.append(replace(made, actual=actual, target=actual))
+    plan = allocate_memory(node(*vms, capacity=sum(each.actual for each in vms), state=state))
+    waited_for = sum(
+        each.entitlement - (each.target or 0) for each in plan.decisions if each.reason is DecisionReason.WAITING
+    )
+    assert sum(each.target or 0 for each in plan.decisions) + waited_for <= plan.sharers_capacity
+
+
 def test_a_stuck_vm_does_not_make_the_others_swing() -> None:
     stuck = replace(vm("stuck"), responsive=False, actual=3 * GIB, target=GIB)
     settled = settle(node(stuck, vm("a"), vm("b"), vm("c", need=2 * GIB)))
@@ -578,6 +621,16 @@ def test_ample_memory_goes_back_to_vms_of_under_pressure_by_shares() -> None:
     full = [at(name, 3.96, policy=patient) for name in "ab"]
     assert targets(replace(node(*full), available=GIB + 20 * MIB)) == [each.target for each in full]
     assert targets(replace(node(*full), available=8 * GIB)) == [4 * GIB] * 2, "a maximum is given, however near"
+
+
+@pytest.mark.parametrize(("untouched", "target"), [(0.0, 2.0), (0.5, 2.0), (1.0, 1.6), (1.25, 1.5)])
+def test_what_another_guest_demands_and_has_not_touched_yet_is_not_given_back(untouched: float, target: float) -> None:
+    """Of 1 GiB that is free beyond the reserve, the other guest, which demands 1.9 of its 2 GiB, may touch a part."""
+    patient = replace(POLICY, when=ReclaimWhen.UNDER_PRESSURE)
+    squeezed = at("squeezed", 1.5, need=1.6, policy=patient)
+    other = at("other", 2, need=1.5, untouched=int(untouched * GIB))
+    of = replace(node(squeezed, other, capacity=int(3.5 * GIB)), available=GIB + GIB)
+    assert targets(of)[0] == pytest.approx(target * GIB, rel=0.01)
 
 
 def test_the_risk_counts_what_vms_that_are_left_out_can_grow_to() -> None:

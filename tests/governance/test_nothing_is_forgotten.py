@@ -185,6 +185,7 @@ VM: Object = {
     "name": "a",
     "size": "8Gi",
     "actual": "7Gi",
+    "resident": "5320Mi",
     "overhead": "200Mi",
     "need": "5Gi",
     "presentNeed": "4Gi",
@@ -229,6 +230,7 @@ def test_each_figure_of_a_node_s_memory_comes_from_its_report() -> None:
     assert forgotten(vm) == []
     assert (vm.size, vm.actual, vm.need, vm.present_need) == tuple(each << 30 for each in (8, 7, 5, 4))
     assert (vm.target, vm.pod_request, vm.overhead) == (6 << 30, 3 << 30, 200 << 20)
+    assert vm.untouched == 2 << 30, "of what it is left its process holds 5 GiB, and its overhead"
 
 
 def test_each_figure_of_a_node_s_processors_comes_from_its_report() -> None:

@@ -91,7 +91,15 @@ def memory_vm(
         swap_ability=report.swap_ability,
         pod_request=clamp_to_size(report.pod_request, size),
         pooled=report.pooled,
+        untouched=_untouched(report),
     )
+
+
+def _untouched(report: VirtualMachineReport) -> int:
+    """Say how much of what a VM is left its process does not hold, bytes; 0 where that is not known."""
+    if report.actual is None or report.resident is None:
+        return 0
+    return max(0, clamp_memory(_held(report)) - max(0, clamp_memory(report.resident) - clamp_memory(report.overhead)))
 
 
 def _memory_action(report: VirtualMachineReport) -> AgentAction:

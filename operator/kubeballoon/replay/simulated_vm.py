@@ -236,10 +236,11 @@ class SimulatedVM:
 
     def report(self, now: float) -> MemoryVM:
         """Return what the controller is told of the VM at ``now``."""
-        change = self._last_change(now)
-        if self.reported is None or self.reported.last_change != change:
-            self.reported = self._make_report(change, self.need)
-        return self.reported
+        change, untouched = self._last_change(now), self._untouched(now)
+        known = self.reported
+        if known is None or known.last_change != change or known.untouched != untouched:
+            self.reported = known = self._make_report(change, self.need, untouched)
+        return known
 
     def predict_report(self, now: float, interval: float) -> MemoryVM:
         """Return what the controller will be told at ``now`` if neither demand nor target changes until then."""
@@ -247,7 +248,7 @@ class SimulatedVM:
             return self.report(now)
         if self.guest.is_steady:
             need = demand.update(self.need, self.statistics, self.guest.statistics(now), DEMAND_WINDOW)
-            return self._make_report(self._last_change(now), need)
+            return self._make_report(self._last_change(now), need, self._untouched(now))
         future = copy.copy(self)
         future.guest = copy.copy(self.guest)
         future.read_statistics(now, interval)
@@ -259,7 +260,11 @@ class SimulatedVM:
         age = now - self.changed_at
         return TargetChange(self.last_rose, age) if age < _OLD_CHANGE else _OLD_CHANGES[self.last_rose]
 
-    def _make_report(self, change: TargetChange | None, need: Need | None) -> MemoryVM:
+    def _untouched(self, now: float) -> int:
+        """Return how much of what its balloon leaves it the guest has not touched by ``now``, bytes."""
+        return max(0, int(self.guest.actual) - int(self.guest.resident_at(now)))
+
+    def _make_report(self, change: TargetChange | None, need: Need | None, untouched: int) -> MemoryVM:
         return MemoryVM(
             uid=self.name,
             name=self.name,
@@ -273,4 +278,5 @@ class SimulatedVM:
             policy=self.policy,
             last_change=change,
             swap_ability=self.swap_ability,
+            untouched=untouched,
         )

@@ -36,7 +36,7 @@ class ProcessMemory(Protocol):
         ...
 
     def resident_if_found(self) -> int | None:
-        """Read the same, but without a search for the process, which may block; None if it was not found before."""
+        """Read what a process that was found before holds, in bytes; no search for it, which may block, is made."""
         ...
 
 

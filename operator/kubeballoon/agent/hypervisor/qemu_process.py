@@ -73,7 +73,7 @@ class QemuProcess:
         return None if pid is None else self._resident(pid)
 
     def resident_if_found(self) -> int | None:
-        """Read the same, but without a search for the process, which may block; None if it was not found before."""
+        """Read what a process that was found before holds, in bytes; no search for it, which may block, is made."""
         found = self._found
         if found is None or self._start_time(found[0]) != found[1]:
             return None

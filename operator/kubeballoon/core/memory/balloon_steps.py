@@ -43,9 +43,9 @@ class GuestSample:
 
     @property
     def unused_spare(self) -> int | None:
-        """The part of the spare that the guest has hardly come to use since it reported, bytes; None as above.
+        """What the guest could spare even if it has grown since its report, bytes; None if its statistics do not say.
 
-        What the guest was given since then it may use already. A guest that grows may grow as much again by its next
+        It may use already what it was given since then, and a guest that grows may grow as much again by its next
         report.
         """
         spare, need = self.spare, self.need

@@ -76,10 +76,11 @@ def _raise_to_demand(
     """Raise the targets of guests in trouble to their demands, as far as the node has memory to spare.
 
     More than they are entitled to they get only while no guest is asked for memory that it works with: what it gives
-    is for those who are entitled to it.
+    is for those who are entitled to it. What guests were given of their demands, and have not
+    touched yet, is not to spare.
     """
-    granted = sum(max(0, targets[vm.uid] - vm.actual) for vm in node.vms if vm.uid in targets)
-    spare = max(0, node.available - node.reserve - granted)
+    promised = sum(max(0, targets[vm.uid] - vm.actual) + vm.untouched_demand for vm in node.vms if vm.uid in targets)
+    spare = max(0, node.available - node.reserve - promised)
     troubled = sorted(troubled, key=lambda decision: decision.vm.uid)  # not in the order in which they are reported
     for decision in troubled:
         vm, goal = decision.vm, min(decision.vm.demand, decision.entitlement)

@@ -166,6 +166,8 @@ class MemoryVM:
         swap_ability: whether the guest was seen to swap.
         pod_request: what the VM's pod has requested from the scheduler for the guest, bytes; None if nothing.
         pooled: whether its memory is in a pool of hugepages, which is no part of the node's memory here.
+        untouched: the part of ``actual`` that the guest has not touched yet, so that the node still has it free, bytes;
+            0 where that is not known.
         observed: whether the policy only observes; computed once, because every allocation asks.
         figures: the numbers that an allocation reads, computed once from the above.
     """
@@ -187,6 +189,7 @@ class MemoryVM:
     swap_ability: SwapAbility = SwapAbility.UNKNOWN
     pod_request: int | None = None
     pooled: bool = False
+    untouched: int = 0
 
     observed: bool = field(init=False, repr=False, compare=False)
     figures: VMFigures[int] = field(init=False, repr=False, compare=False)
@@ -268,6 +271,11 @@ class MemoryVM:
     def committed(self) -> int:
         """What the node must be able to provide for the VM, bytes: what it has, or a higher target already set."""
         return self.figures.committed
+
+    @property
+    def untouched_demand(self) -> int:
+        """What the guest has been left of its demand and has not touched yet, bytes: it may touch it at any moment."""
+        return max(0, min(self.actual, self.demand) - self.actual + self.untouched)
 
     def charge(self, target: int | None) -> int:
         """Return the node memory to count for the VM if ``target`` is requested of it, in bytes.
