@@ -58,7 +58,7 @@ def _follow(vm: MemoryVM, target: int | None, *, movable: bool) -> MemoryVM:
     actual = vm.actual
     if movable:
         actual = vm.size if target is None else min(vm.size, target)
-    return replace(vm, target=target, actual=actual, last_change=None)
+    return replace(vm, target=target, actual=actual, untouched=min(vm.untouched, actual), last_change=None)
 
 
 def compare_vm(
