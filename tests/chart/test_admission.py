@@ -459,7 +459,8 @@ def test_an_agent_only_removes_our_taint_and_only_of_its_own_node(
 
 def agents_lease(name: str, **metadata: Any) -> Object:
     named = {"name": name, "namespace": NAMESPACE, **metadata}
-    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": named, "spec": {"holderIdentity": "x"}}
+    spec = {"holderIdentity": name.removeprefix("agent.")}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": named, "spec": spec}
 
 
 def test_an_agent_writes_its_own_lease_only(enforcing: ControlPlane, nodes: tuple[str, str]) -> None:
@@ -483,6 +484,7 @@ def test_an_agent_writes_its_own_lease_only(enforcing: ControlPlane, nodes: tupl
         {"finalizers": ["example.com/stays"]},
         {"annotations": {"a": "b" * 1000}},
         {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"}]},
+        {"labels": {f"key-{number}": "x" for number in range(100)}},
     ],
     ids=lambda each: next(iter(each)),
 )
@@ -491,6 +493,78 @@ def test_an_agent_s_lease_keeps_nothing_from_being_deleted(
 ) -> None:
     agent = User(enforcing, NAMESPACE, agent_kubeconfig(enforcing, nodes[0]))
     assert "no finalizers" in refused(lambda: agent.create(agents_lease(f"agent.{nodes[0]}", **metadata)))
+
+
+@pytest.mark.parametrize("holder", ["x" * 100_000, "another"], ids=len)
+def test_an_agent_s_lease_is_held_by_its_node(enforcing: ControlPlane, nodes: tuple[str, str], holder: str) -> None:
+    agent = User(enforcing, NAMESPACE, agent_kubeconfig(enforcing, nodes[0]))
+    lease = agents_lease(f"agent.{nodes[0]}")
+    lease["spec"]["holderIdentity"] = holder
+    assert "and nothing else" in refused(lambda: agent.create(lease))
+
+
+def test_what_an_administrator_writes_into_an_agent_s_lease_keeps_no_agent_from_renewing_it(
+    enforcing: ControlPlane, nodes: tuple[str, str]
+) -> None:
+    agent = User(enforcing, NAMESPACE, agent_kubeconfig(enforcing, nodes[0]))
+    name = f"agent.{nodes[0]}"
+    agent.create(agents_lease(name))
+    enforcing.kubectl("annotate", "lease", name, "example.com/note=mine", f"--namespace={NAMESPACE}")
+    renewed = get(enforcing, "lease", name, f"--namespace={NAMESPACE}")
+    renewed["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
+    agent.kubectl("replace", "--filename=-", stdin=json.dumps(renewed))
+    assert get(enforcing, "lease", name, f"--namespace={NAMESPACE}")["metadata"]["annotations"]
+
+
+def controllers_lease(metadata: Object, spec: Object) -> Object:
+    named = {"name": "kubeballoon-controller", "namespace": NAMESPACE, **metadata}
+    head = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+    return {**head, "metadata": named, "spec": {"holderIdentity": "pod_1", **spec}}
+
+
+LEASE_THEFTS: dict[str, tuple[Object, Object]] = {
+    "another name": ({"name": "another"}, {}),
+    "finalizers": ({"finalizers": ["example.com/never"]}, {}),
+    "labels": ({"labels": {"a": "b"}}, {}),
+    "another annotation": ({"annotations": {"example.com/note": "x"}}, {}),
+    "a long annotation": ({"annotations": {"kubeballoon.io/leader-account": "x" * 100_000}}, {}),
+    "a long holder": ({}, {"holderIdentity": "x" * 100_000}),
+}
+"""Metadata and spec that a thief would write into the controllers' Lease, or into another one."""
+
+
+def is_admitted(user: User, lease: Object) -> bool:
+    """Whether somebody may create a Lease, which may exist already."""
+    try:
+        user.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(lease))
+    except ControlPlaneError as error:
+        return "already exists" in str(error)
+    return True
+
+
+@pytest.mark.parametrize("part", ["controller", "uninstall"])
+def test_a_stolen_token_writes_into_the_controllers_lease_what_elections_need_and_nothing_else(
+    enforcing: ControlPlane, part: str
+) -> None:
+    thief = User(enforcing, NAMESPACE, enforcing.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-{part}"))
+    for metadata, spec in LEASE_THEFTS.values():
+        lease = json.dumps(controllers_lease(metadata, spec))
+        command = ("create", "--dry-run=server", "--filename=-")
+        assert "the controllers' Lease" in refused(partial(thief.kubectl, *command, stdin=lease))
+    uid = "5cd0ad2c-7e5e-4a35-8ef9-5b2e1a8e0d1c"
+    annotations = {f"kubeballoon.io/{name}-account": uid for name in ("leader", "shut-out")}
+    assert is_admitted(thief, controllers_lease({"annotations": annotations}, {"leaseTransitions": 1}))
+
+
+def test_a_stolen_controllers_token_deletes_leases_of_agents_only(
+    enforcing: ControlPlane, nodes: tuple[str, str]
+) -> None:
+    thief = User(enforcing, NAMESPACE, enforcing.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-controller"))
+    for name in (f"agent.{nodes[0]}", f"other-{nodes[0]}"):
+        enforcing.kubectl("create", "--filename=-", stdin=json.dumps(agents_lease(name)))
+    assert "delete those of agents" in refused(lambda: thief.kubectl("delete", "lease", f"other-{nodes[0]}"))
+    thief.kubectl("delete", "lease", f"agent.{nodes[0]}", "--wait=false")
+    enforcing.kubectl("delete", "lease", f"other-{nodes[0]}", f"--namespace={NAMESPACE}")
 
 
 def test_an_agent_writes_no_request(enforcing: ControlPlane, tenant: User, nodes: tuple[str, str]) -> None:

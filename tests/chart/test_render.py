@@ -116,7 +116,7 @@ def test_every_kind_has_a_crd_that_is_kept_unless_the_values_say_otherwise() -> 
 
 def test_no_role_has_a_wildcard() -> None:
     roles = [item for item in render(*EVERYTHING) if item["kind"] in ("Role", "ClusterRole")]
-    assert len(roles) == 11
+    assert len(roles) == 13
     for role in roles:
         assert "*" not in json.dumps(role["rules"])
         for rule in role["rules"]:
@@ -154,20 +154,41 @@ RIGHTS = {
         "virtualmachineinstances": {"list", "patch"},
         "memorypolicies": {"release"},
         "nodepressures": {"list"},
-        "nodes": {"list", "patch"},
     },
+    "ClusterRole/kubeballoon-uninstall-taints": {"nodes": {"list", "patch"}},
     "Role/kubeballoon-uninstall": {"leases": {"get", "create", "update", "list"}},
 }
 """What each part asks of the API server; the tests on a real API server run with these rights."""
+RIGHTS_TO_TAINT = {
+    "ClusterRole/kubeballoon-agent-taints": {"nodes": {"patch"}},
+    "ClusterRole/kubeballoon-controller-taints": {"nodes": {"list", "watch", "patch"}},
+}
+"""What each part asks for in addition where taints are enabled."""
+
+
+def rights(objects: list[Object], role: str) -> dict[str, set[str]]:
+    """Return the verbs that a role allows, by resource."""
+    found: dict[str, set[str]] = {}
+    for rule in one(objects, role)["rules"]:
+        for resource in rule["resources"]:
+            found.setdefault(resource, set()).update(rule["verbs"])
+    return found
 
 
 @pytest.mark.parametrize("role", RIGHTS)
 def test_a_part_has_no_right_but_those_that_its_code_needs(role: str) -> None:
-    found: dict[str, set[str]] = {}
-    for rule in one(default_objects(), role)["rules"]:
-        for resource in rule["resources"]:
-            found.setdefault(resource, set()).update(rule["verbs"])
-    assert found == RIGHTS[role]
+    assert rights(default_objects(), role) == RIGHTS[role]
+
+
+def test_the_right_to_taint_nodes_has_roles_of_its_own_and_changes_no_other() -> None:
+    enabled = render("--set=taints.enabled=true")
+    assert {role: rights(enabled, role) for role in RIGHTS} == RIGHTS
+    assert {role: rights(enabled, role) for role in RIGHTS_TO_TAINT} == RIGHTS_TO_TAINT
+    for role in RIGHTS_TO_TAINT:
+        binding = one(enabled, role.replace("ClusterRole", "ClusterRoleBinding"))
+        (subject,) = binding["subjects"]
+        assert binding["roleRef"]["name"] == binding["metadata"]["name"] == f"{subject['name']}-taints"
+    assert not names(render()) & {*RIGHTS_TO_TAINT}
 
 
 def test_each_part_has_an_account_of_its_own() -> None:
@@ -456,7 +477,8 @@ def test_only_where_taints_are_enabled_may_anything_but_the_uninstaller_write_no
             if "nodes" in rule["resources"] and {"patch", "update"} & set(rule["verbs"])
         }
 
-    assert writers() == {"kubeballoon-uninstall"}
-    both = {"kubeballoon-controller", "kubeballoon-agent-taints", "kubeballoon-uninstall"}
-    assert writers("--set=taints.enabled=true") == both
+    assert writers() == {"kubeballoon-uninstall-taints"}
+    all_parts = {f"kubeballoon-{part}-taints" for part in ("controller", "agent", "uninstall")}
+    assert writers("--set=taints.enabled=true") == all_parts
+    assert writers("--set=admission.enabled=false") == set(), "nothing would keep it to the taint"
     assert "needs admission.enabled=true" in refusal("--set=taints.enabled=true,admission.enabled=false")

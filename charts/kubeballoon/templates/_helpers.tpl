@@ -129,3 +129,18 @@ readinessProbe: {{- mergeOverwrite $readiness .probes.readiness | toYaml | ninde
 {{- end -}}
 {{- ceil $sum | int -}}
 {{- end -}}
+
+{{/*
+Variables of the admission policies of Leases: which of its metadata a write changes (what others wrote into it, such as an
+administrator's annotation, is no reason to refuse a heartbeat), and whether it says nothing but what elections need.
+*/}}
+{{- define "kubeballoon.leaseVariables" -}}
+- name: changed
+  expression: >-
+    object == null ? [] : ['annotations', 'finalizers', 'labels', 'ownerReferences'].filter(k, k in object.metadata
+    && !(oldObject != null && k in oldObject.metadata && oldObject.metadata[k] == object.metadata[k]))
+- name: saysNoMore
+  expression: >-
+    object == null || object.?spec.orValue({}).all(k,
+    k in ['holderIdentity', 'leaseDurationSeconds', 'acquireTime', 'renewTime', 'leaseTransitions'])
+{{- end -}}
