@@ -6,7 +6,9 @@ All of them are on one node, beside a VM that is honest, so that what one does t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -82,6 +84,25 @@ def test_an_answer_of_brackets_costs_its_own_guest_agent_alone(agent: RunningAge
     garbled = agent.vm(name, lambda vm: vm.get("processors", {}).get("reason") == "GuestAgentGarbled")
     assert garbled["processors"]["responsive"] is False
     agent.vm(name, lambda vm: vm.get("reason") is None)  # its memory goes through a connection of its own
+
+
+def test_guests_that_all_answer_with_brackets_at_once_hold_up_no_vm_and_cost_the_agent_little(
+    agent: RunningAgent,
+) -> None:
+    def garbled(look: dict[str, Any]) -> bool:
+        answers = [look["vms"].get(name, {}).get("processors", {}).get("reason") for name in LIARS_ANSWERS]
+        return answers == ["GuestAgentGarbled"] * len(LIARS_ANSWERS)
+
+    look = agent.until(garbled)
+    for _ in range(3):
+        look = agent.until(partial(are_sampled_since, look))
+    values = yaml.safe_load((ROOT / "charts/kubeballoon/values.yaml").read_text())
+    assert look["peak"] < parse_quantity(values["agent"]["resources"]["limits"]["memory"])
+
+
+def are_sampled_since(before: dict[str, Any], look: dict[str, Any]) -> bool:
+    """Whether the honest VM and the memory of all guests with hostile agents were looked at again."""
+    return all(look["sampled"][name] > before["sampled"].get(name, 0) for name in (HONEST, *LIARS_ANSWERS))
 
 
 def test_meanwhile_the_honest_vm_is_looked_at_and_the_agent_stays_small(agent: RunningAgent) -> None:

@@ -57,10 +57,19 @@ NEEDY = "needy"
 _NEEDS = {"6": 524288, "7": 524288, "8": 1000, "5": 1000000, "4": 500}  # KiB
 ABSENT = "absent"  # the VM in whose pod no daemon listens
 LINKED = "linked"  # the VM whose socket is a link to the honest one's
+
+
+def _brackets(count: int) -> str:
+    """Write a guest agent's answer of many small lists, each of which costs many times its length once it is parsed."""
+    return '{"return":[' + "[]," * count + "[]]}"
+
+
 LIARS_ANSWERS = {
-    "brackets": '{"return":[' + "[]," * 20000 + "[]]}",
-    "long-answer": '{"return":[' + "[]," * 1400000 + "[]]}",
+    "brackets": _brackets(20000),
+    **{f"long-answer-{number}": _brackets(1400000) for number in range(5)},  # 4 MB, more than the relay lets pass
+    **{f"full-message-{number}": _brackets(349000) for number in range(5)},  # 1 MB, as much as it lets pass
 }
+"""What hostile guests' agents answer, several of them at once, by the names of their VMs."""
 
 
 @dataclass
