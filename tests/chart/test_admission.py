@@ -389,6 +389,30 @@ def test_an_agent_reports_its_own_node_only(enforcing: ControlPlane, nodes: tupl
     assert "its own node's NodePressure only" in message
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"finalizers": ["example.com/stays"]},
+        {"annotations": {"kubeballoon.io/release": "true"}},
+        {"labels": {"a": "b"}},
+        {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "n", "uid": "u"}]},
+    ],
+    ids=lambda each: next(iter(each)),
+)
+def test_an_agent_writes_no_metadata_of_its_report(
+    enforcing: ControlPlane, nodes: tuple[str, str], metadata: Object
+) -> None:
+    agent = User(enforcing, NAMESPACE, agent_kubeconfig(enforcing, nodes[0]))
+    head = {"apiVersion": "kubeballoon.io/v1alpha1", "kind": "NodePressure"}
+    uid = get(enforcing, "node", nodes[0])["metadata"]["uid"]
+    owned = {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": nodes[0], "uid": uid}]}
+    forged = {**head, "metadata": {"name": nodes[0], **owned, **metadata}}
+    assert "writes no other metadata" in refused(lambda: agent.create(forged))
+    agent.create({**head, "metadata": {"name": nodes[0], **owned}})
+    enforcing.kubectl("annotate", "nodepressure", nodes[0], "kubeballoon.io/release=true")
+    report(enforcing, agent_kubeconfig(enforcing, nodes[0]), nodes[0])
+
+
 def test_an_agents_token_without_a_node_reports_nothing(enforcing: ControlPlane, nodes: tuple[str, str]) -> None:
     unbound = enforcing.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-agent")
     assert "the token is of no node" in refused(lambda: report(enforcing, unbound, nodes[0]))

@@ -131,14 +131,18 @@ readinessProbe: {{- mergeOverwrite $readiness .probes.readiness | toYaml | ninde
 {{- end -}}
 
 {{/*
-Variables of the admission policies of Leases: which of its metadata a write changes (what others wrote into it, such as an
-administrator's annotation, is no reason to refuse a heartbeat), and whether it says nothing but what elections need.
+A variable of admission policies: which metadata a write changes. What others wrote, such as an administrator's annotation on
+an agent's Lease, is no reason to refuse a heartbeat.
 */}}
-{{- define "kubeballoon.leaseVariables" -}}
+{{- define "kubeballoon.changedMetadata" -}}
 - name: changed
   expression: >-
     object == null ? [] : ['annotations', 'finalizers', 'labels', 'ownerReferences'].filter(k, k in object.metadata
     && !(oldObject != null && k in oldObject.metadata && oldObject.metadata[k] == object.metadata[k]))
+{{- end -}}
+
+{{/* Another, of Leases: whether they say only what elections need. */}}
+{{- define "kubeballoon.saysNoMore" -}}
 - name: saysNoMore
   expression: >-
     object == null || object.?spec.orValue({}).all(k,
