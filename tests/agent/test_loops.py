@@ -506,6 +506,24 @@ async def test_a_forged_policy_reduces_no_vm_below_its_guarantee(
     assert min(control.requests) >= (SIZE // 4 if labels is not None else SIZE * 3 // 4)
 
 
+async def test_a_vm_is_judged_by_all_of_its_labels_also_where_those_that_policies_select_by_do_not_fit(
+    proc: Path,
+) -> None:
+    many = {f"key-{number}": "x" * 63 for number in range(100)}
+    by_many = {"virtualMachineSelector": {"matchExpressions": [{"key": key, "operator": "Exists"} for key in many]}}
+    strong = memory_policy("strong", priority=2, memory={"min": "75%"}, selector=_selecting("zone", "z"))
+    vm = vmi(**FORGED, policy="weak")
+    vm["metadata"]["labels"] |= {**many, "zone": "z"}
+    api = cluster(vm, policies=[strong, {**WEAK, "spec": {**WEAK["spec"], "priority": 1, "selector": by_many}}])
+    control = FakeMemoryControl()
+    async with running(api, proc, vm=control):
+        await until(lambda: control.actual == SIZE * 3 // 4)
+        await until(lambda: api.vm("vm").get("actual") == "768Mi")
+        reported = api.vm("vm")
+    assert (reported["labelsCut"], "zone" in reported["labels"]) == (True, False)
+    assert min(control.requests) >= SIZE * 3 // 4
+
+
 def node_policy_of(pool: str, version: int = 1, **spec: Any) -> Object:
     made = node_policy(pool, selector={"nodeSelector": {"matchLabels": {"pool": pool}}}, **spec)
     made["metadata"] |= {"uid": pool, "resourceVersion": str(version), "generation": version}
