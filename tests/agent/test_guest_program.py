@@ -13,7 +13,7 @@ import pytest
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
 from hack.testbed.lab.fakes import FakeGuestControl, FakeMemoryControl
-from hack.testbed.lab.ksm import alone_with_ksm, merging
+from hack.testbed.lab.ksm import merging, not_merging
 from kubeballoon.agent.hypervisor.errors import GuestAgentError, HungError
 from kubeballoon.agent.hypervisor.protocols import DomainSample
 from kubeballoon.agent.hypervisor.qemu_guest_agent import GuestAgent
@@ -450,7 +450,7 @@ def test_on_a_node_that_merges_nothing_the_guest_has_its_memory_back(
         vm = reported(installed, lab_node, bare)
         return (vm["reason"], vm["freedBy"], vm["responsive"]) == (AgentReason.BALLOON_INEFFECTIVE, "None", False)
 
-    with alone_with_ksm(), agent(installed, lab_node, tmp_path / "agent"):
+    with not_merging(), agent(installed, lab_node, tmp_path / "agent"):
         annotate(installed, bare, memory_target=str(bare.spec.memory_bytes - 150 * MIB))
         eventually(is_noticed)
         eventually(lambda: parse_quantity(reported(installed, lab_node, bare)["claimed"]) == 0)

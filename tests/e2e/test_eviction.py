@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
+from hack.testbed.lab.ksm import not_merging
 from tests.e2e.conftest import LEAST, created, reclaimed
 from tests.support.cluster import MIB, get
 from tests.support.kubevirt import NAMESPACE, VM, Script
@@ -29,6 +30,13 @@ for second in $(seq {seconds}); do
   sleep 1
 done
 """
+
+
+@pytest.fixture(autouse=True)
+def unmerged() -> Iterator[None]:
+    """Keeps KSM off: it would merge the guests' caches, which are of zeros, and they would fill no node."""
+    with not_merging():
+        yield
 
 
 @pytest.fixture

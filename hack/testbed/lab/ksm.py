@@ -16,17 +16,36 @@ from .errors import LabError
 _KSM = Path("/sys/kernel/mm/ksm")
 # Far above the defaults (100 pages every 20 ms), so that a test waits seconds for merged pages, not minutes.
 _EAGER = {"pages_to_scan": "20000", "sleep_millisecs": "20", "run": "1"}
+_NEVER = {"run": "0"}
+_DEFAULTS = {"pages_to_scan": "100", "sleep_millisecs": "20", "run": "0"}  # the kernel's own
 _LOCK = Path("/run/lock/kubeballoon-ksm")
 _UNMERGE = "2"  # of /sys/kernel/mm/ksm/run: stop, and split all merged pages
 
 
 @contextmanager
-def alone_with_ksm() -> Iterator[None]:
-    """Keep others of this project from switching KSM inside the context, after they are done with it.
+def merging() -> Iterator[None]:
+    """Run KSM, at high speed, inside the context; then restore its settings.
 
     Raises:
-        LabError: The lock cannot be taken: only root may switch KSM.
+        LabError: This kernel has no KSM, or it cannot be configured.
     """
+    with _locked(), _set(_EAGER):
+        yield
+
+
+@contextmanager
+def not_merging() -> Iterator[None]:
+    """Keep KSM off inside the context, and others of this project from switching it on; then restore its settings.
+
+    Raises:
+        LabError: This kernel has no KSM, or it cannot be configured.
+    """
+    with _locked(), _set(_NEVER):
+        yield
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
     try:
         lock = _LOCK.open("w")
     except OSError as error:
@@ -37,28 +56,22 @@ def alone_with_ksm() -> Iterator[None]:
 
 
 @contextmanager
-def merging() -> Iterator[None]:
-    """Run KSM, at high speed, inside the context; then restore its settings.
-
-    Raises:
-        LabError: This kernel has no KSM, or it cannot be configured.
-    """
-    with alone_with_ksm(), _switched_on():
-        yield
-
-
-@contextmanager
-def _switched_on() -> Iterator[None]:
+def _set(settings: dict[str, str]) -> Iterator[None]:
     try:
-        before = {name: (_KSM / name).read_text().strip() for name in _EAGER}
-        for name, value in _EAGER.items():
-            (_KSM / name).write_text(value)
+        before = {name: (_KSM / name).read_text().strip() for name in _DEFAULTS}
+        if before == _EAGER:  # left behind by a run that was killed: nobody else has the lock
+            before = _DEFAULTS
+        _write(settings)
     except OSError as error:
-        raise LabError(f"KSM cannot be switched on: {error}") from error
+        raise LabError(f"KSM cannot be configured: {error}") from error
     try:
         yield
     finally:
-        if before["run"] == "0":
-            (_KSM / "run").write_text(_UNMERGE)
-        for name, value in before.items():
-            (_KSM / name).write_text(value)
+        _write(before)
+
+
+def _write(settings: dict[str, str]) -> None:
+    if settings["run"] == "0":
+        (_KSM / "run").write_text(_UNMERGE)
+    for name, value in settings.items():
+        (_KSM / name).write_text(value)
