@@ -481,6 +481,70 @@ def test_an_agent_only_removes_our_taint_and_only_of_its_own_node(
     assert mine.patch(paths.node(tainting), without)["spec"]["taints"] == [OTHERS]
 
 
+@pytest.fixture
+def migrating(enforcing: ControlPlane, namespace: str) -> Iterator[User]:
+    """Whoever has the controller's token, with the rights of `migrations.enabled` and more."""
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "test-migrate"}}
+    resources = ["virtualmachineinstancemigrations", "virtualmachineinstancemigrations/status"]
+    rules = [{"apiGroups": ["kubevirt.io"], "resources": resources, "verbs": ["*"]}]
+    enforcing.apply({**head, "kind": "ClusterRole", "rules": rules})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test-migrate"}
+    account = {"kind": "ServiceAccount", "name": f"{RELEASE}-controller", "namespace": NAMESPACE}
+    enforcing.apply({**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [account]})
+    user = f"system:serviceaccount:{NAMESPACE}:{RELEASE}-controller"
+    where = {"group": "kubevirt.io", "namespace": namespace}
+    until(partial(is_allowed, enforcing, user, "create", "virtualmachineinstancemigrations", **where))
+    kubeconfig = enforcing.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-controller")
+    yield User(enforcing, namespace, kubeconfig)
+    enforcing.kubectl("delete", "clusterrolebinding,clusterrole", "test-migrate")
+
+
+def vm_migration(spec: Object | None = None, **metadata: Any) -> Object:
+    """A migration as the controller makes it and KubeVirt's webhook completes it, but for what is given."""
+    annotations = {"kubeballoon.io/target-node": "b", "kubeballoon.io/reason": "why"}
+    completed = {"labels": {"kubevirt.io/vmi-name": "vm"}, "finalizers": ["kubevirt.io/migrationJobFinalize"]}
+    return {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstanceMigration",
+        "metadata": {"name": "m", "annotations": annotations, **completed, **metadata},
+        "spec": {"vmiName": "vm", "addedNodeSelector": {"kubernetes.io/hostname": "b"}, **(spec or {})},
+    }
+
+
+MIGRATION_THEFTS: dict[str, Object] = {
+    "another cluster": vm_migration({"sendTo": {"connectURL": "thief:9185", "migrationID": "x"}}),
+    "from another cluster": vm_migration({"receive": {"migrationID": "x"}}),
+    "priority": vm_migration({"priority": "system-critical"}),
+    "anywhere": vm_migration({"addedNodeSelector": {}}),
+    "another selector": vm_migration({"addedNodeSelector": {"kubernetes.io/arch": "amd64"}}),
+    "unmarked": vm_migration(annotations={}),
+    "finalizers": vm_migration(finalizers=["example.com/never"]),
+    "labels": vm_migration(labels={"a": "b"}),
+    "annotations": vm_migration(annotations={"kubeballoon.io/target-node": "b", "a": "b"}),
+}
+
+
+@pytest.mark.parametrize("theft", MIGRATION_THEFTS)
+def test_a_stolen_controllers_token_migrates_vms_within_the_cluster_only(migrating: User, theft: str) -> None:
+    message = refused(lambda: migrating.create(MIGRATION_THEFTS[theft]))
+    assert "kubeballoon may only create migrations" in message
+
+
+def test_nobody_else_says_that_a_migration_is_kubeballoon_s(admin: User) -> None:
+    message = refused(lambda: admin.create(vm_migration()))
+    assert "kubeballoon.io/target-node" in message
+    assert "may be written by kubeballoon's controller only" in message
+    admin.create(vm_migration({"priority": "user-triggered"}, annotations={"a": "b"}, finalizers=[]))
+
+
+def test_the_controller_creates_a_migration_and_may_not_change_or_delete_it(migrating: User, admin: User) -> None:
+    migrating.create(vm_migration())
+    patch = json.dumps({"metadata": {"labels": {"a": "b"}}})
+    for change in (("patch", "vmim", "m", "--type=merge", f"--patch={patch}"), ("delete", "vmim", "m")):
+        assert "kubeballoon may only create migrations" in refused(partial(migrating.kubectl, *change))
+    admin.kubectl("patch", "vmim", "m", "--type=merge", '--patch={"metadata":{"finalizers":null}}')
+
+
 def agents_lease(name: str, **metadata: Any) -> Object:
     named = {"name": name, "namespace": NAMESPACE, **metadata}
     spec = {"holderIdentity": name.removeprefix("agent.")}

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("tools")
 
 EVERYTHING = (
     "--set=networkPolicy.enabled=true,monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true",
-    "--set=monitoring.dashboard.enabled=true,taints.enabled=true",
+    "--set=monitoring.dashboard.enabled=true,taints.enabled=true,migrations.enabled=true",
 )
 TOGGLES = {
     "crds.install": "CustomResourceDefinition/memorypolicies.kubeballoon.io",
@@ -36,6 +36,7 @@ TOGGLES = {
     "rbac.aggregate": "ClusterRole/kubeballoon-view",
     "controller.podDisruptionBudget.enabled": "PodDisruptionBudget/kubeballoon-controller",
     "taints.enabled": "ClusterRole/kubeballoon-agent-taints",
+    "migrations.enabled": "ClusterRole/kubeballoon-controller-migrations",
     "uninstall.enabled": "Job/kubeballoon-uninstall",
     "networkPolicy.enabled": "NetworkPolicy/kubeballoon",
     "monitoring.podMonitor.enabled": "PodMonitor/kubeballoon",
@@ -482,3 +483,24 @@ def test_only_where_taints_are_enabled_may_anything_but_the_uninstaller_write_no
     assert writers("--set=taints.enabled=true") == all_parts
     assert writers("--set=admission.enabled=false") == set(), "nothing would keep it to the taint"
     assert "needs admission.enabled=true" in refusal("--set=taints.enabled=true,admission.enabled=false")
+
+
+def test_only_where_migrations_are_enabled_may_the_controller_create_any_and_get_vms_and_nodes() -> None:
+    def rights(*options: str) -> set[tuple[str, str]]:
+        roles = [item for item in render(*options) if item["kind"] == "ClusterRole"]
+        return {
+            (resource, verb)
+            for item in roles
+            if item["metadata"]["name"].startswith("kubeballoon-controller")
+            for rule in item["rules"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+            if resource in ("virtualmachineinstancemigrations", "virtualmachineinstances", "nodes")
+        }
+
+    annotating = {("virtualmachineinstances", "patch")}
+    assert rights() == annotating
+    migrations = {("virtualmachineinstancemigrations", verb) for verb in ("create", "list", "watch")}
+    reading = {("virtualmachineinstances", "get"), ("nodes", "get")}
+    assert rights("--set=migrations.enabled=true") == annotating | migrations | reading
+    assert "needs admission.enabled=true" in refusal("--set=migrations.enabled=true,admission.enabled=false")

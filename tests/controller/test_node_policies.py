@@ -8,7 +8,7 @@ import pytest
 
 from hack.testbed.chart import NAMESPACE, RELEASE
 from hack.testbed.controlplane import ControlPlane
-from tests.support.cluster import FakeNode, condition, get, is_allowed, node_policy, set_taints
+from tests.support.cluster import FakeNode, Object, condition, get, is_allowed, node_policy, set_taints
 from tests.support.processes import Command, await_leadership, controller
 from tests.support.waiting import until
 
@@ -19,19 +19,25 @@ AS_USER = f"system:serviceaccount:{NAMESPACE}:{RELEASE}-controller"
 
 @pytest.fixture(scope="module")
 def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """A controller that leads, and may taint nodes as with `taints.enabled`, for all tests of this module."""
-    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "test-taint-nodes"}}
-    rules = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch", "patch"]}]
+    """A controller that leads, and may taint nodes and migrate VMs as the chart can allow, for all tests here."""
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "test-remedies"}}
+    migrations = {"apiGroups": ["kubevirt.io"], "resources": ["virtualmachineinstancemigrations"]}
+    rules = [
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"]},
+        {**migrations, "verbs": ["create", "list", "watch"]},
+        {**migrations, "resources": ["virtualmachineinstances"], "verbs": ["get"]},
+    ]
     installed.apply({**head, "kind": "ClusterRole", "rules": rules})
     account = {"kind": "ServiceAccount", "name": f"{RELEASE}-controller", "namespace": NAMESPACE}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test-taint-nodes"}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test-remedies"}
     installed.apply({**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [account]})
     until(lambda: is_allowed(installed, AS_USER, "list", "nodes", group=""))
-    with controller(installed, tmp_path_factory.mktemp("controller") / "log", "--cool-down=1s", "--taints") as command:
+    options = "--cool-down=1s", "--taints", "--migrations"
+    with controller(installed, tmp_path_factory.mktemp("controller") / "log", *options) as command:
         await_leadership(command)
         yield command
         assert "Traceback" not in command.output()
-    installed.kubectl("delete", "clusterrolebinding,clusterrole", "test-taint-nodes")
+    installed.kubectl("delete", "clusterrolebinding,clusterrole", "test-remedies")
 
 
 SELECTOR = {"nodeSelector": {"matchLabels": {"pool": "big"}}}
@@ -90,3 +96,31 @@ def test_a_node_that_is_short_is_tainted_until_it_has_been_ample_for_a_while(
     until(lambda: taints() == ["example.com/own:NoSchedule"])
     events = installed.kubectl("get", "events", "--output=jsonpath={.items[*].reason}", "--namespace=default")
     assert {"Tainted", "Untainted"} <= set(events.split())
+
+
+def test_a_contended_node_is_mended_by_one_migration_to_a_node_of_the_same_policy(
+    installed: ControlPlane, node: FakeNode
+) -> None:
+    free = FakeNode(installed, f"free-{node.namespace}", node.namespace)
+    labels = f"kubernetes.io/hostname={free.name}", "kubevirt.io/schedulable=true"
+    installed.kubectl("label", "node", free.name, *labels, "--overwrite")
+    node.labels = free.labels = {"pool": "big"}
+    for name in ("a", "b", "c"):
+        node.add(name, migratability="Migratable")
+    node.report()
+    free.report()
+    installed.apply(node_policy("big", selector=SELECTOR, migration={"mode": "Enforce", "after": "0s"}))
+
+    def made() -> list[Object]:
+        found: list[Object] = get(installed, "vmim", f"--namespace={node.namespace}")["items"]
+        return found
+
+    until(lambda: len(made()) == 1, 60)
+    assert made()[0]["spec"] == {"vmiName": "a", "addedNodeSelector": {"kubernetes.io/hostname": free.name}}
+    said = f"migrates {node.namespace}/a from {node.name} to {free.name}"
+    until(lambda: said in condition(installed, "big", "Ready", of="nodepol").get("message", ""), 60)
+    assert condition(installed, "big", "Degraded", of="nodepol")["status"] == "False"
+    events = f"--namespace={node.namespace}", "--field-selector=reason=Migrates"
+    until(lambda: len(get(installed, "events.events.k8s.io", *events)["items"]) == 1)
+    installed.kubectl("delete", "nodepol", "big")
+    free.remove()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import NodePolicyStatus, NodePressure
 from kubeballoon.controller.cluster_state import ClusterState
-from kubeballoon.controller.node_policy_status import TaintAbility, count_nodes, node_policy_status
+from kubeballoon.controller.node_policy_status import RemedyAbility, count_nodes, node_policy_status
 from kubeballoon.controller.policy_status import is_news, unreadable_status
 from kubeballoon.controller.policy_store import NodePolicyStore
 from kubeballoon.core.migration import MigratableVM, Migration, MigrationPlan
@@ -16,7 +18,7 @@ from kubeballoon.vocabulary import TaintEffect
 from tests.support.cluster import node_policy
 
 TODAY = datetime(2026, 1, 1, tzinfo=UTC)
-ALLOWED = TaintAbility()
+ALLOWED = RemedyAbility()
 LIMITS = {
     "ample": "6Gi",
     "tight": "4Gi",
@@ -52,8 +54,9 @@ def statuses(
     policies: list[dict[str, Any]],
     nodes: list[NodePressure],
     taints: dict[str, TaintEffect] | None = None,
-    ability: TaintAbility = ALLOWED,
+    ability: RemedyAbility = ALLOWED,
     plans: dict[str, MigrationPlan] | None = None,
+    migrations: RemedyAbility = ALLOWED,
 ) -> dict[str, NodePolicyStatus]:
     by_name = {each.metadata.name: each for each in nodes}
     state = ClusterState(nodes=by_name, taints=taints or {}, migration_plans=plans or {})
@@ -61,7 +64,7 @@ def statuses(
         state.node_policies.put(each)
     counts = count_nodes(state)
     return {
-        name: node_policy_status(loaded.resource, counts[name], TODAY, ability)
+        name: node_policy_status(loaded.resource, counts[name], TODAY, ability, migrations)
         for name, loaded in state.node_policies.policies.items()
     }
 
@@ -148,23 +151,31 @@ def test_tainted_nodes_are_counted_and_named_and_only_named_where_a_policy_obser
     assert (found["small"].tainted, condition(found["small"], "Ready").message) == (0, "governs 1 node, would taint c")
 
 
-def test_migrations_that_a_policy_would_make_are_named() -> None:
-    policies = [policy("big", "big", migration={"mode": "Observe"})]
+@pytest.mark.parametrize(("mode", "does"), [("Observe", "would migrate"), ("Enforce", "migrates")])
+def test_migrations_that_a_policy_makes_or_would_make_are_named(mode: str, does: str) -> None:
+    policies = [policy("big", "big", migration={"mode": mode})]
     vm = MigratableVM("u", "shop/x", 1, 1)
     plan = MigrationPlan((Migration(vm, "a", "b", "why"),), {"c": "why not"})
     nodes = [node(name, "big", "big") for name in "abc"]
     found = statuses(policies, nodes, plans={"big": plan})["big"]
-    message = "governs 3 nodes, would migrate shop/x from a to b; no migration mends c"
-    assert condition(found, "Ready").message == message
+    assert condition(found, "Ready").message == f"governs 3 nodes, {does} shop/x from a to b; no migration mends c"
+
+
+def test_a_policy_that_cannot_migrate_says_why() -> None:
+    policies, nodes = [policy("big", "big", migration={"mode": "Enforce"})], [node("a", "big", "big")]
+    disabled = condition(statuses(policies, nodes, migrations=RemedyAbility(enabled=False))["big"], "Degraded")
+    assert (disabled.reason, "migrations.enabled" in disabled.message) == ("MigrationsDisabled", True)
+    failed = condition(statuses(policies, nodes, migrations=RemedyAbility(fault="forbidden"))["big"], "Degraded")
+    assert (failed.reason, failed.message) == ("MigrationFailed", "forbidden")
 
 
 def test_a_policy_that_cannot_taint_says_why() -> None:
     policies = [policy("big", "big", taint={"mode": "Enforce"})]
     nodes = [node("a", "big", "big")]
     taints = {"a": TaintEffect.PREFER_NO_SCHEDULE}
-    found = statuses(policies, nodes, taints, TaintAbility(enabled=False))["big"]
+    found = statuses(policies, nodes, taints, RemedyAbility(enabled=False))["big"]
     disabled = condition(found, "Degraded")
     assert (disabled.reason, "taints.enabled" in disabled.message) == ("TaintsDisabled", True)
     assert (found.tainted, condition(found, "Ready").message) == (0, "governs 1 node, would taint a")
-    failed = condition(statuses(policies, nodes, ability=TaintAbility(fault="forbidden"))["big"], "Degraded")
+    failed = condition(statuses(policies, nodes, ability=RemedyAbility(fault="forbidden"))["big"], "Degraded")
     assert (failed.reason, failed.message) == ("TaintFailed", "forbidden")

@@ -14,7 +14,9 @@ from kubeballoon.core.migration import (
     Migration,
     MigrationNode,
     MigrationTerms,
+    MigrationUnderWay,
     choose_migrations,
+    with_migrations_under_way,
 )
 from kubeballoon.vocabulary import NodeState
 
@@ -107,6 +109,27 @@ def test_of_several_migrations_as_many_begin_as_the_limits_allow() -> None:
 def test_a_migration_says_why_it_is_made() -> None:
     (made,) = choose_migrations([short(vm("shop/a", 6), vm("shop/b", 6)), calm()], TERMS).migrations
     assert made.reason == ("the VMs of short need 2 GiB more than it has; shop/a needs 6 GiB, for which calm has room")
+
+
+def test_a_target_needs_as_much_available_as_a_vm_holds() -> None:
+    node = short(vm("a", 6, held=7), vm("b", 6, held=8))
+    assert moves(node, replace(calm(capacity=20), spare=6 * GIB)) == []
+    assert moves(node, replace(calm(capacity=20), spare=7 * GIB)) == [("a", "short", "calm")]
+    several = short(vm("a", 5), vm("b", 5), vm("c", 5))
+    assert moves(replace(several, capacity=5 * GIB), replace(calm(capacity=20), spare=9 * GIB)) == []
+
+
+def test_a_vm_on_its_way_counts_where_it_goes() -> None:
+    source, target = short(vm("a", 6), vm("b", 6)), replace(calm(capacity=20), spare=10 * GIB)
+    left, arrived = with_migrations_under_way([source, target], [MigrationUnderWay("a", "calm")])
+    assert ([each.name for each in left.vms], left.outgoing, left.incoming, left.excess) == (["b"], 1, 0, 0)
+    assert (arrived.capacity, arrived.spare, arrived.incoming, arrived.outgoing) == (14 * GIB, 4 * GIB, 1, 0)
+    left, unchanged = with_migrations_under_way([source, target], [MigrationUnderWay("a", None)])
+    assert (left.outgoing, unchanged) == (1, target)
+    _, arrived = with_migrations_under_way([source, target], [MigrationUnderWay("from elsewhere", "calm")])
+    assert (arrived.capacity, arrived.spare, arrived.incoming) == (20 * GIB, 10 * GIB, 1)
+    target = replace(target, vms=(vm("a", 6),))
+    assert with_migrations_under_way([target], [MigrationUnderWay("a", "calm")]) == [target], "it has arrived"
 
 
 VMS = st.lists(

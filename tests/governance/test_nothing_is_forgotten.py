@@ -65,7 +65,13 @@ POLICIES: dict[type[Resource], Object] = {
         "reserve": "20%",
         "stall": {"tight": 31, "scarce": 13},
         "taint": {"mode": "Observe", "whenCritical": "NoSchedule", "maxTainted": "17%", "removeAfter": "88s"},
-        "migration": {"mode": "Observe", "after": "99s"},
+        "migration": {
+            "mode": "Enforce",
+            "after": "99s",
+            "maxMigrations": 9,
+            "maxMigrationsPerNode": 4,
+            "rest": "66s",
+        },
     },
 }
 GIVEN_TOGETHER = ("thresholds.", "trigger.stall.", "trigger.usage.")
@@ -155,8 +161,7 @@ def test_each_field_of_a_policy_becomes_the_term_that_it_means() -> None:
         stall=StallLimits(tight_some=31, scarce_full=13),
     )
     assert taints == TaintTerms(RemedyMode.OBSERVE, TaintEffect.NO_SCHEDULE, most_percent=17, remove_after=88.0)
-    assert isinstance(migrations, MigrationTerms)
-    assert migrations.contended_for == 99
+    assert migrations == MigrationTerms(contended_for=99.0, at_once=9, at_once_per_node=4, rest=66.0)
 
 
 def defaults(of: object) -> Iterator[tuple[Field[Any], object]]:
@@ -174,9 +179,8 @@ def forgotten(of: object, exempt: frozenset[str] = frozenset()) -> list[str]:
 def test_each_term_of_the_core_comes_from_a_policy() -> None:
     for kind, spec in POLICIES.items():
         for terms in translated(kind, spec):
-            # The percentage stands in place of a number of nodes; the limits of migrations are not a policy's affair.
-            if not isinstance(terms, MigrationTerms):
-                assert forgotten(terms, frozenset({"most"})) == [], type(terms).__name__
+            # The percentage stands in place of a number of nodes.
+            assert forgotten(terms, frozenset({"most"})) == [], type(terms).__name__
 
 
 VM: Object = {

@@ -62,6 +62,8 @@ class ConditionReason(StrEnum):
     OLD_AGENTS = "OldAgents"
     TAINTS_DISABLED = "TaintsDisabled"
     TAINT_FAILED = "TaintFailed"
+    MIGRATIONS_DISABLED = "MigrationsDisabled"
+    MIGRATION_FAILED = "MigrationFailed"
     AS_EXPECTED = "AsExpected"
     # Shortfall
     MINIMUMS_EXCEED_CAPACITY = "MinimumsExceedCapacity"

@@ -53,6 +53,15 @@ CONTROLLER_ANNOTATIONS = (
 TAINT = f"{GROUP}/memory-pressure"
 """The key of the taint on Nodes that are short of memory."""
 
+MIGRATION_TARGET = f"{GROUP}/target-node"
+"""The annotation of a VirtualMachineInstanceMigration that the controller made: the Node that the VM goes to."""
+
+HOSTNAME_LABEL = "kubernetes.io/hostname"
+"""Kubernetes' label of a Node by which pods select it."""
+
+KUBEVIRT_SCHEDULABLE_LABEL = "kubevirt.io/schedulable"
+"""KubeVirt's label of a Node: "true" while VMs may be placed there."""
+
 NODE_NAME_LABEL = "kubevirt.io/nodeName"
 """KubeVirt's label on a VMI that names the node it runs on."""
 

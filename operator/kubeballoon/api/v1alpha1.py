@@ -450,19 +450,31 @@ class TaintSettings(ApiModel):
 
 
 class MigrationSettings(ApiModel):
-    """Whether migrations are sought that would mend a node whose VMs need more memory than it has.
+    """Whether VMs are migrated from nodes whose VMs need more memory than there is: balloons cannot mend these.
 
-    Balloons cannot mend such a node. Nothing is migrated: it is only said what would be.
+    They go to other nodes that the policy governs.
     """
 
-    rules = (rules.duration("after"),)
+    rules = (rules.duration("after"), rules.duration("rest"))
 
-    mode: Literal[RemedyMode.OFF, RemedyMode.OBSERVE] = Field(
+    mode: RemedyMode = Field(
         default=RemedyMode.OFF,
-        description="Observe says which VMs it would migrate, and where to: to other nodes that the policy governs.",
+        description="Enforce migrates VMs, where the installation allows it (migrations.enabled of the chart); Observe "
+        "only says which it would migrate, and where to.",
     )
     after: Duration = Field(
         default="5m", description="For how long a node's VMs must have needed more memory than it has."
+    )
+    max_migrations: int = Field(
+        default=2, ge=1, le=100, description="How many migrations from the governed nodes are under way at one time."
+    )
+    max_migrations_per_node: int = Field(
+        default=1, ge=1, le=10, description="How many migrations from or to one node are under way at one time."
+    )
+    rest: Duration = Field(
+        default="1h",
+        description="For how long a VM is not migrated again after a migration of it was begun; twice as long after "
+        "each that failed.",
     )
 
 

@@ -48,7 +48,7 @@ __all__ = [
 
 JSON = "application/json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-WATCHED_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+OBJECT_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
@@ -175,7 +175,7 @@ class ApiClient:
         await self._api.close()
 
     async def get(self, path: str, *, accept: str = JSON, **query: str) -> Object:
-        """Read an object or a list; ``accept`` may be METADATA_ONLY for a list without the objects' contents."""
+        """Read an object or a list, without contents if ``accept`` is OBJECT_METADATA_ONLY or METADATA_ONLY."""
         return await self._request("GET", path, query=query, accept=accept)
 
     async def pages(
@@ -211,9 +211,10 @@ class ApiClient:
         """Read the metadata of a collection's objects, without their contents."""
         return [item["metadata"] async for page in self.pages(path, metadata_only=True) for item in page["items"]]
 
-    async def create(self, path: str, body: Object) -> Object:
-        """Create an object in the collection at ``path``."""
-        return await self._request("POST", path, body=body, query={"fieldManager": self._field_manager})
+    async def create(self, path: str, body: Object, *, strict: bool = False) -> Object:
+        """Create an object in the collection at ``path``; with ``strict`` unknown fields are refused, not dropped."""
+        query = {"fieldManager": self._field_manager, **({"fieldValidation": "Strict"} if strict else {})}
+        return await self._request("POST", path, body=body, query=query)
 
     async def replace(self, path: str, body: Object) -> Object:
         """Replace an object; its resourceVersion must still be current."""
@@ -257,7 +258,7 @@ class ApiClient:
         Args:
             path: the collection's path.
             idle: seconds after which the API server is asked to end the watch.
-            accept: WATCHED_METADATA_ONLY for events without the objects' contents.
+            accept: OBJECT_METADATA_ONLY for events without the objects' contents.
             query: selectors and the resourceVersion to start from.
 
         Raises:

@@ -17,6 +17,7 @@ NODES = "/api/v1/nodes"
 SELF_REVIEWS = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 LEASES = "/apis/coordination.k8s.io/v1/leases"
 KUBEVIRTS = "/apis/kubevirt.io/v1/kubevirts"
+MIGRATIONS = "/apis/kubevirt.io/v1/virtualmachineinstancemigrations"
 INSTANCES = "/apis/kubevirt.io/v1/virtualmachineinstances"
 
 
@@ -48,6 +49,11 @@ def node(name: str) -> str:
 def instance(namespace: str, name: str) -> str:
     """Build the path of a VirtualMachineInstance."""
     return f"/apis/kubevirt.io/v1/namespaces/{_segment(namespace)}/virtualmachineinstances/{_segment(name)}"
+
+
+def migrations(namespace: str) -> str:
+    """Build the path of a namespace's VirtualMachineInstanceMigrations."""
+    return f"/apis/kubevirt.io/v1/namespaces/{_segment(namespace)}/virtualmachineinstancemigrations"
 
 
 def events(namespace: str) -> str:

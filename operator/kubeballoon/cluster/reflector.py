@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from kubeballoon.cluster.client import (
     JSON,
-    WATCHED_METADATA_ONLY,
+    OBJECT_METADATA_ONLY,
     ApiClient,
     ApiError,
     BusyError,
@@ -111,7 +111,7 @@ class Follower(ABC):
 
     async def _watch(self) -> None:
         query = {**self._query, "resourceVersion": self._version}
-        accept = WATCHED_METADATA_ONLY if self._labels_only else JSON
+        accept = OBJECT_METADATA_ONLY if self._labels_only else JSON
         async with self._cluster.watch(self._path, _WATCH_SECONDS, accept=accept, **query) as events:
             self.reachable = True
             async for event in events:

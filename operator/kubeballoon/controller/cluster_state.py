@@ -47,7 +47,10 @@ class ClusterState:
         taints: the effect of the taint that each node is to have, or would have where that is only observed.
         taints_enabled: whether the installation allows the controller to taint nodes.
         taint_fault: why a taint could not be written, in one line; None if none failed lately.
-        migration_plans: the migrations that would mend contended nodes, by the NodePolicy that seeks them.
+        migration_plans: the migrations that would mend contended nodes, or are under way where the policy enforces
+            them, by the NodePolicy that seeks them.
+        migrations_enabled: whether the installation allows the controller to migrate VMs.
+        migration_faults: what is wrong with migrations, in one line, by the NodePolicy that enforces them.
         utc_now: the time of day, for the age of reports that were written before this controller began.
     """
 
@@ -61,6 +64,8 @@ class ClusterState:
     taints_enabled: bool = False
     taint_fault: str | None = None
     migration_plans: Mapping[str, MigrationPlan] = field(default_factory=dict)
+    migrations_enabled: bool = False
+    migration_faults: Mapping[str, str] = field(default_factory=dict)
     utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _namespace_epoch: int = 0
     _reported_at: dict[str, float] = field(default_factory=dict)  # when each node's agent last reported, seconds

@@ -12,7 +12,7 @@ from kubeballoon.api.names import CONTROLLER_LEASE
 from kubeballoon.cluster.client import ApiClient
 from kubeballoon.cluster.lease import Lease, own_namespace
 from kubeballoon.cluster.lease_thread import LeaseThread
-from kubeballoon.controller.replica import Replica, stop_on_signals
+from kubeballoon.controller.replica import EnabledRemedies, Replica, stop_on_signals
 from kubeballoon.metrics import new_registry
 from kubeballoon.options import add_client_options, add_serving_options, checked
 from kubeballoon.serving import serve
@@ -40,6 +40,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="store_true",
         help="taint nodes that are short of memory where NodePolicies say so; this needs the right to patch Nodes",
     )
+    parser.add_argument(
+        "--migrations",
+        action="store_true",
+        help="migrate VMs where NodePolicies say so; this needs the rights to create and watch KubeVirt's migrations, "
+        "and to get VMs and Nodes",
+    )
     parser.set_defaults(run=run)
 
 
@@ -64,6 +70,7 @@ async def _run(options: argparse.Namespace) -> int:
         await connect() as cluster,
         LeaseThread(connect, lambda own: Lease(own, namespace, CONTROLLER_LEASE, identity)) as candidacy,
     ):
-        replica = Replica(cluster, candidacy, options.cool_down, registry, taints=options.taints)
+        enabled = EnabledRemedies(taints=options.taints, migrations=options.migrations)
+        replica = Replica(cluster, candidacy, options.cool_down, registry, enabled)
         async with serve(*options.listen, live=replica.live, ready=replica.ready, metrics=registry):
             return await replica.run(stop)

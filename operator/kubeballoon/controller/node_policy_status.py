@@ -7,7 +7,7 @@ from datetime import datetime
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import Status, set_conditions
-from kubeballoon.api.v1alpha1 import NodePolicy, NodePolicyStatus, NodePressureStatus
+from kubeballoon.api.v1alpha1 import NodePolicy, NodePolicySpec, NodePolicyStatus, NodePressureStatus
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.condition_finding import Finding, conditions_now, find_conflict, in_order
 from kubeballoon.core.formatting import counted, listed
@@ -17,8 +17,8 @@ from kubeballoon.vocabulary import RemedyMode
 
 
 @dataclass(frozen=True, slots=True)
-class TaintAbility:
-    """A TaintAbility says whether the installation allows taints, and why one could not be written lately, if so."""
+class RemedyAbility:
+    """A RemedyAbility says whether the installation allows taints, or migrations, and what failed lately."""
 
     enabled: bool = True
     fault: str | None = None
@@ -85,14 +85,21 @@ def _count_governed(counts: NodeCounts, policy: LoadedNodePolicy, node: str, sta
 
 
 def node_policy_status(
-    policy: NodePolicy, counts: NodeCounts, now: datetime, taints: TaintAbility = TaintAbility()
+    policy: NodePolicy,
+    counts: NodeCounts,
+    now: datetime,
+    taints: RemedyAbility = RemedyAbility(),
+    migrations: RemedyAbility = RemedyAbility(),
 ) -> NodePolicyStatus:
     """Compute the status of a policy; conditions that have changed get the transition time ``now``."""
-    mode = policy.spec.taint.mode
-    tainting = mode is RemedyMode.ENFORCE and taints.enabled
+    spec = policy.spec
+    tainting = spec.taint.mode is RemedyMode.ENFORCE and taints.enabled
+    migrating = spec.migration.mode is RemedyMode.ENFORCE and migrations.enabled
     findings = {
-        ConditionType.READY: _ready(counts, tainting=tainting),
-        ConditionType.DEGRADED: _degraded(counts, mode, taints),
+        ConditionType.READY: _ready(counts, tainting=tainting, migrating=migrating),
+        ConditionType.DEGRADED: _degraded_on_nodes(counts)
+        or _degraded_remedy(spec, taints, migrations)
+        or (Status.FALSE, ConditionReason.AS_EXPECTED, "no agent refuses it"),
         ConditionType.CONFLICTED: find_conflict(policy.metadata.name, counts.tied_with, "nodes"),
     }
     conditions = conditions_now(findings, policy.metadata.generation, now)
@@ -105,7 +112,7 @@ def node_policy_status(
     )
 
 
-def _ready(counts: NodeCounts, *, tainting: bool) -> Finding:
+def _ready(counts: NodeCounts, *, tainting: bool, migrating: bool) -> Finding:
     """Find whether a policy is accepted and carried out, which one that selects nothing yet is too."""
     if not counts.matched:
         message = "it is accepted; its selector selects no node with an agent yet"
@@ -117,19 +124,20 @@ def _ready(counts: NodeCounts, *, tainting: bool) -> Finding:
     tainted = ""
     if counts.tainted:
         tainted = f", {'taints' if tainting else 'would taint'} {in_order(counts.tainted)}"
-    message = f"governs {counted(len(counts.governed), 'node')}{tainted}{_advice(counts.migrations)}{behind}"
+    message = f"governs {counted(len(counts.governed), 'node')}{tainted}"
+    message += f"{_describe_plan(counts.migrations, migrating=migrating)}{behind}"
     return Status.TRUE, ConditionReason.ENFORCING, message
 
 
-def _advice(plan: MigrationPlan) -> str:
-    """Say which migrations would mend contended nodes, and which nodes none mends; empty if there are none of them."""
+def _describe_plan(plan: MigrationPlan, *, migrating: bool) -> str:
+    """Say which VMs are migrated, or would be, and which contended nodes that does not mend, if there are any."""
     moves = listed([f"{each.vm.name} from {each.source} to {each.target}" for each in plan.migrations])
-    text = f", would migrate {moves}" if moves else ""
+    text = f", {'migrates' if migrating else 'would migrate'} {moves}" if moves else ""
     return f"{text}; no migration mends {in_order(plan.unmended)}" if plan.unmended else text
 
 
-def _degraded(counts: NodeCounts, mode: RemedyMode, taints: TaintAbility) -> Finding:
-    """Find what keeps agents, or the controller, from carrying the policy out."""
+def _degraded_on_nodes(counts: NodeCounts) -> Finding | None:
+    """Find which agents do not carry the policy out; None if all do."""
     if counts.refused:
         node, why = min(counts.refused.items())
         message = f"it cannot hold on {in_order(counts.refused)}, where no policy holds: on {node}, {why}"
@@ -137,9 +145,19 @@ def _degraded(counts: NodeCounts, mode: RemedyMode, taints: TaintAbility) -> Fin
     if counts.old:
         message = f"the agents of {in_order(counts.old)} are too old to know NodePolicies"
         return Status.TRUE, ConditionReason.OLD_AGENTS, message
-    if mode is RemedyMode.ENFORCE and not taints.enabled:
+    return None
+
+
+def _degraded_remedy(spec: NodePolicySpec, taints: RemedyAbility, migrations: RemedyAbility) -> Finding | None:
+    """Find what keeps the controller from tainting nodes or migrating VMs as the policy says; None if nothing does."""
+    if spec.taint.mode is RemedyMode.ENFORCE and not taints.enabled:
         message = "it taints no node: the installation does not allow that (taints.enabled of the chart)"
         return Status.TRUE, ConditionReason.TAINTS_DISABLED, message
-    if mode is RemedyMode.ENFORCE and taints.fault is not None:
+    if spec.migration.mode is RemedyMode.ENFORCE and not migrations.enabled:
+        message = "it migrates no VM: the installation does not allow that (migrations.enabled of the chart)"
+        return Status.TRUE, ConditionReason.MIGRATIONS_DISABLED, message
+    if spec.taint.mode is RemedyMode.ENFORCE and taints.fault is not None:
         return Status.TRUE, ConditionReason.TAINT_FAILED, taints.fault
-    return Status.FALSE, ConditionReason.AS_EXPECTED, "no agent refuses it"
+    if spec.migration.mode is RemedyMode.ENFORCE and migrations.fault is not None:
+        return Status.TRUE, ConditionReason.MIGRATION_FAILED, migrations.fault
+    return None

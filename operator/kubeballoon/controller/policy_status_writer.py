@@ -17,7 +17,7 @@ from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters, StatusResult
-from kubeballoon.controller.node_policy_status import NodeCounts, TaintAbility, count_nodes, node_policy_status
+from kubeballoon.controller.node_policy_status import NodeCounts, RemedyAbility, count_nodes, node_policy_status
 from kubeballoon.controller.policy_counts import PolicyCounter, PolicyCounts
 from kubeballoon.controller.policy_status import is_news, policy_status, unreadable_status
 from kubeballoon.controller.policy_store import PolicyCollection, UnreadablePolicy
@@ -82,8 +82,10 @@ class PolicyStatusWriter:
         policies = self._state.node_policies
         counts = count_nodes(self._state)
         for name, loaded in list(policies.policies.items()):
-            now, ability = datetime.now(UTC), TaintAbility(self._state.taints_enabled, self._state.taint_fault)
-            status = node_policy_status(loaded.resource, counts.get(name, NodeCounts()), now, ability)
+            taints = RemedyAbility(self._state.taints_enabled, self._state.taint_fault)
+            migrations = RemedyAbility(self._state.migrations_enabled, self._state.migration_faults.get(name))
+            of_policy, now = counts.get(name, NodeCounts()), datetime.now(UTC)
+            status = node_policy_status(loaded.resource, of_policy, now, taints, migrations)
             await self._update(policies, loaded.resource, status)
 
     async def _update(

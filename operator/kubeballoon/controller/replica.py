@@ -32,6 +32,14 @@ _HAND_BACK_SECONDS = 5.0  # for handing the Lease back: if that fails, the next 
 
 
 @dataclass(frozen=True, slots=True)
+class EnabledRemedies:
+    """EnabledRemedies says what the installation allows beyond balloons: to taint nodes, and to migrate VMs."""
+
+    taints: bool = False
+    migrations: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Term:
     """A _Term is what a replica knows and does while it leads once; what it knew is of no use to its next term."""
 
@@ -51,18 +59,17 @@ class Replica:
         candidacy: LeaseThread,
         cool_down: float,
         registry: CollectorRegistry,
-        *,
-        taints: bool = False,
+        enabled: EnabledRemedies = EnabledRemedies(),
     ) -> None:
         """Decide for ``cluster`` while ``candidacy`` holds the Lease, and export metrics by ``registry``.
 
-        Nodes are tainted only with ``taints``.
+        What goes beyond balloons is done as far as it is ``enabled``.
         """
         self._cluster = cluster
         self._candidacy = candidacy
         self._cool_down = cool_down
         self._registry = registry
-        self._taints = taints
+        self._enabled = enabled
         self._recorder = EventRecorder(cluster, candidacy.lease.identity)
         self._counters = ControllerCounters(registry)
         self._standby_check = StandbyCheck(cluster, DEFAULT_TIMING.standby_check_interval)
@@ -98,7 +105,9 @@ class Replica:
         return 0
 
     def _new_term(self) -> _Term:
-        state = ClusterState(self._cool_down, taints_enabled=self._taints)
+        state = ClusterState(
+            self._cool_down, taints_enabled=self._enabled.taints, migrations_enabled=self._enabled.migrations
+        )
         lease = self._candidacy.lease
         rounds = RoundRunner(self._cluster, state, self._recorder, self._counters, may_write=lambda: lease.held)
         scheduler = Scheduler(self._cluster, state, self._recorder, rounds, self._counters)

@@ -13,12 +13,12 @@ from kubeballoon.cluster.client import ApiClient, ApiError, Object
 from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.metric_counters import ControllerCounters
-from kubeballoon.controller.migration_observer import MigrationObserver
 from kubeballoon.controller.node_tainter import NodeTainter
 from kubeballoon.controller.policy_status_writer import PolicyStatusWriter
 from kubeballoon.controller.report_watch import ReportWatch
 from kubeballoon.controller.round_queue import RoundQueue
 from kubeballoon.controller.rounds import RoundRunner
+from kubeballoon.controller.vm_migrator import VMMigrator
 from kubeballoon.controller.wait_times import DEFAULT_TIMING, ControllerTiming
 from kubeballoon.controller.watch_progress import WatchProgress
 from kubeballoon.governance.report_bounds import SILENT_AFTER
@@ -60,7 +60,7 @@ class Scheduler:
         self._reports = ReportWatch(cluster, state, self.enqueue, clock)
         self._queue = RoundQueue()
         self._tainter = NodeTainter(cluster, state, recorder, rounds.may_write, clock)
-        self._migrations = MigrationObserver(state, recorder, clock)
+        self._migrator = VMMigrator(cluster, state, recorder, rounds.may_write, clock)
         rounds.is_urgent = self._queue.is_urgent
         self._statuses = PolicyStatusWriter(cluster, state, recorder, rounds, counters, timing.figures_interval, clock)
         self._could_write = True
@@ -100,7 +100,8 @@ class Scheduler:
             tasks.create_task(self._repeat(self._timing.status_interval, self._statuses.update), name="statuses")
             tasks.create_task(self._tainter.watch(), name="watch Nodes")
             tasks.create_task(self._repeat(self._timing.taint_interval, self._tainter.update), name="taints")
-            tasks.create_task(self._repeat(self._timing.migration_interval, self._migrations.update), name="migrations")
+            tasks.create_task(self._migrator.watch(), name="watch migrations")
+            tasks.create_task(self._repeat(self._timing.migration_interval, self._migrator.update), name="migrations")
             tasks.create_task(self._audit_now_and_then(), name="audit")
 
     async def _start(self) -> None:

@@ -6,7 +6,7 @@ Only what balloons cannot mend counts: by then idle memory has been reclaimed fr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kubeballoon.core.formatting import human
 from kubeballoon.core.memory.model import MemoryNode, MemoryVM
@@ -64,6 +64,7 @@ class MigrationNode:
         state: how short of memory it is.
         contended_for: seconds for which its VMs have needed more than its capacity.
         accepts: whether the scheduler may place VMs there.
+        spare: memory that is available there now beyond the reserve, bytes; None if that does not count.
         requestable: what pods may still request of the scheduler there, bytes; None if that is not known.
         incoming: how many migrations to it are under way.
         outgoing: how many migrations from it are under way.
@@ -75,6 +76,7 @@ class MigrationNode:
     vms: tuple[MigratableVM, ...] = ()
     contended_for: float = 0.0
     accepts: bool = True
+    spare: int | None = None
     requestable: int | None = None
     incoming: int = 0
     outgoing: int = 0
@@ -122,6 +124,49 @@ def _migratable(vm: MemoryVM, hindrance: str | None) -> MigratableVM:
     if not vm.responsive:
         hindrance = "its agent cannot move its memory now"
     return MigratableVM(vm.uid, vm.name, need + vm.overhead, vm.actual + vm.overhead, hindrance)
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationUnderWay:
+    """A MigrationUnderWay has begun and has not ended.
+
+    Attributes:
+        vm: the VM's namespace and name.
+        target: the node that the VM goes to; None while that is not known.
+    """
+
+    vm: str
+    target: str | None
+
+
+def with_migrations_under_way(
+    nodes: Iterable[MigrationNode], under_way: Iterable[MigrationUnderWay]
+) -> list[MigrationNode]:
+    """Count VMs that are being migrated at the nodes that they go to, and no more at those that they leave."""
+    targets = {each.vm: each.target for each in under_way}
+    nodes = list(nodes)
+    found = {vm.name: vm for node in nodes for vm in node.vms if targets.get(vm.name, node.name) != node.name}
+    arrived = {vm.name for node in nodes for vm in node.vms if targets.get(vm.name) == node.name}
+    arriving: dict[str | None, list[MigratableVM | None]] = {}  # None where it is not known what the VM needs
+    for name, target in targets.items():
+        if name not in arrived:
+            arriving.setdefault(target, []).append(found.get(name))
+    return [_with_traffic(node, arriving.get(node.name, []), targets) for node in nodes]
+
+
+def _with_traffic(
+    node: MigrationNode, arriving: Sequence[MigratableVM | None], targets: Mapping[str, str | None]
+) -> MigrationNode:
+    staying = tuple(vm for vm in node.vms if targets.get(vm.name, node.name) == node.name)
+    known = [vm for vm in arriving if vm is not None]
+    return replace(
+        node,
+        vms=staying,
+        capacity=max(0, node.capacity - sum(vm.need for vm in known)),
+        spare=None if node.spare is None else max(0, node.spare - sum(vm.held for vm in known)),
+        incoming=len(arriving),
+        outgoing=len(node.vms) - len(staying),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,19 +219,32 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
 
 @dataclass(slots=True)
 class _Room:
-    """A _Room is what a target has left: bytes for VMs, bytes that may be requested, and migrations that may begin."""
+    """A _Room is what a target has left: bytes for VMs, and migrations that may begin.
+
+    Attributes:
+        memory: what its own VMs do not need.
+        spare: what is available now; None if that does not count.
+        requestable: what may be requested; None if that is not known.
+    """
 
     memory: int
+    spare: int | None
     requestable: int | None
     migrations: int
 
     def fits(self, vm: MigratableVM) -> bool:
         """Whether there is room for a VM."""
-        return vm.need <= self.memory and (self.requestable is None or vm.need <= self.requestable)
+        return (
+            vm.need <= self.memory
+            and (self.spare is None or vm.held <= self.spare)
+            and (self.requestable is None or vm.need <= self.requestable)
+        )
 
     def take(self, vm: MigratableVM) -> None:
         """Reserve room for a VM."""
         self.memory -= vm.need
+        if self.spare is not None:
+            self.spare -= vm.held
         if self.requestable is not None:
             self.requestable -= vm.need
 
@@ -194,7 +252,9 @@ class _Room:
 def _rooms(nodes: Iterable[MigrationNode], terms: MigrationTerms) -> dict[str, _Room]:
     """Find the targets, by name: calm nodes that nothing is moved away from."""
     return {
-        each.name: _Room(each.capacity - each.need, each.requestable, terms.at_once_per_node - each.incoming)
+        each.name: _Room(
+            each.capacity - each.need, each.spare, each.requestable, terms.at_once_per_node - each.incoming
+        )
         for each in nodes
         if each.accepts and each.state is NodeState.AMPLE and not each.excess and not each.outgoing
     }
@@ -210,7 +270,7 @@ def _mend(
         target = _target(vm, rooms)
         if target is not None:
             return [(vm, target)]
-    left = {name: _Room(room.memory, room.requestable, room.migrations) for name, room in rooms.items()}
+    left = {name: replace(room) for name, room in rooms.items()}
     chosen: list[tuple[MigratableVM, str]] = []
     missing = source.excess
     # The largest first: so the fewest suffice. Among equal ones the cheapest comes first.

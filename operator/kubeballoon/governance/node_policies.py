@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_amount, parse_count
@@ -24,7 +24,7 @@ from kubeballoon.core.memory.node_state import (
     UnfitTermsError,
     node_limits,
 )
-from kubeballoon.core.migration import ADVICE_TERMS, MigrationTerms
+from kubeballoon.core.migration import MigrationTerms
 from kubeballoon.core.tainting import TaintTerms
 from kubeballoon.vocabulary import RemedyMode
 
@@ -84,7 +84,12 @@ def _taint_terms(settings: TaintSettings) -> TaintTerms:
 def _migration_terms(settings: MigrationSettings) -> MigrationTerms | None:
     if settings.mode is RemedyMode.OFF:
         return None
-    return replace(ADVICE_TERMS, contended_for=parse_duration(settings.after))
+    return MigrationTerms(
+        contended_for=parse_duration(settings.after),
+        at_once=settings.max_migrations,
+        at_once_per_node=settings.max_migrations_per_node,
+        rest=parse_duration(settings.rest),
+    )
 
 
 def _amount(text: str) -> Amount:

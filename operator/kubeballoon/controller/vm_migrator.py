@@ -1,0 +1,323 @@
+"""This module migrates VMs from nodes whose VMs need more memory than there is, or tells which it would migrate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import OBJECT_METADATA_ONLY, ApiClient, ApiError, Object, UnreachableError
+from kubeballoon.cluster.events import EventRecorder, ObjectReference
+from kubeballoon.cluster.vm_migrations import (
+    MigrationWatch,
+    VMMigration,
+    create_migration,
+    why_no_target,
+    why_not_moved,
+)
+from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.core.formatting import listed
+from kubeballoon.core.migration import (
+    ADVICE_TERMS,
+    Migration,
+    MigrationNode,
+    MigrationPlan,
+    MigrationTerms,
+    MigrationUnderWay,
+    choose_migrations,
+    migration_node,
+    with_migrations_under_way,
+)
+from kubeballoon.governance.migration_hindrance import migration_hindrances
+from kubeballoon.governance.node_policies import LoadedNodePolicy
+from kubeballoon.governance.report_bounds import SILENT_AFTER
+from kubeballoon.vocabulary import RemedyMode
+
+_log = logging.getLogger(__name__)
+
+MIGRATES, WOULD_MIGRATE, NO_MIGRATION_HELPS = "Migrates", "WouldMigrate", "NoMigrationHelps"
+"""The reasons of events on Nodes; the first two on VMs as well."""
+
+_EVERYTHING = ""  # the key of a refusal that concerns all VMs and nodes
+_TARGET_FIELD = "addedNodeSelector"  # named by an API server whose KubeVirt knows no such field
+_UNREAD = "no VM is migrated: migrations cannot be read"
+_NO_TARGETS = "no VM is migrated: this version of KubeVirt takes no target for a migration"
+
+_TOLD_EVERY = 600.0  # seconds at the least, of one node: figures waver, and with them which VMs suffice
+_MOST_TOLD = 16  # VMs at one time, of one node: a forged report has a thousand
+_REFUSED_FOR = 600.0  # seconds for which a VM, or a target, that was refused is left out
+_LONGEST_REST = 32  # by how many times the rest is longer after failures, at the most
+_LONG_UNDER_WAY = 1800.0  # seconds from which on a migration that has not ended is named as a fault
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """A _History is what KubeVirt keeps of the migrations of one VM, the latest first."""
+
+    migrations: tuple[VMMigration, ...]
+
+    @property
+    def failures(self) -> int:
+        """How many of the latest migrations failed, one after the other."""
+        succeeded = (number for number, each in enumerate(self.migrations) if each.ended and not each.failed)
+        last = next(succeeded, len(self.migrations))
+        return sum(each.failed for each in self.migrations[:last])
+
+    def under_way_for(self, now: float) -> float:
+        """Return for how long the latest migration has been under way, seconds; 0 if it has ended."""
+        latest = self.migrations[0]
+        return 0.0 if latest.ended else now - latest.begun_at.timestamp()
+
+    def rested(self, now: float) -> float:
+        """Return for how long the VM has rested, seconds; they count half after one failure, a quarter after two."""
+        return (now - self.migrations[0].begun_at.timestamp()) / min(_LONGEST_REST, 1 << self.failures)
+
+
+class VMMigrator:
+    """A VMMigrator seeks migrations where NodePolicies say so, and begins them where these enforce them.
+
+    It seeks them among the nodes that one policy governs. It remembers since when each node has needed more than it
+    has; a new leader begins anew. What was migrated, and what failed, KubeVirt's own objects tell.
+    """
+
+    def __init__(
+        self,
+        cluster: ApiClient,
+        state: ClusterState,
+        recorder: EventRecorder,
+        may_write: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Migrate VMs of the nodes of ``state`` if that is enabled there.
+
+        Args:
+            cluster: the API server.
+            state: what the controller knows.
+            recorder: posts events.
+            may_write: whether this replica leads for certain.
+            clock: monotonic seconds.
+        """
+        self._cluster = cluster
+        self._state = state
+        self._recorder = recorder
+        self._may_write = may_write
+        self._clock = clock
+        self._watch = MigrationWatch(cluster)
+        self._contended_at: dict[str, float] = {}  # since when each node has needed more than it has
+        self._announced: dict[str, tuple[frozenset[str], float]] = {}  # by node: the uids of VMs told of last, and when
+        # Until when VMs (by uid) and targets (by name) are left out after a refusal, or everything (""), and why.
+        self._refused: dict[str, tuple[float, str]] = {}
+
+    async def watch(self) -> None:
+        """Follow the migrations until cancelled; without the right to make any, there is no need to."""
+        if self._state.migrations_enabled:
+            await self._watch.run()
+
+    async def update(self) -> None:
+        """Choose anew, begin what policies enforce, and post events about what is chosen otherwise than before."""
+        plans: dict[str, MigrationPlan] = {}
+        faults: dict[str, str] = {}
+        contended_at: dict[str, float] = {}
+        histories = self._histories()
+        self._refused = {key: each for key, each in self._refused.items() if each[0] > self._clock()}
+        for name, nodes in self._state.pools().items():
+            policy = self._state.node_policies.policies.get(name)
+            if policy is None or policy.migrations is None:
+                continue
+            reported = await self._describe(nodes, histories)
+            expected = self._time(with_migrations_under_way(reported, _under_way(histories)), contended_at)
+            if self._enforces(policy):
+                plan = await self._enforce(expected, policy.migrations)
+                plans[name] = replace(plan, migrations=(*_own(reported, histories), *plan.migrations))
+                fault = self._what_is_wrong(reported, histories, policy.migrations)
+                faults |= {} if fault is None else {name: fault}
+            else:
+                terms = replace(ADVICE_TERMS, contended_for=policy.migrations.contended_for)
+                plans[name] = await _choose(expected, terms)
+                await self._tell(plans[name])
+        self._contended_at = contended_at
+        self._announced = {name: each for name, each in self._announced.items() if name in contended_at}
+        self._state.migration_plans = plans
+        self._state.migration_faults = faults
+
+    def _enforces(self, policy: LoadedNodePolicy) -> bool:
+        return self._state.migrations_enabled and policy.resource.spec.migration.mode is RemedyMode.ENFORCE
+
+    def _histories(self) -> dict[str, _History]:
+        """Collect the migrations of each VM, by its namespace and name."""
+        by_vm: dict[str, list[VMMigration]] = {}
+        for each in self._watch.migrations():
+            by_vm.setdefault(each.vm, []).append(each)
+        return {
+            vm: _History(tuple(sorted(some, key=lambda each: each.begun_at, reverse=True)))
+            for vm, some in by_vm.items()
+        }
+
+    async def _describe(self, names: Iterable[str], histories: Mapping[str, _History]) -> list[MigrationNode]:
+        """Describe the nodes whose reports hold, but those that an administrator released: their VMs are left alone."""
+        described = []
+        for name in names:
+            try:
+                node = self._node(name, histories)
+            except Exception:  # noqa: BLE001 - one node's report must not stop the others; its round says what is wrong
+                _log.debug("node %s is left out of the choice of migrations", name, exc_info=True)
+                continue
+            if node is not None:
+                described.append(node)
+            await asyncio.sleep(0)
+        return described
+
+    def _time(self, nodes: Sequence[MigrationNode], contended_at: dict[str, float]) -> list[MigrationNode]:
+        """Find for how long nodes have needed more than they have; ``contended_at`` takes since when."""
+        now = self._clock()
+        contended_at |= {node.name: self._contended_at.get(node.name, now) for node in nodes if node.excess}
+        return [replace(node, contended_for=now - contended_at.get(node.name, now)) for node in nodes]
+
+    def _node(self, name: str, histories: Mapping[str, _History]) -> MigrationNode | None:
+        """Describe a node; None if it is gone, silent or released."""
+        now, pressure = self._clock(), self._state.nodes.get(name)
+        if pressure is None or pressure.status is None or pressure.metadata.released:
+            return None
+        if self._state.seconds_since_heard(name, now) > SILENT_AFTER:
+            return None
+        hindrances = migration_hindrances(pressure.status.virtual_machines)
+        hindrances |= {uid: why for uid, (_, why) in self._refused.items()}
+        memory = self._state.snapshot(name, pressure.status, now)
+        accepts = name not in self._state.taints and name not in self._refused
+        node = migration_node(memory, hindrances=hindrances, accepts=accepts)
+        today = self._state.utc_now().timestamp()
+        vms = (
+            replace(vm, moved_for=histories[vm.name].rested(today)) if vm.name in histories else vm for vm in node.vms
+        )
+        return replace(node, vms=tuple(vms), spare=max(0, memory.available - memory.reserve))
+
+    async def _enforce(self, nodes: Sequence[MigrationNode], terms: MigrationTerms) -> MigrationPlan:
+        """Begin migrations; return these, and which nodes no migration mends."""
+        if not self._watch.synced.is_set():
+            return MigrationPlan()  # more than the limits allow may be under way
+        plan = await _choose(nodes, terms)
+        await self._tell(replace(plan, migrations=()))
+        begun = [] if _EVERYTHING in self._refused else [each for each in plan.migrations if await self._begin(each)]
+        return replace(plan, migrations=tuple(begun))
+
+    async def _begin(self, migration: Migration) -> bool:
+        """Have KubeVirt migrate a VM; whether it takes that on."""
+        uid, target = migration.vm.uid, migration.target
+        try:
+            node = await self._checked_target(migration)
+            if node is None or not self._may_write():
+                return False
+            created = await create_migration(self._cluster, migration.vm.name, node, migration.reason)
+        except UnreachableError as error:
+            _log.warning("%s", error)
+            return False
+        except ApiError as error:
+            if _TARGET_FIELD in str(error):
+                self._leave_out(_EVERYTHING, _NO_TARGETS)
+            else:
+                self._leave_out(uid, str(error))
+            return False
+        self._watch.add(created)
+        await self._post(migration.source, MIGRATES, f"{migration.vm.name} is migrated to {target}", [migration])
+        return True
+
+    async def _checked_target(self, migration: Migration) -> Object | None:
+        """Read the target's Node; None if it takes no VMs, or if the VM must not be moved, whatever agents report.
+
+        Raises:
+            ApiError: the VM or the Node is gone or cannot be read.
+        """
+        namespace, name = migration.vm.name.split("/", 1)
+        vmi = await self._cluster.get(paths.instance(namespace, name), accept=OBJECT_METADATA_ONLY)
+        fault = why_not_moved(vmi, migration.vm.uid, migration.source)
+        if fault is not None:
+            self._leave_out(migration.vm.uid, f"{migration.vm.name} is not migrated: {fault}")
+            return None
+        node = await self._cluster.get(paths.node(migration.target))
+        fault = why_no_target(node)
+        if fault is not None:
+            self._leave_out(migration.target, f"no VM is migrated to {migration.target}: {fault}")
+            return None
+        return node
+
+    def _leave_out(self, key: str, why: str) -> None:
+        _log.warning("%s", why)
+        self._refused[key] = self._clock() + _REFUSED_FOR, why
+
+    def _what_is_wrong(
+        self, nodes: Iterable[MigrationNode], histories: Mapping[str, _History], terms: MigrationTerms
+    ) -> str | None:
+        """Say in one line what keeps a policy from migrating VMs of its nodes as it should; None if nothing does."""
+        if not self._watch.synced.is_set():
+            return _UNREAD if self._watch.tried else None
+        uids = {vm.uid: vm.name for node in nodes for vm in node.vms}
+        for key in (_EVERYTHING, *(node.name for node in nodes), *uids):
+            if key in self._refused:
+                return self._refused[key][1]
+        today = self._state.utc_now().timestamp()
+        known = {vm: histories[vm] for vm in uids.values() if vm in histories}
+        failed = [vm for vm, each in known.items() if each.failures and each.rested(today) < terms.rest]
+        if failed:
+            return f"the last migration failed of {listed(sorted(failed))}: it is not tried again for a while"
+        late = [vm for vm, each in known.items() if each.under_way_for(today) > _LONG_UNDER_WAY]
+        return f"the migration does not end of {listed(sorted(late))}" if late else None
+
+    async def _tell(self, plan: MigrationPlan) -> None:
+        """Post events about nodes of which nothing was posted, or something else."""
+        found: dict[str, list[Migration]] = {}
+        for migration in plan.migrations:
+            found.setdefault(migration.source, []).append(migration)
+        now = self._clock()
+        for name in [*found, *plan.unmended]:
+            migrations = found.get(name, [])
+            uids = frozenset(each.vm.uid for each in migrations)
+            before, at = self._announced.get(name, (None, -_TOLD_EVERY))
+            if uids == before or now - at < _TOLD_EVERY:
+                continue
+            self._announced[name] = uids, now
+            if migrations:
+                moves = listed([f"{each.vm.name} to {each.target}" for each in migrations])
+                note = f"its NodePolicy only observes; by memory, it would migrate {moves}"
+                await self._post(name, WOULD_MIGRATE, note, migrations)
+            else:
+                await self._post(name, NO_MIGRATION_HELPS, f"no migration mends it: {plan.unmended[name]}")
+
+    async def _post(self, name: str, reason: str, note: str, migrations: Sequence[Migration] = ()) -> None:
+        """Post an event about a Node, which is referred to as the kubelet does, and about each VM that is migrated."""
+        node = ObjectReference("v1", "Node", name, name)
+        await self._recorder.post(node, reason, note, action="Migrate", warning=reason == NO_MIGRATION_HELPS)
+        for each in migrations[:_MOST_TOLD]:
+            namespace, vm = each.vm.name.split("/", 1)
+            about = ObjectReference("kubevirt.io/v1", "VirtualMachineInstance", vm, each.vm.uid, namespace)
+            begin = "it is migrated" if reason == MIGRATES else "it would be migrated; the NodePolicy only observes"
+            await self._recorder.post(about, reason, f"{begin}: {each.reason}", action="Migrate")
+
+
+async def _choose(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> MigrationPlan:
+    """Choose in a thread, as a large pool with many short nodes takes longer than other tasks may wait."""
+    return await asyncio.to_thread(choose_migrations, nodes, terms)
+
+
+def _under_way(histories: Mapping[str, _History]) -> list[MigrationUnderWay]:
+    return [
+        MigrationUnderWay(each.vm, each.target)
+        for history in histories.values()
+        for each in history.migrations
+        if not each.ended
+    ]
+
+
+def _own(nodes: Iterable[MigrationNode], histories: Mapping[str, _History]) -> list[Migration]:
+    """List our migrations of these nodes' VMs that are under way."""
+    return [
+        Migration(vm, node.name, latest.target or "another node", "it is under way")
+        for node in nodes
+        for vm in node.vms
+        if vm.name in histories
+        and (latest := histories[vm.name].migrations[0]).ours
+        and not latest.ended
+        and latest.target != node.name
+    ]

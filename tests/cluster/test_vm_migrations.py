@@ -1,0 +1,90 @@
+"""KubeVirt's migrations: how they are made on the real API server, and read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from hack.testbed.controlplane import ControlPlane
+from kubeballoon.cluster import paths
+from kubeballoon.cluster.client import ApiClient, ApiError, Object
+from kubeballoon.cluster.vm_migrations import (
+    VMMigration,
+    create_migration,
+    read_migration,
+    why_no_target,
+    why_not_moved,
+)
+
+TODAY = datetime(2026, 1, 1, tzinfo=UTC)
+LABELS = {"kubernetes.io/hostname": "b.example.com", "kubevirt.io/schedulable": "true"}
+TARGET: Object = {"metadata": {"name": "b", "labels": LABELS}, "spec": {}}
+
+
+def migration(phase: str | None = None, **metadata: Any) -> Object:
+    head = {"namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z", **metadata}
+    return {"metadata": head, "spec": {"vmiName": "vm"}, "status": {} if phase is None else {"phase": phase}}
+
+
+@pytest.mark.parametrize(
+    ("phase", "ended", "failed"),
+    [(None, False, False), ("Running", False, False), ("Succeeded", True, False), ("Failed", True, True)],
+)
+def test_a_migration_is_read_with_how_it_ended(phase: str | None, *, ended: bool, failed: bool) -> None:
+    expected = VMMigration("shop/vm", TODAY, ended, failed, target=None, ours=False)
+    assert read_migration(migration(phase)) == expected
+
+
+def test_where_a_vm_goes_kubevirt_says_and_until_then_we_do() -> None:
+    ours = migration(annotations={"kubeballoon.io/target-node": "b"})
+    found = read_migration(ours)
+    assert found is not None
+    assert (found.target, found.ours) == ("b", True)
+    ours["status"]["migrationState"] = {"targetNode": "c"}
+    found = read_migration(ours)
+    assert found is not None
+    assert found.target == "c"
+
+
+@pytest.mark.parametrize("broken", [{}, {"metadata": {"namespace": "shop"}}, migration(creationTimestamp="yesterday")])
+def test_what_is_no_migration_is_left_out(broken: Object) -> None:
+    assert read_migration(broken) is None
+
+
+@pytest.mark.parametrize(
+    ("node", "why"),
+    [
+        (TARGET, None),
+        ({**TARGET, "spec": {"unschedulable": True}}, "it is cordoned"),
+        ({"metadata": {"name": "b"}}, "KubeVirt places no VMs there"),
+        (
+            {"metadata": {"name": "b", "labels": {"kubevirt.io/schedulable": "true"}}},
+            "it has no label kubernetes.io/hostname",
+        ),
+    ],
+)
+def test_a_node_says_why_it_is_no_target(node: Object, why: str | None) -> None:
+    assert why_no_target(node) == why
+
+
+def test_a_vm_that_has_been_created_anew_is_not_moved_for_the_old_one() -> None:
+    vmi: Object = {"metadata": {"uid": "new", "labels": {"kubevirt.io/nodeName": "a"}}}
+    assert why_not_moved(vmi, "new", "a") is None
+    assert why_not_moved(vmi, "old", "a") == "a does not run it, although its agent reports it"
+
+
+@pytest.mark.cluster
+async def test_a_migration_is_made_to_one_node_and_a_field_that_kubevirt_does_not_know_is_refused(
+    installed: ControlPlane, namespace: str
+) -> None:
+    async with await ApiClient.connect("test", installed.kubeconfig) as cluster:
+        created = await create_migration(cluster, f"{namespace}/vm", TARGET, "because")
+        assert created["spec"] == {"vmiName": "vm", "addedNodeSelector": {"kubernetes.io/hostname": "b.example.com"}}
+        found = read_migration(created)
+        assert found is not None
+        assert (found.vm, found.target, found.ended, found.ours) == (f"{namespace}/vm", "b", False, True)
+        unknown = {**created, "metadata": {"generateName": "x-"}, "spec": {"vmiName": "vm", "selectorOfTomorrow": {}}}
+        with pytest.raises(ApiError, match="selectorOfTomorrow"):
+            await cluster.create(paths.migrations(namespace), unknown, strict=True)
