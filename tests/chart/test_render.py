@@ -485,22 +485,13 @@ def test_only_where_taints_are_enabled_may_anything_but_the_uninstaller_write_no
     assert "needs admission.enabled=true" in refusal("--set=taints.enabled=true,admission.enabled=false")
 
 
-def test_only_where_migrations_are_enabled_may_the_controller_create_any_and_get_vms_and_nodes() -> None:
-    def rights(*options: str) -> set[tuple[str, str]]:
-        roles = [item for item in render(*options) if item["kind"] == "ClusterRole"]
-        return {
-            (resource, verb)
-            for item in roles
-            if item["metadata"]["name"].startswith("kubeballoon-controller")
-            for rule in item["rules"]
-            for resource in rule["resources"]
-            for verb in rule["verbs"]
-            if resource in ("virtualmachineinstancemigrations", "virtualmachineinstances", "nodes")
-        }
-
-    annotating = {("virtualmachineinstances", "patch")}
-    assert rights() == annotating
-    migrations = {("virtualmachineinstancemigrations", verb) for verb in ("create", "list", "watch")}
-    reading = {("virtualmachineinstances", "get"), ("nodes", "get")}
-    assert rights("--set=migrations.enabled=true") == annotating | migrations | reading
+def test_the_right_to_migrate_vms_has_a_role_of_its_own_and_changes_no_other() -> None:
+    enabled, role = render("--set=migrations.enabled=true"), "ClusterRole/kubeballoon-controller-migrations"
+    assert {role: rights(enabled, role) for role in RIGHTS} == RIGHTS
+    migrations = {"virtualmachineinstancemigrations": {"create", "list", "watch"}}
+    assert rights(enabled, role) == {**migrations, "virtualmachineinstances": {"get"}, "nodes": {"get"}}
+    binding = one(enabled, role.replace("ClusterRole", "ClusterRoleBinding"))
+    assert binding["roleRef"]["name"] == "kubeballoon-controller-migrations"
+    assert [each["name"] for each in binding["subjects"]] == ["kubeballoon-controller"]
+    assert role not in names(render())
     assert "needs admission.enabled=true" in refusal("--set=migrations.enabled=true,admission.enabled=false")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePolicy, Policy, ProcessorPolicy
-from kubeballoon.cli import diff_memory, diff_nodes, diff_processors, diff_summary
+from kubeballoon.cli import diff_memory, diff_migrations, diff_nodes, diff_processors, diff_summary
 from kubeballoon.cli.arguments import PROGRAM, ExitStatus
 from kubeballoon.cli.cluster_view import ClusterView, read_cluster, read_node_policies
 from kubeballoon.cli.cut_labels import complete_labels
@@ -48,6 +48,7 @@ def compare(view: ClusterView, policies: Sequence[AnyPolicy], *, prune: bool) ->
         processor_policies=tuple(map(load_processor_policy, processors)),
     )
     nodes, vms = _compare_nodes(view, changed_view)
+    known = diff_migrations.plan_migrations(view)
     return Comparison(
         policies=[
             *_compare_policies(old_memory, memory),
@@ -56,6 +57,7 @@ def compare(view: ClusterView, policies: Sequence[AnyPolicy], *, prune: bool) ->
         ],
         nodes=nodes,
         virtual_machines=sorted(vms, key=lambda vm: (vm.namespace, vm.name)),
+        migrations=[each for each in diff_migrations.plan_migrations(changed_view) if each not in known],
     )
 
 
@@ -148,6 +150,8 @@ def _print_comparison(comparison: Comparison, output: Output) -> None:
     for policy in comparison.policies:
         if output.wide or policy.change != "unchanged":
             output.print_line(f"{policy.kind} {policy.name} {policy.change}")
+    for line in diff_migrations.migration_lines(comparison.migrations):
+        output.print_line(Cell(line, Style.WARN))
     vms = comparison.virtual_machines
     if not comparison.changes and not output.wide:
         output.print_line(f"Nothing would change for {len(vms)} VMs.")

@@ -143,16 +143,42 @@ class NodeChange(ApiModel):
     limits: NodeLimitsChange | None = None
 
 
+class PlannedMigration(ApiModel):
+    """A PlannedMigration is a migration that a NodePolicy would make, or tell of, if a node stays contended as it is.
+
+    Attributes:
+        enforced: whether the policy would make it; else it only tells of it.
+        after: for how long the node must have been contended by then.
+        vm: the VM's namespace and name.
+        source: the node that the VM leaves.
+        target: the node that the VM goes to.
+    """
+
+    policy: str
+    enforced: bool
+    after: str
+    vm: str
+    source: str
+    target: str
+
+
 class Comparison(ApiModel):
-    """A Comparison says what would change if policies were applied."""
+    """A Comparison says what would change if policies were applied.
+
+    Attributes:
+        migrations: those that the new policies would make or tell of, and the old ones would not.
+    """
 
     policies: list[PolicyChange]
     nodes: list[NodeChange]
     virtual_machines: list[VirtualMachineChange]
+    migrations: list[PlannedMigration] = Field(default_factory=list)
 
     @property
     def changes(self) -> bool:
-        """Whether any VM or node would change."""
+        """Whether any VM or node would change, or a VM be migrated."""
+        if any(migration.enforced for migration in self.migrations):
+            return True
         return any(map(has_changes, self.virtual_machines)) or any(map(has_changes, self.nodes))
 
     @property

@@ -1,0 +1,62 @@
+"""This module is the migrations' part of ``diff``: which VMs NodePolicies would have migrated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import groupby
+
+from kubeballoon.cli.cluster_view import ClusterView
+from kubeballoon.cli.diff_result import PlannedMigration
+from kubeballoon.core.formatting import listed
+from kubeballoon.core.migration import ADVICE_TERMS, MigrationNode, choose_migrations
+from kubeballoon.governance.node_policies import LoadedNodePolicy, select_node_policies
+from kubeballoon.vocabulary import RemedyMode
+
+
+def plan_migrations(view: ClusterView) -> list[PlannedMigration]:
+    """Find the migrations that NodePolicies would make, or tell of, if the nodes stay contended as they are.
+
+    All that mend a node are listed, although not all may be under way at once. Nodes whose agents are silent take no
+    part, and nor do those that an administrator released.
+    """
+    return [
+        planned
+        for policy, nodes in _pools(view).values()
+        if policy.migrations is not None
+        for planned in _plan(policy, nodes)
+    ]
+
+
+def _pools(view: ClusterView) -> dict[str, tuple[LoadedNodePolicy, list[MigrationNode]]]:
+    """Find each NodePolicy's nodes, by the policy's name."""
+    pools: dict[str, tuple[LoadedNodePolicy, list[MigrationNode]]] = {}
+    for pressure, status in view.reporting_nodes():
+        selecting = select_node_policies(view.node_policies, status.labels)
+        if selecting and not view.is_silent(status) and not pressure.metadata.released:
+            spare = max(0, status.memory.available - status.memory.reserve)
+            _, nodes = pools.setdefault(selecting[0].name, (selecting[0], []))
+            nodes.append(replace(view.migration_node(pressure, status), spare=spare))
+    return pools
+
+
+def _plan(policy: LoadedNodePolicy, nodes: list[MigrationNode]) -> Iterator[PlannedMigration]:
+    settings = policy.resource.spec.migration
+    for each in choose_migrations(nodes, ADVICE_TERMS).migrations:
+        yield PlannedMigration(
+            policy=policy.name,
+            enforced=settings.mode is RemedyMode.ENFORCE,
+            after=settings.after,
+            vm=each.vm.name,
+            source=each.source,
+            target=each.target,
+        )
+
+
+def migration_lines(migrations: Iterable[PlannedMigration]) -> Iterator[str]:
+    """Say which migrations policies would newly make, or tell of, a line for each policy."""
+    for _, of_policy in groupby(migrations, key=lambda each: each.policy):
+        first, *others = of_policy
+        moves = listed([f"{each.vm} from {each.source} to {each.target}" for each in (first, *others)])
+        would = "would migrate" if first.enforced else "would only say that it would migrate"
+        yield f"NodePolicy {first.policy} {would} {moves}, after {first.after} of contention."
