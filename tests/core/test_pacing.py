@@ -300,6 +300,19 @@ def test_the_smallest_step_is_requested_and_a_smaller_one_only_to_the_goal() -> 
     assert advance(Pace(), BalloonSample(2 * GIB, 0.0, spare=smallest - 1), goal)[1] == goal
 
 
+@pytest.mark.parametrize(("seconds", "rests"), [(LEAD_SECONDS - 0.1, False), (LEAD_SECONDS, True)])
+def test_a_balloon_rests_above_its_request_once_it_has_not_moved_for_a_second(seconds: float, rests: bool) -> None:
+    # The policy's rate allows no other step meanwhile.
+    asked, _ = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB, max_rate=MIB)
+    assert asked.request is not None
+    moved = BalloonSample(asked.request + 2 * TOLERANCE, 0.5, spare=GIB, max_residual=4 * TOLERANCE)
+    pace, _ = advance(asked, moved, GIB, max_rate=MIB)
+    pace, request = advance(pace, replace(moved, sampled_at=pace.progress_at + seconds), GIB, max_rate=MIB)
+    assert request is None
+    assert (pace.request is None) is rests
+    assert pace.residual == (2 * TOLERANCE if rests else 0)
+
+
 @pytest.mark.parametrize("max_rate", [None, MIB])
 def test_a_slow_driver_is_seen_to_follow_though_it_leaves_a_residual(max_rate: int | None) -> None:
     residual = max_residual(4 * GIB)

@@ -36,10 +36,7 @@ class GuestSample:
     @property
     def spare(self) -> int | None:
         """What the guest could give without harm, bytes; None if its statistics do not say."""
-        if self.need is None:
-            return None
-        spare = max(0, self.statistics.actual - self.need.present - guest_margin(self.size))
-        return spare if self.spare_limit is None else min(spare, self.spare_limit)
+        return None if self.need is None else self._spare_beside(self.need)
 
     @property
     def unused_spare(self) -> int | None:
@@ -48,11 +45,15 @@ class GuestSample:
         It may use already what it was given since then, and a guest that grows may grow as much again by its next
         report.
         """
-        spare, need = self.spare, self.need
-        if spare is None or need is None:
+        need = self.need
+        if need is None:
             return None
         given = 0 if need.held is None else max(0, self.statistics.actual - need.held)
-        return max(0, spare - given - need.growth)
+        return max(0, self._spare_beside(need) - given - need.growth)
+
+    def _spare_beside(self, need: Need) -> int:
+        spare = max(0, self.statistics.actual - need.present - guest_margin(self.size))
+        return spare if self.spare_limit is None else min(spare, self.spare_limit)
 
 
 @dataclass(frozen=True, slots=True)
