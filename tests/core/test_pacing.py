@@ -301,7 +301,7 @@ def test_the_smallest_step_is_requested_and_a_smaller_one_only_to_the_goal() -> 
 
 
 @pytest.mark.parametrize(("seconds", "rests"), [(LEAD_SECONDS - 0.1, False), (LEAD_SECONDS, True)])
-def test_a_balloon_rests_above_its_request_once_it_has_not_moved_for_a_second(seconds: float, rests: bool) -> None:
+def test_a_balloon_rests_above_its_request_once_it_has_not_moved_for_a_second(seconds: float, *, rests: bool) -> None:
     # The policy's rate allows no other step meanwhile.
     asked, _ = advance(Pace(), BalloonSample(4 * GIB, 0.0, spare=GIB), GIB, max_rate=MIB)
     assert asked.request is not None
