@@ -17,7 +17,7 @@ from hack.testbed.controlplane import ControlPlane
 from hack.testbed.kubevirt import cluster as testbed
 from hack.testbed.kubevirt import product
 from tests.e2e.conftest import LEAST, SECONDS, pods, reclaimed, whole
-from tests.support.cluster import get
+from tests.support.cluster import Object, get
 from tests.support.kubevirt import VM
 from tests.support.waiting import throughout, until
 
@@ -63,6 +63,7 @@ def test_an_upgrade_moves_no_balloon_and_agents_of_both_versions_follow_the_new_
     plane: ControlPlane, earlier: str, squeezed: tuple[VM, VM], policy: str
 ) -> None:
     assert images(plane) == {product.image("agent", earlier)}
+    template = get(plane, "daemonset", f"{RELEASE}-agent", f"--namespace={SYSTEM}")["spec"]["template"]
     with ThreadPoolExecutor(1) as background:
         upgrading = background.submit(product.install, plane)
         while not upgrading.done():
@@ -71,7 +72,7 @@ def test_an_upgrade_moves_no_balloon_and_agents_of_both_versions_follow_the_new_
     assert images(plane) == {product.image("agent")}
 
     node = squeezed[0].node()
-    go_back(plane, node, product.image("agent", earlier))
+    go_back(plane, node, template)
     assert images(plane) == {product.image("agent"), product.image("agent", earlier)}
     throughout(lambda: reclaimed(squeezed) > LEAST, 10.0)
     plane.kubectl("delete", "mempol", policy)
@@ -85,12 +86,13 @@ def images(plane: ControlPlane) -> set[str]:
     return {pod["spec"]["containers"][0]["image"] for pod in listed if pod["metadata"]["name"] in ready}
 
 
-def go_back(plane: ControlPlane, node: str, image: str) -> None:
-    """Replaces one node's agent by one of another image, and no other."""
+def go_back(plane: ControlPlane, node: str, template: Object) -> None:
+    """Replaces one node's agent, and no other, by one of another pod template, as a rollout that stands still has."""
     where = (f"--namespace={SYSTEM}",)
-    template = {"spec": {"containers": [{"name": "agent", "image": image}]}}
-    patch = json.dumps({"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": None}, "template": template}})
-    plane.kubectl("patch", "daemonset", f"{RELEASE}-agent", *where, f"--patch={patch}")
+    values = {"updateStrategy": {"type": "OnDelete"}, "template": template}
+    patch = json.dumps([{"op": "replace", "path": f"/spec/{key}", "value": value} for key, value in values.items()])
+    plane.kubectl("patch", "daemonset", f"{RELEASE}-agent", *where, "--type=json", f"--patch={patch}")
     selector = "--selector=app.kubernetes.io/component=agent"
     plane.kubectl("delete", "pod", selector, f"--field-selector=spec.nodeName={node}", *where)
+    image = template["spec"]["containers"][0]["image"]
     until(lambda: image in images(plane) and len(pods(plane, "agent")) == testbed.NODES, SECONDS)
