@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
-from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, NodePressureStatus
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, NodePressureStatus, ProcessorPolicy
 from kubeballoon.core.memory.allocation import allocate_memory
-from kubeballoon.governance.core_inputs import memory_node
-from kubeballoon.governance.loaded_policy import load_memory_policy
+from kubeballoon.core.processors.allocation import allocate_processors
+from kubeballoon.governance.core_inputs import memory_node, processor_node
+from kubeballoon.governance.loaded_policy import load_memory_policy, load_processor_policy
 from kubeballoon.governance.report_bounds import SILENT_AFTER, as_last_held, lease_namespaces
 
 WRITTEN = datetime(2026, 6, 1, tzinfo=UTC)
@@ -62,3 +63,18 @@ def test_a_size_that_no_node_has_is_decided_by_without_an_overflow() -> None:
     assert decision.vm.size == 1 << 50
     assert decision.target is not None
     assert 0 <= decision.target <= decision.vm.size
+
+
+@pytest.mark.parametrize("figure", ["size", "online", "target"])
+def test_more_processors_than_any_node_has_are_decided_by_without_an_overflow(figure: str) -> None:
+    processors = {"size": 4, "online": 4, "target": 3, figure: 1 << 60}
+    vm = {"uid": "vm", "namespace": "shop", "name": "vm", "size": "1Gi", "overhead": "0", "processors": processors}
+    memory = dict.fromkeys(("total", "available", "other", "reserve"), "1Gi")
+    reported = {"observedAt": WRITTEN, "memory": memory, "processors": {"count": 1 << 60}, "virtualMachines": [vm]}
+    policy = load_processor_policy(
+        ProcessorPolicy.model_validate({"metadata": {"name": "all"}, "spec": {"selector": {}}})
+    )
+    translated = processor_node("n", NodePressureStatus.model_validate(reported), lambda _: policy)
+    assert translated is not None
+    (decision,) = allocate_processors(translated).decisions
+    assert decision.target is None or 1 <= decision.target <= decision.vm.size <= translated.count

@@ -11,7 +11,7 @@ from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryVM
 from kubeballoon.core.processors.model import ProcessorNode, ProcessorPressure, ProcessorVM
 from kubeballoon.governance.exclusion import memory_exclusion, processor_exclusion
 from kubeballoon.governance.loaded_policy import LoadedMemoryPolicy, LoadedProcessorPolicy
-from kubeballoon.governance.report_bounds import clamp_memory, clamp_to_size
+from kubeballoon.governance.report_bounds import clamp_memory, clamp_processors, clamp_to_size
 from kubeballoon.governance.targets_in_force import TargetInForce, memory_in_force, processors_in_force
 from kubeballoon.vocabulary import AgentAction
 
@@ -137,7 +137,7 @@ def processor_node(
         return None
     return ProcessorNode(
         name=name,
-        count=status.processors.count,
+        count=clamp_processors(status.processors.count),
         pressure=ProcessorPressure(status.processors.stall, status.processors.usage),
         vms=tuple(
             _processor_vm(report, governing(report), written.get(report.uid), node_released=released)
@@ -154,14 +154,15 @@ def _processor_vm(
     node_released: bool,
 ) -> ProcessorVM:
     processors = report.processors or ProcessorReport(size=1)  # a placeholder: such a VM is excluded in the next line
+    size = clamp_processors(processors.size)
     excluded = processor_exclusion(report, None if policy is None else policy.resource, node_released=node_released)
     in_force = processors_in_force(report, written)
     return ProcessorVM(
         uid=report.uid,
         name=f"{report.namespace}/{report.name}",
-        size=processors.size,
-        online=processors.online,
-        target=clamp_to_size(in_force.target, processors.size),
+        size=size,
+        online=clamp_to_size(processors.online, size),
+        target=clamp_to_size(in_force.target, size),
         excluded=None if excluded is None else excluded.message,
         dedicated=processors.reason is AgentReason.DEDICATED_CPU,
         responsive=processors.responsive,

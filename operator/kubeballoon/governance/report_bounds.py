@@ -11,6 +11,7 @@ from kubeballoon.core.units import GIB
 SILENT_AFTER = 180.0  # seconds: agents report, or say that their report holds, every 60, so three in a row are missing
 
 _MOST_MEMORY = GIB << 20  # bytes, 1 PiB: so the figures of a thousand VMs together do not overflow 64 bits
+_MOST_PROCESSORS = 8192  # the most that Linux can be built for on x86
 
 
 def lease_namespaces(nodes: Iterable[NodePressure]) -> set[str]:
@@ -46,3 +47,8 @@ def clamp_to_size(figure: int | None, size: int) -> int | None:
 def clamp_memory(size: int) -> int:
     """Clamp an amount of memory, bytes, to what a node could have: a report can say any number."""
     return min(size, _MOST_MEMORY)
+
+
+def clamp_processors(count: int) -> int:
+    """Clamp a number of processors to what a node could have: a report can say any number."""
+    return min(count, _MOST_PROCESSORS)
