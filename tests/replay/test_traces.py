@@ -78,8 +78,9 @@ def test_milliseconds_in_the_column_of_seconds_are_refused(tmp_path: Path, start
         ("a,b,c\n", ":1: no known header"),
         (SIMPLE + "1,2\n", ":2: only 2 of at least 3 columns"),
         (SIMPLE + "1,2,x\n", ":2: could not convert"),
-        (SIMPLE + "1,2,nan\n", ":2: time, size and use must be finite"),
-        (SIMPLE + "1,2,-3\n", ":2: time, size and use must be finite"),
+        (SIMPLE + "1,2,nan\n", ":2: time, size and use must be numbers from 0 to 2^50"),
+        (SIMPLE + "1,2,1e306\n", ":2: time, size and use must be numbers from 0 to 2^50"),
+        (SIMPLE + "1,2,-3\n", ":2: time, size and use must be numbers from 0 to 2^50"),
         (SIMPLE + "5,2,1\n4,2,1\n", ":3: time 4 does not come after 5"),
     ],
 )

@@ -34,6 +34,7 @@ BytesArray = npt.NDArray[np.int64]
 # than every ten seconds.
 _MILLISECOND_STEP = 10_000
 _MILLISECOND_EPOCH = 1e11  # 1973 in milliseconds, the year 5138 in seconds
+_MOST = 2.0**50  # of a time, size or use: 1 PiB in bytes, and in KiB still within 64 bits
 
 
 class TraceError(ValueError):
@@ -232,8 +233,8 @@ def _parse_rows(path: Path, lines: Iterable[list[str]], columns: Sequence[int]) 
             raise TraceError(f"{path}:{number}: only {len(fields)} of at least {max(columns) + 1} columns") from None
         except ValueError as error:
             raise TraceError(f"{path}:{number}: {error}") from None
-        if not all(0 <= value < math.inf for value in row):
-            raise TraceError(f"{path}:{number}: time, size and use must be finite and not negative")
+        if not all(0 <= value <= _MOST for value in row):
+            raise TraceError(f"{path}:{number}: time, size and use must be numbers from 0 to 2^50")
         if rows and row[0] < rows[-1][0]:
             raise TraceError(f"{path}:{number}: time {row[0]:.15g} does not come after {rows[-1][0]:.15g}")
         if rows and row[0] == rows[-1][0]:
