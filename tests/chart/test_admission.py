@@ -20,7 +20,7 @@ from hack.testbed.chart import NAMESPACE, RELEASE, agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from hack.testbed.lab import GuestSpec, vmi_object
 from kubeballoon.cluster import paths
-from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, is_allowed, set_taints
+from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, is_allowed, migration_rights, set_taints
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -484,19 +484,8 @@ def test_an_agent_only_removes_our_taint_and_only_of_its_own_node(
 @pytest.fixture
 def migrating(enforcing: ControlPlane, namespace: str) -> Iterator[User]:
     """Whoever has the controller's token, with the rights of `migrations.enabled` and more."""
-    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "test-migrate"}}
-    resources = ["virtualmachineinstancemigrations", "virtualmachineinstancemigrations/status"]
-    rules = [{"apiGroups": ["kubevirt.io"], "resources": resources, "verbs": ["*"]}]
-    enforcing.apply({**head, "kind": "ClusterRole", "rules": rules})
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test-migrate"}
-    account = {"kind": "ServiceAccount", "name": f"{RELEASE}-controller", "namespace": NAMESPACE}
-    enforcing.apply({**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [account]})
-    user = f"system:serviceaccount:{NAMESPACE}:{RELEASE}-controller"
-    where = {"group": "kubevirt.io", "namespace": namespace}
-    until(partial(is_allowed, enforcing, user, "create", "virtualmachineinstancemigrations", **where))
-    kubeconfig = enforcing.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-controller")
-    yield User(enforcing, namespace, kubeconfig)
-    enforcing.kubectl("delete", "clusterrolebinding,clusterrole", "test-migrate")
+    with migration_rights(enforcing, namespace) as kubeconfig:
+        yield User(enforcing, namespace, kubeconfig)
 
 
 def vm_migration(spec: Object | None = None, **metadata: Any) -> Object:

@@ -17,6 +17,7 @@ from kubeballoon.cluster.vm_migrations import (
     why_no_target,
     why_not_moved,
 )
+from tests.support.cluster import migration_rights
 
 TODAY = datetime(2026, 1, 1, tzinfo=UTC)
 LABELS = {"kubernetes.io/hostname": "b.example.com", "kubevirt.io/schedulable": "true"}
@@ -79,12 +80,14 @@ def test_a_vm_that_has_been_created_anew_is_not_moved_for_the_old_one() -> None:
 async def test_a_migration_is_made_to_one_node_and_a_field_that_kubevirt_does_not_know_is_refused(
     installed: ControlPlane, namespace: str
 ) -> None:
-    async with await ApiClient.connect("test", installed.kubeconfig) as cluster:
-        created = await create_migration(cluster, f"{namespace}/vm", TARGET, "because")
-        assert created["spec"] == {"vmiName": "vm", "addedNodeSelector": {"kubernetes.io/hostname": "b.example.com"}}
-        found = read_migration(created)
-        assert found is not None
-        assert (found.vm, found.target, found.ended, found.ours) == (f"{namespace}/vm", "b", False, True)
-        unknown = {**created, "metadata": {"generateName": "x-"}, "spec": {"vmiName": "vm", "selectorOfTomorrow": {}}}
-        with pytest.raises(ApiError, match="selectorOfTomorrow"):
-            await cluster.create(paths.migrations(namespace), unknown, strict=True)
+    with migration_rights(installed, namespace) as kubeconfig:
+        async with await ApiClient.connect("test", kubeconfig) as cluster:
+            created = await create_migration(cluster, f"{namespace}/vm", TARGET, "because")
+            spec = {"vmiName": "vm", "addedNodeSelector": {"kubernetes.io/hostname": "b.example.com"}}
+            assert created["spec"] == spec
+            found = read_migration(created)
+            assert found is not None
+            assert (found.vm, found.target, found.ended, found.ours) == (f"{namespace}/vm", "b", False, True)
+            unknown = {**created, "metadata": {"generateName": "x-"}, "spec": {"vmiName": "vm", "fromTomorrow": {}}}
+            with pytest.raises(ApiError, match="fromTomorrow"):
+                await cluster.create(paths.migrations(namespace), unknown, strict=True)

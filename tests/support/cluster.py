@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from hack.testbed.chart import NAMESPACE, RELEASE
@@ -11,6 +14,7 @@ from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import GuestSpec, vmi_object
 from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
 from kubeballoon.api.quantity import parse_quantity
+from tests.support.waiting import until
 
 MIB = 1 << 20
 Object = dict[str, Any]
@@ -80,6 +84,23 @@ def is_allowed(plane: ControlPlane, user: str, verb: str, kind: str, **where: st
     }
     answer = plane.kubectl("create", "--output=json", "--filename=-", stdin=json.dumps(review))
     return bool(json.loads(answer)["status"]["allowed"])
+
+
+@contextmanager
+def migration_rights(plane: ControlPlane, namespace: str) -> Iterator[Path]:
+    """Give the controller's account all rights on migrations of KubeVirt's, and yield a kubeconfig with its token."""
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "test-migrate"}}
+    resources = ["virtualmachineinstancemigrations", "virtualmachineinstancemigrations/status"]
+    rules = [{"apiGroups": ["kubevirt.io"], "resources": resources, "verbs": ["*"]}]
+    plane.apply({**head, "kind": "ClusterRole", "rules": rules})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test-migrate"}
+    account = {"kind": "ServiceAccount", "name": f"{RELEASE}-controller", "namespace": NAMESPACE}
+    plane.apply({**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [account]})
+    user = f"system:serviceaccount:{NAMESPACE}:{RELEASE}-controller"
+    where = {"group": "kubevirt.io", "namespace": namespace}
+    until(lambda: is_allowed(plane, user, "create", "virtualmachineinstancemigrations", **where))
+    yield plane.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-controller")
+    plane.kubectl("delete", "clusterrolebinding,clusterrole", "test-migrate")
 
 
 _LIMITS = {
