@@ -62,6 +62,17 @@ def test_the_target_with_the_most_room_is_chosen_and_keeps_what_its_own_vms_need
 
 def test_nothing_is_moved_from_a_node_that_is_short_for_a_moment() -> None:
     assert moves(short(vm("a", 12), seconds=299), calm(capacity=20)) == []
+    assert moves(short(vm("a", 12), seconds=300), calm(capacity=20)) == [("a", "short", "calm")]
+
+
+def test_a_vm_that_no_node_has_room_for_keeps_smaller_ones_from_no_node() -> None:
+    node = short(vm("huge", 6), vm("a", 3), vm("b", 3), vm("c", 3))
+    assert moves(node, calm("one", 3), calm("other", 3)) == [("a", "short", "one"), ("b", "short", "other")]
+
+
+def test_a_node_that_cannot_be_mended_keeps_no_other_from_being_mended() -> None:
+    hopeless, other = short(vm("a", 50), name="hopeless"), short(vm("x", 6), vm("y", 6), name="other")
+    assert moves(hopeless, other, calm()) == [("x", "other", "calm")]
 
 
 def test_no_node_is_both_source_and_target() -> None:
