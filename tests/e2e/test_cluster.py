@@ -154,14 +154,21 @@ def test_an_inflated_balloon_migrates_to_the_other_node_and_its_agent_goes_on(
 def test_kubectl_balloon_tells_what_happened(plane: ControlPlane, squeezed: tuple[VM, VM], policy: str) -> None:
     vm = squeezed[0]
     until(lambda: condition(plane, policy, "Ready").get("status") == "True", SECONDS)
-    explained = balloon(plane, "explain", vm.name, f"--namespace={NAMESPACE}")
-    assert policy in explained
+
+    def explained() -> str:
+        return balloon(plane, "explain", vm.name, f"--namespace={NAMESPACE}")
+
+    until(lambda: policy in explained(), SECONDS, explained)
     assert "node-1" in balloon(plane, "top", "nodes")
     lease = get(plane, "lease", "kubeballoon-controller", f"--namespace={SYSTEM}")
     assert lease["spec"]["holderIdentity"].rpartition("_")[0] in pods(plane, "controller")
     of_vm = f"--field-selector=involvedObject.kind=VirtualMachineInstance,involvedObject.name={vm.name}"
-    events = get(plane, "events", f"--namespace={NAMESPACE}", of_vm)["items"]
-    assert "kubeballoon.io/controller" in {event.get("reportingComponent") for event in events}
+
+    def reporters() -> set[str]:
+        events = get(plane, "events", f"--namespace={NAMESPACE}", of_vm)["items"]
+        return {event.get("reportingComponent", "") for event in events}
+
+    until(lambda: "kubeballoon.io/controller" in reporters(), SECONDS, reporters)  # events have a queue of their own
 
 
 def test_metrics_of_the_pods_tell_what_was_reclaimed_and_of_one_leader(
@@ -175,12 +182,13 @@ def test_metrics_of_the_pods_tell_what_was_reclaimed_and_of_one_leader(
         return value("agent", "kubeballoon_vm_memory_bytes", namespace=NAMESPACE, policy=policy, kind=kind)
 
     size = sum(vm.memory for vm in squeezed)
-    assert left("size") == size
+    # Each is awaited: an agent names a VM's policy from its next look on, the controller counts at the next report.
+    until(lambda: left("size") == size, SECONDS, lambda: left("size"))
     until(lambda: size - left("actual") > LEAST, SECONDS, lambda: left("actual"))
     node = squeezed[0].node()
     until(lambda: value("controller", "kubeballoon_node_reclaimed_bytes", node=node) > LEAST, SECONDS)
-    assert value("controller", "kubeballoon_policy_virtual_machines", policy=policy) == len(squeezed)
-    assert value("controller", "kubeballoon_leader") == 1.0  # the other's is 0
+    until(lambda: value("controller", "kubeballoon_policy_virtual_machines", policy=policy) == len(squeezed), SECONDS)
+    until(lambda: value("controller", "kubeballoon_leader") == 1.0, SECONDS)  # the other's is 0
 
 
 def samples(plane: ControlPlane, part: str, metric: str) -> list[Sample]:
