@@ -110,6 +110,8 @@ def test_of_several_migrations_as_many_begin_as_the_limits_allow() -> None:
     assert len(moves(node, target)) == 2
     assert len(moves(node, target, terms=replace(TERMS, at_once_per_node=2, at_once=1))) == 1
     assert len(moves(replace(node, outgoing=2), target)) == 1
+    assert len(moves(node, replace(target, incoming=2))) == 1
+    assert moves(node, replace(target, incoming=3)) == []
     default = MigrationTerms()
     assert len(moves(node, target, terms=default)) == 1, "the next begins when this one has ended"
     other = short(vm("x", 6), vm("y", 6), name="other")
