@@ -21,10 +21,11 @@ from hack.mutate.mutants import Mutant
 
 _TESTS = ("tests/core", "tests/replay")
 _EXCEPT = "not tools"  # what starts other programs says nothing about the core, and takes long
+_EXAMPLES = f"{_EXCEPT} and not hypothesis"
 _LEFT_OUT = (".*", "build", "dist", "__pycache__", "docs", "node_modules")
 _MEMORY = 8 << 20  # KiB of address space for the tests of a mutant, which may ask for any amount
 # A mutant never ends, and so is noticed, if its tests use more of a processor than both of these:
-_LONGER = 5  # times what the tests use without a mutant
+_LONGER = 5  # times what the same tests use without a mutant
 _LEAST_SECONDS = 60.0  # seconds
 _WAITS_SECONDS = 3600.0  # by the clock, for tests that wait for ever; long, because a busy machine is slow, too
 
@@ -40,37 +41,33 @@ class Copy:
     Attributes:
         root: the directory of the copy.
         seed: hypothesis's seed, so that every mutant meets the same examples.
-        seconds: processor time after which a test run counts as one that never ends.
+        seconds: processor time after which a run of all tests counts as one that never ends.
+        examples_seconds: the same for a run of the plain examples.
     """
 
     root: Path
     seed: int
     seconds: float = 900.0
+    examples_seconds: float = 900.0
     _running: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def made(cls, project: Path, root: Path, seed: int) -> Self:
-        """Copy the project as it is, and run the tests once.
+        """Copy the project as it is, and run its tests without a mutant.
 
         Raises:
             BaselineError: the tests fail.
         """
         shutil.copytree(project, root, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         copy = cls(root, seed)
-        before = _used_seconds()
-        # Only this run writes compiled files: Python could mistake a mutant's for the unchanged file's, or the reverse.
-        with tempfile.TemporaryFile("w+") as output:
-            if not copy._passes(copy._tests(), {"PYTHONDONTWRITEBYTECODE": ""}, output=output):
-                output.seek(0)
-                end = output.read().strip().splitlines()[-3:]
-                raise BaselineError("\n".join(["the tests fail without any mutant:", *end]))
-        copy.seconds = max(_LEAST_SECONDS, _LONGER * (_used_seconds() - before))
+        copy.seconds = _limit(copy._baseline(copy._tests()))
+        copy.examples_seconds = _limit(copy._baseline(copy._tests()[:1], _EXAMPLES))
         return copy
 
     def again(self, root: Path) -> Copy:
         """Make another copy of the project from this one."""
         shutil.copytree(self.root, root)
-        return Copy(root, self.seed, self.seconds)
+        return Copy(root, self.seed, self.seconds, self.examples_seconds)
 
     def survives(self, mutant: Mutant) -> bool:
         """Whether all tests pass with the mutant.
@@ -86,7 +83,7 @@ class Copy:
             own = own_tests(
                 path, (found for tests in self._tests() for found in (self.root / tests).rglob("test_*.py"))
             )
-            examples = self._passes(self._tests()[:1], marked=f"{_EXCEPT} and not hypothesis")
+            examples = self._passes(self._tests()[:1], marked=_EXAMPLES, seconds=self.examples_seconds)
             return examples and all(self._passes(tests) for tests in (own, self._tests()) if tests)
         finally:
             path.write_text(original)
@@ -102,16 +99,33 @@ class Copy:
     def _tests(self) -> list[str]:
         return [tests for tests in _TESTS if (self.root / tests).is_dir()]
 
+    def _baseline(self, tests: list[str], marked: str = _EXCEPT) -> float:
+        """Run tests without a mutant, and return the processor time that they use, seconds.
+
+        Raises:
+            BaselineError: the tests fail.
+        """
+        before = _used_seconds()
+        # Only these runs write compiled files: Python could take a mutant's for the unchanged file's, or the reverse.
+        with tempfile.TemporaryFile("w+") as output:
+            if not self._passes(tests, {"PYTHONDONTWRITEBYTECODE": ""}, marked, output=output):
+                output.seek(0)
+                end = output.read().strip().splitlines()[-3:]
+                raise BaselineError("\n".join(["the tests fail without any mutant:", *end]))
+        return _used_seconds() - before
+
     def _passes(
         self,
         tests: list[str],
         more: dict[str, str] | None = None,
         marked: str = _EXCEPT,
+        *,
+        seconds: float | None = None,
         output: TextIO | int = subprocess.DEVNULL,
     ) -> bool:
         options = ("--exitfirst", "--quiet", f"--hypothesis-seed={self.seed}", "-m", marked)
         plugins = ("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "hack.mutate.no_shrinking")
-        limited = ("sh", "-c", f'ulimit -v {_MEMORY}; ulimit -t {self.seconds:.0f}; exec "$@"', "-")
+        limited = ("sh", "-c", f'ulimit -v {_MEMORY}; ulimit -t {seconds or self.seconds:.0f}; exec "$@"', "-")
         # The tests start kubeballoon's commands, too: these must be the copy's.
         paths = os.pathsep.join((str(self.root / "operator"), str(self.root)))
         self._running = subprocess.Popen(
@@ -143,6 +157,11 @@ def own_tests(path: Path, tests: Iterable[Path]) -> list[str]:
     candidates = sorted(tests)
     own = [test for test in candidates if test.stem in (f"test_{path.stem}", f"test_{package}_{path.stem}")]
     return [str(test) for test in own or candidates if own or test.stem.startswith(f"test_{package}_")]
+
+
+def _limit(used: float) -> float:
+    """Return the processor time, seconds, after which tests that used so much without a mutant count as endless."""
+    return max(_LEAST_SECONDS, _LONGER * used)
 
 
 def _used_seconds() -> float:
