@@ -25,6 +25,7 @@ from kubeballoon.controller.policy_status import policy_status
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.controller.wait_times import DEFAULT_TIMING
+from kubeballoon.core.memory.model import COOL_DOWN
 from kubeballoon.governance.core_inputs import memory_vm, processor_node
 from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.governance.report_bounds import SILENT_AFTER
@@ -289,6 +290,38 @@ async def test_a_target_that_fell_rests_on_its_node_and_rises_at_once_on_another
     await controller.rounds.run(node)
     written = [body["metadata"]["annotations"][MEMORY_TARGET] for body in cluster.bodies[before:]]
     assert [parse_quantity(target) for target in written if target != fallen] == rise
+
+
+async def test_a_node_is_due_again_soon_while_a_target_waits_for_its_cool_down() -> None:
+    controller = Controller(recorder=FakeRecorder())
+    size = 512 * MIB
+    targets = {"u0": 300 * MIB, "u1": 500 * MIB}
+
+    async def decide(version: int, need: int) -> None:
+        """Run a round with the balloons where the targets are; the first VM needs so much."""
+        body = report(TODAY, vms=2, version=version, policy="all", min=str(size // 4))
+        for guest in body["status"]["virtualMachines"]:
+            guest |= {"target": str(targets[guest["uid"]]), "actual": str(targets[guest["uid"]])}
+        body["status"]["virtualMachines"][0]["need"] = str(need)
+        body["status"]["memory"]["available"] = str(400 * MIB)
+        controller.state.put_node(body, controller.clock())
+        before = len(controller.cluster.bodies)
+        await controller.rounds.run("n")
+        for written in controller.cluster.bodies[before:]:
+            target = written["metadata"]["annotations"].get(MEMORY_TARGET, "")
+            targets[written["metadata"]["uid"]] = parse_quantity(target)
+
+    await decide(1, need=400 * MIB)
+    await decide(2, need=400 * MIB)  # the other VM has given it meanwhile
+    risen = targets["u0"]
+    assert risen > 400 * MIB
+    await decide(3, need=100 * MIB)
+    await decide(4, need=100 * MIB)
+    assert targets["u0"] == risen
+    assert not controller.rounds.results["n"].rests
+    controller.clock.now += COOL_DOWN
+    await decide(5, need=100 * MIB)
+    assert targets["u0"] < risen
 
 
 async def test_processors_that_cannot_come_back_are_not_requested_for_ever() -> None:

@@ -196,7 +196,9 @@ class RoundRunner:
         changes = self._changes(name, reports, plans, before)
         result.unwritten = set(changes)
         result.failures = await self._apply_all(name, reports, changes, result)
-        result.rests = not changes and status.state is NodeState.AMPLE and all(map(_rests, plans.values()))
+        result.rests = (
+            not changes and status.state is NodeState.AMPLE and all(self._rests(plan) for plan in plans.values())
+        )
         now = self._clock()
         reported_at = now - self._state.seconds_since_heard(name, now)
         result.misreported = self._misreported.persistent(name, status.virtual_machines, reported_at, now)
@@ -208,6 +210,15 @@ class RoundRunner:
                 await self._post_plan_events(
                     pressure, store.policy_type, reports, before.plans.get(plural), plans[plural]
                 )
+
+    def _rests(self, plan: AnyPlan) -> bool:
+        """Whether nothing of a plan is due at a later time."""
+        if plan.shortfall:
+            return False
+        if isinstance(plan, ProcessorPlan):  # cool-downs end
+            return all(each.target in (None, each.vm.size) for each in plan.decisions)
+        passing = any(each.reason in _PASSING_REASONS and not each.vm.observed for each in plan.decisions)
+        return not passing and not any(_cools_down(each, self._state.cool_down) for each in plan.decisions)
 
     def _decide(self, name: str, status: NodePressureStatus) -> dict[str, AnyPlan]:
         now = self._clock()
@@ -411,13 +422,11 @@ def _request(store: PolicyStore[Any, Any], decision: AnyDecision) -> VMRequest |
 _PASSING_REASONS = (DecisionReason.WAITING, DecisionReason.WITHHOLDING, DecisionReason.STEADY)
 
 
-def _rests(plan: AnyPlan) -> bool:
-    """Whether nothing of a plan is due at a later time."""
-    if plan.shortfall:
-        return False
-    if isinstance(plan, ProcessorPlan):  # cool-downs end
-        return all(each.target in (None, each.vm.size) for each in plan.decisions)
-    return not any(each.reason in _PASSING_REASONS and not each.vm.observed for each in plan.decisions)
+def _cools_down(decision: MemoryDecision, cool_down: float) -> bool:
+    """Whether a target may only wait for the end of its cool-down to become what the VM is entitled to."""
+    change = decision.vm.last_change
+    waits = decision.target not in (None, decision.entitlement)
+    return waits and change is not None and change.age < cool_down
 
 
 _RECLAIMED_REASONS = (DecisionReason.RECLAIMED, DecisionReason.AT_MINIMUM)
