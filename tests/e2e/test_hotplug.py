@@ -10,7 +10,7 @@ import pytest
 from hack.testbed.controlplane import ControlPlane
 from kubeballoon.api.quantity import parse_quantity
 from tests.e2e.conftest import SECONDS, created
-from tests.support.cluster import MIB, controller_annotations, memory_policy, processor_policy
+from tests.support.cluster import MIB, Object, controller_annotations, memory_policy, processor_policy
 from tests.support.kubevirt import BOOT_SECONDS, NAMESPACE, VM
 from tests.support.waiting import until
 
@@ -41,11 +41,17 @@ def online(vm: VM) -> int:
     return int(vm.run("grep -c ^processor /proc/cpuinfo"))
 
 
+def processors(vm: VM) -> Object:
+    """What its node's agent reports of a VM's processors; empty before the first report."""
+    found: Object = vm.report().get("processors", {})
+    return found
+
+
 @pytest.mark.usefixtures("one_processor")
 @pytest.mark.parametrize("one_processor", ["GuestAgent"], indirect=True)
 def test_a_processor_is_taken_offline_by_the_guest_agent_and_given_back(plane: ControlPlane, wide: VM) -> None:
     until(lambda: online(wide) == 1, SECONDS, wide.report)
-    until(lambda: wide.report()["processors"].get("online") == 1, SECONDS, wide.report)
+    until(lambda: processors(wide).get("online") == 1, SECONDS, wide.report)
     plane.kubectl("delete", "cpupol", "e2e")
     until(lambda: online(wide) == 2, SECONDS, wide.report)
     until(lambda: "processor-target" not in controller_annotations(plane, NAMESPACE, wide.name), SECONDS)
@@ -59,13 +65,13 @@ def test_a_processor_is_unplugged_and_there_again_at_the_latest_when_the_vm_is_r
     until(lambda: online(wide) == 1, SECONDS, wide.report)
     plane.kubectl("delete", "cpupol", "e2e")
     # Emulated, QEMU does not tell libvirt of it, which then has no processor to plug in again.
-    until(lambda: online(wide) == 2 or wide.report()["processors"].get("reason") == "UnplugLost", SECONDS, wide.report)
+    until(lambda: online(wide) == 2 or processors(wide).get("reason") == "UnplugLost", SECONDS, wide.report)
     before = wide.uid()
     wide.ask("restart", "virtualmachines")
     until(lambda: wide.is_started_anew(before), BOOT_SECONDS)
     wide.wait()
     assert online(wide) == 2
-    until(lambda: wide.report().get("processors", {}).get("online") == 2, SECONDS, wide.report)
+    until(lambda: processors(wide).get("online") == 2, SECONDS, wide.report)
 
 
 def change(vm: VM, domain: dict[str, object]) -> None:
@@ -76,9 +82,9 @@ def change(vm: VM, domain: dict[str, object]) -> None:
 
 def test_a_vm_that_is_given_a_processor_is_reported_with_it(wide: VM) -> None:
     instance = wide.uid()
-    assert wide.report()["processors"]["size"] == 2
+    until(lambda: processors(wide).get("size") == 2, SECONDS, wide.report)
     change(wide, {"cpu": {"sockets": 3}})
-    until(lambda: wide.report().get("processors", {}).get("size") == 3, BOOT_SECONDS, wide.report)
+    until(lambda: processors(wide).get("size") == 3, BOOT_SECONDS, wide.report)
     assert wide.uid() == instance
 
 

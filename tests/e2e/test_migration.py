@@ -8,7 +8,7 @@ import pytest
 
 from hack.testbed.controlplane import ControlPlane
 from tests.e2e.conftest import LEAST, SECONDS, created, reclaimed, whole
-from tests.support.cluster import get
+from tests.support.cluster import Object, get
 from tests.support.kubevirt import BOOT_SECONDS, NAMESPACE, VM, begin_migration, migrate
 from tests.support.waiting import until
 
@@ -62,8 +62,12 @@ def test_a_migration_that_is_aborted_leaves_the_vm_where_it_was_and_its_balloon_
     assert vm.actual() == held < vm.memory
     plane.kubectl("delete", migration, f"--namespace={NAMESPACE}", seconds=SECONDS)
     until(lambda: whole(vm), SECONDS, vm.report)
-    state = vm.instance()["status"]["migrationState"]
-    assert (vm.node(), state["failed"], state["abortStatus"]) == (before, True, "Succeeded")
+
+    def ended() -> tuple[str, bool | None, str | None]:
+        state = vm.instance()["status"]["migrationState"]
+        return vm.node(), state.get("failed"), state.get("abortStatus")
+
+    until(lambda: ended() == (before, True, "Succeeded"), SECONDS, ended)
 
 
 def test_a_node_is_drained_and_its_vms_give_memory_on_the_other(plane: ControlPlane, squeezed: tuple[VM, VM]) -> None:
@@ -75,8 +79,12 @@ def test_a_node_is_drained_and_its_vms_give_memory_on_the_other(plane: ControlPl
         assert [vm.uid() for vm in squeezed] == instances
         until(lambda: reclaimed(squeezed) > LEAST, SECONDS, lambda: reclaimed(squeezed))
         until(lambda: [vm.report().get("reason") for vm in squeezed] == [None, None], SECONDS)
-        listed = get(plane, "nodepressure", before)["status"].get("virtualMachines", [])
-        assert listed == []
+
+        def left() -> list[Object]:
+            listed: list[Object] = get(plane, "nodepressure", before)["status"].get("virtualMachines", [])
+            return listed
+
+        until(lambda: left() == [], SECONDS, left)
     finally:
         plane.kubectl("uncordon", before)
     for vm in squeezed:
