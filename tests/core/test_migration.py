@@ -9,6 +9,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
 from kubeballoon.core.migration import (
     MigratableVM,
     Migration,
@@ -16,6 +17,7 @@ from kubeballoon.core.migration import (
     MigrationTerms,
     MigrationUnderWay,
     choose_migrations,
+    migration_node,
     with_migrations_under_way,
 )
 from kubeballoon.vocabulary import NodeState
@@ -248,3 +250,22 @@ def test_a_vm_that_has_rested_just_long_enough_counts_among_those_that_may_be_mo
     node = short(replace(vm("a", 8), moved_for=3600), vm("b", 8), vm("c", 8))
     plan = choose_migrations([node, calm(capacity=9)], TERMS)
     assert "as many of its 3 VMs" in plan.unmended["short"]
+
+
+def test_a_node_has_for_vms_what_others_do_not_use_and_what_is_not_kept_free() -> None:
+    policy = MemoryTerms("p", minimum=Amount(percent=50), headroom=Amount(0))
+    vms = (
+        MemoryVM("1", "a", 8 * GIB, 5 * GIB, overhead=GIB, need=6 * GIB, policy=policy),
+        MemoryVM("2", "b", 8 * GIB, 5 * GIB, need=6 * GIB, policy=policy, responsive=False),
+        MemoryVM("3", "c", 8 * GIB, 5 * GIB, need=6 * GIB),
+        MemoryVM("4", "d", 8 * GIB, 5 * GIB, need=6 * GIB, policy=policy, pooled=True),
+    )
+    node = migration_node(MemoryNode("n", 32 * GIB, 2 * GIB, other=3 * GIB, reserve=GIB, vms=vms), 60, {"1": "no"})
+    assert (node.capacity, node.contended_for, node.accepts) == (28 * GIB, 60, True)
+    assert node.vms == (
+        MigratableVM("1", "a", 7 * GIB, 6 * GIB, "no"),
+        MigratableVM("2", "b", 8 * GIB, 5 * GIB, "its agent cannot move its memory now"),
+        MigratableVM("3", "c", 8 * GIB, 5 * GIB, None),
+    )
+    beyond = MemoryNode("n", 4 * GIB, 0, other=4 * GIB, reserve=GIB, vms=())
+    assert migration_node(beyond).capacity == 0
