@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -234,15 +235,43 @@ def _selecting(key: str, value: str) -> Object:
     return {"virtualMachineSelector": {"matchLabels": {key: value}}}
 
 
-async def test_a_vm_that_cannot_be_read_is_left_alone_and_hides_no_other(proc: Path) -> None:
-    strange = vmi("strange")
-    strange["spec"]["domain"]["memory"] = {"guest": "much"}
+@pytest.mark.parametrize("guest", ["much", "9" * 4000, "-5", 10**30], ids=["words", "digits", "negative", "absurd"])
+async def test_a_vm_whose_object_cannot_be_read_is_named_and_left_alone_and_hides_no_other(
+    proc: Path, guest: object
+) -> None:
+    strange = vmi("strange", memory_target="512Mi", memory_min="256Mi", policy="all")
+    strange["spec"]["domain"]["memory"] = {"guest": guest}
     thousandths = vmi("thousandths")
     thousandths["spec"]["domain"]["memory"] = {"guest": f"{SIZE * 1000 - 1}m"}
-    api = cluster(strange, thousandths)
-    async with running(api, proc, strange=FakeMemoryControl(), thousandths=FakeMemoryControl()):
+    api, control = cluster(strange, thousandths, policies=[memory_policy("all")]), FakeMemoryControl()
+    async with running(api, proc, strange=control, thousandths=FakeMemoryControl()):
         await until(lambda: api.vm("thousandths").get("need"))
-    assert [vm["name"] for vm in api.reports[-1]["virtualMachines"]] == ["thousandths"]
+    report = api.vm("strange")
+    assert (report["reason"], report["eligible"], report["responsive"]) == ("BadReport", False, False)
+    assert report["message"].startswith("its object cannot be read, so it is left alone: ")
+    assert len(report["message"]) < 400
+    assert control.requests == []
+    # The process of each VM holds 700 MiB. The one that can be read has no more than its size of them as its own.
+    memory = {name: parse_quantity(figure) for name, figure in api.reports[-1]["memory"].items()}
+    assert memory["other"] == memory["total"] - memory["available"] - 700 * MIB, "what it holds is used by others"
+
+
+async def test_a_vm_whose_object_cannot_be_read_any_more_has_its_memory_back_until_it_can(proc: Path) -> None:
+    governed = vmi(memory_target="512Mi", memory_min="256Mi", policy="all")
+    api = cluster(governed, policies=[memory_policy("all")], namespaces=[namespace()])
+    control = FakeMemoryControl(SIZE)
+    async with running(api, proc, vm=control):
+        await until(lambda: control.actual == SIZE // 2)
+        strange = copy.deepcopy(governed)
+        strange["metadata"]["resourceVersion"] = "2"
+        strange["spec"]["domain"]["memory"] = {"guest": "9" * 4000}
+        api.happen(paths.INSTANCES, strange)
+        await until(lambda: control.actual == SIZE)
+        await until(lambda: api.vm("vm").get("reason") == "BadReport")
+        assert (api.vm("vm")["size"], api.vm("vm")["eligible"]) == ("1Gi", False)
+        assert [vm["name"] for vm in api.reports[-1]["virtualMachines"]] == ["vm"]
+        api.happen(paths.INSTANCES, governed | {"metadata": governed["metadata"] | {"resourceVersion": "3"}})
+        await until(lambda: control.actual == SIZE // 2 and "reason" not in api.vm("vm"))
 
 
 async def test_absurd_requests_are_reported_within_the_vm_s_size(proc: Path) -> None:

@@ -27,7 +27,7 @@ def test_the_reference_lists_no_other_reason() -> None:
 
 WITHOUT_CONSEQUENCE = {
     *("Unknown", "Hugepages", "DedicatedCPU", "Realtime", "NUMAPassthrough", "VFIO", "MemoryLocked", "LaunchSecurity"),
-    *("Guaranteed", "BadRequest", "InternalError", "NoDriver", "StatisticsStale", "BalloonIneffective", "BadReport"),
+    *("Guaranteed", "BadRequest", "InternalError", "NoDriver", "StatisticsStale", "BalloonIneffective"),
     *("GuestProgramAbsent", "UnplugLost", "UnplugRefused", "NotRemovable", "NotOfflinable"),
 }
 """The reasons from which nothing follows but the agent's action."""
@@ -38,6 +38,7 @@ def test_of_each_reason_it_is_decided_what_follows_from_it_besides_the_agent_s_a
         reason.value
         for reason in AgentReason
         if not (reason.connection_lost or reason.no_reclaim_method or reason.is_passing)
+        and not reason.is_offence
         and not (reason.guest_agent_answers or (reason.processors_stay and reason.processors is not AgentAction.HOLDS))
     }
     assert plain == WITHOUT_CONSEQUENCE, "add the new reason to the properties that hold for it, else to this set"

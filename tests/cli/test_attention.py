@@ -8,6 +8,7 @@ import pytest
 
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure
 from kubeballoon.cli.cluster_view import ClusterView
+from kubeballoon.cli.explain import explain
 from kubeballoon.cli.status import attention
 from kubeballoon.governance.loaded_policy import load_memory_policy
 from kubeballoon.vocabulary import NodeState
@@ -77,3 +78,22 @@ def test_a_migration_that_would_mend_a_contended_node_is_named() -> None:
     assert found[-1] == "node full: by memory, it would help to migrate shop/full-0 to empty"
     alone = attention(ClusterView((policy,), (), {}, (full,), now))
     assert any("no migration mends it" in line for line in alone)
+
+
+def test_vms_whose_guests_launchers_or_objects_are_to_be_looked_into_are_named_once_by_status_and_by_explain() -> None:
+    now = datetime.now(UTC)
+    body = reporting("n", now, "1Gi", "1Gi", "1Gi").model_dump(by_alias=True, mode="json")
+    unreadable, garbled, liar = body["status"]["virtualMachines"]
+    for field in ("actual", "need", "presentNeed"):
+        del unreadable[field]
+    unreadable |= {"size": "0", "eligible": False, "responsive": False, "reason": "BadReport", "message": "no number"}
+    garbled |= {"responsive": False, "reason": "DaemonGarbled"}
+    liar["processors"] = {"size": 2, "reason": "GuestAgentGarbled", "responsive": False}
+    view = ClusterView((), (), {}, (NodePressure.model_validate(body),), now)
+    assert [line for line in attention(view) if "n-" in line] == [
+        "VMs to be looked into (BadReport: its figures do not fit into a report): shop/n-0",
+        "VMs to be looked into (DaemonGarbled: its libvirt daemon's answer cannot be understood): shop/n-1",
+        "VMs to be looked into (GuestAgentGarbled: its guest agent's answer cannot be understood): shop/n-2",
+    ]
+    explained = explain(view, next(vm for vm in view.reported_vms() if vm.full_name == "shop/n-0"))
+    assert (explained.problem, explained.size) == ("no number", 0)

@@ -14,6 +14,7 @@ import pytest
 
 from kubeballoon.api.names import MEMORY_MIN, MEMORY_TARGET, POLICY, PROCESSOR_TARGET, REASON
 from kubeballoon.api.quantity import parse_quantity
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster.client import ApiError, InvalidError, NotFoundError
 from kubeballoon.cluster.events import EventRecorder, EventResult, ObjectReference
@@ -375,6 +376,20 @@ async def test_a_driver_that_does_not_follow_is_warned_of_and_a_migration_is_not
     assert [event for _, event, _, warning in recorder.posted if warning] == warned
     (counts,) = count_policies(controller.state, controller.state.memory).values()
     assert counts.vms.unresponsive == (["shop/vm-0"] if warned else [])
+
+
+async def test_a_vm_that_is_named_for_what_it_says_has_an_event_from_its_first_report_on_and_once() -> None:
+    recorder = FakeRecorder()
+    controller = Controller(recorder=recorder)
+    unreadable = {"reason": "BadReport", "message": "its object cannot be read", "eligible": False, "size": "0"}
+    garbled = {"size": 2, "reason": "GuestAgentGarbled", "responsive": False}
+    steps: list[dict[str, Any]] = [unreadable, unreadable, {"processors": garbled}, {}, unreadable]
+    for version, fields in enumerate(steps, start=1):
+        controller.state.put_node(report(TODAY, version=version, **fields), controller.clock())
+        await controller.rounds.run("n")
+    named = ("VirtualMachineInstance/vm-0", "BadReport", "its object cannot be read", True)
+    agent = ("VirtualMachineInstance/vm-0", "GuestAgentGarbled", AgentReason.GUEST_AGENT_GARBLED.meaning, True)
+    assert [event for event in recorder.posted if event[1] in list(AgentReason)] == [named, agent, named]
 
 
 async def test_a_node_s_change_of_state_is_posted_as_an_event() -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import copy
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from kubeballoon.agent.vm.guest_program_client import parse_status
 from kubeballoon.agent.vm.guest_worker import GuestWorker
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
-from kubeballoon.agent.vm.vmi import Instance, read_instance
+from kubeballoon.agent.vm.vmi import Instance, UnreadableVM, read_running
 from kubeballoon.agent.vm_problem import Problem
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressureStatus
@@ -200,27 +201,28 @@ def places_below(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-def reported(vm: Instance) -> NodePressureStatus:
-    """Compose the report of a node with this VM, which cannot be reached."""
-    worker = MemoryWorker(vm, FakeHypervisor({}), AgentSettings(Path("/pods"), 60.0, 1), lambda: None)
-    worker.view = MemoryView(problem=Problem.of(AgentReason.UNREACHABLE))
-    guest_worker = GuestWorker(vm, FakeHypervisor({}), Path("/pods"), lambda: None)
+def reported(*vms: Instance, unreadable: Iterable[UnreadableVM]) -> NodePressureStatus:
+    """Compose the report of a node with these VMs, which cannot be reached, and those that cannot be read."""
+    workers = []
+    for vm in vms:
+        worker = MemoryWorker(vm, FakeHypervisor({}), AgentSettings(Path("/pods"), 60.0, 1), lambda: None)
+        worker.view = MemoryView(problem=Problem.of(AgentReason.UNREACHABLE))
+        workers.append((worker, GuestWorker(vm, FakeHypervisor({}), Path("/pods"), lambda: None)))
     node = NodeObservation(
         HostMemory(1 << 34, 1 << 33, MemoryStall()), NodeState.AMPLE, NodeLimits(StateThresholds(4, 3, 2, 1), reserve=4)
     )
-    return compose(node, [(worker, guest_worker)], [], datetime.now(UTC))
+    return compose(node, workers, [], datetime.now(UTC), unreadable=unreadable)
 
 
 @given(objects())
-def test_any_object_of_a_vm_is_read_and_reported_or_refused(vmi: dict[str, Any]) -> None:
-    try:
-        vm = read_instance(vmi, "here")
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        return  # what the agent takes for a VM that it cannot read
-    assert vm is not None
-    wire = json.dumps(reported(vm).to_wire(), allow_nan=False)
+def test_any_object_of_a_vm_is_read_and_reported_or_named(vmi: dict[str, Any]) -> None:
+    running, unreadable = read_running([vmi], "here", 100, {})
+    wire = json.dumps(reported(*running.values(), unreadable=unreadable.values()).to_wire(), allow_nan=False)
     assert len(wire) < 20000
     (report,) = NodePressureStatus.model_validate_json(wire).virtual_machines
     assert 0 <= report.size < 1 << 63
+    if unreadable:
+        assert (report.reason, report.eligible, report.size) == (AgentReason.BAD_REPORT, False, 0)
+        return
     assert report.processors is not None
     assert 0 <= report.processors.size < 1 << 31

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from hack.testbed.hostile.launchers import RunningAgent, running
+from hack.testbed.hostile.metronome import Ticks
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
 from kubeballoon.api.quantity import parse_quantity
 from tests.hostile.test_launchers import ROOT
@@ -104,3 +105,4 @@ def test_meanwhile_the_honest_guest_follows_and_the_agent_stays_small(node: Node
     values = yaml.safe_load((ROOT / "charts/kubeballoon/values.yaml").read_text())
     assert look["peak"] < parse_quantity(values["agent"]["resources"]["limits"]["memory"])
     assert look["threads"] < 3 * len(look["vms"]) + 10
+    assert not Ticks(**look["ticks"]).held

@@ -5,7 +5,8 @@ usage: python -m hack.testbed.hostile.agent_process PODS NEEDY NAME[=POD] ...
 Each NAME is a VM of 1 GiB and two processors, of which it is to use one, whose pod has the uid POD, or else "pod-NAME".
 Half of its memory is requested of the VM named NEEDY, which may be empty, under a policy that governs all. The node has
 enough for all. Until its input ends, the agent prints twice a second, as JSON: the last report of each VM, when each
-was last sampled, for how long its event loop was held at most, and what the process uses.
+was last sampled, for how long its event loop was held at most, how far that and a process beside it have counted, and
+what the process uses.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import resource
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hack.testbed.fake_cluster import FakeCluster, Object, cluster, namespace, vmi
+from hack.testbed.hostile.metronome import Metronome
 from kubeballoon.agent.agent import Agent
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from kubeballoon.agent.node.memory import HostMemoryReader
@@ -61,11 +63,12 @@ async def main(pods: str, needy: str, *vms: str) -> None:
     working = asyncio.create_task(agent.run())
     watching = asyncio.create_task(measure_holds(held))
     over = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-    while not over.done():
-        await asyncio.wait({working, watching, over}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-        await asyncio.to_thread(write_out, describe(api, agent, held[0]))
+    with Metronome(Path(pods).with_name("metronome")) as metronome:
+        while not over.done():
+            await asyncio.wait({working, watching, over}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+            await asyncio.to_thread(write_out, describe(api, agent, held[0], metronome))
     os._exit(0)  # a call to a daemon may hang in a thread
 
 
@@ -103,7 +106,7 @@ def _waited_for_processor() -> float:
     return int(waited) / 1e9
 
 
-def describe(api: FakeCluster, agent: Agent, held: float) -> str:
+def describe(api: FakeCluster, agent: Agent, held: float, metronome: Metronome) -> str:
     """Write, as JSON, what is seen from outside."""
     collected = (sample for metric in agent.metrics.registry.collect() for sample in metric.samples)
     sampled = {
@@ -116,6 +119,7 @@ def describe(api: FakeCluster, agent: Agent, held: float) -> str:
         "memory": api.reports[-1]["memory"] if api.reports else {},
         "sampled": sampled,
         "held": held,
+        "ticks": asdict(metronome.ticks),
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
         "threads": threading.active_count(),
         "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),

@@ -27,21 +27,25 @@ def _domain(memory: object, devices: str = "", before: str = "") -> dict[str, An
     }
 
 
-LIES: dict[str, tuple[dict[str, Any], str | None]] = {
+LIES: dict[str, tuple[dict[str, Any], str]] = {
     "broken": ({"xml": "<domain"}, "DaemonGarbled"),
     "oops": (_domain("oops"), "DaemonGarbled"),
     "digits": (_domain("9" * 4000), "DaemonGarbled"),
     "entities": (_domain("&a;" * 20000, before=f"<!DOCTYPE d [<!ENTITY a '{'1' * 30000}'>]>"), "DaemonGarbled"),
     "deep": (_domain("<a>" * 30000), "DaemonGarbled"),
-    "exbibyte": ({**_domain(1, _DEVICE.format(_KIB_OF_AN_EXBIBYTE)), "memory": 1}, None),
+    "exbibyte": ({**_domain(1, _DEVICE.format(_KIB_OF_AN_EXBIBYTE)), "memory": 1}, "ImplausibleFigures"),
     "exbibyte-twice": (
         {
             **_domain(_KIB_OF_AN_EXBIBYTE + 1048576, _DEVICE.format(_KIB_OF_AN_EXBIBYTE)),
             "memory": _KIB_OF_AN_EXBIBYTE + 1048576,
         },
-        None,
+        "ImplausibleFigures",
     ),
-    "huge-figures": ({"memory": (1 << 64) - 1, "statistics": dict.fromkeys("0123456789", (1 << 64) - 1)}, None),
+    "huge-figures": (
+        {"memory": (1 << 64) - 1, "statistics": dict.fromkeys("0123456789", (1 << 64) - 1)},
+        "ImplausibleFigures",
+    ),
+    "hundred-gibibytes": (_domain(100 << 20) | {"memory": 100 << 20}, "ImplausibleFigures"),  # its object says one
     "mute": ({"mode": "mute"}, "Hung"),
     "short": ({"mode": "short"}, "Hung"),
     "drip": ({"mode": "drip"}, "Hung"),
@@ -56,7 +60,8 @@ NEEDY = "needy"
 """An honest VM that is left half of its memory by request, and works with nearly all of that."""
 _NEEDS = {"6": 524288, "7": 524288, "8": 1000, "5": 1000000, "4": 500}  # KiB
 ABSENT = "absent"  # the VM in whose pod no daemon listens
-LINKED = "linked"  # the VM whose socket is a link to the honest one's
+LINKS = {"linked": "the honest one's socket", "linked-nowhere": "nowhere", "linked-overlong": "x" * 4000}
+"""What links stand for in place of sockets, by the names of their VMs."""
 
 
 def _brackets(count: int) -> str:
@@ -137,11 +142,12 @@ def node_of_liars(pods: Path) -> Iterator[RunningAgent]:
     """Run an agent inside the context, whose VMs' pods are below ``pods``: an honest VM, and all that lie."""
     liars = {name: lies for name, (lies, _) in LIES.items()}
     liars |= {name: {"agent": answer} for name, answer in LIARS_ANSWERS.items()}
-    names = [HONEST, NEEDY, LINKED, ABSENT, *liars]
+    names = [HONEST, NEEDY, ABSENT, *LINKS, *liars]
     sockets = {name: pods / f"pod-{name}" / RUNTIME / "virtqemud-sock" for name in names}
     for each in sockets.values():
         each.parent.mkdir(parents=True)
-    sockets[LINKED].symlink_to(sockets[HONEST])
+    for name, target in LINKS.items():
+        sockets[name].symlink_to(sockets[HONEST] if name == "linked" else target)
     honest = daemons(pods / "honest.json", {str(sockets[HONEST]): {}, str(sockets[NEEDY]): {"statistics": _NEEDS}})
     lying = daemons(pods / "lying.json", {str(sockets[name]): lies for name, lies in liars.items()})
     with running(honest, lying) as started:

@@ -31,11 +31,11 @@ from kubeballoon.agent.settings import AgentSettings, NodeSettings
 from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import KnownPolicies, PolicyReader
-from kubeballoon.agent.vm.vmi import Instance, read_instance, read_overcommit
+from kubeballoon.agent.vm.vmi import Instance, UnreadableVM, read_overcommit, read_running
 from kubeballoon.api.meta import Condition
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, NodeProcessors
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient, ApiError, Object
+from kubeballoon.cluster.client import ApiClient, ApiError
 from kubeballoon.core.memory.node_state import next_state
 from kubeballoon.vocabulary import NodeState
 
@@ -86,7 +86,7 @@ class Agent:
         self._restored: NodePressureStatus | None = None  # the last report of an earlier agent
         self._restored_until = 0.0  # when that report last held, seconds of the wall clock
         self._objects_changed = True  # whether VMs or policies changed since they were last read
-        self._unreadable_vms: set[str] = set()
+        self._unreadable_vms: dict[str, UnreadableVM] = {}  # by the VM's uid
         self._matched = False  # whether workers were started for all VMs once: until then nothing is reported
         self._wake_guard = asyncio.Event()
         self._wake_reporter = asyncio.Event()
@@ -221,8 +221,7 @@ class Agent:
         known = self._watches.policies
         policies = self._policy_reader.read(known.objects()) if known.synced.is_set() else KnownPolicies()
         self._selected_by = selector_keys([*known.objects(), *self._watches.processor_policies.objects()])
-        instances = (self._read_vm(vmi) for vmi in self._watches.vms.objects())
-        running = {vm.uid: vm for vm in instances if vm is not None}
+        running = self._read_vms()
         self._namespace_labels = self._watches.labels({vm.namespace for vm in running.values()})
         backings = {uid: policies.backing(vm, self._namespace_labels.get(vm.namespace)) for uid, vm in running.items()}
         self._guest_workers.match(running, [uid for uid, vm in running.items() if backings[uid].governs(vm)])
@@ -249,18 +248,16 @@ class Agent:
             if vm.uid in self._memory_workers:
                 self._memory_workers[vm.uid][0].restore(vm, self._restored_until)
 
-    def _read_vm(self, vmi: Object) -> Instance | None:
-        """Read a VM; None if it does not run here, or cannot be read and counts as memory that others use."""
-        name = "{namespace}/{name}".format_map(vmi["metadata"])
-        try:
-            vm = read_instance(vmi, self._node, self._overcommit)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            if name not in self._unreadable_vms:
-                _log.error("%s cannot be read, and is left alone: %r", name, error, extra={"vm": name})
-            self._unreadable_vms.add(name)
-            return None
-        self._unreadable_vms.discard(name)
-        return vm
+    def _read_vms(self) -> dict[str, Instance]:
+        """Read the VMs that run here, by uid; log once those that cannot be read."""
+        before = {uid: worker.instance for uid, (worker, _) in self._memory_workers.items()}
+        running, unreadable = read_running(self._watches.vms.objects(), self._node, self._overcommit, before)
+        for uid in unreadable.keys() - self._unreadable_vms.keys():
+            vm = unreadable[uid]
+            name = f"{vm.namespace}/{vm.name}"
+            _log.error("%s cannot be read, and is left alone: %s", name, vm.why, extra={"vm": name})
+        self._unreadable_vms = unreadable
+        return running
 
     def _start_worker(self, vm: Instance) -> None:
         guest_worker = self._guest_workers.find(vm.uid)
@@ -346,7 +343,9 @@ class Agent:
         node = NodeObservation(
             memory, self._state, finder.limits(memory), self._processors, finder.report(memory), self._node_labels
         )
-        return compose(node, self._workers(), self._conditions, datetime.now(UTC), self._selected_by)
+        # One that could be read before has a worker, which reports it.
+        unreadable = [vm for uid, vm in self._unreadable_vms.items() if uid not in self._memory_workers]
+        return compose(node, self._workers(), self._conditions, datetime.now(UTC), self._selected_by, unreadable)
 
     def _workers(self) -> list[tuple[MemoryWorker, GuestWorker | None]]:
         return [(worker, self._guest_workers.find(uid)) for uid, (worker, _) in self._memory_workers.items()]

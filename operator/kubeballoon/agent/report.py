@@ -12,7 +12,7 @@ from kubeballoon.agent.reported_labels import ReportedLabels, bound_labels
 from kubeballoon.agent.vm.guest_worker import GuestWorker
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
-from kubeballoon.agent.vm.vmi import Instance
+from kubeballoon.agent.vm.vmi import Instance, UnreadableVM
 from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, Status, set_conditions
 from kubeballoon.api.names import LONGEST_NAME
@@ -32,7 +32,7 @@ from kubeballoon.core.memory.demand import GuestStatistics
 from kubeballoon.core.memory.node_state import NodeLimits
 from kubeballoon.governance.report_bounds import clamp_to_size
 from kubeballoon.governance.targets_in_force import memory_in_force
-from kubeballoon.vocabulary import NodeState, ReclaimMethod
+from kubeballoon.vocabulary import Migratability, NodeState, ReclaimMethod
 
 _LARGEST_COUNT = (1 << 63) - 1  # the largest number that an API server takes; a guest's driver may report more
 
@@ -64,6 +64,7 @@ def compose(
     conditions: Iterable[Condition],
     now: datetime,
     selected_by: Collection[str] = frozenset(),
+    unreadable: Iterable[UnreadableVM] = (),
 ) -> NodePressureStatus:
     """Compose a report.
 
@@ -73,13 +74,15 @@ def compose(
         conditions: those of the last report.
         now: the time of the report.
         selected_by: the keys of labels by which policies select VMs.
+        unreadable: the VMs that have no worker because their objects cannot be read.
     """
     # A VM of which nothing is known is left out: its memory counts already as memory that others use.
     known = [each for each in workers if each[0].view.known]
     for worker, _ in known:
         worker.read_resident()
     bounded = [bound_labels(worker.instance.labels, selected_by, len(known)) for worker, _ in known]
-    vms = sorted(map(_vm_report, *zip(*known, strict=True), bounded), key=lambda vm: vm.uid) if known else []
+    readable = map(_vm_report, *zip(*known, strict=True), bounded) if known else ()
+    vms = sorted([*readable, *map(_unreadable_report, unreadable)], key=lambda vm: vm.uid)
     held = sum(map(_held_by_process, vms))
     memory, stall = node.memory, node.memory.stall
     return NodePressureStatus(
@@ -204,6 +207,26 @@ def _bad_report(
         message=_shorten(f"what the agent sees of it does not fit into a report: {' '.join(why.split())}"),
         owner_excluded=vm.owner_excluded,
         migratability=vm.migratability,
+    )
+
+
+def _unreadable_report(vm: UnreadableVM) -> VirtualMachineReport:
+    """Name a VM whose object cannot be read.
+
+    It has no size, so that it claims nothing of the node. What its process holds counts as memory that others use.
+    """
+    reason, message = vm.problem
+    return VirtualMachineReport(
+        uid=vm.uid,
+        namespace=vm.namespace,
+        name=vm.name,
+        labels_cut=True,
+        size=0,
+        eligible=False,
+        responsive=False,
+        reason=reason,
+        message=_shorten(message),
+        migratability=Migratability.NOT_MIGRATABLE,
     )
 
 

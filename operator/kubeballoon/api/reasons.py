@@ -54,6 +54,22 @@ class AgentReason(StrEnum):
         )
 
     @property
+    def is_offence(self) -> bool:
+        """Whether a guest, launcher or object that is honest hardly causes it: administrators are told of the VM."""
+        return self in (
+            AgentReason.SOCKET_REFUSED,
+            AgentReason.DAEMON_GARBLED,
+            AgentReason.GUEST_AGENT_GARBLED,
+            AgentReason.IMPLAUSIBLE_FIGURES,
+            AgentReason.BAD_REPORT,
+        )
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether a VM may follow requests all the same: its driver is there, or was a moment ago."""
+        return self in (AgentReason.STATISTICS_STALE, AgentReason.IMPLAUSIBLE_FIGURES)
+
+    @property
     def no_reclaim_method(self) -> bool:
         """Whether the VM has neither a balloon nor a guest that can run the guest program: it cannot be ballooned."""
         return self in (AgentReason.NO_BALLOON, AgentReason.GUEST_UNSUPPORTED)
@@ -131,6 +147,12 @@ class AgentReason(StrEnum):
         _RETURNS_ALL,
         _FOLLOWS,
         "its balloon takes memory from the guest and frees none on the node",
+    )
+    IMPLAUSIBLE_FIGURES = (
+        "ImplausibleFigures",
+        _FOLLOWS,
+        _FOLLOWS,
+        "its launcher or guest claims more memory than it can have; no more than its size counts",
     )
     BAD_REPORT = "BadReport", _FOLLOWS, _FOLLOWS, "its figures do not fit into a report"
 

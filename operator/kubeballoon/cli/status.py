@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from kubeballoon.api.conditions import ConditionType
 from kubeballoon.api.meta import ApiModel, Condition, Status
 from kubeballoon.api.names import CONTROLLER_LEASE, UNINSTALLER_PREFIX
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import (
     MemoryPolicy,
     NodePolicy,
@@ -31,6 +32,7 @@ from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.core.formatting import counted, human, listed
 from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.governance.node_policies import LoadedNodePolicy
+from kubeballoon.governance.offences import find_offence
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.governance.vm_counts import CountedVM, VMCounts, count_vms
 from kubeballoon.vocabulary import Mode, NodeState
@@ -270,6 +272,7 @@ def attention(view: ClusterView) -> Iterator[str]:
     yield from _node_problems(view)
     yield from _policy_problems(view)
     yield from _name_unresponsive_vms(view)
+    yield from _name_offenders(view)
     yield from _name_vms("VMs whose guests do not follow requests for processors", view, _processors_are_unresponsive)
 
 
@@ -292,14 +295,28 @@ def _name_vms(title: str, view: ClusterView, condition: Callable[[VirtualMachine
 
 
 def _name_unresponsive_vms(view: ClusterView) -> Iterator[str]:
-    """Name the VMs that do not follow, a line for each thing that agents found wrong, the most frequent first."""
+    """Name the VMs that do not follow, a line for each thing that agents found wrong, the most frequent first.
+
+    Those that _name_offenders names are left out.
+    """
     by_words: dict[str, list[str]] = {}
     for vm in view.reported_vms():
-        if _memory_is_unresponsive(vm.report):
+        if _memory_is_unresponsive(vm.report) and find_offence(vm.report) is None:
             by_words.setdefault(agent_words(vm.report) or "", []).append(vm.full_name)
     for words, names in sorted(by_words.items(), key=lambda each: (-len(each[1]), each[0])):
         because = f" ({words})" if words else ""
         yield f"VMs that do not follow requests, or cannot be reached{because}: {listed(names)}"
+
+
+def _name_offenders(view: ClusterView) -> Iterator[str]:
+    """Name the VMs whose guests, launchers or objects are to be looked into, a line for each reason."""
+    by_reason: dict[AgentReason, list[str]] = {}
+    for vm in view.reported_vms():
+        offence = find_offence(vm.report)
+        if offence is not None:
+            by_reason.setdefault(offence.reason, []).append(vm.full_name)
+    for reason, names in sorted(by_reason.items()):
+        yield f"VMs to be looked into ({reason}: {reason.meaning}): {listed(names)}"
 
 
 def _advise(view: ClusterView, contended: Collection[str]) -> Iterator[str]:

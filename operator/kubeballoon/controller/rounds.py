@@ -6,12 +6,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
+from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus, VirtualMachineReport
 from kubeballoon.cluster.client import ApiClient, ApiError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
@@ -28,6 +29,7 @@ from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import ProcessorDecision, ProcessorPlan
+from kubeballoon.governance.offences import find_offence
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS, PolicyType
 from kubeballoon.governance.report_bounds import SILENT_AFTER
 from kubeballoon.governance.targets_in_force import VMRequest
@@ -50,6 +52,7 @@ class RoundResult:
         failures: one line for each patch that failed.
         unwritten: the uids of VMs on which something was to be written and was not.
         misreported: NAMESPACE/NAME of VMs that the node's agent goes on reporting although the node does not run them.
+        offences: the reasons for which VMs are named to administrators, by the VMs' uids.
         fault: why nothing could be decided or written, in one line; None if that was possible.
         rests: whether the next round would decide the same, however late it comes, unless something changes.
         ended_at: when the round ended, seconds of the runner's clock.
@@ -61,6 +64,7 @@ class RoundResult:
     failures: list[str] = field(default_factory=list)
     unwritten: set[str] = field(default_factory=set)
     misreported: list[str] = field(default_factory=list)
+    offences: Mapping[str, AgentReason] = field(default_factory=dict)
     fault: str | None = None
     rests: bool = False
     ended_at: float = -math.inf
@@ -168,7 +172,9 @@ class RoundRunner:
         before = self.results.get(name, RoundResult())
         if fault != before.fault:
             _log.error("%s", fault, exc_info=error, extra={"node": name})
-        self.results[name] = RoundResult(before.plans, before.state, unwritten=before.unwritten, fault=fault)
+        self.results[name] = RoundResult(
+            before.plans, before.state, unwritten=before.unwritten, offences=before.offences, fault=fault
+        )
 
     async def _run(self, name: str) -> None:
         """Run the steps of a round; a node that is gone is forgotten.
@@ -203,6 +209,7 @@ class RoundRunner:
         reported_at = now - self._state.seconds_since_heard(name, now)
         result.misreported = self._misreported.persistent(name, status.virtual_machines, reported_at, now)
         await self._post_misreported_event(pressure, before.misreported, result.misreported)
+        result.offences = await self._post_offence_events(name, status.virtual_machines, before.offences)
         await self._post_state_event(pressure, status, before.state)
         for store in self._state.stores:
             plural = store.policy_type.model.plural
@@ -337,6 +344,17 @@ class RoundRunner:
             await self.recorder.post(
                 _node_reference(node), ConditionReason.MISREPORTED, note, action="Allocate", warning=True
             )
+
+    async def _post_offence_events(
+        self, node: str, reports: Sequence[VirtualMachineReport], before: Mapping[str, AgentReason]
+    ) -> Mapping[str, AgentReason]:
+        """Post an event about each VM that has a reason now for which it is named; return these reasons, by uid."""
+        found = {report.uid: (report, offence) for report in reports if (offence := find_offence(report)) is not None}
+        for uid, (report, offence) in found.items():
+            if before.get(uid) is not offence.reason and self._may_post(node, report):
+                about = _vmi_reference(report)
+                await self.recorder.post(about, offence.reason, offence.message, action="Allocate", warning=True)
+        return {uid: offence.reason for uid, (_, offence) in found.items()}
 
     async def _post_state_event(self, node: NodePressure, status: NodePressureStatus, before: NodeState | None) -> None:
         """Post an event if a node's state has changed; the first state that is known is no change."""

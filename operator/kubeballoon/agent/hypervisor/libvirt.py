@@ -37,6 +37,7 @@ _SESSION = "qemu+unix:///session?socket={}"
 _SYSTEM = "qemu+unix:///system?socket={}"
 _XML_INTERVAL = 1.0  # seconds between two readings of a domain's XML for its memory: to parse it takes time
 _PROCESS_INTERVAL = 5.0  # seconds until a process that was not seen is looked for again, among all of the node's
+_AMOUNTS = ("actual", "usable", "unused", "available", "disk_caches")  # libvirt's names of memory that a guest has
 _LONGEST_MONITOR_ANSWER = 64 << 10  # characters
 _GUEST_QUEUE = "/guest"  # follows a pod's uid in the key of the second queue; no uid has a slash
 # libvirt tells time-outs and refusals of the guest agent by these from 11.2 on (virterror.h); the Python binding that
@@ -199,13 +200,16 @@ class LibvirtMemoryControl(_Connection):
             HypervisorError: the VM cannot be reached, or did not answer in time.
         """
         state, stats, resident = await self._call(self._read_memory)
+        bounded = {name: min(figure, LARGEST_KIB) for name, figure in stats.items()}
+        size = self._xml.boot + self._xml.plugged
         return DomainSample(
-            size=(self._xml.boot + self._xml.plugged) * _KIB,
+            size=size * _KIB,
             resident=resident,
             running=state == libvirt.VIR_DOMAIN_RUNNING,
             balloon=self._xml.balloon,
-            statistics=_statistics(stats, self._xml),
+            statistics=_statistics(bounded, self._xml),
             plugged=self._xml.plugged * _KIB,
+            claimed=max(size, *_claims(stats)) * _KIB,
         )
 
     def _read_memory(self, domain: Any) -> tuple[int, dict[str, int], int | None]:
@@ -215,8 +219,7 @@ class LibvirtMemoryControl(_Connection):
         if may_have_changed and time.monotonic() >= self._xml_due:
             self._xml = read_domain(domain.XMLDesc())
             self._xml_due = time.monotonic() + _XML_INTERVAL
-        stats = domain.memoryStats()
-        return state, {name: min(figure, LARGEST_KIB) for name, figure in stats.items()}, self._resident()
+        return state, domain.memoryStats(), self._resident()
 
     def _resident(self) -> int | None:
         """Read what the domain's process holds, bytes; what libvirt says of that is the launcher's word alone."""
@@ -400,6 +403,14 @@ def _statistics(stats: dict[str, int], xml: DomainXml) -> GuestStatistics:
         swap_out=size("swap_out"),
         major_faults=stats.get("major_fault"),
     )
+
+
+def _claims(stats: dict[str, int]) -> Iterator[int]:
+    """List how much memory a guest has or uses by each of its statistics, KiB, and counters that no guest reaches."""
+    yield 0
+    for name, figure in stats.items():
+        if name in _AMOUNTS or figure > LARGEST_KIB:
+            yield figure
 
 
 def _translate(error: libvirt.libvirtError, fault: str | None = None) -> HypervisorError:

@@ -128,6 +128,7 @@ class DomainSample:
         unanswered: the request to which the guest has not answered yet; None if nothing is waited for.
         spare: what the guest says it could still give; None if it says nothing of that.
         plugged: the part of ``size`` that was plugged in after the guest had booted.
+        claimed: the largest of the figures of memory that hypervisor and guest gave, before any was bounded.
     """
 
     size: int
@@ -141,6 +142,7 @@ class DomainSample:
     unanswered: int | None = None
     spare: int | None = None
     plugged: int = 0
+    claimed: int = 0
 
 
 class MemoryControl(Protocol):

@@ -262,7 +262,8 @@ class GuestProgram:
         statistics = GuestStatistics(
             actual=left, updated=self._status_dated, usable=status.available, actual_at_report=left
         )
-        return replace(sample, statistics=statistics, spare=status.spare)
+        claims = (self.status.locked, self.status.available, self.status.spare)
+        return replace(sample, statistics=statistics, spare=status.spare, claimed=max(real.claimed, *claims))
 
     def _unanswered(self, size: int) -> int | None:
         """Find the request to which the program has not answered; None if it has, or has had long enough."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from kubeballoon.agent.hypervisor.protocols import DomainSample
 from kubeballoon.agent.vm_problem import Problem
-from kubeballoon.api.reasons import AgentReason
 from kubeballoon.core.memory import demand, pacing
 from kubeballoon.core.memory.working_set import WorkingSetPace
 
@@ -41,9 +40,8 @@ class MemoryView:
 
     @property
     def responsive(self) -> bool:
-        """Whether the VM answers, and its driver follows requests; one that has only stopped reporting may follow."""
-        silent = self.problem is not None and self.problem.reason is AgentReason.STATISTICS_STALE
-        return (self.problem is None or silent) and self.pace.responsive
+        """Whether the VM answers, and its driver follows requests, or may follow them in spite of its problem."""
+        return (self.problem is None or self.problem.reason.may_follow) and self.pace.responsive
 
     @property
     def excess(self) -> int:

@@ -21,6 +21,7 @@ from kubeballoon.agent.hypervisor.protocols import DomainSample, Hypervisor, Mem
 from kubeballoon.agent.report_changes import view_changed
 from kubeballoon.agent.settings import AgentSettings
 from kubeballoon.agent.vm.guest_program_client import CHANGING
+from kubeballoon.agent.vm.implausible_figures import FigureCheck
 from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.need_estimator import NeedEstimator
 from kubeballoon.agent.vm.policy_backing import PolicyBacking
@@ -99,6 +100,7 @@ class MemoryWorker:
         self._wake = asyncio.Event()
         self._report_dates = 0.0, 0.0  # of the guest's last report: by the wall clock, and by the monotonic one
         self._estimator = NeedEstimator(settings.window)
+        self._figure_check = FigureCheck()
         self._ineffective = Backoff()  # until when a balloon that frees nothing is left empty
         self._announced = MemoryView()  # the view of which ``changed`` was last called
         self._pod: str | None = None
@@ -353,7 +355,8 @@ class MemoryWorker:
             self._ineffective = self._ineffective.succeeded()
 
     def _problem(self, sample: DomainSample, now: float) -> Problem | None:
-        """Find the first reason why the VM does not follow its request; None if it does."""
+        """Find the first reason why the VM does not follow its request, or is named; None if there is none."""
+        implausible = self._figure_check.check(self.instance, sample.claimed, now)
         if self.instance.fault is not None:
             return Problem(AgentReason.BAD_REQUEST, self.instance.fault)
         if sample.problem is not None:
@@ -375,7 +378,7 @@ class MemoryWorker:
                 AgentReason.STATISTICS_STALE,
                 "its driver has stopped reporting: nothing is asked of it until it does again",
             )
-        return None
+        return implausible  # the last one, for nothing else follows from it
 
     async def _fail(self, reason: AgentReason, message: str, unexpected: Exception | None = None) -> None:
         """Report a VM that cannot be reached, or about which the agent failed."""

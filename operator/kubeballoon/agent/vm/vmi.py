@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
 
 from kubeballoon.agent.foreign_text import one_line
 from kubeballoon.agent.vm_problem import Problem
@@ -79,6 +79,7 @@ class Instance:
     Attributes:
         pods: the uids of its launcher pods on this node.
         size: the memory of its spec, bytes; 0 where the spec does not say.
+        most: the most memory that it may come to have without a restart, bytes; 0 where its object does not say.
         pod_request: the memory that its pod requests for the guest, bytes; None if all of it.
         overhead: the memory that the VM needs beyond its guest's, bytes.
         target, minimum: what its annotations request and guarantee, bytes; None if they do not.
@@ -102,6 +103,7 @@ class Instance:
     pods: tuple[str, ...]
     size: int
     overhead: int
+    most: int = 0
     pod_request: int | None = None
     target: int | None = None
     minimum: int | None = None
@@ -131,6 +133,20 @@ class Instance:
     def obstacle(self) -> Problem | None:
         """Why the VM's memory does not follow its request, as far as the VM's object tells; None if it does."""
         return self.ineligibility or self.hold or self.return_all
+
+
+class UnreadableVM(NamedTuple):
+    """An UnreadableVM is a VM whose object cannot be read, and why that is so, as one line."""
+
+    uid: str
+    namespace: str
+    name: str
+    why: str
+
+    @property
+    def problem(self) -> Problem:
+        """What is reported of the VM."""
+        return Problem(AgentReason.BAD_REPORT, f"its object cannot be read, so it is left alone: {self.why}")
 
 
 @dataclass(slots=True)
@@ -195,6 +211,7 @@ def read_instance(vmi: Object, node: str, overcommit: int = _NO_OVERCOMMIT) -> I
         pods=tuple(sorted(pod for pod, pod_node in status.get("activePods", {}).items() if pod_node == node)),
         size=_size(vmi),
         overhead=_overhead(vmi),
+        most=_most(vmi),
         pod_request=_pod_request(vmi, overcommit),
         target=target,
         minimum=minimum,
@@ -210,6 +227,40 @@ def read_instance(vmi: Object, node: str, overcommit: int = _NO_OVERCOMMIT) -> I
         method=method or ReclaimMethod.AUTO,
         processors=_processor_request(vmi),
     )
+
+
+def read_running(
+    vmis: Iterable[Object], node: str, overcommit: int, before: Mapping[str, Instance]
+) -> tuple[dict[str, Instance], dict[str, UnreadableVM]]:
+    """Read the VMs that run on ``node``, and those whose objects cannot be read, both by their uids.
+
+    A VM that could be read before is among both: it is then as it was, but must not be ballooned.
+
+    Args:
+        vmis: the VMs' objects.
+        node: the node's name.
+        overcommit: KubeVirt's ``memoryOvercommit``, percent.
+        before: the VMs as they were last read, by their uids.
+    """
+    running: dict[str, Instance] = {}
+    unreadable: dict[str, UnreadableVM] = {}
+    for vmi in vmis:
+        metadata = vmi["metadata"]
+        uid = metadata["uid"]
+        try:
+            vm = read_instance(vmi, node, overcommit)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            found = UnreadableVM(uid, metadata["namespace"], metadata["name"], one_line(repr(error)))
+            unreadable[uid] = found
+            vm = _left_alone(before[uid], found.problem) if uid in before else None
+        if vm is not None:
+            running[uid] = vm
+    return running, unreadable
+
+
+def _left_alone(vm: Instance, problem: Problem) -> Instance:
+    processors = replace(vm.processors, ineligibility=problem)
+    return replace(vm, ineligibility=problem, processors=processors)
 
 
 def _processor_request(vmi: Object) -> InstanceProcessors:
@@ -359,6 +410,16 @@ def _has(status: Object, condition: str, value: str = "True") -> bool:
 def _size(vmi: Object) -> int:
     """Read the VM's memory in KubeVirt's own order: memory.guest, else the request, else the limit; else 0."""
     return _guest_memory(vmi) or _resources_memory(vmi) or 0
+
+
+def _most(vmi: Object) -> int:
+    """Read the most memory that a VM has or may come to have without a restart, in bytes; 0 where that is not said.
+
+    That is more than its spec says while its memory is resized, or where it was and a guest keeps what it lost.
+    """
+    memory, status = vmi.get("spec", {}).get("domain", {}).get("memory", {}), vmi.get("status", {}).get("memory", {})
+    others = (memory.get("maxGuest"), *(status.get(each) for each in ("guestAtBoot", "guestCurrent", "guestRequested")))
+    return max(_size(vmi), *(_quantity(each) or 0 for each in others))
 
 
 def _pod_request(vmi: Object, overcommit: int) -> int | None:

@@ -1,0 +1,107 @@
+"""Whether an event loop is held, judged by what it gets done while a process beside it does the same.
+
+usage: python -m hack.testbed.hostile.metronome FILE
+
+Both count to one more each 20 ms. A machine that is busy slows both; a loop that is held counts less than the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+INTERVAL = 0.02  # seconds between two counts
+_COUNT = struct.Struct("Q")
+_LONG = 200  # counts
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """Ticks are how far a loop, and the process beside it, have counted.
+
+    Attributes:
+        loop: how far the loop has counted.
+        beside: how far the process has counted.
+        longest_pause: how far the process counted at most between two counts of the loop.
+    """
+
+    loop: int = 0
+    beside: int = 0
+    longest_pause: int = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether the loop was held for long once, or was held most of the time.
+
+        A loop has more to do than to count, so a busy machine delays it more: where seven processes shared a processor
+        it still counted two fifths. 200 counts are four seconds of a machine that is not busy.
+        """
+        return 5 * self.loop < self.beside or self.longest_pause > _LONG
+
+
+class Metronome:
+    """A Metronome counts in its running event loop, and in a process beside it, while it is entered.
+
+    Attributes:
+        ticks: how far both have counted.
+    """
+
+    def __init__(self, file: Path) -> None:
+        """Let the process write its count into ``file``."""
+        self.ticks = Ticks()
+        self._file = file
+        self._process: subprocess.Popen[bytes] | None = None
+        self._counting: asyncio.Task[None] | None = None
+
+    def count_beside(self) -> int:
+        """Read how far the process has counted."""
+        (count,) = _COUNT.unpack(self._file.read_bytes())
+        return int(count)
+
+    def __enter__(self) -> Self:
+        """Begin to count."""
+        self._file.write_bytes(_COUNT.pack(0))
+        command = [sys.executable, "-m", "hack.testbed.hostile.metronome", str(self._file)]
+        self._process = subprocess.Popen(command, cwd=Path(__file__).parents[3], stdin=subprocess.PIPE)
+        self._counting = asyncio.create_task(self._count())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End both."""
+        if self._counting is not None:
+            self._counting.cancel()
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    async def _count(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            before, beside = self.ticks, self.count_beside()
+            self.ticks = Ticks(before.loop + 1, beside, max(before.longest_pause, beside - before.beside))
+
+
+def main(file: str) -> None:
+    """Count into a file until the parent has ended."""
+    parent = os.getppid()
+    with Path(file).open("r+b") as opened, mmap.mmap(opened.fileno(), _COUNT.size) as memory:
+        count = 0
+        while os.getppid() == parent:
+            time.sleep(INTERVAL)
+            count += 1
+            memory[:] = _COUNT.pack(count)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
