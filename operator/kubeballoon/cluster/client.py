@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,7 @@ class ApiClient:
         self._api.user_agent = field_manager
         self._field_manager = field_manager
         self._timeouts = timeouts
+        self._seconds_for_writes: Callable[[], float] | None = None
         self.namespace = namespace
         try:
             self._impersonation = tuple(impersonation.headers())
@@ -173,6 +174,10 @@ class ApiClient:
     async def close(self) -> None:
         """Close all connections."""
         await self._api.close()
+
+    def bound_writes(self, seconds_left: Callable[[], float]) -> None:
+        """Break off writes that are under way when ``seconds_left``, which may grow meanwhile, has come to 0."""
+        self._seconds_for_writes = seconds_left
 
     async def get(self, path: str, *, accept: str = JSON, **query: str) -> Object:
         """Read an object or a list, without contents if ``accept`` is OBJECT_METADATA_ONLY or METADATA_ONLY."""
@@ -288,8 +293,15 @@ class ApiClient:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Object:
+        answering = self._answer(method, path, query=query, body=body, content_type=content_type, accept=accept)
+        if method == "GET" or self._seconds_for_writes is None:
+            return await answering
+        return await _while_left(f"{method} {path}", answering, self._seconds_for_writes)
+
+    async def _answer(self, method: str, path: str, **options: Any) -> Object:
+        """Send a request, with the options that ``_open`` has, and return the JSON that answers it."""
         async with self._deadline(f"{method} {path}"):
-            response = await self._open(method, path, query=query, body=body, content_type=content_type, accept=accept)
+            response = await self._open(method, path, **options)
             text = await response.read()
         try:
             answer: Object = json.loads(text)
@@ -338,6 +350,22 @@ class ApiClient:
             raise UnreachableError(f"the API server broke off {request}: {unbroken(error)}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise UnreachableError(f"the API server cannot be reached: {unbroken(error)}") from error
+
+
+async def _while_left(
+    request: str, answering: Coroutine[Any, Any, Object], seconds_left: Callable[[], float]
+) -> Object:
+    """Await the answer to a write for as long as there are seconds left for it."""
+    answer = asyncio.ensure_future(answering)
+    try:
+        while not answer.done():
+            seconds = seconds_left()
+            if seconds <= 0:
+                raise UnreachableError(f"{request} was broken off: another replica may lead now")
+            await asyncio.wait({answer}, timeout=seconds)
+        return answer.result()
+    finally:
+        answer.cancel()
 
 
 async def _error(response: aiohttp.ClientResponse, method: str, path: str) -> ApiError:

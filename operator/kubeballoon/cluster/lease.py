@@ -87,6 +87,10 @@ class Lease:
         """Whether nobody else can hold the Lease now: it was renewed within RENEW_DEADLINE. Any thread may ask."""
         return self._clock() - self.renewed_at < RENEW_DEADLINE
 
+    def seconds_left(self) -> float:
+        """Return for how many seconds nobody else can hold the Lease, if it is not renewed; any thread may ask."""
+        return self.renewed_at + LEASE_DURATION - self._clock()
+
     async def keep(self) -> None:
         """Renew the Lease until another holds it.
 

@@ -66,6 +66,7 @@ class Replica:
         What goes beyond balloons is done as far as it is ``enabled``.
         """
         self._cluster = cluster
+        cluster.bound_writes(candidacy.lease.seconds_left)
         self._candidacy = candidacy
         self._cool_down = cool_down
         self._registry = registry
