@@ -56,6 +56,7 @@ class FakeCluster:
         self.stalls: list[str | None] = []
         self.homes: dict[str, str] = {}  # the nodes of VMs by uid, where they are others than those that report them
         self.refusal: ApiError | None = None  # raised for every status
+        self.unwritable: set[str] = set()  # uids of VMs on which no patch succeeds
 
     async def pages(self, path: str, *_: object, **__: object) -> AsyncIterator[Object]:
         """Read an empty list."""
@@ -84,6 +85,8 @@ class FakeCluster:
         self.clock.now += self.seconds
         tests = {each["path"]: each["value"] for each in operations if each["op"] == "test"}
         home = self.homes.get(tests["/metadata/uid"], tests["/status/nodeName"])
+        if tests["/metadata/uid"] in self.unwritable:
+            raise ApiError("refused")
         if tests["/status/nodeName"] != home:
             raise InvalidError("the server rejected our request due to an error in our request")
         annotations: dict[str, str | None] = {}
@@ -200,6 +203,49 @@ async def test_a_round_of_many_slow_patches_is_not_stalled_while_it_makes_progre
     assert controller.cluster.stalls == [None] * 20
     controller.clock.now += DEFAULT_TIMING.stalled_after + 1
     assert controller.scheduler.stalled() is not None
+
+
+def crowded_node(version: int = 1) -> Object:
+    """Report a full node with a VM that needs more, and one that has not used all that it was granted."""
+    busy = {"target": str(256 * MIB), "actual": str(256 * MIB), "need": str(300 * MIB)}
+    idle = {"target": str(400 * MIB), "actual": str(300 * MIB), "need": str(100 * MIB)}
+    body = report(TODAY, vms=2, version=version, policy="all", min=str(256 * MIB))
+    for vm, figures in zip(body["status"]["virtualMachines"], (busy, idle), strict=True):
+        vm.update(figures)
+    body["status"]["memory"] |= {"total": str(660 * MIB), "available": str(100 * MIB)}
+    return body
+
+
+def written_targets(cluster: FakeCluster) -> list[tuple[str, int]]:
+    return [
+        (each["metadata"]["uid"], parse_quantity(each["metadata"]["annotations"][MEMORY_TARGET]))
+        for each in cluster.bodies
+    ]
+
+
+async def test_a_target_is_lowered_before_another_rises_by_as_much() -> None:
+    controller = Controller()
+    controller.state.put_node(crowded_node(), controller.clock())
+    await controller.rounds.run("n")
+    (first, less), (second, more) = written_targets(controller.cluster)
+    assert (first, second) == ("u1", "u0")
+    assert less < 400 * MIB
+    assert more > 256 * MIB
+    assert 400 * MIB + more > 660 * MIB, "the order matters"
+    assert less + more <= 660 * MIB
+
+
+async def test_a_target_that_cannot_be_lowered_keeps_others_from_rising_by_as_much() -> None:
+    controller = Controller()
+    controller.cluster.unwritable = {"u1"}
+    controller.state.put_node(crowded_node(), controller.clock())
+    await controller.rounds.run("n")
+    assert written_targets(controller.cluster) == []
+    assert controller.rounds.results["n"].unwritten == {"u0", "u1"}
+    assert not controller.rounds.results["n"].rests
+    controller.cluster.unwritable.clear()
+    await controller.rounds.run("n")
+    assert [uid for uid, _ in written_targets(controller.cluster)] == ["u1", "u0"]
 
 
 @pytest.mark.parametrize("figure", ["target", "actual", "need", "emergencyTarget"])

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -103,6 +103,20 @@ class _RequestChange:
     before: VMRequest
     after: VMRequest
     message: str
+
+    def lowered_by(self, report: VirtualMachineReport) -> int:
+        """Return by how many bytes the memory that a VM may use falls; 0 if it does not."""
+        if self.store.policy_type is not MEMORY or self.after.target is None:
+            return 0
+        before = report.size if self.before.target is None else self.before.target
+        return max(0, before - self.after.target)
+
+    @property
+    def raised_by(self) -> int:
+        """By how many bytes the memory that a VM may use rises beyond its minimum; 0 if it does not."""
+        if self.store.policy_type is not MEMORY or self.after.target is None or self.before.target is None:
+            return 0
+        return max(0, self.after.target - max(self.before.target, self.after.minimum or 0))
 
 
 class RoundRunner:
@@ -275,6 +289,9 @@ class RoundRunner:
     ) -> list[str]:
         """Write changes on a node's VMs; return one line for each that failed.
 
+        Targets are lowered first, for others may rise by as much in the same round. Where one cannot be lowered, others
+        wait for the next round: together the targets would exceed the node's capacity.
+
         No more of them wait for their turn than can be written at once: another node's write never waits behind all
         that one node's report names.
         """
@@ -285,8 +302,15 @@ class RoundRunner:
             async with turns:
                 return await self._apply(node, reports[uid], of_vm, result, urgent=urgent)
 
-        failures = await asyncio.gather(*(apply(uid, of_vm) for uid, of_vm in changes.items()))
-        return [failure for failure in failures if failure is not None]
+        async def apply_these(uids: Iterable[str]) -> list[str]:
+            failures = await asyncio.gather(*(apply(uid, changes[uid]) for uid in uids))
+            return [failure for failure in failures if failure is not None]
+
+        lowered = {uid: sum(change.lowered_by(reports[uid]) for change in changes[uid]) for uid in changes}
+        failures = await apply_these(uid for uid in changes if lowered[uid])
+        missing = sum(lowered[uid] for uid in changes if uid in result.unwritten)
+        wait = set(_choose_to_wait(changes, missing))
+        return failures + await apply_these(uid for uid in changes if not lowered[uid] and uid not in wait)
 
     async def _apply(
         self,
@@ -406,6 +430,15 @@ class RoundRunner:
         if not refused_before:
             _log.warning("%s: too many events about its VMs, some are left out", node, extra={"node": node})
         return False
+
+
+def _choose_to_wait(changes: Mapping[str, list[_RequestChange]], missing: int) -> Iterator[str]:
+    """Choose VMs, by uid, whose targets are to rise by ``missing`` bytes or more together, as far as there are any."""
+    for uid, of_vm in changes.items():
+        raised = sum(change.raised_by for change in of_vm)
+        if missing > 0 and raised:
+            missing -= raised
+            yield uid
 
 
 def _node_reference(node: NodePressure) -> ObjectReference:
