@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from hack.testbed.fake_api_server import NAMESPACE, FakeApiServer, FakeVMI, refuse
+from hack.testbed.fake_api_server import NAMESPACE, FakeApiServer, FakeVMI, Write, refuse
 from hack.testbed.fleet import Fleet, policy, serve_fleet
 from kubeballoon.api.names import CONTROLLER_LEASE, MEMORY_MIN, MEMORY_TARGET
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.cluster import paths
-from kubeballoon.cluster.client import ApiClient
+from kubeballoon.cluster.client import ApiClient, Timeouts
 from kubeballoon.cluster.heartbeat import lease_name
 from kubeballoon.cluster.lease import Lease
 from kubeballoon.cluster.lease_thread import LeaseThread
@@ -27,25 +27,49 @@ from kubeballoon.controller.replica import Replica
 from kubeballoon.metrics import new_registry
 from tests.support.cluster import Object
 from tests.support.processes import Command
+from tests.support.proxy import Proxy
 from tests.support.waiting import soon
 
 SECONDS = 150.0  # as long as a process may take to start on a machine that is busy
 
 
 class Cluster:
-    """A fleet of ten nodes with three VMs each, and replicas of the controller."""
+    """A fleet of ten nodes with three VMs each, and replicas of the controller.
 
-    def __init__(self, server: FakeApiServer, fleet: Fleet, kubeconfig: Path) -> None:
-        self.server = server
+    Attributes:
+        faults: a line for each write by which a node's targets came to exceed its capacity although the VM had its
+            minimum, or by which a VM's target fell below its minimum.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.server = FakeApiServer(written=self._follow)
         self.fleet = fleet
-        self.kubeconfig = kubeconfig
+        self.kubeconfig = Path()
+        self.faults: list[str] = []
+
+    def _follow(self, write: Write) -> None:
+        """Let a VM follow a request, and check what must hold after each."""
+        node = self.fleet.home(write.vmi)
+        before = self.fleet.granted(node)
+        self.fleet.follow(write)
+        after, annotations = self.fleet.granted(node), self.server.vmis[write.vmi].annotations
+        if MEMORY_TARGET not in annotations:
+            return  # nothing is requested any more: the VM has all of its memory, whatever its node has
+        target, minimum = (parse_quantity(annotations[each]) for each in (MEMORY_TARGET, MEMORY_MIN))
+        if after > max(before, self.capacity(node)) and target > minimum:
+            self.faults.append(f"{node}: {after} bytes are granted of {self.capacity(node)}")
+        if target < minimum:
+            self.faults.append(f"{write.vmi}: {annotations} is less than the minimum")
 
     @asynccontextmanager
-    async def replica(self, identity: str) -> AsyncIterator[Replica]:
+    async def replica(self, identity: str, timeouts: Timeouts | None = None) -> AsyncIterator[Replica]:
         """Run a replica inside the context."""
 
         async def connect() -> ApiClient:
-            return await ApiClient.connect("test", self.kubeconfig)
+            client = await ApiClient.connect("test", self.kubeconfig)
+            if timeouts is not None:
+                client._timeouts = timeouts  # noqa: SLF001 - commands have no option for it
+            return client
 
         stop = asyncio.Event()
         async with (
@@ -91,27 +115,31 @@ class Cluster:
         body["metadata"]["generation"] = generation
         self.server.put(paths.MEMORY_POLICIES, body)
 
+    def capacity(self, node: str) -> int:
+        """What a node's guests may use together, bytes."""
+        status = self.fleet.bodies[node]["status"]
+        memory = {key: int(value) for key, value in status["memory"].items()}
+        overhead = sum(int(vm["overhead"]) for vm in status["virtualMachines"])
+        return memory["total"] - memory["other"] - memory["reserve"] - overhead
+
     def holds_what_must_hold(self) -> bool:
         """Whether on every node what VMs may use fits, and no VM is below its guaranteed minimum."""
-        for name, body in self.fleet.bodies.items():
-            memory = {key: int(value) for key, value in body["status"]["memory"].items()}
-            vms = body["status"]["virtualMachines"]
-            capacity = memory["total"] - memory["other"] - memory["reserve"] - sum(int(vm["overhead"]) for vm in vms)
-            if self.fleet.granted(name) > capacity:
-                return False
+        if any(self.fleet.granted(name) > self.capacity(name) for name in self.fleet.bodies):
+            return False
         annotations = [vmi.annotations for vmi in self.server.vmis.values() if MEMORY_TARGET in vmi.annotations]
         return all(parse_quantity(each[MEMORY_TARGET]) >= parse_quantity(each[MEMORY_MIN]) for each in annotations)
 
 
 @pytest.fixture
 async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
-    fleet = Fleet(nodes=10, vms=3, pooled=5, namespaces=3)
-    async with FakeApiServer(written=fleet.follow) as server:
-        serve_fleet(server, fleet)
+    cluster = Cluster(Fleet(nodes=10, vms=3, pooled=5, namespaces=3))
+    async with cluster.server as server:
+        serve_fleet(server, cluster.fleet)
         server.put(paths.MEMORY_POLICIES, policy("all", None))
-        kubeconfig = server.write_kubeconfig(tmp_path / "kubeconfig")
-        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))  # kopf reads it from nowhere else
-        yield Cluster(server, fleet, kubeconfig)
+        cluster.kubeconfig = server.write_kubeconfig(tmp_path / "kubeconfig")
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))  # kopf reads it from nowhere else
+        yield cluster
+    assert not cluster.faults
 
 
 async def test_a_replica_lists_the_nodes_once_and_requests_what_fits(cluster: Cluster) -> None:
@@ -278,4 +306,51 @@ async def test_agents_of_a_newer_version_are_decided_for_beside_older_ones(clust
         cluster.server.put(paths.NODE_PRESSURES, cluster.fleet.bodies[name])
     async with cluster.replica("first"):
         await soon(lambda: cluster.requested() == 30, SECONDS)
+        await soon(cluster.holds_what_must_hold, SECONDS)
+
+
+async def test_half_a_second_on_the_way_to_the_api_server_delays_decisions_and_nothing_else(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with Proxy(cluster.kubeconfig) as proxy:
+        proxy.delay = 0.5
+        async with cluster.replica("first") as replica:
+            await soon(lambda: cluster.requested() == 30, SECONDS)
+            written = len(cluster.server.writes)
+            cluster.set_headroom("60%", 2)
+            await soon(lambda: len(cluster.server.writes) > written, SECONDS)
+            await soon(cluster.holds_what_must_hold, SECONDS)
+            await soon(lambda: replica.ready() is None, SECONDS)
+    assert caplog.text.count("leading as first") == 1
+
+
+async def test_a_node_in_need_is_decided_for_although_all_connections_have_died_silently(cluster: Cluster) -> None:
+    async with (
+        Proxy(cluster.kubeconfig) as proxy,
+        cluster.replica("first", Timeouts(request=10.0, watch_silence=5.0)) as replica,
+    ):
+        await soon(lambda: cluster.requested() == 30 and cluster.fleet.settled, SECONDS)
+        proxy.freeze()
+        written, (node, *_) = len(cluster.server.writes), cluster.fleet.bodies
+
+        def helped() -> bool:
+            return any(cluster.fleet.home(write.vmi) == node for write in cluster.server.writes[written:])
+
+        cluster.fleet.run_short(node)
+        await soon(helped, SECONDS)
+        await soon(cluster.holds_what_must_hold, SECONDS)
+        await soon(lambda: replica.ready() is None, SECONDS)
+
+
+async def test_a_write_that_hangs_is_broken_off_before_another_replica_may_lead(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster.replica("first"):
+        await soon(lambda: cluster.requested() == 30 and cluster.fleet.settled, SECONDS)
+        cluster.server.latency = SECONDS
+        cluster.server.fault = lambda request: refuse(500, "away") if "/leases" in request.path else None
+        cluster.set_headroom("60%", 2)
+        await soon(lambda: "was broken off: another replica may lead now" in caplog.text, SECONDS)
+        cluster.server.latency, cluster.server.fault = 0.0, lambda _: None
         await soon(cluster.holds_what_must_hold, SECONDS)
