@@ -40,7 +40,7 @@ LIMITS: Mapping[str, tuple[Limit, ...]] = {
     # does nothing else.
     "crowded": (Limit("core_percent", 6.0), Limit("resident_mib", 150.0), Limit("threads", 100)),
     # A call of kubectl-balloon for 1,200 VMs, to `kubectl get -o json` of the same objects; and for 10,000.
-    "cli": (Limit("cpu_ratio", "allowed_ratio"), Limit("resident_mib", 120.0)),
+    "cli": (Limit("cpu_ratio", "allowed_ratio"), Limit("resident_mib", 100.0)),
     # From the time a node leaves Ample until it is Ample again: 1.5 times what libvirt alone takes, and a second.
     "reaction": (Limit("kubeballoon_seconds", "allowed_seconds"),),
     # What a report of 20 VMs costs the API server, in patches of a VMI.

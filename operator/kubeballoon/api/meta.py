@@ -24,6 +24,7 @@ from pydantic_core import CoreSchema
 from kubeballoon.api.names import RELEASE
 from kubeballoon.api.rules import Rule
 
+_NO_FIELDS: set[str] = set()
 LONGEST_MESSAGE = 1024  # characters: people read a condition's message; metav1 would allow 32768
 
 
@@ -37,6 +38,10 @@ class ApiModel(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore", defer_build=True
     )
+
+    def model_post_init(self, _: Any, /) -> None:
+        """Forget which fields were given: nobody asks, and it takes a third of the memory that VMs' reports take."""
+        object.__setattr__(self, "__pydantic_fields_set__", _NO_FIELDS)  # models are frozen
 
     def to_wire(self) -> dict[str, Any]:
         """Write the model as JSON values, without fields that are None."""
