@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
+from hack.testbed.controlplane.local import LocalControlPlane
 from tests.support.cluster import FakeNode, controller_annotations, get, memory_policy
 from tests.support.processes import LEAD_SECONDS, SYSTEM, Command, controller
 from tests.support.waiting import until
@@ -47,3 +48,27 @@ def test_when_the_leader_is_killed_the_other_replica_goes_on(
         until(lambda: leads(installed, other), LEAD_SECONDS)
         until(lambda: minimums() == {"300Mi"})
         assert "Traceback" not in other.output()
+
+
+def test_a_controller_goes_on_after_etcd_was_killed_and_came_back(
+    installed: ControlPlane, node: FakeNode, tmp_path: Path
+) -> None:
+    if not isinstance(installed, LocalControlPlane):
+        pytest.skip("the etcd of a cluster that is given is not ours to kill")
+
+    def minimums() -> set[str | None]:
+        return {controller_annotations(installed, node.namespace, name).get("memory-min") for name in node.vms}
+
+    for name in ("a", "b", "c"):
+        node.add(name)
+    node.report()
+    installed.apply(memory_policy("default", memory={"min": "256Mi"}))
+    with controller(installed, tmp_path / "log") as only:
+        until(lambda: minimums() == {"256Mi"}, LEAD_SECONDS)
+        with installed.without_etcd():
+            until(lambda: "WARNING" in only.output(), LEAD_SECONDS)
+        node.report()
+        installed.apply(memory_policy("default", memory={"min": "300Mi"}))
+        until(lambda: minimums() == {"300Mi"}, LEAD_SECONDS)
+        assert only.output().count("leading as") == 1
+        assert "Traceback" not in only.output()

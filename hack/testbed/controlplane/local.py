@@ -96,6 +96,17 @@ class LocalControlPlane(ControlPlane):
         finally:
             server.send_signal(signal.SIGCONT)
 
+    @contextmanager
+    def without_etcd(self) -> Iterator[None]:
+        """Kill etcd, and start it anew on the same data after the context."""
+        (place,) = (place for place, daemon in enumerate(self._daemons) if daemon.name == self._programs.etcd.name)
+        self._daemons[place].stop(0)
+        try:
+            yield
+        finally:
+            self._daemons[place] = Daemon.start(self._programs.etcd, _ETCD_FLAGS, self.directory)
+            self._await("the API server", self._api_server_is_ready)
+
     @property
     def api_server_pid(self) -> int:
         """The number of the API server's process."""
