@@ -42,8 +42,8 @@ class Terminal:
         return self.tmux("capture-pane", "-p", "-t", "t")
 
     def shows(self, text: str) -> str:
-        """Wait until a text is on the screen, and return the screen."""
-        return eventually(lambda: screen if text in (screen := self.text()) else "", tell=self.text)
+        """Wait until a text is on a screen that is drawn to its end, and return the screen."""
+        return eventually(lambda: screen if text in (screen := self.text()) == self.text() else "", tell=self.text)
 
 
 @pytest.fixture
