@@ -526,12 +526,22 @@ def test_nobody_else_says_that_a_migration_is_kubeballoon_s(admin: User) -> None
     admin.create(vm_migration({"priority": "user-triggered"}, annotations={"a": "b"}, finalizers=[]))
 
 
-def test_the_controller_creates_a_migration_and_may_not_change_or_delete_it(migrating: User, admin: User) -> None:
-    migrating.create(vm_migration())
+def test_the_controller_makes_a_migration_and_cancels_it_but_may_not_change_it(migrating: User, admin: User) -> None:
+    said = {**vm_migration()["metadata"]["annotations"], "kubeballoon.io/memory-target": "3Gi"}
+    migrating.create(vm_migration(annotations=said))
     patch = json.dumps({"metadata": {"labels": {"a": "b"}}})
-    for change in (("patch", "vmim", "m", "--type=merge", f"--patch={patch}"), ("delete", "vmim", "m")):
-        assert "kubeballoon may only create migrations" in refused(partial(migrating.kubectl, *change))
+    change = "patch", "vmim", "m", "--type=merge", f"--patch={patch}"
+    assert "kubeballoon may only create migrations" in refused(partial(migrating.kubectl, *change))
+    migrating.kubectl("delete", "vmim", "m", "--wait=false")
+    assert "deletionTimestamp" in json.loads(admin.kubectl("get", "vmim", "m", "--output=json"))["metadata"]
+    assert "kubeballoon may only create migrations" in refused(partial(migrating.kubectl, *change))
     admin.kubectl("patch", "vmim", "m", "--type=merge", '--patch={"metadata":{"finalizers":null}}')
+
+
+def test_the_controller_cancels_nobody_else_s_migration(migrating: User, admin: User) -> None:
+    admin.create(vm_migration(annotations={"a": "b"}, finalizers=[]))
+    assert "and delete those that it made" in refused(lambda: migrating.kubectl("delete", "vmim", "m"))
+    admin.kubectl("delete", "vmim", "m")
 
 
 def agents_lease(name: str, **metadata: Any) -> Object:

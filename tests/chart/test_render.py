@@ -488,8 +488,11 @@ def test_only_where_taints_are_enabled_may_anything_but_the_uninstaller_write_no
 def test_the_right_to_migrate_vms_has_a_role_of_its_own_and_changes_no_other() -> None:
     enabled, role = render("--set=migrations.enabled=true"), "ClusterRole/kubeballoon-controller-migrations"
     assert {role: rights(enabled, role) for role in RIGHTS} == RIGHTS
-    migrations = {"virtualmachineinstancemigrations": {"create", "list", "watch"}}
+    migrations = {"virtualmachineinstancemigrations": {"create", "list", "watch", "delete"}, "kubevirts": {"list"}}
     assert rights(enabled, role) == {**migrations, "virtualmachineinstances": {"get"}, "nodes": {"get"}}
+    limited = render("--set=migrations.enabled=true,migrations.maxAtOnce=7")
+    options = [each for *_, container in containers(limited) for each in container.get("args", [])]
+    assert "--max-migrations=7" in options
     binding = one(enabled, role.replace("ClusterRole", "ClusterRoleBinding"))
     assert binding["roleRef"]["name"] == "kubeballoon-controller-migrations"
     assert [each["name"] for each in binding["subjects"]] == ["kubeballoon-controller"]

@@ -18,7 +18,7 @@ from kubeballoon.cli.output import Output
 from kubeballoon.cluster.reader import ApiReader
 from kubeballoon.governance.loaded_policy import load_memory_policy
 from kubeballoon.governance.node_policies import load_node_policy
-from tests.support.cluster import Object, memory_policy, node_policy
+from tests.support.cluster import Object, memory_policy, node_of_large_vms, node_policy
 
 NOW = datetime.now(UTC)
 VMS = load_memory_policy(MemoryPolicy.model_validate(memory_policy("vms", memory={"min": "10%", "headroom": "0"})))
@@ -26,22 +26,9 @@ VMS = load_memory_policy(MemoryPolicy.model_validate(memory_policy("vms", memory
 
 def node(name: str, *needs: int, available: str = "12Gi", pool: str = "all", migratable: bool = True) -> NodePressure:
     """A node with 15 GiB for VMs of 8 GiB that hold 5 GiB, and work with so many GiB."""
-    vms = [
-        {
-            "uid": f"{name}-{number}",
-            "namespace": "shop",
-            "name": f"{name}-{number}",
-            "size": "8Gi",
-            "actual": "5Gi",
-            "need": f"{need}Gi",
-            "presentNeed": f"{need}Gi",
-            "migratability": "Migratable" if migratable else "NotMigratable",
-        }
-        for number, need in enumerate(needs)
-    ]
-    memory = {"total": "16Gi", "available": available, "other": "0", "reserve": "1Gi"}
-    labels = {"pool": pool}
-    status = {"observedAt": NOW.isoformat(), "labels": labels, "memory": memory, "virtualMachines": vms}
+    migratability = "Migratable" if migratable else "NotMigratable"
+    reported = node_of_large_vms(name, *needs, available=available, migratability=migratability)
+    status = {"observedAt": NOW.isoformat(), "labels": {"pool": pool}, **reported}
     return NodePressure.model_validate({"metadata": {"name": name}, "status": status})
 
 

@@ -8,7 +8,18 @@ import pytest
 
 from hack.testbed.chart import NAMESPACE, RELEASE
 from hack.testbed.controlplane import ControlPlane
-from tests.support.cluster import FakeNode, Object, condition, get, is_allowed, node_policy, set_taints
+from kubeballoon.api.quantity import parse_quantity
+from tests.support.cluster import (
+    MIB,
+    FakeNode,
+    Object,
+    condition,
+    get,
+    is_allowed,
+    memory_policy,
+    node_policy,
+    set_taints,
+)
 from tests.support.processes import Command, await_leadership, controller
 from tests.support.waiting import until
 
@@ -24,7 +35,8 @@ def leader(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
     migrations = {"apiGroups": ["kubevirt.io"], "resources": ["virtualmachineinstancemigrations"]}
     rules = [
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"]},
-        {**migrations, "verbs": ["create", "list", "watch"]},
+        {**migrations, "verbs": ["create", "list", "watch", "delete"]},
+        {**migrations, "resources": ["kubevirts"], "verbs": ["list"]},
         {**migrations, "resources": ["virtualmachineinstances"], "verbs": ["get"]},
     ]
     installed.apply({**head, "kind": "ClusterRole", "rules": rules})
@@ -123,4 +135,39 @@ def test_a_contended_node_is_mended_by_one_migration_to_a_node_of_the_same_polic
     events = f"--namespace={node.namespace}", "--field-selector=reason=Migrates"
     until(lambda: len(get(installed, "events.events.k8s.io", *events)["items"]) == 1)
     installed.kubectl("delete", "nodepol", "big")
+    free.remove()
+
+
+def test_a_vm_s_request_is_set_for_its_new_node_before_it_is_migrated_and_taken_back_when_that_fails(
+    installed: ControlPlane, node: FakeNode
+) -> None:
+    free = FakeNode(installed, f"free-{node.namespace}", node.namespace, total=1000 * MIB)
+    labels = f"kubernetes.io/hostname={free.name}", "kubevirt.io/schedulable=true"
+    installed.kubectl("label", "node", free.name, *labels, "--overwrite")
+    node.labels = free.labels = {"pool": "big"}
+    held = str(462 * MIB)
+    for name in ("a", "b", "c"):
+        node.add(name, labels={"app": "lean"}, migratability="Migratable", actual=held, resident=held)
+    free.add("stays", labels={"app": "lean"}, actual=held, resident=held)
+    node.report()
+    free.report()
+    lean = {"virtualMachineSelector": {"matchLabels": {"app": "lean"}}}
+    installed.apply(memory_policy("lean", selector=lean, memory={"min": "90%"}, reclaim={"when": "UnderPressure"}))
+    installed.apply(node_policy("big", selector=SELECTOR, migration={"mode": "Enforce", "after": "0s", "rest": "1s"}))
+
+    def made() -> list[Object]:
+        found: list[Object] = get(installed, "vmim", f"--namespace={node.namespace}")["items"]
+        return found
+
+    until(lambda: made(), 90)
+    arrives_with = made()[0]["metadata"]["annotations"]["kubeballoon.io/memory-target"]
+    (requested,) = node.targets().items()
+    assert requested == ("a", parse_quantity(arrives_with))
+    assert 460 * MIB < requested[1] < 512 * MIB
+    name, failed = made()[0]["metadata"]["name"], '{"status": {"phase": "Failed"}}'
+    installed.kubectl("delete", "nodepol", "big")
+    where = f"--namespace={node.namespace}", "--subresource=status", "--type=merge", f"--patch={failed}"
+    installed.kubectl("patch", "vmim", name, *where)
+    until(lambda: node.targets() == {}, 60)
+    installed.kubectl("delete", "mempol", "lean")
     free.remove()

@@ -27,6 +27,7 @@ from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.controller.wait_times import DEFAULT_TIMING
 from kubeballoon.core.memory.model import COOL_DOWN
+from kubeballoon.core.migration_arrival import Arrival
 from kubeballoon.governance.core_inputs import memory_vm, processor_node
 from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.governance.report_bounds import SILENT_AFTER
@@ -193,6 +194,22 @@ async def test_an_unchanged_request_gets_a_new_explanation_when_its_reason_chang
     assert first[MEMORY_TARGET] == last[MEMORY_TARGET]
     assert "node Ample" in first[REASON]
     assert "node Tight" in last[REASON]
+
+
+async def test_a_vm_that_is_about_to_leave_is_requested_no_more_than_its_new_node_has_until_it_does_not_leave() -> None:
+    controller = Controller()
+    controller.state.put_node(report(TODAY, vms=2), controller.clock())
+    controller.state.arrivals = {"shop/vm-0": Arrival("shop/vm-0", "new", 300 * MIB)}
+    await controller.rounds.run("n")
+    targets = {each["metadata"]["uid"]: each["metadata"]["annotations"] for each in controller.cluster.bodies}
+    assert targets["u0"][MEMORY_TARGET] == "300Mi"
+    assert targets["u0"][REASON] == "it is migrated to new, which has 300 MiB for it"
+    own = targets["u1"][MEMORY_TARGET]
+    assert controller.state.requested_memory("n", "u0") == 300 * MIB
+    controller.state.arrivals = {}
+    await controller.rounds.run("n")
+    last = controller.cluster.bodies[-1]["metadata"]
+    assert (last["uid"], last["annotations"][MEMORY_TARGET]) == ("u0", own)
 
 
 async def test_a_round_of_many_slow_patches_is_not_stalled_while_it_makes_progress() -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus
-from kubeballoon.cluster.client import ApiError, ForbiddenError, InvalidError, Object, UnreachableError
+from kubeballoon.cluster.client import ApiError, ConflictError, ForbiddenError, InvalidError, Object, UnreachableError
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.vm_migrator import VMMigrator
 from kubeballoon.core.memory.model import MemoryNode
+from kubeballoon.core.migration_arrival import Arrival
 from kubeballoon.governance.report_bounds import SILENT_AFTER
+from kubeballoon.governance.targets_in_force import VMRequest
 from kubeballoon.vocabulary import TaintEffect
-from tests.support.cluster import memory_policy, node_policy
+from tests.support.cluster import memory_policy, node_of_large_vms, node_policy
 from tests.support.waiting import soon
 
 TODAY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -26,7 +28,8 @@ READY = {"kubernetes.io/hostname": "free.example.com", "kubevirt.io/schedulable"
 class FakeApi:
     """An API server with Nodes, and migrations that are created."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self.seconds = seconds
         self.labels: dict[str, str] = READY
         self.cordoned = False
         self.listed = 0
@@ -34,6 +37,8 @@ class FakeApi:
         self.annotations: dict[str, str] = {}  # of all VMs
         self.fails: Exception | None = None
         self.created: list[Object] = []
+        self.deleted: list[str] = []
+        self.limits: Object | None = {}  # of KubeVirt; None where its object may not be read
 
     async def get(self, path: str, accept: str = "") -> Object:
         """Get a VM's metadata, or a Node."""
@@ -44,12 +49,20 @@ class FakeApi:
         name = path.removeprefix("/api/v1/nodes/")
         return {"metadata": {"name": name, "labels": self.labels}, "spec": {"unschedulable": self.cordoned}}
 
-    async def pages(self, *_: object, **__: object) -> AsyncIterator[Object]:
-        """Refuse to list migrations."""
+    async def pages(self, path: str, *_: object, **__: object) -> AsyncIterator[Object]:
+        """List KubeVirt's own object, and refuse to list migrations."""
+        if path == "/apis/kubevirt.io/v1/kubevirts" and self.limits is not None:
+            yield {"items": [{"spec": {"configuration": {"migrations": self.limits}}}]}
+            return
         self.listed += 1
-        if self.listed:
-            raise ForbiddenError("may not list migrations")
-        yield {}
+        raise ForbiddenError("may not list them")
+
+    async def delete(self, path: str, uid: str, version: str) -> None:
+        """Delete a migration, or fail."""
+        assert (uid, version) != ("", "")
+        if self.fails is not None:
+            raise self.fails
+        self.deleted.append(path.removeprefix("/apis/kubevirt.io/v1/namespaces/shop/virtualmachineinstancemigrations/"))
 
     async def create(self, path: str, body: Object, *, strict: bool) -> Object:
         """Create a migration, or fail."""
@@ -58,7 +71,8 @@ class FakeApi:
             raise self.fails
         self.created.append(body)
         number = str(len(self.created))
-        metadata = {"name": number, "uid": number, "creationTimestamp": TODAY.isoformat(), **body["metadata"]}
+        metadata = {"name": f"m{number}", "uid": number, "resourceVersion": "1", **body["metadata"]}
+        metadata["creationTimestamp"] = (TODAY + timedelta(seconds=self.seconds())).isoformat()
         return {**body, "metadata": metadata}
 
 
@@ -85,12 +99,17 @@ def policy(name: str = "all", pool: str | None = None, **migration: Any) -> Obje
 class Loop:
     """A migrator with its clock and the nodes' reports, of nodes with 15 GiB for VMs of 8 GiB that hold 5 GiB."""
 
-    def __init__(self, *policies: Object, enabled: bool = True) -> None:
+    def __init__(self, *policies: Object, enabled: bool = True, at_once: int = 4) -> None:
         self.now = 0.0
         self.leads = True
-        self.api = FakeApi()
+        self.rounds: list[str] = []  # nodes whose next round is to come soon
+        self.api = FakeApi(lambda: self.now)
         self.recorder = Recorder()
-        self.state = ClusterState(migrations_enabled=enabled, utc_now=lambda: TODAY + timedelta(seconds=self.now))
+        self.state = ClusterState(
+            migrations_enabled=enabled,
+            migrations_at_once=at_once,
+            utc_now=lambda: TODAY + timedelta(seconds=self.now),
+        )
         for each in policies:
             self.state.node_policies.put(each)
         vms = memory_policy("vms", memory={"min": "10%", "headroom": "0"})
@@ -98,18 +117,26 @@ class Loop:
         self.state.memory.put(vms)
         api: Any = self.api
         recorder: Any = self.recorder
-        self.migrator = VMMigrator(api, self.state, recorder, lambda: self.leads, lambda: self.now)
+        self.migrator = VMMigrator(api, self.state, recorder, lambda: self.leads, lambda: self.now, self.rounds.append)
         self.watch = self.migrator._watch  # noqa: SLF001 - tests stand in for the API server's answers
         self.watch.synced.set()
         self._reports = 0
 
-    def kubevirt(self, vm: str, phase: str, number: int = 1, target: str | None = None, begun: float = 0.0) -> None:
+    def kubevirt(
+        self, vm: str, phase: str, number: int = 1, target: str | None = None, begun: float = 0.0, **state: str
+    ) -> None:
         """Have KubeVirt say how a migration fares."""
         at = (TODAY + timedelta(seconds=begun)).isoformat()
         metadata: Object = {"name": f"m{number}", "namespace": "shop", "uid": str(number), "creationTimestamp": at}
+        metadata["resourceVersion"] = "7"
         if target is not None:
             metadata["annotations"] = {"kubeballoon.io/target-node": target}
-        self.watch.add({"metadata": metadata, "spec": {"vmiName": vm}, "status": {"phase": phase}})
+        status = {"phase": phase, "migrationState": state}
+        self.watch.add({"metadata": metadata, "spec": {"vmiName": vm}, "status": status})
+
+    def forget(self, number: int) -> None:
+        """Have KubeVirt delete a migration."""
+        self.watch._drop({"metadata": {"uid": str(number)}})  # noqa: SLF001 - tests stand in for the API server's answers
 
     def moved(self) -> list[str]:
         """Return the names of the VMs of which migrations were made."""
@@ -127,27 +154,12 @@ class Loop:
     ) -> None:
         """Let an agent report VMs that work with so many GiB."""
         self._reports += 1
-        vms = [
-            {
-                "uid": f"{name}-{number}",
-                "namespace": "shop",
-                "name": f"{name}-{number}",
-                "size": "8Gi",
-                "actual": "5Gi",
-                "need": f"{need}Gi",
-                "presentNeed": f"{need}Gi",
-                "migratability": "Migratable",
-                **vm,
-            }
-            for number, need in enumerate(needs)
-        ]
         status = {
             "observedAt": f"2026-01-01T00:{self._reports // 60:02}:{self._reports % 60:02}Z",
             "state": state,
             "labels": {"pool": pool},
-            "memory": {"total": "16Gi", "available": available, "other": "0", "reserve": "1Gi"},
-            "virtualMachines": vms,
             "conditions": [],
+            **node_of_large_vms(name, *needs, available=available, **vm),
         }
         metadata: Object = {"name": name, "uid": name, "resourceVersion": str(self._reports)}
         if released:
@@ -407,7 +419,7 @@ async def test_a_vm_rests_twice_as_long_after_each_failure(failures: int, hours:
 async def test_a_migration_that_does_not_end_is_named_and_nothing_else_is_moved() -> None:
     loop = enforcing()
     await contend(loop)
-    loop.now += 1800
+    loop.now += 1801
     loop.report("full", 7, 6, 5)
     loop.report("free")
     await loop.wait(0)
@@ -514,3 +526,260 @@ async def test_migrations_that_cannot_be_read_are_said_and_none_is_made() -> Non
     watching.cancel()
     why = "no VM is migrated: migrations cannot be read"
     assert (loop.moved(), loop.state.migration_faults) == ([], {"all": why})
+
+
+def renew(loop: Loop) -> None:
+    """Let the agents of the full node and of the free one report what they reported before."""
+    loop.report("full", 7, 6, 5)
+    loop.report("free")
+
+
+async def test_a_migration_of_ours_that_hangs_is_cancelled_once_and_its_vm_rests_twice_as_long() -> None:
+    loop = enforcing()
+    await contend(loop)
+    bound = 1800 + 8 * 150  # half an hour, and what KubeVirt allows for 8 GiB
+    loop.now = 60.0 + bound
+    renew(loop)
+    await loop.wait(0)
+    assert loop.api.deleted == []
+    await loop.wait(1)
+    assert loop.api.deleted == ["m1"]
+    assert [(about, note) for about, reason, note in loop.recorder.events if reason == "MigrationCancelled"] == [
+        (
+            "VirtualMachineInstance/full-0",
+            "its migration to free was cancelled: it had not ended after 50 minutes",
+        )
+    ]
+    loop.forget(1)
+    await loop.wait(1)
+    why = "the last migration failed of shop/full-0: it is not tried again for a while"
+    assert loop.state.migration_faults == {"all": why}
+    assert (loop.moved(), loop.api.deleted) == (["full-0"], ["m1"])
+    loop.now += 2 * 3600
+    renew(loop)
+    await loop.wait(0)
+    await loop.wait(60)
+    assert loop.moved() == ["full-0", "full-0"]
+
+
+async def test_an_event_on_the_node_that_the_vm_does_not_leave_tells_of_the_cancelled_migration() -> None:
+    loop = enforcing()
+    loop.kubevirt("full-0", "Running", target="free", sourceNode="full", targetNode="free")
+    loop.now = 86_401.0
+    await loop.wait(0)
+    assert ("Node/full", "MigrationCancelled") in loop.told()
+
+
+async def test_nobody_else_s_migration_is_cancelled_however_long_it_takes() -> None:
+    loop = enforcing()
+    loop.kubevirt("full-0", "Running", number=9)
+    loop.now = 86_400.0 * 3
+    renew(loop)
+    await loop.wait(0)
+    assert loop.api.deleted == []
+    assert loop.state.migration_faults == {"all": "the migration does not end of shop/full-0"}
+
+
+async def test_a_migration_of_a_vm_that_no_agent_reports_is_cancelled_after_a_day() -> None:
+    loop = enforcing()
+    loop.kubevirt("gone", "Pending", target="free")
+    loop.now = 86_400.0
+    await loop.wait(0)
+    assert loop.api.deleted == []
+    await loop.wait(1)
+    assert loop.api.deleted == ["m1"]
+
+
+async def test_a_migration_is_cancelled_by_the_leader_only_and_what_refuses_that_is_said() -> None:
+    loop = enforcing()
+    await contend(loop)
+    loop.leads = False
+    loop.now = 4000.0
+    renew(loop)
+    await loop.wait(0)
+    assert loop.api.deleted == []
+    loop.leads, loop.api.fails = True, ForbiddenError("may not delete migrations")
+    await loop.wait(1)
+    assert loop.state.migration_faults == {"all": "may not delete migrations"}
+    loop.api.fails = ConflictError("it has changed")
+    await loop.wait(1)
+    assert loop.state.migration_faults == {"all": "the migration does not end of shop/full-0"}
+    loop.api.fails = None
+    await loop.wait(1)
+    assert loop.api.deleted == ["m1"]
+
+
+async def test_where_kubevirt_does_not_heed_the_target_nothing_more_is_migrated_and_that_is_said() -> None:
+    loop = enforcing()
+    await contend(loop)
+    loop.kubevirt("full-0", "Running", target="free", begun=60, sourceNode="full", targetNode="third")
+    await loop.wait(15)
+    assert loop.api.deleted == ["m1"]
+    loop.kubevirt("full-0", "Failed", target="free", begun=60, sourceNode="full", targetNode="third")
+    loop.report("full", 8, 8, 8)
+    await loop.wait(15)
+    why = "no VM is migrated: KubeVirt took shop/full-0 to another node than it was told"
+    assert (loop.state.migration_faults, loop.moved()) == ({"all": why}, ["full-0"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "at_once", "others", "moved"),
+    [
+        ({}, 2, 1, ["full-0"]),
+        ({}, 2, 2, []),
+        ({}, 9, 4, ["full-0"]),
+        ({}, 9, 5, []),
+        ({"parallelMigrationsPerCluster": 1}, 9, 0, ["full-0"]),
+        ({"parallelMigrationsPerCluster": 1}, 9, 1, []),
+        ({"parallelMigrationsPerCluster": "many"}, 9, 4, ["full-0"]),
+        (None, 9, 4, ["full-0"]),
+        (None, 9, 5, []),
+    ],
+)
+async def test_in_the_whole_cluster_no_more_are_under_way_than_kubevirt_and_the_installation_allow(
+    limits: Object | None, at_once: int, others: int, moved: list[str]
+) -> None:
+    loop = Loop(policy(mode="Enforce"), at_once=at_once)
+    loop.api.limits = limits
+    renew(loop)
+    for number in range(others):
+        loop.kubevirt(f"elsewhere-{number}", "Pending", number=100 + number)
+    await contend(loop)
+    assert loop.moved() == moved
+
+
+async def test_the_limit_of_the_cluster_holds_across_policies() -> None:
+    spec = {"mode": "Enforce"}
+    loop = Loop(policy(**spec), policy("own", "own", **spec), at_once=1)
+    renew(loop)
+    loop.report("full-own", 7, 6, 5, pool="own")
+    loop.report("free-own", pool="own")
+    loop.api.runs = {f"full-own-{number}": "full-own" for number in range(3)}
+    await contend(loop)
+    assert len(loop.moved()) == 1
+    loop.kubevirt(loop.moved()[0], "Succeeded", target="free", begun=60)
+    await loop.wait(15)
+    assert len(loop.moved()) == 2
+
+
+async def test_no_more_migrations_leave_a_node_than_kubevirt_allows() -> None:
+    async def begun(limits: Object) -> list[str]:
+        loop = Loop(policy(mode="Enforce", maxMigrations=9, maxMigrationsPerNode=9), at_once=9)
+        loop.api.limits = limits
+        loop.report("full", 7, 7, 7, 7)
+        loop.report("free")
+        loop.report("spare")
+        await contend(loop)
+        return loop.moved()
+
+    assert await begun({"parallelOutboundMigrationsPerNode": 1}) == ["full-0"]
+    assert await begun({}) == ["full-0", "full-1"]
+
+
+async def test_no_vm_goes_to_a_node_from_which_one_came_within_the_rest() -> None:
+    loop = enforcing()
+    loop.kubevirt("other", "Succeeded", target="full", sourceNode="free", targetNode="full")
+    await contend(loop)
+    assert loop.moved() == []
+    loop.now = 3600.0
+    renew(loop)
+    await loop.wait(0)
+    assert loop.moved() == ["full-0"]
+
+
+async def test_a_vm_is_moved_once_an_hour_at_the_most_whoever_moved_it_last() -> None:
+    loop = enforcing(8, 8)
+    loop.kubevirt("full-0", "Succeeded", begun=0)
+    loop.kubevirt("full-1", "Succeeded", number=2, begun=600)
+    loop.now = 3599.0
+    loop.report("full", 8, 8)
+    loop.report("free")
+    await loop.wait(0)
+    await loop.wait(60)
+    assert loop.moved() == ["full-0"]
+
+
+async def test_on_the_only_node_nothing_is_migrated_and_that_is_said() -> None:
+    loop = Loop(policy(mode="Enforce"))
+    loop.report("full", 7, 6, 5)
+    await contend(loop)
+    why = (
+        "its VMs need 3 GiB more than it has, and there is no node to move them to: "
+        "a target has the same NodePolicy, and an agent that reports"
+    )
+    assert loop.state.migration_plans["all"].unmended == {"full": why}
+    assert loop.recorder.events == [("Node/full", "NoMigrationHelps", f"no migration mends it: {why}")]
+
+
+async def test_where_no_other_node_has_an_agent_that_reports_that_is_said_and_another_is_used_once_it_does() -> None:
+    loop = enforcing()
+    loop.now = SILENT_AFTER + 1
+    loop.report("full", 7, 6, 5)
+    await contend(loop)
+    assert "there is no node to move them to" in loop.state.migration_plans["all"].unmended["full"]
+    loop.report("free")
+    await loop.wait(15)
+    assert loop.moved() == ["full-0"]
+
+
+def lean() -> Loop:
+    """An enforcing loop whose free node can give a VM that comes there 7 of its 8 GiB."""
+    loop = enforcing()
+    loop.report("free", available="8Gi", other="8Gi")
+    return loop
+
+
+async def test_a_vm_s_request_is_set_for_its_new_node_before_the_migration_is_made() -> None:
+    loop = lean()
+    await contend(loop)
+    arrival = Arrival("shop/full-0", "free", 7 << 30)
+    assert (loop.moved(), loop.rounds, dict(loop.state.arrivals)) == ([], ["full"], {"shop/full-0": arrival})
+    written = VMRequest(7 << 30, None, "vms", None)
+    loop.state.memory.written.record("full", "full-0", VMRequest(), written, loop.now)
+    await loop.wait(15)
+    (made,) = loop.api.created
+    assert made["spec"]["vmiName"] == "full-0"
+    assert made["metadata"]["annotations"]["kubeballoon.io/memory-target"] == "7Gi"
+    for _ in range(2):
+        await loop.wait(60)
+        assert loop.state.arrivals == {"shop/full-0": arrival}, "until it has arrived"
+    loop.rounds.clear()
+    loop.kubevirt("full-0", "Failed", target="free", begun=75)
+    await loop.wait(15)
+    assert (loop.state.arrivals, loop.rounds) == ({}, ["full"])
+
+
+async def test_a_vm_that_has_less_already_is_migrated_at_once() -> None:
+    loop = lean()
+    loop.report("full", 7, 6, 5, target="5Gi", policy="vms", min="1Gi")
+    await contend(loop)
+    assert loop.moved() == ["full-0"]
+
+
+async def test_a_new_leader_knows_with_what_a_vm_on_its_way_is_to_arrive() -> None:
+    loop = enforcing()
+    annotations = {"kubeballoon.io/target-node": "free", "kubeballoon.io/memory-target": "6Gi"}
+    metadata = {"name": "m", "namespace": "shop", "uid": "m", "creationTimestamp": TODAY.isoformat()}
+    loop.watch.add({"metadata": {**metadata, "annotations": annotations}, "spec": {"vmiName": "full-0"}})
+    await loop.wait(0)
+    assert loop.state.arrivals == {"shop/full-0": Arrival("shop/full-0", "free", 6 << 30)}
+
+
+async def test_when_a_migration_is_refused_the_old_node_decides_about_the_request_again() -> None:
+    loop = lean()
+    loop.report("full", 7, 6, 5, target="7Gi", policy="vms", min="1Gi")
+    loop.api.fails = ForbiddenError("may not create")
+    await contend(loop)
+    assert (loop.moved(), loop.state.arrivals) == ([], {})
+
+
+async def test_a_vm_whose_request_is_not_written_is_left_out_and_that_is_said() -> None:
+    loop = lean()
+    await contend(loop)
+    for _ in range(4):
+        await loop.wait(15)
+    why = "shop/full-0 is not migrated: its request for free was not written"
+    assert (loop.moved(), loop.state.migration_faults) == ([], {"all": why})
+    loop.rounds.clear()
+    await loop.wait(15)
+    assert "shop/full-0" not in loop.state.arrivals

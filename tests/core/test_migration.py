@@ -210,6 +210,19 @@ def test_no_migration_makes_a_node_short_and_none_goes_both_ways(
         assert each.vm.moved_for >= terms.rest
 
 
+def test_no_vm_goes_where_vms_of_its_node_came_from_lately() -> None:
+    node = replace(short(vm("a", 6), vm("b", 6)), received_from=frozenset({"roomy"}))
+    assert moves(node, calm("roomy", 20), calm("other", 10)) == [("a", "short", "other")]
+    assert moves(node, calm("roomy", 20)) == []
+
+
+def test_the_only_node_says_what_another_would_have_to_be() -> None:
+    plan = choose_migrations([short(vm("a", 6), vm("b", 6))], TERMS)
+    assert plan.unmended["short"].endswith(
+        "there is no node to move them to: a target has the same NodePolicy, and an agent that reports"
+    )
+
+
 @given(NODES, LIMITS)
 def test_the_limits_hold_with_the_migrations_that_are_under_way(
     nodes: list[MigrationNode], terms: MigrationTerms

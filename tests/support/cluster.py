@@ -47,6 +47,34 @@ def node_policy(name: str, **spec: Any) -> Object:
     return {**memory_policy(name, **spec), "kind": "NodePolicy"}
 
 
+def node_of_large_vms(name: str, *needs: int, available: str = "12Gi", other: str = "0", **vm: Any) -> Object:
+    """Return the status of a node with 15 GiB for VMs of 8 GiB that hold 5 GiB, and work with so many GiB.
+
+    Args:
+        name: the node's name, with which its VMs' names begin.
+        needs: what each VM works with.
+        available: what the node has available.
+        other: what others than VMs use there.
+        vm: further fields of each VM's report.
+    """
+    vms = [
+        {
+            "uid": f"{name}-{number}",
+            "namespace": "shop",
+            "name": f"{name}-{number}",
+            "size": "8Gi",
+            "actual": "5Gi",
+            "need": f"{need}Gi",
+            "presentNeed": f"{need}Gi",
+            "migratability": "Migratable",
+            **vm,
+        }
+        for number, need in enumerate(needs)
+    ]
+    memory = {"total": "16Gi", "available": available, "other": other, "reserve": "1Gi"}
+    return {"memory": memory, "virtualMachines": vms}
+
+
 def set_taints(plane: ControlPlane, node: str, *taints: Object) -> None:
     """Give a Node these taints and no other: the API server taints each new Node as not ready."""
     patch = json.dumps({"spec": {"taints": list(taints)}})

@@ -117,8 +117,9 @@ class ClusterView:
 
     def migration_node(self, node: NodePressure, status: NodePressureStatus) -> MigrationNode:
         """Translate a node for the choice of migrations."""
-        hindrances = migration_hindrances(status.virtual_machines)
-        return migration_node(self.memory_node(node, status), hindrances=hindrances, accepts=not node.metadata.released)
+        hindrances, memory = migration_hindrances(status.virtual_machines), self.memory_node(node, status)
+        described = migration_node(memory, hindrances=hindrances, accepts=not node.metadata.released)
+        return replace(described, spare=memory.spare)
 
     def processor_node(self, node: NodePressure, status: NodePressureStatus) -> ProcessorNode | None:
         """Translate a node's processors for the core; None if its agent does not report them.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import groupby
 
 from kubeballoon.cli.cluster_view import ClusterView
 from kubeballoon.cli.diff_result import PlannedMigration
 from kubeballoon.core.formatting import listed
 from kubeballoon.core.migration import ADVICE_TERMS, MigrationNode, choose_migrations
-from kubeballoon.governance.node_policies import LoadedNodePolicy, select_node_policies
+from kubeballoon.governance.node_policies import LoadedNodePolicy, governed_nodes, select_node_policies
 from kubeballoon.vocabulary import RemedyMode
 
 
@@ -20,24 +19,22 @@ def plan_migrations(view: ClusterView) -> list[PlannedMigration]:
     All that mend a node are listed, although not all may be under way at once. Nodes whose agents are silent take no
     part, and nor do those that an administrator released.
     """
+    policies = {policy.name: policy for policy in view.node_policies}
     return [
         planned
-        for policy, nodes in _pools(view).values()
-        if policy.migrations is not None
-        for planned in _plan(policy, nodes)
+        for name, nodes in _pools(view).items()
+        if policies[name].migrations is not None
+        for planned in _plan(policies[name], nodes)
     ]
 
 
-def _pools(view: ClusterView) -> dict[str, tuple[LoadedNodePolicy, list[MigrationNode]]]:
+def _pools(view: ClusterView) -> dict[str, list[MigrationNode]]:
     """Find each NodePolicy's nodes, by the policy's name."""
-    pools: dict[str, tuple[LoadedNodePolicy, list[MigrationNode]]] = {}
-    for pressure, status in view.reporting_nodes():
-        selecting = select_node_policies(view.node_policies, status.labels)
-        if selecting and not view.is_silent(status) and not pressure.metadata.released:
-            spare = max(0, status.memory.available - status.memory.reserve)
-            _, nodes = pools.setdefault(selecting[0].name, (selecting[0], []))
-            nodes.append(replace(view.migration_node(pressure, status), spare=spare))
-    return pools
+    return governed_nodes(
+        (view.migration_node(pressure, status), select_node_policies(view.node_policies, status.labels))
+        for pressure, status in view.reporting_nodes()
+        if not view.is_silent(status) and not pressure.metadata.released
+    )
 
 
 def _plan(policy: LoadedNodePolicy, nodes: list[MigrationNode]) -> Iterator[PlannedMigration]:

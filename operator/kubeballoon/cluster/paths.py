@@ -56,6 +56,11 @@ def migrations(namespace: str) -> str:
     return f"/apis/kubevirt.io/v1/namespaces/{_segment(namespace)}/virtualmachineinstancemigrations"
 
 
+def migration(namespace: str, name: str) -> str:
+    """Build the path of a VirtualMachineInstanceMigration."""
+    return f"{migrations(namespace)}/{_segment(name)}"
+
+
 def events(namespace: str) -> str:
     """Build the path of a namespace's events."""
     return f"/apis/events.k8s.io/v1/namespaces/{_segment(namespace)}/events"

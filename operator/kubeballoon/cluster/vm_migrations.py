@@ -1,8 +1,8 @@
-"""This module reads and creates KubeVirt's migrations of VMs, and reads whether a Node can be the target of one."""
+"""This module reads, makes and cancels KubeVirt's migrations of VMs, and reads whether a Node can be their target."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,10 +10,12 @@ from kubeballoon.api.names import (
     EXCLUDE,
     HOSTNAME_LABEL,
     KUBEVIRT_SCHEDULABLE_LABEL,
+    MEMORY_TARGET,
     MIGRATION_TARGET,
     NODE_NAME_LABEL,
     REASON,
 )
+from kubeballoon.api.quantity import format_quantity, parse_quantity
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, Object
 from kubeballoon.cluster.reflector import Reflector
@@ -33,6 +35,12 @@ class VMMigration:
         failed: whether it ended without success.
         target: the node that the VM goes to; None while that is not known.
         ours: whether kubeballoon made it.
+        name: its own name, in the VM's namespace.
+        uid, version: its uid and resourceVersion.
+        source: the node that the VM leaves; None while KubeVirt does not say.
+        strayed: whether kubeballoon made it to another node than the VM goes to.
+        memory: what kubeballoon has the VM use on its new node, bytes; None if all, or if somebody else made it.
+        ending: whether it is being deleted, by which KubeVirt cancels it.
     """
 
     vm: str
@@ -41,23 +49,46 @@ class VMMigration:
     failed: bool
     target: str | None
     ours: bool
+    name: str = ""
+    uid: str = ""
+    version: str = ""
+    source: str | None = None
+    strayed: bool = False
+    memory: int | None = None
+    ending: bool = False
 
 
 def read_migration(item: Object) -> VMMigration | None:
     """Read a VirtualMachineInstanceMigration; None if it is not as KubeVirt writes it."""
     try:
         metadata, status = item["metadata"], item.get("status") or {}
-        target = (metadata.get("annotations") or {}).get(MIGRATION_TARGET)
+        annotations, state = metadata.get("annotations") or {}, status.get("migrationState") or {}
+        chosen, goes_to = annotations.get(MIGRATION_TARGET), state.get("targetNode")
         phase = status.get("phase")
         return VMMigration(
             vm=f"{metadata['namespace']}/{item['spec']['vmiName']}",
             begun_at=datetime.fromisoformat(metadata["creationTimestamp"]),
             ended=phase in _ENDED,
             failed=phase == _FAILED,
-            target=(status.get("migrationState") or {}).get("targetNode") or target,
-            ours=target is not None,
+            target=goes_to or chosen,
+            ours=chosen is not None,
+            name=metadata.get("name", ""),
+            uid=metadata.get("uid", ""),
+            version=metadata.get("resourceVersion", ""),
+            source=state.get("sourceNode"),
+            strayed=bool(chosen and goes_to and goes_to != chosen),
+            memory=None if chosen is None else _read_memory(annotations),
+            ending="deletionTimestamp" in metadata,
         )
     except (AttributeError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _read_memory(annotations: Object) -> int | None:
+    """Read what a migration has its VM use on its new node, bytes; None if that is not said, or cannot be read."""
+    try:
+        return parse_quantity(annotations[MEMORY_TARGET])
+    except (LookupError, ValueError):
         return None
 
 
@@ -70,12 +101,15 @@ class MigrationWatch(Reflector):
 
     def _kept(self, item: Object) -> Object:
         metadata, status = item["metadata"], item.get("status") or {}
-        kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "annotations")
+        kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "annotations")
         state = status.get("migrationState") or {}
         return {
             "metadata": {key: metadata[key] for key in kept if key in metadata},
             "spec": {"vmiName": (item.get("spec") or {}).get("vmiName")},
-            "status": {"phase": status.get("phase"), "migrationState": {"targetNode": state.get("targetNode")}},
+            "status": {
+                "phase": status.get("phase"),
+                "migrationState": {key: state[key] for key in ("sourceNode", "targetNode") if key in state},
+            },
         }
 
     def migrations(self) -> Iterator[VMMigration]:
@@ -116,7 +150,48 @@ def why_no_target(node: Object) -> str | None:
     return None if labels.get(HOSTNAME_LABEL) else f"it has no label {HOSTNAME_LABEL}"
 
 
-async def create_migration(cluster: ApiClient, vm: str, target: Object, reason: str) -> Object:
+@dataclass(frozen=True, slots=True)
+class MigrationLimits:
+    """MigrationLimits are KubeVirt's own; the defaults are KubeVirt's.
+
+    Attributes:
+        in_cluster: how many migrations run in the cluster at one time.
+        from_node: how many of them leave one node.
+    """
+
+    in_cluster: int = 5
+    from_node: int = 2
+
+
+def read_limits(kubevirts: Iterable[Object]) -> MigrationLimits:
+    """Read the limits from KubeVirt's own object; what it does not say, or says without sense, is as by default."""
+    for kubevirt in kubevirts:
+        configuration = (kubevirt.get("spec") or {}).get("configuration") or {}
+        migrations = configuration.get("migrations") or {}
+        in_cluster, from_node = (
+            migrations.get(key) for key in ("parallelMigrationsPerCluster", "parallelOutboundMigrationsPerNode")
+        )
+        default = MigrationLimits()
+        return MigrationLimits(
+            in_cluster if isinstance(in_cluster, int) and in_cluster > 0 else default.in_cluster,
+            from_node if isinstance(from_node, int) and from_node > 0 else default.from_node,
+        )
+    return MigrationLimits()
+
+
+async def cancel_migration(cluster: ApiClient, migration: VMMigration) -> None:
+    """Have KubeVirt cancel a migration, which it does when the migration is deleted.
+
+    Raises:
+        ApiError: the API server refuses that, or cannot be reached; or the migration has changed since it was read.
+    """
+    namespace, _ = migration.vm.split("/", 1)
+    await cluster.delete(paths.migration(namespace, migration.name), migration.uid, migration.version)
+
+
+async def create_migration(
+    cluster: ApiClient, vm: str, target: Object, reason: str, memory: int | None = None
+) -> Object:
     """Have KubeVirt migrate a VM to a Node, and to no other.
 
     Args:
@@ -124,6 +199,7 @@ async def create_migration(cluster: ApiClient, vm: str, target: Object, reason: 
         vm: the VM's namespace and name.
         target: the Node, which ``why_no_target`` has nothing against.
         reason: why, in a sentence.
+        memory: what the VM may use there, bytes; None if all of its memory.
 
     Returns:
         The migration.
@@ -134,13 +210,16 @@ async def create_migration(cluster: ApiClient, vm: str, target: Object, reason: 
     """
     namespace, name = vm.split("/", 1)
     metadata = target["metadata"]
+    annotations = {MIGRATION_TARGET: metadata["name"], REASON: reason}
+    if memory is not None:
+        annotations[MEMORY_TARGET] = format_quantity(memory)
     body = {
         "apiVersion": "kubevirt.io/v1",
         "kind": "VirtualMachineInstanceMigration",
         "metadata": {
             "generateName": "kubeballoon-",
             "namespace": namespace,
-            "annotations": {MIGRATION_TARGET: metadata["name"], REASON: reason},
+            "annotations": annotations,
         },
         "spec": {"vmiName": name, "addedNodeSelector": {HOSTNAME_LABEL: metadata["labels"][HOSTNAME_LABEL]}},
     }

@@ -22,15 +22,20 @@ from kubeballoon.api.v1alpha1 import (
 from kubeballoon.controller.policy_store import NodePolicyStore, PolicyCollection, PolicyStore, is_older
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryNode, MemoryTerms
 from kubeballoon.core.migration import MigrationPlan
+from kubeballoon.core.migration_arrival import Arrival
 from kubeballoon.core.processors.model import ProcessorNode, ProcessorTerms
 from kubeballoon.governance.core_inputs import memory_node, processor_node
 from kubeballoon.governance.loaded_policy import LoadedPolicy, P, Terms
+from kubeballoon.governance.node_policies import governed_nodes
 from kubeballoon.governance.policy_selection import Governance
 from kubeballoon.governance.policy_types import MEMORY, PROCESSORS
 from kubeballoon.governance.report_bounds import held_until
 from kubeballoon.vocabulary import TaintEffect
 
 _log = logging.getLogger(__name__)
+
+MIGRATIONS_AT_ONCE = 4
+"""How many migrations may be under way in the cluster by default: of KubeVirt's five one is left to others."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,8 @@ class ClusterState:
         migration_plans: the migrations that would mend contended nodes, or are under way where the policy enforces
             them, by the NodePolicy that seeks them.
         migrations_enabled: whether the installation allows the controller to migrate VMs.
+        migrations_at_once: how many migrations may be under way in the cluster, whoever began them, when one is begun.
+        arrivals: what VMs that are migrated, or are about to be, may use where they go, by their namespace and name.
         migration_faults: what is wrong with migrations, in one line, by the NodePolicy that enforces them.
         utc_now: the time of day, for the age of reports that were written before this controller began.
     """
@@ -65,6 +72,8 @@ class ClusterState:
     taint_fault: str | None = None
     migration_plans: Mapping[str, MigrationPlan] = field(default_factory=dict)
     migrations_enabled: bool = False
+    migrations_at_once: int = MIGRATIONS_AT_ONCE
+    arrivals: Mapping[str, Arrival] = field(default_factory=dict)
     migration_faults: Mapping[str, str] = field(default_factory=dict)
     utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _namespace_epoch: int = 0
@@ -164,12 +173,11 @@ class ClusterState:
 
     def pools(self) -> dict[str, list[str]]:
         """Find the nodes that each NodePolicy governs, by the policy's name; a policy that governs none is left out."""
-        pools: dict[str, list[str]] = {}
-        for name, pressure in self.nodes.items():
-            selecting = [] if pressure.status is None else self.node_policies.select(name, pressure.status.labels)
-            if selecting:
-                pools.setdefault(selecting[0].name, []).append(name)
-        return pools
+        return governed_nodes(
+            (name, self.node_policies.select(name, pressure.status.labels))
+            for name, pressure in self.nodes.items()
+            if pressure.status is not None
+        )
 
     def governance(
         self, store: PolicyStore[P, Terms], report: VirtualMachineReport
@@ -210,6 +218,13 @@ class ClusterState:
             self.processors.written.last_requests(name, status.virtual_machines, now),
             released=self.is_released(name),
         )
+
+    def requested_memory(self, name: str, uid: str) -> int | None:
+        """Say what memory is requested of a VM of the node ``name`` now, bytes; None if nothing is."""
+        status = self.nodes[name].status if name in self.nodes else None
+        reports = () if status is None else status.virtual_machines
+        report = next((each for each in reports if each.uid == uid), None)
+        return None if report is None else self.memory.written.current_request(name, report).target
 
     def is_released(self, name: str) -> bool:
         """Whether an administrator released the node ``name``."""

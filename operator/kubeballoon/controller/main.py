@@ -12,10 +12,13 @@ from kubeballoon.api.names import CONTROLLER_LEASE
 from kubeballoon.cluster.client import ApiClient
 from kubeballoon.cluster.lease import Lease, own_namespace
 from kubeballoon.cluster.lease_thread import LeaseThread
+from kubeballoon.controller.cluster_state import MIGRATIONS_AT_ONCE
 from kubeballoon.controller.replica import EnabledRemedies, Replica, stop_on_signals
 from kubeballoon.metrics import new_registry
 from kubeballoon.options import add_client_options, add_serving_options, checked
 from kubeballoon.serving import serve
+
+_MOST_AT_ONCE = 100
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,7 +49,25 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="migrate VMs where NodePolicies say so; this needs the rights to create and watch KubeVirt's migrations, "
         "and to get VMs and Nodes",
     )
+    parser.add_argument(
+        "--max-migrations",
+        type=checked(_parse_count, "number"),
+        metavar="N",
+        default=MIGRATIONS_AT_ONCE,
+        help="begin no migration while so many are under way in the cluster, whoever began them (default: %(default)s)",
+    )
     parser.set_defaults(run=run)
+
+
+def _parse_count(text: str) -> int:
+    """Read a number from 1 to 100.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST_AT_ONCE:
+        raise ValueError(f"{text!r} is no number from 1 to {_MOST_AT_ONCE}")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,7 +91,7 @@ async def _run(options: argparse.Namespace) -> int:
         await connect() as cluster,
         LeaseThread(connect, lambda own: Lease(own, namespace, CONTROLLER_LEASE, identity)) as candidacy,
     ):
-        enabled = EnabledRemedies(taints=options.taints, migrations=options.migrations)
+        enabled = EnabledRemedies(options.taints, options.migrations, options.max_migrations)
         replica = Replica(cluster, candidacy, options.cool_down, registry, enabled)
         async with serve(*options.listen, live=replica.live, ready=replica.ready, metrics=registry):
             return await replica.run(stop)

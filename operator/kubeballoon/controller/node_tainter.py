@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, InvalidError, NotFoundError, Object
-from kubeballoon.cluster.events import EventRecorder, ObjectReference
+from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.cluster.node_taints import has_taint, read_taint, write_taint
 from kubeballoon.cluster.reflector import Reflector
 from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.node_remedy import NodeRemedy
 from kubeballoon.core.tainting import TaintableNode, TaintTerms, choose_taints
 from kubeballoon.governance.report_bounds import SILENT_AFTER
 from kubeballoon.vocabulary import NodeState, RemedyMode, TaintEffect
@@ -41,12 +42,14 @@ class _NodeWatch(Reflector):
         return {node["metadata"]["name"]: node for node in self.objects()}
 
 
-class NodeTainter:
+class NodeTainter(NodeRemedy):
     """A NodeTainter taints the nodes that NodePolicies have tainted, and removes the taint from all others.
 
     It remembers when each node was last short of memory. A new leader does not know that: a taint that it finds stays
     for as long as if the node had been short when it began.
     """
+
+    _event_action = "Taint"
 
     def __init__(
         self,
@@ -56,20 +59,8 @@ class NodeTainter:
         may_write: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Taint the nodes of ``state`` if that is enabled there.
-
-        Args:
-            cluster: the API server.
-            state: what the controller knows.
-            recorder: posts events about nodes.
-            may_write: whether this replica leads for certain.
-            clock: monotonic seconds.
-        """
-        self._cluster = cluster
-        self._state = state
-        self._recorder = recorder
-        self._may_write = may_write
-        self._clock = clock
+        """Begin without knowing when any node was short of memory; the arguments are a NodeRemedy's."""
+        super().__init__(cluster, state, recorder, may_write, clock)
         self._nodes = _NodeWatch(cluster)
         self._short_at: dict[str, float] = {}  # when each node was last seen not to be Ample
         self._critical_at: dict[str, float] = {}  # when each node was last seen to be Critical
@@ -140,7 +131,9 @@ class NodeTainter:
         """Post an event for each node that would be tainted otherwise than before, if nothing is written there."""
         for name, effect in chosen.items():
             if name not in to_write and self._state.taints.get(name) is not effect:
-                await self._post(name, WOULD_TAINT, f"its NodePolicy only observes; it would taint it with {effect}")
+                await self._post_about_node(
+                    name, WOULD_TAINT, f"its NodePolicy only observes; it would taint it with {effect}"
+                )
 
     async def _write(self, node: Object, effect: TaintEffect | None) -> None:
         """Write a node's taint; what fails is tried again at the next update."""
@@ -158,14 +151,11 @@ class NodeTainter:
             return
         self._state.taint_fault = None
         if effect is None:
-            await self._post(name, UNTAINTED, "the scheduler may use it again: it is not short of memory any more")
+            await self._post_about_node(
+                name, UNTAINTED, "the scheduler may use it again: it is not short of memory any more"
+            )
         else:
             pressure = self._state.nodes.get(name)
             state = "short of memory" if pressure is None or pressure.status is None else pressure.status.state
-            await self._post(name, TAINTED, f"tainted with {effect}: its state is {state}", warning=True)
+            await self._post_about_node(name, TAINTED, f"tainted with {effect}: its state is {state}", warning=True)
         await asyncio.sleep(0)
-
-    async def _post(self, name: str, reason: str, note: str, *, warning: bool = False) -> None:
-        """Post an event about a Node, which is referred to as the kubelet does: with its name for a uid."""
-        about = ObjectReference("v1", "Node", name, name)
-        await self._recorder.post(about, reason, note, action="Taint", warning=warning)

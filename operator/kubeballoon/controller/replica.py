@@ -16,7 +16,7 @@ from kubeballoon.cluster.client import ApiClient
 from kubeballoon.cluster.events import EventRecorder
 from kubeballoon.cluster.lease_thread import LeaseThread
 from kubeballoon.controller.agent_heartbeats import AgentHeartbeats
-from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.cluster_state import MIGRATIONS_AT_ONCE, ClusterState
 from kubeballoon.controller.kopf_handlers import Handlers
 from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.metric_gauges import ControllerGauges
@@ -33,10 +33,15 @@ _HAND_BACK_SECONDS = 5.0  # for handing the Lease back: if that fails, the next 
 
 @dataclass(frozen=True, slots=True)
 class EnabledRemedies:
-    """EnabledRemedies says what the installation allows beyond balloons: to taint nodes, and to migrate VMs."""
+    """EnabledRemedies says what the installation allows beyond balloons: to taint nodes, and to migrate VMs.
+
+    Attributes:
+        migrations_at_once: how many migrations may be under way in the cluster when one is begun.
+    """
 
     taints: bool = False
     migrations: bool = False
+    migrations_at_once: int = MIGRATIONS_AT_ONCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,10 @@ class Replica:
 
     def _new_term(self) -> _Term:
         state = ClusterState(
-            self._cool_down, taints_enabled=self._enabled.taints, migrations_enabled=self._enabled.migrations
+            self._cool_down,
+            taints_enabled=self._enabled.taints,
+            migrations_enabled=self._enabled.migrations,
+            migrations_at_once=self._enabled.migrations_at_once,
         )
         lease = self._candidacy.lease
         rounds = RoundRunner(self._cluster, state, self._recorder, self._counters, may_write=lambda: lease.held)

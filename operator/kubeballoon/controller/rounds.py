@@ -27,6 +27,7 @@ from kubeballoon.core.decision_reason import DecisionReason
 from kubeballoon.core.formatting import human, listed
 from kubeballoon.core.memory.allocation import allocate_memory
 from kubeballoon.core.memory.model import MemoryDecision, MemoryPlan
+from kubeballoon.core.migration_arrival import limit_to_arrivals
 from kubeballoon.core.processors.allocation import allocate_processors
 from kubeballoon.core.processors.model import ProcessorDecision, ProcessorPlan
 from kubeballoon.governance.offences import find_offence
@@ -244,7 +245,9 @@ class RoundRunner:
     def _decide(self, name: str, status: NodePressureStatus) -> dict[str, AnyPlan]:
         now = self._clock()
         memory = self._state.snapshot(name, status, now)
-        plans: dict[str, AnyPlan] = {MEMORY.model.plural: allocate_memory(memory)}
+        plans: dict[str, AnyPlan] = {
+            MEMORY.model.plural: limit_to_arrivals(allocate_memory(memory), self._state.arrivals)
+        }
         processors = self._state.processor_snapshot(name, status, now)
         if processors is not None:
             plans[PROCESSORS.model.plural] = allocate_processors(processors)

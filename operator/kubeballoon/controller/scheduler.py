@@ -60,7 +60,7 @@ class Scheduler:
         self._reports = ReportWatch(cluster, state, self.enqueue, clock)
         self._queue = RoundQueue()
         self._tainter = NodeTainter(cluster, state, recorder, rounds.may_write, clock)
-        self._migrator = VMMigrator(cluster, state, recorder, rounds.may_write, clock)
+        self._migrator = VMMigrator(cluster, state, recorder, rounds.may_write, clock, self.enqueue)
         rounds.is_urgent = self._queue.is_urgent
         self._statuses = PolicyStatusWriter(cluster, state, recorder, rounds, counters, timing.figures_interval, clock)
         self._could_write = True

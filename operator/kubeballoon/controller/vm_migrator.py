@@ -6,31 +6,36 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import timedelta
 
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import OBJECT_METADATA_ONLY, ApiClient, ApiError, Object, UnreachableError
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.cluster.vm_migrations import (
     MigrationWatch,
-    VMMigration,
     create_migration,
     why_no_target,
     why_not_moved,
 )
 from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.migration_canceller import LONG_UNDER_WAY, MigrationCanceller
+from kubeballoon.controller.migration_history import MigrationHistory, all_under_way, read_histories, received_from
+from kubeballoon.controller.migration_limits import ClusterMigrationLimits
+from kubeballoon.controller.node_remedy import NodeRemedy
 from kubeballoon.core.formatting import listed
+from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.core.migration import (
     ADVICE_TERMS,
     Migration,
     MigrationNode,
     MigrationPlan,
     MigrationTerms,
-    MigrationUnderWay,
     choose_migrations,
     migration_node,
     with_migrations_under_way,
 )
+from kubeballoon.core.migration_arrival import Arrival, plan_arrival
 from kubeballoon.governance.migration_hindrance import migration_hindrances
 from kubeballoon.governance.node_policies import LoadedNodePolicy
 from kubeballoon.governance.report_bounds import SILENT_AFTER
@@ -49,39 +54,18 @@ _NO_TARGETS = "no VM is migrated: this version of KubeVirt takes no target for a
 _TOLD_EVERY = 600.0  # seconds at the least, of one node: figures waver, and with them which VMs suffice
 _MOST_TOLD = 16  # VMs at one time, of one node: a forged report has a thousand
 _REFUSED_FOR = 600.0  # seconds for which a VM, or a target, that was refused is left out
-_LONGEST_REST = 32  # by how many times the rest is longer after failures, at the most
-_LONG_UNDER_WAY = 1800.0  # seconds from which on a migration that has not ended is named as a fault
+_REQUESTED_WITHIN = 60.0  # seconds in which a VM's request for its new node is written, or another VM is moved
+_STRAYED_FOR = timedelta(hours=1)  # for which nothing is moved after a migration that went elsewhere
 
 
-@dataclass(frozen=True, slots=True)
-class _History:
-    """A _History is what KubeVirt keeps of the migrations of one VM, the latest first."""
-
-    migrations: tuple[VMMigration, ...]
-
-    @property
-    def failures(self) -> int:
-        """How many of the latest migrations failed, one after the other."""
-        succeeded = (number for number, each in enumerate(self.migrations) if each.ended and not each.failed)
-        last = next(succeeded, len(self.migrations))
-        return sum(each.failed for each in self.migrations[:last])
-
-    def under_way_for(self, now: float) -> float:
-        """Return for how long the latest migration has been under way, seconds; 0 if it has ended."""
-        latest = self.migrations[0]
-        return 0.0 if latest.ended else now - latest.begun_at.timestamp()
-
-    def rested(self, now: float) -> float:
-        """Return for how long the VM has rested, seconds; they count half after one failure, a quarter after two."""
-        return (now - self.migrations[0].begun_at.timestamp()) / min(_LONGEST_REST, 1 << self.failures)
-
-
-class VMMigrator:
+class VMMigrator(NodeRemedy):
     """A VMMigrator seeks migrations where NodePolicies say so, and begins them where these enforce them.
 
     It seeks them among the nodes that one policy governs. It remembers since when each node has needed more than it
     has; a new leader begins anew. What was migrated, and what failed, KubeVirt's own objects tell.
     """
+
+    _event_action = "Migrate"
 
     def __init__(
         self,
@@ -90,22 +74,22 @@ class VMMigrator:
         recorder: EventRecorder,
         may_write: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
+        enqueue: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Migrate VMs of the nodes of ``state`` if that is enabled there.
+        """Begin without knowing for how long nodes have been contended.
 
-        Args:
-            cluster: the API server.
-            state: what the controller knows.
-            recorder: posts events.
-            may_write: whether this replica leads for certain.
-            clock: monotonic seconds.
+        The arguments are a NodeRemedy's, but for ``enqueue``, which has a round of a node run soon.
         """
-        self._cluster = cluster
-        self._state = state
-        self._recorder = recorder
-        self._may_write = may_write
-        self._clock = clock
+        super().__init__(cluster, state, recorder, may_write, clock)
+        self._enqueue = enqueue
         self._watch = MigrationWatch(cluster)
+        self._canceller = MigrationCanceller(cluster, state, recorder, may_write, clock)
+        self._limits = ClusterMigrationLimits(cluster, state.migrations_at_once, clock)
+        self._memory: dict[str, MemoryNode] = {}  # the nodes that are described, by name
+        self._arrivals: dict[str, Arrival] = {}  # of VMs that are on their way, or about to be, by namespace and name
+        # Since when VMs, by uid, have waited for their requests to be written: as of this update, and of the last.
+        self._waits_since: dict[str, float] = {}
+        self._waited_since: dict[str, float] = {}
         self._contended_at: dict[str, float] = {}  # since when each node has needed more than it has
         self._announced: dict[str, tuple[frozenset[str], float]] = {}  # by node: the uids of VMs told of last, and when
         # Until when VMs (by uid) and targets (by name) are left out after a refusal, or everything (""), and why.
@@ -121,14 +105,18 @@ class VMMigrator:
         plans: dict[str, MigrationPlan] = {}
         faults: dict[str, str] = {}
         contended_at: dict[str, float] = {}
+        arrivals_before = self._state.arrivals
+        self._waited_since, self._waits_since = self._waits_since, {}
+        self._memory = {}
+        await self._see_to_those_under_way()
         histories = self._histories()
         self._refused = {key: each for key, each in self._refused.items() if each[0] > self._clock()}
         for name, nodes in self._state.pools().items():
             policy = self._state.node_policies.policies.get(name)
             if policy is None or policy.migrations is None:
                 continue
-            reported = await self._describe(nodes, histories)
-            expected = self._time(with_migrations_under_way(reported, _under_way(histories)), contended_at)
+            reported = await self._describe(nodes, histories, policy.migrations.rest)
+            expected = self._time(with_migrations_under_way(reported, all_under_way(histories)), contended_at)
             if self._enforces(policy):
                 plan = await self._enforce(expected, policy.migrations)
                 plans[name] = replace(plan, migrations=(*_own(reported, histories), *plan.migrations))
@@ -142,23 +130,20 @@ class VMMigrator:
         self._announced = {name: each for name, each in self._announced.items() if name in contended_at}
         self._state.migration_plans = plans
         self._state.migration_faults = faults
+        self._let_go(arrivals_before)
 
     def _enforces(self, policy: LoadedNodePolicy) -> bool:
         return self._state.migrations_enabled and policy.resource.spec.migration.mode is RemedyMode.ENFORCE
 
-    def _histories(self) -> dict[str, _History]:
-        """Collect the migrations of each VM, by its namespace and name."""
-        by_vm: dict[str, list[VMMigration]] = {}
-        for each in self._watch.migrations():
-            by_vm.setdefault(each.vm, []).append(each)
-        return {
-            vm: _History(tuple(sorted(some, key=lambda each: each.begun_at, reverse=True)))
-            for vm, some in by_vm.items()
-        }
+    def _histories(self) -> dict[str, MigrationHistory]:
+        return read_histories([*self._watch.migrations(), *self._canceller.cancelled])
 
-    async def _describe(self, names: Iterable[str], histories: Mapping[str, _History]) -> list[MigrationNode]:
+    async def _describe(
+        self, names: Iterable[str], histories: Mapping[str, MigrationHistory], rest: float
+    ) -> list[MigrationNode]:
         """Describe the nodes whose reports hold, but those that an administrator released: their VMs are left alone."""
         described = []
+        received = received_from(histories, self._state.utc_now().timestamp() - rest)
         for name in names:
             try:
                 node = self._node(name, histories)
@@ -166,7 +151,7 @@ class VMMigrator:
                 _log.debug("node %s is left out of the choice of migrations", name, exc_info=True)
                 continue
             if node is not None:
-                described.append(node)
+                described.append(replace(node, received_from=received.get(name, node.received_from)))
             await asyncio.sleep(0)
         return described
 
@@ -176,7 +161,7 @@ class VMMigrator:
         contended_at |= {node.name: self._contended_at.get(node.name, now) for node in nodes if node.excess}
         return [replace(node, contended_for=now - contended_at.get(node.name, now)) for node in nodes]
 
-    def _node(self, name: str, histories: Mapping[str, _History]) -> MigrationNode | None:
+    def _node(self, name: str, histories: Mapping[str, MigrationHistory]) -> MigrationNode | None:
         """Describe a node; None if it is gone, silent or released."""
         now, pressure = self._clock(), self._state.nodes.get(name)
         if pressure is None or pressure.status is None or pressure.metadata.released:
@@ -185,20 +170,22 @@ class VMMigrator:
             return None
         hindrances = migration_hindrances(pressure.status.virtual_machines)
         hindrances |= {uid: why for uid, (_, why) in self._refused.items()}
-        memory = self._state.snapshot(name, pressure.status, now)
+        memory = self._memory[name] = self._state.snapshot(name, pressure.status, now)
         accepts = name not in self._state.taints and name not in self._refused
         node = migration_node(memory, hindrances=hindrances, accepts=accepts)
         today = self._state.utc_now().timestamp()
         vms = (
             replace(vm, moved_for=histories[vm.name].rested(today)) if vm.name in histories else vm for vm in node.vms
         )
-        return replace(node, vms=tuple(vms), spare=max(0, memory.available - memory.reserve))
+        return replace(node, vms=tuple(vms), spare=memory.spare)
 
     async def _enforce(self, nodes: Sequence[MigrationNode], terms: MigrationTerms) -> MigrationPlan:
         """Begin migrations; return these, and which nodes no migration mends."""
         if not self._watch.synced.is_set():
             return MigrationPlan()  # more than the limits allow may be under way
-        plan = await _choose(nodes, terms)
+        await self._limits.update()
+        under_way = sum(not each.ended for each in self._watch.migrations())
+        plan = await _choose(nodes, self._limits.restrict(terms, nodes, under_way))
         await self._tell(replace(plan, migrations=()))
         begun = [] if _EVERYTHING in self._refused else [each for each in plan.migrations if await self._begin(each)]
         return replace(plan, migrations=tuple(begun))
@@ -208,13 +195,17 @@ class VMMigrator:
         uid, target = migration.vm.uid, migration.target
         try:
             node = await self._checked_target(migration)
-            if node is None or not self._may_write():
+            arrival = None if node is None else self._plan_arrival(migration)
+            if node is None or not self._is_requested(migration, arrival) or not self._may_write():
                 return False
-            created = await create_migration(self._cluster, migration.vm.name, node, migration.reason)
+            memory = None if arrival is None else arrival.memory
+            created = await create_migration(self._cluster, migration.vm.name, node, migration.reason, memory)
         except UnreachableError as error:
+            self._arrivals.pop(migration.vm.name, None)
             _log.warning("%s", error)
             return False
         except ApiError as error:
+            self._arrivals.pop(migration.vm.name, None)
             if _TARGET_FIELD in str(error):
                 self._leave_out(_EVERYTHING, _NO_TARGETS)
             else:
@@ -223,6 +214,39 @@ class VMMigrator:
         self._watch.add(created)
         await self._post(migration.source, MIGRATES, f"{migration.vm.name} is migrated to {target}", [migration])
         return True
+
+    def _plan_arrival(self, migration: Migration) -> Arrival | None:
+        """Find with how much memory a VM is to arrive; None if with all, or if nothing is to be requested of it."""
+        vm = next(each for each in self._memory[migration.source].vms if each.uid == migration.vm.uid)
+        others = [each for each in self._arrivals.values() if each.vm != vm.name]
+        found = plan_arrival(vm, self._memory[migration.target], others)
+        before = self._state.arrivals.get(vm.name)
+        if found is None or before is None or before.target != migration.target:
+            return found
+        # Figures waver: what was requested a moment ago holds as long as the node can give nearly as much.
+        return before if before.memory - found.memory <= vm.dead_band else found
+
+    def _is_requested(self, migration: Migration, arrival: Arrival | None) -> bool:
+        """Whether no more is requested of a VM than it is to arrive with; if more is, its node's next round mends that.
+
+        On its way the VM is left alone, so a request that is written later would reach it when it has arrived only.
+        """
+        if arrival is None:
+            return True
+        self._arrivals[arrival.vm] = arrival
+        self._state.arrivals = {**self._state.arrivals, arrival.vm: arrival}
+        uid, now = migration.vm.uid, self._clock()
+        request = self._state.requested_memory(migration.source, uid)
+        if request is not None and request <= arrival.memory:
+            return True
+        since = self._waited_since.get(uid, now)
+        if now - since >= _REQUESTED_WITHIN:
+            self._leave_out(uid, f"{arrival.vm} is not migrated: its request for {arrival.target} was not written")
+            del self._arrivals[arrival.vm]
+            return False
+        self._waits_since[uid] = since
+        self._enqueue(migration.source)
+        return False
 
     async def _checked_target(self, migration: Migration) -> Object | None:
         """Read the target's Node; None if it takes no VMs, or if the VM must not be moved, whatever agents report.
@@ -247,8 +271,34 @@ class VMMigrator:
         _log.warning("%s", why)
         self._refused[key] = self._clock() + _REFUSED_FOR, why
 
+    async def _see_to_those_under_way(self) -> None:
+        """Cancel our migrations that hang or go astray, and keep what VMs may use where they go."""
+        migrations = list(self._watch.migrations())
+        if self._state.migrations_enabled and self._watch.synced.is_set():
+            await self._canceller.cancel(migrations)
+        since = self._state.utc_now() - _STRAYED_FOR
+        strayed = [each.vm for each in migrations if each.strayed and each.begun_at > since]
+        if strayed and _EVERYTHING not in self._refused:
+            moved = listed(sorted(strayed))
+            self._leave_out(_EVERYTHING, f"no VM is migrated: KubeVirt took {moved} to another node than it was told")
+        self._arrivals = {
+            each.vm: Arrival(each.vm, each.target, each.memory)
+            for each in migrations
+            if each.ours and not each.ended and each.target is not None and each.memory is not None
+        }
+        self._state.arrivals = {**self._state.arrivals, **self._arrivals}
+
+    def _let_go(self, before: Mapping[str, Arrival]) -> None:
+        """Have the requests of VMs that are not migrated after all, or have arrived, decided by their nodes alone."""
+        self._state.arrivals = self._arrivals
+        gone = before.keys() - self._arrivals.keys()
+        for name, pressure in self._state.nodes.items() if gone else ():
+            reports = () if pressure.status is None else pressure.status.virtual_machines
+            if any(f"{report.namespace}/{report.name}" in gone for report in reports):
+                self._enqueue(name)
+
     def _what_is_wrong(
-        self, nodes: Iterable[MigrationNode], histories: Mapping[str, _History], terms: MigrationTerms
+        self, nodes: Iterable[MigrationNode], histories: Mapping[str, MigrationHistory], terms: MigrationTerms
     ) -> str | None:
         """Say in one line what keeps a policy from migrating VMs of its nodes as it should; None if nothing does."""
         if not self._watch.synced.is_set():
@@ -262,7 +312,9 @@ class VMMigrator:
         failed = [vm for vm, each in known.items() if each.failures and each.rested(today) < terms.rest]
         if failed:
             return f"the last migration failed of {listed(sorted(failed))}: it is not tried again for a while"
-        late = [vm for vm, each in known.items() if each.under_way_for(today) > _LONG_UNDER_WAY]
+        if self._canceller.fault is not None:
+            return self._canceller.fault
+        late = [vm for vm, each in known.items() if each.under_way_for(today) > LONG_UNDER_WAY.total_seconds()]
         return f"the migration does not end of {listed(sorted(late))}" if late else None
 
     async def _tell(self, plan: MigrationPlan) -> None:
@@ -286,14 +338,13 @@ class VMMigrator:
                 await self._post(name, NO_MIGRATION_HELPS, f"no migration mends it: {plan.unmended[name]}")
 
     async def _post(self, name: str, reason: str, note: str, migrations: Sequence[Migration] = ()) -> None:
-        """Post an event about a Node, which is referred to as the kubelet does, and about each VM that is migrated."""
-        node = ObjectReference("v1", "Node", name, name)
-        await self._recorder.post(node, reason, note, action="Migrate", warning=reason == NO_MIGRATION_HELPS)
+        """Post an event about a Node, and about each VM that is migrated."""
+        await self._post_about_node(name, reason, note, warning=reason == NO_MIGRATION_HELPS)
         for each in migrations[:_MOST_TOLD]:
             namespace, vm = each.vm.name.split("/", 1)
             about = ObjectReference("kubevirt.io/v1", "VirtualMachineInstance", vm, each.vm.uid, namespace)
             begin = "it is migrated" if reason == MIGRATES else "it would be migrated; the NodePolicy only observes"
-            await self._recorder.post(about, reason, f"{begin}: {each.reason}", action="Migrate")
+            await self._recorder.post(about, reason, f"{begin}: {each.reason}", action=self._event_action)
 
 
 async def _choose(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> MigrationPlan:
@@ -301,23 +352,14 @@ async def _choose(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> Migr
     return await asyncio.to_thread(choose_migrations, nodes, terms)
 
 
-def _under_way(histories: Mapping[str, _History]) -> list[MigrationUnderWay]:
-    return [
-        MigrationUnderWay(each.vm, each.target)
-        for history in histories.values()
-        for each in history.migrations
-        if not each.ended
-    ]
-
-
-def _own(nodes: Iterable[MigrationNode], histories: Mapping[str, _History]) -> list[Migration]:
+def _own(nodes: Iterable[MigrationNode], histories: Mapping[str, MigrationHistory]) -> list[Migration]:
     """List our migrations of these nodes' VMs that are under way."""
     return [
         Migration(vm, node.name, latest.target or "another node", "it is under way")
         for node in nodes
         for vm in node.vms
         if vm.name in histories
-        and (latest := histories[vm.name].migrations[0]).ours
-        and not latest.ended
+        and (latest := histories[vm.name].under_way) is not None
+        and latest.ours
         and latest.target != node.name
     ]

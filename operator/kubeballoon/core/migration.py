@@ -68,6 +68,7 @@ class MigrationNode:
         requestable: what pods may still request of the scheduler there, bytes; None if that is not known.
         incoming: how many migrations to it are under way.
         outgoing: how many migrations from it are under way.
+        received_from: the names of nodes whose VMs were moved to it lately: its own VMs do not go there.
     """
 
     name: str
@@ -80,6 +81,7 @@ class MigrationNode:
     requestable: int | None = None
     incoming: int = 0
     outgoing: int = 0
+    received_from: frozenset[str] = frozenset()
 
     @property
     def need(self) -> int:
@@ -191,8 +193,9 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
     """Choose the fewest migrations after which no node needs more than it has, and of these the cheapest.
 
     A node is mended as a whole or not at all: where all migrations that its VMs allow would leave it short, none is
-    begun. No node is both a source and a target, and no target needs more than it has afterwards. Of a node's
-    migrations as many are begun as the limits allow; the others are chosen anew when those have ended.
+    begun. No node is both a source and a target, no VM goes to a node from which VMs came lately, and no target needs
+    more than it has afterwards. Of a node's migrations as many are begun as the limits allow; the others are chosen
+    anew when those have ended.
     """
     sources = [
         each for each in nodes if each.excess and each.contended_for >= terms.contended_for and not each.incoming
@@ -203,9 +206,10 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
     migrations: list[Migration] = []
     unmended: dict[str, str] = {}
     for source in sources:
-        chosen = _mend(source, rooms, terms)
+        open_to_it = {name: room for name, room in rooms.items() if name not in source.received_from}
+        chosen = _mend(source, open_to_it, terms)
         if chosen is None:
-            unmended[source.name] = _why_not(source, terms)
+            unmended[source.name] = _why_not(source, terms, alone=len(nodes) == 1)
             continue
         may_begin = min(left, terms.at_once_per_node - source.outgoing)
         for vm, target in chosen:
@@ -300,10 +304,14 @@ def _migration(source: MigrationNode, vm: MigratableVM, target: str) -> Migratio
     return Migration(vm, source.name, target, reason)
 
 
-def _why_not(source: MigrationNode, terms: MigrationTerms) -> str:
-    """Say why a node cannot be mended by migrations."""
+def _why_not(source: MigrationNode, terms: MigrationTerms, *, alone: bool) -> str:
+    """Say why a node cannot be mended by migrations; ``alone`` says that no other node is known."""
     movable = [vm for vm in source.vms if vm.hindrance is None and vm.moved_for >= terms.rest]
     text = f"its VMs need {human(source.excess)} more than it has"
     if not movable:
         return f"{text}, and none of them may be moved now"
+    if alone:
+        return (
+            f"{text}, and there is no node to move them to: a target has the same NodePolicy, and an agent that reports"
+        )
     return f"{text}, and no other node has room for as many of its {len(movable)} VMs that may be moved as that takes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_amount, parse_count
@@ -27,6 +28,8 @@ from kubeballoon.core.memory.node_state import (
 from kubeballoon.core.migration import MigrationTerms
 from kubeballoon.core.tainting import TaintTerms
 from kubeballoon.vocabulary import RemedyMode
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,19 @@ def select_node_policies(policies: Iterable[LoadedNodePolicy], labels: Mapping[s
         and policy.resource.spec.selector.node_selector.matches(labels)
     ]
     return sorted(selecting, key=lambda policy: (-policy.resource.spec.priority, policy.name))
+
+
+def governed_nodes(nodes: Iterable[tuple[T, list[LoadedNodePolicy]]]) -> dict[str, list[T]]:
+    """Find the nodes that each policy governs, by the policy's name; a policy that governs none is left out.
+
+    Args:
+        nodes: each with the policies that select it, the governing one first.
+    """
+    pools: dict[str, list[T]] = {}
+    for node, selecting in nodes:
+        if selecting:
+            pools.setdefault(selecting[0].name, []).append(node)
+    return pools
 
 
 def tied_policies(selecting: list[LoadedNodePolicy]) -> list[LoadedNodePolicy]:

@@ -170,7 +170,7 @@ def _return_free_memory(
     others = [decision for decision in decisions if not _may_be_returned(decision)]
     granted = sum([max(0, _usable(decision) - decision.vm.committed) for decision in others])
     promised = granted + sum([vm.untouched_demand for vm in node.vms if vm.need is not None and vm.enforced])
-    free = max(0, node.available - node.reserve - promised)
+    free = max(0, node.spare - promised)
     held = sum([max(_usable(decision), decision.vm.charge(decision.target)) for decision in others])
     unpromised = node_capacity - held - int(floor.sum())
     capacity = int(floor.sum()) + min(free, max(unpromised, int((needed - floor).sum())))

@@ -80,7 +80,7 @@ def _raise_to_demand(
     touched yet, is not to spare.
     """
     promised = sum(max(0, targets[vm.uid] - vm.actual) + vm.untouched_demand for vm in node.vms if vm.uid in targets)
-    spare = max(0, node.available - node.reserve - promised)
+    spare = max(0, node.spare - promised)
     troubled = sorted(troubled, key=lambda decision: decision.vm.uid)  # not in the order in which they are reported
     for decision in troubled:
         vm, goal = decision.vm, min(decision.vm.demand, decision.entitlement)

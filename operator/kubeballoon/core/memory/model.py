@@ -334,6 +334,11 @@ class MemoryNode:
         return max(0, self.total - self.other - self.reserve - sum(vm.overhead for vm in self.vms))
 
     @property
+    def spare(self) -> int:
+        """The memory that is available now beyond the reserve, bytes."""
+        return max(0, self.available - self.reserve)
+
+    @property
     def fits_demands(self) -> bool:
         """Whether all demands are met at once, and no guest works with more than its policy lets it demand.
 
