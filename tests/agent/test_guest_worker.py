@@ -58,7 +58,10 @@ async def working(
     controls: dict[str, FakeGuestControl], timing: Timing = QUICK, wait: Wait = wait_for
 ) -> AsyncIterator[GuestWorkers]:
     domains = {f"default_{name}": control for name, control in controls.items()}
-    guest_workers = GuestWorkers(FakeHypervisor({}, domains), Path("/pods"), lambda: None, timing, wait)
+    hypervisor = FakeHypervisor({}, domains)
+    guest_workers = GuestWorkers(
+        lambda instance: GuestWorker(instance, hypervisor, Path("/pods"), lambda: None, timing, wait)
+    )
     guest_workers.match({name: instance(name, processor_target="2") for name in controls})
     try:
         yield guest_workers

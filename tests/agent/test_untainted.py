@@ -21,7 +21,7 @@ from hack.testbed.lab import MIB, GuestSpec, vmi_object
 from hack.testbed.lab.unix_sockets import listen
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from kubeballoon.agent.settings import AgentSettings
-from kubeballoon.agent.vm.guest_worker import GuestWorkers
+from kubeballoon.agent.vm.guest_worker import GuestWorker, GuestWorkers
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.policy_backing import PolicyBacking
 from kubeballoon.agent.vm.vmi import Instance, read_instance
@@ -106,7 +106,7 @@ BALLOONED = instance(memory_target="1Gi")
 async def working(pods: Path) -> AsyncIterator[GuestWorkers]:
     """The workers of a VM of which memory is requested, with the real code that calls libvirt."""
     hypervisor = LibvirtHypervisor()
-    guest_workers = GuestWorkers(hypervisor, pods, lambda: None, QUICK)
+    guest_workers = GuestWorkers(lambda instance: GuestWorker(instance, hypervisor, pods, lambda: None, QUICK))
     guest_workers.match({"vm": BALLOONED}, ["vm"])
     guest_worker = guest_workers.find("vm")
     assert guest_worker is not None

@@ -159,7 +159,7 @@ def test_a_vm_s_request_is_set_for_its_new_node_before_it_is_migrated_and_taken_
         found: list[Object] = get(installed, "vmim", f"--namespace={node.namespace}")["items"]
         return found
 
-    until(lambda: made(), 90)
+    until(made, 90)
     arrives_with = made()[0]["metadata"]["annotations"]["kubeballoon.io/memory-target"]
     (requested,) = node.targets().items()
     assert requested == ("a", parse_quantity(arrives_with))

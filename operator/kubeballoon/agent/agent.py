@@ -91,7 +91,9 @@ class Agent:
         self._wake_guard = asyncio.Event()
         self._wake_reporter = asyncio.Event()
         self._guest_workers = GuestWorkers(
-            hypervisor, settings.pods, self._wake_reporter.set, settings.timing, settings.wait
+            lambda instance: GuestWorker(
+                instance, hypervisor, settings.pods, self._wake_reporter.set, settings.timing, settings.wait
+            )
         )
         self._writer = ReportWriter(node, cluster, self.metrics, self._clock, self._timing)
         self._reported_at = -math.inf  # when a report was last written, or was tried to be

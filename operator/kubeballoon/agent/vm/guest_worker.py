@@ -169,20 +169,9 @@ class GuestWorker:
 class GuestWorkers:
     """GuestWorkers keep one guest worker for each VM of the node."""
 
-    def __init__(
-        self,
-        hypervisor: Hypervisor,
-        pods: Path,
-        changed: Callable[[], None],
-        timing: Timing = DEFAULT_TIMING,
-        wait: Wait = wait_for,
-    ) -> None:
-        """Work for VMs whose pods are below ``pods``; call ``changed`` when a worker has something to report."""
-        self._hypervisor = hypervisor
-        self._pods = pods
-        self._changed = changed
-        self._timing = timing
-        self._wait = wait
+    def __init__(self, new_worker: Callable[[Instance], GuestWorker]) -> None:
+        """Begin without workers; ``new_worker`` makes one for a VM."""
+        self._new_worker = new_worker
         self._workers: dict[str, tuple[GuestWorker, asyncio.Task[None]]] = {}  # by the VM's uid
 
     def match(self, running: Mapping[str, Instance], governed: Collection[str] = ()) -> None:
@@ -192,7 +181,7 @@ class GuestWorkers:
         for uid, instance in running.items():
             worker = self.find(uid)
             if worker is None:
-                worker = GuestWorker(instance, self._hypervisor, self._pods, self._changed, self._timing, self._wait)
+                worker = self._new_worker(instance)
                 task = asyncio.create_task(worker.run(), name=f"guest worker {instance.domain}")
                 self._workers[uid] = worker, task
             worker.update(instance, governed=uid in governed)
