@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
 from kubeballoon.api.reasons import AgentReason
+from kubeballoon.controller.migration_canceller import MIGRATION_CANCELLED
 from kubeballoon.controller.node_tainter import TAINTED, UNTAINTED, WOULD_TAINT
 from kubeballoon.controller.vm_migrator import MIGRATES, NO_MIGRATION_HELPS, WOULD_MIGRATE
 from kubeballoon.core.decision_reason import DecisionReason
@@ -44,5 +45,6 @@ def test_the_reference_names_the_events_of_vms_and_nodes() -> None:
     posted = {event for each in (MEMORY, PROCESSORS) for event in (each.reclaimed_event, each.returned_event)}
     posted |= {f"Memory{state}" for state in NodeState} | {DecisionReason.UNRESPONSIVE, ConditionType.SHORTFALL}
     posted |= {ConditionReason.MEMORY_WITHHELD, ConditionReason.MISREPORTED, TAINTED, UNTAINTED, WOULD_TAINT}
-    posted |= {MIGRATES, WOULD_MIGRATE, NO_MIGRATION_HELPS, *(reason for reason in AgentReason if reason.is_offence)}
+    posted |= {MIGRATES, WOULD_MIGRATE, NO_MIGRATION_HELPS, MIGRATION_CANCELLED}
+    posted |= {reason for reason in AgentReason if reason.is_offence}
     assert set(_quoted(_section("### Events", "\n## "))) == posted

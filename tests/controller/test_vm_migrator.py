@@ -150,6 +150,7 @@ class Loop:
         pool: str = "",
         available: str = "12Gi",
         released: bool = False,
+        limits: Object | None = None,
         **vm: Any,
     ) -> None:
         """Let an agent report VMs that work with so many GiB."""
@@ -159,6 +160,7 @@ class Loop:
             "state": state,
             "labels": {"pool": pool},
             "conditions": [],
+            "limits": limits,
             **node_of_large_vms(name, *needs, available=available, **vm),
         }
         metadata: Object = {"name": name, "uid": name, "resourceVersion": str(self._reports)}
@@ -783,3 +785,16 @@ async def test_a_vm_whose_request_is_not_written_is_left_out_and_that_is_said() 
     loop.rounds.clear()
     await loop.wait(15)
     assert "shop/full-0" not in loop.state.arrivals
+
+
+async def test_a_target_has_room_for_what_the_vm_s_pod_requests() -> None:
+    loop = enforcing()
+    limits = {"ample": "4Gi", "tight": "3Gi", "scarce": "2Gi", "critical": "1Gi"}
+    limits |= {"capacity": "16Gi", "evictionThreshold": "0", "evictionMargin": "0"}
+    loop.report("full", 7, 6, 5, target="5Gi", policy="vms", min="1Gi")
+    loop.report("free", 1, 1, limits=limits)
+    await contend(loop)
+    assert loop.moved() == [], "its VMs' pods request all 16 GiB"
+    loop.report("free", 1, 1, limits=limits, podRequest="2Gi")
+    await loop.wait(15)
+    assert loop.moved() == ["full-0"]

@@ -216,6 +216,29 @@ def test_no_vm_goes_where_vms_of_its_node_came_from_lately() -> None:
     assert moves(node, calm("roomy", 20)) == []
 
 
+def test_a_target_has_room_for_what_a_vm_s_pod_requests_too() -> None:
+    node = short(replace(vm("a", 6), request=8 * GIB), vm("b", 6, hindrance="no"))
+    assert moves(node, replace(calm(), requestable=8 * GIB)) == [("a", "short", "calm")]
+    assert moves(node, replace(calm(), requestable=8 * GIB - 1)) == []
+    (_, arrived) = with_migrations_under_way(
+        [node, replace(calm(), requestable=9 * GIB)], [MigrationUnderWay("a", "calm")]
+    )
+    assert arrived.requestable == GIB
+
+
+def test_what_may_still_be_requested_on_a_node_is_what_its_vms_pods_leave() -> None:
+    vms = (
+        MemoryVM("1", "a", 8 * GIB, 5 * GIB, overhead=GIB, pod_request=4 * GIB),
+        MemoryVM("2", "b", 8 * GIB, 5 * GIB),
+        MemoryVM("3", "c", 8 * GIB, 5 * GIB, pooled=True),
+    )
+    node = MemoryNode("n", 32 * GIB, 2 * GIB, other=0, reserve=0, vms=vms)
+    found = migration_node(node, allocatable=20 * GIB)
+    assert ([each.requested for each in found.vms], found.requestable) == ([5 * GIB, 8 * GIB], 7 * GIB)
+    assert migration_node(node, allocatable=12 * GIB).requestable == 0
+    assert migration_node(node).requestable is None
+
+
 def test_the_only_node_says_what_another_would_have_to_be() -> None:
     plan = choose_migrations([short(vm("a", 6), vm("b", 6))], TERMS)
     assert plan.unmended["short"].endswith(
@@ -276,9 +299,9 @@ def test_a_node_has_for_vms_what_others_do_not_use_and_what_is_not_kept_free() -
     node = migration_node(MemoryNode("n", 32 * GIB, 2 * GIB, other=3 * GIB, reserve=GIB, vms=vms), 60, {"1": "no"})
     assert (node.capacity, node.contended_for, node.accepts) == (28 * GIB, 60, True)
     assert node.vms == (
-        MigratableVM("1", "a", 7 * GIB, 6 * GIB, "no"),
-        MigratableVM("2", "b", 8 * GIB, 5 * GIB, "its agent cannot move its memory now"),
-        MigratableVM("3", "c", 8 * GIB, 5 * GIB, None),
+        MigratableVM("1", "a", 7 * GIB, 6 * GIB, "no", request=9 * GIB),
+        MigratableVM("2", "b", 8 * GIB, 5 * GIB, "its agent cannot move its memory now", request=8 * GIB),
+        MigratableVM("3", "c", 8 * GIB, 5 * GIB, None, request=8 * GIB),
     )
     beyond = MemoryNode("n", 4 * GIB, 0, other=4 * GIB, reserve=GIB, vms=())
     assert migration_node(beyond).capacity == 0

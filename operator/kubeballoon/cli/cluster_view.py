@@ -39,7 +39,7 @@ from kubeballoon.governance.loaded_policy import (
 from kubeballoon.governance.migration_hindrance import migration_hindrances
 from kubeballoon.governance.node_policies import LoadedNodePolicy, load_node_policy
 from kubeballoon.governance.policy_selection import Governance, govern
-from kubeballoon.governance.report_bounds import SILENT_AFTER, as_last_held, lease_namespaces
+from kubeballoon.governance.report_bounds import SILENT_AFTER, as_last_held, clamp_memory, lease_namespaces
 
 R = TypeVar("R", bound=Resource)
 
@@ -118,7 +118,9 @@ class ClusterView:
     def migration_node(self, node: NodePressure, status: NodePressureStatus) -> MigrationNode:
         """Translate a node for the choice of migrations."""
         hindrances, memory = migration_hindrances(status.virtual_machines), self.memory_node(node, status)
-        described = migration_node(memory, hindrances=hindrances, accepts=not node.metadata.released)
+        allocatable = None if status.limits is None else clamp_memory(status.limits.capacity)
+        accepts = not node.metadata.released
+        described = migration_node(memory, hindrances=hindrances, accepts=accepts, allocatable=allocatable)
         return replace(described, spare=memory.spare)
 
     def processor_node(self, node: NodePressure, status: NodePressureStatus) -> ProcessorNode | None:

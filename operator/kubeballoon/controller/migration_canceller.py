@@ -27,7 +27,7 @@ LONG_UNDER_WAY = timedelta(minutes=30)
 # (completionTimeoutPerGiB), so it comes first: what is cancelled here KubeVirt has forgotten, or cannot begin.
 _PER_GIB = timedelta(seconds=150)
 _LONGEST = timedelta(days=1)  # also of a VM that no agent reports: nobody knows how large it is
-_REMEMBERED = timedelta(days=7)  # longer than any rest after failures that is not itself longer than hours
+_REMEMBERED = timedelta(days=7)  # the longest rest after failures is 32 hours, where policies do not say otherwise
 
 
 class MigrationCanceller(NodeRemedy):

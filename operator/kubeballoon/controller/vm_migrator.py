@@ -38,7 +38,7 @@ from kubeballoon.core.migration import (
 from kubeballoon.core.migration_arrival import Arrival, plan_arrival
 from kubeballoon.governance.migration_hindrance import migration_hindrances
 from kubeballoon.governance.node_policies import LoadedNodePolicy
-from kubeballoon.governance.report_bounds import SILENT_AFTER
+from kubeballoon.governance.report_bounds import SILENT_AFTER, clamp_memory
 from kubeballoon.vocabulary import RemedyMode
 
 _log = logging.getLogger(__name__)
@@ -172,7 +172,9 @@ class VMMigrator(NodeRemedy):
         hindrances |= {uid: why for uid, (_, why) in self._refused.items()}
         memory = self._memory[name] = self._state.snapshot(name, pressure.status, now)
         accepts = name not in self._state.taints and name not in self._refused
-        node = migration_node(memory, hindrances=hindrances, accepts=accepts)
+        limits = pressure.status.limits
+        allocatable = None if limits is None else clamp_memory(limits.capacity)
+        node = migration_node(memory, hindrances=hindrances, accepts=accepts, allocatable=allocatable)
         today = self._state.utc_now().timestamp()
         vms = (
             replace(vm, moved_for=histories[vm.name].rested(today)) if vm.name in histories else vm for vm in node.vms

@@ -45,6 +45,7 @@ class MigratableVM:
         held: what it holds of its node's memory, bytes: that has to be copied.
         hindrance: why it must not be moved; None if it may be.
         moved_for: seconds since it was last migrated.
+        request: what its pod requests of the scheduler, bytes; None if as much as it needs.
     """
 
     uid: str
@@ -53,6 +54,12 @@ class MigratableVM:
     held: int
     hindrance: str | None = None
     moved_for: float = float("inf")
+    request: int | None = None
+
+    @property
+    def requested(self) -> int:
+        """What the scheduler must find for it on a node, bytes."""
+        return self.need if self.request is None else self.request
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class MigrationNode:
         contended_for: seconds for which its VMs have needed more than its capacity.
         accepts: whether the scheduler may place VMs there.
         spare: memory that is available there now beyond the reserve, bytes; None if that does not count.
-        requestable: what pods may still request of the scheduler there, bytes; None if that is not known.
+        requestable: what pods may still request of the scheduler there at the most, bytes; None if that is not known.
         incoming: how many migrations to it are under way.
         outgoing: how many migrations from it are under way.
         received_from: the names of nodes whose VMs were moved to it lately: its own VMs do not go there.
@@ -103,6 +110,7 @@ def migration_node(
     hindrances: Mapping[str, str] = _NO_HINDRANCES,
     *,
     accepts: bool = True,
+    allocatable: int | None = None,
 ) -> MigrationNode:
     """Describe a node for the choice of migrations.
 
@@ -114,10 +122,13 @@ def migration_node(
         contended_for: seconds for which its VMs have needed more than its capacity.
         hindrances: why VMs must not be moved, by uid.
         accepts: whether VMs may be moved to it.
+        allocatable: what pods may request of the scheduler there together at the most, bytes; None if that is not
+            known. What other pods than VMs' request is not known, so the scheduler may find less.
     """
     capacity = node.total - node.other - node.reserve
     vms = tuple(_migratable(vm, hindrances.get(vm.uid)) for vm in node.vms if not vm.pooled)
-    return MigrationNode(node.name, max(0, capacity), node.state, vms, contended_for, accepts)
+    requestable = None if allocatable is None else max(0, allocatable - sum(vm.requested for vm in vms))
+    return MigrationNode(node.name, max(0, capacity), node.state, vms, contended_for, accepts, requestable=requestable)
 
 
 def _migratable(vm: MemoryVM, hindrance: str | None) -> MigratableVM:
@@ -125,7 +136,10 @@ def _migratable(vm: MemoryVM, hindrance: str | None) -> MigratableVM:
     need = vm.demand if takes_part and vm.responsive else max(vm.size, vm.actual)
     if not vm.responsive:
         hindrance = "its agent cannot move its memory now"
-    return MigratableVM(vm.uid, vm.name, need + vm.overhead, vm.actual + vm.overhead, hindrance)
+    request = vm.size if vm.pod_request is None else vm.pod_request
+    return MigratableVM(
+        vm.uid, vm.name, need + vm.overhead, vm.actual + vm.overhead, hindrance, request=request + vm.overhead
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +180,7 @@ def _with_traffic(
         vms=staying,
         capacity=max(0, node.capacity - sum(vm.need for vm in known)),
         spare=None if node.spare is None else max(0, node.spare - sum(vm.held for vm in known)),
+        requestable=None if node.requestable is None else max(0, node.requestable - sum(vm.requested for vm in known)),
         incoming=len(arriving),
         outgoing=len(node.vms) - len(staying),
     )
@@ -241,7 +256,7 @@ class _Room:
         return (
             vm.need <= self.memory
             and (self.spare is None or vm.held <= self.spare)
-            and (self.requestable is None or vm.need <= self.requestable)
+            and (self.requestable is None or vm.requested <= self.requestable)
         )
 
     def take(self, vm: MigratableVM) -> None:
@@ -250,7 +265,7 @@ class _Room:
         if self.spare is not None:
             self.spare -= vm.held
         if self.requestable is not None:
-            self.requestable -= vm.need
+            self.requestable -= vm.requested
 
 
 def _rooms(nodes: Iterable[MigrationNode], terms: MigrationTerms) -> dict[str, _Room]:
