@@ -118,7 +118,7 @@ class Controller:
         self.state.node_policies.put(tainting)
         self.state.taints_enabled, self.state.taints = True, {"n": TaintEffect.NO_SCHEDULE}
         migration = Migration(MigratableVM("a", "shop/a", 1, 1), "n", "free", "why")
-        self.state.migration_plans = {"pool": MigrationPlan((migration,), {"lost": "why not"})}
+        self.state.migration_plans = {"pool": MigrationPlan((migration,), {"lost": "why not"}, ("n", "late"))}
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("policy_memory_bytes", policy="default", kind="size") == 1024 * MIB
     assert shown("vm_entitlement_bytes", **{**B, "policy": "default"}) is not None
     assert shown("node_tainted", node="n", effect="NoSchedule") == 1
-    assert shown("policy_contended_nodes", policy="pool", result="mendable") == 1
+    assert shown("policy_contended_nodes", policy="pool", result="mendable") == 2
     assert shown("policy_contended_nodes", policy="pool", result="unmended") == 1
     assert shown("build_info", part="controller", version=kubeballoon.__version__) == 1
     assert shown("last_round_timestamp_seconds") == NOW.timestamp()

@@ -161,6 +161,13 @@ def test_migrations_that_a_policy_makes_or_would_make_are_named(mode: str, does:
     assert condition(found, "Ready").message == f"governs 3 nodes, {does} shop/x from a to b; no migration mends c"
 
 
+def test_contended_nodes_that_wait_for_a_migration_are_named() -> None:
+    plans = {"big": MigrationPlan(waiting=("b", "a"))}
+    found = statuses([policy("big", "big", migration={"mode": "Enforce"})], [node("a", "big", "big")], plans=plans)
+    said = "governs 1 node; a, b can be mended, but no migration may begin there yet"
+    assert condition(found["big"], "Ready").message == said
+
+
 def test_a_policy_that_cannot_migrate_says_why() -> None:
     policies, nodes = [policy("big", "big", migration={"mode": "Enforce"})], [node("a", "big", "big")]
     disabled = condition(statuses(policies, nodes, migrations=RemedyAbility(enabled=False))["big"], "Degraded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 from kubeballoon.api.v1alpha1 import NodePressure, NodePressureStatus
 from kubeballoon.cluster.client import ApiError, ConflictError, ForbiddenError, InvalidError, Object, UnreachableError
 from kubeballoon.controller.cluster_state import ClusterState
+from kubeballoon.controller.main import add_parser
 from kubeballoon.controller.vm_migrator import VMMigrator
 from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.core.migration_arrival import Arrival
@@ -736,6 +738,7 @@ async def test_a_vm_s_request_is_set_for_its_new_node_before_the_migration_is_ma
     await contend(loop)
     arrival = Arrival("shop/full-0", "free", 7 << 30)
     assert (loop.moved(), loop.rounds, dict(loop.state.arrivals)) == ([], ["full"], {"shop/full-0": arrival})
+    assert loop.state.migration_plans["all"].waiting == ("full",)
     written = VMRequest(7 << 30, None, "vms", None)
     loop.state.memory.written.record("full", "full-0", VMRequest(), written, loop.now)
     await loop.wait(15)
@@ -798,3 +801,14 @@ async def test_a_target_has_room_for_what_the_vm_s_pod_requests() -> None:
     loop.report("free", 1, 1, limits=limits, podRequest="2Gi")
     await loop.wait(15)
     assert loop.moved() == ["full-0"]
+
+
+@pytest.mark.parametrize("number", ["0", "101", "-1", "4.0", "many", ""])
+def test_a_limit_that_is_no_number_of_migrations_is_refused_in_one_line(
+    number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    with pytest.raises(SystemExit):
+        parser.parse_args(["controller", f"--max-migrations={number}"])
+    assert f"--max-migrations: {number!r} is no number from 1 to 100" in capsys.readouterr().err

@@ -216,6 +216,13 @@ def test_no_vm_goes_where_vms_of_its_node_came_from_lately() -> None:
     assert moves(node, calm("roomy", 20)) == []
 
 
+def test_a_node_that_the_limits_let_wait_is_named() -> None:
+    nodes = [short(vm("a", 6), vm("b", 6)), short(vm("c", 6), vm("d", 6), name="too"), calm(capacity=20)]
+    plan = choose_migrations(nodes, replace(TERMS, at_once=1))
+    assert ([each.source for each in plan.migrations], plan.waiting) == (["short"], ("too",))
+    assert choose_migrations(nodes, TERMS).waiting == ()
+
+
 def test_a_target_has_room_for_what_a_vm_s_pod_requests_too() -> None:
     node = short(replace(vm("a", 6), request=8 * GIB), vm("b", 6, hindrance="no"))
     assert moves(node, replace(calm(), requestable=8 * GIB)) == [("a", "short", "calm")]

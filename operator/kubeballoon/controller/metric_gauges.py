@@ -149,7 +149,7 @@ def _tainted(state: ClusterState) -> Iterator[Sample]:
 def _contended(plans: Mapping[str, MigrationPlan]) -> Iterator[Sample]:
     """Count for each NodePolicy that seeks migrations the nodes that they would mend, and the others."""
     for policy, plan in plans.items():
-        yield (policy, "mendable"), len({each.source for each in plan.migrations})
+        yield (policy, "mendable"), len({each.source for each in plan.migrations} | set(plan.waiting))
         yield (policy, "unmended"), len(plan.unmended)
 
 

@@ -133,6 +133,8 @@ def _describe_plan(plan: MigrationPlan, *, migrating: bool) -> str:
     """Say which VMs are migrated, or would be, and which contended nodes that does not mend, if there are any."""
     moves = listed([f"{each.vm.name} from {each.source} to {each.target}" for each in plan.migrations])
     text = f", {'migrates' if migrating else 'would migrate'} {moves}" if moves else ""
+    if plan.waiting:
+        text += f"; {in_order(plan.waiting)} can be mended, but no migration may begin there yet"
     return f"{text}; no migration mends {in_order(plan.unmended)}" if plan.unmended else text
 
 

@@ -182,7 +182,7 @@ class VMMigrator(NodeRemedy):
         return replace(node, vms=tuple(vms), spare=memory.spare)
 
     async def _enforce(self, nodes: Sequence[MigrationNode], terms: MigrationTerms) -> MigrationPlan:
-        """Begin migrations; return these, and which nodes no migration mends."""
+        """Begin migrations; return these, and which nodes no migration mends, or none yet."""
         if not self._watch.synced.is_set():
             return MigrationPlan()  # more than the limits allow may be under way
         await self._limits.update()
@@ -190,7 +190,8 @@ class VMMigrator(NodeRemedy):
         plan = await _choose(nodes, self._limits.restrict(terms, nodes, under_way))
         await self._tell(replace(plan, migrations=()))
         begun = [] if _EVERYTHING in self._refused else [each for each in plan.migrations if await self._begin(each)]
-        return replace(plan, migrations=tuple(begun))
+        held_up = {each.source for each in plan.migrations} - {each.source for each in begun}
+        return replace(plan, migrations=tuple(begun), waiting=(*plan.waiting, *sorted(held_up)))
 
     async def _begin(self, migration: Migration) -> bool:
         """Have KubeVirt migrate a VM; whether it takes that on."""

@@ -198,10 +198,17 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class MigrationPlan:
-    """A MigrationPlan lists the migrations to begin now, and why some nodes cannot be mended, by the node's name."""
+    """A MigrationPlan says what is done about nodes that need more than they have.
+
+    Attributes:
+        migrations: those to begin now.
+        unmended: why nodes cannot be mended, by the node's name.
+        waiting: the names of nodes that can be mended, but of whose migrations none may begin yet.
+    """
 
     migrations: tuple[Migration, ...] = ()
     unmended: Mapping[str, str] = field(default_factory=dict)
+    waiting: tuple[str, ...] = ()
 
 
 def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> MigrationPlan:
@@ -220,6 +227,7 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
     left = terms.at_once - sum(each.outgoing for each in nodes)
     migrations: list[Migration] = []
     unmended: dict[str, str] = {}
+    waiting: list[str] = []
     for source in sources:
         open_to_it = {name: room for name, room in rooms.items() if name not in source.received_from}
         chosen = _mend(source, open_to_it, terms)
@@ -227,13 +235,16 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
             unmended[source.name] = _why_not(source, terms, alone=len(nodes) == 1)
             continue
         may_begin = min(left, terms.at_once_per_node - source.outgoing)
+        left_before = left
         for vm, target in chosen:
             rooms[target].take(vm)  # those that begin later need their room, too
             if may_begin > 0 and rooms[target].migrations > 0:
                 migrations.append(_migration(source, vm, target))
                 rooms[target].migrations -= 1
                 may_begin, left = may_begin - 1, left - 1
-    return MigrationPlan(tuple(migrations), unmended)
+        if left == left_before:
+            waiting.append(source.name)
+    return MigrationPlan(tuple(migrations), unmended, tuple(waiting))
 
 
 @dataclass(slots=True)
