@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
+from packaging.markers import Marker
+from packaging.utils import parse_wheel_filename
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yaml"))
@@ -111,6 +116,57 @@ def test_ci_builds_images_for_both_architectures_and_checks_what_they_list() -> 
         "runner": ["ubuntu-24.04", "ubuntu-24.04-arm"],
     }
     assert any("python -m hack.sbom root" in step.get("run", "") for step in job["steps"])
+
+
+_ARM64 = {
+    "sys_platform": "linux",
+    "os_name": "posix",
+    "platform_system": "Linux",
+    "platform_machine": "aarch64",
+    "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
+    "python_version": "3.13",
+    "python_full_version": "3.13.5",  # as images/Containerfile's base
+}
+
+
+def _fits_arm64(wheel: str) -> bool:
+    """Whether a wheel, given by its address, can be installed in an image for arm64."""
+    tags = parse_wheel_filename(unquote(wheel.rpartition("/")[2]))[3]
+    return any(
+        (tag.platform == "any" or (tag.platform.startswith("manylinux") and tag.platform.endswith("aarch64")))
+        and (tag.interpreter in ("py3", "cp313") or tag.abi == "abi3")
+        for tag in tags
+    )
+
+
+def _locked_packages(lock: dict[str, Any], of_project: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Find the packages that a package of uv.lock needs on arm64, and what these need."""
+    known: set[str] = set()
+    waiting = [of_project]
+    while waiting:
+        package = waiting.pop()
+        for needed in package.get("dependencies", ()):
+            if "marker" in needed and not Marker(needed["marker"]).evaluate(_ARM64):
+                continue
+            (found,) = (
+                each
+                for each in lock["package"]
+                if each["name"] == needed["name"] and each["version"] == needed.get("version", each["version"])
+            )
+            if found["name"] not in known:
+                known.add(found["name"])
+                waiting.append(found)
+                yield found
+
+
+def test_each_package_of_the_controller_s_image_has_a_wheel_for_arm64() -> None:
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    (project,) = (package for package in lock["package"] if package["name"] == "kubeballoon")
+    packages = list(_locked_packages(lock, project))
+    assert {"numpy", "pydantic-core", "kopf", "aiohttp"} <= {package["name"] for package in packages}
+    without = [each["name"] for each in packages if not any(_fits_arm64(wheel["url"]) for wheel in each["wheels"])]
+    assert without == []
 
 
 def test_make_help_lists_every_target_in_a_line_that_fits_a_terminal() -> None:
