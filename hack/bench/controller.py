@@ -23,6 +23,7 @@ import aiohttp
 
 from hack.testbed.fake_api_server import FakeApiServer, Write
 from hack.testbed.fleet import Fleet, policy, serve_fleet
+from kubeballoon.api.names import MEMORY_TARGET
 from kubeballoon.cluster import paths
 
 Row = dict[str, object]
@@ -51,7 +52,15 @@ async def measure(nodes: int, vms: int) -> Row:
             for name in ("a", "b"):
                 server.put(paths.MEMORY_POLICIES, policy(name, name))
             row: Row = {"nodes": nodes, "vms": vms}
-            for scene in (bench.first_start, bench.start_again, bench.change, bench.kill_leader, bench.outage):
+            scenes = (
+                bench.first_start,
+                bench.start_again,
+                bench.change,
+                bench.kill_leader,
+                bench.outage,
+                bench.recreate,
+            )
+            for scene in scenes:
                 row |= await scene()
                 print(f"  {scene.__name__}: {json.dumps(row)}", file=sys.stderr, flush=True)
             return row
@@ -168,6 +177,24 @@ class _Bench:
             gap = self.server.writes[before].at - back
             await self._quiet()
             return {"outage_s": round(gap, 1), "restarts": int(replica.process.poll() is not None)}
+
+    async def recreate(self) -> Row:
+        """Delete all VMs of half of the nodes at once, and create them anew at once under the same names."""
+        async with self._controller() as replica:
+            await self._settled(replica)
+            resident = replica.resident_mib()
+            nodes = list(self.fleet.bodies)[: self.fleet.nodes // 2]
+            vms = self.fleet.delete_vms(nodes)
+            for vmi in vms:
+                del self.server.vmis[vmi]
+            await self._quiet()
+            began = time.monotonic()
+            self.server.vmis.update(self.fleet.create_vms(vms))
+            await _until(lambda: all(MEMORY_TARGET in self.server.vmis[vmi].annotations for vmi in vms))
+            seconds = time.monotonic() - began
+            await self._quiet()
+            growth = replica.resident_mib() - resident
+            return {"recreated": len(vms), "recreated_s": round(seconds, 1), "recreated_growth_mib": round(growth, 1)}
 
     def _change_policy(self) -> None:
         self._policies += 1

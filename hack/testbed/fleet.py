@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -81,6 +81,27 @@ class Fleet:
         if node not in self._due:
             self._due.add(node)
             asyncio.get_running_loop().call_later(_FOLLOW_SECONDS, self.report, node)
+
+    def delete_vms(self, nodes: Sequence[str]) -> list[tuple[str, str]]:
+        """Delete all VMs of some nodes, which report that; return their namespaces and names."""
+        for node in nodes:
+            self.bodies[node]["status"]["virtualMachines"] = []
+            self.report(node)
+        return [vmi for vmi, (node, _) in self._homes.items() if node in nodes]
+
+    def create_vms(self, vmis: Sequence[tuple[str, str]]) -> dict[tuple[str, str], FakeVMI]:
+        """Create VMs that were deleted anew, each on its node, which reports that; return their VMIs."""
+        created = {}
+        for vmi in vmis:
+            node, vm = self._homes[vmi]
+            vm |= {"uid": str(uuid.uuid4()), "actual": vm["size"]}
+            for name in _REQUESTS.values():
+                vm.pop(name, None)
+            self.bodies[node]["status"]["virtualMachines"].append(vm)
+            created[vmi] = FakeVMI(vm["uid"], node)
+        for node in {vmi.node for vmi in created.values()}:
+            self.report(node)
+        return created
 
     @property
     def settled(self) -> bool:
