@@ -59,6 +59,15 @@ class FakeApi:
         self.listed += 1
         raise ForbiddenError("may not list them")
 
+    async def json_patch(self, path: str, operations: list[Object]) -> Object:
+        """Take what is written on a VM."""
+        assert path.startswith("/apis/kubevirt.io/v1/namespaces/shop/virtualmachineinstances/full-0")
+        key = "/metadata/annotations/kubeballoon.io~1migration-cancelled"
+        self.annotations["kubeballoon.io/migration-cancelled"] = next(
+            each["value"] for each in operations if each["path"] == key
+        )
+        return {}
+
     async def delete(self, path: str, uid: str, version: str) -> None:
         """Delete a migration, or fail."""
         assert (uid, version) != ("", "")
@@ -564,6 +573,34 @@ async def test_a_migration_of_ours_that_hangs_is_cancelled_once_and_its_vm_rests
     await loop.wait(0)
     await loop.wait(60)
     assert loop.moved() == ["full-0", "full-0"]
+
+
+async def test_a_new_leader_reads_from_the_vm_that_its_migration_was_cancelled() -> None:
+    first = enforcing()
+    await contend(first)
+    first.now = 4000.0
+    renew(first)
+    await first.wait(0)
+    assert first.api.annotations == {"kubeballoon.io/migration-cancelled": "2026-01-01T01:06:40+00:00"}
+    second = enforcing()
+    second.api.annotations = first.api.annotations
+    second.now = 4000.0
+    renew(second)
+    await contend(second)
+    await second.wait(15)
+    why = "the last migration failed of shop/full-0: it is not tried again for a while"
+    assert second.state.migration_faults == {"all": why}
+    assert second.moved() == []
+
+
+@pytest.mark.parametrize(
+    "written", ["yesterday", "2026-01-01", "2025-12-01T00:00:00+00:00", "2027-01-01T00:00:00+00:00"]
+)
+async def test_a_date_that_says_nothing_keeps_no_vm_from_being_migrated(written: str) -> None:
+    loop = enforcing()
+    loop.api.annotations = {"kubeballoon.io/migration-cancelled": written}
+    await contend(loop)
+    assert loop.moved() == ["full-0"]
 
 
 async def test_an_event_on_the_node_that_the_vm_does_not_leave_tells_of_the_cancelled_migration() -> None:

@@ -166,12 +166,15 @@ def uninstall(plane: ControlPlane, namespace: str, log: Path, wait: str) -> Comm
 
 @pytest.mark.cluster
 def test_memory_that_does_not_return_in_time_is_named(installed: ControlPlane, short: FakeNode, tmp_path: Path) -> None:
+    where, cancelled = f"--namespace={short.namespace}", "kubeballoon.io/migration-cancelled=2026-01-01T00:00:00Z"
+    installed.kubectl("annotate", "vmi", "a", where, cancelled, *AS_CONTROLLER)
     with uninstall(installed, short.namespace, tmp_path / "log", "2s") as command:
         assert command.process.wait(60) == 1
     last = command.output().splitlines()[-1]
     assert last.startswith("kubeballoon: not all memory is back after 2s: ")
     assert last.endswith(f"{short.namespace}/a on {short.name}: may still use only 256 MiB")
     assert controller_annotations(installed, short.namespace, "a") == {}
+    assert not [key for key in get(installed, "vmi", "a", where)["metadata"].get("annotations", {}) if "balloon" in key]
 
 
 @pytest.mark.cluster

@@ -48,7 +48,13 @@ CONTROLLER_ANNOTATIONS = (
     PROCESSOR_POLICY,
     PROCESSOR_REASON,
 )
-"""The annotations that the controller writes on a VMI; admission keeps everybody else from writing them."""
+"""The annotations of a VMI that are a request; admission keeps everybody but the controller from writing them."""
+
+MIGRATION_CANCELLED = f"{GROUP}/migration-cancelled"
+"""When the controller last cancelled a migration of the VM: KubeVirt keeps no migration that was cancelled."""
+
+LASTING_ANNOTATIONS = (*CONTROLLER_ANNOTATIONS, MIGRATION_CANCELLED)
+"""All annotations that the controller leaves on a VMI, which an uninstallation removes."""
 
 TAINT = f"{GROUP}/memory-pressure"
 """The key of the taint on Nodes that are short of memory."""

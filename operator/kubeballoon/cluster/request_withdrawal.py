@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from kubeballoon.api.names import CONTROLLER_ANNOTATIONS
+from kubeballoon.api.names import LASTING_ANNOTATIONS
 from kubeballoon.cluster.client import ApiClient, UnreachableError
 from kubeballoon.cluster.vmi_annotations import VMIAnnotator, VMIReference, WriteResult
 from kubeballoon.governance.pending_returns import PendingReturn, listed_returns
@@ -38,7 +38,7 @@ async def withdraw(
 
     async def remove(namespace: str, name: str, uid: str) -> str | None:
         vmi = VMIReference(namespace, name, uid, nodes.get(uid))
-        result = await annotator.write(vmi, dict.fromkeys(CONTROLLER_ANNOTATIONS))
+        result = await annotator.write(vmi, dict.fromkeys(LASTING_ANNOTATIONS))
         return f"{namespace}/{name}" if result is WriteResult.WRITTEN else None
 
     return [name for name in await asyncio.gather(*(remove(*vm) for vm in vms)) if name is not None]

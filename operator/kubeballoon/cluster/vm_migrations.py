@@ -11,6 +11,7 @@ from kubeballoon.api.names import (
     HOSTNAME_LABEL,
     KUBEVIRT_SCHEDULABLE_LABEL,
     MEMORY_TARGET,
+    MIGRATION_CANCELLED,
     MIGRATION_TARGET,
     NODE_NAME_LABEL,
     REASON,
@@ -138,6 +139,16 @@ def why_not_moved(vmi: Object, uid: str, node: str) -> str | None:
         return f"{node} does not run it, although its agent reports it"
     excluded = (metadata.get("annotations") or {}).get(EXCLUDE) == "true"
     return "its owner excluded it" if excluded else None
+
+
+def last_cancelled(vmi: Object) -> datetime | None:
+    """Read when kubeballoon last cancelled a migration of a VM, by its VMI's metadata; None if that says nothing."""
+    written = (vmi["metadata"].get("annotations") or {}).get(MIGRATION_CANCELLED)
+    try:
+        moment = datetime.fromisoformat(str(written))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
 
 
 def why_no_target(node: Object) -> str | None:

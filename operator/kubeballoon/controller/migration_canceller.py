@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
 
+from kubeballoon.api import names
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
-from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, NotFoundError
+from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, NotFoundError, Object
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
-from kubeballoon.cluster.vm_migrations import VMMigration, cancel_migration
+from kubeballoon.cluster.vm_migrations import VMMigration, cancel_migration, last_cancelled
+from kubeballoon.cluster.vmi_annotations import VMIAnnotator, VMIReference
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.node_remedy import NodeRemedy
 
@@ -33,8 +35,8 @@ _REMEMBERED = timedelta(days=7)  # the longest rest after failures is 32 hours, 
 class MigrationCanceller(NodeRemedy):
     """A MigrationCanceller cancels the controller's own migrations that do not end, and nobody else's.
 
-    A migration is cancelled by deleting it, so KubeVirt does not keep it as one that failed. The canceller does, until
-    this controller does not lead any more.
+    A migration is cancelled by deleting it, so KubeVirt does not keep it as one that failed. The canceller does, and
+    writes it on the VM for the next leader.
     """
 
     _event_action = "CancelMigration"
@@ -50,6 +52,7 @@ class MigrationCanceller(NodeRemedy):
         """Begin without having cancelled any; the arguments are a NodeRemedy's."""
         super().__init__(cluster, state, recorder, may_write, clock)
         self.fault: str | None = None
+        self._annotator = VMIAnnotator(cluster)
         self._cancelled: list[VMMigration] = []
 
     @property
@@ -58,6 +61,20 @@ class MigrationCanceller(NodeRemedy):
         oldest = self._state.utc_now() - _REMEMBERED
         self._cancelled = [each for each in self._cancelled if each.begun_at > oldest]
         return self._cancelled
+
+    def recall(self, vm: str, vmi: Object) -> bool:
+        """Take in what an earlier leader wrote on a VM, by its VMI's metadata; whether that is news.
+
+        Args:
+            vm: the VM's namespace and name.
+            vmi: the metadata of its VMI.
+        """
+        at = last_cancelled(vmi)
+        known = any(each.vm == vm for each in self.cancelled)
+        if at is None or known or not self._state.utc_now() - _REMEMBERED < at <= self._state.utc_now():
+            return False
+        self._cancelled.append(VMMigration(vm, at, ended=True, failed=True, target=None, ours=True))
+        return True
 
     async def cancel(self, migrations: Iterable[VMMigration]) -> None:
         """Cancel those of ``migrations`` that the controller made and that should have ended long ago, or go astray.
@@ -89,7 +106,11 @@ class MigrationCanceller(NodeRemedy):
     async def _cancel(self, migration: VMMigration, report: VirtualMachineReport | None, why: str) -> None:
         if not self._may_write():
             return
+        now = self._state.utc_now()
         try:
+            if report is not None:  # first: the migration is the only other trace
+                vmi = VMIReference(report.namespace, report.name, report.uid)
+                await self._annotator.write(vmi, {names.MIGRATION_CANCELLED: now.isoformat(timespec="seconds")})
             await cancel_migration(self._cluster, migration)
         except (ConflictError, NotFoundError):
             return  # it has changed since it was read, or is gone: the next update sees that
@@ -97,7 +118,6 @@ class MigrationCanceller(NodeRemedy):
             _log.warning("%s", error)
             self.fault = str(error)
             return
-        now = self._state.utc_now()
         self._cancelled.append(replace(migration, begun_at=now, ended=True, failed=True))
         note = f"its migration to {migration.target or 'another node'} was cancelled: {why}"
         _log.warning("%s: %s", migration.vm, note)

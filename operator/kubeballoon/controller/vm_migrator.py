@@ -263,6 +263,8 @@ class VMMigrator(NodeRemedy):
         if fault is not None:
             self._leave_out(migration.vm.uid, f"{migration.vm.name} is not migrated: {fault}")
             return None
+        if self._canceller.recall(migration.vm.name, vmi):
+            return None  # the next choice knows that it may have to rest
         node = await self._cluster.get(paths.node(migration.target))
         fault = why_no_target(node)
         if fault is not None:

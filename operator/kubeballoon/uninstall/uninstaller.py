@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from kubeballoon.api.names import CONTROLLER_ANNOTATIONS, TAINT
+from kubeballoon.api.names import LASTING_ANNOTATIONS, TAINT
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import NodePressure
 from kubeballoon.cluster import paths
@@ -30,7 +30,7 @@ _LAST_LEASE_SECONDS = (
     60.0  # no controller of this installation leads for so long afterwards: helm deletes them meanwhile
 )
 _TAINT_ATTEMPTS = 5  # kubelets write their Nodes now and then, seldom twice within a second
-_CONTROLLER_ANNOTATIONS = frozenset(CONTROLLER_ANNOTATIONS)
+_OUR_ANNOTATIONS = frozenset(LASTING_ANNOTATIONS)
 
 
 class Uninstaller:
@@ -106,7 +106,7 @@ class Uninstaller:
         requested = [
             (each["namespace"], each["name"], each["uid"])
             for each in instances
-            if each.get("annotations", {}).keys() & _CONTROLLER_ANNOTATIONS and each["uid"] not in migrating
+            if each.get("annotations", {}).keys() & _OUR_ANNOTATIONS and each["uid"] not in migrating
         ]
         for name in await withdraw(self._cluster, requested):
             _log.info("%s: request withdrawn", name)
