@@ -265,6 +265,24 @@ async def test_a_target_that_cannot_be_lowered_keeps_others_from_rising_by_as_mu
     assert [uid for uid, _ in written_targets(controller.cluster)] == ["u1", "u0"]
 
 
+async def test_a_guest_in_trouble_does_not_wait_where_it_is_enough_that_another_waits() -> None:
+    controller = Controller()
+    controller.cluster.unwritable = {"u1"}
+    body = crowded_node()
+    vms = body["status"]["virtualMachines"]
+    vms.append({**vms[0], "uid": "u2", "name": "vm-2", "need": str(400 * MIB)})
+    vms[0]["troubled"] = True
+    body["status"]["memory"]["total"] = str(1100 * MIB)
+    controller.state.put_node(body, controller.clock())
+    await controller.rounds.run("n")
+    plan = controller.rounds.results["n"].memory
+    assert plan is not None
+    targets = {each.vm.uid: each.target or 0 for each in plan.decisions}
+    assert targets["u2"] - 256 * MIB >= 400 * MIB - targets["u1"] > 0, "that of u2 is enough"
+    assert written_targets(controller.cluster) == [("u0", targets["u0"])]
+    assert targets["u0"] > 256 * MIB
+
+
 @pytest.mark.parametrize("figure", ["target", "actual", "need", "emergencyTarget"])
 async def test_an_absurd_figure_of_a_vm_is_clamped_to_its_size(figure: str) -> None:
     controller = Controller()

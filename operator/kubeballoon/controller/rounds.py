@@ -312,7 +312,8 @@ class RoundRunner:
         lowered = {uid: sum(change.lowered_by(reports[uid]) for change in changes[uid]) for uid in changes}
         failures = await apply_these(uid for uid in changes if lowered[uid])
         missing = sum(lowered[uid] for uid in changes if uid in result.unwritten)
-        wait = set(_choose_to_wait(changes, missing))
+        by_need = sorted(changes, key=lambda uid: reports[uid].troubled)
+        wait = set(_choose_to_wait({uid: changes[uid] for uid in by_need}, missing))
         return failures + await apply_these(uid for uid in changes if not lowered[uid] and uid not in wait)
 
     async def _apply(
@@ -436,7 +437,7 @@ class RoundRunner:
 
 
 def _choose_to_wait(changes: Mapping[str, list[_RequestChange]], missing: int) -> Iterator[str]:
-    """Choose VMs, by uid, whose targets are to rise by ``missing`` bytes or more together, as far as there are any."""
+    """Choose the first VMs, by uid, whose targets are to rise by ``missing`` bytes or more together."""
     for uid, of_vm in changes.items():
         raised = sum(change.raised_by for change in of_vm)
         if missing > 0 and raised:
