@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from hack.bench.fake_api_server import FakeCluster, handler, write_kubeconfig
+from hack.bench.fake_api_server import FakeCollections, handler, write_kubeconfig
 from kubeballoon.cli import diff, explain, status, top
 from kubeballoon.cli.cluster_view import read_cluster
 from kubeballoon.cli.live_screen import Snapshot, State, draw, press, to_rich
@@ -40,7 +40,7 @@ RUNS = {"status": status.run, "top": top.run, "explain": explain.run, "diff": di
 @contextmanager
 def cluster(directory: Path) -> Iterator[ApiReader]:
     """Serve a fake cluster, and read it."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(FakeCluster(NODES, VMS / NODES)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(FakeCollections(NODES, VMS / NODES)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     write_kubeconfig(directory / "kubeconfig", server.server_address[1])
     try:

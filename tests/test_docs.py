@@ -100,6 +100,24 @@ def test_an_example_is_taken_by_the_api_server(installed: ControlPlane, file: Pa
     installed.kubectl("create", "--dry-run=server", "--validate=strict", f"--filename={file}")
 
 
+def test_the_architecture_names_every_module_but_main_in_the_row_of_its_package() -> None:
+    rows = re.findall(r"^\| ([^|]*) \| (.*) \|$", (ROOT / "operator/ARCHITECTURE.md").read_text(), re.MULTILINE)
+    named = {place: words(text) for places, text in rows for place in re.findall("`([^`]*)`", places)}
+    package = ROOT / "operator/kubeballoon"
+    modules = [path.relative_to(package).with_suffix("") for path in sorted(package.rglob("[!_]*.py"))]
+    unnamed = [
+        path
+        for path in modules
+        if str(path) not in named and path.name not in {"main", *named.get(str(path.parent), ())}
+    ]
+    assert [str(path) for path in unnamed] == []
+
+
+def words(text: str) -> set[str]:
+    """List the words that a text marks as code."""
+    return set(re.findall(r"\w+", " ".join(re.findall("`([^`]*)`", text))))
+
+
 def test_examples_are_read_as_one_repository() -> None:
     assert {(policy.kind, policy.metadata.name) for policy in read_manifests([str(ROOT / "examples")])} == {
         ("MemoryPolicy", "observe"),

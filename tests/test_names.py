@@ -8,28 +8,40 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATOR = ROOT / "operator"
 HACK = ROOT / "hack"
 RETIRED = {
-    *("asked", "attendant", "book", "course", "hoard", "keeper", "mandate", "mourn", "mute", "parting", "reliever"),
+    *("asked", "attendant", "book", "course", "hoard", "keeper", "mandate", "mourn", "mute", "parting"),
+    *("relief", "relieve", "reliever"),
     *("ruler", "seat", "sight", "story", "tally", "told", "world"),
 }
+RETIRED_OF_CONSTANTS = RETIRED - {"told"}
 RETIRED_CLASSES = {"Channel", "Held", "Kind", "Load", "Outcome", "Place"}  # good words for variables, vague for a class
 Named = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 RETIRED_FIELDS = re.compile(r"^reserved$|\bstatus\.reserved\b|(?:^|\.)(?:relief|regainedBy)\b")  # of the API
-NODES = [  # the nodes of all modules' syntax trees, each with its file and line
-    (f"{path.relative_to(OPERATOR)}:{getattr(node, 'lineno', 1)}", node)
-    for path in sorted((OPERATOR / "kubeballoon").rglob("*.py"))
-    for node in ast.walk(ast.parse(path.read_text()))
-]
+
+
+def nodes_of(directory: Path) -> list[tuple[str, ast.AST]]:
+    """The nodes of all modules' syntax trees below a directory, each with its file and line."""
+    return [
+        (f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}", node)
+        for path in sorted(directory.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+    ]
+
+
+NODES = nodes_of(OPERATOR / "kubeballoon")
 
 
 def defined(node: ast.AST) -> str:
-    """The name of a class, function, parameter or field that a node defines, else nothing; local variables are free."""
+    """The name of a class, function, parameter or field that a node defines, else nothing.
+
+    Local variables are free; `constants` finds a module's.
+    """
     if isinstance(node, Named):
         return node.name
     if isinstance(node, ast.arg):
@@ -39,25 +51,21 @@ def defined(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) else ""
 
 
+def constants(module: ast.AST) -> Iterator[str]:
+    """The names that a module's own assignments without a type define, as those of constants."""
+    statements = module.body if isinstance(module, ast.Module) else []
+    for target in (target for node in statements if isinstance(node, ast.Assign) for target in node.targets):
+        yield from (node.id for node in ast.walk(target) if isinstance(node, ast.Name))
+
+
 def words(name: str) -> set[str]:
     """The words of a name in snake case or camel case, in lower case."""
     return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
 
 
-def test_no_class_of_the_tools_has_the_name_of_one_of_the_operator() -> None:
-    classes = {node.name for _, node in NODES if isinstance(node, ast.ClassDef)}
-    found = [
-        f"{path.relative_to(HACK)} {node.name}"
-        for path in sorted(HACK.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ClassDef) and node.name in classes
-    ]
-    assert found == [], "one name for two classes"
-
-
-def test_every_class_name_stands_for_one_class() -> None:
+def test_every_class_name_stands_for_one_class_in_operator_and_tools_together() -> None:
     places: dict[str, list[str]] = defaultdict(list)
-    for place, node in NODES:
+    for place, node in [*NODES, *nodes_of(HACK)]:
         if isinstance(node, ast.ClassDef):
             places[node.name].append(place)
     assert {name: found for name, found in places.items() if len(found) > 1} == {}, "one name for two classes"
@@ -65,6 +73,9 @@ def test_every_class_name_stands_for_one_class() -> None:
 
 def test_retired_words_do_not_come_back() -> None:
     found = [f"{place} {defined(node)}" for place, node in NODES if words(defined(node)) & RETIRED]
+    found += [
+        f"{place} {name}" for place, node in NODES for name in constants(node) if words(name) & RETIRED_OF_CONSTANTS
+    ]
     found += [
         f"{place} {node.name}" for place, node in NODES if isinstance(node, Named) and node.name in RETIRED_CLASSES
     ]
@@ -132,6 +143,7 @@ def test_former_field_names_do_not_come_back_in_tests_or_tools() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno} {node.value}"
         for directory in ("tests", "hack")
         for path in sorted((ROOT / directory).rglob("*.py"))
+        if path != Path(__file__)
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and RETIRED_FIELDS.search(node.value)
     ]

@@ -20,7 +20,7 @@ from kubeballoon.replay.traces import Workload
 
 _EXCESS = 1.5  # how many times the node's capacity its VMs demand
 _POINT_SECONDS = 2.0  # between two looks at the node
-_RESERVED_SHARE = 0.06  # of a node is kept free
+_RESERVE_SHARE = 0.06  # of a node is kept free
 _VMS = 20
 
 IRON = MemoryTerms("iron", minimum=Amount(percent=25))
@@ -28,8 +28,8 @@ GOLD = replace(IRON, name="gold", shares_per_gib=2 * IRON.shares_per_gib)
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """A Scene is a contended node and what was seen of it.
+class ContendedNode:
+    """A ContendedNode is a replayed node whose VMs demand more than it has, and what was seen of it.
 
     Attributes:
         node: what was replayed.
@@ -50,12 +50,12 @@ class Scene:
         swap_share: float = 1.0,
         policies: Mapping[str, MemoryTerms] | None = None,
         starts: Mapping[str, float] | None = None,
-    ) -> Scene:
+    ) -> ContendedNode:
         """Replay a workload on a node with two thirds of the memory that its VMs demand in the end."""
         demanded = sum(int(trace.demand[-1]) for trace in workload.traces)
         node = NodeWorkload(
             "node",
-            int(demanded / _EXCESS / (1 - _RESERVED_SHARE)),
+            int(demanded / _EXCESS / (1 - _RESERVE_SHARE)),
             workload.traces,
             policy,
             workload.seconds,
@@ -94,16 +94,16 @@ class Scene:
         return sum(decision.reason is DecisionReason.WAITING for decision in self.recording.decisions)
 
 
-def shares(swap_share: float) -> Scene:
+def shares(swap_share: float) -> ContendedNode:
     """Let twenty busy VMs share a node, of which every second has twice the shares of the others."""
     policies = {f"vm{index}": GOLD for index in range(0, _VMS, 2)}
-    return Scene.play(contended(_VMS), IRON, swap_share=swap_share, policies=policies)
+    return ContendedNode.play(contended(_VMS), IRON, swap_share=swap_share, policies=policies)
 
 
-def minimums() -> Scene:
+def minimums() -> ContendedNode:
     """Let four VMs start, and claim the half of their size that they are guaranteed, where twelve use all there is."""
     starts = {f"claims{index}": CONTENDED_FROM for index in range(4)}
-    return Scene.play(claimed_minimums(12, 4), MemoryTerms("half"), starts=starts)
+    return ContendedNode.play(claimed_minimums(12, 4), MemoryTerms("half"), starts=starts)
 
 
 def rows() -> list[dict[str, Any]]:

@@ -150,8 +150,8 @@ def policies() -> dict[str, list[Object]]:
     }
 
 
-class FakeCluster:
-    """A FakeCluster holds the JSON of each object, by the path of its collection, in the order of their names."""
+class FakeCollections:
+    """FakeCollections hold the JSON of objects, by the path of the collection, in the order of their names."""
 
     def __init__(self, nodes: int, vms_per_node: float) -> None:
         self.collections: dict[str, list[tuple[str, bytes]]] = {}
@@ -220,7 +220,7 @@ def _resources(group: str, kinds: dict[str, str]) -> Object:
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": resources}
 
 
-def handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
+def handler(served: FakeCollections) -> type[BaseHTTPRequestHandler]:
     """Make the handler of a cluster's requests."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -229,7 +229,7 @@ def handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
-            body = cluster.answer(parts.path, parse_qs(parts.query))
+            body = served.answer(parts.path, parse_qs(parts.query))
             self.send_response(200 if body is not None else 404)
             now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             body = (
@@ -269,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--nodes", type=int, default=51)
     parser.add_argument("--vms", type=int, default=1200, help="of all nodes together (default: %(default)s)")
     options = parser.parse_args(arguments)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(FakeCluster(options.nodes, options.vms / options.nodes)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(FakeCollections(options.nodes, options.vms / options.nodes)))
     write_kubeconfig(options.kubeconfig, server.server_address[1])
     print("serving", flush=True)
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kubeballoon.core.memory.statistics_period import Room, stale_after, statistics_period
+from kubeballoon.core.memory.statistics_period import GrowthMargin, stale_after, statistics_period
 from kubeballoon.core.units import GIB
 
 SIZE = 8 * GIB
@@ -16,30 +16,30 @@ SIZE = 8 * GIB
 class Case:
     """A guest of 8 GiB, and the seconds between two of its reports where others have 10."""
 
-    room: Room
+    margin: GrowthMargin
     period: int
 
 
 CASES = {
-    "little to spare": Case(Room(SIZE, 4 * GIB, 2 * GIB, SIZE), 1),
-    "just enough to spare": Case(Room(SIZE, 4 * GIB, 4 * GIB - SIZE * 3 // 10 - 1, SIZE), 10),
-    "grew and may soon have little": Case(Room(SIZE, 6 * GIB, 2 * GIB, SIZE, growth=2 * GIB), 1),
-    "grew and has enough all the same": Case(Room(SIZE, 6 * GIB, 2 * GIB, SIZE, growth=GIB), 10),
-    "works with more than it has": Case(Room(SIZE, 4 * GIB, 5 * GIB, SIZE), 1),
-    "has all of its memory": Case(Room(SIZE, SIZE, 7 * GIB, SIZE), 10),
-    "has all that its policy allows": Case(Room(SIZE, 4 * GIB, 4 * GIB, 4 * GIB), 10),
-    "says nothing": Case(Room(SIZE, 4 * GIB, None, SIZE), 10),
-    "is asked for what it works with": Case(Room(SIZE, SIZE, GIB, SIZE, reclaims_working_set=True), 1),
+    "little to spare": Case(GrowthMargin(SIZE, 4 * GIB, 2 * GIB, SIZE), 1),
+    "just enough to spare": Case(GrowthMargin(SIZE, 4 * GIB, 4 * GIB - SIZE * 3 // 10 - 1, SIZE), 10),
+    "grew and may soon have little": Case(GrowthMargin(SIZE, 6 * GIB, 2 * GIB, SIZE, growth=2 * GIB), 1),
+    "grew and has enough all the same": Case(GrowthMargin(SIZE, 6 * GIB, 2 * GIB, SIZE, growth=GIB), 10),
+    "works with more than it has": Case(GrowthMargin(SIZE, 4 * GIB, 5 * GIB, SIZE), 1),
+    "has all of its memory": Case(GrowthMargin(SIZE, SIZE, 7 * GIB, SIZE), 10),
+    "has all that its policy allows": Case(GrowthMargin(SIZE, 4 * GIB, 4 * GIB, 4 * GIB), 10),
+    "says nothing": Case(GrowthMargin(SIZE, 4 * GIB, None, SIZE), 10),
+    "is asked for what it works with": Case(GrowthMargin(SIZE, SIZE, GIB, SIZE, reclaims_working_set=True), 1),
 }
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_guest_that_may_soon_lack_memory_reports_each_second(case: Case) -> None:
-    assert statistics_period(case.room, 10) == case.period
+    assert statistics_period(case.margin, 10) == case.period
 
 
 def test_no_guest_reports_less_often_than_it_is_told_to() -> None:
-    little = CASES["little to spare"].room
+    little = CASES["little to spare"].margin
     assert statistics_period(little, 0.5) == 0.5
 
 

@@ -10,11 +10,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from hack.testbed.kubevirt.images import NET_BIND_SERVICE, Image, layer, pack
+from hack.testbed.kubevirt.images import NET_BIND_SERVICE, ContainerImage, layer, pack
 from hack.testbed.kubevirt.kubevirt import with_small_checksum
 
 
-def packed(tmp_path: Path, *images: Image) -> dict[str, bytes]:
+def packed(tmp_path: Path, *images: ContainerImage) -> dict[str, bytes]:
     archive = tmp_path / "archive.tar"
     pack(images, archive)
     with tarfile.open(archive) as tar:
@@ -40,7 +40,9 @@ def a_layer(path: Path, text: str) -> Path:
 
 
 def test_an_image_has_its_name_and_its_name_by_digest(tmp_path: Path) -> None:
-    image = Image("example.local/part:1", [a_layer(tmp_path / "layer", "one")], ["/part"], "65532:65532", {"A": "b"})
+    image = ContainerImage(
+        "example.local/part:1", [a_layer(tmp_path / "layer", "one")], ["/part"], "65532:65532", {"A": "b"}
+    )
     files = packed(tmp_path, image)
     names = index(files)
     digest = names["example.local/part:1"]
@@ -53,7 +55,9 @@ def test_an_image_has_its_name_and_its_name_by_digest(tmp_path: Path) -> None:
 def test_a_layer_that_images_share_is_in_the_archive_once(tmp_path: Path) -> None:
     shared = a_layer(tmp_path / "shared", "shared")
     own = a_layer(tmp_path / "own", "own")
-    files = packed(tmp_path, Image("example.local/a:1", [shared]), Image("example.local/b:1", [shared, own]))
+    files = packed(
+        tmp_path, ContainerImage("example.local/a:1", [shared]), ContainerImage("example.local/b:1", [shared, own])
+    )
     names = index(files)
     layers = {name: [each["digest"] for each in blob(files, names[name])["layers"]] for name in names}
     assert layers["example.local/b:1"][0] == layers["example.local/a:1"][0]

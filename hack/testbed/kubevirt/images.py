@@ -25,7 +25,7 @@ NET_BIND_SERVICE = (b"\x01\x00\x00\x02" + (1 << 10).to_bytes(4, "little") + byte
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class ContainerImage:
     """An image to pack.
 
     Attributes:
@@ -54,7 +54,7 @@ class Image:
         return {"architecture": "amd64", "os": "linux", "config": run, "rootfs": layers}
 
 
-def pack(images: Sequence[Image], archive: Path) -> None:
+def pack(images: Sequence[ContainerImage], archive: Path) -> None:
     """Writes one archive of several images; a layer that images share is in it once.
 
     Each image also gets its name by digest, by which KubeVirt asks for it on the target of a migration.
@@ -66,7 +66,7 @@ def pack(images: Sequence[Image], archive: Path) -> None:
         _add(tar, "oci-layout", _encode({"imageLayoutVersion": "1.0.0"}))
 
 
-def _describe(image: Image, blobs: _Blobs) -> Iterator[dict[str, Any]]:
+def _describe(image: ContainerImage, blobs: _Blobs) -> Iterator[dict[str, Any]]:
     layers = [blobs.add_file(path) for path in image.layers]
     config = blobs.add(_encode(image.config([layer["digest"] for layer in layers])), _CONFIG)
     manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": config, "layers": layers}

@@ -12,7 +12,7 @@ from hack.testbed.controlplane.commands import run
 from hack.testbed.lab import image as lab
 
 from . import build
-from .images import NET_BIND_SERVICE, REGISTRY, Image, LayerWriter, layer, pack
+from .images import NET_BIND_SERVICE, REGISTRY, ContainerImage, LayerWriter, layer, pack
 
 NAMESPACE = "kubevirt"
 PAUSE = f"{REGISTRY}/pause:1"
@@ -53,9 +53,14 @@ def _pack(result: Path) -> None:
         _add_guest(writer, scratch)
     version = build.KUBEVIRT_VERSION
     unprivileged = ("virt-operator", "virt-api", "virt-controller")
-    images = [Image(f"{REGISTRY}/{name}:{version}", layers, [f"/usr/bin/{name}"], "1001") for name in unprivileged]
-    images += [Image(f"{REGISTRY}/{name}:{version}", layers) for name in ("virt-handler", "virt-launcher")]
-    images += [Image(PAUSE, [scratch / "pause.tar"], ["/pause"], "65535:65535"), Image(GUEST, [scratch / "guest.tar"])]
+    images = [
+        ContainerImage(f"{REGISTRY}/{name}:{version}", layers, [f"/usr/bin/{name}"], "1001") for name in unprivileged
+    ]
+    images += [ContainerImage(f"{REGISTRY}/{name}:{version}", layers) for name in ("virt-handler", "virt-launcher")]
+    images += [
+        ContainerImage(PAUSE, [scratch / "pause.tar"], ["/pause"], "65535:65535"),
+        ContainerImage(GUEST, [scratch / "guest.tar"]),
+    ]
     pack(images, result)
 
 

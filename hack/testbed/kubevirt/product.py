@@ -13,7 +13,7 @@ from hack.testbed.controlplane.commands import run
 from hack.testbed.controlplane.progress import Progress
 
 from . import build, cgroups
-from .images import REGISTRY, Image, pack
+from .images import REGISTRY, ContainerImage, pack
 
 PROGRAM = "/opt/kubeballoon/bin/kubeballoon"
 """PROGRAM is where kubeballoon is in each of its images, which start it as their entrypoint."""
@@ -55,8 +55,9 @@ def _pack(result: Path) -> None:
         progress.show("a minute")
         run([_HERE / "product.sh", _CHECKOUT, tools, downloads, scratch], seconds=_BUILD_SECONDS)
     images = [
-        Image(image(part), [scratch / f"{part}-root.tar", scratch / f"{part}.tar"], [PROGRAM], user, _ENVIRONMENT)
+        ContainerImage(image(part), layers, [PROGRAM], user, _ENVIRONMENT)
         for part, user in _USERS.items()
+        for layers in [[scratch / f"{part}-root.tar", scratch / f"{part}.tar"]]
     ]
     pack(images, result)
     shutil.rmtree(scratch)

@@ -13,7 +13,7 @@ from kubeballoon.core.memory.demand import GuestStatistics, Need
 from kubeballoon.core.memory.division import COOL_DOWNS_BEFORE_REBALANCING
 from kubeballoon.core.memory.emergency import is_short
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM
-from kubeballoon.core.memory.statistics_period import Room, statistics_period
+from kubeballoon.core.memory.statistics_period import GrowthMargin, statistics_period
 from kubeballoon.replay.simulated_guest import SimulatedGuest
 from kubeballoon.vocabulary import SwapAbility
 
@@ -201,17 +201,17 @@ class SimulatedVM:
         reclaim, last = self.progress.working_set, self.statistics.updated
         if not self.running or self.need is None:
             return math.inf
-        due = self._next_report(statistics_period(self._room(self.need), interval), interval)
+        due = self._next_report(statistics_period(self._growth_margin(self.need), interval), interval)
         if reclaim.limit is not None or reclaim.wanted_since is None:
             return due
         unable = reclaim.ability is SwapAbility.UNABLE
         step = reclaim.retry.until if unable else reclaim.wanted_since + self.policy.working_set_delay
         return min(due, max(step, last + PACING_SECONDS))
 
-    def _room(self, need: Need) -> Room:
+    def _growth_margin(self, need: Need) -> GrowthMargin:
         size, asked = self.guest.size, self.progress.working_set.limit is not None
         most = self.policy.maximum.of(size)
-        return Room(size, int(self.guest.actual), need.present, most, need.growth, reclaims_working_set=asked)
+        return GrowthMargin(size, int(self.guest.actual), need.present, most, need.growth, reclaims_working_set=asked)
 
     def _next_report(self, period: float, interval: float) -> float:
         """Return when a guest that reports each ``period`` seconds reports something that no round will see as soon."""

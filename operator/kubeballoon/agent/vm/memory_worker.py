@@ -32,7 +32,7 @@ from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.core.backoff import Backoff
 from kubeballoon.core.memory import demand, pacing, request_checks, working_set
 from kubeballoon.core.memory.balloon_steps import BalloonProgress, GuestSample, next_step
-from kubeballoon.core.memory.statistics_period import Room, stale_after, statistics_period
+from kubeballoon.core.memory.statistics_period import GrowthMargin, stale_after, statistics_period
 from kubeballoon.governance.report_bounds import SILENT_AFTER, clamp_to_size
 from kubeballoon.vocabulary import AgentAction
 
@@ -271,7 +271,7 @@ class MemoryWorker:
         silent = sample.running and sample.balloon and sample.problem is None and not self._is_fresh(sample, now)
         # A guest that has never reported may have no driver at all: it is asked less often.
         pause = self._stale_after if sample.statistics.updated else self._timing.boot_grace
-        period = int(statistics_period(self._room(sample), self._settings.period))
+        period = int(statistics_period(self._growth_margin(sample), self._settings.period))
         overdue = silent and now - self._period_set_at > pause
         if self._may_be_called and (overdue or period != self._period):
             if period != self._period:
@@ -279,10 +279,10 @@ class MemoryWorker:
             self._period, self._period_set_at = period, now
             await control.set_statistics_period(period)
 
-    def _room(self, sample: DomainSample) -> Room:
+    def _growth_margin(self, sample: DomainSample) -> GrowthMargin:
         """Return how much the guest can grow before it needs more memory."""
         view, policy = self.view, self.backing.policy
-        return Room(
+        return GrowthMargin(
             sample.size,
             sample.statistics.actual,
             None if view.need is None else view.need.present,

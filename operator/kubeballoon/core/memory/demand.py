@@ -15,7 +15,7 @@ from kubeballoon.core.units import MIB
 MAJOR_FAULTS_IN_TROUBLE = 200.0  # a second; a guest starting programs stays below, a thrashing one is far above
 SWAP_IN_TROUBLE = 1 * MIB  # bytes a second read back from swap: idle pages only leave, so these are refaults
 _PLENTY_DIVISOR = 8  # what a guest could spare is plenty from 1/8 of what it has: four times its margin
-_RELIEF_DIVISOR = 4  # for a guest in trouble from 1/4: until it has read back what it swapped out, less would not last
+_RECOVERED_DIVISOR = 4  # for a guest in trouble from 1/4: less does not last until swapped memory is read back
 _CONCLUSIVE_MOVE = 16 * MIB  # bytes: a balloon that moved less does not show whether `available` moves with it
 
 
@@ -218,7 +218,7 @@ def _is_troubled(before: GuestStatistics, stats: GuestStatistics, elapsed: float
 
     A guest with plenty to spare does so, too, where it reads files by page faults, as databases and Windows do.
     """
-    plenty = stats.actual // (_RELIEF_DIVISOR if was_troubled else _PLENTY_DIVISOR)
+    plenty = stats.actual // (_RECOVERED_DIVISOR if was_troubled else _PLENTY_DIVISOR)
     if stats.usable is not None and stats.usable >= plenty:
         return False
     return (

@@ -22,7 +22,7 @@ _SLACK_DIVISOR = 128
 _IDLE_DEAD_BANDS = 8
 
 # A guest in trouble is helped by 1/8 of a dead band already, which is 1/512 of the VM's size.
-_RELIEF_DIVISOR = 8
+_SMALLEST_HELP_DIVISOR = 8
 
 # That while, counted from the target's last change: an hour by default. Fairness among idle VMs is not urgent, and
 # every correction disturbs guests.
@@ -68,7 +68,7 @@ def divide_capacity(
     desired = _damp(node, vms, columns, claims.minimum, entitlements)
     if desired.sum() > divided:
         desired = _remove_surplus(desired, entitlements, int(desired.sum()) - divisible)
-    desired = _relieve(vms, columns, desired, entitlements, divided - int(desired.sum()))
+    desired = _help_troubled(vms, columns, desired, entitlements, divided - int(desired.sum()))
     targets = _limit_to_free_memory(columns, claims, desired, unheld)
     if columns.minimum.sum() > capacity:
         entitlements = scale_minimums(columns.minimum, divided)
@@ -211,7 +211,7 @@ def _remove_surplus(desired: Ints, entitlements: Ints, surplus: int) -> Ints:
     return reduced
 
 
-def _relieve(
+def _help_troubled(
     vms: Sequence[MemoryVM], columns: VMFigures[Ints], desired: Ints, entitlements: Ints, unallocated: int
 ) -> Ints:
     """Raise desired targets of guests in trouble toward their entitlements, even by less than a dead band.
@@ -226,7 +226,7 @@ def _relieve(
     lacking = np.where(lacks, np.maximum(entitlements - desired, 0), 0)
     share = min(1.0, unallocated / max(1, int(lacking.sum())))
     raised = (lacking * share).astype(np.int64)
-    return desired + np.where(raised >= columns.dead_band // _RELIEF_DIVISOR, raised, 0)
+    return desired + np.where(raised >= columns.dead_band // _SMALLEST_HELP_DIVISOR, raised, 0)
 
 
 def moved_recently(vms: Sequence[MemoryVM], cool_down: float, *, up: bool) -> npt.NDArray[np.bool_]:

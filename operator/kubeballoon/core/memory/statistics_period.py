@@ -24,8 +24,10 @@ _MISSED_REPORTS = 3  # after so many a guest's statistics count as stale
 _LATE_SECONDS = 5  # by which a guest that suffers, or a busy node, may delay each report
 
 
-class Room(NamedTuple):
-    """A Room is how much a guest can grow before it needs more memory, and whether it could be given more; all bytes.
+class GrowthMargin(NamedTuple):
+    """A GrowthMargin is how much a guest can grow before it needs more memory, and whether it could be given more.
+
+    All amounts are bytes.
 
     Attributes:
         size: the guest's size.
@@ -53,9 +55,9 @@ class Room(NamedTuple):
         return (self.held - self.in_use - self.growth) * 100 < self.size * NEAR_PERCENT
 
 
-def statistics_period(room: Room, base: float) -> float:
+def statistics_period(margin: GrowthMargin, base: float) -> float:
     """Return the seconds between two reports of a guest; ``base`` is that for guests that have enough to spare."""
-    return min(NEAR_PERIOD, base) if room.is_little else base
+    return min(NEAR_PERIOD, base) if margin.is_little else base
 
 
 def stale_after(period: float, base: float) -> float:
