@@ -18,7 +18,7 @@ from rich.text import Text
 from hack.bench.fake_api_server import FakeCollections, handler, write_kubeconfig
 from kubeballoon.cli import diff, explain, status, top
 from kubeballoon.cli.cluster_view import read_cluster
-from kubeballoon.cli.live_screen import Snapshot, State, draw, press, to_rich
+from kubeballoon.cli.live_screen import ScreenState, Snapshot, draw, press, to_rich
 from kubeballoon.cli.main import parse
 from kubeballoon.cli.output import Output
 from kubeballoon.cluster.reader import ApiReader
@@ -71,7 +71,7 @@ def save(name: str, title: str, text: Text) -> None:
 
 def live(reader: ApiReader, *keys: str) -> Text:
     """Draw ``top -w`` after some keys."""
-    snapshot, state = Snapshot.of(read_cluster(reader)), State()
+    snapshot, state = Snapshot.of(read_cluster(reader)), ScreenState()
     for key in keys:
         state = press(state, key, snapshot, LINES - 4)
     text: Text = to_rich(draw(state, snapshot, "", COLUMNS, LINES), Text)

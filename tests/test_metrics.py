@@ -178,7 +178,7 @@ def test_the_agent_exports_its_node_and_vms(agent: AgentMetrics) -> None:
     assert shown("vm_swap_bytes", **A, direction="in") is None
     assert shown("vm_processors", **{**A, "policy": "cpus"}, kind="online") == 2
     assert shown("vm_sample_timestamp_seconds", node="n", namespace="shop", name="a") == 5
-    assert shown("build_info", part="agent", version=kubeballoon.__version__) == 1
+    assert shown("build_info", component="agent", version=kubeballoon.__version__) == 1
     assert shown("agent_report_timestamp_seconds", node="n") == NOW.timestamp()
     assert shown("agent_reports_total", result="written") == 1
     assert shown("agent_reports_total", result="confirmed") == 0
@@ -221,7 +221,7 @@ def test_the_controller_exports_its_decisions(controller: Controller) -> None:
     assert shown("node_tainted", node="n", effect="NoSchedule") == 1
     assert shown("policy_contended_nodes", policy="pool", result="mendable") == 2
     assert shown("policy_contended_nodes", policy="pool", result="unmended") == 1
-    assert shown("build_info", part="controller", version=kubeballoon.__version__) == 1
+    assert shown("build_info", component="controller", version=kubeballoon.__version__) == 1
     assert shown("last_round_timestamp_seconds") == NOW.timestamp()
 
 

@@ -24,7 +24,7 @@ from hack.testbed.lab import GuestSpec, node_object, vmi_object
 from kubeballoon.agent.metrics import AgentMetrics
 from kubeballoon.agent.report_writer import ReportWriter
 from kubeballoon.agent.wait_times import DEFAULT_TIMING
-from kubeballoon.api.meta import Condition, Status
+from kubeballoon.api.meta import Condition, ConditionStatus
 from kubeballoon.api.v1alpha1 import (
     GuestReport,
     NodeMemory,
@@ -279,7 +279,7 @@ def _report(vms: int, count: int) -> NodePressureStatus:
         conditions=[
             Condition(
                 type="Ready",
-                status=Status.TRUE,
+                status=ConditionStatus.TRUE,
                 reason="Reporting",
                 message=f"{vms} VMs on this node",
                 last_transition_time=datetime(2026, 1, 1, tzinfo=UTC),

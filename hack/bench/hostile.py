@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hack.testbed.hostile.launchers import HONEST, LIARS_ANSWERS, LIES, node_of_liars
+from hack.testbed.hostile.launchers import HONEST, LAUNCHERS_LIES, LIARS_ANSWERS, node_of_liars
 
 _MIB = 1 << 20
 _LOOKS = 60  # at half a second each: daemons that hang have been tried again several times by then
@@ -29,6 +29,6 @@ def measure() -> list[dict[str, object]]:
 
 def _all_are_named(look: dict[str, Any]) -> bool:
     vms = look["vms"]
-    launchers = [vms.get(name, {}).get("reason") for name in LIES]
+    launchers = [vms.get(name, {}).get("reason") for name in LAUNCHERS_LIES]
     guests = [vms.get(name, {}).get("processors", {}).get("reason") for name in LIARS_ANSWERS]
     return all(launchers) and all(guests)

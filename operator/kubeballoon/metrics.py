@@ -87,16 +87,18 @@ class ResultCounter(Generic[R]):
         self._counter.labels(result).inc()
 
 
-def new_registry(part: str) -> CollectorRegistry:
+def new_registry(component: str) -> CollectorRegistry:
     """Make a registry with the process's own metrics; none is global, so a process, or a test, may have several.
 
     Args:
-        part: which part of kubeballoon the process is, such as ``agent``.
+        component: which part of kubeballoon the process is, as in the chart's labels, such as ``agent``.
     """
     registry = CollectorRegistry(auto_describe=False)  # describing would collect from parts that do not run yet
     ProcessCollector(registry=registry)
-    build = Gauge("kubeballoon_build_info", "1, with the version of the part that is scraped.", ("part", "version"))
-    registry.register(_Constant(build.family([((part, __version__), 1.0)])))
+    build = Gauge(
+        "kubeballoon_build_info", "1, with the version of the component that is scraped.", ("component", "version")
+    )
+    registry.register(_Constant(build.family([((component, __version__), 1.0)])))
     return registry
 
 

@@ -66,7 +66,10 @@ class Mode(enum.StrEnum):
 
 
 class RemedyMode(enum.StrEnum):
-    """Whether what goes beyond balloons is done (Enforce), only told (Observe), or neither (Off)."""
+    """A RemedyMode says whether nodes are tainted, or VMs migrated.
+
+    Enforce does so, Observe posts events that say what Enforce would do, and Off does neither.
+    """
 
     OFF = "Off"
     OBSERVE = "Observe"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from kubeballoon.api.duration import format_duration, parse_duration
-from kubeballoon.api.meta import Condition, Status, Time, set_conditions
+from kubeballoon.api.meta import Condition, ConditionStatus, Time, set_conditions
 from kubeballoon.api.quantity import format_quantity, parse_amount, parse_quantity
 from kubeballoon.api.selector import LabelSelector
 
@@ -119,19 +119,19 @@ def test_selectors_select_as_in_kubernetes(
     assert LabelSelector.model_validate(selector).matches(labels) is selected
 
 
-def condition(status: Status, message: str, at: datetime) -> Condition:
+def condition(status: ConditionStatus, message: str, at: datetime) -> Condition:
     return Condition(type="Ready", status=status, reason="Because", message=message, last_transition_time=at)
 
 
 def test_a_condition_keeps_its_transition_time_until_its_status_changes() -> None:
     later = NOW + timedelta(hours=1)
-    first = condition(Status.TRUE, "one", NOW)
-    (kept,) = set_conditions([first], [condition(Status.TRUE, "two", later)])
+    first = condition(ConditionStatus.TRUE, "one", NOW)
+    (kept,) = set_conditions([first], [condition(ConditionStatus.TRUE, "two", later)])
     assert (kept.message, kept.last_transition_time) == ("two", NOW)
-    (changed,) = set_conditions([first], [condition(Status.FALSE, "three", later)])
+    (changed,) = set_conditions([first], [condition(ConditionStatus.FALSE, "three", later)])
     assert changed.last_transition_time == later
 
 
 def test_a_condition_s_message_is_bounded() -> None:
-    (short,) = set_conditions([], [condition(Status.TRUE, "x" * 5000, NOW)])
+    (short,) = set_conditions([], [condition(ConditionStatus.TRUE, "x" * 5000, NOW)])
     assert len(short.message) == 1024

@@ -11,7 +11,7 @@ from hack.bench.fake_api_server import node_pressure, policies, vm_report
 from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePressure, ProcessorPolicy
 from kubeballoon.cli.cluster_view import ClusterView
 from kubeballoon.cli.live import split_keys
-from kubeballoon.cli.live_screen import Snapshot, State, Use, bar, draw, press
+from kubeballoon.cli.live_screen import NodeMemoryUse, ScreenState, Snapshot, bar, draw, press
 from kubeballoon.governance.loaded_policy import load_memory_policy, load_processor_policy
 
 WIDTH, HEIGHT = 80, 24
@@ -36,12 +36,12 @@ def snapshot() -> Snapshot:
     return Snapshot.of(ClusterView(memory, processors, {}, tuple(nodes), datetime(2026, 1, 1, tzinfo=UTC)))
 
 
-def screen(state: State, snapshot: Snapshot | None, trouble: str = "") -> list[str]:
+def screen(state: ScreenState, snapshot: Snapshot | None, trouble: str = "") -> list[str]:
     return ["".join(cell.text for cell in line) for line in draw(state, snapshot, trouble, WIDTH, HEIGHT)]
 
 
-def after(snapshot: Snapshot, *keys: str, state: State | None = None) -> State:
-    state = State() if state is None else state
+def after(snapshot: Snapshot, *keys: str, state: ScreenState | None = None) -> ScreenState:
+    state = ScreenState() if state is None else state
     for key in keys:
         state = press(state, key, snapshot, HEIGHT - 4)
     return state
@@ -55,12 +55,12 @@ def test_every_screen_fits_a_small_terminal(snapshot: Snapshot, keys: tuple[str,
 
 
 def test_the_node_in_danger_comes_first_and_its_bar_says_who_holds_what(snapshot: Snapshot) -> None:
-    lines = screen(State(), snapshot)
+    lines = screen(ScreenState(), snapshot)
     assert "51 nodes, 1224 VMs" in lines[0]
     assert "Scarce" in lines[3]
     assert "█" in lines[3]
-    assert bar(Use(other=25, needed=50, idle=0, total=100), 8) == "▒▒████··"
-    assert bar(Use(other=50, needed=50, idle=50, total=100), 8) == "▒▒▒▒███>"
+    assert bar(NodeMemoryUse(other=25, needed=50, idle=0, total=100), 8) == "▒▒████··"
+    assert bar(NodeMemoryUse(other=50, needed=50, idle=50, total=100), 8) == "▒▒▒▒███>"
 
 
 def test_the_vm_in_trouble_comes_first(snapshot: Snapshot) -> None:
@@ -74,7 +74,7 @@ def test_keys_go_into_a_node_and_a_vm_and_back(snapshot: Snapshot) -> None:
     state = after(snapshot, "enter", state=state)
     text = "\n".join(screen(state, snapshot))
     assert "Why not more?" in text or "MEMORY" in text
-    assert after(snapshot, "esc", "esc", state=state) == State()
+    assert after(snapshot, "esc", "esc", state=state) == ScreenState()
 
 
 def snapshot_order(snapshot: Snapshot) -> list[str]:
@@ -97,15 +97,15 @@ def test_a_key_sorts_and_another_filters(snapshot: Snapshot) -> None:
 
 
 def test_letters_of_a_filter_are_no_commands(snapshot: Snapshot) -> None:
-    assert after(snapshot, "/", "q") == State(typing=True, filter="q")
+    assert after(snapshot, "/", "q") == ScreenState(typing=True, filter="q")
     assert after(snapshot, "/", "q", "enter", "q").done
 
 
 def test_a_lost_connection_is_said_and_the_last_figures_stay(snapshot: Snapshot) -> None:
-    lines = screen(State(), snapshot, "not up to date: the API server cannot be reached")
+    lines = screen(ScreenState(), snapshot, "not up to date: the API server cannot be reached")
     assert lines[1] == "not up to date: the API server cannot be reached"
     assert "Scarce" in lines[3]
-    assert "reading the cluster" in screen(State(), None)[2]
+    assert "reading the cluster" in screen(ScreenState(), None)[2]
 
 
 def test_a_guest_s_text_is_text(snapshot: Snapshot) -> None:

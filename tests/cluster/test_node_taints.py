@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hack.testbed.controlplane import ControlPlane
-from kubeballoon.agent.taint_remover import DEAD_AFTER, TaintRemover
+from kubeballoon.agent.taint_remover import LEADERLESS_AFTER, TaintRemover
 from kubeballoon.api.names import CONTROLLER_LEASE, TAINT
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ConflictError, NotFoundError
@@ -109,7 +109,7 @@ async def test_an_agent_removes_the_taint_that_no_controller_looks_after(last: O
     api, clock = FakeApi(tainted(OTHERS, {"key": TAINT, "effect": "NoSchedule"}), last), [0.0]
     agent = remover(api, clock)
     await agent.look()
-    clock[0] += DEAD_AFTER - 1
+    clock[0] += LEADERLESS_AFTER - 1
     await agent.look()
     assert api.patches == []
     clock[0] += 1
@@ -127,6 +127,6 @@ async def test_a_taint_that_comes_anew_is_given_as_much_time() -> None:
         await agent.look()
     api.node["spec"]["taints"] = [{"key": TAINT, "effect": "NoSchedule"}]
     await agent.look()
-    clock[0] += DEAD_AFTER - 1
+    clock[0] += LEADERLESS_AFTER - 1
     await agent.look()
     assert api.patches == []

@@ -698,18 +698,18 @@ def test_dedicated_processors_are_known_by_the_agent_s_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "resident", "backed"),
+    ("method", "resident", "held"),
     [("GuestAgent", 512, 502), ("GuestAgent", 300, 290), ("GuestAgent", 100, 200), ("Balloon", 512, 200)],
 )
 def test_memory_that_a_guest_program_claims_counts_once_the_node_has_regained_it(
-    method: str, resident: int, backed: int
+    method: str, resident: int, held: int
 ) -> None:
     body = report(TODAY, actual="200Mi", claimed="312Mi", method=method, resident=f"{resident}Mi", overhead="10Mi")
     status = NodePressure.model_validate(body).status
     assert status is not None
     (vm,) = status.virtual_machines
-    assert memory_vm(vm, None).actual == backed * MIB
-    assert MEMORY.reclaimed(vm) == (512 - backed) * MIB
+    assert memory_vm(vm, None).actual == held * MIB
+    assert MEMORY.reclaimed(vm) == (512 - held) * MIB
 
 
 _GOLD = {"virtualMachineSelector": {"matchLabels": {"tier": "gold"}}}

@@ -21,14 +21,14 @@ LEAST = 512 * MIB  # of both VMs together: they are a GiB larger than what their
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test here: they need minutes, and a machine for themselves."""
+    """Mark every test here: they need minutes, and a machine for themselves."""
     for item in items:
         if "e2e" in item.path.parts:
             item.add_marker(pytest.mark.e2e)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the option by which a test earns its place in CI."""
+    """Add the option by which a test earns its place in CI."""
     parser.addoption(
         "--rounds", type=int, default=1, help="how often the tests of each file are run, one after another"
     )
@@ -41,7 +41,7 @@ def round_number(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Repeats every test."""
+    """Repeat every test."""
     rounds = metafunc.config.getoption("--rounds", 1)
     if rounds > 1:
         metafunc.fixturenames.insert(0, "round_number")
@@ -70,7 +70,7 @@ def vms(plane: ControlPlane) -> Iterator[tuple[VM, VM]]:
 
 @contextmanager
 def created(*vms: VM) -> Iterator[None]:
-    """Creates VMs, and waits until their guests' agents answer; they are deleted in the end."""
+    """Create VMs, and wait until their guests' agents answer; they are deleted in the end."""
     try:
         for vm in vms:
             vm.delete()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e_all
 
 
 def back_to_normal(plane: ControlPlane, vms: tuple[VM, VM], policy: str) -> None:
-    """Waits until both VMs give memory; then, that the end of the policy gives all of it back."""
+    """Wait until both VMs give memory; then, that the end of the policy gives all of it back."""
     until(lambda: reclaimed(vms) > LEAST, SECONDS, lambda: reclaimed(vms))
     until(lambda: [vm.report().get("reason") for vm in vms] == [None, None], SECONDS, lambda: [v.report() for v in vms])
     plane.kubectl("delete", "mempol", policy)
@@ -79,13 +79,13 @@ def boot_id(vm: VM) -> str:
 
 
 def kill_qemu(vm: VM) -> None:
-    """Ends a VM's process without a word."""
+    """End a VM's process without a word."""
     kill = ("--", "bash", "-c", "kill -9 $(pidof qemu-system-x86_64)")
     vm.plane.kubectl("exec", vm.launcher(), f"--namespace={NAMESPACE}", "--container=compute", *kill)
 
 
 def kill_launcher(vm: VM) -> None:
-    """Ends a VM's pod without a word."""
+    """End a VM's pod without a word."""
     vm.plane.kubectl("delete", "pod", vm.launcher(), f"--namespace={NAMESPACE}", "--grace-period=0", "--force")
 
 
@@ -163,7 +163,7 @@ _RESERVE = "20%"  # of the node, so that it leaves the VM less than that
 
 @pytest.fixture
 def larger_reserve(plane: ControlPlane) -> Iterator[None]:
-    """Keeps more of each node free than agents are installed to."""
+    """Keep more of each node free than agents are installed to."""
     plane.apply(node_policy("e2e", reserve=_RESERVE))
     yield
     plane.kubectl("delete", "nodepol", "e2e")

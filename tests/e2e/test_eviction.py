@@ -34,7 +34,7 @@ done
 
 @pytest.fixture(autouse=True)
 def unmerged() -> Iterator[None]:
-    """Keeps KSM off: it would merge the guests' caches, which are of zeros, and they would fill no node."""
+    """Keep KSM off: it would merge the guests' caches, which are of zeros, and they would fill no node."""
     with not_merging():
         yield
 
@@ -62,7 +62,7 @@ def available(plane: ControlPlane, node: str) -> int:
 
 
 def read(plane: ControlPlane, vms: tuple[VM, VM]) -> list[tuple[VM, Script]]:
-    """Has guests fill their page caches from their disks: memory that they do not need, and keep if they are let.
+    """Have guests fill their page caches from their disks: memory that they do not need, and keep if they are let.
 
     Returns each with the script that does, which ends when together they have read more than the node had left.
     """

@@ -29,7 +29,7 @@ def wide(plane: ControlPlane) -> Iterator[VM]:
 
 @pytest.fixture
 def one_processor(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leaves every VM one processor, by the method that is the fixture's parameter."""
+    """Leave every VM one processor, by the method that is the fixture's parameter."""
     settings = {"processors": {"min": 1, "max": 1}, "method": request.param, "coolDown": "5s"}
     plane.apply(processor_policy("e2e", selector=_SELECTOR, **settings))
     yield
@@ -75,7 +75,7 @@ def test_a_processor_is_unplugged_and_there_again_at_the_latest_when_the_vm_is_r
 
 
 def change(vm: VM, domain: dict[str, object]) -> None:
-    """Changes a running VM's template, as its owner does."""
+    """Change a running VM's template, as its owner does."""
     patch = json.dumps({"spec": {"template": {"spec": {"domain": domain}}}})
     vm.plane.kubectl("patch", "vm", vm.name, f"--namespace={NAMESPACE}", "--type=merge", f"--patch={patch}")
 

@@ -41,7 +41,7 @@ def loaded(plane: ControlPlane) -> Iterator[VM]:
 
 @pytest.fixture
 def tainted(plane: ControlPlane, loaded: VM) -> Iterator[VM]:
-    """That VM, on a node that is Tight because of it, and tainted; the taint goes with the policy in the end."""
+    """The VM `loaded`, on a node that is Tight because of it, and tainted; the taint goes with the policy."""
     selector = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": NODE}}}
     taint = {"mode": "Enforce", "removeAfter": "5s"}
     plane.apply(node_policy("e2e", selector=selector, thresholds=_THRESHOLDS, taint=taint))

@@ -54,7 +54,7 @@ def earlier(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def run_in(checkout: Path, script: str) -> str:
-    """Runs a script with the modules of a checkout; returns what it prints."""
+    """Run a script with the modules of a checkout; return what it prints."""
     command = [sys.executable, "-c", script]
     return subprocess.run(command, cwd=checkout, stdout=subprocess.PIPE, text=True, check=True, timeout=_SECONDS).stdout
 
@@ -87,7 +87,7 @@ def images(plane: ControlPlane) -> set[str]:
 
 
 def go_back(plane: ControlPlane, node: str, template: Object) -> None:
-    """Replaces one node's agent, and no other, by one of another pod template, as a rollout that stands still has."""
+    """Replace one node's agent, and no other, by one of another pod template, as a rollout that stands still has."""
     where = (f"--namespace={SYSTEM}",)
     values = {"updateStrategy": {"type": "OnDelete"}, "template": template}
     patch = json.dumps([{"op": "replace", "path": f"/spec/{key}", "value": value} for key, value in values.items()])

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.guest
 
-LIES = {
+GUESTS_LIES = {
     "brackets": "GuestAgentGarbled",
     "long": "GuestAgentGarbled",
     "deep": "GuestAgentGarbled",
@@ -73,7 +73,7 @@ def check_memory_is_seen(node: NodeOfLiars, name: str) -> None:
     assert node.agent.vm(name, lambda vm: vm.get("reason") is None)["need"]
 
 
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("lie", GUESTS_LIES)
 def test_a_guest_that_lies_through_its_guest_agent_is_named_and_its_memory_is_still_seen(
     node: NodeOfLiars, lie: str
 ) -> None:
@@ -81,7 +81,7 @@ def test_a_guest_that_lies_through_its_guest_agent_is_named_and_its_memory_is_st
     eventually(lambda: pod.agent_command("lie-honest") == {})
     node.agent.vm(name, lambda vm: vm["processors"].get("reason") is None)
     eventually(lambda: pod.agent_command(f"lie-{lie}") == {})
-    report = node.agent.vm(name, lambda vm: vm["processors"].get("reason") == LIES[lie])
+    report = node.agent.vm(name, lambda vm: vm["processors"].get("reason") == GUESTS_LIES[lie])
     assert report["processors"]["message"].isprintable()
     assert len(report["processors"]["message"]) <= 300
     check_memory_is_seen(node, name)

@@ -16,8 +16,8 @@ import yaml
 from hack.testbed.hostile.launchers import (
     ABSENT,
     HONEST,
+    LAUNCHERS_LIES,
     LIARS_ANSWERS,
-    LIES,
     LINKS,
     NEEDY,
     RunningAgent,
@@ -29,7 +29,7 @@ from kubeballoon.api.v1alpha1 import VirtualMachineReport
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
-CLAIMANTS = [name for name, (_, reason) in LIES.items() if reason == "ImplausibleFigures"]
+CLAIMANTS = [name for name, (_, reason) in LAUNCHERS_LIES.items() if reason == "ImplausibleFigures"]
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
         yield running_agent
 
 
-@pytest.mark.parametrize("name", LIES)
+@pytest.mark.parametrize("name", LAUNCHERS_LIES)
 def test_a_launcher_that_lies_is_named_with_a_reason(agent: RunningAgent, name: str) -> None:
-    reason = LIES[name][1]
+    reason = LAUNCHERS_LIES[name][1]
     report = agent.vm(name, lambda vm: vm.get("reason") == reason)
     assert report["responsive"] is (reason == "ImplausibleFigures"), "whose figures are bounded follows all the same"
     assert report["message"].isprintable()
@@ -110,14 +110,16 @@ def are_sampled_since(before: dict[str, Any], look: dict[str, Any]) -> bool:
 
 
 def test_meanwhile_the_honest_vm_is_looked_at_and_the_agent_stays_small(agent: RunningAgent) -> None:
-    look = agent.until(lambda look: all(look["vms"].get(name, {}).get("reason") for name in LIES))
+    look = agent.until(lambda look: all(look["vms"].get(name, {}).get("reason") for name in LAUNCHERS_LIES))
     first = look["sampled"][HONEST]
     look = agent.until(lambda look: look["sampled"][HONEST] > first)
     second = look["sampled"][HONEST]
     look = agent.until(lambda look: look["sampled"][HONEST] > second)
     assert look["vms"][HONEST].get("reason") is None
     assert look["vms"][HONEST]["need"]
-    assert look["vms"].keys() == {HONEST, NEEDY, ABSENT, *LINKS, *LIES, *LIARS_ANSWERS}, "none vanishes from the report"
+    assert look["vms"].keys() == {HONEST, NEEDY, ABSENT, *LINKS, *LAUNCHERS_LIES, *LIARS_ANSWERS}, (
+        "none vanishes from the report"
+    )
     values = yaml.safe_load((ROOT / "charts/kubeballoon/values.yaml").read_text())
     assert look["peak"] < parse_quantity(values["agent"]["resources"]["limits"]["memory"])
     assert look["threads"] < 3 * len(look["vms"]) + 10

@@ -27,7 +27,7 @@ def _domain(memory: object, devices: str = "", before: str = "") -> dict[str, An
     }
 
 
-LIES: dict[str, tuple[dict[str, Any], str]] = {
+LAUNCHERS_LIES: dict[str, tuple[dict[str, Any], str]] = {
     "broken": ({"xml": "<domain"}, "DaemonGarbled"),
     "oops": (_domain("oops"), "DaemonGarbled"),
     "digits": (_domain("9" * 4000), "DaemonGarbled"),
@@ -46,7 +46,7 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
         "ImplausibleFigures",
     ),
     "hundred-gibibytes": (_domain(100 << 20) | {"memory": 100 << 20}, "ImplausibleFigures"),  # its object says one
-    "mute": ({"mode": "mute"}, "Hung"),
+    "silent": ({"mode": "silent"}, "Hung"),
     "short": ({"mode": "short"}, "Hung"),
     "drip": ({"mode": "drip"}, "Hung"),
     "garbage": ({"mode": "garbage"}, "DaemonGarbled"),
@@ -140,7 +140,7 @@ def running(*modules: list[str], prefix: Sequence[str] = ()) -> Iterator[list[su
 @contextmanager
 def node_of_liars(pods: Path) -> Iterator[RunningAgent]:
     """Run an agent inside the context, whose VMs' pods are below ``pods``: an honest VM, and all that lie."""
-    liars = {name: lies for name, (lies, _) in LIES.items()}
+    liars = {name: lies for name, (lies, _) in LAUNCHERS_LIES.items()}
     liars |= {name: {"agent": answer} for name, answer in LIARS_ANSWERS.items()}
     names = [HONEST, NEEDY, ABSENT, *LINKS, *liars]
     sockets = {name: pods / f"pod-{name}" / RUNTIME / "virtqemud-sock" for name in names}

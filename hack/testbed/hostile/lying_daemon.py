@@ -19,9 +19,25 @@ from pathlib import Path
 from hack.testbed.lab.unix_sockets import listen
 
 _REMOTE, _QEMU = 0x20008086, 0x20008087  # libvirt's RPC programs
-_AGENT_COMMAND = 3
-_SET_MEMORY, _ACTUAL = 204, "6"  # the balloon follows at once
-_SILENT = (1, 2, 199, _SET_MEMORY, 308)  # open, close, and what sets processors, memory and the statistics' period
+_QEMU_AGENT_COMMAND = 3  # this and the next are procedures, with their names in libvirt's qemu_ and remote_protocol.x
+_CONNECT_OPEN = 1
+_CONNECT_CLOSE = 2
+_DOMAIN_GET_XML_DESC = 14
+_DOMAIN_GET_INFO = 16
+_DOMAIN_LOOKUP_BY_NAME = 23
+_CONNECT_SUPPORTS_FEATURE = 60
+_AUTH_LIST = 66
+_DOMAIN_MEMORY_STATS = 159
+_DOMAIN_SET_VCPUS_FLAGS = 199
+_DOMAIN_GET_VCPUS_FLAGS = 200
+_DOMAIN_SET_MEMORY_FLAGS = 204
+_DOMAIN_SET_MEMORY_STATS_PERIOD = 308
+_EMPTY_ANSWERS = (
+    *(_CONNECT_OPEN, _CONNECT_CLOSE, _DOMAIN_SET_VCPUS_FLAGS, _DOMAIN_SET_MEMORY_FLAGS),
+    _DOMAIN_SET_MEMORY_STATS_PERIOD,
+)
+_INTERNAL_ERROR, _FROM_QEMU, _LEVEL_ERROR = 1, 10, 2  # of virterror.h: an error's code, origin and level
+_ACTUAL = "6"  # the tag of the balloon's size, which follows a request at once
 _UUID = b"u" * 16
 _LAST_UPDATE = 9  # the tag of the statistics' date
 _HEADER = 28  # bytes: a message's length and six numbers
@@ -38,7 +54,7 @@ class Lies:
         statistics: libvirt's tags of memory statistics, and their values; sizes are in KiB.
         agent: what the guest agent answers to every command.
         error: the text of an error that answers every question about its domain.
-        mode: "honest"; or in place of any answer "mute", "garbage", "long" (announces 32 MiB and sends all but a byte),
+        mode: "honest"; or instead of any answer "silent", "garbage", "long" (announces 32 MiB, sends all but a byte),
             "short" (all but a byte of a message that would do), "endless", "drip", or "unasked" (many for one).
     """
 
@@ -62,11 +78,12 @@ def text(value: bytes) -> bytes:
 
 def failure(message: str) -> bytes:
     """Encode an error, as libvirt would one of its QEMU driver."""
-    return words(1, 10) + words(1) + text(message.encode()) + words(2) + words(0) * 4 + words(0, 0) + words(0)
+    head = words(_INTERNAL_ERROR, _FROM_QEMU) + words(1) + text(message.encode())
+    return head + words(_LEVEL_ERROR) + words(0) * 4 + words(0, 0) + words(0)
 
 
 class Connection:
-    """A Connection is one client's."""
+    """A Connection answers one client of the lying daemon."""
 
     def __init__(self, client: socket.socket, lies: Lies) -> None:
         """Answer ``client`` with ``lies``."""
@@ -128,44 +145,42 @@ class Connection:
     def _honest_answer(self, program: int, procedure: int, argument: bytes) -> bytes | str:
         """Return an answer, or the text of an error."""
         lies = self._lies
-        if program == _QEMU and procedure == _AGENT_COMMAND:
+        if program == _QEMU and procedure == _QEMU_AGENT_COMMAND:
             return words(1) + text(lies.agent.encode())
         if program != _REMOTE:
             return "no such program"
-        if procedure == _SET_MEMORY:
+        if procedure == _DOMAIN_SET_MEMORY_FLAGS:
             (length,) = struct.unpack(">I", argument[:4])
             domain = 4 + length + -length % 4 + len(_UUID) + 4  # bytes: name, uuid and id
             (lies.statistics[_ACTUAL],) = struct.unpack(">Q", argument[domain : domain + 8])
-        if procedure in _SILENT:
+        if procedure in _EMPTY_ANSWERS:
             return b""
         return self._about_the_connection(procedure, argument) or lies.error or self._about_the_domain(procedure)
 
     def _about_the_connection(self, procedure: int, argument: bytes) -> bytes:
         """Say who may come, what is supported (nothing), and that every domain is here; nothing else."""
-        match procedure:
-            case 66:
-                return words(1, 0)
-            case 60:
-                return words(0)
-            case 23:
-                (length,) = struct.unpack(">I", argument[:4])
-                return text(argument[4 : 4 + length]) + _UUID + words(1)
+        if procedure == _AUTH_LIST:
+            return words(1, 0)  # one way to come in: none is asked who it is
+        if procedure == _CONNECT_SUPPORTS_FEATURE:
+            return words(0)
+        if procedure == _DOMAIN_LOOKUP_BY_NAME:
+            (length,) = struct.unpack(">I", argument[:4])
+            return text(argument[4 : 4 + length]) + _UUID + words(1)
         return b""
 
     def _about_the_domain(self, procedure: int) -> bytes | str:
         """Tell XML, state, statistics or processors."""
         lies = self._lies
-        match procedure:
-            case 14:
-                return text(lies.xml.encode())
-            case 16:
-                cpu_time = struct.pack(">Q", time.monotonic_ns())
-                return words(1) + struct.pack(">QQ", lies.memory, 1048576) + words(4) + cpu_time
-            case 159:
-                told = {_LAST_UPDATE: int(time.time())} | {int(tag): value for tag, value in lies.statistics.items()}
-                return words(len(told)) + b"".join(words(tag) + struct.pack(">Q", told[tag]) for tag in told)
-            case 200:
-                return words(4)
+        if procedure == _DOMAIN_GET_XML_DESC:
+            return text(lies.xml.encode())
+        if procedure == _DOMAIN_GET_INFO:
+            cpu_time = struct.pack(">Q", time.monotonic_ns())
+            return words(1) + struct.pack(">QQ", lies.memory, 1048576) + words(4) + cpu_time
+        if procedure == _DOMAIN_MEMORY_STATS:
+            figures = {_LAST_UPDATE: int(time.time())} | {int(tag): value for tag, value in lies.statistics.items()}
+            return words(len(figures)) + b"".join(words(tag) + struct.pack(">Q", figures[tag]) for tag in figures)
+        if procedure == _DOMAIN_GET_VCPUS_FLAGS:
+            return words(4)
         return f"no procedure {procedure}"
 
 

@@ -14,7 +14,7 @@ _COMMANDS = {"up": cluster.up, "ensure": cluster.ensure, "down": cluster.down, "
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m hack.testbed.kubevirt", description="A KubeVirt cluster.")
     parser.add_argument("command", choices=_COMMANDS)
     try:

@@ -45,7 +45,7 @@ def missing_controllers(roots: list[Path]) -> set[str]:
 
 
 def create(name: str, roots: list[Path]) -> list[Path]:
-    """Makes a cgroup below the cluster's in every hierarchy, for a kubelet or processes to be put in."""
+    """Make a cgroup below the cluster's in every hierarchy, for a kubelet or processes to be put in."""
     return [_create(root, name) for root in roots]
 
 
@@ -66,7 +66,7 @@ def _create(root: Path, name: str) -> Path:
 
 
 def _weigh(directory: Path) -> None:
-    """Gives the cluster's cgroup the weight of ten processes.
+    """Give the cluster's cgroup the weight of ten processes.
 
     It has the weight of one otherwise, and many that compute: on a busy machine all of them would get what one gets.
     """
@@ -76,7 +76,7 @@ def _weigh(directory: Path) -> None:
 
 
 def send_signal(name: str, program: str, roots: list[Path], number: int = signal.SIGKILL) -> int:
-    """Sends a signal to the processes of a program in a cgroup below the cluster's; returns how many there were."""
+    """Send a signal to the processes of a program in a cgroup below the cluster's; return how many there were."""
     pids = [int(pid) for pid in (roots[0] / NAME / name / "cgroup.procs").read_text().split()]
     named = [pid for pid in pids if _name(pid) == program]
     for pid in named:
@@ -93,7 +93,7 @@ def _name(pid: int) -> str:
 
 
 def remove(roots: list[Path]) -> None:
-    """Kills everything in the cluster's cgroups and removes them; does nothing if there are none.
+    """Kill everything in the cluster's cgroups and remove them; do nothing if there are none.
 
     Raises:
         ControlPlaneError: Something does not end within half a minute.

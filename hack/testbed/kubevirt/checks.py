@@ -36,7 +36,7 @@ _TUN = Path("/dev/net/tun")
 
 
 def check(directory: Path) -> None:
-    """Checks all of it; the cluster's files go into `directory`, which need not exist.
+    """Check all of it; the cluster's files go into `directory`, which need not exist.
 
     Raises:
         ControlPlaneError: Says what is missing, all of it, each in a line.
@@ -47,13 +47,13 @@ def check(directory: Path) -> None:
 
 
 def check_root() -> None:
-    """Raises ControlPlaneError unless this is root."""
+    """Raise ControlPlaneError unless this is root."""
     if os.geteuid() != 0:
         raise ControlPlaneError("the cluster needs root, for namespaces, mounts and cgroups")
 
 
 def check_name() -> None:
-    """Raises ControlPlaneError unless the cluster's name is one word, as a directory and a cgroup have it."""
+    """Raise ControlPlaneError unless the cluster's name is one word, as a directory and a cgroup have it."""
     if not re.fullmatch("[a-z0-9][a-z0-9-]{0,39}", cgroups.NAME):
         raise ControlPlaneError(f"{cgroups.NAME_VARIABLE} is no name of small letters and digits: {cgroups.NAME}")
 

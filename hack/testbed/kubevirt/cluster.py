@@ -40,7 +40,7 @@ _POLL_SECONDS = 0.5
 
 
 def up() -> None:
-    """Makes the cluster anew, with KubeVirt in it; one that is there is taken down first.
+    """Make the cluster anew, with KubeVirt in it; one that is there is taken down first.
 
     Raises:
         ControlPlaneError: The machine cannot, or a part did not start; what was started is still there, with its logs.
@@ -70,7 +70,7 @@ def up() -> None:
 
 
 def ensure() -> None:
-    """Makes the cluster unless it is there; has it run what this checkout is in either case."""
+    """Make the cluster unless it is there; have it run what this checkout is in either case."""
     if not _READY.exists():
         up()
         return
@@ -80,14 +80,14 @@ def ensure() -> None:
 
 
 def down() -> None:
-    """Takes the cluster down, however much of it there is; nothing of it is left."""
+    """Take the cluster down, however much of it there is; nothing of it is left."""
     with _locked():
         _take_down()
     _LOCK.unlink(missing_ok=True)
 
 
 def diagnose() -> None:
-    """Prints what may tell why a cluster failed: the ends of its logs, and what its API server answers, if it does."""
+    """Print what may tell why a cluster failed: the ends of its logs, and what its API server answers, if it does."""
     found = list(diagnosis.log_ends(DIRECTORY))
     if KUBECONFIG.exists():
         try:
@@ -100,7 +100,7 @@ def diagnose() -> None:
 
 
 def kill(group: str, program: str) -> None:
-    """Kills a program that keeps running in one of the cluster's cgroups, such as "control"; it is started again.
+    """Kill a program that keeps running in one of the cluster's cgroups, such as "control"; it is started again.
 
     Raises:
         ControlPlaneError: It does not run there.
@@ -110,7 +110,7 @@ def kill(group: str, program: str) -> None:
 
 @contextmanager
 def stopped(group: str, program: str) -> Iterator[None]:
-    """Stops a program in one of the cluster's cgroups, so that it hangs, until the context ends.
+    """Stop a program in one of the cluster's cgroups, so that it hangs, until the context ends.
 
     Raises:
         ControlPlaneError: It does not run there.
@@ -142,7 +142,7 @@ def port() -> int:
 
 
 def say(text: str) -> None:
-    """Tells how far it is."""
+    """Tell how far it is."""
     print(f"cluster: {text}", file=sys.stderr, flush=True)
 
 
@@ -152,14 +152,14 @@ def nodes() -> list[Node]:
 
 
 def import_images(*archives: Path) -> None:
-    """Gives every node the images of archives."""
+    """Give every node the images of archives."""
     say("giving the nodes their images")
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: node.import_images(*archives), nodes()))
 
 
 def _link_programs() -> Path:
-    """Makes the directory with the programs that a user of the cluster needs."""
+    """Make the directory with the programs that a user of the cluster needs."""
     directory = DIRECTORY / "bin"
     directory.mkdir()
     programs = (
@@ -173,7 +173,7 @@ def _link_programs() -> Path:
 
 
 def _build() -> tuple[Path, ...]:
-    """Builds all that is needed; returns the archives of images."""
+    """Build all that is needed; return the archives of images."""
     control_plane.control_plane()
     build.kubelet()
     build.dns()
@@ -198,7 +198,7 @@ def _start(chosen: int) -> None:
 
 
 def _forward(own: list[Path], chosen: int) -> None:
-    """Starts what connects the port on loopback with the API server: it listens outside of the namespace it is in."""
+    """Start what connects the port on loopback with the API server: it listens outside of the namespace it is in."""
     with network.listen(chosen) as listener:
         to = (str(listener.fileno()), network.API_SERVICE, str(network.API_PORT))
         command: list[str | Path] = [*network.inside(_NETWORK), sys.executable, _FORWARD, *to]
@@ -206,7 +206,7 @@ def _forward(own: list[Path], chosen: int) -> None:
 
 
 def _await_api() -> None:
-    """Waits until the API server answers."""
+    """Wait until the API server answers."""
     deadline = time.monotonic() + _READY_SECONDS
     while True:
         try:
@@ -220,7 +220,7 @@ def _await_api() -> None:
 
 
 def _prepare_nodes(plane: ControlPlane) -> None:
-    """Waits until the nodes are ready, and labels them as those that KubeVirt puts its own parts on."""
+    """Wait until the nodes are ready, and label them as those that KubeVirt puts its own parts on."""
     deadline = time.monotonic() + _READY_SECONDS
     names = [node.name for node in nodes()]
     while sorted(plane.kubectl("get", "node", "--output=jsonpath={.items[*].metadata.name}").split()) != names:
@@ -233,7 +233,7 @@ def _prepare_nodes(plane: ControlPlane) -> None:
 
 
 def _take_down() -> None:
-    """Ends all processes by their cgroups, and with them their namespaces and mounts; then removes the files."""
+    """End all processes by their cgroups, and with them their namespaces and mounts; then remove the files."""
     cgroups.remove(cgroups.hierarchies())
     network.remove(_NETWORK)
     if DIRECTORY.exists():

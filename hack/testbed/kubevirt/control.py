@@ -41,7 +41,7 @@ class Control:
         self.authority = pki.Authority.create("kubeballoon-cluster")
 
     def write(self, outside: Path, port: int) -> None:
-        """Writes what the control plane reads, and the administrator's kubeconfig for use outside of the cluster."""
+        """Write what the control plane reads, and the administrator's kubeconfig for use outside of the cluster."""
         proxies = pki.Authority.create("kubeballoon-cluster-proxy")
         pairs = {
             "ca": self.authority.pair,
@@ -61,24 +61,24 @@ class Control:
         self.kubeconfig(outside, "kubeballoon-admin", "system:masters", server=forwarded)
 
     def kubeconfig(self, path: Path, user: str, *groups: str, server: str = _INSIDE) -> None:
-        """Writes the kubeconfig of a user, who has a new certificate."""
+        """Write the kubeconfig of a user, who has a new certificate."""
         authority = kubeconfigs.encoded(self.authority.pair.certificate)
         cluster = {"server": server, "certificate-authority-data": authority}
         kubeconfigs.write(path, cluster, kubeconfigs.certificate_user(self.authority.client(user, groups)))
 
     def start(self, namespace: Path, cgroups: list[Path]) -> None:
-        """Starts the control plane in the cluster's network namespace."""
+        """Start the control plane in the cluster's network namespace."""
         command = processes.namespace(_SCRIPT, self.directory, control_plane.control_plane(), build.dns())
         processes.start([*network.inside(namespace), *command], self.directory / "control.log", cgroups)
 
 
 def write_pair(path: Path, pair: pki.KeyPair) -> None:
-    """Writes a certificate and its key beside each other, as NAME.crt and NAME.key."""
+    """Write a certificate and its key beside each other, as NAME.crt and NAME.key."""
     path.with_suffix(".crt").write_bytes(pair.certificate)
     write_secret(path.with_suffix(".key"), pair.key)
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Writes a file for its owner's eyes only."""
+    """Write a file for its owner's eyes only."""
     path.touch(mode=0o600)
     path.write_bytes(content)

@@ -15,7 +15,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 async def forward(listener: socket.socket, address: str, port: int) -> None:
-    """Forwards until it is cancelled."""
+    """Forward until it is cancelled."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer), suppress(OSError):

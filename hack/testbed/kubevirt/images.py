@@ -55,7 +55,7 @@ class ContainerImage:
 
 
 def pack(images: Sequence[ContainerImage], archive: Path) -> None:
-    """Writes one archive of several images; a layer that images share is in it once.
+    """Write one archive of several images; a layer that images share is in it once.
 
     Each image also gets its name by digest, by which KubeVirt asks for it on the target of a migration.
     """
@@ -84,7 +84,7 @@ class _Blobs:
         self._there: set[str] = set()
 
     def add(self, content: bytes, kind: str) -> dict[str, Any]:
-        """Adds content, and returns its descriptor."""
+        """Add content, and return its descriptor."""
         digest = hashlib.sha256(content).hexdigest()
         if digest not in self._there:
             self._there.add(digest)
@@ -92,7 +92,7 @@ class _Blobs:
         return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(content)}
 
     def add_file(self, path: Path) -> dict[str, Any]:
-        """Adds a layer, and returns its descriptor."""
+        """Add a layer, and return its descriptor."""
         if path not in self._files:
             digest = _digest(path)
             self._tar.add(path, f"blobs/sha256/{digest}", recursive=False)
@@ -102,31 +102,31 @@ class _Blobs:
 
 @contextmanager
 def layer(path: Path) -> Iterator[LayerWriter]:
-    """Writes a layer of files that all belong to root."""
+    """Write a layer of files that all belong to root."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         yield LayerWriter(tar)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWriter:
-    """Adds files to a layer."""
+    """Add files to a layer."""
 
     tar: tarfile.TarFile
 
     def directory(self, path: str, mode: int = 0o755, owner: int = 0) -> None:
-        """Adds an empty directory."""
+        """Add an empty directory."""
         entry = tarfile.TarInfo(path)
         entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, mode, owner, owner
         self.tar.addfile(entry)
 
     def link(self, path: str, target: str) -> None:
-        """Adds a symbolic link."""
+        """Add a symbolic link."""
         entry = tarfile.TarInfo(path)
         entry.type, entry.linkname, entry.mode = tarfile.SYMTYPE, target, 0o777
         self.tar.addfile(entry)
 
     def file(self, path: str, content: Path | str, mode: int = 0o644, capability: str = "") -> None:
-        """Adds a file with the content of another, or a text; `capability` is what `NET_BIND_SERVICE` is."""
+        """Add a file with the content of another, or a text; `capability` is what `NET_BIND_SERVICE` is."""
         entry = tarfile.TarInfo(path)
         entry.mode = mode
         if capability:

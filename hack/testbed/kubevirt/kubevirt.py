@@ -65,7 +65,7 @@ def _pack(result: Path) -> None:
 
 
 def _add_programs(writer: LayerWriter) -> None:
-    """Adds KubeVirt's programs and the configuration that they expect, where KubeVirt's own images have them."""
+    """Add KubeVirt's programs and the configuration that they expect, where KubeVirt's own images have them."""
     for path in sorted(build.kubevirt().glob("virt-*")):
         capability = NET_BIND_SERVICE if path.name == "virt-launcher-monitor" else ""
         writer.file(f"usr/bin/{path.name}", path, 0o755, capability)
@@ -95,7 +95,7 @@ def _add_guest(writer: LayerWriter, scratch: Path) -> None:
 
 
 def with_small_checksum(initramfs: bytes) -> bytes:
-    """Pads an initramfs with zero words, which the kernel skips, until its CRC32 fits into 31 bits.
+    """Pad an initramfs with zero words, which the kernel skips, until its CRC32 fits into 31 bits.
 
     KubeVirt 1.7.0 has the checksum of a kernelBoot's files in a status field of type int32, and refuses others.
     """
@@ -108,7 +108,7 @@ def with_small_checksum(initramfs: bytes) -> bytes:
 
 
 def install(plane: ControlPlane) -> None:
-    """Installs the operator, and asks it for KubeVirt.
+    """Install the operator, and ask it for KubeVirt.
 
     Raises:
         ControlPlaneError: The API server refused an object.
@@ -122,7 +122,7 @@ def install(plane: ControlPlane) -> None:
 
 
 def wait(plane: ControlPlane) -> None:
-    """Waits until KubeVirt is deployed and VMs may run.
+    """Wait until KubeVirt is deployed and VMs may run.
 
     Raises:
         ControlPlaneError: It is not within fifteen minutes.

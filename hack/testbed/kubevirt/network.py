@@ -19,7 +19,7 @@ _SECONDS = 30.0
 
 
 def create(namespace: Path) -> None:
-    """Makes the namespace, held open by a mount on the file, with the addresses of services and nodes.
+    """Make the namespace, held open by a mount on the file, with the addresses of services and nodes.
 
     Both nodes are in it: a pod on one reaches the pods of the other through the one bridge that CNI makes.
     """
@@ -32,7 +32,7 @@ def create(namespace: Path) -> None:
 
 
 def remove(namespace: Path) -> None:
-    """Lets the namespace go; it ends with the last process in it. Does nothing if it is not there."""
+    """Let the namespace go; it ends with the last process in it. Do nothing if it is not there."""
     while os.path.ismount(namespace):
         run(["umount", namespace], seconds=_SECONDS)
     namespace.unlink(missing_ok=True)

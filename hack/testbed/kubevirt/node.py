@@ -56,7 +56,7 @@ class Node:
         return network.NODE_ADDRESSES[self.number - 1]
 
     def write(self, plane: Control) -> None:
-        """Writes what its programs read; they find it in /etc/node."""
+        """Write what its programs read; they find it in /etc/node."""
         etc = self.directory / "etc"
         etc.mkdir(parents=True)
         (etc / "name").write_text(self.name)
@@ -72,7 +72,7 @@ class Node:
         plane.kubeconfig(etc / "kubeconfig", f"system:node:{self.name}", "system:nodes")
 
     def start(self, namespace: Path, roots: list[Path], *, kvm: bool) -> None:
-        """Starts it in the cluster's network namespace."""
+        """Start it in the cluster's network namespace."""
         cgroups.create(self.name, roots)
         own = cgroups.create(f"{self.name}-system", roots)
         command = processes.namespace(_SCRIPT, self.directory, build.kubelet(), str(int(kvm)))
@@ -81,7 +81,7 @@ class Node:
         (self.directory / "pid").write_text(str(pid))
 
     def import_images(self, *archives: Path) -> None:
-        """Gives its containerd the images of archives.
+        """Give its containerd the images of archives.
 
         Raises:
             ControlPlaneError: It does not run, or refuses them.

@@ -13,7 +13,7 @@ _ENTER = (
 
 
 def start(command: Sequence[str | Path], log: Path, cgroups: Sequence[Path], inherit: Sequence[int] = ()) -> int:
-    """Starts a command in cgroups, with a session of its own; returns its process's number.
+    """Start a command in cgroups, with a session of its own; return its process's number.
 
     Args:
         command: The program and its arguments.

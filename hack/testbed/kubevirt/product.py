@@ -74,7 +74,7 @@ def options() -> tuple[str, ...]:
 
 
 def install(plane: ControlPlane, *values: str) -> None:
-    """Installs the chart, or upgrades to it, and waits until all of its pods are ready.
+    """Install the chart, or upgrade to it, and wait until all of its pods are ready.
 
     Args:
         plane: The cluster.
@@ -102,7 +102,7 @@ def _pods_cgroup() -> str:
 
 
 def uninstall(plane: ControlPlane) -> None:
-    """Uninstalls the chart: every VM has all of its memory back when this returns.
+    """Uninstall the chart: every VM has all of its memory back when this returns.
 
     Raises:
         ControlPlaneError: One has not in time.

@@ -96,24 +96,24 @@ class VM:
     namespace: str = "default"
 
     def create(self) -> None:
-        """Creates and starts it."""
+        """Create and start it."""
         written = {**self._written, "metadata": {"name": self.name, "namespace": self.namespace}}
         self.plane.apply(merged(written, {"spec": {"template": {"spec": self.changes}}}))
 
     def delete(self) -> None:
-        """Deletes it, and waits until it is gone."""
+        """Delete it, and wait until it is gone."""
         self.plane.kubectl(
             "delete", "vm", self.name, f"--namespace={self.namespace}", "--ignore-not-found", seconds=180
         )
         _until(lambda: not self.exists(), BOOT_SECONDS)
 
     def ask(self, verb: str, kind: str = "virtualmachineinstances") -> None:
-        """Has KubeVirt do what a subresource stands for, such as "pause", as virtctl would."""
+        """Have KubeVirt do what a subresource stands for, such as "pause", as virtctl would."""
         path = f"{_SUBRESOURCES}/namespaces/{self.namespace}/{kind}/{self.name}/{verb}"
         self.plane.kubectl("replace", f"--raw={path}", "--filename=-", stdin="{}")
 
     def wait(self) -> None:
-        """Waits until it runs and its guest's agent answers."""
+        """Wait until it runs and its guest's agent answers."""
         for condition in ("Ready", "AgentConnected"):
             wait = ("wait", f"vmi/{self.name}", f"--namespace={self.namespace}", f"--for=condition={condition}")
             _until(self.exists, BOOT_SECONDS)
@@ -177,7 +177,7 @@ class VM:
         return {name: int(number) << 10 for name, number in (line.split() for line in lines if line)}
 
     def run(self, script: str, seconds: float = BOOT_SECONDS) -> str:
-        """Runs a script in the guest to its end; returns what it printed.
+        """Run a script in the guest to its end; return what it printed.
 
         Raises:
             ControlPlaneError: It failed, did not end in time, or the guest was rebooted before it ended.
@@ -190,7 +190,7 @@ class VM:
         return result.output
 
     def begin(self, script: str) -> Script:
-        """Starts a script in the guest."""
+        """Start a script in the guest."""
         name = secrets.token_hex(8)
         return Script(name, self._ask(_BEGIN, name, script).strip())
 
@@ -209,7 +209,7 @@ class VM:
         return ScriptResult(int(status), output)
 
     def fill(self, size: int) -> None:
-        """Has the guest hold `size` bytes in files in memory, which it cannot drop, as soon as it has that much."""
+        """Have the guest hold `size` bytes in files in memory, which it cannot drop, as soon as it has that much."""
         self.run(
             f"mkdir -p /load && mount -t tmpfs -o size=4g load /load && "
             f"dd if=/dev/urandom of=/load/block bs=1M count={_PART >> 20} && i=0; "
@@ -220,7 +220,7 @@ class VM:
         )
 
     def empty(self) -> None:
-        """Ends what `fill` began."""
+        """End what `fill` began."""
         self.run("umount /load")
 
     @property
@@ -228,7 +228,7 @@ class VM:
         return f"{self.namespace}_{self.name}"
 
     def _ask(self, script: str, *arguments: str) -> str:
-        """Runs a short script in the guest, again if its output is lost on the way; returns what it printed."""
+        """Run a short script in the guest, again if its output is lost on the way; return what it printed."""
         shell = {"path": "/bin/busybox", "arg": ["sh", "-c", script, "sh", *arguments], "capture-output": True}
 
         def attempt() -> Object | None:
@@ -280,7 +280,7 @@ def _until(
     tell: Callable[[], object] | None = None,
     longest_poll: float = _POLL_SECONDS,
 ) -> T:
-    """Returns the condition's first true value; the pauses between attempts grow up to the longest.
+    """Return the condition's first true value; the pauses between attempts grow up to the longest.
 
     Raises:
         ControlPlaneError: There is none in time.
@@ -304,7 +304,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Object:
 
 
 def begin_migration(vm: VM) -> str:
-    """Has KubeVirt migrate a VM to the other node; returns the migration's resource and name."""
+    """Have KubeVirt migrate a VM to the other node; return the migration's resource and name."""
     migration = {
         "apiVersion": "kubevirt.io/v1",
         "kind": "VirtualMachineInstanceMigration",
@@ -315,7 +315,7 @@ def begin_migration(vm: VM) -> str:
 
 
 def migrate(vm: VM) -> None:
-    """Migrates a VM to the other node, and waits until it runs there."""
+    """Migrate a VM to the other node, and wait until it runs there."""
     before = vm.node()
     created = begin_migration(vm)
 

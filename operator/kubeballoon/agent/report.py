@@ -14,7 +14,7 @@ from kubeballoon.agent.vm.memory_view import MemoryView
 from kubeballoon.agent.vm.memory_worker import MemoryWorker
 from kubeballoon.agent.vm.vmi import Instance, UnreadableVM
 from kubeballoon.api.conditions import ConditionReason, ConditionType
-from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, Status, set_conditions
+from kubeballoon.api.meta import LONGEST_MESSAGE, Condition, ConditionStatus, set_conditions
 from kubeballoon.api.names import LONGEST_NAME
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import (
@@ -111,7 +111,7 @@ def _held_by_process(vm: VirtualMachineReport) -> int:
     A process can map one page many times, and would seem to hold more than it does. So no more is left out than the VM
     is counted with: what its balloon leaves it, or a target above that, which the guest may have reached meanwhile.
     """
-    held = vm.size if vm.actual is None else vm.backed(vm.actual, as_claimed=vm.responsive)
+    held = vm.size if vm.actual is None else vm.held_of_node(vm.actual, as_claimed=vm.responsive)
     promised = min(vm.size, memory_in_force(vm).target or 0)
     return min(vm.resident or 0, max(held, promised) + vm.overhead)
 
@@ -120,7 +120,7 @@ def _ready(vms: list[VirtualMachineReport], now: datetime) -> Condition:
     lost = [f"{vm.namespace}/{vm.name}" for vm in vms if vm.reason is not None and vm.reason.connection_lost]
     return Condition(
         type=ConditionType.READY,
-        status=Status.FALSE if lost else Status.TRUE,
+        status=ConditionStatus.FALSE if lost else ConditionStatus.TRUE,
         reason=ConditionReason.VIRTUAL_MACHINES_UNREACHABLE if lost else ConditionReason.REPORTING,
         message=f"no connection to {listed(lost)}" if lost else f"{counted(len(vms), 'VM')} on this node",
         last_transition_time=now,

@@ -14,8 +14,8 @@ from kubeballoon.cluster.node_taints import has_taint, write_taint
 
 _log = logging.getLogger(__name__)
 
-_INTERVAL = 60.0  # seconds between two looks at the Node, and while it is tainted at the controllers' Lease
-DEAD_AFTER = 300.0
+_INTERVAL = 60.0  # seconds between looks at the Node, and at the controllers' Lease too while the Node is tainted
+LEADERLESS_AFTER = 300.0
 """Seconds for which the controllers' Lease must not have been renewed. A new leader takes less than half a minute."""
 
 
@@ -76,12 +76,12 @@ class TaintRemover:
         renewed = await self._read_lease()
         if renewed is not None and renewed != self._renewed:
             self._renewed, self._renewed_at = renewed, self._clock()
-        if self._clock() - self._renewed_at >= DEAD_AFTER:
+        if self._clock() - self._renewed_at >= LEADERLESS_AFTER:
             try:
                 await write_taint(self._cluster, node, None)
             except ConflictError:
                 return  # the node has changed since it was read: the next look removes the taint
-            _log.warning("removed the taint of this node: no controller has led for %.0f s", DEAD_AFTER)
+            _log.warning("removed the taint of this node: no controller has led for %.0f s", LEADERLESS_AFTER)
 
     async def _read_lease(self) -> object:
         try:

@@ -86,8 +86,8 @@ Time = Annotated[datetime, AfterValidator(_in_utc), PlainSerializer(_rfc3339, re
 """An instant; on the wire RFC 3339 in UTC to the second, like metav1.Time."""
 
 
-class Status(StrEnum):
-    """Status says whether a condition holds."""
+class ConditionStatus(StrEnum):
+    """A ConditionStatus says whether a condition holds."""
 
     TRUE = "True"
     FALSE = "False"
@@ -98,7 +98,7 @@ class Condition(ApiModel):
     """A Condition says what holds at present or does not, since when and why, as everywhere in Kubernetes."""
 
     type: str = Field(pattern=r"^[A-Za-z]([A-Za-z0-9]*[A-Za-z0-9])?$", max_length=316)
-    status: Status
+    status: ConditionStatus
     reason: str = Field(pattern=r"^[A-Za-z]([A-Za-z0-9]*[A-Za-z0-9])?$", max_length=1024)
     message: str = Field(max_length=32768)
     observed_generation: int = Field(default=0, ge=0)

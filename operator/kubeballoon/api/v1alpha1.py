@@ -402,7 +402,7 @@ class EvictionSettings(ApiModel):
 
 
 class StallSettings(ApiModel):
-    """From which stalls on a node is short of memory although more than a threshold looks available."""
+    """How long tasks may wait for memory before a node counts as short of it, whatever looks available."""
 
     tight: int = Field(
         default=20,
@@ -514,12 +514,12 @@ class NodePolicyStatus(ApiModel):
     observed_generation: int = Field(default=0, description="The generation of the policy that the status is about.")
     matched: int = Field(default=0, description="The number of nodes with an agent that the selector selects.")
     governed: int = Field(default=0, description="The number of nodes that the policy governs.")
-    tainted: int = Field(default=0, description="The number of these that have kubeballoon's taint.")
+    tainted: int = Field(default=0, description="The number of governed nodes that have kubeballoon's taint.")
     conditions: Conditions
 
 
 class NodePolicy(Resource):
-    """NodePolicy says when nodes are short of memory, how much is kept free, and whether they are tainted then."""
+    """NodePolicy says when nodes are short of memory, what is kept free, and whether taints or migrations follow."""
 
     plural = "nodepolicies"
     short_names = ("nodepol",)
@@ -732,9 +732,9 @@ class VirtualMachineReport(ApiModel):
     @property
     def reclaimed(self) -> int:
         """Memory reclaimed from the VM, bytes; what the program in the guest holds counts once the node has it back."""
-        return 0 if self.actual is None else self.size - self.backed(self.actual)
+        return 0 if self.actual is None else self.size - self.held_of_node(self.actual)
 
-    def backed(self, actual: int, *, as_claimed: bool = True) -> int:
+    def held_of_node(self, actual: int, *, as_claimed: bool = True) -> int:
         """Say how much of the VM's memory the node has to back, bytes, while the guest is left ``actual`` bytes.
 
         Args:

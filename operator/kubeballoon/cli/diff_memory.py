@@ -1,4 +1,4 @@
-"""This module is the memory's part of ``diff``: where decisions lead once every guest has followed them."""
+"""This module finds, for ``diff``, how much memory each VM has once every guest has followed the decisions."""
 
 from __future__ import annotations
 

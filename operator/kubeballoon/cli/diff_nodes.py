@@ -1,4 +1,4 @@
-"""This module is the NodePolicies' part of ``diff``: where nodes' states would begin, and which they would be in."""
+"""This module finds, for ``diff``, where nodes' states would begin under NodePolicies, and which state each is in."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from kubeballoon.cluster.reader import ApiReader
 MOST_READ = 50  # VMs that are read: a migration shows one in two reports for a moment, a forged report could show all
 
 
-class Reported(Protocol):
-    """A Reported is a VM as the report of one node has it."""
+class ReportedOnNode(Protocol):
+    """A ReportedOnNode is a VM as the report of one node has it."""
 
     @property
     def namespace(self) -> str:
@@ -29,7 +29,7 @@ class Reported(Protocol):
         """The name of the node whose agent reports the VM."""
 
 
-V = TypeVar("V", bound=Reported)
+V = TypeVar("V", bound=ReportedOnNode)
 
 
 def without_false_reports(reader: ApiReader, vms: Iterable[V]) -> tuple[list[V], list[str]]:

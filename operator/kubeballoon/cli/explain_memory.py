@@ -1,4 +1,4 @@
-"""This module is the memory's part of ``explain``: why a VM has not more memory, and need not give up more."""
+"""This module explains, for ``explain``, why a VM has not more memory, and need not give up more."""
 
 from __future__ import annotations
 

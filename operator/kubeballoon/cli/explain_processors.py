@@ -1,4 +1,4 @@
-"""This module is the processors' part of ``explain``."""
+"""This module explains, for ``explain``, why a VM has the processors it has."""
 
 from __future__ import annotations
 

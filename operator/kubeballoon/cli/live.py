@@ -17,7 +17,7 @@ from dataclasses import replace
 from kubeballoon.cli.arguments import PROGRAM, ExitStatus
 from kubeballoon.cli.cluster_view import read_cluster
 from kubeballoon.cli.doubly_reported import without_false_reports
-from kubeballoon.cli.live_screen import Snapshot, State, draw, press, to_rich
+from kubeballoon.cli.live_screen import ScreenState, Snapshot, draw, press, to_rich
 from kubeballoon.cli.output import Output, warn
 from kubeballoon.cluster.errors import ApiError, ForbiddenError
 from kubeballoon.cluster.reader import ApiReader
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace, reader: ApiReader, _: Output) -> ExitStatus
     feed.start()
     try:
         with _keys_at_once(), console.screen(hide_cursor=True) as screen:
-            state, drawn = State(), None
+            state, drawn = ScreenState(), None
             while not state.done:
                 size = console.size
                 now = (state, feed.snapshot, feed.trouble, size)

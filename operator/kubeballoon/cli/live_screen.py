@@ -35,8 +35,8 @@ _KEYS = "↑↓ move  Enter go in  Esc back  n nodes  v VMs  s sort  / filter  q
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """A Use says who holds a node's memory, bytes: ``needed`` and ``idle`` are the VMs' own."""
+class NodeMemoryUse:
+    """A NodeMemoryUse says who holds a node's memory, bytes: ``needed`` and ``idle`` are the VMs' own."""
 
     other: int
     needed: int
@@ -51,7 +51,7 @@ class Snapshot:
     view: ClusterView
     nodes: tuple[NodeSummary, ...] = ()
     vms: tuple[VirtualMachineSummary, ...] = ()
-    uses: Mapping[str, Use] = field(default_factory=dict)
+    uses: Mapping[str, NodeMemoryUse] = field(default_factory=dict)
 
     @classmethod
     def of(cls, view: ClusterView) -> Snapshot:
@@ -60,7 +60,7 @@ class Snapshot:
         return cls(view, tuple(summarize_nodes(view)), tuple(summarize_vms(view)), uses)
 
 
-def _use(status: NodePressureStatus) -> Use:
+def _use(status: NodePressureStatus) -> NodeMemoryUse:
     """Say who holds a node's memory: of each VM what its process holds, and how much of that its guest works with."""
     needed = idle = 0
     for vm in status.virtual_machines:
@@ -70,12 +70,12 @@ def _use(status: NodePressureStatus) -> Use:
         working = held if vm.need is None else min(held, vm.need + vm.overhead)
         needed += working
         idle += held - working
-    return Use(status.memory.other, needed, idle, max(1, status.memory.total))
+    return NodeMemoryUse(status.memory.other, needed, idle, max(1, status.memory.total))
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """A State is what the user has chosen to see.
+class ScreenState:
+    """A ScreenState is what the user has chosen to see.
 
     Attributes:
         screen: nodes, vms or vm.
@@ -97,7 +97,7 @@ class State:
     done: bool = False
 
 
-def press(state: State, key: str, snapshot: Snapshot | None, page: int) -> State:
+def press(state: ScreenState, key: str, snapshot: Snapshot | None, page: int) -> ScreenState:
     """Return the state after a key; ``page`` is how many rows the screen has."""
     if state.typing:
         return _type(state, key)
@@ -110,7 +110,7 @@ def press(state: State, key: str, snapshot: Snapshot | None, page: int) -> State
     return state if action is None else action(state, snapshot)
 
 
-def _type(state: State, key: str) -> State:
+def _type(state: ScreenState, key: str) -> ScreenState:
     """Take a key into the filter; Enter keeps the filter and Esc drops it."""
     if key == "enter":
         return replace(state, typing=False)
@@ -121,7 +121,7 @@ def _type(state: State, key: str) -> State:
     return replace(state, filter=state.filter + key, row=0) if len(key) == 1 and key.isprintable() else state
 
 
-def _sort(state: State, _: Snapshot | None) -> State:
+def _sort(state: ScreenState, _: Snapshot | None) -> ScreenState:
     def following(orders: Sequence[str], order: str) -> str:
         return orders[(orders.index(order) + 1) % len(orders)]
 
@@ -130,7 +130,7 @@ def _sort(state: State, _: Snapshot | None) -> State:
     return replace(state, vm_sort=following(_VM_SORTS, state.vm_sort), row=0)
 
 
-def _go_in(state: State, snapshot: Snapshot | None) -> State:
+def _go_in(state: ScreenState, snapshot: Snapshot | None) -> ScreenState:
     if snapshot is None:
         return state
     if state.screen == "nodes":
@@ -147,7 +147,7 @@ def _go_in(state: State, snapshot: Snapshot | None) -> State:
     return replace(state, screen="vm", vm=(vm.namespace, vm.name), row=0)
 
 
-def _go_back(state: State, _: Snapshot | None) -> State:
+def _go_back(state: ScreenState, _: Snapshot | None) -> ScreenState:
     if state.filter:
         return replace(state, filter="", row=0)
     if state.screen == "vm":
@@ -155,7 +155,7 @@ def _go_back(state: State, _: Snapshot | None) -> State:
     return replace(state, screen="nodes", node=None, row=0)
 
 
-_ACTIONS: Mapping[str, Callable[[State, Snapshot | None], State]] = {
+_ACTIONS: Mapping[str, Callable[[ScreenState, Snapshot | None], ScreenState]] = {
     "q": lambda state, _: replace(state, done=True),
     "s": _sort,
     "/": lambda state, _: replace(state, typing=state.screen != "vm", filter="", row=0),
@@ -169,12 +169,12 @@ _ACTIONS: Mapping[str, Callable[[State, Snapshot | None], State]] = {
 }
 
 
-def _nodes(state: State, snapshot: Snapshot) -> list[NodeSummary]:
+def _nodes(state: ScreenState, snapshot: Snapshot) -> list[NodeSummary]:
     nodes = [node for node in snapshot.nodes if state.filter in f"{node.name} {node.state}".lower()]
     return sorted(nodes, key=NODE_ORDERS[state.node_sort])
 
 
-def _vms(state: State, snapshot: Snapshot) -> list[VirtualMachineSummary]:
+def _vms(state: ScreenState, snapshot: Snapshot) -> list[VirtualMachineSummary]:
     vms = [
         vm
         for vm in snapshot.vms
@@ -184,7 +184,7 @@ def _vms(state: State, snapshot: Snapshot) -> list[VirtualMachineSummary]:
     return sorted(vms, key=VM_ORDERS[state.vm_sort])
 
 
-def draw(state: State, snapshot: Snapshot | None, trouble_reading: str, width: int, height: int) -> list[Line]:
+def draw(state: ScreenState, snapshot: Snapshot | None, trouble_reading: str, width: int, height: int) -> list[Line]:
     """Draw a screen: ``height`` lines of ``width`` characters at most.
 
     Args:
@@ -202,7 +202,7 @@ def draw(state: State, snapshot: Snapshot | None, trouble_reading: str, width: i
     return [_crop(line, width) for line in lines[:height]]
 
 
-def _title(state: State, snapshot: Snapshot | None) -> Line:
+def _title(state: ScreenState, snapshot: Snapshot | None) -> Line:
     what = {"nodes": "nodes", "vms": f"VMs of {state.node}" if state.node else "VMs", "vm": "VM"}[state.screen]
     order = {"nodes": f" by {state.node_sort}", "vms": f" by {state.vm_sort}", "vm": ""}[state.screen]
     filtered = f" with {state.filter!r}" if state.filter and not state.typing else ""
@@ -215,7 +215,7 @@ def _title(state: State, snapshot: Snapshot | None) -> Line:
     return [Cell(now), Cell(f"{what}{order}{filtered}  ", Style.STRONG), Cell(totals)]
 
 
-def _body(state: State, snapshot: Snapshot, width: int, room: int) -> list[Line]:
+def _body(state: ScreenState, snapshot: Snapshot, width: int, room: int) -> list[Line]:
     if state.screen == "vm":
         lines = list(_explanation(state, snapshot, width))
         first = min(state.row, max(0, len(lines) - room))
@@ -245,7 +245,7 @@ _NODE_COLUMNS = (
 _LEGEND = "▒ others  █ VMs work with it  ░ VMs hold it idle  · free  > more than there is"
 
 
-def _node_row(node: NodeSummary, use: Use) -> Line:
+def _node_row(node: NodeSummary, use: NodeMemoryUse) -> Line:
     return [
         Cell(node.name),
         Cell(node.state, STATE_STYLES.get(NodeState(node.state), Style.PLAIN)),
@@ -256,7 +256,7 @@ def _node_row(node: NodeSummary, use: Use) -> Line:
     ]
 
 
-def bar(use: Use, length: int = _BAR) -> str:
+def bar(use: NodeMemoryUse, length: int = _BAR) -> str:
     """Draw who holds a node's memory: others, VMs that work with it, VMs that hold it idle; the rest is free."""
     text = "".join(
         sign * round(part * length / use.total) for sign, part in (("▒", use.other), ("█", use.needed), ("░", use.idle))
@@ -285,7 +285,7 @@ def _text(cell: str | Cell) -> str:
     return cell if isinstance(cell, str) else cell.text
 
 
-def _explanation(state: State, snapshot: Snapshot, width: int) -> Iterator[Line]:
+def _explanation(state: ScreenState, snapshot: Snapshot, width: int) -> Iterator[Line]:
     """Explain a VM, in lines that fit."""
     import textwrap  # noqa: PLC0415 - only here
 

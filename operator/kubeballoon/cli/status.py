@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from kubeballoon.api.conditions import ConditionType
-from kubeballoon.api.meta import ApiModel, Condition, Status
+from kubeballoon.api.meta import ApiModel, Condition, ConditionStatus
 from kubeballoon.api.names import CONTROLLER_LEASE, UNINSTALLER_PREFIX
 from kubeballoon.api.reasons import AgentReason
 from kubeballoon.api.v1alpha1 import (
@@ -261,7 +261,7 @@ def _readiness(conditions: Sequence[Condition]) -> dict[str, str]:
     """Find whether a policy is ready, and why, as fields of its summary."""
     ready = next((each for each in conditions if each.type == ConditionType.READY), None)
     if ready is None:
-        return {"ready": Status.UNKNOWN, "reason": _NOT_SEEN}
+        return {"ready": ConditionStatus.UNKNOWN, "reason": _NOT_SEEN}
     return {"ready": ready.status, "reason": ready.reason}
 
 
@@ -378,7 +378,7 @@ def _policy_problems(view: ClusterView) -> Iterator[str]:
             yield f"{name}: not seen by the controller yet: does it run?"
         else:
             for condition in status.conditions:
-                if condition.type in _FAULTS_OF_POLICIES and condition.status == Status.TRUE:
+                if condition.type in _FAULTS_OF_POLICIES and condition.status == ConditionStatus.TRUE:
                     yield f"{name}: {condition.message}"
 
 

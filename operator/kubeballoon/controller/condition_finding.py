@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
-from kubeballoon.api.meta import Condition, Status
+from kubeballoon.api.meta import Condition, ConditionStatus
 from kubeballoon.core.formatting import listed
 
-Finding = tuple[Status, ConditionReason, str]
+Finding = tuple[ConditionStatus, ConditionReason, str]
 """Whether a condition holds, its reason and its message."""
 
 
@@ -39,9 +39,9 @@ def find_conflict(policy: str, tied_with: Iterable[str], selected: str) -> Findi
     others = sorted(tied_with)
     if not others:
         message = f"no policy of the same priority selects the same {selected}"
-        return Status.FALSE, ConditionReason.NO_CONFLICT, message
+        return ConditionStatus.FALSE, ConditionReason.NO_CONFLICT, message
     tied, first = f"some of its {selected} are selected at the same priority by {listed(others)}", min(policy, *others)
-    return Status.TRUE, ConditionReason.SAME_PRIORITY, f"{tied}; {first} governs them"
+    return ConditionStatus.TRUE, ConditionReason.SAME_PRIORITY, f"{tied}; {first} governs them"
 
 
 def in_order(items: Iterable[str]) -> str:

@@ -51,7 +51,7 @@ _GUARANTEED = Gauge(
 _GOVERNED = Gauge("kubeballoon_policy_virtual_machines", "How many VMs a policy governs.", ("kind", "policy"))
 _TAINTED = Gauge(
     "kubeballoon_node_tainted",
-    "1 for a node that a NodePolicy has tainted, with the taint's effect; not while policies only observe.",
+    "1 for a node that is tainted because of a NodePolicy, with the taint's effect; not while policies only observe.",
     ("node", "effect"),
 )
 _CONTENDED = Gauge(

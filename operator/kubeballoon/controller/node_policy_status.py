@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
-from kubeballoon.api.meta import Status, set_conditions
+from kubeballoon.api.meta import ConditionStatus, set_conditions
 from kubeballoon.api.v1alpha1 import NodePolicy, NodePolicySpec, NodePolicyStatus, NodePressureStatus
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.condition_finding import Finding, conditions_now, find_conflict, in_order
@@ -99,7 +99,7 @@ def node_policy_status(
         ConditionType.READY: _ready(counts, tainting=tainting, migrating=migrating),
         ConditionType.DEGRADED: _degraded_on_nodes(counts)
         or _degraded_remedy(spec, taints, migrations)
-        or (Status.FALSE, ConditionReason.AS_EXPECTED, "no agent refuses it"),
+        or (ConditionStatus.FALSE, ConditionReason.AS_EXPECTED, "no agent refuses it"),
         ConditionType.CONFLICTED: find_conflict(policy.metadata.name, counts.tied_with, "nodes"),
     }
     conditions = conditions_now(findings, policy.metadata.generation, now)
@@ -116,17 +116,17 @@ def _ready(counts: NodeCounts, *, tainting: bool, migrating: bool) -> Finding:
     """Find whether a policy is accepted and carried out, which one that selects nothing yet is too."""
     if not counts.matched:
         message = "it is accepted; its selector selects no node with an agent yet"
-        return Status.TRUE, ConditionReason.NO_NODES, message
+        return ConditionStatus.TRUE, ConditionReason.NO_NODES, message
     if not counts.governed:
         message = f"it is accepted; every node it selects is governed by {in_order(counts.governed_by)}"
-        return Status.TRUE, ConditionReason.NOT_GOVERNING, message
+        return ConditionStatus.TRUE, ConditionReason.NOT_GOVERNING, message
     behind = f"; the agents of {in_order(counts.behind)} do not report it yet" if counts.behind else ""
     tainted = ""
     if counts.tainted:
         tainted = f", {'taints' if tainting else 'would taint'} {in_order(counts.tainted)}"
     message = f"governs {counted(len(counts.governed), 'node')}{tainted}"
     message += f"{_describe_plan(counts.migrations, migrating=migrating)}{behind}"
-    return Status.TRUE, ConditionReason.ENFORCING, message
+    return ConditionStatus.TRUE, ConditionReason.ENFORCING, message
 
 
 def _describe_plan(plan: MigrationPlan, *, migrating: bool) -> str:
@@ -143,10 +143,10 @@ def _degraded_on_nodes(counts: NodeCounts) -> Finding | None:
     if counts.refused:
         node, why = min(counts.refused.items())
         message = f"it cannot hold on {in_order(counts.refused)}, where no policy holds: on {node}, {why}"
-        return Status.TRUE, ConditionReason.REFUSED_BY_NODES, message
+        return ConditionStatus.TRUE, ConditionReason.REFUSED_BY_NODES, message
     if counts.old:
         message = f"the agents of {in_order(counts.old)} are too old to know NodePolicies"
-        return Status.TRUE, ConditionReason.OLD_AGENTS, message
+        return ConditionStatus.TRUE, ConditionReason.OLD_AGENTS, message
     return None
 
 
@@ -154,12 +154,12 @@ def _degraded_remedy(spec: NodePolicySpec, taints: RemedyAbility, migrations: Re
     """Find what keeps the controller from tainting nodes or migrating VMs as the policy says; None if nothing does."""
     if spec.taint.mode is RemedyMode.ENFORCE and not taints.enabled:
         message = "it taints no node: the installation does not allow that (taints.enabled of the chart)"
-        return Status.TRUE, ConditionReason.TAINTS_DISABLED, message
+        return ConditionStatus.TRUE, ConditionReason.TAINTS_DISABLED, message
     if spec.migration.mode is RemedyMode.ENFORCE and not migrations.enabled:
         message = "it migrates no VM: the installation does not allow that (migrations.enabled of the chart)"
-        return Status.TRUE, ConditionReason.MIGRATIONS_DISABLED, message
+        return ConditionStatus.TRUE, ConditionReason.MIGRATIONS_DISABLED, message
     if spec.taint.mode is RemedyMode.ENFORCE and taints.fault is not None:
-        return Status.TRUE, ConditionReason.TAINT_FAILED, taints.fault
+        return ConditionStatus.TRUE, ConditionReason.TAINT_FAILED, taints.fault
     if spec.migration.mode is RemedyMode.ENFORCE and migrations.fault is not None:
-        return Status.TRUE, ConditionReason.MIGRATION_FAILED, migrations.fault
+        return ConditionStatus.TRUE, ConditionReason.MIGRATION_FAILED, migrations.fault
     return None

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from kubeballoon.api.conditions import ConditionReason, ConditionType
-from kubeballoon.api.meta import Condition, Status, set_conditions
+from kubeballoon.api.meta import Condition, ConditionStatus, set_conditions
 from kubeballoon.api.names import RELEASE
 from kubeballoon.api.quantity import POD_REQUEST
 from kubeballoon.api.v1alpha1 import Exclusion, NodePolicy, NodePolicyStatus, Policy, PolicyStatus
@@ -111,7 +111,7 @@ def unreadable_status(policy: UnreadablePolicy, now: datetime) -> PolicyStatus |
     """Compute the status of a policy that this version cannot read."""
     ready = Condition(
         type=ConditionType.READY,
-        status=Status.FALSE,
+        status=ConditionStatus.FALSE,
         reason=ConditionReason.UNREADABLE,
         message=f"this version of the controller cannot read it, so it governs nothing: {policy.fault}",
         observed_generation=policy.metadata.generation,
@@ -158,25 +158,25 @@ def _ready(
     """
     if policy.metadata.released:
         message = f"requests nothing of its VMs while its annotation {RELEASE} is true"
-        return Status.FALSE, ConditionReason.RELEASED, message
+        return ConditionStatus.FALSE, ConditionReason.RELEASED, message
     if not counts.matched:
         message = "it is accepted; its selector selects no running VM on a node with an agent yet"
-        return Status.TRUE, ConditionReason.NO_VIRTUAL_MACHINES, message
+        return ConditionStatus.TRUE, ConditionReason.NO_VIRTUAL_MACHINES, message
     if not counts.vms.governed:
         message = f"it is accepted; every VM it selects is governed by {in_order(counts.governed_by)}"
-        return Status.TRUE, ConditionReason.NOT_GOVERNING, message
+        return ConditionStatus.TRUE, ConditionReason.NOT_GOVERNING, message
     silent = _silent(counts, results)
     nodes = len(counts.vms.nodes)
     if len(silent) == nodes:
         message = f"no recent report from the agents of {in_order(silent)}: whether it is carried out is not known"
-        return Status.UNKNOWN, ConditionReason.AGENT_SILENT, message
+        return ConditionStatus.UNKNOWN, ConditionReason.AGENT_SILENT, message
     where = f"{counted(counts.vms.governed, 'VM')} on {counted(nodes, 'node')}"
     where += _requested_text(counts) + _silent_text(silent)
     if policy.spec.mode.only_observes:
         effect = "" if reclaimable is None else f"; it would reclaim {human(reclaimable)}"
         message = f"computes and reports for {where}, and changes nothing{effect}"
-        return Status.TRUE, ConditionReason.OBSERVING, message
-    return Status.TRUE, ConditionReason.ENFORCING, f"governs {where}"
+        return ConditionStatus.TRUE, ConditionReason.OBSERVING, message
+    return ConditionStatus.TRUE, ConditionReason.ENFORCING, f"governs {where}"
 
 
 def _requested_text(counts: PolicyCounts) -> str:
@@ -203,31 +203,31 @@ def _degraded(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: 
     last_rounds = _results(counts, results)
     failures = [failure for _, result in last_rounds for failure in result.failures]
     if failures:
-        return Status.TRUE, ConditionReason.PATCH_FAILED, failures[0]
+        return ConditionStatus.TRUE, ConditionReason.PATCH_FAILED, failures[0]
     misreported = {name: result.misreported for name, result in last_rounds if result.misreported}
     if misreported:
         texts = [f"{name} reports VMs that it does not run: {in_order(vms)}" for name, vms in misreported.items()]
-        return Status.TRUE, ConditionReason.MISREPORTED, "; ".join(texts)
+        return ConditionStatus.TRUE, ConditionReason.MISREPORTED, "; ".join(texts)
     faults = [result.fault for _, result in last_rounds if result.fault is not None]
     if faults:
-        return Status.TRUE, ConditionReason.ROUND_FAILED, faults[0]
+        return ConditionStatus.TRUE, ConditionReason.ROUND_FAILED, faults[0]
     silent = _silent(counts, results)
     if silent:
         return (
-            Status.TRUE,
+            ConditionStatus.TRUE,
             ConditionReason.AGENT_SILENT,
             f"no recent report from the agents of {in_order(silent)}: requests there stand still",
         )
     if counts.vms.unresponsive:
         return (
-            Status.TRUE,
+            ConditionStatus.TRUE,
             ConditionReason.UNRESPONSIVE,
             f"{in_order(counts.vms.unresponsive)} do not follow requests",
         )
     if any(map(_withheld, _plans(policy_type, counts, results).values())):
         message = "all agents report, and no guest has stopped following; what some keep is in condition Contended"
-        return Status.FALSE, ConditionReason.AS_EXPECTED, message
-    return Status.FALSE, ConditionReason.AS_EXPECTED, "all agents report, all guests follow"
+        return ConditionStatus.FALSE, ConditionReason.AS_EXPECTED, message
+    return ConditionStatus.FALSE, ConditionReason.AS_EXPECTED, "all agents report, all guests follow"
 
 
 def _shortfall(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results: Mapping[str, RoundResult]) -> Finding:
@@ -238,7 +238,7 @@ def _shortfall(policy_type: PolicyType[Any, Any], counts: PolicyCounts, results:
         return _false_if_known(counts, results, *fit)
     texts = [f"{name} by {policy_type.amount_text(shortfall)}" for name, shortfall in shortfalls.items()]
     return (
-        Status.TRUE,
+        ConditionStatus.TRUE,
         ConditionReason.MINIMUMS_EXCEED_CAPACITY,
         f"the guaranteed minimums exceed the capacity of {in_order(texts)}",
     )
@@ -267,7 +267,7 @@ def _contended(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> Find
         nothing = ConditionReason.NOTHING_WITHHELD, "no guest keeps more than its fair share of a node"
         return _false_if_known(counts, results, *nothing)
     return (
-        Status.TRUE,
+        ConditionStatus.TRUE,
         ConditionReason.MEMORY_WITHHELD,
         f"guests work with more than their fair shares, and give none of it: {in_order(texts)}",
     )
@@ -285,7 +285,7 @@ def _at_risk(counts: PolicyCounts, results: Mapping[str, RoundResult]) -> Findin
         return _false_if_known(counts, results, *suffices)
     texts = [f"{human(risk)} on {name}" for name, risk in risks.items()]
     return (
-        Status.TRUE,
+        ConditionStatus.TRUE,
         ConditionReason.CAPACITY_EXCEEDED,
         f"all VMs at once could use more than there is: {in_order(texts)}",
     )
@@ -298,8 +298,8 @@ def _false_if_known(
     silent = _silent(counts, results)
     if silent:
         message = f"no recent report from the agents of {in_order(silent)}"
-        return Status.UNKNOWN, ConditionReason.AGENT_SILENT, message
-    return Status.FALSE, reason, message
+        return ConditionStatus.UNKNOWN, ConditionReason.AGENT_SILENT, message
+    return ConditionStatus.FALSE, reason, message
 
 
 def _self_service(policy_type: PolicyType[Any, Any], policy: Any) -> Finding:
@@ -309,8 +309,8 @@ def _self_service(policy_type: PolicyType[Any, Any], policy: Any) -> Finding:
     raises = settings.shares > type(settings)().shares or _raises_minimum(settings.min)
     if raises and selector.any_namespace and selector.virtual_machine_selector.keys:
         message = "whoever may label a VM gets its shares or min: only a namespaceSelector bounds who does"
-        return Status.TRUE, ConditionReason.LABELS_ALONE, message
-    return Status.FALSE, ConditionReason.BOUNDED, "it raises neither shares nor min by VM labels alone"
+        return ConditionStatus.TRUE, ConditionReason.LABELS_ALONE, message
+    return ConditionStatus.FALSE, ConditionReason.BOUNDED, "it raises neither shares nor min by VM labels alone"
 
 
 def _raises_minimum(text: str | None) -> bool:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kubeballoon.api.conditions import ConditionType
-from kubeballoon.api.meta import Condition, Status
+from kubeballoon.api.meta import Condition, ConditionStatus
 from kubeballoon.api.v1alpha1 import API_VERSION, NodePolicy, NodePolicyStatus, Policy, PolicyStatus
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError
@@ -134,5 +134,5 @@ class PolicyStatusWriter:
         about = ObjectReference(API_VERSION, policy.kind, policy.metadata.name, policy.metadata.uid)
         for condition in conditions:
             if before.get(condition.type) not in (None, condition.status):
-                warning = ConditionType(condition.type).good_when_true != (condition.status is Status.TRUE)
+                warning = ConditionType(condition.type).good_when_true != (condition.status is ConditionStatus.TRUE)
                 await self._recorder.post(about, condition.reason, condition.message, action="Report", warning=warning)

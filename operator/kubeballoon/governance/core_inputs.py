@@ -113,7 +113,7 @@ def _held(report: VirtualMachineReport) -> int:
     """Say how much of the node's memory a VM holds, bytes; its whole size while its agent has not looked at it."""
     if report.actual is None:
         return report.size
-    return report.backed(report.actual, as_claimed=report.responsive)
+    return report.held_of_node(report.actual, as_claimed=report.responsive)
 
 
 def processor_node(

@@ -239,7 +239,7 @@ def _file_is_missing(error: GuestAgentError) -> bool:
 
 
 def _read(command: str, form: TypeAdapter[_Answer[T]] | None, answer: str) -> T | None:
-    """Read an answer, which is JSON; this is called in the VM's own thread.
+    """Read an answer, which is JSON; this is called in a thread of the VM's queue.
 
     Raises:
         GuestAgentError: the answer is too long, or makes no sense.
