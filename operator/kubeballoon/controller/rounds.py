@@ -348,14 +348,18 @@ class RoundRunner:
             return str(error)
         finally:
             self.progress_at = self._clock()
-        counted = patch_result(written)
-        if counted is None:
+        if (counted := patch_result(written)) is None:
             return None
         self._counters.patches.count(counted)
         result.unwritten.discard(report.uid)
-        if written is not WriteResult.WRITTEN:
-            self._misreported.add(node, report, self._clock())
-            return None  # an honest agent's next report leaves the VM out
+        if written is WriteResult.WRITTEN:
+            self._remember(node, report, changes)
+        else:
+            self._misreported.add(node, report, self._clock())  # an honest agent's next report leaves the VM out
+        return None
+
+    def _remember(self, node: str, report: VirtualMachineReport, changes: list[_RequestChange]) -> None:
+        """Remember, and log, changes that have been written on a VM, which its node runs."""
         self._misreported.remove(node, report.uid)
         for change in changes:
             change.store.written.record(node, report.uid, change.before, change.after, self._clock())
@@ -363,7 +367,6 @@ class RoundRunner:
             text = "withdrawn" if target is None else change.store.policy_type.amount_text(target)
             fields = {"vm": f"{report.namespace}/{report.name}", "node": node, "policy": change.after.policy}
             _log.info("%s: target %s (%s)", fields["vm"], text, change.message, extra=fields)
-        return None
 
     async def _post_misreported_event(self, node: NodePressure, before: list[str], now: list[str]) -> None:
         """Post an event if a node's agent goes on reporting other VMs than before which the node does not run."""

@@ -167,13 +167,8 @@ def _return_free_memory(
     floor = np.maximum(columns.minimum, np.minimum(columns.maximum, present))
     unknown = np.array([vm.need is None for vm in vms])
     needed = np.maximum(floor, np.where(unknown, floor, columns.demand))
-    others = [decision for decision in decisions if not _may_be_returned(decision)]
-    granted = sum([max(0, _usable(decision) - decision.vm.committed) for decision in others])
-    promised = granted + sum([vm.untouched_demand for vm in node.vms if vm.need is not None and vm.enforced])
-    free = max(0, node.spare - promised)
-    held = sum([max(_usable(decision), decision.vm.charge(decision.target)) for decision in others])
-    unpromised = node_capacity - held - int(floor.sum())
-    capacity = int(floor.sum()) + min(free, max(unpromised, int((needed - floor).sum())))
+    free, unpromised = _unused_memory(node, node_capacity, decisions)
+    capacity = int(floor.sum()) + min(free, max(unpromised - int(floor.sum()), int((needed - floor).sum())))
     minimum, maximum = choose_bounds([floor, needed, columns.maximum], capacity)
     claims = Claims(
         key=[vm.uid for vm in vms],
@@ -192,6 +187,15 @@ def _return_free_memory(
         decision._replace(target=by_uid[decision.vm.uid]) if decision.vm.uid in by_uid else decision
         for decision in decisions
     ]
+
+
+def _unused_memory(node: MemoryNode, node_capacity: int, decisions: Sequence[MemoryDecision]) -> tuple[int, int]:
+    """Return what is really free on a node, and what of its capacity targets that stay as they are leave, in bytes."""
+    others = [decision for decision in decisions if not _may_be_returned(decision)]
+    granted = sum([max(0, _usable(decision) - decision.vm.committed) for decision in others])
+    promised = granted + sum([vm.untouched_demand for vm in node.vms if vm.need is not None and vm.enforced])
+    held = sum([max(_usable(decision), decision.vm.charge(decision.target)) for decision in others])
+    return max(0, node.spare - promised), node_capacity - held
 
 
 def _may_be_returned(decision: MemoryDecision) -> bool:
