@@ -19,7 +19,7 @@ RETIRED = {
     *("relief", "relieve", "reliever"),
     *("ruler", "seat", "sight", "story", "tally", "told", "world"),
 }
-RETIRED_OF_CONSTANTS = RETIRED - {"told"}
+RETIRED_OF_CONSTANTS = RETIRED - {"told"}  # two of vm_migrator still have it
 RETIRED_CLASSES = {"Channel", "Held", "Kind", "Load", "Outcome", "Place"}  # good words for variables, vague for a class
 Named = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 RETIRED_FIELDS = re.compile(r"^reserved$|\bstatus\.reserved\b|(?:^|\.)(?:relief|regainedBy)\b")  # of the API
