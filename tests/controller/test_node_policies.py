@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_a_contended_node_is_mended_by_one_migration_to_a_node_of_the_same_polic
     free.remove()
 
 
-def test_a_vm_that_is_migrated_is_requested_no_more_than_its_new_node_has_until_that_fails(
+def test_a_vm_that_is_migrated_is_requested_no_more_than_its_new_node_has_until_that_is_cancelled(
     installed: ControlPlane, node: FakeNode
 ) -> None:
     free = FakeNode(installed, f"free-{node.namespace}", node.namespace, total=1000 * MIB)
@@ -167,10 +168,15 @@ def test_a_vm_that_is_migrated_is_requested_no_more_than_its_new_node_has_until_
     del node.vms["b"], node.vms["c"]  # the node has room for all of it again
     node.report()
     until(lambda: node.targets() == {"a": arrives_with}, 60)
-    name, failed = made()[0]["metadata"]["name"], '{"status": {"phase": "Failed"}}'
     installed.kubectl("delete", "nodepol", "big")
-    where = f"--namespace={node.namespace}", "--subresource=status", "--type=merge", f"--patch={failed}"
-    installed.kubectl("patch", "vmim", name, *where)
+    astray = {"phase": "Running", "migrationState": {"sourceNode": node.name, "targetNode": "elsewhere"}}
+    where = f"--namespace={node.namespace}"
+    patch = "--subresource=status", "--type=merge", f"--patch={json.dumps({'status': astray})}"
+    installed.kubectl("patch", "vmim", made()[0]["metadata"]["name"], where, *patch)
+    until(lambda: made() == [], 60)
+    written = get(installed, "vmi", "a", where)["metadata"]["annotations"]
+    assert "kubeballoon.io/migration-cancelled" in written
+    until(lambda: get(installed, "events.events.k8s.io", where, "--field-selector=reason=MigrationCancelled")["items"])
     until(lambda: node.targets() == {"a": 512 * MIB}, 60)
     installed.kubectl("delete", "mempol", "lean")
     free.remove()
