@@ -633,6 +633,26 @@ def test_what_another_guest_demands_and_has_not_touched_yet_is_not_given_back(un
     assert targets(of)[0] == pytest.approx(target * GIB, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("change", "target"),
+    [
+        (None, 2.0),
+        (TargetChange(up=False, age=1), 2.0),
+        (TargetChange(up=True, age=59), 1.6),
+        (TargetChange(up=True, age=60), 2.0),
+    ],
+)
+def test_what_a_guest_that_may_lose_it_has_long_not_touched_is_lent_to_one_that_lacks_memory(
+    change: TargetChange | None, target: float
+) -> None:
+    """Both policies reclaim under pressure; what the other guest was given a moment ago it is about to touch."""
+    patient = replace(POLICY, when=ReclaimWhen.UNDER_PRESSURE)
+    squeezed = at("squeezed", 1.5, need=1.6, policy=patient)
+    other = replace(at("other", 2, need=1.5, untouched=GIB, policy=patient), last_change=change)
+    of = replace(node(squeezed, other, capacity=int(3.5 * GIB)), available=GIB + GIB)
+    assert targets(of)[0] == pytest.approx(target * GIB, rel=0.01)
+
+
 def test_the_risk_counts_what_vms_that_are_left_out_can_grow_to() -> None:
     unknown = replace(vm("a", need=None), actual=3 * GIB, target=2 * GIB)
     plan = allocate_memory(node(unknown, vm("b"), capacity=4 * GIB))

@@ -193,9 +193,26 @@ def _unused_memory(node: MemoryNode, node_capacity: int, decisions: Sequence[Mem
     """Return what is really free on a node, and what of its capacity targets that stay as they are leave, in bytes."""
     others = [decision for decision in decisions if not _may_be_returned(decision)]
     granted = sum([max(0, _usable(decision) - decision.vm.committed) for decision in others])
-    promised = granted + sum([vm.untouched_demand for vm in node.vms if vm.need is not None and vm.enforced])
     held = sum([max(_usable(decision), decision.vm.charge(decision.target)) for decision in others])
-    return max(0, node.spare - promised), node_capacity - held
+    return max(0, node.spare - granted - _untouched_demands(node, decisions)), node_capacity - held
+
+
+def _untouched_demands(node: MemoryNode, decisions: Sequence[MemoryDecision]) -> int:
+    """Add up what guests have been left of their demands, and may touch at any moment, bytes.
+
+    What a guest has had for long without touching it is lent, if its policy reclaims under pressure only: otherwise the
+    headrooms that all others do not use would keep a guest from memory that it lacks. What such a guest was given
+    within the cool-down it is about to touch.
+    """
+    present = [decision for decision in decisions if decision.vm.need is not None and decision.vm.enforced]
+    grown = moved_recently([decision.vm for decision in present], node.cool_down, up=True)
+    return sum(
+        [
+            decision.vm.untouched_demand
+            for decision, has_grown in zip(present, grown, strict=True)
+            if has_grown or not _may_be_returned(decision)
+        ]
+    )
 
 
 def _may_be_returned(decision: MemoryDecision) -> bool:
