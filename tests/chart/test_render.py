@@ -35,6 +35,7 @@ TOGGLES = {
     "flowControl.enabled": "FlowSchema/kubeballoon-leases",
     "rbac.aggregate": "ClusterRole/kubeballoon-view",
     "controller.podDisruptionBudget.enabled": "PodDisruptionBudget/kubeballoon-controller",
+    "heartbeats.enabled": "Role/kubeballoon-agent-heartbeats",
     "taints.enabled": "ClusterRole/kubeballoon-agent-taints",
     "migrations.enabled": "ClusterRole/kubeballoon-controller-migrations",
     "uninstall.enabled": "Job/kubeballoon-uninstall",
@@ -117,7 +118,7 @@ def test_every_kind_has_a_crd_that_is_kept_unless_the_values_say_otherwise() -> 
 
 def test_no_role_has_a_wildcard() -> None:
     roles = [item for item in render(*EVERYTHING) if item["kind"] in ("Role", "ClusterRole")]
-    assert len(roles) == 14
+    assert len(roles) == 15
     for role in roles:
         assert "*" not in json.dumps(role["rules"])
         for rule in role["rules"]:
@@ -136,7 +137,7 @@ RIGHTS = {
         "kubevirts": {"list", "watch"},
         "nodes": {"get"},
     },
-    "Role/kubeballoon-agent": {"leases": {"get", "create", "update"}},
+    "Role/kubeballoon-agent-heartbeats": {"leases": {"get", "create", "update"}},
     "ClusterRole/kubeballoon-controller": {
         "memorypolicies": {"list", "watch"},
         "processorpolicies": {"list", "watch"},
@@ -150,7 +151,8 @@ RIGHTS = {
         "events": {"create", "patch"},
         "customresourcedefinitions": {"list", "watch"},
     },
-    "Role/kubeballoon-controller": {"leases": {"get", "create", "update", "list", "watch", "delete"}},
+    "Role/kubeballoon-controller": {"leases": {"get", "create", "update"}},
+    "Role/kubeballoon-controller-heartbeats": {"leases": {"list", "watch", "delete"}},
     "ClusterRole/kubeballoon-uninstall": {
         "virtualmachineinstances": {"list", "patch"},
         "memorypolicies": {"release"},
@@ -264,7 +266,7 @@ def test_an_account_that_exists_is_used_everywhere_and_not_made() -> None:
     rendered = render("--set=agent.serviceAccount.create=false,agent.serviceAccount.name=mine")
     assert "ServiceAccount/mine" not in names(rendered)
     assert {name: pod["serviceAccountName"] for name, pod, _ in containers(rendered)}["kubeballoon-agent"] == "mine"
-    for binding in ("ClusterRoleBinding/kubeballoon-agent", "RoleBinding/kubeballoon-agent"):
+    for binding in ("ClusterRoleBinding/kubeballoon-agent", "RoleBinding/kubeballoon-agent-heartbeats"):
         assert one(rendered, binding)["subjects"][0]["name"] == "mine"
     condition = one(rendered, "ValidatingAdmissionPolicy/kubeballoon-nodepressures")["spec"]["matchConditions"][0]
     assert "'system:serviceaccount:kubeballoon-system:mine'" in condition["expression"]
@@ -483,6 +485,21 @@ def test_only_where_taints_are_enabled_may_anything_but_the_uninstaller_write_no
     assert writers("--set=taints.enabled=true") == all_parts
     assert writers("--set=admission.enabled=false") == set(), "nothing would keep it to the taint"
     assert "needs admission.enabled=true" in refusal("--set=taints.enabled=true,admission.enabled=false")
+
+
+@pytest.mark.parametrize("without", ["heartbeats.enabled", "admission.enabled"])
+def test_only_where_heartbeats_are_enabled_and_bounded_has_anybody_a_right_to_agents_leases(without: str) -> None:
+    rendered = render(f"--set={without}=false")
+    own = {"get", "create", "update"}
+    found = {name: rights(rendered, name) for name in names(rendered) if name.startswith("Role/")}
+    assert {name: each["leases"] for name, each in found.items() if "leases" in each} == {
+        "Role/kubeballoon-controller": own,
+        "Role/kubeballoon-uninstall": own,
+    }
+    (options,) = (each["args"] for name, _, each in containers(rendered) if name == "kubeballoon-controller")
+    assert "--no-heartbeats" in options
+    (options,) = (each["args"] for name, _, each in containers(render()) if name == "kubeballoon-controller")
+    assert "--no-heartbeats" not in options
 
 
 def test_the_right_to_migrate_vms_has_a_role_of_its_own_and_changes_no_other() -> None:

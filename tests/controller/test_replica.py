@@ -62,7 +62,9 @@ class Cluster:
             self.faults.append(f"{write.vmi}: {annotations} is less than the minimum")
 
     @asynccontextmanager
-    async def replica(self, identity: str, timeouts: Timeouts | None = None) -> AsyncIterator[Replica]:
+    async def replica(
+        self, identity: str, timeouts: Timeouts | None = None, *, heartbeats: bool = True
+    ) -> AsyncIterator[Replica]:
         """Run a replica inside the context."""
 
         async def connect() -> ApiClient:
@@ -76,7 +78,7 @@ class Cluster:
             await connect() as cluster,
             LeaseThread(connect, lambda own: Lease(own, NAMESPACE, CONTROLLER_LEASE, identity)) as candidacy,
         ):
-            replica = Replica(cluster, candidacy, 1.0, new_registry("controller"))
+            replica = Replica(cluster, candidacy, 1.0, new_registry("controller"), heartbeats=heartbeats)
             running = asyncio.create_task(replica.run(stop))
             try:
                 yield replica
@@ -151,6 +153,19 @@ async def test_a_replica_lists_the_nodes_once_and_requests_what_fits(cluster: Cl
     assert cluster.server.requests[f"LIST {paths.NODE_PRESSURES}"] == 1
     assert cluster.server.requests[f"WATCH {paths.NODE_PRESSURES}"] == 1
     assert len({write.vmi for write in cluster.server.writes}) == 30
+
+
+async def test_without_heartbeats_no_lease_of_an_agent_is_read_and_reports_alone_count(cluster: Cluster) -> None:
+    old = cluster.dead()
+    old["status"]["observedAt"] = "2026-01-01T00:00:00Z"
+    cluster.server.put(paths.NODE_PRESSURES, old)
+    cluster.beat("dead")
+    async with cluster.replica("first", heartbeats=False) as replica:
+        await soon(lambda: cluster.requested() == 30, SECONDS)
+        await soon(lambda: replica.ready() is None, SECONDS)
+        assert replica.live() is None
+    assert f"LIST {paths.leases(NAMESPACE)}" not in cluster.server.requests
+    assert not any(vmi.annotations for key, vmi in cluster.server.vmis.items() if key[1] == "unheard")
 
 
 async def test_a_replica_that_loses_the_lead_says_so_stands_by_and_leads_again(

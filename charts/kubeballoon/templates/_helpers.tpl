@@ -148,3 +148,8 @@ an agent's Lease, is no reason to refuse a heartbeat.
     object == null || object.?spec.orValue({}).all(k,
     k in ['holderIdentity', 'leaseDurationSeconds', 'acquireTime', 'renewTime', 'leaseTransitions'])
 {{- end -}}
+
+{{/* Whether agents have Leases: not empty where they do. Without admission an agent could write the controllers' Lease. */}}
+{{- define "kubeballoon.heartbeats" -}}
+{{- if and .Values.heartbeats.enabled .Values.admission.enabled -}}true{{- end -}}
+{{- end -}}

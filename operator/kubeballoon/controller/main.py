@@ -39,6 +39,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "memory (default: %(default)s)",
     )
     parser.add_argument(
+        "--heartbeats",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="follow the Leases by which agents say that their reports hold; this needs the rights to list, watch and "
+        "delete Leases (default: %(default)s)",
+    )
+    parser.add_argument(
         "--taints",
         action="store_true",
         help="taint nodes that are short of memory where NodePolicies say so; this needs the right to patch Nodes",
@@ -92,6 +99,6 @@ async def _run(options: argparse.Namespace) -> int:
         LeaseThread(connect, lambda own: Lease(own, namespace, CONTROLLER_LEASE, identity)) as candidacy,
     ):
         enabled = EnabledRemedies(options.taints, options.migrations, options.max_migrations)
-        replica = Replica(cluster, candidacy, options.cool_down, registry, enabled)
+        replica = Replica(cluster, candidacy, options.cool_down, registry, enabled, heartbeats=options.heartbeats)
         async with serve(*options.listen, live=replica.live, ready=replica.ready, metrics=registry):
             return await replica.run(stop)

@@ -51,7 +51,7 @@ class _Term:
     state: ClusterState
     rounds: RoundRunner
     scheduler: Scheduler
-    heartbeats: AgentHeartbeats
+    heartbeats: AgentHeartbeats | None
     gauges: ControllerGauges
 
 
@@ -65,10 +65,13 @@ class Replica:
         cool_down: float,
         registry: CollectorRegistry,
         enabled: EnabledRemedies = EnabledRemedies(),
+        *,
+        heartbeats: bool = True,
     ) -> None:
         """Decide for ``cluster`` while ``candidacy`` holds the Lease, and export metrics by ``registry``.
 
-        What goes beyond balloons is done as far as it is ``enabled``.
+        What goes beyond balloons is done as far as it is ``enabled``. Without ``heartbeats``, agents' Leases are not
+        read, and agents are judged by their reports alone.
         """
         self._cluster = cluster
         cluster.bound_writes(candidacy.lease.seconds_left)
@@ -76,6 +79,7 @@ class Replica:
         self._cool_down = cool_down
         self._registry = registry
         self._enabled = enabled
+        self._heartbeats = heartbeats
         self._recorder = EventRecorder(cluster, candidacy.lease.identity)
         self._counters = ControllerCounters(registry)
         self._standby_check = StandbyCheck(cluster, DEFAULT_TIMING.standby_check_interval)
@@ -89,7 +93,9 @@ class Replica:
     def ready(self) -> str | None:
         """Say in one line why this replica is not ready; None if it is."""
         if self._leads:
-            return self._candidacy.lease.fault or self._term.scheduler.unready() or self._term.heartbeats.fault()
+            heartbeats = self._term.heartbeats
+            unheard = None if heartbeats is None else heartbeats.fault()
+            return self._candidacy.lease.fault or self._term.scheduler.unready() or unheard
         return self._candidacy.lease.fault or self._standby_check.fault
 
     async def run(self, stop: asyncio.Event) -> int:
@@ -120,7 +126,9 @@ class Replica:
         lease = self._candidacy.lease
         rounds = RoundRunner(self._cluster, state, self._recorder, self._counters, may_write=lambda: lease.held)
         scheduler = Scheduler(self._cluster, state, self._recorder, rounds, self._counters)
-        heartbeats = AgentHeartbeats(self._cluster, lease.namespace, state, scheduler.enqueue)
+        heartbeats = (
+            AgentHeartbeats(self._cluster, lease.namespace, state, scheduler.enqueue) if self._heartbeats else None
+        )
         gauges = ControllerGauges(state, rounds, lambda: self._leads)
         self._registry.register(gauges)
         return _Term(state, rounds, scheduler, heartbeats, gauges)
@@ -142,11 +150,12 @@ class Replica:
         end = asyncio.Event()
         lease = asyncio.create_task(self._candidacy.keep(), name="lease")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        heartbeats = asyncio.create_task(self._term.heartbeats.run(), name="heartbeats")
         scheduler = asyncio.create_task(_decide(self._term), name="scheduler")
         registry = Handlers(self._term.state, self._term.scheduler).registry()
         watching = asyncio.create_task(_run_kopf(registry, end, stop, self._candidacy.lease.identity), name="kopf")
-        tasks = {lease, stopping, heartbeats, scheduler}
+        tasks: set[asyncio.Task[Any]] = {lease, stopping, scheduler}
+        if self._term.heartbeats is not None:
+            tasks.add(asyncio.create_task(self._term.heartbeats.run(), name="heartbeats"))
         first, _ = await asyncio.wait({*tasks, watching}, return_when=asyncio.FIRST_COMPLETED)
         requested = stop.is_set()
         await _end(tasks, watching, end)
@@ -164,7 +173,8 @@ class Replica:
 
 async def _decide(term: _Term) -> None:
     """Run rounds once it is known which agents are alive: a round would else find most of them silent."""
-    await term.heartbeats.known()
+    if term.heartbeats is not None:
+        await term.heartbeats.known()
     await term.scheduler.run()
 
 
