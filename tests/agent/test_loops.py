@@ -25,6 +25,7 @@ from kubeballoon.agent.settings import AgentSettings, NodeSettings
 from kubeballoon.agent.vm import guest_worker
 from kubeballoon.agent.vm.guest_program_client import DIRECTORY
 from kubeballoon.agent.wait_times import Timing
+from kubeballoon.api.names import EXCLUDE
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import NodePressureStatus
 from kubeballoon.cluster import paths
@@ -419,6 +420,27 @@ async def test_figures_that_drift_wait_and_what_others_wait_for_does_not(proc: P
         control.balloon = False
         await until(lambda: api.vm("vm").get("reason"))
         assert len(api.reports) == written + 1
+
+
+@pytest.mark.parametrize("change", [{"labels": {"a": "2"}}, {"annotations": {EXCLUDE: "true"}}], ids=str)
+async def test_what_a_tenant_writes_on_a_vm_has_no_report_written_sooner_than_balloons_that_move(
+    proc: Path, change: Object
+) -> None:
+    made = vmi()
+    api, control = cluster(made, namespaces=[namespace()]), CountingMemoryControl()
+    async with running(api, proc, timing=replace(QUICK, node=replace(QUICK.node, moved_floor=1e6)), vm=control):
+        await until(lambda: api.vm("vm").get("need") and "online" in api.vm("vm")["processors"])
+        written = len(api.reports)
+        changed = copy.deepcopy(made)
+        changed["metadata"] |= {"resourceVersion": "2", **change}
+        api.happen(paths.INSTANCES, changed)
+        samples = control.samples
+        await until(lambda: control.samples > samples + 20)
+        assert len(api.reports) == written
+        control.balloon = False  # this waits for nothing, and the rest comes with it
+        await until(lambda: api.vm("vm").get("reason"))
+        assert api.vm("vm")["labels"] == changed["metadata"]["labels"]
+        assert api.vm("vm")["ownerExcluded"] is ("annotations" in change)
 
 
 async def test_an_agent_waits_as_long_as_the_api_server_asks(proc: Path) -> None:

@@ -18,11 +18,12 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hack.testbed.fake_cluster import FakeCluster, Object, cluster, namespace, vmi
+from hack.testbed.fake_cluster import Object, cluster, namespace, vmi
 from hack.testbed.hostile.metronome import Metronome
 from kubeballoon.agent.agent import Agent
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
@@ -57,18 +58,23 @@ async def main(pods: str, needy: str, *vms: str) -> None:
     connection: Any = api
     settings = AgentSettings(Path(pods), 60.0, 1, TIMING)
     limits = NodeSettings(100 << 20, 64 << 20)
-    held = [0.0]
     memory = HostMemoryReader(large_machine(Path(pods)))
     agent = Agent("here", connection, LibvirtHypervisor(TIMING.libvirt), memory, settings, limits)
+    await watch(agent, lambda: api.reports[-1] if api.reports else {}, Path(pods))
+
+
+async def watch(agent: Agent, last_report: Callable[[], Object], pods: Path) -> None:
+    """Run an agent, and print twice a second what is seen of it from outside, until the input ends."""
+    held = [0.0]
     working = asyncio.create_task(agent.run())
     watching = asyncio.create_task(measure_holds(held))
     over = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-    with Metronome(Path(pods).with_name("metronome")) as metronome:
+    with Metronome(pods.with_name("metronome")) as metronome:
         while not over.done():
             await asyncio.wait({working, watching, over}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()
-            await asyncio.to_thread(write_out, describe(api, agent, held[0], metronome))
+            await asyncio.to_thread(write_out, describe(last_report(), agent, held[0], metronome))
     os._exit(0)  # a call to a daemon may hang in a thread
 
 
@@ -106,7 +112,7 @@ def _waited_for_processor() -> float:
     return int(waited) / 1e9
 
 
-def describe(api: FakeCluster, agent: Agent, held: float, metronome: Metronome) -> str:
+def describe(report: Object, agent: Agent, held: float, metronome: Metronome) -> str:
     """Write, as JSON, what is seen from outside."""
     collected = (sample for metric in agent.metrics.registry.collect() for sample in metric.samples)
     sampled = {
@@ -115,8 +121,8 @@ def describe(api: FakeCluster, agent: Agent, held: float, metronome: Metronome) 
         if sample.name == "kubeballoon_vm_sample_timestamp_seconds"
     }
     seen = {
-        "vms": {vm["name"]: vm for vm in api.reports[-1].get("virtualMachines", [])} if api.reports else {},
-        "memory": api.reports[-1]["memory"] if api.reports else {},
+        "vms": {vm["name"]: vm for vm in report.get("virtualMachines", [])},
+        "memory": report.get("memory", {}),
         "sampled": sampled,
         "held": held,
         "ticks": asdict(metronome.ticks),

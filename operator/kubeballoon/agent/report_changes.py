@@ -24,6 +24,8 @@ from kubeballoon.vocabulary import NodeState
 _PART = 100  # a figure is news when it moved by more than this part of the node's memory, or of the VM's size
 _NEEDY_PART = 32  # a guest needs more if its need rose by more than this part of its size: less is covered by headroom
 _NODE_FIGURES = tuple(NodeMemory.model_fields)
+# What whoever may edit a VM may change as often as they like: that has the report of the whole node written each time.
+_TENANTS_OWN = ("labels", "labels_cut", "owner_excluded")
 _DRIFTING = ("resident", "need", "present_need")  # figures of a VM that move all the time
 _PERCENT = 20  # by which the usage or stall of the node's processors is news: far less than policies' thresholds differ
 
@@ -102,12 +104,14 @@ def texts_changed(before: NodePressureStatus, now: NodePressureStatus) -> bool:
 def _vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) -> News:
     if before is None or _steady(before.processors) != _steady(now.processors):
         return News.URGENT
-    judged_apart = {"actual", *_DRIFTING, "guest", "message", "processors"}
+    judged_apart = {"actual", *_DRIFTING, *_TENANTS_OWN, "guest", "message", "processors"}
     if before.model_dump(exclude=judged_apart) != now.model_dump(exclude=judged_apart):
         return News.URGENT
     if before.need is not None and now.need is not None and now.need - before.need > now.size // _NEEDY_PART:
         return News.URGENT
     if _moved(before.actual, now.actual, now.size):
+        return News.MOVED
+    if any(getattr(before, name) != getattr(now, name) for name in _TENANTS_OWN):
         return News.MOVED
     drifted = any(_moved(getattr(before, name), getattr(now, name), now.size) for name in _DRIFTING)
     return News.DRIFT if drifted else News.NONE
