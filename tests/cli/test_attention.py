@@ -45,7 +45,7 @@ def test_what_is_said_of_nodes_is_not_said_again_of_their_policies() -> None:
 
 
 def reporting(name: str, now: datetime, *needs: str) -> NodePressure:
-    """A node of 16 GiB with a VM of 8 GiB for each of the needs."""
+    """A node of 16 GiB with a VM of 8 GiB for each of the needs; without any, it has room."""
     vms = [
         {
             "uid": f"{name}-{index}",
@@ -60,7 +60,8 @@ def reporting(name: str, now: datetime, *needs: str) -> NodePressure:
         }
         for index, need in enumerate(needs)
     ]
-    memory = {"total": "16Gi", "available": "2Gi", "other": "0", "reserve": "1Gi"}
+    available = "2Gi" if needs else "15Gi"
+    memory = {"total": "16Gi", "available": available, "other": "0", "reserve": "1Gi"}
     status = {"observedAt": now.isoformat(), "memory": memory, "state": "Tight", "virtualMachines": vms}
     return NodePressure.model_validate({"metadata": {"name": name}, "status": status})
 
