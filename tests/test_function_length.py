@@ -17,6 +17,7 @@ LONGER = {
     "operator/kubeballoon/agent/vm/guest_program_client.py GuestProgram.__init__": "fields, each with what it is",
     "operator/kubeballoon/agent/vm/memory_worker.py MemoryWorker.__init__": "fields, each with what it is",
     "operator/kubeballoon/cli/arguments.py _add_release": "options",
+    "operator/kubeballoon/controller/main.py add_parser": "options",
     "operator/kubeballoon/core/memory/model.py MemoryVM.__post_init__": "figures that follow from each other",
     "operator/kubeballoon/replay/node_replay.py NodeReplay.__init__": "fields, each with what it is",
     "operator/kubeballoon/replay/recommend.py add_parser": "options",

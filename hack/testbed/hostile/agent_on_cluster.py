@@ -23,8 +23,8 @@ from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient
 
 
-class Recording:
-    """A Recording is an API server of which the last report, and the length of the longest one, are kept.
+class ApiClientWithLastReport:
+    """An ApiClientWithLastReport keeps the last report that the API server took, and the length of the longest one.
 
     Attributes:
         report: what the API server took last; empty before.
@@ -54,7 +54,7 @@ class Recording:
 async def main(pods: str, node: str, kubeconfig: str) -> None:
     """Run the agent."""
     async with await ApiClient.connect("test", Path(kubeconfig)) as client:
-        recording = Recording(client, node)
+        recording = ApiClientWithLastReport(client, node)
         connection: Any = recording
         memory = HostMemoryReader(large_machine(Path(pods)))
         settings = AgentSettings(Path(pods), 60.0, 1, TIMING)
