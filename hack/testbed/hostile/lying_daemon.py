@@ -160,7 +160,7 @@ class Connection:
     def _about_the_connection(self, procedure: int, argument: bytes) -> bytes:
         """Say who may come, what is supported (nothing), and that every domain is here; nothing else."""
         if procedure == _AUTH_LIST:
-            return words(1, 0)  # one way to come in: none is asked who it is
+            return words(1, 0)  # one way to log in, which asks for nothing
         if procedure == _CONNECT_SUPPORTS_FEATURE:
             return words(0)
         if procedure == _DOMAIN_LOOKUP_BY_NAME:
