@@ -58,7 +58,7 @@ async def test_nothing_is_written_on_a_vm_of_another_uid_or_node(
     for wrong in (
         VMIReference(namespace, "vm", vmi.uid, "another"),
         VMIReference(namespace, "vm", "another", "home"),
-        VMIReference(namespace, "vm", "another"),
+        VMIReference(namespace, "vm", "another", None),
     ):
         for value in ("32Mi", None):
             assert await annotator.write(wrong, {TARGET: value}) is WriteResult.MISMATCHED

@@ -40,6 +40,7 @@ class FakeApi:
         self.fails: Exception | None = None
         self.created: list[Object] = []
         self.deleted: list[str] = []
+        self.tested: list[str] = []  # the nodes of VMs that patches test
         self.limits: Object | None = {}  # of KubeVirt; None where its object may not be read
 
     async def get(self, path: str, accept: str = "") -> Object:
@@ -63,6 +64,7 @@ class FakeApi:
         """Take what is written on a VM."""
         assert path.startswith("/apis/kubevirt.io/v1/namespaces/shop/virtualmachineinstances/full-0")
         key = "/metadata/annotations/kubeballoon.io~1migration-cancelled"
+        self.tested += [each["value"] for each in operations if each["path"] == "/status/nodeName"]
         self.annotations["kubeballoon.io/migration-cancelled"] = next(
             each["value"] for each in operations if each["path"] == key
         )
@@ -591,6 +593,20 @@ async def test_a_new_leader_reads_from_the_vm_that_its_migration_was_cancelled()
     why = "the last migration failed of shop/full-0: it is not tried again for a while"
     assert second.state.migration_faults == {"all": why}
     assert second.moved() == []
+
+
+@pytest.mark.parametrize("first", ["full", "forger"])
+async def test_that_a_migration_was_cancelled_is_written_on_its_vm_for_the_node_that_it_leaves(first: str) -> None:
+    loop = enforcing()
+    for node in (first, *{"full", "forger"} - {first}):
+        loop.report(node, 1)
+    forged = loop.state.nodes["forger"].to_wire()
+    forged["status"]["virtualMachines"][0]["name"] = "full-0"
+    loop.kubevirt("full-0", "Running", target="free", sourceNode="full", targetNode="free")
+    loop.now = 86_401.0
+    loop.state.put_node({**forged, "metadata": {**forged["metadata"], "resourceVersion": "99"}}, loop.now)
+    await loop.wait(0)
+    assert (loop.api.deleted, loop.api.tested) == (["m1"], ["full"])
 
 
 @pytest.mark.parametrize(

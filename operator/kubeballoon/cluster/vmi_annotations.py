@@ -29,13 +29,14 @@ class VMIReference:
     """A VMIReference names the VMI that is meant; another VMI, or one on another node, must not be written to.
 
     Attributes:
-        node: the node that must run the VMI; None where the API server itself named the VMI.
+        node: the node that must run the VMI: the one whose agent named it, for one node's agent may not name another's
+            VMs. None, which is said each time, only where the API server itself named the VMI.
     """
 
     namespace: str
     name: str
     uid: str
-    node: str | None = None
+    node: str | None
 
 
 class VMIAnnotator:

@@ -86,30 +86,34 @@ class MigrationCanceller(NodeRemedy):
         now = self._state.utc_now()
         ours = [each for each in migrations if each.ours and not each.ended and not each.ending]
         suspects = [each for each in ours if each.strayed or now - each.begun_at > LONG_UNDER_WAY]
-        vms = self._reported_vms() if suspects else {}
         for each in suspects:
-            report = vms.get(each.vm)
+            node, report = self._find_report(each)
             minutes = int((now - each.begun_at).total_seconds()) // 60
             if each.strayed:
-                await self._cancel(each, report, "that is not the node that it was to go to")
+                await self._cancel(each, node, report, "that is not the node that it was to go to")
             elif now - each.begun_at > _longest(report):
-                await self._cancel(each, report, f"it had not ended after {minutes} minutes")
+                await self._cancel(each, node, report, f"it had not ended after {minutes} minutes")
 
-    def _reported_vms(self) -> dict[str, VirtualMachineReport]:
-        return {
-            f"{report.namespace}/{report.name}": report
+    def _find_report(self, migration: VMMigration) -> tuple[str | None, VirtualMachineReport | None]:
+        """Find a node that reports the VM of a migration, and its report: if there are several, the node it leaves."""
+        found = [
+            (pressure.metadata.name, report)
             for pressure in self._state.nodes.values()
             if pressure.status is not None
             for report in pressure.status.virtual_machines
-        }
+            if f"{report.namespace}/{report.name}" == migration.vm
+        ]
+        return max(found, key=lambda each: each[0] == migration.source, default=(None, None))
 
-    async def _cancel(self, migration: VMMigration, report: VirtualMachineReport | None, why: str) -> None:
+    async def _cancel(
+        self, migration: VMMigration, node: str | None, report: VirtualMachineReport | None, why: str
+    ) -> None:
         if not self._may_write():
             return
         now = self._state.utc_now()
         try:
             if report is not None:  # first: the migration is the only other trace
-                vmi = VMIReference(report.namespace, report.name, report.uid)
+                vmi = VMIReference(report.namespace, report.name, report.uid, node)
                 await self._annotator.write(vmi, {names.MIGRATION_CANCELLED: now.isoformat(timespec="seconds")})
             await cancel_migration(self._cluster, migration)
         except (ConflictError, NotFoundError):
