@@ -14,6 +14,7 @@ from hack.testbed.workloads import surge
 from kubeballoon.core.memory.model import Amount, MemoryTerms
 from kubeballoon.core.units import GIB
 from kubeballoon.replay.comparison import ReplaySettings
+from kubeballoon.vocabulary import ReclaimWhen
 
 CHEAP = {"vms": 50, "core_percent": 1.9, "resident_mib": 99.0, "writes_per_minute": 2.0}
 
@@ -74,16 +75,17 @@ def test_only_rises_beyond_the_headroom_are_seen_late() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimum", "unmet_without", "killed_without", "most"),
+    ("when", "optimum", "unmet_without", "killed_without", "most"),
     [
-        (0.0, 5.0, 0, 0.1),  # a ten-thousandth of the demand
-        (2.0, 5.0, 0, 2.2),  # a tenth more than the optimum
-        (2.0, 1.5, 3, 1.5),  # where VMs are killed without balloons, no more than stays unmet then
-        (2.0, 1.5, 0, 2.2),
+        ("Overcommitted", 0.0, 5.0, 0, 0.1),  # a ten-thousandth of the demand
+        ("Overcommitted", 2.0, 5.0, 0, 2.2),  # a tenth more than the optimum
+        ("Overcommitted", 2.0, 1.5, 3, 1.5),  # where VMs are killed without balloons, no more than stays unmet then
+        ("Overcommitted", 2.0, 1.5, 0, 2.2),
+        ("UnderPressure", 0.0, 5.0, 0, 5.0),
     ],
 )
 def test_recorded_traces_are_held_to_the_optimum_and_to_no_balloon(
-    optimum: float, unmet_without: float, killed_without: int, most: float
+    when: str, optimum: float, unmet_without: float, killed_without: int, most: float
 ) -> None:
     unmet = {"kubeballoon": 0.05, "static": 9.0, "none": unmet_without, "clairvoyant": optimum}
     runs = [
@@ -96,7 +98,7 @@ def test_recorded_traces_are_held_to_the_optimum_and_to_no_balloon(
         }
         for name, value in unmet.items()
     ]
-    found = recorded.with_limits(runs)
+    found = recorded.with_limits(runs, ReclaimWhen(when))
     assert [row["allowed_gib_hours"] for row in found if "allowed_gib_hours" in row] == [pytest.approx(most)]
 
 

@@ -33,31 +33,30 @@ def rows(directory: Path) -> list[dict[str, Any]]:
         settings = ReplaySettings(_NODE_MEMORY, replace(_POLICY, when=when))
         runs = [run.to_json() for run in compare_strategies(workload, settings, RATIOS, jobs).runs]
         # What the policy says changes the optimum, too, but neither of the other two.
-        result += [{"when": str(when), **row} for row in with_limits(runs) if row["strategy"] in _DEPENDENT]
+        result += [{"when": str(when), **row} for row in with_limits(runs, when) if row["strategy"] in _DEPENDENT]
         if when is ReclaimWhen.OVERCOMMITTED:
             result += [{"when": "", **row} for row in runs if row["strategy"] not in _DEPENDENT]
     return result
 
 
-def with_limits(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def with_limits(runs: Sequence[Mapping[str, Any]], when: ReclaimWhen) -> list[dict[str, Any]]:
     """Add to kubeballoon's rows what may stay unmet at their ratio, GiB·h.
 
     That is a tenth more than under the optimum, or a ten-thousandth of the demand. Where VMs are killed without
-    balloons, it is also no more than stays unmet then.
+    balloons, it is also no more than stays unmet then. A policy that reclaims under pressure only lets VMs wait on
+    purpose, until others have given what they fill with caches: it must only leave no more unmet than no balloon does.
     """
     by_run = {(run["overcommit"], run["strategy"]): run for run in runs}
     return [
-        {**run, "allowed_gib_hours": _allowed(run, by_run[run["overcommit"], "clairvoyant"], by_run)}
-        if run["strategy"] == KUBEBALLOON
-        else dict(run)
+        {**run, "allowed_gib_hours": _allowed(run, when, by_run)} if run["strategy"] == KUBEBALLOON else dict(run)
         for run in runs
     ]
 
 
-def _allowed(
-    run: Mapping[str, Any], optimum: Mapping[str, Any], by_run: Mapping[tuple[float, str], Mapping[str, Any]]
-) -> float:
-    least = run["demand_gib_hours"] * _ALLOWED_SHARE
-    allowed: float = max(least, _ALLOWED_FACTOR * optimum["unmet_gib_hours"])
-    none = by_run[run["overcommit"], "none"]
-    return min(allowed, none["unmet_gib_hours"]) if none["vms_killed"] else allowed
+def _allowed(run: Mapping[str, Any], when: ReclaimWhen, by_run: Mapping[tuple[float, str], Mapping[str, Any]]) -> float:
+    none, optimum = (by_run[run["overcommit"], strategy] for strategy in ("none", "clairvoyant"))
+    without: float = none["unmet_gib_hours"]
+    if when.waits_for_pressure:
+        return without
+    allowed: float = max(run["demand_gib_hours"] * _ALLOWED_SHARE, _ALLOWED_FACTOR * optimum["unmet_gib_hours"])
+    return min(allowed, without) if none["vms_killed"] else allowed
