@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,8 +15,8 @@ from kubeballoon.cluster.client import ApiError, ConflictError, ForbiddenError, 
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.main import add_parser
 from kubeballoon.controller.vm_migrator import VMMigrator
-from kubeballoon.core.memory.model import MemoryNode
-from kubeballoon.core.migration_arrival import Arrival
+from kubeballoon.core.memory.model import MemoryNode, MemoryVM
+from kubeballoon.core.migration_arrival import Arrival, plan_arrival
 from kubeballoon.governance.report_bounds import SILENT_AFTER
 from kubeballoon.governance.targets_in_force import VMRequest
 from kubeballoon.vocabulary import TaintEffect
@@ -854,6 +854,25 @@ async def test_a_target_has_room_for_what_the_vm_s_pod_requests() -> None:
     loop.report("free", 1, 1, limits=limits, podRequest="2Gi")
     await loop.wait(15)
     assert loop.moved() == ["full-0"]
+
+
+async def test_a_report_that_breaks_the_plan_of_an_arrival_costs_its_own_node_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = enforcing()
+
+    def plan(vm: MemoryVM, target: MemoryNode, others: Iterable[Arrival]) -> Arrival | None:
+        if target.name == "free":
+            raise OverflowError
+        return plan_arrival(vm, target, others)
+
+    monkeypatch.setattr("kubeballoon.controller.vm_migrator.plan_arrival", plan)
+    await contend(loop)
+    why = "no VM is migrated to free: what a VM would have there cannot be computed"
+    assert (loop.moved(), loop.state.migration_faults) == ([], {"all": why})
+    loop.report("spare")
+    await loop.wait(15)
+    assert loop.api.created[0]["metadata"]["annotations"]["kubeballoon.io/target-node"] == "spare"
 
 
 @pytest.mark.parametrize("number", ["0", "101", "-1", "4.0", "many", ""])

@@ -214,6 +214,11 @@ class VMMigrator(NodeRemedy):
             else:
                 self._leave_out(uid, str(error))
             return False
+        except Exception:  # noqa: BLE001 - one node's report must not stop the others; its round says what is wrong
+            self._arrivals.pop(migration.vm.name, None)
+            _log.debug("%s is not migrated to %s", migration.vm.name, target, exc_info=True)
+            self._leave_out(target, f"no VM is migrated to {target}: what a VM would have there cannot be computed")
+            return False
         self._watch.add(created)
         await self._post(migration.source, MIGRATES, f"{migration.vm.name} is migrated to {target}", [migration])
         return True
