@@ -37,6 +37,7 @@ _FORWARD = Path(__file__).with_name("forward.py")
 _LOCK = Path("/run/lock") / cgroups.NAME
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.5
+_REMOVED_AT_ONCE = 32  # files
 
 
 def up() -> None:
@@ -237,7 +238,19 @@ def _take_down() -> None:
     cgroups.remove(cgroups.hierarchies())
     network.remove(_NETWORK)
     if DIRECTORY.exists():
-        shutil.rmtree(DIRECTORY)
+        _remove(DIRECTORY)
+
+
+def _remove(directory: Path) -> None:
+    """Removes a directory with all that is in it, many files at once.
+
+    One after the other, its 30,000 files took two minutes on a busy disk, which answers each after milliseconds.
+    """
+    with ThreadPoolExecutor(_REMOVED_AT_ONCE) as pool:
+        for below, _, names in os.walk(directory):
+            for name in names:
+                pool.submit(Path(below, name).unlink)
+    shutil.rmtree(directory)  # tells why, if a file is still there
 
 
 @contextmanager
