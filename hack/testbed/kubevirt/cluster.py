@@ -242,7 +242,7 @@ def _take_down() -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Removes a directory with all that is in it, many files at once.
+    """Remove a directory with all that is in it, many files at once.
 
     One after the other, its 30,000 files took two minutes on a busy disk, which answers each after milliseconds.
     """

@@ -1,4 +1,4 @@
-"""A node whose VMs need more memory than it has is relieved by one live migration that kubeballoon chose."""
+"""A node whose VMs need more memory than it has: one live migration, which kubeballoon chose, mends it."""
 
 from __future__ import annotations
 
