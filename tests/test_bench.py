@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from hack.bench import __main__ as bench
-from hack.bench import recorded
+from hack.bench import clock, migrations, recorded
 from hack.bench.limits import LIMITS, Rows, exceeded
 from hack.bench.replay import unmet_by_delay, with_limits
-from hack.testbed.workloads import surge
+from hack.testbed.workloads import DAY, diurnal, surge
 from kubeballoon.core.memory.model import Amount, MemoryTerms
 from kubeballoon.core.units import GIB
 from kubeballoon.replay.comparison import ReplaySettings
+from kubeballoon.replay.traces import Trace, Workload, step_trace
 from kubeballoon.vocabulary import ReclaimWhen
 
 CHEAP = {"vms": 50, "core_percent": 1.9, "resident_mib": 99.0, "writes_per_minute": 2.0}
@@ -114,7 +118,52 @@ def test_recorded_traces_are_a_benchmark_of_their_own(
     assert "LIMIT EXCEEDED: recorded: unmet_gib_hours" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         bench.main(["replay", f"--traces={tmp_path}"])
+    with pytest.raises(SystemExit):
+        bench.main(["migrations"])
 
 
 def test_every_limit_is_of_a_benchmark() -> None:
-    assert LIMITS.keys() - {bench.RECORDED} <= bench.BENCHMARKS.keys()
+    assert LIMITS.keys() <= bench.BENCHMARKS.keys() | bench.WITH_TRACES.keys()
+
+
+def test_vms_are_repeated_each_time_a_day_later() -> None:
+    recorded = diurnal(3, days=2)
+    repeated = migrations.repeated(recorded, 7)
+    assert [trace.name for trace in repeated.traces] == ["vm0-0", "vm1-0", "vm2-0", "vm0-1", "vm1-1", "vm2-1", "vm0-2"]
+    first, later, again = (trace for trace in repeated.traces if trace.name.startswith("vm0"))
+
+    def at(trace: Trace, seconds: float) -> int:
+        return int(trace.demand[np.searchsorted(trace.times, seconds, side="right") - 1])
+
+    hours = np.arange(0.0, DAY, 3600.0)
+    assert [at(later, hour) for hour in hours] == [at(first, hour + DAY) for hour in hours]
+    assert [at(later, hour + DAY) for hour in hours] == [at(first, hour) for hour in hours], "it wraps round"
+    assert again.demand.tolist() == first.demand.tolist()
+
+
+def test_an_hour_s_shape_foretells_a_rise_that_comes_each_day_and_none_that_comes_once() -> None:
+    times = np.arange(0.0, 5 * DAY, 300.0)
+    daily = np.where(times % DAY // 3600 == 9, 8, 1)  # GiB
+    once = np.where((times > 4.5 * DAY) & (times < 4.6 * DAY), 8, 1)
+
+    def found(need: npt.NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+        trace = step_trace("vm", 16 * GIB, times, need * GIB)
+        return {row["way"]: row for row in clock.compare(Workload((trace,), 5 * DAY))}
+
+    assert (found(daily)["headroom"]["rises_beyond"], found(daily)["shape, median"]["rises_beyond"]) == (2, 0)
+    assert (found(once)["headroom"]["rises_beyond"], found(once)["shape, median"]["rises_beyond"]) == (1, 1)
+    by_way = found(daily)
+    assert by_way["headroom for median"]["held_gib"] == pytest.approx(by_way["shape, median"]["held_gib"], rel=0.01)
+
+
+def test_few_vms_are_migrated_and_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, size, used in (("a", 40, 30), ("b", 40, 30), ("c", 40, 4), ("d", 40, 4)):
+        lines = [f"{hour * 3600},{size * GIB},{(used if hour % 24 else 4) * GIB}" for hour in range(24)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["seconds,size_bytes,used_bytes", *lines]) + "\n")
+    monkeypatch.setattr(migrations, "VMS", 4)
+    monkeypatch.setattr(migrations, "RATIOS", (1.5,))
+    rows = {row["strategy"]: row for row in migrations.rows(tmp_path)}
+    assert list(rows) == list(migrations.STRATEGIES)
+    assert all(row["demand_gib_hours"] == rows["no migration"]["demand_gib_hours"] for row in rows.values())
+    assert rows["optimum of one node"]["unmet_gib_hours"] <= rows["optimum of each node"]["unmet_gib_hours"]
+    assert not list(exceeded("migrations", list(rows.values())))

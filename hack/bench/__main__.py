@@ -6,10 +6,23 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from hack.bench import agent, allocation, cli, contention, controller, fleet, hostile, recorded, replay
+from hack.bench import (
+    agent,
+    allocation,
+    cli,
+    clock,
+    contention,
+    controller,
+    fleet,
+    hostile,
+    ideal_migrations,
+    migrations,
+    recorded,
+    replay,
+)
 from hack.bench.limits import Rows, exceeded
 
 BENCHMARKS: dict[str, Callable[[], Rows]] = {
@@ -25,36 +38,52 @@ BENCHMARKS: dict[str, Callable[[], Rows]] = {
     "fleet": fleet.measure,
 }
 
+
+class TraceBenchmark(Protocol):
+    """A TraceBenchmark is a module whose benchmark needs recorded traces."""
+
+    def rows(self, directory: Path) -> Rows:
+        """Measure, with the traces of a directory."""
+
+
 RECORDED = "recorded"
-"""The name of the benchmark that needs traces."""
+"""The benchmark that is run with traces if none is named."""
+
+WITH_TRACES: dict[str, TraceBenchmark] = {
+    RECORDED: recorded,
+    "migrations": migrations,
+    "ideal-migrations": ideal_migrations,
+    "clock": clock,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks that are named, or all."""
     parser = argparse.ArgumentParser(prog="python -m hack.bench", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"benchmarks to run: {', '.join(BENCHMARKS)} (default: all)"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"benchmarks to run: {', '.join(BENCHMARKS)} (default: all); with --traces: {', '.join(WITH_TRACES)} "
+        f"(default: {RECORDED})",
     )
     parser.add_argument(
         "--traces",
         type=Path,
         metavar="DIR",
-        help="directory with recorded traces, as `kubeballoon replay` reads them: run the benchmark of these alone",
+        help="directory with recorded traces, as `kubeballoon replay` reads them: run only benchmarks of these",
     )
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     options = parser.parse_args(arguments)
-    unknown = set(options.names) - set(BENCHMARKS)
+    known = list(BENCHMARKS if options.traces is None else WITH_TRACES)
+    unknown = set(options.names) - set(known)
     if unknown:
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    if options.traces is not None and options.names:
-        parser.error("--traces goes with no other benchmark")
-    chosen = {name: BENCHMARKS[name] for name in options.names or BENCHMARKS}
-    if options.traces is not None:
-        chosen = {RECORDED: partial(recorded.rows, options.traces)}
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    names = options.names or (known if options.traces is None else [RECORDED])
     results: dict[str, Rows] = {}
     excesses: list[str] = []
-    for name, benchmark in chosen.items():
-        results[name] = benchmark()
+    for name in names:
+        results[name] = BENCHMARKS[name]() if options.traces is None else WITH_TRACES[name].rows(options.traces)
         print(f"{name}\n{table(results[name])}\n", flush=True)
         excesses += exceeded(name, results[name])
     options.output.parent.mkdir(parents=True, exist_ok=True)

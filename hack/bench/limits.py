@@ -24,6 +24,8 @@ LIMITS: Mapping[str, tuple[Limit, ...]] = {
     "replay": (Limit("wall_seconds", "allowed_seconds"), Limit("unmet_gib_hours", "allowed_gib_hours")),
     # Recorded traces, against the optimum and no balloon.
     "recorded": (Limit("unmet_gib_hours", "allowed_gib_hours"),),
+    # How often one VM is migrated within a day.
+    "migrations": (Limit("most_per_vm_and_day", 1),),
     # Nodes whose VMs demand half as much again as there is.
     "contention": (
         Limit("share_error_percent", 5.0),

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,20 @@ _GRACE_SECONDS = 10.0
 _FILL_SECONDS = 300.0
 _RETENTION = "10y"  # or a history that is filled in would be deleted
 _STEP_SECONDS = 1
+
+Series = tuple[Mapping[str, str], Sequence[tuple[float, float]]]
+"""The labels of a series, and its values with their times, seconds since 1970."""
+
+
+def open_metrics(metrics: Mapping[str, Sequence[Series]]) -> str:
+    """Write series, by the names of their metrics, in the text format of OpenMetrics, with the times of all values."""
+    lines = []
+    for name, series in metrics.items():
+        lines.append(f"# TYPE {name} unknown")
+        for labels, values in series:
+            written = ",".join(f'{key}="{value}"' for key, value in labels.items())
+            lines += [f"{name}{{{written}}} {value:.17g} {time:.3f}" for time, value in values]
+    return "\n".join([*lines, "# EOF", ""])
 
 
 def free_address() -> str:

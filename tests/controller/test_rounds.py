@@ -26,7 +26,7 @@ from kubeballoon.controller.policy_status import policy_status
 from kubeballoon.controller.rounds import RoundRunner
 from kubeballoon.controller.scheduler import Scheduler
 from kubeballoon.controller.wait_times import DEFAULT_TIMING
-from kubeballoon.core.memory.model import COOL_DOWN
+from kubeballoon.core.memory.model import COOL_DOWN, MemoryPlan
 from kubeballoon.core.migration_arrival import Arrival
 from kubeballoon.governance.core_inputs import memory_vm, processor_node
 from kubeballoon.governance.policy_types import MEMORY
@@ -210,6 +210,21 @@ async def test_a_vm_that_is_about_to_leave_is_requested_no_more_than_its_new_nod
     await controller.rounds.run("n")
     last = controller.cluster.bodies[-1]["metadata"]
     assert (last["uid"], last["annotations"][MEMORY_TARGET]) == ("u0", own)
+
+
+async def test_what_a_vm_holds_that_is_about_to_come_is_not_given_to_the_node_s_own_vms() -> None:
+    controller = Controller()
+    controller.state.put_node(report(TODAY, vms=2), controller.clock())
+
+    async def capacity() -> int:
+        await controller.rounds.run("n")
+        plan = controller.rounds.results["n"].plans[MEMORY.model.plural]
+        assert isinstance(plan, MemoryPlan)
+        return plan.capacity
+
+    before = await capacity()
+    controller.state.room_needed = {"n": 200 * MIB, "other": 100 * MIB}
+    assert await capacity() == before - 200 * MIB
 
 
 async def test_a_round_of_many_slow_patches_is_not_stalled_while_it_makes_progress() -> None:

@@ -406,6 +406,37 @@ async def test_a_target_has_as_much_available_as_the_vm_holds() -> None:
     assert loop.moved() == ["full-0"]
 
 
+async def test_a_target_that_is_full_of_what_its_vms_do_not_need_makes_room_before_the_migration() -> None:
+    loop = enforcing()
+    loop.report("free", 1, 1, available="3Gi")
+    await contend(loop)
+    assert (loop.moved(), loop.state.room_needed) == ([], {"free": 5 << 30})
+    assert loop.rounds == ["free"]
+    await loop.wait(15)
+    assert loop.rounds == ["free"], "a round is asked for once"
+    loop.report("free", 1, 1, available="6Gi")
+    await loop.wait(15)
+    assert (loop.moved(), loop.state.room_needed) == ([], {"free": 5 << 30}), "at first it is to give what it keeps"
+    written = VMRequest(loop.state.arrivals["shop/full-0"].memory, None, "vms", None)
+    loop.state.memory.written.record("full", "full-0", VMRequest(), written, loop.now)
+    await loop.wait(15)
+    assert (loop.moved(), loop.state.room_needed) == (["full-0"], {"free": 5 << 30})
+    assert loop.rounds.count("free") == 1
+    loop.kubevirt("full-0", "Succeeded", target="free", begun=loop.now)
+    loop.report("full", 6, 5)
+    await loop.wait(15)
+    assert loop.state.room_needed == {}
+
+
+async def test_where_nothing_is_migrated_no_room_is_made_but_the_migration_is_told_of() -> None:
+    loop = Loop(policy())
+    loop.report("full", 7, 6, 5)
+    loop.report("free", 1, 1, available="3Gi")
+    await loop.wait(0)
+    await loop.wait(60)
+    assert (loop.moves(), loop.state.room_needed) == ([("shop/full-0", "full", "free")], {})
+
+
 async def test_after_a_migration_that_failed_another_vm_is_moved_and_that_is_said() -> None:
     loop = enforcing(8, 1, 8)
     loop.kubevirt("full-0", "Failed", target="free")

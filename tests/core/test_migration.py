@@ -134,6 +134,28 @@ def test_a_target_needs_as_much_available_as_a_vm_holds() -> None:
     assert moves(replace(several, capacity=5 * GIB), replace(calm(capacity=20), spare=9 * GIB)) == []
 
 
+def test_a_target_is_told_what_to_have_free_before_its_migrations_begin() -> None:
+    full = calm("calm", 20, vm("x", 1, held=2))
+    node, target = short(vm("a", 6, held=7), vm("b", 6, held=8)), replace(full, spare=6 * GIB)
+    plan = choose_migrations([node, target], TERMS)
+    assert (plan.migrations, plan.unmended, plan.room_needed) == ((), {}, {"calm": 7 * GIB})
+    plan = choose_migrations([node, replace(target, spare=7 * GIB)], TERMS)
+    assert (len(plan.migrations), plan.room_needed) == (1, {})
+    roomy = replace(calm("roomy", 30, vm("y", 1, held=20)), spare=0)
+    begun = moves(node, roomy, replace(target, spare=7 * GIB))
+    assert begun == [("a", "short", "calm")], "it need not wait there"
+
+
+def test_no_target_gives_more_of_its_memory_than_its_own_vms_leave_idle() -> None:
+    node, target = short(vm("a", 6, held=16), vm("b", 6, held=16)), calm("calm", 20, vm("x", 5, held=19))
+    plan = choose_migrations([node, replace(target, spare=GIB)], TERMS)
+    assert (plan.room_needed, list(plan.unmended)) == ({}, ["short"]), "16 GiB are held, and 15 are idle or free"
+    plan = choose_migrations([node, replace(target, spare=2 * GIB)], TERMS)
+    assert (plan.room_needed, plan.waiting) == ({"calm": 16 * GIB}, ("short",))
+    assert moves(node, replace(target, spare=2 * GIB).with_room_made()) == [("a", "short", "calm")]
+    assert target.with_room_made() == target, "what is available does not count"
+
+
 def test_a_vm_on_its_way_counts_where_it_goes() -> None:
     source, target = short(vm("a", 6), vm("b", 6)), replace(calm(capacity=20), spare=10 * GIB)
     left, arrived = with_migrations_under_way([source, target], [MigrationUnderWay("a", "calm")])

@@ -186,3 +186,44 @@ def test_a_wrong_option_is_refused(traces: Path, options: tuple[str, str], capsy
         main(command(traces, *options))
     assert refused.value.code == 2
     assert options[0] in capsys.readouterr().err
+
+
+NODE_POLICY = "{{apiVersion: kubeballoon.io/v1alpha1, kind: NodePolicy, metadata: {{name: pool}}, spec: {0}}}"
+
+
+def test_a_node_policy_is_replayed_with_its_reserve_and_its_migrations(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def outcome(spec: str) -> dict[tuple[str, float], dict[str, float]]:
+        policy = tmp_path / "policy.yaml"
+        policy.write_text(NODE_POLICY.format(spec))
+        fixed = ("--overcommit", "1.6", "--format", "json", "--jobs", "1", "--node-policy", str(policy))
+        assert main(command(traces, *fixed)) == 0
+        return runs(capsys.readouterr().out)
+
+    plain = outcome("{selector: {}}")
+    assert {strategy for strategy, _ in plain} == {"kubeballoon", "static", "none", "clairvoyant"}
+    kept = outcome("{selector: {}, reserve: 6Gi, migration: {mode: Observe, after: 1m}}")
+    assert kept["kubeballoon", 1.6]["unmet_gib_hours"] > plain["kubeballoon", 1.6]["unmet_gib_hours"]
+    assert kept["migration", 1.6]["unmet_gib_hours"] < kept["kubeballoon", 1.6]["unmet_gib_hours"]
+    assert kept["migration", 1.6]["migrations"] > kept["kubeballoon", 1.6]["migrations"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (POLICY.format("{}"), "holds 0 NodePolicies, and one is needed"),
+        (NODE_POLICY.format("{selector: {}, reserve: 20Gi}"), "it would keep 20 GiB of 16 GiB free"),
+        (NODE_POLICY.format("{selector: {}, reserve: much}"), "reserve"),
+    ],
+)
+def test_a_node_policy_that_cannot_be_used_is_one_line(
+    traces: Path, tmp_path: Path, text: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(text)
+    assert main(command(traces, "--node-policy", str(policy))) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"kubeballoon replay: {policy}: ")
+    assert complaint in printed
+    assert printed.count("\n") == 1

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hack.testbed.prometheus import Prometheus
+from hack.testbed.prometheus import Prometheus, open_metrics
 from kubeballoon.__main__ import main
 from kubeballoon.core.units import GIB
 from kubeballoon.replay.prometheus import PrometheusAccess, PrometheusError, TimeRange, ask_now
 from kubeballoon.replay.vm_history import VMHistory, read_history
 from kubeballoon.replay.vm_queries import VMQueries
-from tests.support.prometheus import Form, fake_prometheus, open_metrics, success
+from tests.support.prometheus import Form, fake_prometheus, success
 
 STEP = 300.0
 SCRAPE = 60  # seconds

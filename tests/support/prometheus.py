@@ -71,14 +71,3 @@ def fake_prometheus(answer: Callable[[Form], tuple[int, str | bytes]]) -> Iterat
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def open_metrics(metrics: Mapping[str, Sequence[tuple[Mapping[str, str], Sequence[tuple[float, float]]]]]) -> str:
-    """Write series, by the names of their metrics, in the text format of OpenMetrics, with the times of all values."""
-    lines = []
-    for name, series in metrics.items():
-        lines.append(f"# TYPE {name} unknown")
-        for labels, values in series:
-            written = ",".join(f'{key}="{value}"' for key, value in labels.items())
-            lines += [f"{name}{{{written}}} {value:.17g} {time:.3f}" for time, value in values]
-    return "\n".join([*lines, "# EOF", ""])

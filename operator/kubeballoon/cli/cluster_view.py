@@ -116,12 +116,12 @@ class ClusterView:
         )
 
     def migration_node(self, node: NodePressure, status: NodePressureStatus) -> MigrationNode:
-        """Translate a node for the choice of migrations."""
+        """Translate a node for the choice of migrations, as it is once it has made room for VMs."""
         hindrances, memory = migration_hindrances(status.virtual_machines), self.memory_node(node, status)
         allocatable = None if status.limits is None else clamp_memory(status.limits.capacity)
         accepts = not node.metadata.released
         described = migration_node(memory, hindrances=hindrances, accepts=accepts, allocatable=allocatable)
-        return replace(described, spare=memory.spare)
+        return replace(described, spare=memory.spare).with_room_made()
 
     def processor_node(self, node: NodePressure, status: NodePressureStatus) -> ProcessorNode | None:
         """Translate a node's processors for the core; None if its agent does not report them.

@@ -57,6 +57,7 @@ class ClusterState:
         migrations_enabled: whether the installation allows the controller to migrate VMs.
         migrations_at_once: how many migrations may be under way in the cluster, whoever began them, when one is begun.
         arrivals: what VMs that are migrated, or are about to be, may use where they go, by their namespace and name.
+        room_needed: what nodes have to have free before VMs are migrated there, bytes, by the node's name.
         migration_faults: what is wrong with migrations, in one line, by the NodePolicy that enforces them.
         utc_now: the time of day, for the age of reports that were written before this controller began.
     """
@@ -74,6 +75,7 @@ class ClusterState:
     migrations_enabled: bool = False
     migrations_at_once: int = MIGRATIONS_AT_ONCE
     arrivals: Mapping[str, Arrival] = field(default_factory=dict)
+    room_needed: Mapping[str, int] = field(default_factory=dict)
     migration_faults: Mapping[str, str] = field(default_factory=dict)
     utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _namespace_epoch: int = 0

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -245,6 +245,9 @@ class RoundRunner:
     def _decide(self, name: str, status: NodePressureStatus) -> dict[str, AnyPlan]:
         now = self._clock()
         memory = self._state.snapshot(name, status, now)
+        room = self._state.room_needed.get(name, 0)
+        if room:
+            memory = replace(memory, other=memory.other + room)  # as if the VMs that are to come were there
         plans: dict[str, AnyPlan] = {
             MEMORY.model.plural: limit_to_arrivals(allocate_memory(memory), self._state.arrivals)
         }

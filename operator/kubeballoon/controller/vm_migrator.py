@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -105,6 +106,7 @@ class VMMigrator(NodeRemedy):
         plans: dict[str, MigrationPlan] = {}
         faults: dict[str, str] = {}
         contended_at: dict[str, float] = {}
+        room_needed: dict[str, int] = {}
         arrivals_before = self._state.arrivals
         self._waited_since, self._waits_since = self._waits_since, {}
         self._memory = {}
@@ -119,18 +121,20 @@ class VMMigrator(NodeRemedy):
             expected = self._time(with_migrations_under_way(reported, all_under_way(histories)), contended_at)
             if self._enforces(policy):
                 plan = await self._enforce(expected, policy.migrations)
-                plans[name] = replace(plan, migrations=(*_own(reported, histories), *plan.migrations))
+                plan = replace(plan, migrations=(*_own(reported, histories), *plan.migrations))
+                plans[name], room_needed = plan, room_needed | self._room_needed(plan)
                 fault = self._what_is_wrong(reported, histories, policy.migrations)
                 faults |= {} if fault is None else {name: fault}
             else:
                 terms = replace(ADVICE_TERMS, contended_for=policy.migrations.contended_for)
-                plans[name] = await _choose(expected, terms)
+                plans[name] = await _choose([node.with_room_made() for node in expected], terms)
                 await self._tell(plans[name])
         self._contended_at = contended_at
         self._announced = {name: each for name, each in self._announced.items() if name in contended_at}
         self._state.migration_plans = plans
         self._state.migration_faults = faults
         self._let_go(arrivals_before)
+        self._make_room(room_needed)
 
     def _enforces(self, policy: LoadedNodePolicy) -> bool:
         return self._state.migrations_enabled and policy.resource.spec.migration.mode is RemedyMode.ENFORCE
@@ -191,7 +195,11 @@ class VMMigrator(NodeRemedy):
         await self._tell(replace(plan, migrations=()))
         begun = [] if _EVERYTHING in self._refused else [each for each in plan.migrations if await self._begin(each)]
         held_up = {each.source for each in plan.migrations} - {each.source for each in begun}
-        return replace(plan, migrations=tuple(begun), waiting=(*plan.waiting, *sorted(held_up)))
+        room_needed = Counter(plan.room_needed)
+        for each in plan.migrations:
+            room_needed[each.target] += 0 if each in begun else each.vm.held
+        waiting = (*plan.waiting, *sorted(held_up))
+        return replace(plan, migrations=tuple(begun), waiting=waiting, room_needed=room_needed)
 
     async def _begin(self, migration: Migration) -> bool:
         """Have KubeVirt migrate a VM; whether it takes that on."""
@@ -305,6 +313,22 @@ class VMMigrator(NodeRemedy):
         for name, pressure in self._state.nodes.items() if gone else ():
             reports = () if pressure.status is None else pressure.status.virtual_machines
             if any(f"{report.namespace}/{report.name}" in gone for report in reports):
+                self._enqueue(name)
+
+    def _room_needed(self, plan: MigrationPlan) -> dict[str, int]:
+        """Find what targets have to have free, bytes, by name; VMs on their way count until they are seen there."""
+        needed = Counter(plan.room_needed)
+        for each in plan.migrations:
+            target = self._memory.get(each.target)
+            if target is not None and all(vm.name != each.vm.name for vm in target.vms):
+                needed[each.target] += each.vm.held
+        return dict(+needed)
+
+    def _make_room(self, needed: Mapping[str, int]) -> None:
+        """Have targets keep so much free, and decide anew soon if they have less."""
+        before, self._state.room_needed = self._state.room_needed, needed
+        for name, room in needed.items():
+            if room != before.get(name) and room > self._memory[name].spare:
                 self._enqueue(name)
 
     def _what_is_wrong(

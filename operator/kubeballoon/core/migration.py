@@ -100,6 +100,15 @@ class MigrationNode:
         """By how much its VMs need more than its capacity, bytes."""
         return max(0, self.need - self.capacity)
 
+    @property
+    def reclaimable(self) -> int:
+        """What its VMs hold and do not need, so that balloons can make room there, bytes."""
+        return sum(max(0, vm.held - vm.need) for vm in self.vms)
+
+    def with_room_made(self) -> MigrationNode:
+        """Return the node as it is once all has been reclaimed that its VMs do not need."""
+        return self if self.spare is None else replace(self, spare=self.spare + self.reclaimable)
+
 
 _NO_HINDRANCES: Mapping[str, str] = {}
 
@@ -204,11 +213,14 @@ class MigrationPlan:
         migrations: those to begin now.
         unmended: why nodes cannot be mended, by the node's name.
         waiting: the names of nodes that can be mended, but of whose migrations none may begin yet.
+        room_needed: what targets have to have free before migrations can begin that are not listed yet, bytes, by the
+            target's name. Their own VMs do not need it, but hold it, and a balloon can reclaim it.
     """
 
     migrations: tuple[Migration, ...] = ()
     unmended: Mapping[str, str] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
+    room_needed: Mapping[str, int] = field(default_factory=dict)
 
 
 def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> MigrationPlan:
@@ -217,7 +229,8 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
     A node is mended as a whole or not at all: where all migrations that its VMs allow would leave it short, none is
     begun. No node is both a source and a target, no VM goes to a node from which VMs came lately, and no target needs
     more than it has afterwards. Of a node's migrations as many are begun as the limits allow; the others are chosen
-    anew when those have ended.
+    anew when those have ended. All of them wait until what their VMs hold is free on the targets, which the plan says:
+    guests fill with page cache what they do not need, so next to nothing is free on a node whose VMs have run for long.
     """
     sources = [
         each for each in nodes if each.excess and each.contended_for >= terms.contended_for and not each.incoming
@@ -228,6 +241,7 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
     migrations: list[Migration] = []
     unmended: dict[str, str] = {}
     waiting: list[str] = []
+    room_needed: dict[str, int] = {}
     for source in sources:
         open_to_it = {name: room for name, room in rooms.items() if name not in source.received_from}
         chosen = _mend(source, open_to_it, terms)
@@ -235,16 +249,19 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
             unmended[source.name] = _why_not(source, terms, alone=len(nodes) == 1)
             continue
         may_begin = min(left, terms.at_once_per_node - source.outgoing)
+        if not _take_rooms(chosen, rooms):
+            for vm, target in chosen:
+                room_needed[target] = room_needed.get(target, 0) + vm.held
+            may_begin = 0
         left_before = left
         for vm, target in chosen:
-            rooms[target].take(vm)  # those that begin later need their room, too
             if may_begin > 0 and rooms[target].migrations > 0:
                 migrations.append(_migration(source, vm, target))
                 rooms[target].migrations -= 1
                 may_begin, left = may_begin - 1, left - 1
         if left == left_before:
             waiting.append(source.name)
-    return MigrationPlan(tuple(migrations), unmended, tuple(waiting))
+    return MigrationPlan(tuple(migrations), unmended, tuple(waiting), room_needed)
 
 
 @dataclass(slots=True)
@@ -254,27 +271,34 @@ class _Room:
     Attributes:
         memory: what its own VMs do not need.
         spare: what is available now; None if that does not count.
+        reclaimable: what its own VMs hold and do not need.
         requestable: what may be requested; None if that is not known.
     """
 
     memory: int
     spare: int | None
+    reclaimable: int
     requestable: int | None
     migrations: int
 
     def fits(self, vm: MigratableVM) -> bool:
-        """Whether there is room for a VM."""
+        """Whether there is room for a VM once the target's own VMs have given what they do not need."""
         return (
             vm.need <= self.memory
-            and (self.spare is None or vm.held <= self.spare)
+            and (self.spare is None or vm.held <= self.spare + self.reclaimable)
             and (self.requestable is None or vm.requested <= self.requestable)
         )
+
+    def has_free(self, vm: MigratableVM) -> bool:
+        """Whether what a VM holds is free now."""
+        return self.spare is None or vm.held <= self.spare
 
     def take(self, vm: MigratableVM) -> None:
         """Reserve room for a VM."""
         self.memory -= vm.need
         if self.spare is not None:
-            self.spare -= vm.held
+            self.reclaimable -= max(0, vm.held - self.spare)
+            self.spare = max(0, self.spare - vm.held)
         if self.requestable is not None:
             self.requestable -= vm.requested
 
@@ -283,7 +307,11 @@ def _rooms(nodes: Iterable[MigrationNode], terms: MigrationTerms) -> dict[str, _
     """Find the targets, by name: calm nodes that nothing is moved away from."""
     return {
         each.name: _Room(
-            each.capacity - each.need, each.spare, each.requestable, terms.at_once_per_node - each.incoming
+            each.capacity - each.need,
+            each.spare,
+            each.reclaimable,
+            each.requestable,
+            terms.at_once_per_node - each.incoming,
         )
         for each in nodes
         if each.accepts and each.state is NodeState.AMPLE and not each.excess and not each.outgoing
@@ -316,10 +344,19 @@ def _mend(
     return None
 
 
+def _take_rooms(chosen: Iterable[tuple[MigratableVM, str]], rooms: Mapping[str, _Room]) -> bool:
+    """Reserve room for all migrations of a node, also for those that begin later; whether all of it is free now."""
+    free = True
+    for vm, target in chosen:
+        free &= rooms[target].has_free(vm)
+        rooms[target].take(vm)
+    return free
+
+
 def _target(vm: MigratableVM, rooms: Mapping[str, _Room]) -> str | None:
-    """Find the node with the most room for a VM; None if none has enough."""
-    fitting = [(-room.memory, name) for name, room in rooms.items() if room.fits(vm)]
-    return min(fitting)[1] if fitting else None
+    """Find the node with the most room for a VM, at first among those that have it free; None if none has enough."""
+    fitting = [(not room.has_free(vm), -room.memory, name) for name, room in rooms.items() if room.fits(vm)]
+    return min(fitting)[2] if fitting else None
 
 
 def _migration(source: MigrationNode, vm: MigratableVM, target: str) -> Migration:

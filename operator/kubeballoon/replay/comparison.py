@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kubeballoon.core.memory.model import MemoryDecision, MemoryTerms
+from kubeballoon.core.memory.node_state import NodeTerms
+from kubeballoon.core.migration import MigrationTerms
 from kubeballoon.replay.node_replay import NodeReplay, Recording, TimelinePoint
 from kubeballoon.replay.node_workload import GuestAssumptions, NodeWorkload, demand_tables
-from kubeballoon.replay.parallel import Progress, run_tasks
+from kubeballoon.replay.parallel import Progress, Task, run_tasks
 from kubeballoon.replay.placement import Nodes, Placement, place, schedule
+from kubeballoon.replay.pool_replay import PolicyMigrator, PoolReplay
 from kubeballoon.replay.strategies import Strategy, clairvoyant, none, static
 from kubeballoon.replay.totals import ReplayTotals, StrategyRun
 from kubeballoon.replay.traces import Trace, Workload
@@ -21,6 +24,9 @@ STRATEGIES: dict[str, Strategy | None] = {
     "none": none,
     "clairvoyant": clairvoyant,
 }
+
+MIGRATION = "migration"
+"""The name of kubeballoon with a NodePolicy's migrations, by which the nodes of a ratio are replayed together."""
 
 _TIMELINE_POINTS = 600  # about as many as a plot has pixels in width
 
@@ -35,6 +41,8 @@ class ReplaySettings:
         seed: the seed of everything that is drawn at random.
         guests: what is assumed of guests.
         placement: how nodes are filled.
+        node_terms: what a NodePolicy says of all nodes.
+        migrations: what it says of migrations; None if it seeks none.
     """
 
     node_memory: int
@@ -43,6 +51,8 @@ class ReplaySettings:
     seed: int = 1
     guests: GuestAssumptions = field(default_factory=GuestAssumptions)
     placement: Placement = Placement.FILL
+    node_terms: NodeTerms = field(default_factory=NodeTerms)
+    migrations: MigrationTerms | None = None
 
     def place(self, traces: Sequence[Trace], overcommit: float) -> Nodes:
         """Place VMs on nodes.
@@ -53,6 +63,28 @@ class ReplaySettings:
         if self.placement is Placement.SCHEDULER:
             return schedule(traces, self.node_memory, overcommit, self.seed)
         return place(traces, self.node_memory, overcommit)
+
+    def workloads(self, workload: Workload, overcommit: float, nodes: Nodes) -> list[NodeWorkload]:
+        """Describe the nodes on which VMs were placed.
+
+        Raises:
+            UnfitTermsError: the NodePolicy would leave nothing of a node for VMs.
+        """
+        return [
+            NodeWorkload(
+                f"node{number}",
+                self.node_memory,
+                traces,
+                self.policy,
+                workload.seconds,
+                self.interval,
+                self.seed,
+                overcommit,
+                self.guests,
+                node_terms=self.node_terms,
+            )
+            for number, traces in enumerate(nodes)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +158,30 @@ class _TaskResult:
     timeline: NodeTimeline | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _PoolTask:
+    """A _PoolTask is all nodes of one ratio, among which VMs are migrated."""
+
+    overcommit: float
+    workloads: Sequence[NodeWorkload]
+    terms: MigrationTerms
+
+    @property
+    def _vms(self) -> int:
+        return sum(len(each.traces) for each in self.workloads)
+
+    @property
+    def work(self) -> float:
+        """How much there is to do, in seconds times VMs."""
+        return self.workloads[0].seconds * self._vms
+
+    def run(self, count_work: Callable[[float], None]) -> StrategyRun:
+        """Replay the nodes; ``count_work`` is called with each amount of work that is done."""
+        vms, seconds = self._vms, self.workloads[0].seconds
+        replay = PoolReplay(self.workloads, PolicyMigrator(self.terms).choose, lambda done: count_work(done * vms))
+        return StrategyRun(MIGRATION, self.overcommit, len(self.workloads), vms, replay.run().totals, seconds)
+
+
 def compare_strategies(
     workload: Workload,
     settings: ReplaySettings,
@@ -144,43 +200,33 @@ def compare_strategies(
 
     Raises:
         PlacementError: a VM fits no node.
+        UnfitTermsError: the NodePolicy would leave nothing of a node for VMs.
     """
-    nodes_by_ratio = {ratio: settings.place(workload.traces, ratio) for ratio in ratios}
-    tasks = [
+    nodes_by_ratio = {
+        ratio: settings.workloads(workload, ratio, settings.place(workload.traces, ratio)) for ratio in ratios
+    }
+    tasks: list[Task[_TaskResult | StrategyRun]] = [
         task
         for ratio, nodes in nodes_by_ratio.items()
-        for task in _tasks(workload, settings, ratio, nodes, with_timeline=ratio == max(ratios))
+        for task in _tasks(ratio, nodes, with_timeline=ratio == max(ratios))
     ]
-    results = list(run_tasks(tasks, min(jobs, len(tasks)), progress))
-    runs = (
-        _add_up([each for each in results if (each.task.overcommit, each.task.strategy) == (ratio, strategy)])
-        for ratio in nodes_by_ratio
-        for strategy in STRATEGIES
-    )
+    if settings.migrations is not None:
+        tasks += [_PoolTask(ratio, nodes, settings.migrations) for ratio, nodes in nodes_by_ratio.items()]
+    done = list(run_tasks(tasks, min(jobs, len(tasks)), progress))
+    results = [each for each in done if isinstance(each, _TaskResult)]
+    runs: list[StrategyRun] = []
+    for ratio in nodes_by_ratio:
+        runs += (
+            _add_up([each for each in results if (each.task.overcommit, each.task.strategy) == (ratio, strategy)])
+            for strategy in STRATEGIES
+        )
+        runs += (each for each in done if isinstance(each, StrategyRun) and each.overcommit == ratio)
     return ReplayResults(tuple(runs), next(each.timeline for each in results if each.timeline is not None))
 
 
-def _tasks(
-    workload: Workload,
-    settings: ReplaySettings,
-    ratio: float,
-    nodes: Sequence[Sequence[Trace]],
-    *,
-    with_timeline: bool,
-) -> Iterator[_Task]:
+def _tasks(ratio: float, nodes: Sequence[NodeWorkload], *, with_timeline: bool) -> Iterator[_Task]:
     """List the tasks of one ratio; ``with_timeline`` says whether its first node is shown in the report."""
-    for number, traces in enumerate(nodes):
-        node_workload = NodeWorkload(
-            f"node{number}",
-            settings.node_memory,
-            traces,
-            settings.policy,
-            workload.seconds,
-            settings.interval,
-            settings.seed,
-            ratio,
-            settings.guests,
-        )
+    for number, node_workload in enumerate(nodes):
         for strategy in STRATEGIES:
             yield _Task(ratio, strategy, node_workload, with_timeline=with_timeline and number == 0)
 

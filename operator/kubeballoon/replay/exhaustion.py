@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kubeballoon.replay.node_workload import EVICTION_THRESHOLD, NodeWorkload
+from kubeballoon.replay.node_workload import NodeWorkload
 from kubeballoon.replay.simulated_vm import SimulatedVM
 
 EVICTION_SECONDS = 10.0
@@ -53,8 +53,8 @@ class Exhaustion:
         Returns:
             Whether a VM was killed.
         """
-        killed = self.killed
-        if available() >= EVICTION_THRESHOLD:
+        killed, threshold = self.killed, self.workload.eviction_threshold
+        if available() >= threshold:
             self.due = None
             return False
         if self.due is None:
@@ -65,7 +65,7 @@ class Exhaustion:
             self.due = now + EVICTION_SECONDS
         while available() < 0 and any(vm.running for vm in self.vms):
             self._kill(now)
-        if available() >= EVICTION_THRESHOLD:
+        if available() >= threshold:
             self.due = None
         return self.killed > killed
 

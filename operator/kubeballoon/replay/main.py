@@ -13,18 +13,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from kubeballoon import manifests
 from kubeballoon.api.duration import parse_duration
 from kubeballoon.api.quantity import parse_quantity
-from kubeballoon.api.v1alpha1 import MemoryPolicy
+from kubeballoon.api.v1alpha1 import MemoryPolicy, NodePolicy
 from kubeballoon.core.memory.model import MemoryTerms
+from kubeballoon.core.memory.node_state import NodeTerms, UnfitTermsError
+from kubeballoon.core.migration import MigrationTerms
 from kubeballoon.governance.loaded_policy import load_memory_policy
+from kubeballoon.governance.node_policies import load_node_policy
 from kubeballoon.options import at_least_a_second, checked
 from kubeballoon.replay.source import UsageError, add_source_options, read_source
 from kubeballoon.vocabulary import Mode
 
 _PROGRESS_STEP = 5  # percent
+_Policy = TypeVar("_Policy", MemoryPolicy, NodePolicy)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,6 +54,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="fill",
         help="how VMs are placed: fill one node after another, or as Kubernetes' scheduler does, by what their pods "
         "request (default: fill)",
+    )
+    parser.add_argument(
+        "--node-policy",
+        type=Path,
+        metavar="FILE",
+        help="file with one NodePolicy, which governs all nodes; if its spec.migration is not Off, its migrations are "
+        "replayed, too (default: no NodePolicy)",
     )
     add_run_options(parser)
     add_guest_options(parser)
@@ -143,16 +155,37 @@ def read_policy(path: Path | None) -> MemoryTerms:
     if path is None:
         policy = MemoryPolicy.model_validate({"metadata": {"name": "default"}, "spec": {"selector": {}}})
         return load_memory_policy(policy).terms
-    try:
-        policies = [policy for policy in manifests.read_manifests([str(path)]) if isinstance(policy, MemoryPolicy)]
-    except manifests.RefusedError as error:
-        raise UsageError(error.lines[0]) from None
-    if len(policies) != 1:
-        raise UsageError(f"{path}: holds {len(policies)} MemoryPolicies, and one is needed")
-    terms = load_memory_policy(policies[0]).terms
+    terms = load_memory_policy(_only_policy(path, MemoryPolicy, "MemoryPolicies")).terms
     if terms.minimum.pod_request:
         raise UsageError(f"{path}: traces do not say what pods request: give min as a percentage or a quantity")
     return replace(terms, mode=Mode.ENFORCE)
+
+
+def read_node_policy(path: Path | None) -> tuple[NodeTerms, MigrationTerms | None]:
+    """Read the NodePolicy of a manifest, and what it says of migrations; these are enforced unless they are off.
+
+    Raises:
+        UsageError: the file is invalid, or does not hold exactly one NodePolicy.
+    """
+    if path is None:
+        return NodeTerms(), None
+    loaded = load_node_policy(_only_policy(path, NodePolicy, "NodePolicies"))
+    return loaded.terms, loaded.migrations
+
+
+def _only_policy(path: Path, kind: type[_Policy], plural: str) -> _Policy:
+    """Read the one policy of a kind from a manifest.
+
+    Raises:
+        UsageError: the file is invalid, or holds none or several.
+    """
+    try:
+        policies = [policy for policy in manifests.read_manifests([str(path)]) if isinstance(policy, kind)]
+    except manifests.RefusedError as error:
+        raise UsageError(error.lines[0]) from None
+    if len(policies) != 1:
+        raise UsageError(f"{path}: holds {len(policies)} {plural}, and one is needed")
+    return policies[0]
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -163,6 +196,7 @@ def _replay(options: argparse.Namespace) -> int:
     from kubeballoon.replay.placement import Placement, PlacementError  # noqa: PLC0415 - with numpy
 
     policy = read_policy(options.policy)
+    node_terms, migrations = read_node_policy(options.node_policy)
     source = read_source(options)
     for note in source.notes:
         print_progress(note)
@@ -170,11 +204,15 @@ def _replay(options: argparse.Namespace) -> int:
         options.output.mkdir(parents=True, exist_ok=True)
     guests = GuestAssumptions(options.cache_rate, options.guests_with_swap, options.restart_time, options.boot_storm)
     placement = Placement(options.placement)
-    settings = comparison.ReplaySettings(source.node_memory, policy, options.interval, options.seed, guests, placement)
+    settings = comparison.ReplaySettings(
+        source.node_memory, policy, options.interval, options.seed, guests, placement, node_terms, migrations
+    )
     try:
         results = comparison.compare_strategies(
             source.history.workload, settings, options.overcommit, options.jobs, progress_printer()
         )
+    except UnfitTermsError as error:
+        raise UsageError(f"{options.node_policy}: {error}") from None
     except PlacementError as error:
         raise UsageError(str(error)) from None
     if options.output is not None:

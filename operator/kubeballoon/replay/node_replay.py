@@ -29,7 +29,7 @@ import bisect
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ from kubeballoon.core.memory.emergency import emergency_targets, is_urgent
 from kubeballoon.core.memory.model import MemoryDecision, MemoryNode, MemoryPlan, MemoryVM
 from kubeballoon.core.memory.node_state import MemoryStall, StallLimits, next_state
 from kubeballoon.replay.exhaustion import Exhaustion
-from kubeballoon.replay.node_workload import EVICTION_THRESHOLD, NodeWorkload, vm_bounds
+from kubeballoon.replay.node_workload import NodeWorkload, vm_bounds
 from kubeballoon.replay.simulated_guest import DEFLATION_RATE, INFLATION_RATE, BalloonDriver, SimulatedGuest
 from kubeballoon.replay.simulated_vm import PACING_SECONDS, SimulatedVM
 from kubeballoon.replay.totals import ReplayTotals
@@ -151,15 +151,16 @@ class NodeReplay:
         for vm, trace in zip(self._vms, workload.traces, strict=True):
             if (starts_at := workload.start_of(trace)) > 0:
                 vm.kill(0.0, starts_at)
-        ends = [(trace.end, index) for index, trace in enumerate(workload.traces) if trace.end < workload.seconds]
-        self._departures = sorted(ends, reverse=True)  # the next one is the last
         self._fixed = fixed
         self._period, self._counted = period, [ReplayTotals()]
         self._short_seconds = 0.0
-        self._demand_changes = _demand_changes(workload)
-        self._next_change = 0
+        self._incoming: dict[str, int] = {}  # what VMs that are being migrated to the node hold, bytes, by their names
+        self._room_needed = 0  # what the controller keeps free for VMs whose migration to the node begins then, bytes
+        self._set_changes(0.0)
         self._paced: set[int] = set()  # indices of the VMs whose guests are on the way to their targets
         self._state = NodeState.AMPLE
+        self._next_number = 0  # of the next round that has any effect
+        self._time = 0.0  # up to which the node was replayed, seconds
         self._grant_waits = False
         self._withheld = 0
         self._exhaustion = Exhaustion(workload, self._vms)
@@ -168,22 +169,117 @@ class NodeReplay:
 
     def run(self) -> ReplayTotals:
         """Replay the workload from its start to its end."""
-        end = self._workload.seconds
         if self._fixed is not None:
             self._run_fixed(self._fixed)
-            return self._totals(end)
+        else:
+            self.begin()
+            self.run_to(self._last_round)
+        return self.totals(self._workload.seconds)
+
+    def begin(self) -> None:
+        """Bring the node to its first round."""
         self._find_start()
         self._guard(0.0)
-        self._advance(0.0, min(self._first_round, end))
-        number = 0
-        while (now := self._round_time(number)) < end:
-            self._decide(now, read=True)
-            self._advance(now, min(self._round_time(number + 1), end))
-            upcoming = self._next_round(number + 1)
-            self._advance(self._round_time(number + 1), min(self._round_time(upcoming), end))
-            self._progress(self._round_time(upcoming) - now)
-            number = upcoming
-        return self._totals(end)
+        self._advance_to(0)
+
+    def run_to(self, last: int) -> None:
+        """Replay the node, which has begun, to the time of the round of this number, which is not yet decided."""
+        last = min(last, self._last_round)
+        while (number := self._next_number) < last:
+            self._advance_to(number)
+            self._decide(self._time, read=True)
+            self._advance_to(number + 1)
+            self._next_number = self._next_round(number + 1)
+            self._progress(self._round_time(self._next_number) - self._round_time(number))
+        self._advance_to(last)
+
+    def _advance_to(self, number: int) -> None:
+        """Let time pass until a round, without deciding."""
+        start, self._time = self._time, self.time_of(number)
+        self._advance(start, self._time)
+
+    def _reconsider(self) -> None:
+        """Let no round be skipped that was found to be without effect, since the node's VMs have changed."""
+        self._next_number = min(self._next_number, self.round_from(self._time))
+
+    def snapshot(self, now: float) -> MemoryNode:
+        """Describe the node at ``now``, as the controller knows it; VMs that are on their way to it do not count."""
+        reports = [vm.predict_report(now, self._workload.interval) for vm in self._vms if vm.running]
+        node, incoming = self._node(now, reports), sum(self._incoming.values())
+        return replace(node, other=0, available=min(node.total, node.available + incoming))
+
+    def round_from(self, time: float) -> int:
+        """Return the number of the first round at ``time`` or later."""
+        return max(0, self._first_round_after(time))
+
+    def time_of(self, number: int) -> float:
+        """Return when a round takes place, seconds; the end of the workload for rounds after it."""
+        return min(self._round_time(number), self._workload.seconds)
+
+    def begin_migration(self, name: str, now: float) -> float:
+        """Let a VM leave the node, and return what it occupies, bytes; it is left alone until its migration ends."""
+        vm = self._vms[self._index(name)]
+        vm.begin_migration()
+        self._reconsider()
+        return vm.guest.resident_at(now)
+
+    def expect(self, name: str, occupied: int) -> None:
+        """Let a VM come to the node: from now on what it occupies counts as used there, bytes."""
+        self._incoming[name] = occupied
+        self._reconsider()
+
+    def make_room(self, needed: int) -> None:
+        """Keep so many bytes free from the next round on, beside the reserve."""
+        if needed != self._room_needed:
+            self._room_needed = needed
+            self._reconsider()
+
+    def migrates(self, name: str) -> bool:
+        """Whether a migration of a VM goes on: it ends early if the VM is killed, or leaves for good."""
+        return any(vm.name == name and vm.migrating for vm in self._vms)
+
+    def remove(self, name: str, now: float) -> tuple[SimulatedVM, Trace]:
+        """Take a VM off the node, with all that was counted of it."""
+        index = self._index(name)
+        vm, trace = self._vms[index], self._workload.traces[index]
+        vm.guest.advance(now)
+        others = [each for each in zip(self._vms, self._workload.traces, strict=True) if each[0] is not vm]
+        self._set_vms(others, now)
+        return vm, trace
+
+    def add(self, vm: SimulatedVM, trace: Trace, now: float) -> None:
+        """Put a VM on the node whose migration to it ends."""
+        vm.arrive(now)
+        self._set_vms([*zip(self._vms, self._workload.traces, strict=True), (vm, trace)], now)
+
+    def stop_expecting(self, name: str) -> None:
+        """Free what was set aside for a VM on its way to the node: it is there, or does not come."""
+        del self._incoming[name]
+        self._reconsider()
+
+    def _index(self, name: str) -> int:
+        return next(index for index, vm in enumerate(self._vms) if vm.name == name)
+
+    def _set_vms(self, vms: Sequence[tuple[SimulatedVM, Trace]], now: float) -> None:
+        self._vms[:] = [vm for vm, _ in vms]
+        self._workload = replace(self._workload, traces=[trace for _, trace in vms])
+        self._exhaustion.workload = self._workload
+        self._set_changes(now)
+        self._paced = set(range(len(vms)))
+        self._guard(now)
+        self._reconsider()
+
+    def _set_changes(self, now: float) -> None:
+        """List what the traces bring after ``now``."""
+        traces, end = self._workload.traces, self._workload.seconds
+        self._demand_changes, self._next_change = _demand_changes(self._workload, now), 0
+        departures = [(trace.end, index) for index, trace in enumerate(traces) if now < trace.end < end]
+        self._departures = sorted(departures, reverse=True)  # the next one is the last
+
+    @property
+    def _last_round(self) -> int:
+        """The number of the first round that is not within the workload."""
+        return self._first_round_after(self._workload.seconds)
 
     @property
     def periods(self) -> list[ReplayTotals]:
@@ -234,7 +330,7 @@ class NodeReplay:
         """Whether a round will change a target if nothing else happens until then."""
         now, interval = self._round_time(number), self._workload.interval
         node = self._node(now, [vm.predict_report(now, interval) for vm in self._vms if vm.running])
-        changes = self._target_changes(allocate_memory(node))
+        changes = self._target_changes(allocate_memory(self._with_room(node)))
         return any(True for _ in changes) or any(True for _ in self._emergency_changes(node))
 
     def _decide(self, now: float, *, read: bool) -> None:
@@ -247,7 +343,7 @@ class NodeReplay:
             self._make_up_for_reads(now, [vm for vm in self._vms if not vm.steady])
         node = self._node(now, self._reports(now))
         self._state = node.state
-        plan = allocate_memory(node)
+        plan = allocate_memory(self._with_room(node))
         if self._recording is not None and now <= self._recording.decisions_until:
             self._recording.decisions = plan.decisions
         self._grant_waits = any(decision.reason is DecisionReason.WAITING for decision in plan.decisions)
@@ -308,7 +404,8 @@ class NodeReplay:
 
     def _available(self, now: float) -> float:
         """Compute the node's free memory, bytes; below zero where guests use more than there is."""
-        return self._workload.memory - sum([vm.guest.resident_at(now) for vm in self._vms])
+        incoming = sum(self._incoming.values())
+        return self._workload.memory - incoming - sum([vm.guest.resident_at(now) for vm in self._vms])
 
     def _node(self, now: float, vms: Iterable[MemoryVM]) -> MemoryNode:
         workload, thresholds = self._workload, self._workload.thresholds
@@ -317,11 +414,15 @@ class NodeReplay:
             name=workload.name,
             total=workload.memory,
             available=available,
-            other=0,
-            reserve=thresholds.ample,
+            other=sum(self._incoming.values()),
+            reserve=workload.limits.reserve,
             state=next_state(self._state, available, thresholds, MemoryStall(), StallLimits()),
             vms=tuple(vms),
         )
+
+    def _with_room(self, node: MemoryNode) -> MemoryNode:
+        """Count what VMs that are to come need as used: the controller knows of it, the agent does not."""
+        return replace(node, other=node.other + self._room_needed) if self._room_needed else node
 
     def _guard(self, now: float) -> bool:
         """Look at the node's free memory, as the kubelet and the agent do.
@@ -334,7 +435,7 @@ class NodeReplay:
         before = self._state
         self._state = next_state(before, max(0, int(available)), thresholds, MemoryStall(), StallLimits())
         growth = sum([vm.guest.growth for vm in self._vms if vm.guest.resident_at(now) < vm.guest.actual])
-        bounds = (thresholds.tight, thresholds.scarce, thresholds.critical, EVICTION_THRESHOLD, 0)
+        bounds = (thresholds.tight, thresholds.scarce, thresholds.critical, self._workload.eviction_threshold, 0)
         below = next((bound for bound in bounds if bound <= available), None)
         self._guard_due = math.inf
         if growth and below is not None:
@@ -359,7 +460,7 @@ class NodeReplay:
             if self._state.severity >= NodeState.SCARCE.severity:
                 self._short_seconds += elapsed
             if self._period_end <= now:
-                self._counted.append(self._totals(now))
+                self._counted.append(self.totals(now))
             news = False
             if event_time <= now:
                 self._change_demands(now)
@@ -482,8 +583,8 @@ class NodeReplay:
             )
         )
 
-    def _totals(self, now: float) -> ReplayTotals:
-        """Return what was counted from the start to ``now``, seconds."""
+    def totals(self, now: float) -> ReplayTotals:
+        """Return what was counted from the start to ``now``, seconds, of the node and of the VMs that are on it now."""
         workload = self._workload
         guests = [vm.guest for vm in self._vms]
         for guest in guests:
@@ -508,13 +609,13 @@ def _draw_drivers(draw: random.Random) -> Iterator[BalloonDriver]:
         yield BalloonDriver(INFLATION_RATE * speed, DEFLATION_RATE * speed)
 
 
-def _demand_changes(workload: NodeWorkload) -> list[_DemandChange]:
-    """List all changes of demand after the start, in the order of their times."""
+def _demand_changes(workload: NodeWorkload, after: float) -> list[_DemandChange]:
+    """List all changes of demand after a time, in the order of their times."""
     return sorted(
         _DemandChange(float(time), index, int(demand))
         for index, trace in enumerate(workload.traces)
         for time, demand in zip(trace.times[1:], trace.demand[1:], strict=True)
-        if time < workload.seconds
+        if after < time < workload.seconds
     )
 
 

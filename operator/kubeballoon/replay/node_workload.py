@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kubeballoon.core.memory.model import MemoryTerms, MemoryVM
-from kubeballoon.core.memory.node_state import StateThresholds, state_thresholds
+from kubeballoon.core.memory.node_state import NodeFacts, NodeLimits, NodeTerms, StateThresholds, node_limits
 from kubeballoon.replay.traces import Trace
 
 EVICTION_THRESHOLD = 100 << 20
@@ -54,12 +54,17 @@ class NodeWorkload:
         memory: the node's memory, bytes.
         policy: the policy that governs its VMs.
         policies: the policies that govern some of them instead, by the names of these VMs.
+        node_terms: what a NodePolicy says of the node.
         starts: when some VMs start, whatever their traces say, seconds, by the names of these VMs.
         seconds: how long the replay lasts.
         interval: seconds between two rounds of control.
         seed: the seed of everything that is drawn at random on this node.
         overcommit: the ratio at which the node was filled; VMs' pods request their sizes divided by it.
         guests: what is assumed of the guests.
+        limits: where the node's states begin, and what is kept free; computed once from the above.
+
+    Raises:
+        UnfitTermsError: the NodePolicy would leave nothing of the node for VMs.
     """
 
     name: str
@@ -73,6 +78,14 @@ class NodeWorkload:
     guests: GuestAssumptions = GuestAssumptions()
     policies: Mapping[str, MemoryTerms] = field(default_factory=dict)
     starts: Mapping[str, float] = field(default_factory=dict)
+    node_terms: NodeTerms = field(default_factory=NodeTerms)
+    limits: NodeLimits = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compute the node's limits."""
+        facts = NodeFacts(self.memory, self.memory, EVICTION_THRESHOLD, EVICTION_MARGIN)
+        # Fields of a frozen dataclass can be set only in this way.
+        object.__setattr__(self, "limits", node_limits(self.node_terms, facts))
 
     def policy_of(self, trace: Trace) -> MemoryTerms:
         """Return the terms of the policy that governs a VM."""
@@ -95,12 +108,18 @@ class NodeWorkload:
     @property
     def thresholds(self) -> StateThresholds:
         """The amounts of free memory at which the node's state changes, bytes."""
-        return state_thresholds(self.memory, EVICTION_THRESHOLD, EVICTION_MARGIN)
+        return self.limits.thresholds
+
+    @property
+    def eviction_threshold(self) -> int:
+        """The free memory below which the node's kubelet evicts, bytes."""
+        eviction = self.node_terms.eviction
+        return EVICTION_THRESHOLD if eviction is None else eviction.of(self.memory)
 
     @property
     def capacity(self) -> int:
         """What the node's guests may hold together, bytes."""
-        return max(0, self.memory - self.thresholds.ample)
+        return max(0, self.memory - self.limits.reserve)
 
 
 @dataclass(frozen=True, slots=True)

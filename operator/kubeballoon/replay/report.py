@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from kubeballoon.core.formatting import human
 from kubeballoon.core.units import GIB
-from kubeballoon.replay.comparison import STRATEGIES, NodeTimeline, ReplayResults
+from kubeballoon.replay.comparison import NodeTimeline, ReplayResults
 from kubeballoon.replay.totals import StrategyRun
 
 _COLUMNS = {
@@ -31,6 +31,7 @@ _COLUMNS = {
     "direction_changes": "direction changes",
     "below_min_seconds": "below min s",
     "short_seconds": "short s",
+    "migrations": "migrations",
 }
 _HOUR = 3600.0
 _STYLE = (
@@ -116,7 +117,7 @@ def _plot_savings(runs: Sequence[StrategyRun]) -> Figure:
     """Plot the demand that stays unmet against the memory that is saved, a line for each strategy."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    for strategy in STRATEGIES:
+    for strategy in dict.fromkeys(run.strategy for run in runs):
         by_ratio = sorted((run for run in runs if run.strategy == strategy), key=lambda run: run.overcommit)
         points = [(100 * run.saved_share, 100 * run.unmet_share) for run in by_ratio]
         axes.plot(*zip(*points, strict=True), marker="o", label=strategy)

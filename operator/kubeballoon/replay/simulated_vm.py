@@ -15,7 +15,7 @@ from kubeballoon.core.memory.emergency import is_short
 from kubeballoon.core.memory.model import COOL_DOWN, MemoryTerms, MemoryVM
 from kubeballoon.core.memory.statistics_period import GrowthMargin, statistics_period
 from kubeballoon.replay.simulated_guest import SimulatedGuest
-from kubeballoon.vocabulary import SwapAbility
+from kubeballoon.vocabulary import AgentAction, SwapAbility
 
 DEMAND_WINDOW = 300.0
 """Seconds: the time constant of the slow average of a guest's need, as agents have it by default."""
@@ -50,6 +50,7 @@ class SimulatedVM:
         reported: what the controller was last told; None if that is out of date.
         returns_at: when the VM, which was killed, runs again, seconds; None while it runs.
         silent_until: when the guest, which boots, begins to report, seconds.
+        migrating: whether the VM is on its way to another node, and is left alone until it is there.
     """
 
     name: str
@@ -69,6 +70,7 @@ class SimulatedVM:
     demand_changed_at: float = -math.inf
     returns_at: float | None = None
     silent_until: float = -math.inf
+    migrating: bool = False
 
     def __post_init__(self) -> None:
         """Read the guest's statistics for the first time."""
@@ -107,7 +109,7 @@ class SimulatedVM:
         """End the VM at ``now``; it holds nothing, and its demand is unmet, until it runs again at ``returns_at``."""
         self.guest.advance(now)
         self.guest.stop()
-        self.returns_at = returns_at
+        self.returns_at, self.migrating = returns_at, False
 
     def boot(self, now: float, silent_seconds: float, touch_rate: float = 0.0) -> None:
         """Start the VM anew at ``now``, with all of its memory.
@@ -123,6 +125,17 @@ class SimulatedVM:
         self.target, self.emergency_target, self.progress = self.guest.size, None, BalloonProgress()
         self.changed_at, self.last_rose = now, None
         self.steady, self.reported, self.need, self.statistics = False, None, None, self.guest.statistics()
+
+    def begin_migration(self) -> None:
+        """Leave the VM alone from now on, as agents do with VMs that are being migrated."""
+        self.migrating, self.reported = True, None
+
+    def arrive(self, now: float) -> None:
+        """End the VM's migration: it keeps what it holds and its request; the new node's agent knows nothing of it."""
+        self.guest.advance(now)
+        self.migrating, self.steady, self.urgent = False, False, False
+        self.target, self.emergency_target, self.progress = self.in_force, None, BalloonProgress()
+        self._start_estimate()
 
     def read_statistics(self, now: float, interval: float) -> None:
         """Read the guest's statistics at ``now``, as if they had been read every ``interval`` seconds before.
@@ -172,6 +185,9 @@ class SimulatedVM:
         """
         guest = self.guest
         guest.advance(now)
+        if self.migrating:
+            self.steady, self.reported = False, None
+            return guest.is_moving
         statistics = self.statistics._replace(actual=int(guest.actual))
         sample = GuestSample(guest.size, statistics, now, self.need)
         goal = request_checks.clamp(self.in_force, guest.minimum, guest.size)
@@ -276,6 +292,8 @@ class SimulatedVM:
             troubled=need is not None and need.troubled,
             responsive=self.progress.pace.responsive,
             policy=self.policy,
+            excluded="it is migrating" if self.migrating else None,
+            agent_action=AgentAction.HOLDS if self.migrating else AgentAction.FOLLOWS,
             last_change=change,
             swap_ability=self.swap_ability,
             untouched=untouched,

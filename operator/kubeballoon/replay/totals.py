@@ -24,6 +24,7 @@ class ReplayTotals:
         killed: how many VMs the kubelet or the kernel killed for that.
         moved: bytes by which balloons grew or shrank.
         direction_changes: how often a VM's target rose after a fall, or fell after a rise.
+        migrations: how many VMs were migrated.
         below_min_seconds: time that VMs held less than their guarantee, summed over the VMs, seconds.
     """
 
@@ -36,6 +37,7 @@ class ReplayTotals:
     direction_changes: int = 0
     below_min_seconds: float = 0.0
     short_seconds: float = 0.0
+    migrations: int = 0
 
     @classmethod
     def add_up(cls, parts: Iterable[ReplayTotals]) -> ReplayTotals:
@@ -96,5 +98,6 @@ class StrategyRun:
             "direction_changes": totals.direction_changes,
             "below_min_seconds": totals.below_min_seconds,
             "short_seconds": totals.short_seconds,
+            "migrations": totals.migrations,
             "seconds": self.seconds,
         }
