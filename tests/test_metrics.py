@@ -26,7 +26,7 @@ from kubeballoon.controller.metric_counters import ControllerCounters
 from kubeballoon.controller.metric_gauges import ControllerGauges
 from kubeballoon.controller.rounds import RoundResult, RoundRunner
 from kubeballoon.core.memory.allocation import allocate_memory
-from kubeballoon.core.migration import MigratableVM, Migration, MigrationPlan
+from kubeballoon.core.migration import ChosenMigration, MigratableVM, MigrationPlan
 from kubeballoon.governance.policy_types import MEMORY
 from kubeballoon.metrics import Gauge, expose, new_registry
 from kubeballoon.options import add_serving_options
@@ -117,7 +117,7 @@ class Controller:
         tainting["metadata"] |= {"uid": "pool", "resourceVersion": "1"}
         self.state.node_policies.put(tainting)
         self.state.taints_enabled, self.state.taints = True, {"n": TaintEffect.NO_SCHEDULE}
-        migration = Migration(MigratableVM("a", "shop/a", 1, 1), "n", "free", "why")
+        migration = ChosenMigration(MigratableVM("a", "shop/a", 1, 1), "n", "free", "why")
         self.state.migration_plans = {"pool": MigrationPlan((migration,), {"lost": "why not"}, ("n", "late"))}
 
 

@@ -29,7 +29,7 @@ from kubeballoon.replay.traces import Workload, read_traces, step_trace
 
 VMS = 500
 RATIOS = (1.5, 2.0, 2.5, 3.0)
-TERMS = MigrationTerms(contended_for=60.0, at_once=4, at_once_per_node=1, rest=DAY)
+TERMS = MigrationTerms(after=60.0, max_migrations=4, max_migrations_per_node=1, rest=DAY)
 """Those of a NodePolicy with ``after: 1m``, ``maxMigrations: 4`` and ``rest: 24h``."""
 
 NODE_MEMORY = 64 * GIB

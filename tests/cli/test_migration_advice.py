@@ -38,7 +38,9 @@ def test_a_node_that_has_what_its_vms_need_gets_no_advice() -> None:
 def test_where_no_node_has_room_that_is_said() -> None:
     full = node("b", vm("v", 7), vm("w", 7))
     advice = advise_migrations([node("a", vm("x", 7), vm("y", 6), vm("z", 5)), full])
-    assert advice["a"].startswith("no migration mends it: its VMs need 3.75 GiB more than it has, and no other node")
+    assert advice["a"].startswith(
+        "no migration mends it: its VMs need 3.75 GiB more than it has, and the other nodes have no"
+    )
 
 
 def test_a_vm_that_nothing_is_reclaimed_from_needs_all_that_it_may_use() -> None:

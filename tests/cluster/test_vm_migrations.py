@@ -12,14 +12,12 @@ from hack.testbed.controlplane import ControlPlane
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, ApiError, NotFoundError, Object
 from kubeballoon.cluster.vm_migrations import (
+    KubeVirtMigration,
     MigrationLimits,
-    VMMigration,
     cancel_migration,
     create_migration,
     read_limits,
     read_migration,
-    why_no_target,
-    why_not_moved,
 )
 from tests.support.cluster import migration_rights
 
@@ -38,7 +36,7 @@ def migration(phase: str | None = None, **metadata: Any) -> Object:
     [(None, False, False), ("Running", False, False), ("Succeeded", True, False), ("Failed", True, True)],
 )
 def test_a_migration_is_read_with_how_it_ended(phase: str | None, *, ended: bool, failed: bool) -> None:
-    expected = VMMigration("shop/vm", TODAY, ended, failed, target=None, ours=False)
+    expected = KubeVirtMigration("shop/vm", TODAY, ended, failed, target=None, ours=False)
     assert read_migration(migration(phase)) == expected
     assert read_migration(migration(phase, deletionTimestamp="2026-01-01T00:00:09Z")) == replace(expected, ending=True)
 
@@ -100,28 +98,6 @@ def test_kubevirt_s_limits_are_read_and_what_it_does_not_say_is_its_default(
 @pytest.mark.parametrize("broken", [{}, {"metadata": {"namespace": "shop"}}, migration(creationTimestamp="yesterday")])
 def test_what_is_no_migration_is_left_out(broken: Object) -> None:
     assert read_migration(broken) is None
-
-
-@pytest.mark.parametrize(
-    ("node", "why"),
-    [
-        (TARGET, None),
-        ({**TARGET, "spec": {"unschedulable": True}}, "it is cordoned"),
-        ({"metadata": {"name": "b"}}, "KubeVirt places no VMs there"),
-        (
-            {"metadata": {"name": "b", "labels": {"kubevirt.io/schedulable": "true"}}},
-            "it has no label kubernetes.io/hostname",
-        ),
-    ],
-)
-def test_a_node_says_why_it_is_no_target(node: Object, why: str | None) -> None:
-    assert why_no_target(node) == why
-
-
-def test_a_vm_that_has_been_created_anew_is_not_moved_for_the_old_one() -> None:
-    vmi: Object = {"metadata": {"uid": "new", "labels": {"kubevirt.io/nodeName": "a"}}}
-    assert why_not_moved(vmi, "new", "a") is None
-    assert why_not_moved(vmi, "old", "a") == "a does not run it, although its agent reports it"
 
 
 @pytest.mark.cluster

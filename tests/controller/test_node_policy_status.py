@@ -13,7 +13,7 @@ from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.node_policy_status import RemedyAbility, count_nodes, node_policy_status
 from kubeballoon.controller.policy_status import is_news, unreadable_status
 from kubeballoon.controller.policy_store import NodePolicyStore
-from kubeballoon.core.migration import MigratableVM, Migration, MigrationPlan
+from kubeballoon.core.migration import ChosenMigration, MigratableVM, MigrationPlan
 from kubeballoon.vocabulary import TaintEffect
 from tests.support.cluster import node_policy
 
@@ -155,7 +155,7 @@ def test_tainted_nodes_are_counted_and_named_and_only_named_where_a_policy_obser
 def test_migrations_that_a_policy_makes_or_would_make_are_named(mode: str, does: str) -> None:
     policies = [policy("big", "big", migration={"mode": mode})]
     vm = MigratableVM("u", "shop/x", 1, 1)
-    plan = MigrationPlan((Migration(vm, "a", "b", "why"),), {"c": "why not"})
+    plan = MigrationPlan((ChosenMigration(vm, "a", "b", "why"),), {"c": "why not"})
     nodes = [node(name, "big", "big") for name in "abc"]
     found = statuses(policies, nodes, plans={"big": plan})["big"]
     assert condition(found, "Ready").message == f"governs 3 nodes, {does} shop/x from a to b; no migration mends c"

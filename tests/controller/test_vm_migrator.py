@@ -112,7 +112,7 @@ def policy(name: str = "all", pool: str | None = None, **migration: Any) -> Obje
 class Loop:
     """A migrator with its clock and the nodes' reports, of nodes with 15 GiB for VMs of 8 GiB that hold 5 GiB."""
 
-    def __init__(self, *policies: Object, enabled: bool = True, at_once: int = 4) -> None:
+    def __init__(self, *policies: Object, enabled: bool = True, max_migrations: int = 4) -> None:
         self.now = 0.0
         self.leads = True
         self.rounds: list[str] = []  # nodes whose next round is to come soon
@@ -120,7 +120,7 @@ class Loop:
         self.recorder = Recorder()
         self.state = ClusterState(
             migrations_enabled=enabled,
-            migrations_at_once=at_once,
+            migrations_at_once=max_migrations,
             utc_now=lambda: TODAY + timedelta(seconds=self.now),
         )
         for each in policies:
@@ -208,7 +208,7 @@ async def test_a_node_that_stays_contended_is_told_of_once_with_the_vm_and_its_t
     await loop.wait(15)
     assert loop.told() == [("Node/full", "WouldMigrate"), ("VirtualMachineInstance/full-0", "WouldMigrate")]
     of_node, of_vm = (note for _, _, note in loop.recorder.events)
-    assert of_node == "its NodePolicy only observes; by memory, it would migrate shop/full-0 to free"
+    assert of_node == "its NodePolicy only observes; judged by memory alone, it would migrate shop/full-0 to free"
     assert of_vm.endswith(
         "the VMs of full need 3 GiB more than it has; shop/full-0 needs 7 GiB, for which free has room"
     )
@@ -255,7 +255,7 @@ async def test_a_vm_that_may_not_be_migrated_is_not_chosen(vm: Object) -> None:
     await loop.wait(0)
     await loop.wait(60)
     assert loop.moves() == []
-    assert "none of them may be moved now" in loop.state.migration_plans["all"].unmended["full"]
+    assert "none of them may be migrated now" in loop.state.migration_plans["all"].unmended["full"]
 
 
 async def test_only_nodes_of_the_same_policy_are_targets_and_only_while_they_may_be_used() -> None:
@@ -442,7 +442,7 @@ async def test_after_a_migration_that_failed_another_vm_is_moved_and_that_is_sai
     loop.kubevirt("full-0", "Failed", target="free")
     await contend(loop)
     assert loop.moved() == ["full-2"]
-    why = "the last migration failed of shop/full-0: it is not tried again for a while"
+    why = "the last migration of shop/full-0 failed: it is tried again later"
     assert loop.state.migration_faults == {"all": why}
 
 
@@ -469,7 +469,7 @@ async def test_a_migration_that_does_not_end_is_named_and_nothing_else_is_moved(
     loop.report("full", 7, 6, 5)
     loop.report("free")
     await loop.wait(0)
-    assert loop.state.migration_faults == {"all": "the migration does not end of shop/full-0"}
+    assert loop.state.migration_faults == {"all": "the migration of shop/full-0 does not end"}
     assert loop.moved() == ["full-0"]
 
 
@@ -598,7 +598,7 @@ async def test_a_migration_of_ours_that_hangs_is_cancelled_once_and_its_vm_rests
     ]
     loop.forget(1)
     await loop.wait(1)
-    why = "the last migration failed of shop/full-0: it is not tried again for a while"
+    why = "the last migration of shop/full-0 failed: it is tried again later"
     assert loop.state.migration_faults == {"all": why}
     assert (loop.moved(), loop.api.deleted) == (["full-0"], ["m1"])
     loop.now += 2 * 3600
@@ -621,7 +621,7 @@ async def test_a_new_leader_reads_from_the_vm_that_its_migration_was_cancelled()
     renew(second)
     await contend(second)
     await second.wait(15)
-    why = "the last migration failed of shop/full-0: it is not tried again for a while"
+    why = "the last migration of shop/full-0 failed: it is tried again later"
     assert second.state.migration_faults == {"all": why}
     assert second.moved() == []
 
@@ -665,7 +665,7 @@ async def test_nobody_else_s_migration_is_cancelled_however_long_it_takes() -> N
     renew(loop)
     await loop.wait(0)
     assert loop.api.deleted == []
-    assert loop.state.migration_faults == {"all": "the migration does not end of shop/full-0"}
+    assert loop.state.migration_faults == {"all": "the migration of shop/full-0 does not end"}
 
 
 async def test_a_migration_of_a_vm_that_no_agent_reports_is_cancelled_after_a_day() -> None:
@@ -691,7 +691,7 @@ async def test_a_migration_is_cancelled_by_the_leader_only_and_what_refuses_that
     assert loop.state.migration_faults == {"all": "may not delete migrations"}
     loop.api.fails = ConflictError("it has changed")
     await loop.wait(1)
-    assert loop.state.migration_faults == {"all": "the migration does not end of shop/full-0"}
+    assert loop.state.migration_faults == {"all": "the migration of shop/full-0 does not end"}
     loop.api.fails = None
     await loop.wait(1)
     assert loop.api.deleted == ["m1"]
@@ -711,7 +711,7 @@ async def test_where_kubevirt_does_not_heed_the_target_nothing_more_is_migrated_
 
 
 @pytest.mark.parametrize(
-    ("limits", "at_once", "others", "moved"),
+    ("limits", "max_migrations", "others", "moved"),
     [
         ({}, 2, 1, ["full-0"]),
         ({}, 2, 2, []),
@@ -725,9 +725,9 @@ async def test_where_kubevirt_does_not_heed_the_target_nothing_more_is_migrated_
     ],
 )
 async def test_in_the_whole_cluster_no_more_are_under_way_than_kubevirt_and_the_installation_allow(
-    limits: Object | None, at_once: int, others: int, moved: list[str]
+    limits: Object | None, max_migrations: int, others: int, moved: list[str]
 ) -> None:
-    loop = Loop(policy(mode="Enforce"), at_once=at_once)
+    loop = Loop(policy(mode="Enforce"), max_migrations=max_migrations)
     loop.api.limits = limits
     renew(loop)
     for number in range(others):
@@ -738,7 +738,7 @@ async def test_in_the_whole_cluster_no_more_are_under_way_than_kubevirt_and_the_
 
 async def test_the_limit_of_the_cluster_holds_across_policies() -> None:
     spec = {"mode": "Enforce"}
-    loop = Loop(policy(**spec), policy("own", "own", **spec), at_once=1)
+    loop = Loop(policy(**spec), policy("own", "own", **spec), max_migrations=1)
     renew(loop)
     loop.report("full-own", 7, 6, 5, pool="own")
     loop.report("free-own", pool="own")
@@ -752,7 +752,7 @@ async def test_the_limit_of_the_cluster_holds_across_policies() -> None:
 
 async def test_no_more_migrations_leave_a_node_than_kubevirt_allows() -> None:
     async def begun(limits: Object) -> list[str]:
-        loop = Loop(policy(mode="Enforce", maxMigrations=9, maxMigrationsPerNode=9), at_once=9)
+        loop = Loop(policy(mode="Enforce", maxMigrations=9, maxMigrationsPerNode=9), max_migrations=9)
         loop.api.limits = limits
         loop.report("full", 7, 7, 7, 7)
         loop.report("free")
@@ -792,7 +792,7 @@ async def test_on_the_only_node_nothing_is_migrated_and_that_is_said() -> None:
     loop.report("full", 7, 6, 5)
     await contend(loop)
     why = (
-        "its VMs need 3 GiB more than it has, and there is no node to move them to: "
+        "its VMs need 3 GiB more than it has, and there is no node to migrate them to: "
         "a target has the same NodePolicy, and an agent that reports"
     )
     assert loop.state.migration_plans["all"].unmended == {"full": why}
@@ -804,7 +804,7 @@ async def test_where_no_other_node_has_an_agent_that_reports_that_is_said_and_an
     loop.now = SILENT_AFTER + 1
     loop.report("full", 7, 6, 5)
     await contend(loop)
-    assert "there is no node to move them to" in loop.state.migration_plans["all"].unmended["full"]
+    assert "there is no node to migrate them to" in loop.state.migration_plans["all"].unmended["full"]
     loop.report("free")
     await loop.wait(15)
     assert loop.moved() == ["full-0"]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
 from kubeballoon.core.migration import (
+    ChosenMigration,
     MigratableVM,
-    Migration,
     MigrationNode,
     MigrationTerms,
     MigrationUnderWay,
@@ -23,7 +23,7 @@ from kubeballoon.core.migration import (
 from kubeballoon.vocabulary import NodeState
 
 GIB = 1 << 30
-TERMS = MigrationTerms(contended_for=300, at_once=5, at_once_per_node=3, rest=3600)
+TERMS = MigrationTerms(after=300, max_migrations=5, max_migrations_per_node=3, rest=3600)
 
 
 def vm(name: str, need: int, held: int | None = None, *, hindrance: str | None = None) -> MigratableVM:
@@ -92,10 +92,10 @@ def test_a_node_that_the_scheduler_refuses_or_has_given_away_is_no_target() -> N
 
 
 def test_a_vm_that_must_not_be_moved_or_has_just_been_stays() -> None:
-    node = short(vm("pinned", 6, hindrance="a device is passed through"), replace(vm("fresh", 6), moved_for=3599))
+    node = short(vm("pinned", 6, hindrance="a device is passed through"), replace(vm("fresh", 6), since_migration=3599))
     plan = choose_migrations([node, calm(capacity=20)], TERMS)
-    assert (plan.migrations, "none of them may be moved now" in plan.unmended["short"]) == ((), True)
-    rested = replace(node, vms=(node.vms[0], replace(node.vms[1], moved_for=3600)))
+    assert (plan.migrations, "none of them may be migrated now" in plan.unmended["short"]) == ((), True)
+    rested = replace(node, vms=(node.vms[0], replace(node.vms[1], since_migration=3600)))
     assert moves(rested, calm(capacity=20)) == [("fresh", "short", "calm")]
 
 
@@ -103,14 +103,14 @@ def test_a_node_that_migrations_cannot_mend_is_left_alone_and_named() -> None:
     node = short(vm("a", 8), vm("b", 8), vm("c", 8))
     plan = choose_migrations([node, calm(capacity=9)], TERMS)
     assert plan.migrations == ()
-    assert plan.unmended["short"].startswith("its VMs need 14 GiB more than it has, and no other node has room")
+    assert plan.unmended["short"].startswith("its VMs need 14 GiB more than it has, and the other nodes have no room")
 
 
 def test_of_several_migrations_as_many_begin_as_the_limits_allow() -> None:
     node = short(vm("a", 5), vm("b", 5), vm("c", 5), vm("d", 5))
     target = calm(capacity=30)
     assert len(moves(node, target)) == 2
-    assert len(moves(node, target, terms=replace(TERMS, at_once_per_node=2, at_once=1))) == 1
+    assert len(moves(node, target, terms=replace(TERMS, max_migrations_per_node=2, max_migrations=1))) == 1
     assert len(moves(replace(node, outgoing=2), target)) == 1
     assert len(moves(node, replace(target, incoming=2))) == 1
     assert moves(node, replace(target, incoming=3)) == []
@@ -131,7 +131,7 @@ def test_a_target_needs_as_much_available_as_a_vm_holds() -> None:
     assert moves(node, replace(calm(capacity=20), spare=6 * GIB)) == []
     assert moves(node, replace(calm(capacity=20), spare=7 * GIB)) == [("a", "short", "calm")]
     several = short(vm("a", 5), vm("b", 5), vm("c", 5))
-    assert moves(replace(several, capacity=5 * GIB), replace(calm(capacity=20), spare=9 * GIB)) == []
+    assert moves(replace(several, memory_for_vms=5 * GIB), replace(calm(capacity=20), spare=9 * GIB)) == []
 
 
 def test_a_target_is_told_what_to_have_free_before_its_migrations_begin() -> None:
@@ -160,11 +160,11 @@ def test_a_vm_on_its_way_counts_where_it_goes() -> None:
     source, target = short(vm("a", 6), vm("b", 6)), replace(calm(capacity=20), spare=10 * GIB)
     left, arrived = with_migrations_under_way([source, target], [MigrationUnderWay("a", "calm")])
     assert ([each.name for each in left.vms], left.outgoing, left.incoming, left.excess) == (["b"], 1, 0, 0)
-    assert (arrived.capacity, arrived.spare, arrived.incoming, arrived.outgoing) == (14 * GIB, 4 * GIB, 1, 0)
+    assert (arrived.memory_for_vms, arrived.spare, arrived.incoming, arrived.outgoing) == (14 * GIB, 4 * GIB, 1, 0)
     left, unchanged = with_migrations_under_way([source, target], [MigrationUnderWay("a", None)])
     assert (left.outgoing, unchanged) == (1, target)
     _, arrived = with_migrations_under_way([source, target], [MigrationUnderWay("from elsewhere", "calm")])
-    assert (arrived.capacity, arrived.spare, arrived.incoming) == (20 * GIB, 10 * GIB, 1)
+    assert (arrived.memory_for_vms, arrived.spare, arrived.incoming) == (20 * GIB, 10 * GIB, 1)
     target = replace(target, vms=(vm("a", 6),))
     assert with_migrations_under_way([target], [MigrationUnderWay("a", "calm")]) == [target], "it has arrived"
 
@@ -191,8 +191,11 @@ NODES = st.lists(
             capacity * GIB,
             state,
             tuple(
-                replace(vm(f"n{number}/v{index}", need, held, hindrance="x" if stays else None), moved_for=moved_for)
-                for index, (need, held, stays, moved_for) in enumerate(vms)
+                replace(
+                    vm(f"n{number}/v{index}", need, held, hindrance="x" if stays else None),
+                    since_migration=since_migration,
+                )
+                for index, (need, held, stays, since_migration) in enumerate(vms)
             ),
             contended_for,
             accepts,
@@ -203,7 +206,7 @@ NODES = st.lists(
         for number, (capacity, vms, state, contended_for, accepts, requestable, incoming, outgoing) in enumerate(drawn)
     ]
 )
-LIMITS = st.builds(MigrationTerms, at_once=st.integers(0, 4), at_once_per_node=st.integers(1, 3))
+LIMITS = st.builds(MigrationTerms, max_migrations=st.integers(0, 4), max_migrations_per_node=st.integers(1, 3))
 
 
 @given(NODES, LIMITS)
@@ -217,19 +220,19 @@ def test_no_migration_makes_a_node_short_and_none_goes_both_ways(
     assert len({each.vm.uid for each in plan.migrations}) == len(plan.migrations)
     for name in targets:
         node = by_name[name]
-        arriving = sum(each.vm.need for each in plan.migrations if each.target == name)
-        assert node.need + arriving <= node.capacity
+        arriving = sum(each.vm.required for each in plan.migrations if each.target == name)
+        assert node.required + arriving <= node.memory_for_vms
         assert node.requestable is None or arriving <= node.requestable
         assert node.accepts
         assert (node.state, node.outgoing) == (NodeState.AMPLE, 0)
     for each in plan.migrations:
         node = by_name[each.source]
         assert node.excess
-        assert node.contended_for >= terms.contended_for
+        assert node.contended_for >= terms.after
         assert node.incoming == 0
         assert each.vm in node.vms
         assert each.vm.hindrance is None
-        assert each.vm.moved_for >= terms.rest
+        assert each.vm.since_migration >= terms.rest
 
 
 def test_no_vm_goes_where_vms_of_its_node_came_from_lately() -> None:
@@ -240,7 +243,7 @@ def test_no_vm_goes_where_vms_of_its_node_came_from_lately() -> None:
 
 def test_a_node_that_the_limits_let_wait_is_named() -> None:
     nodes = [short(vm("a", 6), vm("b", 6)), short(vm("c", 6), vm("d", 6), name="too"), calm(capacity=20)]
-    plan = choose_migrations(nodes, replace(TERMS, at_once=1))
+    plan = choose_migrations(nodes, replace(TERMS, max_migrations=1))
     assert ([each.source for each in plan.migrations], plan.waiting) == (["short"], ("too",))
     assert choose_migrations(nodes, TERMS).waiting == ()
 
@@ -271,7 +274,7 @@ def test_what_may_still_be_requested_on_a_node_is_what_its_vms_pods_leave() -> N
 def test_the_only_node_says_what_another_would_have_to_be() -> None:
     plan = choose_migrations([short(vm("a", 6), vm("b", 6))], TERMS)
     assert plan.unmended["short"].endswith(
-        "there is no node to move them to: a target has the same NodePolicy, and an agent that reports"
+        "there is no node to migrate them to: a target has the same NodePolicy, and an agent that reports"
     )
 
 
@@ -280,11 +283,11 @@ def test_the_limits_hold_with_the_migrations_that_are_under_way(
     nodes: list[MigrationNode], terms: MigrationTerms
 ) -> None:
     chosen = choose_migrations(nodes, terms).migrations
-    assert len(chosen) <= max(0, terms.at_once - sum(each.outgoing for each in nodes))
+    assert len(chosen) <= max(0, terms.max_migrations - sum(each.outgoing for each in nodes))
     leaving, arriving = Counter(each.source for each in chosen), Counter(each.target for each in chosen)
     for node in nodes:
-        assert leaving[node.name] <= max(0, terms.at_once_per_node - node.outgoing)
-        assert arriving[node.name] <= max(0, terms.at_once_per_node - node.incoming)
+        assert leaving[node.name] <= max(0, terms.max_migrations_per_node - node.outgoing)
+        assert arriving[node.name] <= max(0, terms.max_migrations_per_node - node.incoming)
 
 
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 9)), min_size=1, max_size=6), st.integers(1, 24))
@@ -293,8 +296,8 @@ def test_where_there_is_room_the_fewest_vms_are_moved_and_a_single_one_is_the_ch
 ) -> None:
     vms = [vm(f"v{number}", need, held) for number, (need, held) in enumerate(sizes)]
     node = short(*vms, capacity=capacity)
-    unlimited = MigrationTerms(at_once=99, at_once_per_node=99)
-    chosen: tuple[Migration, ...] = choose_migrations([node, calm(capacity=99)], unlimited).migrations
+    unlimited = MigrationTerms(max_migrations=99, max_migrations_per_node=99)
+    chosen: tuple[ChosenMigration, ...] = choose_migrations([node, calm(capacity=99)], unlimited).migrations
     if not node.excess:
         assert chosen == ()
         return
@@ -302,19 +305,19 @@ def test_where_there_is_room_the_fewest_vms_are_moved_and_a_single_one_is_the_ch
         some
         for size in range(1, len(vms) + 1)
         for some in combinations(vms, size)
-        if sum(each.need for each in some) >= node.excess
+        if sum(each.required for each in some) >= node.excess
     ]
     fewest = min(map(len, mending))
     assert len(chosen) == fewest
-    assert sum(each.vm.need for each in chosen) >= node.excess
+    assert sum(each.vm.required for each in chosen) >= node.excess
     if fewest == 1:
         assert chosen[0].vm.held == min(some[0].held for some in mending if len(some) == 1)
 
 
 def test_a_vm_that_has_rested_just_long_enough_counts_among_those_that_may_be_moved() -> None:
-    node = short(replace(vm("a", 8), moved_for=3600), vm("b", 8), vm("c", 8))
+    node = short(replace(vm("a", 8), since_migration=3600), vm("b", 8), vm("c", 8))
     plan = choose_migrations([node, calm(capacity=9)], TERMS)
-    assert "as many of its 3 VMs" in plan.unmended["short"]
+    assert "enough of its 3 VMs" in plan.unmended["short"]
 
 
 def test_a_node_has_for_vms_what_others_do_not_use_and_what_is_not_kept_free() -> None:
@@ -326,11 +329,11 @@ def test_a_node_has_for_vms_what_others_do_not_use_and_what_is_not_kept_free() -
         MemoryVM("4", "d", 8 * GIB, 5 * GIB, need=6 * GIB, policy=policy, pooled=True),
     )
     node = migration_node(MemoryNode("n", 32 * GIB, 2 * GIB, other=3 * GIB, reserve=GIB, vms=vms), 60, {"1": "no"})
-    assert (node.capacity, node.contended_for, node.accepts) == (28 * GIB, 60, True)
+    assert (node.memory_for_vms, node.contended_for, node.accepts) == (28 * GIB, 60, True)
     assert node.vms == (
         MigratableVM("1", "a", 7 * GIB, 6 * GIB, "no", request=9 * GIB),
         MigratableVM("2", "b", 8 * GIB, 5 * GIB, "its agent cannot move its memory now", request=8 * GIB),
         MigratableVM("3", "c", 8 * GIB, 5 * GIB, None, request=8 * GIB),
     )
     beyond = MemoryNode("n", 4 * GIB, 0, other=4 * GIB, reserve=GIB, vms=())
-    assert migration_node(beyond).capacity == 0
+    assert migration_node(beyond).memory_for_vms == 0

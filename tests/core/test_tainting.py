@@ -12,7 +12,7 @@ from kubeballoon.core.tainting import TaintableNode, TaintTerms, choose_taints
 from kubeballoon.vocabulary import NodeState, RemedyMode, TaintEffect
 
 PREFER, FORBID = TaintEffect.PREFER_NO_SCHEDULE, TaintEffect.NO_SCHEDULE
-TERMS = TaintTerms(mode=RemedyMode.ENFORCE, when_critical=FORBID, most=2, remove_after=300)
+TERMS = TaintTerms(mode=RemedyMode.ENFORCE, when_critical=FORBID, max_tainted=2, remove_after=300)
 
 
 def node(
@@ -51,12 +51,12 @@ def test_the_worst_come_first_then_those_that_are_tainted() -> None:
         node("d", since=1, effect=PREFER),
     ]
     assert choose_taints(TERMS, nodes).keys() == {"c", "b"}
-    assert choose_taints(replace(TERMS, most=1), nodes).keys() == {"c"}
+    assert choose_taints(replace(TERMS, max_tainted=1), nodes).keys() == {"c"}
 
 
 @pytest.mark.parametrize(("percent", "nodes", "most"), [(25, 2, 1), (25, 4, 1), (25, 5, 2), (0, 9, 0), (100, 3, 3)])
 def test_a_share_of_a_pool_is_rounded_up(percent: int, nodes: int, most: int) -> None:
-    terms = TaintTerms(mode=RemedyMode.ENFORCE, most_percent=percent)
+    terms = TaintTerms(mode=RemedyMode.ENFORCE, max_tainted_percent=percent)
     pool = [node(f"n{number}", NodeState.TIGHT) for number in range(nodes)]
     assert len(choose_taints(terms, pool)) == most
 
@@ -77,7 +77,7 @@ NODES = st.lists(
 def test_no_more_than_allowed_never_a_calm_one_and_none_without_need(
     nodes: list[TaintableNode], most: int, critical: TaintEffect, mode: RemedyMode, random: st.DataObject
 ) -> None:
-    terms = TaintTerms(mode=mode, when_critical=critical, most=most)
+    terms = TaintTerms(mode=mode, when_critical=critical, max_tainted=most)
     chosen = choose_taints(terms, nodes)
     assert len(chosen) <= (0 if mode is RemedyMode.OFF else most)
     by_name = {each.name: each for each in nodes}
@@ -96,7 +96,7 @@ def test_no_more_than_allowed_never_a_calm_one_and_none_without_need(
 
 @given(NODES, st.integers(0, 5))
 def test_what_was_chosen_is_chosen_again_once_it_is_carried_out(nodes: list[TaintableNode], most: int) -> None:
-    terms = TaintTerms(mode=RemedyMode.ENFORCE, when_critical=FORBID, most=most)
+    terms = TaintTerms(mode=RemedyMode.ENFORCE, when_critical=FORBID, max_tainted=most)
     chosen = choose_taints(terms, nodes)
     carried_out = [replace(each, effect=chosen.get(each.name)) for each in nodes]
     assert choose_taints(terms, carried_out) == chosen

@@ -160,8 +160,8 @@ def test_each_field_of_a_policy_becomes_the_term_that_it_means() -> None:
         reserve=Amount(percent=20),
         stall=StallLimits(tight_some=31, scarce_full=13),
     )
-    assert taints == TaintTerms(RemedyMode.OBSERVE, TaintEffect.NO_SCHEDULE, most_percent=17, remove_after=88.0)
-    assert migrations == MigrationTerms(contended_for=99.0, at_once=9, at_once_per_node=4, rest=66.0)
+    assert taints == TaintTerms(RemedyMode.OBSERVE, TaintEffect.NO_SCHEDULE, max_tainted_percent=17, remove_after=88.0)
+    assert migrations == MigrationTerms(after=99.0, max_migrations=9, max_migrations_per_node=4, rest=66.0)
 
 
 def defaults(of: object) -> Iterator[tuple[Field[Any], object]]:
@@ -180,7 +180,7 @@ def test_each_term_of_the_core_comes_from_a_policy() -> None:
     for kind, spec in POLICIES.items():
         for terms in translated(kind, spec):
             # The percentage stands in place of a number of nodes.
-            assert forgotten(terms, frozenset({"most"})) == [], type(terms).__name__
+            assert forgotten(terms, frozenset({"max_tainted"})) == [], type(terms).__name__
 
 
 VM: Object = {

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from kubeballoon.core.memory.model import Amount, MemoryNode, MemoryTerms, MemoryVM
-from kubeballoon.core.migration import Migration, MigrationPlan, MigrationTerms, MigrationUnderWay, migration_node
+from kubeballoon.core.migration import ChosenMigration, MigrationPlan, MigrationTerms, MigrationUnderWay, migration_node
 from kubeballoon.core.units import GIB
 from kubeballoon.replay.node_replay import NodeReplay
 from kubeballoon.replay.node_workload import GuestAssumptions, NodeWorkload
@@ -17,7 +17,7 @@ from kubeballoon.replay.totals import ReplayTotals
 from kubeballoon.replay.traces import Trace, step_trace
 
 HOUR = 3600.0
-TERMS = MigrationTerms(contended_for=60, rest=24 * HOUR)
+TERMS = MigrationTerms(after=60, rest=24 * HOUR)
 
 
 def never(_now: float, _nodes: Sequence[PooledNode], _under_way: Sequence[MigrationUnderWay]) -> MigrationPlan:
@@ -30,7 +30,7 @@ def once(now: float, nodes: Sequence[PooledNode], _under_way: Sequence[Migration
     if not 60 <= now < 70:
         return MigrationPlan()
     first = migration_node(nodes[0].memory).vms[0]
-    return MigrationPlan((Migration(first, nodes[0].name, nodes[1].name, "because"),))
+    return MigrationPlan((ChosenMigration(first, nodes[0].name, nodes[1].name, "because"),))
 
 
 def vm(name: str, *used: int, size: int = 8, end: float = float("inf")) -> Trace:

@@ -1,4 +1,4 @@
-"""This module is the migrations' part of ``diff``: which VMs NodePolicies would have migrated."""
+"""This module finds, for ``diff``, the migrations that NodePolicies would make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module reads, makes and cancels KubeVirt's migrations of VMs, and reads whether a Node can be their target."""
+"""This module reads, makes and cancels KubeVirt's migrations of VMs, and reads when kubeballoon last cancelled one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kubeballoon.api.names import (
-    EXCLUDE,
     HOSTNAME_LABEL,
-    KUBEVIRT_SCHEDULABLE_LABEL,
     MEMORY_TARGET,
     MIGRATION_CANCELLED,
     MIGRATION_TARGET,
-    NODE_NAME_LABEL,
     REASON,
 )
 from kubeballoon.api.quantity import format_quantity, parse_quantity
@@ -26,8 +23,8 @@ _ENDED = ("Succeeded", _FAILED)  # the phases in which KubeVirt leaves a migrati
 
 
 @dataclass(frozen=True, slots=True)
-class VMMigration:
-    """A VMMigration is one of KubeVirt's migrations, whoever made it.
+class KubeVirtMigration:
+    """A KubeVirtMigration is one of KubeVirt's migrations, whoever made it.
 
     Attributes:
         vm: the VM's namespace and name.
@@ -59,14 +56,14 @@ class VMMigration:
     ending: bool = False
 
 
-def read_migration(item: Object) -> VMMigration | None:
+def read_migration(item: Object) -> KubeVirtMigration | None:
     """Read a VirtualMachineInstanceMigration; None if it is not as KubeVirt writes it."""
     try:
         metadata, status = item["metadata"], item.get("status") or {}
         annotations, state = metadata.get("annotations") or {}, status.get("migrationState") or {}
         chosen, goes_to = annotations.get(MIGRATION_TARGET), state.get("targetNode")
         phase = status.get("phase")
-        return VMMigration(
+        return KubeVirtMigration(
             vm=f"{metadata['namespace']}/{item['spec']['vmiName']}",
             begun_at=datetime.fromisoformat(metadata["creationTimestamp"]),
             ended=phase in _ENDED,
@@ -113,7 +110,7 @@ class MigrationWatch(Reflector):
             },
         }
 
-    def migrations(self) -> Iterator[VMMigration]:
+    def migrations(self) -> Iterator[KubeVirtMigration]:
         """Iterate over the migrations that can be read."""
         for item in self.objects():
             migration = read_migration(item)
@@ -125,22 +122,6 @@ class MigrationWatch(Reflector):
         self._take(self._kept(created))
 
 
-def why_not_moved(vmi: Object, uid: str, node: str) -> str | None:
-    """Say why a VM must not be migrated from a node, by its VMI's metadata; None if it may be.
-
-    Args:
-        vmi: the metadata of the VMI that has the VM's name.
-        uid: the uid of the VM that is meant.
-        node: the node whose agent reports that it runs the VM.
-    """
-    metadata = vmi["metadata"]
-    on_node = (metadata.get("labels") or {}).get(NODE_NAME_LABEL) == node
-    if metadata["uid"] != uid or not on_node:
-        return f"{node} does not run it, although its agent reports it"
-    excluded = (metadata.get("annotations") or {}).get(EXCLUDE) == "true"
-    return "its owner excluded it" if excluded else None
-
-
 def last_cancelled(vmi: Object) -> datetime | None:
     """Read when kubeballoon last cancelled a migration of a VM, by its VMI's metadata; None if that says nothing."""
     written = (vmi["metadata"].get("annotations") or {}).get(MIGRATION_CANCELLED)
@@ -149,16 +130,6 @@ def last_cancelled(vmi: Object) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo is not None else None
-
-
-def why_no_target(node: Object) -> str | None:
-    """Say why no VM can be migrated to a Node; None if one can, as far as the Node tells."""
-    labels = node["metadata"].get("labels") or {}
-    if node.get("spec", {}).get("unschedulable"):
-        return "it is cordoned"
-    if labels.get(KUBEVIRT_SCHEDULABLE_LABEL) != "true":
-        return "KubeVirt places no VMs there"
-    return None if labels.get(HOSTNAME_LABEL) else f"it has no label {HOSTNAME_LABEL}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +161,7 @@ def read_limits(kubevirts: Iterable[Object]) -> MigrationLimits:
     return MigrationLimits()
 
 
-async def cancel_migration(cluster: ApiClient, migration: VMMigration) -> None:
+async def cancel_migration(cluster: ApiClient, migration: KubeVirtMigration) -> None:
     """Have KubeVirt cancel a migration, which it does when the migration is deleted.
 
     Raises:
@@ -208,7 +179,7 @@ async def create_migration(
     Args:
         cluster: the API server.
         vm: the VM's namespace and name.
-        target: the Node, which ``why_no_target`` has nothing against.
+        target: the Node, which ``target_hindrance`` has nothing against.
         reason: why, in a sentence.
         memory: what the VM may use there, bytes; None if all of its memory.
 

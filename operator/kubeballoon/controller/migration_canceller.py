@@ -12,7 +12,7 @@ from kubeballoon.api import names
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
 from kubeballoon.cluster.client import ApiClient, ApiError, ConflictError, NotFoundError, Object
 from kubeballoon.cluster.events import EventRecorder, ObjectReference
-from kubeballoon.cluster.vm_migrations import VMMigration, cancel_migration, last_cancelled
+from kubeballoon.cluster.vm_migrations import KubeVirtMigration, cancel_migration, last_cancelled
 from kubeballoon.cluster.vmi_annotations import VMIAnnotator, VMIReference
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.node_remedy import NodeRemedy
@@ -53,10 +53,10 @@ class MigrationCanceller(NodeRemedy):
         super().__init__(cluster, state, recorder, may_write, clock)
         self.fault: str | None = None
         self._annotator = VMIAnnotator(cluster)
-        self._cancelled: list[VMMigration] = []
+        self._cancelled: list[KubeVirtMigration] = []
 
     @property
-    def cancelled(self) -> list[VMMigration]:
+    def cancelled(self) -> list[KubeVirtMigration]:
         """The migrations that were cancelled, as ones that have failed: they begin when they were cancelled."""
         oldest = self._state.utc_now() - _REMEMBERED
         self._cancelled = [each for each in self._cancelled if each.begun_at > oldest]
@@ -73,10 +73,10 @@ class MigrationCanceller(NodeRemedy):
         known = any(each.vm == vm for each in self.cancelled)
         if at is None or known or not self._state.utc_now() - _REMEMBERED < at <= self._state.utc_now():
             return False
-        self._cancelled.append(VMMigration(vm, at, ended=True, failed=True, target=None, ours=True))
+        self._cancelled.append(KubeVirtMigration(vm, at, ended=True, failed=True, target=None, ours=True))
         return True
 
-    async def cancel(self, migrations: Iterable[VMMigration]) -> None:
+    async def cancel(self, migrations: Iterable[KubeVirtMigration]) -> None:
         """Cancel those of ``migrations`` that the controller made and that should have ended long ago, or go astray.
 
         One goes astray where KubeVirt's controllers are older than its API, as while it is updated, and do not know
@@ -94,7 +94,7 @@ class MigrationCanceller(NodeRemedy):
             elif now - each.begun_at > _longest(report):
                 await self._cancel(each, node, report, f"it had not ended after {minutes} minutes")
 
-    def _find_report(self, migration: VMMigration) -> tuple[str | None, VirtualMachineReport | None]:
+    def _find_report(self, migration: KubeVirtMigration) -> tuple[str | None, VirtualMachineReport | None]:
         """Find a node that reports the VM of a migration, and its report: if there are several, the node it leaves."""
         found = [
             (pressure.metadata.name, report)
@@ -106,7 +106,7 @@ class MigrationCanceller(NodeRemedy):
         return max(found, key=lambda each: each[0] == migration.source, default=(None, None))
 
     async def _cancel(
-        self, migration: VMMigration, node: str | None, report: VirtualMachineReport | None, why: str
+        self, migration: KubeVirtMigration, node: str | None, report: VirtualMachineReport | None, why: str
     ) -> None:
         if not self._may_write():
             return

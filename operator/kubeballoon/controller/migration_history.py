@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kubeballoon.cluster.vm_migrations import VMMigration
+from kubeballoon.cluster.vm_migrations import KubeVirtMigration
 from kubeballoon.core.migration import MigrationUnderWay
 
 _LONGEST_REST = 32  # by how many times the rest is longer after failures, at the most
@@ -15,7 +15,7 @@ _LONGEST_REST = 32  # by how many times the rest is longer after failures, at th
 class MigrationHistory:
     """A MigrationHistory is what is known of the migrations of one VM, the latest first."""
 
-    migrations: tuple[VMMigration, ...]
+    migrations: tuple[KubeVirtMigration, ...]
 
     @property
     def failures(self) -> int:
@@ -25,7 +25,7 @@ class MigrationHistory:
         return sum(each.failed for each in self.migrations[:last])
 
     @property
-    def under_way(self) -> VMMigration | None:
+    def under_way(self) -> KubeVirtMigration | None:
         """The latest migration that has not ended; None if all have."""
         return next((each for each in self.migrations if not each.ended), None)
 
@@ -38,9 +38,9 @@ class MigrationHistory:
         return (now - self.migrations[0].begun_at.timestamp()) / min(_LONGEST_REST, 1 << self.failures)
 
 
-def read_histories(migrations: Iterable[VMMigration]) -> dict[str, MigrationHistory]:
+def read_histories(migrations: Iterable[KubeVirtMigration]) -> dict[str, MigrationHistory]:
     """Collect the migrations of each VM, by its namespace and name."""
-    by_vm: dict[str, list[VMMigration]] = {}
+    by_vm: dict[str, list[KubeVirtMigration]] = {}
     for each in migrations:
         by_vm.setdefault(each.vm, []).append(each)
     return {
@@ -60,7 +60,7 @@ def all_under_way(histories: Mapping[str, MigrationHistory]) -> list[MigrationUn
 
 
 def received_from(histories: Mapping[str, MigrationHistory], since: float) -> dict[str, frozenset[str]]:
-    """Find from which nodes VMs were moved to each node since a moment; those whose migration failed do not count."""
+    """Find from which nodes VMs were migrated to each node since a moment; failed migrations do not count."""
     found: dict[str, set[str]] = {}
     for history in histories.values():
         for each in history.migrations:

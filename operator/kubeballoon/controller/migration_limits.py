@@ -20,10 +20,10 @@ _READ_EVERY = 60.0  # seconds: an administrator changes these limits once in a l
 class ClusterMigrationLimits:
     """ClusterMigrationLimits hold across all NodePolicies, and count migrations that anybody began."""
 
-    def __init__(self, cluster: ApiClient, at_once: int, clock: Callable[[], float]) -> None:
-        """Allow ``at_once`` migrations in the cluster, or fewer where KubeVirt allows fewer."""
+    def __init__(self, cluster: ApiClient, max_migrations: int, clock: Callable[[], float]) -> None:
+        """Allow ``max_migrations`` migrations in the cluster, or fewer where KubeVirt allows fewer."""
         self._cluster = cluster
-        self._at_once = at_once
+        self._at_once = max_migrations
         self._clock = clock
         self._read_at = -math.inf
         self._of_kubevirt = MigrationLimits()
@@ -56,6 +56,6 @@ class ClusterMigrationLimits:
         leaving = sum(each.outgoing for each in nodes)
         return replace(
             terms,
-            at_once=min(terms.at_once, leaving + free),
-            at_once_per_node=min(terms.at_once_per_node, self._of_kubevirt.from_node),
+            max_migrations=min(terms.max_migrations, leaving + free),
+            max_migrations_per_node=min(terms.max_migrations_per_node, self._of_kubevirt.from_node),
         )

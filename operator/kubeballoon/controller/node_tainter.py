@@ -43,7 +43,7 @@ class _NodeWatch(Reflector):
 
 
 class NodeTainter(NodeRemedy):
-    """A NodeTainter taints the nodes that NodePolicies have tainted, and removes the taint from all others.
+    """A NodeTainter taints the nodes that NodePolicies choose, and removes the taint from all others.
 
     It remembers when each node was last short of memory. A new leader does not know that: a taint that it finds stays
     for as long as if the node had been short when it began.
@@ -86,7 +86,7 @@ class NodeTainter(NodeRemedy):
             chosen |= of_pool
             if terms.mode is RemedyMode.ENFORCE:
                 to_write |= of_pool
-        await self._tell(chosen, to_write)
+        await self._announce(chosen, to_write)
         self._state.taints = chosen
         for name, node in present.items():
             if has_taint(node) if to_write.get(name) is None else read_taint(node) is not to_write[name]:
@@ -127,7 +127,7 @@ class NodeTainter(NodeRemedy):
             effect=read_taint(present[name]) if written else self._state.taints.get(name),
         )
 
-    async def _tell(self, chosen: Mapping[str, TaintEffect], to_write: Mapping[str, TaintEffect]) -> None:
+    async def _announce(self, chosen: Mapping[str, TaintEffect], to_write: Mapping[str, TaintEffect]) -> None:
         """Post an event for each node that would be tainted otherwise than before, if nothing is written there."""
         for name, effect in chosen.items():
             if name not in to_write and self._state.taints.get(name) is not effect:

@@ -16,8 +16,6 @@ from kubeballoon.cluster.events import EventRecorder, ObjectReference
 from kubeballoon.cluster.vm_migrations import (
     MigrationWatch,
     create_migration,
-    why_no_target,
-    why_not_moved,
 )
 from kubeballoon.controller.cluster_state import ClusterState
 from kubeballoon.controller.migration_canceller import LONG_UNDER_WAY, MigrationCanceller
@@ -28,7 +26,7 @@ from kubeballoon.core.formatting import listed
 from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.core.migration import (
     ADVICE_TERMS,
-    Migration,
+    ChosenMigration,
     MigrationNode,
     MigrationPlan,
     MigrationTerms,
@@ -37,7 +35,7 @@ from kubeballoon.core.migration import (
     with_migrations_under_way,
 )
 from kubeballoon.core.migration_arrival import Arrival, plan_arrival
-from kubeballoon.governance.migration_hindrance import migration_hindrances
+from kubeballoon.governance.migration_hindrance import migration_hindrances, target_hindrance, vm_hindrance
 from kubeballoon.governance.node_policies import LoadedNodePolicy
 from kubeballoon.governance.report_bounds import SILENT_AFTER, clamp_memory
 from kubeballoon.vocabulary import RemedyMode
@@ -52,11 +50,11 @@ _TARGET_FIELD = "addedNodeSelector"  # named by an API server whose KubeVirt kno
 _UNREAD = "no VM is migrated: migrations cannot be read"
 _NO_TARGETS = "no VM is migrated: this version of KubeVirt takes no target for a migration"
 
-_TOLD_EVERY = 600.0  # seconds at the least, of one node: figures waver, and with them which VMs suffice
-_MOST_TOLD = 16  # VMs at one time, of one node: a forged report has a thousand
+_ANNOUNCE_EVERY = 600.0  # seconds at the least, of one node: figures waver, and with them which VMs suffice
+_ANNOUNCED_VMS = 16  # VMs at one time, of one node: a forged report has a thousand
 _REFUSED_FOR = 600.0  # seconds for which a VM, or a target, that was refused is left out
-_REQUESTED_WITHIN = 60.0  # seconds in which a VM's request for its new node is written, or another VM is moved
-_STRAYED_FOR = timedelta(hours=1)  # for which nothing is moved after a migration that went elsewhere
+_REQUESTED_WITHIN = 60.0  # seconds in which a VM's request for its new node is written, or another VM is migrated
+_STRAYED_FOR = timedelta(hours=1)  # for which nothing is migrated after a migration that went elsewhere
 
 
 class VMMigrator(NodeRemedy):
@@ -118,17 +116,19 @@ class VMMigrator(NodeRemedy):
             if policy is None or policy.migrations is None:
                 continue
             reported = await self._describe(nodes, histories, policy.migrations.rest)
-            expected = self._time(with_migrations_under_way(reported, all_under_way(histories)), contended_at)
+            expected = self._with_contended_time(
+                with_migrations_under_way(reported, all_under_way(histories)), contended_at
+            )
             if self._enforces(policy):
                 plan = await self._enforce(expected, policy.migrations)
-                plan = replace(plan, migrations=(*_own(reported, histories), *plan.migrations))
+                plan = replace(plan, migrations=(*_our_migrations_under_way(reported, histories), *plan.migrations))
                 plans[name], room_needed = plan, room_needed | self._room_needed(plan)
-                fault = self._what_is_wrong(reported, histories, policy.migrations)
+                fault = self._fault(reported, histories, policy.migrations)
                 faults |= {} if fault is None else {name: fault}
             else:
-                terms = replace(ADVICE_TERMS, contended_for=policy.migrations.contended_for)
+                terms = replace(ADVICE_TERMS, after=policy.migrations.after)
                 plans[name] = await _choose([node.with_room_made() for node in expected], terms)
-                await self._tell(plans[name])
+                await self._announce(plans[name])
         self._contended_at = contended_at
         self._announced = {name: each for name, each in self._announced.items() if name in contended_at}
         self._state.migration_plans = plans
@@ -159,7 +159,9 @@ class VMMigrator(NodeRemedy):
             await asyncio.sleep(0)
         return described
 
-    def _time(self, nodes: Sequence[MigrationNode], contended_at: dict[str, float]) -> list[MigrationNode]:
+    def _with_contended_time(
+        self, nodes: Sequence[MigrationNode], contended_at: dict[str, float]
+    ) -> list[MigrationNode]:
         """Find for how long nodes have needed more than they have; ``contended_at`` takes since when."""
         now = self._clock()
         contended_at |= {node.name: self._contended_at.get(node.name, now) for node in nodes if node.excess}
@@ -181,7 +183,8 @@ class VMMigrator(NodeRemedy):
         node = migration_node(memory, hindrances=hindrances, accepts=accepts, allocatable=allocatable)
         today = self._state.utc_now().timestamp()
         vms = (
-            replace(vm, moved_for=histories[vm.name].rested(today)) if vm.name in histories else vm for vm in node.vms
+            replace(vm, since_migration=histories[vm.name].rested(today)) if vm.name in histories else vm
+            for vm in node.vms
         )
         return replace(node, vms=tuple(vms), spare=memory.spare)
 
@@ -192,7 +195,7 @@ class VMMigrator(NodeRemedy):
         await self._limits.update()
         under_way = sum(not each.ended for each in self._watch.migrations())
         plan = await _choose(nodes, self._limits.restrict(terms, nodes, under_way))
-        await self._tell(replace(plan, migrations=()))
+        await self._announce(replace(plan, migrations=()))
         begun = [] if _EVERYTHING in self._refused else [each for each in plan.migrations if await self._begin(each)]
         held_up = {each.source for each in plan.migrations} - {each.source for each in begun}
         room_needed = Counter(plan.room_needed)
@@ -201,11 +204,11 @@ class VMMigrator(NodeRemedy):
         waiting = (*plan.waiting, *sorted(held_up))
         return replace(plan, migrations=tuple(begun), waiting=waiting, room_needed=room_needed)
 
-    async def _begin(self, migration: Migration) -> bool:
+    async def _begin(self, migration: ChosenMigration) -> bool:
         """Have KubeVirt migrate a VM; whether it takes that on."""
         uid, target = migration.vm.uid, migration.target
         try:
-            node = await self._checked_target(migration)
+            node = await self._recheck(migration)
             arrival = None if node is None else self._plan_arrival(migration)
             if node is None or not self._is_requested(migration, arrival) or not self._may_write():
                 return False
@@ -231,7 +234,7 @@ class VMMigrator(NodeRemedy):
         await self._post(migration.source, MIGRATES, f"{migration.vm.name} is migrated to {target}", [migration])
         return True
 
-    def _plan_arrival(self, migration: Migration) -> Arrival | None:
+    def _plan_arrival(self, migration: ChosenMigration) -> Arrival | None:
         """Find with how much memory a VM is to arrive; None if with all, or if nothing is to be requested of it."""
         vm = next(each for each in self._memory[migration.source].vms if each.uid == migration.vm.uid)
         others = [each for each in self._arrivals.values() if each.vm != vm.name]
@@ -242,7 +245,7 @@ class VMMigrator(NodeRemedy):
         # Figures waver: what was requested a moment ago holds as long as the node can give nearly as much.
         return before if before.memory - found.memory <= vm.dead_band else found
 
-    def _is_requested(self, migration: Migration, arrival: Arrival | None) -> bool:
+    def _is_requested(self, migration: ChosenMigration, arrival: Arrival | None) -> bool:
         """Whether no more is requested of a VM than it is to arrive with; if more is, its node's next round mends that.
 
         On its way the VM is left alone, so a request that is written later would reach it when it has arrived only.
@@ -264,22 +267,22 @@ class VMMigrator(NodeRemedy):
         self._enqueue(migration.source)
         return False
 
-    async def _checked_target(self, migration: Migration) -> Object | None:
-        """Read the target's Node; None if it takes no VMs, or if the VM must not be moved, whatever agents report.
+    async def _recheck(self, migration: ChosenMigration) -> Object | None:
+        """Read the target's Node; None if it takes no VMs, or if the VM must not be migrated, whatever agents report.
 
         Raises:
             ApiError: the VM or the Node is gone or cannot be read.
         """
         namespace, name = migration.vm.name.split("/", 1)
         vmi = await self._cluster.get(paths.instance(namespace, name), accept=OBJECT_METADATA_ONLY)
-        fault = why_not_moved(vmi, migration.vm.uid, migration.source)
+        fault = vm_hindrance(vmi, migration.vm.uid, migration.source)
         if fault is not None:
             self._leave_out(migration.vm.uid, f"{migration.vm.name} is not migrated: {fault}")
             return None
         if self._canceller.recall(migration.vm.name, vmi):
             return None  # the next choice knows that it may have to rest
         node = await self._cluster.get(paths.node(migration.target))
-        fault = why_no_target(node)
+        fault = target_hindrance(node)
         if fault is not None:
             self._leave_out(migration.target, f"no VM is migrated to {migration.target}: {fault}")
             return None
@@ -331,7 +334,7 @@ class VMMigrator(NodeRemedy):
             if room != before.get(name) and room > self._memory[name].spare:
                 self._enqueue(name)
 
-    def _what_is_wrong(
+    def _fault(
         self, nodes: Iterable[MigrationNode], histories: Mapping[str, MigrationHistory], terms: MigrationTerms
     ) -> str | None:
         """Say in one line what keeps a policy from migrating VMs of its nodes as it should; None if nothing does."""
@@ -345,36 +348,36 @@ class VMMigrator(NodeRemedy):
         known = {vm: histories[vm] for vm in uids.values() if vm in histories}
         failed = [vm for vm, each in known.items() if each.failures and each.rested(today) < terms.rest]
         if failed:
-            return f"the last migration failed of {listed(sorted(failed))}: it is not tried again for a while"
+            return f"the last migration of {listed(sorted(failed))} failed: it is tried again later"
         if self._canceller.fault is not None:
             return self._canceller.fault
         late = [vm for vm, each in known.items() if each.under_way_for(today) > LONG_UNDER_WAY.total_seconds()]
-        return f"the migration does not end of {listed(sorted(late))}" if late else None
+        return f"the migration of {listed(sorted(late))} does not end" if late else None
 
-    async def _tell(self, plan: MigrationPlan) -> None:
+    async def _announce(self, plan: MigrationPlan) -> None:
         """Post events about nodes of which nothing was posted, or something else."""
-        found: dict[str, list[Migration]] = {}
+        found: dict[str, list[ChosenMigration]] = {}
         for migration in plan.migrations:
             found.setdefault(migration.source, []).append(migration)
         now = self._clock()
         for name in [*found, *plan.unmended]:
             migrations = found.get(name, [])
             uids = frozenset(each.vm.uid for each in migrations)
-            before, at = self._announced.get(name, (None, -_TOLD_EVERY))
-            if uids == before or now - at < _TOLD_EVERY:
+            before, at = self._announced.get(name, (None, -_ANNOUNCE_EVERY))
+            if uids == before or now - at < _ANNOUNCE_EVERY:
                 continue
             self._announced[name] = uids, now
             if migrations:
                 moves = listed([f"{each.vm.name} to {each.target}" for each in migrations])
-                note = f"its NodePolicy only observes; by memory, it would migrate {moves}"
+                note = f"its NodePolicy only observes; judged by memory alone, it would migrate {moves}"
                 await self._post(name, WOULD_MIGRATE, note, migrations)
             else:
                 await self._post(name, NO_MIGRATION_HELPS, f"no migration mends it: {plan.unmended[name]}")
 
-    async def _post(self, name: str, reason: str, note: str, migrations: Sequence[Migration] = ()) -> None:
+    async def _post(self, name: str, reason: str, note: str, migrations: Sequence[ChosenMigration] = ()) -> None:
         """Post an event about a Node, and about each VM that is migrated."""
         await self._post_about_node(name, reason, note, warning=reason == NO_MIGRATION_HELPS)
-        for each in migrations[:_MOST_TOLD]:
+        for each in migrations[:_ANNOUNCED_VMS]:
             namespace, vm = each.vm.name.split("/", 1)
             about = ObjectReference("kubevirt.io/v1", "VirtualMachineInstance", vm, each.vm.uid, namespace)
             begin = "it is migrated" if reason == MIGRATES else "it would be migrated; the NodePolicy only observes"
@@ -386,10 +389,12 @@ async def _choose(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> Migr
     return await asyncio.to_thread(choose_migrations, nodes, terms)
 
 
-def _own(nodes: Iterable[MigrationNode], histories: Mapping[str, MigrationHistory]) -> list[Migration]:
+def _our_migrations_under_way(
+    nodes: Iterable[MigrationNode], histories: Mapping[str, MigrationHistory]
+) -> list[ChosenMigration]:
     """List our migrations of these nodes' VMs that are under way."""
     return [
-        Migration(vm, node.name, latest.target or "another node", "it is under way")
+        ChosenMigration(vm, node.name, latest.target or "another node", "it is under way")
         for node in nodes
         for vm in node.vms
         if vm.name in histories

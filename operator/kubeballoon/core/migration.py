@@ -18,48 +18,49 @@ class MigrationTerms:
     """MigrationTerms are the limits of migrations.
 
     Attributes:
-        contended_for: seconds for which a node must need more than it has before a VM is moved from it.
-        at_once: how many migrations may be under way in the cluster.
-        at_once_per_node: how many may be under way from or to one node.
+        after: seconds for which a node must need more than it has before a VM is migrated from it.
+        max_migrations: how many migrations may be under way among the nodes that are looked at.
+        max_migrations_per_node: how many may be under way from or to one node.
         rest: seconds for which a VM stays where it is after a migration.
     """
 
-    contended_for: float = 300.0
-    at_once: int = 2
-    at_once_per_node: int = 1
+    after: float = 300.0
+    max_migrations: int = 2
+    max_migrations_per_node: int = 1
     rest: float = 3600.0
 
 
-ADVICE_TERMS = MigrationTerms(contended_for=0.0, at_once=1_000, at_once_per_node=1_000)
+ADVICE_TERMS = MigrationTerms(after=0.0, max_migrations=1_000, max_migrations_per_node=1_000)
 """The limits where migrations are only named: all that mend a node now, not those that may begin now."""
 
 
 @dataclass(frozen=True, slots=True)
 class MigratableVM:
-    """A MigratableVM is a VM that may be moved, or must not be.
+    """A MigratableVM is a VM that may be migrated, or must not be.
 
     Attributes:
         uid: the VM's uid.
         name: its namespace and name.
-        need: what it is to have on a node, bytes: its demand or its minimum, whichever is more, and its overhead.
+        required: what a node must have for it, bytes: its demand, or all that it may hold if nothing is reclaimed from
+            it, and its overhead.
         held: what it holds of its node's memory, bytes: that has to be copied.
-        hindrance: why it must not be moved; None if it may be.
-        moved_for: seconds since it was last migrated.
-        request: what its pod requests of the scheduler, bytes; None if as much as it needs.
+        hindrance: why it must not be migrated; None if it may be.
+        since_migration: seconds since its last migration.
+        request: what its pod requests of the scheduler, bytes; None if as much as is required.
     """
 
     uid: str
     name: str
-    need: int
+    required: int
     held: int
     hindrance: str | None = None
-    moved_for: float = float("inf")
+    since_migration: float = float("inf")
     request: int | None = None
 
     @property
     def requested(self) -> int:
         """What the scheduler must find for it on a node, bytes."""
-        return self.need if self.request is None else self.request
+        return self.required if self.request is None else self.request
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +68,19 @@ class MigrationNode:
     """A MigrationNode is a node as a source or a target of migrations.
 
     Attributes:
-        capacity: what its VMs may use together, with their overhead, bytes.
+        memory_for_vms: what its VMs may use together, with their overhead, bytes.
         state: how short of memory it is.
-        contended_for: seconds for which its VMs have needed more than its capacity.
+        contended_for: seconds for which its VMs have needed more than it has for them.
         accepts: whether the scheduler may place VMs there.
         spare: memory that is available there now beyond the reserve, bytes; None if that does not count.
         requestable: what pods may still request of the scheduler there at the most, bytes; None if that is not known.
         incoming: how many migrations to it are under way.
         outgoing: how many migrations from it are under way.
-        received_from: the names of nodes whose VMs were moved to it lately: its own VMs do not go there.
+        received_from: the names of nodes whose VMs were migrated to it lately: its own VMs do not go there.
     """
 
     name: str
-    capacity: int
+    memory_for_vms: int
     state: NodeState
     vms: tuple[MigratableVM, ...] = ()
     contended_for: float = 0.0
@@ -91,19 +92,19 @@ class MigrationNode:
     received_from: frozenset[str] = frozenset()
 
     @property
-    def need(self) -> int:
-        """What its VMs are to have together, bytes."""
-        return sum(vm.need for vm in self.vms)
+    def required(self) -> int:
+        """What a node must have for its VMs together, bytes."""
+        return sum(vm.required for vm in self.vms)
 
     @property
     def excess(self) -> int:
-        """By how much its VMs need more than its capacity, bytes."""
-        return max(0, self.need - self.capacity)
+        """By how much its VMs need more than it has for them, bytes."""
+        return max(0, self.required - self.memory_for_vms)
 
     @property
     def reclaimable(self) -> int:
         """What its VMs hold and do not need, so that balloons can make room there, bytes."""
-        return sum(max(0, vm.held - vm.need) for vm in self.vms)
+        return sum(max(0, vm.held - vm.required) for vm in self.vms)
 
     def with_room_made(self) -> MigrationNode:
         """Return the node as it is once all has been reclaimed that its VMs do not need."""
@@ -123,21 +124,23 @@ def migration_node(
 ) -> MigrationNode:
     """Describe a node for the choice of migrations.
 
-    A VM that takes no part in ballooning needs what it holds, or all of its memory where that may still grow. One that
-    its agent cannot reach, or that is on its way already, must not be moved.
+    A VM that takes no part in ballooning, or does not follow, counts with its size, or with what it holds if that is
+    more. One that its agent cannot reach must not be migrated.
 
     Args:
         node: the node.
-        contended_for: seconds for which its VMs have needed more than its capacity.
-        hindrances: why VMs must not be moved, by uid.
-        accepts: whether VMs may be moved to it.
+        contended_for: seconds for which its VMs have needed more than it has for them.
+        hindrances: why VMs must not be migrated, by uid.
+        accepts: whether VMs may be migrated to it.
         allocatable: what pods may request of the scheduler there together at the most, bytes; None if that is not
             known. What other pods than VMs' request is not known, so the scheduler may find less.
     """
-    capacity = node.total - node.other - node.reserve
+    memory_for_vms = node.total - node.other - node.reserve
     vms = tuple(_migratable(vm, hindrances.get(vm.uid)) for vm in node.vms if not vm.pooled)
     requestable = None if allocatable is None else max(0, allocatable - sum(vm.requested for vm in vms))
-    return MigrationNode(node.name, max(0, capacity), node.state, vms, contended_for, accepts, requestable=requestable)
+    return MigrationNode(
+        node.name, max(0, memory_for_vms), node.state, vms, contended_for, accepts, requestable=requestable
+    )
 
 
 def _migratable(vm: MemoryVM, hindrance: str | None) -> MigratableVM:
@@ -187,7 +190,7 @@ def _with_traffic(
     return replace(
         node,
         vms=staying,
-        capacity=max(0, node.capacity - sum(vm.need for vm in known)),
+        memory_for_vms=max(0, node.memory_for_vms - sum(vm.required for vm in known)),
         spare=None if node.spare is None else max(0, node.spare - sum(vm.held for vm in known)),
         requestable=None if node.requestable is None else max(0, node.requestable - sum(vm.requested for vm in known)),
         incoming=len(arriving),
@@ -196,8 +199,8 @@ def _with_traffic(
 
 
 @dataclass(frozen=True, slots=True)
-class Migration:
-    """A Migration moves a VM from one node to another; its reason is a sentence for an administrator."""
+class ChosenMigration:
+    """A ChosenMigration takes a VM from one node to another; its reason is a sentence for an administrator."""
 
     vm: MigratableVM
     source: str
@@ -217,7 +220,7 @@ class MigrationPlan:
             target's name. Their own VMs do not need it, but hold it, and a balloon can reclaim it.
     """
 
-    migrations: tuple[Migration, ...] = ()
+    migrations: tuple[ChosenMigration, ...] = ()
     unmended: Mapping[str, str] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
     room_needed: Mapping[str, int] = field(default_factory=dict)
@@ -232,13 +235,11 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
     anew when those have ended. All of them wait until what their VMs hold is free on the targets, which the plan says:
     guests fill with page cache what they do not need, so next to nothing is free on a node whose VMs have run for long.
     """
-    sources = [
-        each for each in nodes if each.excess and each.contended_for >= terms.contended_for and not each.incoming
-    ]
+    sources = [each for each in nodes if each.excess and each.contended_for >= terms.after and not each.incoming]
     sources.sort(key=lambda each: (-each.state.severity, -each.excess, each.name))
     rooms = _rooms(nodes, terms)
-    left = terms.at_once - sum(each.outgoing for each in nodes)
-    migrations: list[Migration] = []
+    left = terms.max_migrations - sum(each.outgoing for each in nodes)
+    migrations: list[ChosenMigration] = []
     unmended: dict[str, str] = {}
     waiting: list[str] = []
     room_needed: dict[str, int] = {}
@@ -248,7 +249,7 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
         if chosen is None:
             unmended[source.name] = _why_not(source, terms, alone=len(nodes) == 1)
             continue
-        may_begin = min(left, terms.at_once_per_node - source.outgoing)
+        may_begin = min(left, terms.max_migrations_per_node - source.outgoing)
         if not _take_rooms(chosen, rooms):
             for vm, target in chosen:
                 room_needed[target] = room_needed.get(target, 0) + vm.held
@@ -265,8 +266,8 @@ def choose_migrations(nodes: Sequence[MigrationNode], terms: MigrationTerms) -> 
 
 
 @dataclass(slots=True)
-class _Room:
-    """A _Room is what a target has left: bytes for VMs, and migrations that may begin.
+class _TargetRoom:
+    """A _TargetRoom is what a target has left: bytes for VMs, and migrations that may begin.
 
     Attributes:
         memory: what its own VMs do not need.
@@ -284,7 +285,7 @@ class _Room:
     def fits(self, vm: MigratableVM) -> bool:
         """Whether there is room for a VM once the target's own VMs have given what they do not need."""
         return (
-            vm.need <= self.memory
+            vm.required <= self.memory
             and (self.spare is None or vm.held <= self.spare + self.reclaimable)
             and (self.requestable is None or vm.requested <= self.requestable)
         )
@@ -294,8 +295,8 @@ class _Room:
         return self.spare is None or vm.held <= self.spare
 
     def take(self, vm: MigratableVM) -> None:
-        """Reserve room for a VM."""
-        self.memory -= vm.need
+        """Set room aside for a VM."""
+        self.memory -= vm.required
         if self.spare is not None:
             self.reclaimable -= max(0, vm.held - self.spare)
             self.spare = max(0, self.spare - vm.held)
@@ -303,15 +304,15 @@ class _Room:
             self.requestable -= vm.requested
 
 
-def _rooms(nodes: Iterable[MigrationNode], terms: MigrationTerms) -> dict[str, _Room]:
-    """Find the targets, by name: calm nodes that nothing is moved away from."""
+def _rooms(nodes: Iterable[MigrationNode], terms: MigrationTerms) -> dict[str, _TargetRoom]:
+    """Find the targets, by name: calm nodes that no VM leaves."""
     return {
-        each.name: _Room(
-            each.capacity - each.need,
+        each.name: _TargetRoom(
+            each.memory_for_vms - each.required,
             each.spare,
             each.reclaimable,
             each.requestable,
-            terms.at_once_per_node - each.incoming,
+            terms.max_migrations_per_node - each.incoming,
         )
         for each in nodes
         if each.accepts and each.state is NodeState.AMPLE and not each.excess and not each.outgoing
@@ -319,11 +320,11 @@ def _rooms(nodes: Iterable[MigrationNode], terms: MigrationTerms) -> dict[str, _
 
 
 def _mend(
-    source: MigrationNode, rooms: Mapping[str, _Room], terms: MigrationTerms
+    source: MigrationNode, rooms: Mapping[str, _TargetRoom], terms: MigrationTerms
 ) -> list[tuple[MigratableVM, str]] | None:
     """Choose VMs whose migration mends a node, each with its target; None if no choice does."""
-    movable = [vm for vm in source.vms if vm.hindrance is None and vm.moved_for >= terms.rest]
-    sufficient = sorted((vm for vm in movable if vm.need >= source.excess), key=lambda vm: (vm.held, vm.name))
+    migratable = [vm for vm in source.vms if vm.hindrance is None and vm.since_migration >= terms.rest]
+    sufficient = sorted((vm for vm in migratable if vm.required >= source.excess), key=lambda vm: (vm.held, vm.name))
     for vm in sufficient:
         target = _target(vm, rooms)
         if target is not None:
@@ -332,20 +333,20 @@ def _mend(
     chosen: list[tuple[MigratableVM, str]] = []
     missing = source.excess
     # The largest first: so the fewest suffice. Among equal ones the cheapest comes first.
-    for vm in sorted(movable, key=lambda vm: (-vm.need, vm.held, vm.name)):
+    for vm in sorted(migratable, key=lambda vm: (-vm.required, vm.held, vm.name)):
         target = _target(vm, left)
         if target is None:
             continue
         left[target].take(vm)
         chosen.append((vm, target))
-        missing -= vm.need
+        missing -= vm.required
         if missing <= 0:
             return chosen
     return None
 
 
-def _take_rooms(chosen: Iterable[tuple[MigratableVM, str]], rooms: Mapping[str, _Room]) -> bool:
-    """Reserve room for all migrations of a node, also for those that begin later; whether all of it is free now."""
+def _take_rooms(chosen: Iterable[tuple[MigratableVM, str]], rooms: Mapping[str, _TargetRoom]) -> bool:
+    """Set room aside for all migrations of a node, also for those that begin later; whether all of it is free now."""
     free = True
     for vm, target in chosen:
         free &= rooms[target].has_free(vm)
@@ -353,28 +354,29 @@ def _take_rooms(chosen: Iterable[tuple[MigratableVM, str]], rooms: Mapping[str, 
     return free
 
 
-def _target(vm: MigratableVM, rooms: Mapping[str, _Room]) -> str | None:
+def _target(vm: MigratableVM, rooms: Mapping[str, _TargetRoom]) -> str | None:
     """Find the node with the most room for a VM, at first among those that have it free; None if none has enough."""
     fitting = [(not room.has_free(vm), -room.memory, name) for name, room in rooms.items() if room.fits(vm)]
     return min(fitting)[2] if fitting else None
 
 
-def _migration(source: MigrationNode, vm: MigratableVM, target: str) -> Migration:
+def _migration(source: MigrationNode, vm: MigratableVM, target: str) -> ChosenMigration:
     reason = (
-        f"the VMs of {source.name} need {human(source.excess)} more than it has; {vm.name} needs {human(vm.need)}, "
+        f"the VMs of {source.name} need {human(source.excess)} more than it has; {vm.name} needs {human(vm.required)}, "
         f"for which {target} has room"
     )
-    return Migration(vm, source.name, target, reason)
+    return ChosenMigration(vm, source.name, target, reason)
 
 
 def _why_not(source: MigrationNode, terms: MigrationTerms, *, alone: bool) -> str:
     """Say why a node cannot be mended by migrations; ``alone`` says that no other node is known."""
-    movable = [vm for vm in source.vms if vm.hindrance is None and vm.moved_for >= terms.rest]
+    migratable = [vm for vm in source.vms if vm.hindrance is None and vm.since_migration >= terms.rest]
     text = f"its VMs need {human(source.excess)} more than it has"
-    if not movable:
-        return f"{text}, and none of them may be moved now"
+    if not migratable:
+        return f"{text}, and none of them may be migrated now"
     if alone:
         return (
-            f"{text}, and there is no node to move them to: a target has the same NodePolicy, and an agent that reports"
+            f"{text}, and there is no node to migrate them to: "
+            "a target has the same NodePolicy, and an agent that reports"
         )
-    return f"{text}, and no other node has room for as many of its {len(movable)} VMs that may be moved as that takes"
+    return f"{text}, and the other nodes have no room for enough of its {len(migratable)} VMs that may be migrated"

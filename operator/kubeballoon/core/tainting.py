@@ -16,20 +16,20 @@ class TaintTerms:
     Attributes:
         mode: whether nodes are tainted, or it is only said which would be.
         when_critical: the taint's effect while a node is Critical; in Tight and Scarce it is PreferNoSchedule.
-        most: how many nodes are tainted at one time at the most; None where a percentage says so.
-        most_percent: the same in percent of the nodes, rounded up.
+        max_tainted: how many nodes are tainted at one time at the most; None where a percentage says so.
+        max_tainted_percent: the same in percent of the nodes, rounded up.
         remove_after: seconds for which a node must be in a better state before a taint is removed or weakened.
     """
 
     mode: RemedyMode = RemedyMode.OFF
     when_critical: TaintEffect = TaintEffect.PREFER_NO_SCHEDULE
-    most: int | None = None
-    most_percent: int = 25
+    max_tainted: int | None = None
+    max_tainted_percent: int = 25
     remove_after: float = 300.0
 
     def limit(self, nodes: int) -> int:
         """Return how many of so many nodes may be tainted at one time."""
-        return math.ceil(nodes * self.most_percent / 100) if self.most is None else self.most
+        return math.ceil(nodes * self.max_tainted_percent / 100) if self.max_tainted is None else self.max_tainted
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,8 @@ def _taint_terms(settings: TaintSettings) -> TaintTerms:
     return TaintTerms(
         mode=settings.mode,
         when_critical=settings.when_critical,
-        most=most,
-        most_percent=percent or 0,
+        max_tainted=most,
+        max_tainted_percent=percent or 0,
         remove_after=parse_duration(settings.remove_after),
     )
 
@@ -88,9 +88,9 @@ def _migration_terms(settings: MigrationSettings) -> MigrationTerms | None:
     if settings.mode is RemedyMode.OFF:
         return None
     return MigrationTerms(
-        contended_for=parse_duration(settings.after),
-        at_once=settings.max_migrations,
-        at_once_per_node=settings.max_migrations_per_node,
+        after=parse_duration(settings.after),
+        max_migrations=settings.max_migrations,
+        max_migrations_per_node=settings.max_migrations_per_node,
         rest=parse_duration(settings.rest),
     )
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from kubeballoon.core.memory.model import MemoryNode
 from kubeballoon.core.migration import (
-    Migration,
+    ChosenMigration,
     MigrationNode,
     MigrationPlan,
     MigrationTerms,
@@ -72,7 +72,7 @@ class PolicyMigrator:
         self._terms = terms
         self._contended_at: dict[str, float] = {}  # since when each node has needed more than it has
         self._moved_at: dict[str, float] = {}  # when each VM was last migrated
-        self._moves: list[tuple[float, str, str]] = []  # when VMs were moved from one node to another, the latest last
+        self._moves: list[tuple[float, str, str]] = []  # when, from and to which node VMs were migrated
 
     def choose(self, now: float, nodes: Sequence[PooledNode], under_way: Sequence[MigrationUnderWay]) -> MigrationPlan:
         """Choose the migrations to begin at ``now``, seconds, beside those that are under way."""
@@ -89,7 +89,9 @@ class PolicyMigrator:
         memory = node.memory
         described = migration_node(memory)
         vms = (
-            replace(vm, request=node.requests[vm.name], moved_for=now - self._moved_at.get(vm.name, -float("inf")))
+            replace(
+                vm, request=node.requests[vm.name], since_migration=now - self._moved_at.get(vm.name, -float("inf"))
+            )
             for vm in described.vms
         )
         return replace(
@@ -216,8 +218,8 @@ class UtilisationDescheduler:
 
     It is a simple model of Kubernetes' descheduler, which knows neither demands nor guarantees (LowNodeUtilization with
     thresholds that deviate from the average): of a node whose guests work with more of its memory than those of the
-    average node do, by some points, the VM is moved that brings it closest to the average. It goes where the scheduler
-    places it: to the node with the lowest requests that has room for its own.
+    average node do, by some points, the VM is migrated that brings it closest to the average. It goes where the
+    scheduler places it: to the node with the lowest requests that has room for its own.
     """
 
     def __init__(self, terms: MigrationTerms, points: float = 0.1) -> None:
@@ -234,9 +236,9 @@ class UtilisationDescheduler:
         busy = {each.target for each in under_way} | {
             node.name for node in nodes if any(vm.name in moving for vm in node.memory.vms)
         }
-        chosen: list[Migration] = []
+        chosen: list[ChosenMigration] = []
         for node in sorted(nodes, key=lambda each: -used[each.name]):
-            if len(chosen) + len(moving) >= self._terms.at_once or used[node.name] <= average + self._points:
+            if len(chosen) + len(moving) >= self._terms.max_migrations or used[node.name] <= average + self._points:
                 break
             if node.name in busy:
                 continue
@@ -249,7 +251,7 @@ class UtilisationDescheduler:
 
     def _move(
         self, now: float, source: PooledNode, surplus: float, nodes: Iterable[PooledNode], busy: set[str | None]
-    ) -> Migration | None:
+    ) -> ChosenMigration | None:
         """Choose which VM leaves a node, and where the scheduler places it; None if no node has room for any."""
         vms = [
             vm
@@ -265,7 +267,7 @@ class UtilisationDescheduler:
             ]
             if room:
                 target = max(room, key=lambda each: each.requestable)
-                return Migration(vm, source.name, target.name, f"{source.name} is used more than the average")
+                return ChosenMigration(vm, source.name, target.name, f"{source.name} is used more than the average")
         return None
 
 
