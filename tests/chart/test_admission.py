@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import ssl
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +17,7 @@ from hack.testbed.controlplane import ControlPlane, ControlPlaneError
 from hack.testbed.lab import GuestSpec, vmi_object
 from kubeballoon.cluster import paths
 from tests.support.cluster import AS_CONTROLLER, MIB, Object, get, is_allowed, migration_rights, set_taints
+from tests.support.thieves import THEFTS, Thief, refused
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
@@ -124,14 +121,6 @@ def annotated(kind: str, namespace: str, **annotations: str) -> Object:
         return vmi(namespace, **annotations)
     metadata = {"annotations": {_full(key): value for key, value in annotations.items()}}
     return templated(kind, namespace, metadata=metadata)
-
-
-def refused(action: Callable[[], object]) -> str:
-    """Run an action that the API server must refuse, and return its message."""
-    with pytest.raises(ControlPlaneError) as error:
-        action()
-    assert "Forbidden" in str(error.value) or "forbidden" in str(error.value)
-    return str(error.value)
 
 
 def await_right(plane: ControlPlane, namespace: str, user: str) -> None:
@@ -254,51 +243,6 @@ def test_an_administrator_withdraws_but_does_not_write(admin: User, controller: 
     controller.annotate("vmi", "vm", memory_target="32Mi")
     refused(lambda: admin.annotate("vmi", "vm", memory_target="48Mi"))
     admin.annotate("vmi", "vm", memory_target=None)
-
-
-THEFTS: dict[str, Object] = {
-    "owner references": {
-        "metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "gone"}]}
-    },
-    "finalizers": {"metadata": {"finalizers": ["example.com/never"]}},
-    "labels": {"metadata": {"labels": {"tier": "gold"}}},
-    "a label's removal": {"metadata": {"labels": None}},
-    "the spec": {"spec": {"terminationGracePeriodSeconds": 0}},
-    "the status": {"status": {"nodeName": "another"}},
-    "other annotations": {"metadata": {"annotations": {"kubevirt.io/note": "1"}}},
-    "the owner's annotation": {"metadata": {"annotations": {"kubeballoon.io/exclude": "true"}}},
-    "all annotations": {"metadata": {"annotations": None}},
-}
-"""Merge patches by which a thief would use the controller's right to patch VMIs."""
-
-
-@dataclass(frozen=True)
-class Thief:
-    """A Thief holds a stolen token, and sends patches of his own making: kubectl would first read what it patches."""
-
-    access: Object
-
-    @classmethod
-    def of(cls, plane: ControlPlane, part: str) -> Thief:
-        """Steal the token of a part of kubeballoon."""
-        account = plane.service_account_kubeconfig(NAMESPACE, f"{RELEASE}-{part}")
-        return cls(json.loads(account.read_text()))
-
-    def patch(self, path: str, body: Object, query: str = "") -> Object:
-        """Send a merge patch, and return the answer."""
-        cluster, user = self.access["clusters"][0]["cluster"], self.access["users"][0]["user"]
-        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        headers = {"Authorization": f"Bearer {user['token']}", "Content-Type": "application/merge-patch+json"}
-        address = f"{cluster['server']}{path}{query}"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers, method="PATCH")  # noqa: S310 - HTTPS
-        try:
-            with urllib.request.urlopen(  # noqa: S310 - HTTPS
-                request, timeout=20, context=ssl.create_default_context(cadata=authority)
-            ) as answer:
-                found: Object = json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            raise ControlPlaneError(error.read().decode()) from error
-        return found
 
 
 @pytest.fixture(params=["controller", "uninstall"])

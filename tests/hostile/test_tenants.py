@@ -6,23 +6,18 @@ They are on one node, beside a VM that is honest, with a real agent that reaches
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from hack.testbed.chart import CHART, agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane
-from hack.testbed.hostile.launchers import RunningAgent, daemons, running
 from hack.testbed.hostile.metronome import Ticks
-from kubeballoon.agent.hypervisor.launcher_sockets import RUNTIME
-from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.cluster import paths
 from kubeballoon.cluster.client import ApiClient, UnreachableError
 from tests.support.cluster import FakeNode, Object, get
+from tests.support.honest_agents import agent_of
+from tests.support.processes import memory_limit
 
 pytestmark = pytest.mark.cluster
 
@@ -43,21 +38,6 @@ TENANTS: dict[str, dict[str, str]] = {
 }
 DIGITS = "digits"  # the VM whose object says that its memory has 4,000 digits
 FLAPS = 20
-
-
-@contextmanager
-def agent_of(plane: ControlPlane, node: str, pods: Path, *names: str) -> Iterator[RunningAgent]:
-    """Run an agent inside the context, with an honest daemon for each of the VMs."""
-    sockets = [pods / f"pod-{name}" / RUNTIME / "virtqemud-sock" for name in names]
-    for each in sockets:
-        each.parent.mkdir(parents=True)
-    answers = daemons(pods / "honest.json", {str(each): {} for each in sockets})
-    with running(answers) as (daemon,):
-        assert daemon.stdout is not None
-        assert daemon.stdout.readline() == "ready\n"
-        arguments = [str(pods), node, str(agent_kubeconfig(plane, node))]
-        with running(["hack.testbed.hostile.agent_on_cluster", *arguments]) as (process,):
-            yield RunningAgent(process)
 
 
 @pytest.fixture
@@ -106,8 +86,7 @@ async def test_vms_with_as_many_labels_as_an_object_holds_cost_their_node_nothin
             )
         check_writes(before, look)
         assert not Ticks(**look["ticks"]).held
-        values: Any = yaml.safe_load((CHART / "values.yaml").read_text())
-        assert look["peak"] < parse_quantity(values["agent"]["resources"]["limits"]["memory"])
+        assert look["peak"] < memory_limit("agent")
     stored = get(installed, "nodepressure", node.name)["status"]["virtualMachines"]
     assert {vm["name"] for vm in stored} == set(names), "nothing was refused"
 

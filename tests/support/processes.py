@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from hack.testbed.chart import agent_kubeconfig
+import yaml
+
+from hack.testbed.chart import CHART, agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import LabNode
+from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.cluster.lease import LEASE_DURATION, RETRY_PERIOD
 from tests.support.waiting import until
 
@@ -45,6 +48,12 @@ class Command:
         if self.process.poll() is None:
             self.stop()
 
+    def peak_memory(self) -> int:
+        """Return how many bytes it has held in memory at most."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(peak) << 10
+
     def output(self) -> str:
         """Return everything that it has written so far."""
         return self.log.read_text()
@@ -75,10 +84,16 @@ def agent(plane: ControlPlane, node: LabNode, log: Path, *options: str) -> Comma
     )
 
 
-def controller(plane: ControlPlane, log: Path, *options: str) -> Command:
-    """Start a controller, with a token of its ServiceAccount."""
+def controller(plane: ControlPlane, log: Path, *options: str, after: str = "") -> Command:
+    """Start a controller, with a token of its ServiceAccount, after some Python code."""
     kubeconfig = plane.service_account_kubeconfig(SYSTEM, "kubeballoon-controller")
-    return Command(log, "controller", f"--kubeconfig={kubeconfig}", f"--namespace={SYSTEM}", *options)
+    return Command(log, "controller", f"--kubeconfig={kubeconfig}", f"--namespace={SYSTEM}", *options, after=after)
+
+
+def memory_limit(component: str) -> int:
+    """Return the chart's memory limit of a component, "agent" or "controller", in bytes."""
+    values: Any = yaml.safe_load((CHART / "values.yaml").read_text())
+    return parse_quantity(values[component]["resources"]["limits"]["memory"])
 
 
 def await_leadership(command: Command, terms: int = 0) -> None:

@@ -8,16 +8,21 @@ Both count to one more each 20 ms. A machine that is busy slows both; a loop tha
 from __future__ import annotations
 
 import asyncio
+import json
 import mmap
 import os
 import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, ParamSpec, Self, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 INTERVAL = 0.02  # seconds between two counts
 _COUNT = struct.Struct("Q")
@@ -90,6 +95,25 @@ class Metronome:
             await asyncio.sleep(INTERVAL)
             before, beside = self.ticks, self.count_beside()
             self.ticks = Ticks(before.loop + 1, beside, max(before.longest_pause, beside - before.beside))
+
+
+def counted(work: Callable[P, Awaitable[T]], ticks: Path) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return a function that does ``work`` and meanwhile writes how far its event loop has counted.
+
+    The file ``ticks`` then has the fields of `Ticks` as JSON; they are written twice a second.
+    """
+
+    async def work_and_count(*arguments: P.args, **options: P.kwargs) -> T:
+        with Metronome(ticks.with_suffix(".beside")) as metronome:
+            working = asyncio.ensure_future(work(*arguments, **options))
+            while not working.done():
+                await asyncio.wait({working}, timeout=0.5)
+                written = ticks.with_suffix(".new")
+                written.write_text(json.dumps(asdict(metronome.ticks)))
+                written.replace(ticks)
+            return await working
+
+    return work_and_count
 
 
 def main(file: str) -> None:
