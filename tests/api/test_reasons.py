@@ -52,7 +52,8 @@ def test_a_reason_is_one_word_that_a_condition_could_have(reason: AgentReason) -
 
 def test_words_of_a_newer_agent_make_no_report_unreadable() -> None:
     processors = {"size": 1, "method": "Newer", "requestedMethod": "Newer", "reason": "Newer"}
-    methods = {"method": "Newer", "requestedMethod": "Newer", "freedBy": "Newer"}
+    names = ("method", "requestedMethod", "freedBy", "swapAbility", "migratability")
+    methods = dict.fromkeys(names, "Newer")
     vms = [
         {"uid": "u", "namespace": "n", "name": "newer", "size": 1, "processors": processors, **methods},
         {"uid": "w", "namespace": "n", "name": "well", "size": 1, "method": "Balloon"},
@@ -62,12 +63,13 @@ def test_words_of_a_newer_agent_make_no_report_unreadable() -> None:
     read = NodePressureStatus.model_validate({**status, "conditions": []})
     newer, well = read.virtual_machines
     assert (newer.method, newer.requested_method, newer.freed_by) == (None, "Auto", None)
+    assert (newer.swap_ability, newer.migratability) == ("Unknown", None)
     assert newer.processors is not None
     assert (newer.processors.method, newer.processors.requested_method) == (None, "Auto")
     assert newer.processors.reason is AgentReason.UNKNOWN
     assert well.method == "Balloon"
     assert read.state == "Tight"
-    for field in ("method", "requestedMethod", "freedBy"):
+    for field in names:
         with pytest.raises(ValidationError):
             VirtualMachineReport.model_validate({**vms[1], field: 5})
 
