@@ -85,6 +85,40 @@ def test_a_policy_in_a_file_keeps_its_minimum(traces: Path, tmp_path: Path, caps
     assert [each["kind"] for each in found["patches"]] == ["KubeVirt"]
 
 
+def node_policy(directory: Path, spec: str) -> str:
+    """A file with a NodePolicy."""
+    path = directory / "node-policy.yaml"
+    path.write_text(f"{{apiVersion: kubeballoon.io/v1alpha1, kind: NodePolicy, metadata: {{name: all}}, spec: {spec}}}")
+    return str(path)
+
+
+def test_what_a_node_policy_keeps_free_is_not_counted_on(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unmet(spec: str) -> float:
+        options = ("--interval", "1m", "--node-policy", node_policy(tmp_path, spec), "-o", "json")
+        main(command(traces, "--overcommit", "1.25", *options))
+        return float(json.loads(capsys.readouterr().out)["ratios"][0]["unmet_share"])
+
+    assert unmet("{selector: {}, reserve: 12Gi}") > 0.01 > unmet("{selector: {}}")
+
+
+def test_a_node_policy_s_migrations_are_said_not_to_be_replayed(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = node_policy(tmp_path, "{selector: {}, migration: {mode: Observe, after: 1m}}")
+    main(command(traces, "--overcommit", "1.25", "--node-policy", path))
+    assert f"recommend: the migrations of {path} are not replayed\n" in capsys.readouterr().err
+
+
+def test_a_node_policy_that_leaves_nothing_is_one_line(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = node_policy(tmp_path, "{selector: {}, reserve: 30Gi}")
+    assert main(command(traces, "--overcommit", "1.25", "--node-policy", path)) == 1
+    assert f"kubeballoon recommend: {path}: it would keep 30 GiB of 20 GiB free" in capsys.readouterr().err
+
+
 def test_a_history_that_is_too_short_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "vm.csv").write_text(f"seconds,size_bytes,used_bytes\n0,{GIB},0\n3600,{GIB},0\n")
     assert main(command(tmp_path)) == 1

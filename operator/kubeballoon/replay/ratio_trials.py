@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kubeballoon.core.memory.model import MemoryTerms
+from kubeballoon.core.memory.node_state import NodeTerms
 from kubeballoon.replay.minimums import choose_minimums, with_minimum
 from kubeballoon.replay.node_replay import NodeReplay
 from kubeballoon.replay.node_workload import GuestAssumptions, NodeWorkload
@@ -29,6 +30,7 @@ class TrialSettings:
         placements: how many placements are tried at each ratio.
         interval: between two rounds of control, seconds.
         seed: that of the first placement; the others follow it.
+        node_terms: what a NodePolicy says of all nodes.
     """
 
     node_memory: int
@@ -38,6 +40,7 @@ class TrialSettings:
     placements: int = 3
     interval: float = 10.0
     seed: int = 1
+    node_terms: NodeTerms = field(default_factory=NodeTerms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ def try_ratios(
 
     Raises:
         PlacementError: a VM fits no node.
+        UnfitTermsError: the NodePolicy would leave nothing of a node for VMs.
     """
     policies = {name: history.policies.get(owner, "") for name, owner in history.owners.items()}
     minimums: dict[float, dict[str, int]] = {}
@@ -125,6 +129,7 @@ def _tasks(history: VMHistory, settings: TrialSettings, ratio: float) -> Iterato
                 seed,
                 ratio,
                 settings.guests,
+                node_terms=settings.node_terms,
             )
             yield _NodeTask(ratio, placement, workload)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kubeballoon.api.duration import format_duration, parse_duration
 from kubeballoon.core.memory.model import MemoryTerms
+from kubeballoon.core.memory.node_state import NodeTerms, UnfitTermsError
 from kubeballoon.options import checked
 from kubeballoon.replay.main import (
     add_guest_options,
@@ -20,6 +21,7 @@ from kubeballoon.replay.main import (
     parse_ratios,
     print_progress,
     progress_printer,
+    read_node_policy,
     read_policy,
     require_extra,
     run_command,
@@ -60,6 +62,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="how many placements of the VMs on nodes to try at each ratio (default: 3)",
     )
     _add_limit_options(parser)
+    parser.add_argument(
+        "--node-policy",
+        type=Path,
+        metavar="FILE",
+        help="file with one NodePolicy, which governs all nodes; its migrations are not replayed (default: no "
+        "NodePolicy)",
+    )
     add_run_options(parser)
     add_guest_options(parser)
     parser.add_argument(
@@ -110,10 +119,13 @@ def _recommend(options: argparse.Namespace) -> int:
     from kubeballoon.replay import recommend_report  # noqa: PLC0415 - needs the extra, which --help does not
 
     policy = read_policy(options.policy)
+    node_terms, migrations = read_node_policy(options.node_policy)
     source = read_source(options)
     for note in (*source.notes, *_doubts(source)):
         print_progress(note, "recommend")
-    found = _find(options, source, policy)
+    if migrations is not None:
+        print_progress(f"the migrations of {options.node_policy} are not replayed", "recommend")
+    found = _find(options, source, policy, node_terms)
     if options.html is not None:
         recommend_report.write(found, options.html)
     text = json.dumps(found.to_json(), indent=2) if options.format == "json" else recommend_report.text(found)
@@ -121,11 +133,11 @@ def _recommend(options: argparse.Namespace) -> int:
     return 0 if found.best is not None else _NOTHING_SAFE
 
 
-def _find(options: argparse.Namespace, source: Source, policy: MemoryTerms) -> Recommendation:
+def _find(options: argparse.Namespace, source: Source, policy: MemoryTerms, node_terms: NodeTerms) -> Recommendation:
     """Try the ratios, and judge them.
 
     Raises:
-        UsageError: a VM fits no node.
+        UsageError: a VM fits no node, or the NodePolicy leaves nothing of a node.
     """
     from kubeballoon.replay import ratio_trials  # noqa: PLC0415 - with numpy, as the following
     from kubeballoon.replay.node_workload import GuestAssumptions  # noqa: PLC0415 - with numpy
@@ -138,12 +150,14 @@ def _find(options: argparse.Namespace, source: Source, policy: MemoryTerms) -> R
     guests = GuestAssumptions(options.cache_rate, options.guests_with_swap, options.restart_time, options.boot_storm)
     keep_minimum = options.policy is not None
     settings = ratio_trials.TrialSettings(
-        memory, policy, keep_minimum, guests, options.placements, options.interval, options.seed
+        memory, policy, keep_minimum, guests, options.placements, options.interval, options.seed, node_terms
     )
     try:
         trials = ratio_trials.try_ratios(
             history, settings, options.overcommit, options.jobs, progress_printer("recommend")
         )
+    except UnfitTermsError as error:
+        raise UsageError(f"{options.node_policy}: {error}") from None
     except PlacementError as error:
         raise UsageError(str(error)) from None
     limits = Limits(options.max_unmet, options.max_short, options.target)
