@@ -20,6 +20,7 @@ from hack.bench import (
     hostile,
     ideal_migrations,
     migrations,
+    recommend,
     recorded,
     replay,
 )
@@ -53,6 +54,7 @@ WITH_TRACES: dict[str, TraceBenchmark] = {
     RECORDED: recorded,
     "migrations": migrations,
     "ideal-migrations": ideal_migrations,
+    "recommend": recommend,
     "clock": clock,
 }
 

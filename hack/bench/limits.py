@@ -24,6 +24,8 @@ LIMITS: Mapping[str, tuple[Limit, ...]] = {
     "replay": (Limit("wall_seconds", "allowed_seconds"), Limit("unmet_gib_hours", "allowed_gib_hours")),
     # Recorded traces, against the optimum and no balloon.
     "recorded": (Limit("unmet_gib_hours", "allowed_gib_hours"),),
+    # The share of node-days within the limits: as it is told with 95 % confidence, and as it is with other VMs.
+    "recommend": (Limit("promised_share", "rest_share"),),
     # How often one VM is migrated within a day.
     "migrations": (Limit("most_per_vm_and_day", 1),),
     # Nodes whose VMs demand half as much again as there is.
