@@ -132,7 +132,7 @@ def attempts(vm: str, node: str) -> list[tuple[str, str, Object | None]]:
         ("GET", vm, None),
         ("DELETE", vm, None),
         ("PATCH", lease, finalizers),
-        ("PATCH", lease, {"spec": {"holderIdentity": "x" * 100_000}}),
+        ("PATCH", lease, {"spec": {"holderIdentity": "thief"}}),
         ("DELETE", lease, None),
         ("PATCH", paths.node(node), {"spec": {"unschedulable": True}}),
         ("PATCH", paths.node_pressure_status(node), {"status": {"virtualMachines": []}}),
