@@ -13,6 +13,7 @@ import yaml
 from hack.testbed.chart import CHART, agent_kubeconfig
 from hack.testbed.controlplane import ControlPlane
 from hack.testbed.lab import LabNode
+from hack.testbed.peak_memory import peak_memory
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.cluster.lease import LEASE_DURATION, RETRY_PERIOD
 from tests.support.waiting import until
@@ -50,9 +51,7 @@ class Command:
 
     def peak_memory(self) -> int:
         """Return how many bytes it has held in memory at most."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(peak) << 10
+        return peak_memory(self.process.pid)
 
     def output(self) -> str:
         """Return everything that it has written so far."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from typing import Any
 
 from hack.testbed.fake_cluster import Object, cluster, namespace, vmi
 from hack.testbed.hostile.metronome import Metronome
+from hack.testbed.peak_memory import peak_memory
 from kubeballoon.agent.agent import Agent
 from kubeballoon.agent.hypervisor.libvirt import LibvirtHypervisor
 from kubeballoon.agent.node.memory import HostMemoryReader
@@ -126,7 +126,7 @@ def describe(report: Object, agent: Agent, held: float, metronome: Metronome) ->
         "sampled": sampled,
         "held": held,
         "ticks": asdict(metronome.ticks),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+        "peak": peak_memory(),
         "threads": threading.active_count(),
         "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
     }
