@@ -76,7 +76,8 @@ def report_news(before: NodePressureStatus | None, now: NodePressureStatus) -> N
     """Judge what the report ``now`` tells the controller that the report ``before`` did not.
 
     While the node has memory to spare, figures that drift can wait for some seconds, and balloons that move for one. A
-    guest that needs more memory waits for nothing.
+    guest that needs more memory waits for nothing. What tenants write on their VMs waits like balloons that move,
+    however short of memory the node is.
     """
     if before is None or before.state is not now.state or before.conditions != now.conditions:
         return News.URGENT
@@ -90,7 +91,10 @@ def report_news(before: NodePressureStatus | None, now: NodePressureStatus) -> N
         return News.URGENT
     news = max((_vm_news(known.get(vm.uid), vm) for vm in now.virtual_machines), default=News.NONE)
     drift = max(news, News.DRIFT if moved else News.NONE)
-    return News.URGENT if drift and now.state is not NodeState.AMPLE else drift
+    if drift and now.state is not NodeState.AMPLE:
+        return News.URGENT
+    written_on = any(_tenants_own(known[vm.uid]) != _tenants_own(vm) for vm in now.virtual_machines if vm.uid in known)
+    return max(drift, News.MOVED if written_on else News.NONE)
 
 
 def texts_changed(before: NodePressureStatus, now: NodePressureStatus) -> bool:
@@ -111,10 +115,13 @@ def _vm_news(before: VirtualMachineReport | None, now: VirtualMachineReport) -> 
         return News.URGENT
     if _moved(before.actual, now.actual, now.size):
         return News.MOVED
-    if any(getattr(before, name) != getattr(now, name) for name in _TENANTS_OWN):
-        return News.MOVED
     drifted = any(_moved(getattr(before, name), getattr(now, name), now.size) for name in _DRIFTING)
     return News.DRIFT if drifted else News.NONE
+
+
+def _tenants_own(report: VirtualMachineReport) -> list[object]:
+    """Return what a VM's tenant writes on it."""
+    return [getattr(report, name) for name in _TENANTS_OWN]
 
 
 def _steady(report: ProcessorReport | None) -> ProcessorReport | None:
