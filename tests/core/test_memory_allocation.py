@@ -653,6 +653,25 @@ def test_what_a_guest_that_may_lose_it_has_long_not_touched_is_lent_to_one_that_
     assert targets(of)[0] == pytest.approx(target * GIB, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("minimum", "harmed"), [(Amount(percent=25), True), (Amount(pod_request=True), False)], ids=["25%", "PodRequest"]
+)
+def test_a_vm_that_claims_by_its_size_robs_no_vm_that_is_guaranteed_what_it_requests(
+    minimum: Amount, *, harmed: bool
+) -> None:
+    """Beside VMs that request all they have, a VM of 64 GiB that requests one works with all of it."""
+    policy = replace(POLICY, minimum=minimum)
+    claims = replace(vm("claims", need=64 * GIB, size=64 * GIB, policy=policy), actual=24 * GIB, pod_request=GIB)
+    others = [
+        replace(
+            vm(name, need=9 * GIB, size=10 * GIB, policy=policy), pod_request=10 * GIB, swap_ability=SwapAbility.ABLE
+        )
+        for name in "abcd"
+    ]
+    of = node(claims, *others, capacity=64 * GIB)
+    assert any(each.entitlement < 9 * GIB for each in allocate_memory(of).decisions[1:]) is harmed
+
+
 def test_the_risk_counts_what_vms_that_are_left_out_can_grow_to() -> None:
     unknown = replace(vm("a", need=None), actual=3 * GIB, target=2 * GIB)
     plan = allocate_memory(node(unknown, vm("b"), capacity=4 * GIB))
