@@ -94,7 +94,7 @@ class IdealPool:
     _unmet: float = field(init=False, default=0.0)  # byte-seconds
 
     def __post_init__(self) -> None:
-        """Number the VMs."""
+        """Give each VM of the workload its number."""
         self._traces = [trace for node in self.placed for trace in node]
         self._place = np.repeat(np.arange(len(self.placed)), [len(node) for node in self.placed])
 
@@ -117,7 +117,7 @@ class IdealPool:
             was_contended = contended
 
     def to_row(self) -> dict[str, Any]:
-        """Return what was counted."""
+        """Return what was counted in the whole replay."""
         return {
             "contended_minutes": self._contended / 60,
             "unmet_gib_hours": self._unmet / GIB / 3600,

@@ -25,12 +25,14 @@ def leads(plane: ControlPlane, command: Command) -> bool:
     return "leading" in command.output() and holder(plane).endswith(f"_{command.process.pid}")
 
 
+def minimums(plane: ControlPlane, node: FakeNode) -> set[str | None]:
+    """Return the minimums that are written on a node's VMs."""
+    return {controller_annotations(plane, node.namespace, name).get("memory-min") for name in node.vms}
+
+
 def test_when_the_leader_is_killed_the_other_replica_goes_on(
     installed: ControlPlane, node: FakeNode, tmp_path: Path
 ) -> None:
-    def minimums() -> set[str | None]:
-        return {controller_annotations(installed, node.namespace, name).get("memory-min") for name in node.vms}
-
     for name in ("a", "b", "c"):
         node.add(name)
     node.report()
@@ -38,7 +40,7 @@ def test_when_the_leader_is_killed_the_other_replica_goes_on(
     with controller(installed, tmp_path / "first") as first, controller(installed, tmp_path / "second") as second:
         until(lambda: leads(installed, first) or leads(installed, second), LEAD_SECONDS)
         leader, other = (first, second) if leads(installed, first) else (second, first)
-        until(lambda: minimums() == {"256Mi"})
+        until(lambda: minimums(installed, node) == {"256Mi"})
         until(lambda: "standing by" in other.output())
         leader.process.send_signal(signal.SIGKILL)
         assert leader.process.wait(5) == -signal.SIGKILL
@@ -46,7 +48,7 @@ def test_when_the_leader_is_killed_the_other_replica_goes_on(
         assert not holder(installed).endswith(f"_{other.process.pid}")
         installed.apply(memory_policy("default", memory={"min": "300Mi"}))
         until(lambda: leads(installed, other), LEAD_SECONDS)
-        until(lambda: minimums() == {"300Mi"})
+        until(lambda: minimums(installed, node) == {"300Mi"})
         assert "Traceback" not in other.output()
 
 
@@ -56,19 +58,16 @@ def test_a_controller_goes_on_after_etcd_was_killed_and_came_back(
     if not isinstance(installed, LocalControlPlane):
         pytest.skip("the etcd of a cluster that is given is not ours to kill")
 
-    def minimums() -> set[str | None]:
-        return {controller_annotations(installed, node.namespace, name).get("memory-min") for name in node.vms}
-
     for name in ("a", "b", "c"):
         node.add(name)
     node.report()
     installed.apply(memory_policy("default", memory={"min": "256Mi"}))
     with controller(installed, tmp_path / "log") as only:
-        until(lambda: minimums() == {"256Mi"}, LEAD_SECONDS)
+        until(lambda: minimums(installed, node) == {"256Mi"}, LEAD_SECONDS)
         with installed.without_etcd():
             until(lambda: "WARNING" in only.output(), LEAD_SECONDS)
         node.report()
         installed.apply(memory_policy("default", memory={"min": "300Mi"}))
-        until(lambda: minimums() == {"300Mi"}, LEAD_SECONDS)
+        until(lambda: minimums(installed, node) == {"300Mi"}, LEAD_SECONDS)
         assert only.output().count("leading as") == 1
         assert "Traceback" not in only.output()

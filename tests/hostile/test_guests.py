@@ -9,13 +9,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-import yaml
 
 from hack.testbed.hostile.launchers import RunningAgent, running
 from hack.testbed.hostile.metronome import Ticks
 from hack.testbed.lab import MIB, GuestSpec, LabNode, LauncherPod
-from kubeballoon.api.quantity import parse_quantity
-from tests.hostile.test_launchers import ROOT
+from tests.support.processes import memory_limit
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.guest
@@ -102,7 +100,6 @@ def test_meanwhile_the_honest_guest_follows_and_the_agent_stays_small(node: Node
     look = node.agent.look()
     for _ in range(3):
         look = node.agent.until(partial(all_sampled_since, look))
-    values = yaml.safe_load((ROOT / "charts/kubeballoon/values.yaml").read_text())
-    assert look["peak"] < parse_quantity(values["agent"]["resources"]["limits"]["memory"])
+    assert look["peak"] < memory_limit("agent")
     assert look["threads"] < 3 * len(look["vms"]) + 10
     assert not Ticks(**look["ticks"]).held

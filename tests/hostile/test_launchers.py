@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from hack.testbed.hostile.launchers import (
     ABSENT,
@@ -26,8 +24,8 @@ from hack.testbed.hostile.launchers import (
 from hack.testbed.hostile.metronome import Ticks
 from kubeballoon.api.quantity import parse_quantity
 from kubeballoon.api.v1alpha1 import VirtualMachineReport
+from tests.support.processes import memory_limit
 
-ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
 CLAIMANTS = [name for name, (_, reason) in LAUNCHERS_LIES.items() if reason == "ImplausibleFigures"]
 
@@ -100,8 +98,7 @@ def test_guests_that_all_answer_with_brackets_at_once_hold_up_no_vm_and_cost_the
     for _ in range(3):
         look = agent.until(partial(are_sampled_since, look))
     assert not Ticks(**look["ticks"]).held
-    values = yaml.safe_load((ROOT / "charts/kubeballoon/values.yaml").read_text())
-    assert look["peak"] < parse_quantity(values["agent"]["resources"]["limits"]["memory"])
+    assert look["peak"] < memory_limit("agent")
 
 
 def are_sampled_since(before: dict[str, Any], look: dict[str, Any]) -> bool:
@@ -120,7 +117,6 @@ def test_meanwhile_the_honest_vm_is_looked_at_and_the_agent_stays_small(agent: R
     assert look["vms"].keys() == {HONEST, NEEDY, ABSENT, *LINKS, *LAUNCHERS_LIES, *LIARS_ANSWERS}, (
         "none vanishes from the report"
     )
-    values = yaml.safe_load((ROOT / "charts/kubeballoon/values.yaml").read_text())
-    assert look["peak"] < parse_quantity(values["agent"]["resources"]["limits"]["memory"])
+    assert look["peak"] < memory_limit("agent")
     assert look["threads"] < 3 * len(look["vms"]) + 10
     assert not Ticks(**look["ticks"]).held

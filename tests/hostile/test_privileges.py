@@ -16,10 +16,10 @@ import pytest
 from hack.testbed.hostile.launchers import RunningAgent, daemons, running
 from hack.testbed.lab.launcher_process import USER
 from kubeballoon.agent.hypervisor.launcher_sockets import RUNTIME
-from tests.hostile.test_launchers import ROOT
 
 pytestmark = pytest.mark.guest  # needs root, to give privileges up
 NAME = "unprivileged"
+ROOT = Path(__file__).parents[2]
 
 
 def capabilities() -> list[str]:

@@ -73,7 +73,7 @@ class Metronome:
         return int(count)
 
     def __enter__(self) -> Self:
-        """Begin to count."""
+        """Begin to count in the event loop, and in a process beside it."""
         self._file.write_bytes(_COUNT.pack(0))
         command = [sys.executable, "-m", "hack.testbed.hostile.metronome", str(self._file)]
         self._process = subprocess.Popen(command, cwd=Path(__file__).parents[3], stdin=subprocess.PIPE)
@@ -83,7 +83,7 @@ class Metronome:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End both."""
+        """End both counts, of the loop and of the process."""
         if self._counting is not None:
             self._counting.cancel()
         if self._process is not None:

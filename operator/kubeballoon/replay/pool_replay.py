@@ -150,7 +150,7 @@ class PoolReplay:
     _failed: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        """Prepare all nodes."""
+        """Prepare the nodes of a pool for their replay."""
         self._nodes = [NodeReplay(workload) for workload in self.workloads]
         self._requests = {trace.name: int(each.requested(trace)) for each in self.workloads for trace in each.traces}
 
